@@ -1,0 +1,29 @@
+"""Errors a user can cause. Each message is one sentence: where: what was given; what would be right; what to do next."""
+
+
+class ParaknowError(Exception):
+    """Base of every error that is shown as a sentence instead of a traceback (the command line exits with 2)."""
+
+
+class SpecError(ParaknowError):
+    """A spec or setting is not valid."""
+
+
+class DataError(ParaknowError):
+    """A task file or example cannot be used."""
+
+
+class ModelError(ParaknowError):
+    """A model cannot be found, read, or is not supported."""
+
+
+class ShapeError(ParaknowError):
+    """Shapes, ranks or sizes do not fit together."""
+
+
+class NumericError(ParaknowError):
+    """A number is NaN or infinite, or a numerical check failed."""
+
+
+class RunError(ParaknowError):
+    """A run folder is missing, busy, or in a state that does not allow the request."""

@@ -1,0 +1,140 @@
+"""The workspace on disk: where things live, and the few safe ways to write there."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paraknow_core.errors import RunError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+WORKSPACE_VARIABLE = "PARAKNOW_WORKSPACE"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder that holds everything the workbench writes (default: `cache/` of the project)."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def studies(self) -> Path:
+        return self.root / "studies"
+
+    @property
+    def sensitivity(self) -> Path:
+        return self.root / "sensitivity"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.root / "evaluations"
+
+    @property
+    def uploads(self) -> Path:
+        return self.root / "uploads"
+
+    @property
+    def settings_file(self) -> Path:
+        return self.root / "settings.yaml"
+
+
+def workspace(root: Path | str | None = None) -> Workspace:
+    """Return the workspace: the argument, else $PARAKNOW_WORKSPACE, else `cache/` of the project. Creates nothing."""
+    chosen = root or os.environ.get(WORKSPACE_VARIABLE) or PROJECT_ROOT / "cache"
+    return Workspace(Path(chosen).expanduser().resolve())
+
+
+def contained(root: Path, name: str) -> Path:
+    """Return `root / name` if it stays inside `root`.
+
+    Raises:
+        RunError: the name is empty, hidden, absolute, or leads outside.
+    """
+    candidate = (root / name).resolve()
+    if not name or name.startswith(".") or candidate.parent != root.resolve():
+        raise RunError(f"name: '{name}' is not a plain name inside {root.name}/; use letters, digits, '-' and '_'")
+    return candidate
+
+
+def write_atomic(path: Path, data: bytes | str, *, durable: bool = True) -> None:
+    """Write a whole file so that a reader sees either the old or the new content.
+
+    Args:
+        path: the file; its folder is created.
+        data: bytes, or text written as UTF-8.
+        durable: also wait until the disk has it (fsync); switch off for frequent, replaceable files.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = data.encode() if isinstance(data, str) else data
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Write a value as indented JSON, atomically; NaN and infinity are refused (JSON has none)."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", durable=durable)
+
+
+def read_json(path: Path, default: Any = None) -> Any:
+    """Read a JSON file; return `default` when it is missing or torn."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return default
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Read a JSONL file that another process may be appending to; a torn last line is ignored."""
+    records = []
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return records
+    for line in content.split(b"\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+@contextmanager
+def build_folder(final: Path) -> Iterator[Path]:
+    """Build a folder under a temporary name and rename it into place at the end.
+
+    If another writer finished first, its folder stays and ours is dropped: both hold the same content by key.
+    On an error nothing is left behind.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    try:
+        yield temporary
+        os.chmod(temporary, 0o755)
+        try:
+            os.rename(temporary, final)
+        except OSError:
+            if not final.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
