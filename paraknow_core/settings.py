@@ -1,0 +1,47 @@
+"""Settings: where and how this machine computes. Never part of a spec, so that a spec stays portable."""
+
+import os
+from typing import Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from paraknow_core.errors import SpecError
+from paraknow_core.paths import Workspace
+from paraknow_core.spec import Strict
+
+
+class Settings(Strict):
+    """Device, precision and network of this machine. Order of precedence: flag, settings file, default."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    threads: int | None = Field(None, ge=1, le=4096, description="CPU threads; null: all cores")
+    offline: bool = Field(False, description="never ask a hub; only what is on this machine")
+    checkpoint_seconds: float = Field(60, ge=0, description="at most this much training is lost by a kill")
+
+
+def load_settings(place: Workspace, **flags: object) -> Settings:
+    """Read `settings.yaml` of the workspace, let flags that are not None win, and honour $HF_HUB_OFFLINE.
+
+    Raises:
+        SpecError: the file or a flag is not valid; names the key.
+    """
+    values: dict = {}
+    if place.settings_file.exists():
+        try:
+            values = yaml.safe_load(place.settings_file.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            raise SpecError(f"{place.settings_file.name}: not readable YAML; correct or delete it") from None
+        if not isinstance(values, dict):
+            raise SpecError(f"{place.settings_file.name}: must hold keys and values; correct or delete it")
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        values["offline"] = True
+    values.update({key: value for key, value in flags.items() if value is not None})
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(Settings.model_fields)
+        raise SpecError(f"settings: '{key}': {first['msg'].lower()}; known settings are {known}") from None

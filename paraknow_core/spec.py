@@ -1,0 +1,297 @@
+"""The spec: one strict, portable description of a run. It says what to compute, never where (see settings.py)."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from paraknow_core.errors import SpecError
+
+ROLES = ("q", "k", "v", "o", "gate", "up", "down", "embed", "head")
+GROUP_OF_ROLE = {
+    "q": "attention", "k": "attention", "v": "attention", "o": "attention",
+    "gate": "ffn", "up": "ffn", "down": "ffn",
+    "embed": "embedding", "head": "embedding",
+}  # fmt: skip
+GROUPS = ("attention", "ffn", "embedding")
+STRUCTURES = ("submatrix", "row_column", "neuron", "random")
+STRATEGIES = ("sensitivity", "top", "last", "random", "uniform", "manual")
+METHODS = ("seeking", "default_lora", "pissa", "olora", "random_offset", "zero_step")
+SCORERS = (
+    "number_match", "multiple_choice", "exact_match", "rouge_l", "perplexity", "win_rate",
+)  # fmt: skip
+
+Role = Literal["q", "k", "v", "o", "gate", "up", "down", "embed", "head"]
+Scorer = Literal["number_match", "multiple_choice", "exact_match", "rouge_l", "perplexity", "win_rate"]
+
+
+class Strict(BaseModel):
+    """Base of all spec models: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelSpec(Strict):
+    """A model to load: `bundled:NAME`, a local folder, or a hub id with an optional revision."""
+
+    source: str = Field(min_length=1, max_length=4096, description="bundled:NAME, a local folder, or a hub id")
+    revision: str | None = Field(None, description="hub only: branch, tag or commit; resolved to its commit")
+
+
+class SplitSizes(Strict):
+    """How many examples to use of each split; null takes all there are."""
+
+    train: int | None = Field(1000, ge=1)
+    validation: int | None = Field(100, ge=0)
+    test: int | None = Field(300, ge=1)
+
+
+class TaskSpec(Strict):
+    """A task: its examples, how they are rendered, and how answers are scored."""
+
+    source: str = Field("bundled:word_problems", min_length=1, max_length=4096,
+                        description="bundled:NAME, a data file, a folder of split files, or hub:ID")  # fmt: skip
+    format: Literal["auto", "chat_jsonl", "gsm8k", "mmlu", "text", "hub"] = "auto"
+    test_source: str | None = Field(None, description="a second file that holds the test split")
+    subset: str | None = Field(None, description="hub only: configuration name")
+    revision: str | None = Field(None, description="hub only: branch, tag or commit")
+    columns: dict[str, str] = Field(default_factory=dict,
+                                    description="hub only: question, answer (and choices) -> column names")  # fmt: skip
+    template: Literal["tulu", "chat", "plain"] = "tulu"
+    max_length: int = Field(2048, ge=2, le=1_048_576, description="tokens; longer examples are cut at the end")
+    sizes: SplitSizes = SplitSizes()
+    split_seed: int = Field(0, ge=0, lt=2**32, description="shuffles a file that holds only one split")
+    scorers: tuple[Scorer, ...] = Field((), description="empty: the task's own")
+    max_new_tokens: int | None = Field(None, ge=1, le=8192, description="null: the task's own")
+    judge: ModelSpec | None = Field(None, description="win_rate: the judging model; null: the teacher")
+
+
+class SensitivitySpec(Strict):
+    """Which seed samples the teacher's sensitivity is summed over."""
+
+    samples: int = Field(32, ge=1, le=100_000)
+    selection: Literal["first", "random", "manual"] = "first"
+    seed: int = Field(0, ge=0, lt=2**32, description="for selection random")
+    ids: tuple[str, ...] = Field((), description="for selection manual: example ids of the train split")
+
+    @model_validator(mode="after")
+    def _manual_has_ids(self) -> "SensitivitySpec":
+        if (self.selection == "manual") != bool(self.ids):
+            raise ValueError("ids and selection manual belong together; give both or neither")
+        return self
+
+
+class MappingSpec(Strict):
+    """For each student layer, the teacher layer it receives."""
+
+    strategy: Literal["sensitivity", "top", "last", "random", "uniform", "manual"] = "sensitivity"
+    layers: tuple[Annotated[int, Field(ge=0)] | None, ...] = Field((), description="for manual: one entry a layer")
+    seed: int = Field(0, ge=0, lt=2**32, description="for random")
+
+    @model_validator(mode="after")
+    def _manual_has_layers(self) -> "MappingSpec":
+        if (self.strategy == "manual") != bool(self.layers):
+            raise ValueError("layers and strategy manual belong together; give both or neither")
+        return self
+
+
+class ExtractionSpec(Strict):
+    """Which modules give a block, and how the block is picked."""
+
+    origin: tuple[str, ...] = Field(("all",), min_length=1, description="all, or any groups and roles")
+    structure: Literal["submatrix", "row_column", "neuron", "random"] = "submatrix"
+    seed: int = Field(0, ge=0, lt=2**32, description="for structure random and random offsets")
+
+    @model_validator(mode="after")
+    def _known_origin(self) -> "ExtractionSpec":
+        known = ("all", *GROUPS, *ROLES)
+        for name in self.origin:
+            if name not in known:
+                raise ValueError(f"origin '{name}' is unknown; choose from {', '.join(known)}")
+        return self
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles the origin stands for, in the order of `ROLES`."""
+        chosen = set(self.origin)
+        return tuple(r for r in ROLES if "all" in chosen or r in chosen or GROUP_OF_ROLE[r] in chosen)
+
+
+class FactorisationSpec(Strict):
+    """Rank and scale of the adapter; `us_v`: B = U S, A = V^T (as published); `sqrt`: the root of S on both sides."""
+
+    rank: int = Field(16, ge=1, le=65_536)
+    lora_alpha: float = Field(16, gt=0, le=1e6)
+    split: Literal["us_v", "sqrt"] = "us_v"
+
+
+class InjectionSpec(Strict):
+    """How the block enters the student: residual (published), additive, or difference."""
+
+    mode: Literal["residual", "additive", "difference"] = "residual"
+
+
+class FinetuningSpec(Strict):
+    """Fine-tuning with the paper's recipe as default; the loss is on answers only."""
+
+    learning_rate: float = Field(3e-4, ge=0, le=10)
+    epochs: float = Field(3, ge=0, le=10_000, description="0: no training, the injected student is evaluated")
+    max_steps: int | None = Field(None, ge=0, description="overrides epochs; 0: no training")
+    batch_size: int = Field(64, ge=1, le=65_536, description="examples per optimiser step")
+    micro_batch_size: int | None = Field(None, ge=1, description="examples per forward pass; null: chosen to fit")
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0, le=10)
+    max_grad_norm: float = Field(1.0, gt=0)
+    validations: int = Field(6, ge=0, le=1000, description="how often the validation loss is measured during training")
+
+    @model_validator(mode="after")
+    def _micro_divides(self) -> "FinetuningSpec":
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}; "
+                "choose one that divides it"
+            )
+        return self
+
+
+class RunSpec(Strict):
+    """Everything one run computes. The same file gives the same run in the browser, on a laptop and on a cluster."""
+
+    version: Literal[1] = 1
+    name: str = Field("", max_length=120, description="for people; the folder's name is made from it")
+    teacher: ModelSpec = ModelSpec(source="bundled:teacher")
+    student: ModelSpec = ModelSpec(source="bundled:stranger")
+    task: TaskSpec = TaskSpec()
+    method: Literal["seeking", "default_lora", "pissa", "olora", "random_offset", "zero_step"] = "seeking"
+    sensitivity: SensitivitySpec = SensitivitySpec()
+    mapping: MappingSpec = MappingSpec()
+    extraction: ExtractionSpec = ExtractionSpec()
+    factorisation: FactorisationSpec = FactorisationSpec()
+    injection: InjectionSpec = InjectionSpec()
+    finetuning: FinetuningSpec = FinetuningSpec()
+    seed: int = Field(0, ge=0, lt=2**32, description="adapter initialisation, data order")
+
+    def to_yaml(self) -> str:
+        """Return the spec as YAML, all keys written out, in the order of the fields."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def with_changes(self, changes: dict[str, Any]) -> "RunSpec":
+        """Return a copy with dotted keys replaced, e.g. `{"factorisation.rank": 8}`; validated like a file.
+
+        Raises:
+            SpecError: a key is unknown or a value is refused.
+        """
+        data = self.model_dump(mode="json")
+        for dotted, value in changes.items():
+            *parents, last = dotted.split(".")
+            node = data
+            for key in parents:
+                node = node.get(key) if isinstance(node, dict) else None
+            if not isinstance(node, dict) or (last not in node and parents != ["task", "columns"]):
+                raise SpecError(f"spec: unknown key '{dotted}'; see `python -m paraknow_core spec schema`")
+            node[last] = value
+        return parse_spec(data, where="spec")
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML 1.1 safe loader that refuses a key given twice: the first value would be lost without a word."""
+
+
+def _mapping_without_duplicates(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+
+
+def parse_spec(data: Any, where: str = "spec") -> RunSpec:
+    """Validate plain data (from YAML or JSON) as a spec.
+
+    Args:
+        data: a mapping.
+        where: what to call the source in messages, e.g. the file's name.
+
+    Raises:
+        SpecError: one sentence that names the first bad key and what would be right.
+    """
+    if not isinstance(data, dict):
+        raise SpecError(f"{where}: holds {type(data).__name__}, not a mapping; start from `spec show`")
+    try:
+        # Through JSON, because only there strict mode (no "3" or true for 3) still takes lists for tuples.
+        return RunSpec.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        raise SpecError(f"{where}: {_first_problem(error)}") from None
+
+
+def parse_yaml(text: str, where: str = "spec") -> RunSpec:
+    """Validate a YAML (or JSON) text as a spec; see `parse_spec`."""
+    try:
+        data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader subclass
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise SpecError(f"{where}: not valid YAML{place}: {problem}; correct it and try again") from None
+    return parse_spec(data, where)
+
+
+def read_spec(path: Path) -> RunSpec:
+    """Read and validate a spec file (at most 1 MB of UTF-8).
+
+    Raises:
+        SpecError: the file cannot be read or is not a valid spec.
+    """
+    try:
+        if path.stat().st_size > 1_000_000:
+            raise SpecError(f"{path.name}: larger than 1 MB; a spec is a few kilobytes, give its YAML file")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise SpecError(f"{path}: cannot be read ({reason}); give the path of a spec in YAML") from None
+    return parse_yaml(text, where=path.name)
+
+
+def schema() -> dict:
+    """Return the JSON schema of a spec."""
+    return RunSpec.model_json_schema()
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    place = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        section = ".".join(location[:-1])
+        known = ", ".join(sorted(_known_keys(location[:-1])))
+        return f"unknown key '{location[-1]}'{f' under {section}' if section else ''}; known keys are {known}"
+    given = repr(first.get("input"))
+    given = given if len(given) <= 60 else given[:57] + "..."
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{place}: missing; give it a value"
+    if isinstance(first.get("input"), dict):  # a rule between several keys: the sentence says it all
+        return f"{place}: {message}" if place else message
+    return f"{place}: {given} given; {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(location: Iterable[str]) -> list[str]:
+    model: Any = RunSpec
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        options = (field.annotation, *getattr(field.annotation, "__args__", ()))
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    return list(getattr(model, "model_fields", {}))
