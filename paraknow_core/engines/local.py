@@ -1,0 +1,78 @@
+"""The local engine: a run is a detached process of this machine that outlives whoever started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+from paraknow_core.errors import RunError
+from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, read_json, write_json
+from paraknow_core.runs import ACTIVE, RunFolder, is_alive
+
+
+def submit(place: Workspace, run: RunFolder) -> int:
+    """Start (or resume) a run folder in its own process group; return the process id.
+
+    The child's output goes to log.txt, never through a pipe: nothing breaks when the parent ends.
+
+    Raises:
+        RunError: the run is already going on.
+    """
+    status = run.status()
+    launched = read_json(run.file("process.json"), {})
+    starting = status.state == "queued" and launched.get("attempt") == status.attempt
+    if status.state in ("running", "stopping") or starting:
+        raise RunError(f"run {run.id}: is already {status.state}; watch it, or stop it first")
+    run.file("stop").unlink(missing_ok=True)
+    with run.file("log.txt").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "paraknow_core", "run", str(run.path)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=PROJECT_ROOT, start_new_session=True,
+            env={**os.environ, WORKSPACE_VARIABLE: str(place.root), "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+    identity = psutil.Process(process.pid)
+    write_json(run.file("process.json"), {
+        "host": os.uname().nodename, "pid": process.pid, "process_started": identity.create_time(),
+        "launched": time.time(), "attempt": status.attempt,
+    })  # fmt: skip
+    return process.pid
+
+
+def stop(run: RunFolder, grace_s: float | None = None) -> None:
+    """Ask a run to save and stop; with a grace period, end its process group when the period is over.
+
+    Raises:
+        RunError: the run is not active.
+    """
+    run.request_stop()
+    if grace_s is None:
+        return
+    if _wait_until_ended(run, grace_s):
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        _signal_group(run, number)
+        if _wait_until_ended(run, 5):
+            return
+
+
+def _wait_until_ended(run: RunFolder, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if run.status().state not in ACTIVE:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _signal_group(run: RunFolder, number: signal.Signals) -> None:
+    status = run.status()
+    if status.pid and is_alive(status.host, status.pid, status.process_started, 0):
+        try:
+            group = os.getpgid(status.pid)
+            # A run started by hand shares the shell's group: then only the process itself may be hit.
+            os.killpg(group, number) if group == status.pid else os.kill(status.pid, number)
+        except ProcessLookupError:
+            return

@@ -1,0 +1,247 @@
+"""Run folders: the protocol between whoever computes (one writer) and whoever looks (any number of readers)."""
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.paths import Workspace, contained, read_json, read_lines, write_atomic, write_json
+from paraknow_core.spec import RunSpec, read_spec
+
+if TYPE_CHECKING:
+    import pandas
+
+ACTIVE = ("queued", "running", "stopping")
+ENDED = ("stopped", "done", "failed", "lost")
+REMOTE_SILENCE_S = 60.0  # a run on another host counts as lost after this long without a heartbeat
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a run is doing. Times are seconds since the epoch; `state` may be `lost`, which only readers infer."""
+
+    state: str = "queued"
+    stage: str = ""
+    done: float = 0
+    total: float = 0
+    message: str = ""
+    heartbeat: float = 0
+    started: float = 0
+    ended: float = 0
+    host: str = ""
+    pid: int = 0
+    process_started: float = 0
+    attempt: int = 0
+
+    @property
+    def active(self) -> bool:
+        return self.state in ACTIVE
+
+    @property
+    def fraction(self) -> float:
+        """Progress within the current stage, 0 to 1."""
+        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Status":
+        known = {f: data[f] for f in cls.__dataclass_fields__ if isinstance(data, dict) and f in data}
+        return cls(**known)
+
+
+def this_process() -> dict[str, Any]:
+    """Return host, pid and start time: together they name a process for good, a bare pid does not."""
+    process = psutil.Process()
+    return {"host": socket.gethostname(), "pid": process.pid, "process_started": process.create_time()}
+
+
+def is_alive(host: str, pid: int, process_started: float, heartbeat: float) -> bool:
+    """Tell whether the process is still there (on another host: whether its heartbeat is recent)."""
+    if host != socket.gethostname():
+        return time.time() - heartbeat < REMOTE_SILENCE_S
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - process_started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, ValueError):
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk. Reading never fails on a half-written or missing file."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def spec(self) -> RunSpec:
+        """Read the frozen spec.
+
+        Raises:
+            SpecError: the folder holds no valid spec.
+        """
+        return read_spec(self.path / "spec.yaml")
+
+    def status(self) -> Status:
+        """Read the state; a run that says it is active but whose process is gone is `lost`."""
+        status = Status.from_dict(read_json(self.path / "status.json", {}))
+        if status.state == "queued":
+            launched = read_json(self.path / "process.json")
+            gone = launched and launched.get("attempt") == status.attempt and not is_alive(
+                launched["host"], launched["pid"], launched["process_started"], launched.get("launched", 0)
+            )  # fmt: skip
+            return replace(status, state="lost", message="the process ended before it began") if gone else status
+        if status.active and not is_alive(status.host, status.pid, status.process_started, status.heartbeat):
+            return replace(status, state="lost", message="the process is gone; resume continues from its last save")
+        return status
+
+    def events(self) -> list[dict]:
+        """Read all complete event lines, oldest first."""
+        return read_lines(self.path / "events.jsonl")
+
+    def metrics(self) -> list[dict]:
+        """Return one record a training step, in order; a step that was repeated after a resume counts once."""
+        by_step: dict[int, dict] = {}
+        for event in self.events():
+            if event.get("event") == "metrics":
+                by_step[event["step"]] = {**by_step.get(event["step"], {}), **event}
+        return [by_step[step] for step in sorted(by_step)]
+
+    def result(self) -> dict | None:
+        return read_json(self.path / "result.json")
+
+    def predictions(self) -> list[dict]:
+        """Return one record per scorer and test example; the last one counts."""
+        return list({(p.get("scorer"), p.get("id")): p for p in read_lines(self.path / "predictions.jsonl")}.values())
+
+    def log_tail(self, lines: int = 40, limit: int = 64_000) -> str:
+        """Return the end of the process's own output (at most `limit` bytes)."""
+        try:
+            with (self.path / "log.txt").open("rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - limit))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return ""
+        # A progress bar redraws its line with a carriage return: only the last drawing counts.
+        return "\n".join(line.rsplit("\r", 1)[-1] for line in text.splitlines()[-lines:])
+
+    def request_stop(self) -> None:
+        """Ask the run to save and stop at the next step.
+
+        Raises:
+            RunError: the run is not active.
+        """
+        state = self.status().state
+        if state not in ACTIVE:
+            raise RunError(f"run {self.id}: is {state}, not running; there is nothing to stop")
+        write_atomic(self.path / "stop", "")
+
+    def delete(self) -> None:
+        """Remove the folder.
+
+        Raises:
+            RunError: the run is still active.
+        """
+        if self.status().active:
+            raise RunError(f"run {self.id}: is still {self.status().state}; stop it before deleting it")
+        grave = self.path.with_name(f".deleted.{self.id}")
+        self.path.rename(grave)  # at once invisible to readers, even if removing takes a while
+        shutil.rmtree(grave, ignore_errors=True)
+
+
+def create_run(place: Workspace, spec: RunSpec, folder: Path | None = None) -> RunFolder:
+    """Make a new run folder in state queued; its spec is frozen from here on.
+
+    Args:
+        place: the workspace.
+        spec: what to compute.
+        folder: where instead of `cache/runs/<id>`; must not exist or be empty.
+
+    Raises:
+        RunError: the folder already holds something.
+    """
+    if folder is None:
+        slug = re.sub(r"[^a-z0-9]+", "-", (spec.name or spec.method).lower()).strip("-")[:40] or "run"
+        folder = place.runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(2)}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder}: already holds files; choose a new folder, or `run {folder}` to continue it")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "status.json", asdict(Status()))
+    write_atomic(folder / "spec.yaml", spec.to_yaml())
+    return RunFolder(folder)
+
+
+def find_run(place: Workspace, name: str) -> RunFolder:
+    """Return the run with this id, or the only one whose id begins with it.
+
+    Raises:
+        RunError: none or several match.
+    """
+    path = contained(place.runs, name)
+    if (path / "spec.yaml").exists():
+        return RunFolder(path)
+    matches = [run for run in list_runs(place) if run.id.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    problem = "no run has this id" if not matches else f"{len(matches)} runs begin with it"
+    raise RunError(f"run '{name}': {problem}; `runs list` shows them all")
+
+
+def list_runs(place: Workspace) -> list[RunFolder]:
+    """Return all run folders, newest first (ids begin with the time)."""
+    if not place.runs.is_dir():
+        return []
+    names = sorted((entry.name for entry in os.scandir(place.runs) if not entry.name.startswith(".")), reverse=True)
+    return [RunFolder(place.runs / name) for name in names if (place.runs / name / "spec.yaml").exists()]
+
+
+def runs_table(runs: list[RunFolder]) -> "pandas.DataFrame":
+    """Return one row a run: id, state, stage, progress, main score with interval, and every setting as `spec.<key>`."""
+    import pandas
+
+    return pandas.DataFrame([_row(run) for run in runs])
+
+
+def differing_settings(table: "pandas.DataFrame") -> list[str]:
+    """Return the `spec.` columns of `runs_table` whose values are not all equal (names apart)."""
+    columns = [c for c in table.columns if c.startswith("spec.") and c != "spec.name"]
+    return [c for c in columns if table[c].astype(str).nunique(dropna=False) > 1]
+
+
+def _row(run: RunFolder) -> dict[str, Any]:
+    status = run.status()
+    row: dict[str, Any] = {"id": run.id, "state": status.state, "stage": status.stage, "progress": status.fraction,
+                           "started": status.started, "ended": status.ended}  # fmt: skip
+    scores = (run.result() or {}).get("scores") or []
+    if scores:
+        row.update({f"score.{key}": scores[0].get(key) for key in ("scorer", "value", "low", "high", "n", "unit")})
+    try:
+        row.update({f"spec.{key}": value for key, value in _flat(run.spec().model_dump(mode="json"))})
+    except ParaknowError as error:
+        row.update({"state": "failed", "stage": str(error)})
+    return row
+
+
+def _flat(data: dict, prefix: str = "") -> list[tuple[str, Any]]:
+    pairs = []
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            pairs.extend(_flat(value, f"{prefix}{key}."))
+        else:
+            pairs.append((f"{prefix}{key}", value))
+    return pairs
