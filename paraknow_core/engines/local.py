@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import psutil
 
 from paraknow_core.errors import RunError
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, read_json, write_json
-from paraknow_core.runs import ACTIVE, RunFolder, is_alive
+from paraknow_core.runs import ACTIVE, RunFolder, Status, is_alive
 
 
 def submit(place: Workspace, run: RunFolder) -> int:
@@ -26,7 +27,10 @@ def submit(place: Workspace, run: RunFolder) -> int:
     starting = status.state == "queued" and launched.get("attempt") == status.attempt
     if status.state in ("running", "stopping") or starting:
         raise RunError(f"run {run.id}: is already {status.state}; watch it, or stop it first")
-    run.file("stop").unlink(missing_ok=True)
+    for name in ("stop", "process.json"):
+        run.file(name).unlink(missing_ok=True)
+    # Nobody holds the folder now, so this is still the only writer: readers see the request at once.
+    write_json(run.file("status.json"), asdict(Status(attempt=status.attempt)))
     with run.file("log.txt").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "paraknow_core", "run", str(run.path)],

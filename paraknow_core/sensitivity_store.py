@@ -1,0 +1,99 @@
+"""Saved sensitivity: small reductions that pages read, and full tensors read one at a time. Needs no torch.
+
+A store is a folder:
+    sensitivity.json          totals by parameter, module, layer, role and group; what it was computed from
+    reductions.safetensors    per module: `<name>|rows`, `<name>|cols` (sums) and `<name>|map` (block means, <= 256 x 256)
+    sensitivity.safetensors   S of every teacher parameter, float32 (absent when only reductions were kept)
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paraknow_core.errors import DataError
+from paraknow_core.paths import read_json
+
+if TYPE_CHECKING:
+    import numpy
+    import pandas
+
+TOTALS = "sensitivity.json"
+REDUCTIONS = "reductions.safetensors"
+FULL = "sensitivity.safetensors"
+
+
+@dataclass(frozen=True)
+class SensitivityStore:
+    """Read access to one saved sensitivity."""
+
+    folder: Path
+
+    @cached_property
+    def totals(self) -> dict[str, Any]:
+        """Everything in sensitivity.json.
+
+        Raises:
+            DataError: the folder holds no readable store.
+        """
+        totals = read_json(self.folder / TOTALS)
+        if not isinstance(totals, dict) or "modules" not in totals:
+            raise DataError(f"{self.folder.name}: holds no saved sensitivity; compute it again")
+        return totals
+
+    @property
+    def has_full(self) -> bool:
+        """True if the tensors themselves were kept."""
+        return (self.folder / FULL).exists()
+
+    def modules(self) -> "pandas.DataFrame":
+        """Return one row a module: module, role, group, layer, rows, cols, sum, mean (per parameter), share (of all)."""
+        import pandas
+
+        records = [{"module": name, **values} for name, values in self.totals["modules"].items()]
+        table = pandas.DataFrame(records)
+        table["rows"] = [shape[0] for shape in table["shape"]]
+        table["cols"] = [shape[1] for shape in table["shape"]]
+        return table.drop(columns="shape")
+
+    def layer_scores(self) -> list[float]:
+        """Return the summed S of every parameter of each layer, norms and biases included."""
+        return list(self.totals["layers"])
+
+    def row_sums(self, module: str) -> "numpy.ndarray":
+        """Return (rows,) sums of S over the columns of a module, logical orientation."""
+        return self._reduction(module, "rows")
+
+    def col_sums(self, module: str) -> "numpy.ndarray":
+        """Return (cols,) sums of S over the rows of a module, logical orientation."""
+        return self._reduction(module, "cols")
+
+    def block_map(self, module: str) -> "numpy.ndarray":
+        """Return the block means of S, at most (256, 256), for drawing."""
+        return self._reduction(module, "map")
+
+    def full(self, parameter: str, framework: str = "numpy") -> Any:
+        """Read S of one whole parameter, float32, in the parameter's own stored shape.
+
+        Args:
+            parameter: its name in the teacher, e.g. `model.layers.0.mlp.up_proj.weight`.
+            framework: "numpy" or "pt" (torch).
+
+        Raises:
+            DataError: only reductions were kept, or there is no such parameter.
+        """
+        if not self.has_full:
+            raise DataError(f"{self.folder.name}: only reductions were kept; compute the sensitivity with full tensors")
+        return self._read(FULL, parameter, framework)
+
+    def _reduction(self, module: str, what: str) -> "numpy.ndarray":
+        return self._read(REDUCTIONS, f"{module}|{what}", "numpy")
+
+    def _read(self, file: str, key: str, framework: str) -> Any:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.folder / file, framework=framework) as tensors:
+                return tensors.get_tensor(key)
+        except (SafetensorError, OSError):
+            raise DataError(f"{self.folder.name}/{file}: has no '{key}'; compute the sensitivity again") from None

@@ -1,0 +1,120 @@
+"""What the stages of one run share: its spec, models (loaded when first needed), task, and whom to tell of progress."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from paraknow_core.models.anatomy import Anatomy, read_anatomy
+from paraknow_core.models.fingerprint import tokenizer_fingerprint, weights_fingerprint
+from paraknow_core.models.source import ModelSource, resolve_model
+from paraknow_core.paths import Workspace
+from paraknow_core.settings import Settings
+from paraknow_core.spec import ModelSpec, RunSpec
+from paraknow_core.tasks import Task, load_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from paraknow_core.models.vocabulary import TokenAlignment
+
+
+class Reporter(Protocol):
+    """Whoever follows a run: the writer of its folder, or a progress bar."""
+
+    def stage(self, name: str, message: str = "") -> None: ...
+    def progress(self, done: float, total: float, message: str = "") -> None: ...
+    def event(self, name: str, **fields: Any) -> None: ...
+    def check_stop(self) -> None: ...
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def stage(self, name: str, message: str = "") -> None:
+        """Ignore."""
+
+    def progress(self, done: float, total: float, message: str = "") -> None:
+        """Ignore."""
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Ignore."""
+
+    def check_stop(self) -> None:
+        """Never stops."""
+
+
+class Model:
+    """One model of the pair: where it is, what it looks like, and its weights once somebody needs them."""
+
+    def __init__(self, spec: ModelSpec, settings: Settings, place: Workspace) -> None:
+        self._spec, self._settings, self._place = spec, settings, place
+
+    @cached_property
+    def source(self) -> ModelSource:
+        return resolve_model(self._spec.source, self._spec.revision, offline=self._settings.offline)
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        return read_anatomy(self.source)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the weights' content."""
+        return weights_fingerprint(self.source, memo=self._place.root / "fingerprints.json")
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        return tokenizer_fingerprint(self.source)
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        from paraknow_core.models.load import load_tokenizer
+
+        return load_tokenizer(self.source)
+
+    def load(self) -> "PreTrainedModel":
+        """Load the untouched model afresh, in evaluation mode; the caller owns it."""
+        from paraknow_core.models.load import load_model, pick_device
+
+        return load_model(self.source, device=pick_device(self._settings.device), dtype=self._settings.dtype)
+
+
+@dataclass
+class Context:
+    """Everything the stages of one run read."""
+
+    spec: RunSpec
+    settings: Settings
+    place: Workspace
+    report: Reporter = field(default_factory=Silent)
+
+    @cached_property
+    def teacher(self) -> Model:
+        return Model(self.spec.teacher, self.settings, self.place)
+
+    @cached_property
+    def student(self) -> Model:
+        return Model(self.spec.student, self.settings, self.place)
+
+    @cached_property
+    def task(self) -> Task:
+        return load_task(self.spec.task, offline=self.settings.offline)
+
+    @cached_property
+    def alignment(self) -> "TokenAlignment":
+        """Which tokens of the two vocabularies are the same."""
+        from paraknow_core.models.vocabulary import align_tokens, vocabulary
+
+        return align_tokens(vocabulary(self.teacher.source), vocabulary(self.student.source))
+
+    def follow(self, items: Sequence[Any], message: str = "") -> Iterable[Any]:
+        """Yield items, reporting progress and honouring a stop request before each."""
+        for index, item in enumerate(items):
+            self.report.check_stop()
+            self.report.progress(index, len(items), message)
+            yield item
+        self.report.progress(len(items), len(items), message)
+
+
+ProgressCallback = Callable[[int, int], None]
