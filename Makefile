@@ -1,0 +1,46 @@
+# `make` alone says what there is. Everything works in .venv; nothing is installed elsewhere.
+PYTHON := .venv/bin/python
+READY := .venv/.complete
+
+.DEFAULT_GOAL := help
+.PHONY: help setup app demo test check lint bench clean
+
+help:
+	@echo "make app     the workbench in the browser (sets everything up the first time)"
+	@echo "make demo    the method and its controls on the bundled models, as a table"
+	@echo "make test    all tests, browser included"
+	@echo "make check   formatting, lint, all tests"
+	@echo "make bench   speed and memory against the plain way; make bench SIZE=small for a quick one"
+	@echo "make setup   only make or refresh .venv"
+	@echo "make clean   remove .venv and the tools' caches; runs in cache/ stay"
+
+$(READY): requirements.txt requirements-dev.txt scripts/setup
+	@scripts/setup
+
+setup: $(READY)
+
+app: setup
+	@$(PYTHON) -m paraknow_core ui
+
+demo: setup
+	@$(PYTHON) -m paraknow_core demo
+
+# Without a browser its tests are skipped, except where CI is set: there a missing browser is a failure.
+test: setup
+	@scripts/find_browser >/dev/null || [ -z "$$CI" ]
+	@$(PYTHON) -m pytest
+
+lint: setup
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+
+check: lint test
+
+bench: setup
+	@for name in benchmarks/[a-z]*.py; do \
+		$(PYTHON) -m benchmarks.$$(basename $$name .py) $(if $(filter small,$(SIZE)),--small) || exit 1; \
+	done
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
