@@ -1,0 +1,88 @@
+"""What identifies a model's content: hashes of its files, independent of where they lie and what they are called."""
+
+import hashlib
+import time
+from pathlib import Path
+
+from paraknow_core.errors import ModelError
+from paraknow_core.models.source import ModelSource
+from paraknow_core.paths import read_json, write_json
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+CHUNK_BYTES = 1 << 22
+MEMO_ENTRIES = 2000
+SETTLED_SECONDS = 2  # a file younger than this may change again without its time stamps moving
+
+
+def weights_fingerprint(source: ModelSource, memo: Path | None = None) -> str:
+    """Hash a model's config and weights.
+
+    Args:
+        source: a resolved model whose weights are on this machine.
+        memo: a JSON file that remembers the hashes of unchanged files (by device, inode, size and times).
+
+    Returns:
+        64 hexadecimal digits: sha256 over the hashes of config.json and of every weight file in order of name.
+
+    Raises:
+        ModelError: a file is missing or unreadable, or changes while it is read.
+    """
+    known = read_json(memo, {}) if memo else {}
+    known = known if isinstance(known, dict) else {}
+    fresh: dict[str, str] = {}
+    total = hashlib.sha256()
+    for path in (source.folder / "config.json", *source.weight_files()):
+        total.update(f"{path.name} {_file_hash(path, known, fresh, source.label)}\n".encode())
+    if memo and fresh:
+        # Read again: another process may have added its own in the long time hashing takes.
+        entries = (read_json(memo, {}) or {}) | fresh
+        write_json(memo, dict(list(entries.items())[-MEMO_ENTRIES:]), durable=False)
+    return total.hexdigest()
+
+
+def tokenizer_fingerprint(source: ModelSource) -> str:
+    """Hash the files that make up a model's tokenizer.
+
+    Returns:
+        64 hexadecimal digits, or "none" for a model without a tokenizer.
+
+    Raises:
+        ModelError: a file is unreadable.
+    """
+    present = [source.folder / name for name in TOKENIZER_FILES if (source.folder / name).is_file()]
+    if not present:
+        return "none"
+    total = hashlib.sha256()
+    for path in present:
+        total.update(f"{path.name} {_file_hash(path, {}, {}, source.label)}\n".encode())
+    return total.hexdigest()
+
+
+def _file_hash(path: Path, known: dict[str, str], fresh: dict[str, str], label: str) -> str:
+    """Return a file's sha256, from `known` if nothing about the file changed; note a new one in `fresh`."""
+    try:
+        before = _identity(path)
+        remembered = known.get(before)
+        if isinstance(remembered, str) and len(remembered) == 64:
+            return remembered
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+        if _identity(path) != before:
+            raise ModelError(f"{label}: {path.name} changed while it was read; wait until it is written and try again")
+        if time.time() - path.stat().st_mtime > SETTLED_SECONDS:
+            fresh[before] = digest.hexdigest()
+    except OSError as error:
+        raise ModelError(
+            f"{label}: {path.name} cannot be read ({error.strerror}); check the file and its rights"
+        ) from None
+    return digest.hexdigest()
+
+
+def _identity(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"

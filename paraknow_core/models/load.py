@@ -1,0 +1,141 @@
+"""Load models and tokenizers with transformers, from a folder, without a network and without foreign code."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from paraknow_core.errors import ModelError
+from paraknow_core.models.dimensions import find_family, read_dimensions
+from paraknow_core.models.source import ModelSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load_model(source: ModelSource, *, device: str = "cpu", dtype: str = "float32") -> "PreTrainedModel":
+    """Load a causal language model for inference or training.
+
+    Args:
+        source: a resolved model whose weights are on this machine.
+        device: where to put it; see `pick_device`.
+        dtype: "float32", "bfloat16" or "float16" in memory, whatever it is on disk.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        ModelError: not supported, or the weights are not exactly those the architecture needs.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if dtype not in DTYPES:
+        raise ModelError(f"{source.label}: dtype {dtype} is not supported; choose from {', '.join(DTYPES)}")
+    family = find_family(source.config(), source.label)
+    tied = read_dimensions(source.config(), source.label).tied
+    source.weight_files()  # a missing file gets its own sentence here
+    with _quiet_transformers():
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source.folder, dtype=getattr(torch, dtype), attn_implementation=family.attention,
+                use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True,
+            )  # fmt: skip
+        except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(
+                f"{source.label}: transformers cannot load it ({_first_line(error)}); get it again"
+            ) from None
+    _check_report(report, source.label)
+    if tied and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
+        raise ModelError(
+            f"{source.label}: config.json ties the embeddings, but the file holds a different output layer; "
+            "set tie_word_embeddings to false in config.json"
+        )
+    return model.to(device).eval()
+
+
+def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
+    """Load a model's tokenizer. Without a padding token it pads with its end-of-text token; nothing is resized.
+
+    Raises:
+        ModelError: there is none, or it cannot be loaded, or it has neither padding nor end-of-text token.
+    """
+    from transformers import AutoTokenizer
+
+    if not any((source.folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(f"{source.label}: has no tokenizer; add its tokenizer.json (or vocab.json) to the folder")
+    with _quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+        except Exception as error:  # the tokenizers library raises bare Exceptions for damaged files
+            raise ModelError(
+                f"{source.label}: the tokenizer cannot be loaded ({_first_line(error)}); get its files again"
+            ) from None
+    room = read_dimensions(source.config(), source.label).vocab_size
+    # A tokenizer class may bring special tokens the model has no embedding for: they must not become padding.
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= room:
+        if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= room:
+            raise ModelError(
+                f"{source.label}: the tokenizer has neither a padding nor an end-of-text token inside the model's "
+                f"vocabulary of {room}; add eos_token to tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def pick_device(setting: str) -> str:
+    """Turn a device setting into a device that is there.
+
+    Args:
+        setting: "auto" (an accelerator if there is one), "cpu", "cuda" or "mps".
+
+    Raises:
+        ModelError: the device asked for is not there.
+    """
+    import torch
+
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if setting == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if present[name])
+    if not present.get(setting):
+        there = ", ".join(name for name, here in present.items() if here)
+        raise ModelError(f"device: {setting} is not available on this machine; choose auto or {there}")
+    return setting
+
+
+def _check_report(report: dict, label: str) -> None:
+    """Refuse a checkpoint that left weights random or held weights that nobody uses."""
+    for key, what in (
+        ("missing_keys", "lacks"),
+        ("unexpected_keys", "holds unknown"),
+        ("mismatched_keys", "misshapes"),
+    ):
+        found = sorted(str(item[0] if isinstance(item, tuple) else item) for item in report.get(key) or ())
+        if found:
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            raise ModelError(
+                f"{label}: the checkpoint {what} {found[0]}{more}; use the whole checkpoint of this architecture"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silence transformers' progress bars and load report; what matters of them is raised as an error."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
