@@ -119,6 +119,24 @@ def read_lines(path: Path) -> list[dict]:
     return records
 
 
+def open_lines(path: Path) -> int:
+    """Open a JSONL file for appending and return its descriptor; a line torn by a kill is closed first."""
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        os.write(descriptor, b"\n")
+    return descriptor
+
+
+def append_line(descriptor: int, record: dict) -> None:
+    """Append one record in one write: when this returns, a kill of the process cannot lose the line.
+
+    Raises:
+        ValueError: a value is NaN or infinite (JSON has none).
+    """
+    os.write(descriptor, (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
 @contextmanager
 def build_folder(final: Path) -> Iterator[Path]:
     """Build a folder under a temporary name and rename it into place at the end.

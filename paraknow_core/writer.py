@@ -1,7 +1,6 @@
 """The one writer of a run folder: state, heartbeat, events. Held by the process that computes."""
 
 import fcntl
-import json
 import os
 import threading
 import time
@@ -10,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from paraknow_core.errors import NumericError, RunError
-from paraknow_core.paths import read_json, write_json
+from paraknow_core.paths import append_line, open_lines, read_json, write_json
 from paraknow_core.runs import RunFolder, Status, this_process
 
 HEARTBEAT_S = 2.0
@@ -45,8 +44,7 @@ class RunWriter:
             raise RunError(f"run {self.folder.id}: another process is working on it; stop that one first") from None
         self.folder.file("stop").unlink(missing_ok=True)
         before = Status.from_dict(read_json(self.folder.file("status.json"), {}))
-        self._events = os.open(self.folder.file("events.jsonl"), os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        self._mend_torn_line()
+        self._events = open_lines(self.folder.file("events.jsonl"))
         self.status = Status(
             state="running", attempt=before.attempt + 1, started=time.time(), **this_process()
         )  # fmt: skip
@@ -79,13 +77,11 @@ class RunWriter:
         """
         record = {"event": name, "time": round(time.time(), 3), **fields}
         try:
-            line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+            append_line(self._events, record)
         except ValueError:
             raise NumericError(
                 f"{name}: a value is not a finite number ({fields}); lower the learning rate or check the data"
             ) from None
-        with self._guard:
-            os.write(self._events, line.encode())  # one write a line: a reader never sees two lines mixed
 
     def stage(self, name: str, message: str = "") -> None:
         """Enter a stage; also a place where a stop request takes effect."""
@@ -136,8 +132,3 @@ class RunWriter:
                     self._write_status(durable=False)
                 except OSError:  # a full disk must not end the run here; the next real write will say it
                     continue
-
-    def _mend_torn_line(self) -> None:
-        size = os.fstat(self._events).st_size
-        if size and os.pread(self._events, 1, size - 1) != b"\n":
-            os.write(self._events, b"\n")

@@ -1,6 +1,6 @@
 """What the stages of one run share: its spec, models (loaded when first needed), task, and whom to tell of progress."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,12 +11,13 @@ from paraknow_core.models.source import ModelSource, resolve_model
 from paraknow_core.paths import Workspace
 from paraknow_core.settings import Settings
 from paraknow_core.spec import ModelSpec, RunSpec
-from paraknow_core.tasks import Task, load_task
+from paraknow_core.tasks.examples import Example, Task, load_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from paraknow_core.models.vocabulary import TokenAlignment
+    from paraknow_core.tasks.templates import Encoded
 
 
 class Reporter(Protocol):
@@ -88,6 +89,7 @@ class Context:
     settings: Settings
     place: Workspace
     report: Reporter = field(default_factory=Silent)
+    train_only: bool = False  # measure on a file as it is: all of it is the train split
 
     @cached_property
     def teacher(self) -> Model:
@@ -99,7 +101,7 @@ class Context:
 
     @cached_property
     def task(self) -> Task:
-        return load_task(self.spec.task, offline=self.settings.offline)
+        return load_task(self.spec.task, offline=self.settings.offline, train_only=self.train_only)
 
     @cached_property
     def alignment(self) -> "TokenAlignment":
@@ -108,6 +110,15 @@ class Context:
 
         return align_tokens(vocabulary(self.teacher.source), vocabulary(self.student.source))
 
+    def encode(self, examples: Sequence[Example], model: Model) -> "list[Encoded]":
+        """Return examples as tokens and labels of a model; plain text becomes consecutive token windows."""
+        from paraknow_core.tasks.templates import encode, windows
+
+        task = self.task
+        if task.is_text:
+            return windows(examples, model.tokenizer, task.max_length)
+        return [encode(example, task.template, model.tokenizer, task.max_length) for example in examples]
+
     def follow(self, items: Sequence[Any], message: str = "") -> Iterable[Any]:
         """Yield items, reporting progress and honouring a stop request before each."""
         for index, item in enumerate(items):
@@ -115,6 +126,3 @@ class Context:
             self.report.progress(index, len(items), message)
             yield item
         self.report.progress(len(items), len(items), message)
-
-
-ProgressCallback = Callable[[int, int], None]

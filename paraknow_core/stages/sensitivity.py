@@ -16,18 +16,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from paraknow_core.models.anatomy import Anatomy
-    from paraknow_core.tasks import Encoded
+    from paraknow_core.tasks.templates import Encoded
 
 VERSION = 1  # raise when the numbers a store holds would change
 
 
 def sensitivity(context: Context) -> SensitivityStore:
     """Return the teacher's sensitivity for the spec's seed samples, from the cache if it was computed before."""
-    from paraknow_core.tasks import encode_all
-
     spec, teacher = context.spec, context.teacher
-    samples = context.task.seed_samples(spec.sensitivity)
-    encoded = encode_all(samples, spec.task.template, teacher.tokenizer, spec.task.max_length)
+    encoded = context.encode(context.task.seed_samples(spec.sensitivity), teacher)
     key = sensitivity_key(teacher.fingerprint, encoded, context.settings.dtype)
     folder = context.place.sensitivity / key
     if not (folder / TOTALS).exists():
@@ -66,7 +63,8 @@ def measure(
 
     report.progress(0, len(encoded), "loading the teacher")
     model = teacher.load()
-    parameters = parameters_of(model, teacher.anatomy)
+    parameters_of(model, teacher.anatomy)  # refuses a model that is not what its files said
+    parameters = dict(model.named_parameters())  # norms and biases too: they count in a layer's score
 
     def loss_of(sample: "Encoded") -> "Tensor":
         ids = torch.tensor([sample.input_ids], device=model.device)

@@ -1,0 +1,72 @@
+"""Reference arms that use no teacher: default LoRA, PiSSA, OLoRA. Same modules, rank and scaling as the method."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from paraknow_core.errors import ShapeError
+from paraknow_core.methods.base import MethodInputs, Update, to_linear
+from paraknow_core.models.logical import logical_weight
+from paraknow_core.ops.svd import factorise
+
+
+class DefaultLora:
+    """A random, B = 0, as PEFT starts LoRA by default.
+
+    Source:
+        Hu et al., ICLR 2022, arXiv:2106.09685.
+    """
+
+    needs_teacher = False
+
+    def updates(self, inputs: MethodInputs) -> Iterator[Update]:  # noqa: ARG002 - the interface's
+        """Yield nothing: PEFT's own initialisation stays."""
+        yield from ()
+
+
+class _OfStudentWeight:
+    """Base of the arms that factorise the student's own weight and take the product off it."""
+
+    needs_teacher = False
+
+    def updates(self, inputs: MethodInputs) -> Iterator[Update]:
+        """Yield factors of each student weight (see `base.Method`)."""
+        for module in inputs.context.follow(inputs.student_modules(), "factorising the student's weights"):
+            weight = logical_weight(inputs.student_parameters[module.parameter].detach(), module).float()
+            a, b = self.factors(to_linear(weight, module), inputs.context.spec.factorisation.rank, inputs.scaling)
+            yield Update(module, a, b, True, {"role": module.role, "layer": module.layer})
+
+    def factors(self, weight: Tensor, rank: int, scaling: float) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class Pissa(_OfStudentWeight):
+    """Principal singular values of the student's own weight, their root on both sides; scaling * B @ A is their part.
+
+    Source:
+        Meng et al., NeurIPS 2024, arXiv:2404.02948.
+    """
+
+    def factors(self, weight: Tensor, rank: int, scaling: float) -> tuple[Tensor, Tensor]:
+        """Return A (rank, in) and B (out, rank) of a weight (out, in)."""
+        factors = factorise(weight, rank, "sqrt")
+        return factors.a / scaling**0.5, factors.b / scaling**0.5
+
+
+class Olora(_OfStudentWeight):
+    """B = the first columns of Q, A = the first rows of R of the student weight's QR decomposition, as PEFT does it.
+
+    Source:
+        Büyükakyüz, 2024, arXiv:2406.01775.
+    """
+
+    def factors(self, weight: Tensor, rank: int, scaling: float) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Return A (rank, in) and B (out, rank) of a weight (out, in)."""
+        if rank > min(weight.shape):
+            raise ShapeError(
+                f"factorisation: rank {rank} does not fit a weight of shape {tuple(weight.shape)}; "
+                f"choose 1 to {min(weight.shape)}"
+            )
+        q, r = torch.linalg.qr(weight)
+        return r[:rank].contiguous(), q[:, :rank].contiguous()

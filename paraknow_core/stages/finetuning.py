@@ -1,0 +1,238 @@
+"""Stage fine-tuning: train the adapter with Hugging Face Trainer; stream metrics, save, stop, resume."""
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from paraknow_core.errors import NumericError
+from paraknow_core.paths import write_atomic
+from paraknow_core.spec import FinetuningSpec, RunSpec
+from paraknow_core.stages.injection import save_adapter
+from paraknow_core.writer import StopRequested
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from paraknow_core.settings import Settings
+    from paraknow_core.stages.context import Reporter
+    from paraknow_core.tasks.templates import Encoded
+
+COMPLETE = "complete"  # marks a checkpoint that was written to its end
+TOKENS_PER_PASS = 16_384  # padded tokens of one forward pass: enough to fill the cores, small enough for a laptop
+IGNORED = -100
+
+
+def total_steps(spec: FinetuningSpec, examples: int) -> int:
+    """Return the number of optimiser steps; the last batch of an epoch may be smaller."""
+    if spec.max_steps is not None:
+        return spec.max_steps
+    return math.ceil(spec.epochs * math.ceil(examples / spec.batch_size))
+
+
+def micro_batch_size(spec: FinetuningSpec, longest: int) -> int:
+    """Return how many examples one forward pass takes: the spec's, else the largest divisor of the batch that fits."""
+    if spec.micro_batch_size:
+        return spec.micro_batch_size
+    fitting = (d for d in range(spec.batch_size, 0, -1) if spec.batch_size % d == 0 and d * longest <= TOKENS_PER_PASS)
+    return next(fitting, 1)
+
+
+class Collator:
+    """Pads encoded examples on the right, and counts the real tokens it has seen."""
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+        self.tokens = 0
+
+    def __call__(self, batch: "Sequence[Encoded]") -> dict[str, torch.Tensor]:
+        """Return input_ids, labels and attention_mask, each (batch, longest)."""
+        longest = max(len(e.input_ids) for e in batch)
+        self.tokens += sum(len(e.input_ids) for e in batch)
+        ids = torch.full((len(batch), longest), self.pad_id)
+        labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
+        for row, example in enumerate(batch):
+            length = len(example.input_ids)
+            ids[row, :length] = torch.tensor(example.input_ids)
+            labels[row, :length] = torch.tensor(example.labels)
+            mask[row, :length] = 1
+        return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+
+
+def mean_loss(model: torch.nn.Module, collate: Collator, encoded: "Sequence[Encoded]", micro_batch: int) -> float:
+    """Return the mean cross-entropy over all supervised tokens, nats per token; leaves the model's mode as it was."""
+    was_training, counted = model.training, collate.tokens
+    model.eval()
+    nats = tokens = 0.0
+    with torch.inference_mode():
+        for start in range(0, len(encoded), micro_batch):
+            batch = {k: v.to(model.device) for k, v in collate(encoded[start : start + micro_batch]).items()}
+            supervised = int((batch["labels"][:, 1:] != IGNORED).sum())
+            nats += model(**batch, use_cache=False).loss.item() * supervised
+            tokens += supervised
+    model.train(was_training)
+    collate.tokens = counted
+    return nats / max(tokens, 1)
+
+
+class AdapterTrainer(Trainer):
+    """A Trainer whose checkpoints hold the adapter only, never base weights."""
+
+    label = ""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:  # noqa: ARG002
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_adapter(self.model, folder, self.label)
+
+
+class Follow(TrainerCallback):
+    """Streams metrics to the run, measures the validation loss, saves in time, and stops when asked."""
+
+    def __init__(
+        self, report: "Reporter", stop_requested: Callable[[], bool], validate: Callable[[], float] | None,
+        validate_every: int, checkpoint_seconds: float, collate: Collator,
+    ) -> None:  # fmt: skip
+        self.report, self.stop_requested = report, stop_requested
+        self.validate, self.validate_every = validate, validate_every
+        self.checkpoint_seconds, self.collate = checkpoint_seconds, collate
+        self.saved_at = self.logged_at = time.monotonic()
+        self.logged_tokens = 0
+        self.stopped = False
+        self.process = psutil.Process()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self.saved_at = self.logged_at = time.monotonic()
+        if state.global_step == 0:
+            self._validate(0)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:  # noqa: ARG002
+        """Write one line a step; a loss that is not finite ends the run with a sentence."""
+        if not logs or "loss" not in logs:
+            return
+        if not all(math.isfinite(logs[key]) for key in ("loss", "grad_norm") if key in logs):
+            raise NumericError(
+                f"fine-tuning: at step {state.global_step} the loss is {logs['loss']} and the gradient norm "
+                f"{logs.get('grad_norm')}; lower finetuning.learning_rate or lora_alpha"
+            )
+        now, tokens = time.monotonic(), self.collate.tokens
+        rate = (tokens - self.logged_tokens) / max(now - self.logged_at, 1e-9)
+        self.logged_at, self.logged_tokens = now, tokens
+        self.report.event(
+            "metrics", step=state.global_step, epoch=logs.get("epoch", state.epoch), loss=logs["loss"],
+            grad_norm=logs.get("grad_norm"), learning_rate=logs.get("learning_rate"), tokens_per_s=round(rate, 1),
+            memory_bytes=self.process.memory_info().rss,
+        )  # fmt: skip
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Report progress; decide about validation, saving and stopping."""
+        step, last = state.global_step, state.global_step >= state.max_steps
+        self.report.progress(step, state.max_steps, "optimiser steps")
+        if self.validate_every and (step % self.validate_every == 0 or last):
+            self._validate(step)
+        if self.stop_requested() and not last:
+            self.stopped = True
+            control.should_training_stop = True
+        if self.stopped or last or time.monotonic() - self.saved_at >= self.checkpoint_seconds:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Mark the checkpoint as complete, then drop older ones: a kill at any moment leaves one to resume from."""
+        newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        write_atomic(newest / COMPLETE, "")
+        self.saved_at = time.monotonic()
+        self.report.event("saved", step=state.global_step)
+        for other in newest.parent.glob("checkpoint-*"):
+            if other != newest:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def _validate(self, step: int) -> None:
+        if self.validate:
+            self.report.event("metrics", step=step, validation_loss=self.validate())
+            self.logged_at = time.monotonic()  # the rate of training tokens leaves validation out
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint, removing torn ones."""
+    complete = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if (checkpoint / COMPLETE).exists():
+            complete.append(checkpoint)
+        else:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return max(complete, key=lambda c: int(c.name.rsplit("-", 1)[1]), default=None)
+
+
+def finetune(
+    peft_model: "PeftModel", train: "Sequence[Encoded]", validation: "Sequence[Encoded]", pad_id: int, spec: RunSpec,
+    settings: "Settings", folder: Path, report: "Reporter", stop_requested: Callable[[], bool],
+) -> dict[str, Any]:  # fmt: skip
+    """Train the adapter in place, from its last complete checkpoint if there is one.
+
+    Args:
+        peft_model: adapter trainable, base frozen.
+        train, validation: encoded examples; the loss is on their labels only.
+        pad_id: token id used for padding (masked).
+        spec: the run's; uses `finetuning` and `seed`.
+        settings: uses `checkpoint_seconds`.
+        folder: where checkpoints go.
+        report, stop_requested: whom to tell, and whom to ask after every step.
+
+    Returns:
+        steps, examples, first and last training loss, last validation loss, trainable parameters.
+
+    Raises:
+        StopRequested: asked to stop; a checkpoint was saved.
+        NumericError: the loss is not finite.
+    """
+    recipe = spec.finetuning
+    steps = total_steps(recipe, len(train))
+    micro = micro_batch_size(recipe, max(len(e.input_ids) for e in train))
+    collate = Collator(pad_id)
+    report.progress(0, steps, "optimiser steps")
+    if steps and recipe.learning_rate:
+        validate = (lambda: mean_loss(peft_model, collate, validation, micro)) if validation else None
+        every = max(1, math.ceil(steps / recipe.validations)) if validate and recipe.validations else 0
+        follow = Follow(report, stop_requested, validate if every else None, every, settings.checkpoint_seconds, collate)
+        trainer = AdapterTrainer(
+            model=peft_model, args=training_arguments(spec, steps, micro, folder, peft_model.device.type),
+            train_dataset=list(train), data_collator=collate, callbacks=[follow],
+        )  # fmt: skip
+        trainer.label = spec.student.source
+        checkpoint = last_checkpoint(folder)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if follow.stopped:
+            raise StopRequested
+    peft_model.eval()
+    return {
+        "steps": steps, "micro_batch_size": micro, "examples": len(train),
+        "trainable_parameters": sum(p.numel() for p in trainable(peft_model)),
+    }  # fmt: skip
+
+
+def trainable(peft_model: "PeftModel") -> list[torch.nn.Parameter]:
+    """Return the trainable parameters, each storage once (tied factors are views of one another)."""
+    by_storage = {p.untyped_storage().data_ptr(): p for p in peft_model.parameters() if p.requires_grad}
+    return list(by_storage.values())
+
+
+def training_arguments(spec: RunSpec, steps: int, micro: int, folder: Path, device: str) -> TrainingArguments:
+    """Return the Trainer's settings for a spec: everything that could surprise is said explicitly."""
+    recipe = spec.finetuning
+    schedules = {"constant": "constant_with_warmup"}
+    return TrainingArguments(
+        output_dir=str(folder), max_steps=steps, per_device_train_batch_size=micro,
+        gradient_accumulation_steps=recipe.batch_size // micro, learning_rate=recipe.learning_rate,
+        lr_scheduler_type=schedules.get(recipe.schedule, recipe.schedule),
+        warmup_steps=math.ceil(recipe.warmup_ratio * steps), weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm, optim="adamw_torch", seed=spec.seed, data_seed=spec.seed,
+        logging_steps=1, logging_first_step=True, logging_nan_inf_filter=False, save_strategy="no", eval_strategy="no",
+        report_to="none", disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
+        use_cpu=device == "cpu", bf16=False, fp16=False, label_names=["labels"],
+    )  # fmt: skip
