@@ -1,0 +1,208 @@
+"""Templates and label masks: examples to text, to tokens, to labels.
+
+`tokenizer` is a transformers tokenizer throughout; this module itself imports neither torch nor transformers.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from paraknow_core.errors import DataError
+from paraknow_core.tasks.task import Example, Message, Task
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """An example as text: what is given, and what is learnt (with the end-of-sequence mark)."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An example as tokens.
+
+    Attributes:
+        id: of the example (of a window: of the example it lies in).
+        input_ids: all tokens; labels: the same, with -100 where nothing is learnt.
+        prompt_length: tokens of the prompt.
+        prefix_ok: the prompt's own tokens are the first tokens of the whole, i.e. no token spans the border.
+        bytes: UTF-8 bytes of the supervised text, special marks not counted.
+    """
+
+    id: str
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    prompt_length: int
+    prefix_ok: bool = True
+    bytes: int = 0
+
+
+def render(example: Example, template: str, tokenizer: Any) -> Rendered:
+    """Write an example out as prompt and answer.
+
+    "tulu": each turn is `<|role|>` and its content on lines of their own; user and system turns end in a blank line,
+    assistant turns in the end-of-sequence mark. "chat": the tokenizer's own chat template. "plain": contents only.
+    Only the last answer is supervised. Of a text example, the prompt is empty.
+
+    Raises:
+        DataError: the template is "chat" and the tokenizer has none, or refuses the turns.
+
+    Source:
+        "tulu" as in Zhong et al., ICLR 2024, arXiv:2310.11451: `<|user|>\\n{q}\\n\\n<|assistant|>\\n{a}{eos}`.
+    """
+    if example.text is not None:
+        return Rendered("", example.text)
+    if template == "chat":
+        return _render_chat(example, tokenizer)
+    end = tokenizer.eos_token or ""
+    if template == "plain":
+        return Rendered("".join(f"{turn.content}\n" for turn in example.prompt), example.reference + end)
+    turns = "".join(_tulu_turn(turn, end) for turn in example.prompt)
+    return Rendered(f"{turns}<|assistant|>\n", example.reference + end)
+
+
+def encode(example: Example, template: str, tokenizer: Any, max_length: int) -> Encoded:
+    """Turn an example into tokens and labels.
+
+    The whole text is tokenised with the tokenizer's own special tokens; as many labels are masked as the prompt alone
+    has tokens; then both are cut at the end to `max_length`.
+
+    Raises:
+        DataError: no label is left after the cut: the loss of such an example would be NaN.
+    """
+    rendered = render(example, template, tokenizer)
+    prompt = _prompt_tokens(rendered, template, tokenizer)
+    whole = _tokens(rendered.prompt + rendered.answer, template, tokenizer)
+    eos = tokenizer.eos_token
+    if eos and rendered.answer.endswith(eos) and whole[-2:] == [tokenizer.eos_token_id] * 2:
+        whole = whole[:-1]  # this tokenizer appends its own mark after the template's
+    count, kept = len(prompt), whole[:max_length]
+    labels = [IGNORED] * min(count, len(kept)) + kept[count:]
+    if all(label == IGNORED for label in labels[1:]):  # the first token is never predicted
+        raise DataError(
+            f"example {example.id}: its prompt alone has {count} tokens and nothing of the answer is left, "
+            f"the limit is {max_length}; raise task.max_length or shorten the example"
+        )
+    answer = rendered.answer.removesuffix(eos or "") if len(kept) == len(whole) else _decode(kept[count:], tokenizer)
+    return Encoded(
+        example.id, tuple(kept), tuple(labels), count, whole[:count] == prompt, len(answer.encode(errors="replace"))
+    )
+
+
+def encode_prompt(example: Example, template: str, tokenizer: Any, max_length: int, room: int) -> list[int]:
+    """Return the tokens that generation starts from: those of the prompt part of `encode`.
+
+    Args:
+        max_length: tokens that prompt and answer may take together.
+        room: tokens that must be left for the answer.
+
+    Raises:
+        DataError: the prompt is too long to leave that room; it is never cut.
+    """
+    tokens = _prompt_tokens(render(example, template, tokenizer), template, tokenizer)
+    if len(tokens) + room > max_length:
+        raise DataError(
+            f"example {example.id}: its prompt has {len(tokens)} tokens and {room} more are needed for the answer, "
+            f"the limit is {max_length}; shorten the prompt, raise task.max_length, or take a model with a longer "
+            "context"
+        )
+    return tokens
+
+
+def windows(examples: Iterable[Example], tokenizer: Any, length: int) -> list[Encoded]:
+    """Cut text examples into consecutive windows of at most `length` tokens; every token is predicted once.
+
+    A window starts with the beginning-of-sequence token if the tokenizer adds one. Otherwise it starts with the last
+    token of the window before, as context; then the first token of an example is predicted by nothing.
+    """
+    if length < 2:
+        raise DataError(f"task.max_length: {length} is too short for a window of text; give 2 or more")
+    cut = []
+    for example in examples:
+        cut += _windows_of(example, tokenizer, length)
+    return cut
+
+
+def encode_split(
+    examples: Sequence[Example], task: Task, tokenizer: Any, max_length: int | None = None
+) -> list[Encoded]:
+    """Encode examples of a task for a loss: windows of a text task, else one entry an example.
+
+    Args:
+        max_length: the model's context length where it is shorter than the task's.
+    """
+    length = min(task.max_length, max_length or task.max_length)
+    if task.is_text:
+        return windows(examples, tokenizer, length)
+    return [encode(example, task.template, tokenizer, length) for example in examples]
+
+
+def _tulu_turn(turn: Message, end: str) -> str:
+    return f"<|{turn.role}|>\n{turn.content}{end if turn.role == 'assistant' else ''}\n\n"
+
+
+def _render_chat(example: Example, tokenizer: Any) -> Rendered:
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError("task.template: chat, but the model's tokenizer has no chat template; choose tulu or plain")
+    turns = [{"role": turn.role, "content": turn.content} for turn in example.messages]
+    try:
+        prompt = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception as error:  # a template is a program of the model's author and may raise anything
+        raise DataError(
+            f"example {example.id}: the model's chat template refuses its turns ({str(error)[:100]}); "
+            "choose template tulu or plain"
+        ) from None
+    if whole.startswith(prompt) and len(whole) > len(prompt):
+        return Rendered(prompt, whole[len(prompt) :])
+    return Rendered(prompt, example.reference + (tokenizer.eos_token or ""))
+
+
+def _tokens(text: str, template: str, tokenizer: Any) -> list[int]:
+    # A chat template writes its special tokens itself: adding them again would double the first one.
+    return list(tokenizer(text, add_special_tokens=template != "chat", truncation=False, verbose=False)["input_ids"])
+
+
+def _prompt_tokens(rendered: Rendered, template: str, tokenizer: Any) -> list[int]:
+    tokens = _tokens(rendered.prompt, template, tokenizer)
+    eos = tokenizer.eos_token
+    appended = eos and tokens and tokens[-1] == tokenizer.eos_token_id and not rendered.prompt.rstrip().endswith(eos)
+    if appended and tokens[-1] != _first_special(tokenizer):
+        return tokens[:-1]  # this tokenizer ends every text with its mark; the answer would come after the end
+    return tokens
+
+
+def _first_special(tokenizer: Any) -> int | None:
+    """The token that the tokenizer puts before a text, if any (OPT's is its end-of-sequence token)."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    return full[0] if len(full) > len(bare) and full[0] != bare[0] else None
+
+
+def _decode(tokens: Sequence[int], tokenizer: Any) -> str:
+    return tokenizer.decode(list(tokens), skip_special_tokens=True)
+
+
+def _windows_of(example: Example, tokenizer: Any, length: int) -> list[Encoded]:
+    text = example.text or ""
+    entry = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=tokenizer.is_fast)
+    tokens, first = list(entry["input_ids"]), _first_special(tokenizer)
+    ends = [end for _, end in entry["offset_mapping"]] if tokenizer.is_fast else None
+    start, made = 0, []
+    position = ends[0] if ends and first is None else 0  # characters before it are predicted by nothing
+    while start < len(tokens):
+        context = [first] if first is not None else tokens[max(0, start - 1) : max(1, start)]
+        begin = start if first is not None or start else 1  # without a first token, token 0 is only context
+        part = tokens[begin : begin + length - len(context)]
+        start = begin + len(part)
+        stop = len(text) if start == len(tokens) or ends is None else ends[start - 1]
+        piece = text[position:stop] if ends else _decode(part, tokenizer)
+        position = max(position, stop)
+        if part:
+            labels = (IGNORED,) * len(context) + tuple(part)
+            made.append(Encoded(example.id, (*context, *part), labels, len(context), True, len(piece.encode())))
+    return made
