@@ -1,4 +1,4 @@
-"""Errors a user can cause. Each message is one sentence: where: what was given; what would be right; what to do next."""
+"""Errors a user can cause. Each message is one sentence: where: what was given; what would be right; what next."""
 
 
 class ParaknowError(Exception):

@@ -82,8 +82,8 @@ def write_atomic(path: Path, data: bytes | str, *, durable: bool = True) -> None
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -148,9 +148,9 @@ def build_folder(final: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:
         yield temporary
-        os.chmod(temporary, 0o755)
+        temporary.chmod(0o755)
         try:
-            os.rename(temporary, final)
+            temporary.rename(final)
         except OSError:
             if not final.is_dir():
                 raise

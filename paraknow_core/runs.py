@@ -157,7 +157,8 @@ class RunFolder:
         Raises:
             RunError: the run is still active.
         """
-        if self.status().active:
+        never_started = self.status().state == "queued" and not self.file("process.json").exists()
+        if self.status().active and not never_started:
             raise RunError(f"run {self.id}: is still {self.status().state}; stop it before deleting it")
         grave = self.path.with_name(f".deleted.{self.id}")
         self.path.rename(grave)  # at once invisible to readers, even if removing takes a while

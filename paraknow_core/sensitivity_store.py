@@ -2,7 +2,7 @@
 
 A store is a folder:
     sensitivity.json          totals by parameter, module, layer, role and group; what it was computed from
-    reductions.safetensors    per module: `<name>|rows`, `<name>|cols` (sums) and `<name>|map` (block means, <= 256 x 256)
+    reductions.safetensors    per module: `<name>|rows`, `<name>|cols` (sums) and `<name>|map` (block means)
     sensitivity.safetensors   S of every teacher parameter, float32 (absent when only reductions were kept)
 """
 
@@ -47,7 +47,7 @@ class SensitivityStore:
         return (self.folder / FULL).exists()
 
     def modules(self) -> "pandas.DataFrame":
-        """Return one row a module: module, role, group, layer, rows, cols, sum, mean (per parameter), share (of all)."""
+        """Return one row a module: module, role, group, layer, rows, cols, sum, mean (a parameter), share."""
         import pandas
 
         records = [{"module": name, **values} for name, values in self.totals["modules"].items()]

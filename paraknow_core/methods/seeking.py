@@ -1,4 +1,4 @@
-"""The paper's method: LoRA starts from the most sensitive block of the mapped teacher module; and its offset control."""
+"""The paper's method: LoRA starts from the most sensitive block of the mapped teacher module. And its control."""
 
 from collections.abc import Iterator
 

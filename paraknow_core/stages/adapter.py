@@ -110,7 +110,11 @@ def _saved_updates(
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:
         for module in modules:
             prefix = f"base_model.model.{module.host}"
-            names = ("lora_embedding_A", "lora_embedding_B") if module.role == "embed" else ("lora_A.weight", "lora_B.weight")
+            names = (
+                ("lora_embedding_A", "lora_embedding_B")
+                if module.role == "embed"
+                else ("lora_A.weight", "lora_B.weight")
+            )
             a, b = (tensors.get_tensor(f"{prefix}.{name}") for name in names)
             first = position.get(module.host, 0)
             position[module.host] = first + rank

@@ -112,12 +112,9 @@ class Context:
 
     def encode(self, examples: Sequence[Example], model: Model) -> "list[Encoded]":
         """Return examples as tokens and labels of a model; plain text becomes consecutive token windows."""
-        from paraknow_core.tasks.templates import encode, windows
+        from paraknow_core.tasks.templates import encode_split
 
-        task = self.task
-        if task.is_text:
-            return windows(examples, model.tokenizer, task.max_length)
-        return [encode(example, task.template, model.tokenizer, task.max_length) for example in examples]
+        return encode_split(examples, self.task, model.tokenizer, model.anatomy.max_position_embeddings)
 
     def follow(self, items: Sequence[Any], message: str = "") -> Iterable[Any]:
         """Yield items, reporting progress and honouring a stop request before each."""

@@ -20,7 +20,9 @@ VERSION = 1  # raise when the scores of an unchanged model would change
 SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
 
 
-def evaluate(context: Context, model: "torch.nn.Module", tokenizer: "PreTrainedTokenizerBase", file: Path) -> list[dict]:
+def evaluate(
+    context: Context, model: "torch.nn.Module", tokenizer: "PreTrainedTokenizerBase", file: Path
+) -> list[dict]:
     """Score a model on the test split; every record is appended to `file` at once, so that a kill loses none.
 
     Args:

@@ -12,8 +12,8 @@ from paraknow_core.models.anatomy import LogicalModule
 from paraknow_core.models.compat import Pairing, compatibility
 from paraknow_core.models.logical import logical_weight
 from paraknow_core.ops.metrics import cosine
-from paraknow_core.ops.structure import Selection, neuron, random_weights, row_column, submatrix
-from paraknow_core.ops.window import area_fraction, random_window
+from paraknow_core.ops.structure import Selection, WindowSelection, neuron, random_weights, row_column, submatrix
+from paraknow_core.ops.window import random_window
 from paraknow_core.sensitivity_store import SensitivityStore
 from paraknow_core.stages.context import Context
 from paraknow_core.stages.mapping import LayerMapping, map_layers
@@ -116,14 +116,14 @@ def _select(
     structure: str, score: Tensor, height: int, width: int, generator: torch.Generator, random_offset: bool
 ) -> Selection:
     if random_offset:
-        return Selection.of_window(random_window(score.shape, height, width, generator), score.shape)
+        return WindowSelection(random_window(tuple(score.shape), height, width, generator))
     if structure == "submatrix":
         return submatrix(score, height, width)
     if structure == "row_column":
         return row_column(score, height, width)
     if structure == "neuron":
         return neuron(score, height, width)
-    return random_weights(score.shape, height, width, generator)
+    return random_weights(tuple(score.shape), height, width, generator)
 
 
 def _to_student_vocabulary(

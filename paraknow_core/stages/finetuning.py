@@ -199,7 +199,9 @@ def finetune(
     if steps and recipe.learning_rate:
         validate = (lambda: mean_loss(peft_model, collate, validation, micro)) if validation else None
         every = max(1, math.ceil(steps / recipe.validations)) if validate and recipe.validations else 0
-        follow = Follow(report, stop_requested, validate if every else None, every, settings.checkpoint_seconds, collate)
+        follow = Follow(
+            report, stop_requested, validate if every else None, every, settings.checkpoint_seconds, collate
+        )
         trainer = AdapterTrainer(
             model=peft_model, args=training_arguments(spec, steps, micro, folder, peft_model.device.type),
             train_dataset=list(train), data_collator=collate, callbacks=[follow],

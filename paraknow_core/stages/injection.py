@@ -1,4 +1,4 @@
-"""Stage injection: put initial factors into a PEFT adapter and, where asked, take their product off the base weights."""
+"""Stage injection: initial factors go into a PEFT adapter and, where asked, their product off the base weights."""
 
 from collections import defaultdict
 from collections.abc import Iterable

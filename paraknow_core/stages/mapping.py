@@ -51,7 +51,7 @@ def map_layers(
 def _checked_manual(layers: Sequence[int | None], teacher_layers: int, student_layers: int) -> LayerMapping:
     if len(layers) != student_layers:
         raise ShapeError(
-            f"mapping.layers: {len(layers)} entries for a student of {student_layers} layers; give one each (null: none)"
+            f"mapping.layers: {len(layers)} entries, but the student has {student_layers} layers; give one each or null"
         )
     for layer in layers:
         if layer is not None and layer >= teacher_layers:

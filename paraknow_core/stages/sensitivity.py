@@ -1,4 +1,4 @@
-"""Stage sensitivity: measure the teacher on seed samples, save a store, reuse it as long as nothing upstream changed."""
+"""Stage sensitivity: measure the teacher on seed samples, keep a store, reuse it while nothing upstream changed."""
 
 import hashlib
 import json
@@ -77,7 +77,6 @@ def measure(
 
     sums, losses = accumulate_sensitivity(parameters, encoded, loss_of, on_sample)
     sums = {name: total.cpu() for name, total in sums.items()}
-    del model, parameters
     reductions, totals = reduce_all(sums, teacher.anatomy)
     save_file(reductions, folder / REDUCTIONS)
     save_file(sums, folder / FULL)

@@ -1,0 +1,101 @@
+"""Safe writing: whole or not at all, and never outside."""
+
+import multiprocessing
+import os
+
+import pytest
+
+from paraknow_core.errors import RunError
+from paraknow_core.paths import (
+    append_line,
+    build_folder,
+    contained,
+    open_lines,
+    read_json,
+    read_lines,
+    write_atomic,
+    write_json,
+)
+
+
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "../x", "/etc", "a/../.."])
+def test_names_that_lead_outside_are_refused(tmp_path, name):
+    with pytest.raises(RunError, match="plain name"):
+        contained(tmp_path, name)
+
+
+def test_contained_refuses_a_link_that_leads_outside(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "link").symlink_to(tmp_path)
+    with pytest.raises(RunError, match="plain name"):
+        contained(tmp_path / "runs", "link")
+    assert contained(tmp_path / "runs", "fine") == tmp_path / "runs" / "fine"
+
+
+def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+
+    def full_disk(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, "new")
+    assert read_json(path) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_json_has_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_torn_json_reads_as_default(tmp_path):
+    (tmp_path / "a.json").write_text('{"x": 1')
+    assert read_json(tmp_path / "a.json", "default") == "default"
+
+
+def test_lines_survive_a_torn_one(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"n": 1}\n{"n": 2')  # killed while writing
+    assert read_lines(path) == [{"n": 1}]
+    descriptor = open_lines(path)
+    append_line(descriptor, {"n": 3})
+    with pytest.raises(ValueError, match="JSON"):
+        append_line(descriptor, {"n": float("inf")})
+    os.close(descriptor)
+    assert read_lines(path) == [{"n": 1}, {"n": 3}]
+    assert read_lines(tmp_path / "none") == []
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    final = tmp_path / "deep" / "final"
+    with pytest.raises(KeyError), build_folder(final) as building:
+        (building / "half").write_text("x")
+        raise KeyError
+    assert list(final.parent.iterdir()) == []
+    with build_folder(final) as building:
+        (building / "a").write_text("x")
+        assert not final.exists()
+    assert (final / "a").read_text() == "x"
+
+
+def _build(final, start):
+    start.wait()
+    with build_folder(final) as building:
+        (building / "content").write_text("same")
+
+
+def test_two_writers_of_one_folder_both_succeed(tmp_path):
+    context = multiprocessing.get_context("fork")
+    start, final = context.Barrier(4), tmp_path / "entry"
+    workers = [context.Process(target=_build, args=(final, start)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert (final / "content").read_text() == "same"
+    assert [p.name for p in tmp_path.iterdir()] == ["entry"]

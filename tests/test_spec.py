@@ -1,0 +1,89 @@
+"""The spec: strict, portable, and its mistakes told in one sentence."""
+
+import pytest
+
+from paraknow_core.errors import SpecError
+from paraknow_core.spec import RunSpec, parse_spec, parse_yaml, read_spec, schema
+
+
+def test_yaml_round_trip_keeps_every_key():
+    spec = RunSpec().with_changes({"mapping": {"strategy": "manual", "layers": [0, None, 2]}, "name": "é ünïcode"})
+    assert parse_yaml(spec.to_yaml()) == spec
+    assert parse_yaml("{}") == RunSpec()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("factorisation: {rnak: 4}", ["unknown key 'rnak' under factorisation", "lora_alpha, rank, split"]),
+        ("rank: 4", ["unknown key 'rank'", "factorisation"]),
+        ("factorisation: {rank: 0}", ["factorisation.rank", "0 given", "greater than or equal to 1"]),
+        ("factorisation: {rank: '8'}", ["factorisation.rank", "'8' given"]),
+        ("seed: true", ["seed", "True given"]),
+        ("seed: 1\nseed: 2", ["line 2", "'seed' is given twice"]),
+        ("teacher: {}", ["teacher.source", "missing"]),
+        ("a: [1", ["not valid YAML at line"]),
+        ("[1, 2]", ["not a mapping"]),
+        ("1: 2", ["is not text"]),
+        ("mapping: {strategy: manual}", ["layers and strategy manual belong together"]),
+        ("mapping: {layers: [1]}", ["layers and strategy manual belong together"]),
+        ("sensitivity: {ids: [a]}", ["ids and selection manual belong together"]),
+        ("extraction: {origin: [ffn, foo]}", ["origin 'foo' is unknown", "attention"]),
+        ("extraction: {origin: []}", ["extraction.origin"]),
+        ("finetuning: {learning_rate: .nan}", ["finetuning.learning_rate"]),
+        ("finetuning: {batch_size: 64, micro_batch_size: 5}", ["not a multiple", "5"]),
+        ("version: 2", ["version", "2 given"]),
+        ("method: magic", ["method", "'magic' given", "seeking"]),
+        ("name: !!python/object:os.system x", ["not valid YAML"]),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(text, words):
+    with pytest.raises(SpecError) as caught:
+        parse_yaml(text, where="my.yaml")
+    message = str(caught.value)
+    assert message.startswith("my.yaml: ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_changes_by_dotted_key_are_validated():
+    changed = RunSpec().with_changes({"factorisation.rank": 8, "task.sizes.test": None})
+    assert changed.factorisation.rank == 8
+    assert changed.task.sizes.test is None
+    assert RunSpec().factorisation.rank == 16
+    for key in ("factorisation.rnak", "nope", "seed.x"):
+        with pytest.raises(SpecError, match="unknown key"):
+            RunSpec().with_changes({key: 1})
+    with pytest.raises(SpecError, match=r"factorisation\.rank"):
+        RunSpec().with_changes({"factorisation.rank": -1})
+
+
+def test_origin_expands_to_roles_in_order():
+    assert parse_spec({"extraction": {"origin": ["down", "attention"]}}).extraction.roles == (
+        "q",
+        "k",
+        "v",
+        "o",
+        "down",
+    )
+    assert len(RunSpec().extraction.roles) == 9
+
+
+def test_files_that_are_no_specs(tmp_path):
+    with pytest.raises(SpecError, match="cannot be read"):
+        read_spec(tmp_path / "none.yaml")
+    with pytest.raises(SpecError, match="cannot be read"):
+        read_spec(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match="not UTF-8"):
+        read_spec(tmp_path / "binary.yaml")
+    (tmp_path / "large.yaml").write_bytes(b"#" * 1_000_001)
+    with pytest.raises(SpecError, match="larger than 1 MB"):
+        read_spec(tmp_path / "large.yaml")
+
+
+def test_schema_names_every_section():
+    properties = schema()["properties"]
+    assert set(properties) == set(RunSpec.model_fields)
+    assert schema()["additionalProperties"] is False
