@@ -30,15 +30,14 @@ def weights_fingerprint(source: ModelSource, memo: Path | None = None) -> str:
     Raises:
         ModelError: a file is missing or unreadable, or changes while it is read.
     """
-    known = read_json(memo, {}) if memo else {}
-    known = known if isinstance(known, dict) else {}
+    known = _read_memo(memo)
     fresh: dict[str, str] = {}
     total = hashlib.sha256()
     for path in (source.folder / "config.json", *source.weight_files()):
         total.update(f"{path.name} {_file_hash(path, known, fresh, source.label)}\n".encode())
     if memo and fresh:
         # Read again: another process may have added its own in the long time hashing takes.
-        entries = (read_json(memo, {}) or {}) | fresh
+        entries = _read_memo(memo) | fresh
         write_json(memo, dict(list(entries.items())[-MEMO_ENTRIES:]), durable=False)
     return total.hexdigest()
 
@@ -59,6 +58,11 @@ def tokenizer_fingerprint(source: ModelSource) -> str:
     for path in present:
         total.update(f"{path.name} {_file_hash(path, {}, {}, source.label)}\n".encode())
     return total.hexdigest()
+
+
+def _read_memo(memo: Path | None) -> dict[str, str]:
+    entries = read_json(memo, {}) if memo else {}
+    return entries if isinstance(entries, dict) else {}
 
 
 def _file_hash(path: Path, known: dict[str, str], fresh: dict[str, str], label: str) -> str:

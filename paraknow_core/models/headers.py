@@ -133,7 +133,7 @@ def _header(tensor: str, entry: object, file: str, room: int, label: str) -> Ten
         whole = all(type(number) is int and number >= 0 for number in (*shape, start, end))
     except (TypeError, KeyError, ValueError):
         whole = False
-    if not whole or dtype not in BITS_OF_DTYPE:
+    if not whole or not isinstance(dtype, str) or dtype not in BITS_OF_DTYPE:
         raise ModelError(f"{label}: {file} describes {tensor} in a way that is not safetensors; save the model again")
     if end > room:
         raise ModelError(

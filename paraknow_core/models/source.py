@@ -84,7 +84,7 @@ def resolve_model(
         _refuse_revision(label, revision)
         return ModelSource(label, "bundled", _bundled_folder(label))
     folder = Path(label).expanduser() if label.startswith("~/") else Path(label)
-    if label.startswith((".", "/", "~")) or _is_folder(folder):
+    if label.startswith((".", "/", "~")) or (label and _is_folder(folder)):
         _refuse_revision(label, revision)
         return ModelSource(label, "local", _local_folder(folder, label))
     if not _HUB_ID.fullmatch(label):
