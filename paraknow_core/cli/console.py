@@ -1,0 +1,214 @@
+"""What commands print with: results on stdout, sentences and progress on stderr, one JSON document for machines."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from paraknow_core.runs import Status
+
+PLAIN_WIDTH = 200  # columns of a table that goes into a file or pipe
+PLAIN_EVERY_S = 10.0  # between two progress lines when stderr is no terminal
+
+
+def sentence(text: str) -> str:
+    """Return text on one line, without control characters that a terminal would obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def say(text: str) -> None:
+    """Print one sentence on stderr."""
+    print(sentence(text), file=sys.stderr, flush=True)
+
+
+def console() -> "Console":
+    """Return a console for stdout that prints names as they are, never as markup."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    return Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=width)
+
+
+def show(*lines: str) -> None:
+    """Print lines on stdout."""
+    _write("".join(f"{sentence(line)}\n" for line in lines))
+
+
+def show_text(text: str) -> None:
+    """Print text on stdout as it is."""
+    _write(text)
+
+
+def show_json(value: Any) -> None:
+    """Print one JSON document on stdout."""
+    _write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def show_table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "", right: Sequence[str] = ()
+) -> None:
+    """Print a table on stdout.
+
+    Args:
+        columns: headings.
+        rows: cells, printed as text; None leaves a cell empty.
+        title: a line above.
+        right: columns that hold numbers.
+    """
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else sentence(str(cell)) for cell in row))
+    out = console()
+    out.print(table)
+    out.file.flush()
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        closed_pipe()
+
+
+def closed_pipe() -> NoReturn:
+    """End quietly when the reader of stdout (`| head`) has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def working() -> "Iterator[Progress]":
+    """Keep stdout free for the result while something computes, and draw progress on stderr."""
+    with contextlib.redirect_stdout(sys.stderr), Progress() as progress:
+        yield progress
+
+
+class Progress:
+    """Follows a computation: a bar with the remaining time on a terminal, else an occasional line.
+
+    It is a `stages.context.Reporter`, and `on_status` follows a run folder's status.
+    """
+
+    def __init__(self) -> None:
+        self._label = self._stage = ""
+        self._bar: Any = None
+        self._task: Any = None
+        self._said = ("", 0.0)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def label(self, text: str) -> None:
+        """Name what is computed, in front of its stage."""
+        self.close()
+        self._label, self._said = text, ("", 0.0)
+
+    def stage(self, name: str, message: str = "") -> None:
+        """Enter a stage."""
+        self._stage = name
+        self._draw(0, 0, message)
+
+    def progress(self, done: float, total: float, message: str = "") -> None:
+        """Say how far the stage is, in any unit."""
+        self._draw(done, total, message)
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Show warnings; other events are for run folders."""
+        if name == "warning":
+            say(f"warning: {fields.get('message', '')}")
+
+    def check_stop(self) -> None:
+        """Never stops: Ctrl-C does."""
+
+    def on_status(self, status: "Status") -> None:
+        """Follow a run; a state that ended closes the bar."""
+        self._stage = status.stage
+        if status.active:
+            self._draw(status.done, status.total, "stopping" if status.state == "stopping" else status.message)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar:
+            self._bar.stop()
+        self._bar = None
+
+    def _draw(self, done: float, total: float, message: str) -> None:
+        text = ": ".join(part for part in (self._label, self._stage, message) if part)
+        if not sys.stderr.isatty():
+            self._line(text, done, total)
+            return
+        if self._bar is None:
+            self._bar = _new_bar()
+            self._task = self._bar.add_task("", total=None)
+            self._bar.start()
+        self._bar.update(self._task, description=sentence(text), completed=done, total=total or None)
+
+    def _line(self, text: str, done: float, total: float) -> None:
+        name = f"{self._label}/{self._stage}"
+        now = time.monotonic()
+        if name == self._said[0] and now - self._said[1] < PLAIN_EVERY_S:
+            return
+        self._said = (name, now)
+        say(f"{text} {done:g} of {total:g}" if total else text)
+
+
+def _new_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True), transient=True, redirect_stdout=False,
+        redirect_stderr=True,
+    )  # fmt: skip
+
+
+def percent(value: float | None, unit: str = "share") -> str:
+    """Return a score as people read it: shares in percent, anything else with three digits."""
+    if value is None:
+        return ""
+    return f"{100 * value:.1f}" if unit == "share" else f"{value:.3g}"
+
+
+def score_text(score: dict) -> str:
+    """Return `41.2 (36.8 to 45.7, n = 300)`: the value, its 95 % interval and how many examples it rests on."""
+    unit = score.get("unit", "share")
+    value, low, high = (percent(score.get(key), unit) for key in ("value", "low", "high"))
+    interval = f"{low} to {high}, " if low and high else ""
+    return f"{value}{' %' if unit == 'share' else f' {unit}'} ({interval}n = {score.get('n')})"
+
+
+def count_text(number: float) -> str:
+    """Return a number of parameters or bytes as `4.9 M`."""
+    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {suffix}"
+    return f"{number:g}"
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a duration as `2 m 10 s`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} m" if hours else f"{minutes} m {rest} s"

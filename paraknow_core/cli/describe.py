@@ -1,0 +1,178 @@
+"""Commands that look without computing: inspect, compat, models, tasks. They load no torch and no weights."""
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from paraknow_core.cli.console import count_text, show, show_json, show_table
+from paraknow_core.cli.options import Json, Offline
+
+if TYPE_CHECKING:
+    from paraknow_core.models.anatomy import Anatomy
+    from paraknow_core.models.compat import CompatibilityReport
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="bundled:NAME, a local folder, or a hub id.")]
+Revision = Annotated[str | None, typer.Option(help="Hub only: branch, tag or commit.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (inspect, compat, models, tasks):
+        app.command()(command)
+
+
+def inspect(
+    context: typer.Context, model: Model, revision: Revision = None, offline: Offline = False, json: Json = False
+) -> None:
+    """Show what a model is made of, from its config and the headers of its weights."""
+    anatomy = _anatomy(model, revision, _is_offline(context, offline))
+    if json:
+        show_json(anatomy.to_dict())
+        return
+    show_table(("", ""), _facts(anatomy))
+    rows: dict[tuple, list] = defaultdict(list)
+    for module in anatomy.modules:
+        rows[(module.role, module.group, module.shape)].append(module)
+    show_table(
+        ("role", "group", "shape", "how many", "parameters", "first"),
+        [
+            (role, group, shape_text(shape), len(same), count_text(len(same) * shape[0] * shape[1]), same[0].name)
+            for (role, group, shape), same in rows.items()
+        ],
+        right=("shape", "how many", "parameters"),
+    )
+
+
+def _facts(anatomy: "Anatomy") -> list[tuple[str, str]]:
+    tokenizer = anatomy.tokenizer
+    return [
+        ("model", anatomy.label),
+        ("family", f"{anatomy.family} ({anatomy.architecture})"),
+        ("parameters", f"{count_text(anatomy.parameters)} ({anatomy.parameters:,})"),
+        ("on disk", f"{count_text(anatomy.bytes)}B, {anatomy.dtype}"),
+        ("layers", str(anatomy.num_hidden_layers)),
+        ("hidden_size", str(anatomy.hidden_size)),
+        ("intermediate_size", str(anatomy.intermediate_size)),
+        (
+            "heads",
+            f"{anatomy.num_attention_heads} of {anatomy.head_dim}; {anatomy.num_key_value_heads} for keys, values",
+        ),
+        ("vocabulary", f"{anatomy.vocab_size}{', embedding and head are one weight' if anatomy.tied else ''}"),
+        ("positions", str(anatomy.max_position_embeddings)),
+        ("tokenizer", f"{tokenizer.kind}, {tokenizer.size} tokens" if tokenizer else "none"),
+    ]
+
+
+def compat(
+    context: typer.Context,
+    teacher: Annotated[str, typer.Argument(metavar="TEACHER")],
+    student: Annotated[str, typer.Argument(metavar="STUDENT")],
+    offline: Offline = False,
+    json: Json = False,
+) -> None:
+    """Say, module by module, what of a teacher fits onto a student, and what is skipped and why."""
+    from paraknow_core.errors import ModelError
+    from paraknow_core.models.anatomy import read_anatomy
+    from paraknow_core.models.compat import compatibility
+    from paraknow_core.models.source import resolve_model
+    from paraknow_core.models.vocabulary import align_tokens, vocabulary
+
+    offline = _is_offline(context, offline)
+    sources = [resolve_model(name, offline=offline, weights=False) for name in (teacher, student)]
+    notes: list[str] = []
+    try:
+        alignment = align_tokens(vocabulary(sources[0]), vocabulary(sources[1]))
+    except ModelError as error:  # the layers can still be compared
+        alignment, notes = None, [str(error)]
+    report = compatibility(read_anatomy(sources[0]), read_anatomy(sources[1]), alignment)
+    if json:
+        content = report.to_dict()
+        show_json(content | {"notes": [*content["notes"], *notes]})
+        return
+    show(f"{report.teacher} -> {report.student}")
+    show_table(
+        ("role", "layers", "teacher", "student", "placed", "action", "why"), _pairing_rows(report),
+        right=("teacher", "student", "placed"),
+    )  # fmt: skip
+    counts = ", ".join(f"{number} {action}" for action, number in report.counts.items())
+    show(f"{counts}; {count_text(report.parameters_moved)} parameters of the student receive something")
+    show(*(f"note: {note}" for note in (*report.notes, *notes)))
+    show(*(f"not possible: {reason}" for reason in report.blocking))
+
+
+def _pairing_rows(report: "CompatibilityReport") -> list[tuple]:
+    """Return one row for all layers that are treated alike."""
+    alike: dict[tuple, int] = defaultdict(int)
+    for p in report.pairings:
+        reason = p.reason if "layer" not in p.reason else p.reason.split(" layer ")[0] + " layer"
+        alike[(p.role, p.teacher_shape, p.student_shape, p.placed_shape, p.action, reason)] += 1
+    return [
+        (role, number, shape_text(teacher), shape_text(student), shape_text(placed), action, reason)
+        for (role, teacher, student, placed, action, reason), number in alike.items()
+    ]
+
+
+def models(json: Json = False) -> None:
+    """List the bundled models."""
+    from paraknow_core.models.source import BUNDLED_FOLDER, BUNDLED_PREFIX, bundled_names
+    from paraknow_core.paths import read_json
+
+    manifest: dict[str, Any] = read_json(BUNDLED_FOLDER / "manifest.json", {})
+    records = []
+    for name in bundled_names():
+        anatomy = _anatomy(f"{BUNDLED_PREFIX}{name}", None, True)
+        about = (manifest.get("models") or manifest).get(name) or {}
+        records.append({
+            "source": anatomy.label, "parameters": anatomy.parameters, "layers": anatomy.num_hidden_layers,
+            "hidden_size": anatomy.hidden_size, "family": anatomy.family, "description": about.get("description", ""),
+        })  # fmt: skip
+    if json:
+        show_json(records)
+        return
+    show_table(
+        ("model", "family", "parameters", "layers", "hidden_size", "what it is"),
+        [
+            (r["source"], r["family"], count_text(r["parameters"]), r["layers"], r["hidden_size"], r["description"])
+            for r in records
+        ],
+        right=("parameters", "layers", "hidden_size"),
+    )
+    show("A local folder with config.json and safetensors, or a hub id like owner/name, can be given as well.")
+
+
+def tasks(json: Json = False) -> None:
+    """List the bundled tasks."""
+    from paraknow_core.tasks.examples import list_tasks
+
+    records = list_tasks()
+    if json:
+        show_json(records)
+        return
+    show_table(
+        ("task", "examples (train, test)", "scorers", "mirrors", "what it is"),
+        [
+            (f"bundled:{t['name']}", f"{t['sizes']['train']}, {t['sizes']['test']}", ", ".join(t["scorers"]),
+             t["mirrors"], t["description"])
+            for t in records
+        ],
+    )  # fmt: skip
+    show("A data file (JSONL, CSV, text), a folder of split files, or hub:OWNER/NAME can be given as well.")
+
+
+def shape_text(shape: tuple[int, ...] | None) -> str:
+    """Return `192 x 528`."""
+    return " x ".join(str(size) for size in shape) if shape else ""
+
+
+def _is_offline(context: typer.Context, flag: bool) -> bool:
+    from paraknow_core.settings import load_settings
+
+    return load_settings(context.obj, offline=flag or None).offline
+
+
+def _anatomy(model: str, revision: str | None, offline: bool) -> "Anatomy":
+    from paraknow_core.models.anatomy import read_anatomy
+    from paraknow_core.models.source import resolve_model
+
+    return read_anatomy(resolve_model(model, revision, offline=offline, weights=False))

@@ -1,0 +1,47 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from paraknow_core.errors import RunError
+from paraknow_core.paths import Workspace
+
+if TYPE_CHECKING:
+    from paraknow_core.settings import Settings
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"] | None, typer.Option(help="Where to compute (default: settings file, auto).")
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option(help="Precision of the weights (default: settings file, float32)."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: settings file, all cores).")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never ask a hub; only what is on this machine.")]
+Teacher = Annotated[str, typer.Option(metavar="MODEL", help="bundled:NAME, a local folder, or a hub id.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")]
+
+
+def settings_of(
+    place: Workspace, device: str | None, dtype: str | None, threads: int | None, offline: bool
+) -> "Settings":
+    """Return the machine's settings: flags win over the settings file."""
+    from paraknow_core.settings import load_settings
+
+    return load_settings(place, device=device, dtype=dtype, threads=threads, offline=offline or None)
+
+
+def new_folder(out: Path) -> Path:
+    """Return the folder as an absolute path.
+
+    Raises:
+        RunError: it already holds something, or is a file.
+    """
+    folder = out.expanduser().resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "already holds files" if folder.is_dir() else "is a file"
+        raise RunError(f"--out: {out} {what}; choose a new or empty folder")
+    return folder

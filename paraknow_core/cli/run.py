@@ -1,0 +1,164 @@
+"""The command that executes runs in this process: what people type and what engines start."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from paraknow_core.cli.console import Progress, say, score_text, seconds_text, show, show_json, working
+from paraknow_core.cli.options import Device, Dtype, Json, Offline, Threads, settings_of
+from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.paths import Workspace
+
+if TYPE_CHECKING:
+    from paraknow_core.runs import RunFolder, Status
+    from paraknow_core.settings import Settings
+
+STOPPED, BROKEN, REFUSED = 130, 1, 2
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command()(run)
+
+
+def run(
+    context: typer.Context,
+    targets: Annotated[list[str], typer.Argument(metavar="SPEC.yaml|FOLDER...", help="A spec, or run folders.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The new run's folder instead of runs/<id>.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
+    offline: Offline = False,
+    json: Json = False,
+) -> None:
+    """Compute a spec in a new run folder, or go on with existing run folders, one after the other.
+
+    Ctrl-C or SIGTERM saves and stops; a second Ctrl-C ends at once. If a run fails, the next one still begins.
+    """
+    settings = settings_of(context.obj, device, dtype, threads, offline)
+    if out and len(targets) > 1:
+        raise RunError(f"--out: {len(targets)} runs given, and one folder; give one spec with --out")
+    folders = [_folder_of(target, context.obj, out) for target in targets]
+    with working() as progress:
+        outcomes = execute_all(folders, context.obj, settings, progress)
+    records = [_record(folder) for folder in folders]
+    if json:
+        show_json(records if len(records) > 1 else records[0])
+    else:
+        for record in records:
+            show(*_lines(record))
+    worst = next((code for code in (BROKEN, REFUSED, STOPPED) if code in outcomes), 0)
+    raise typer.Exit(worst)
+
+
+def _folder_of(target: str, place: Workspace, out: Path | None) -> "RunFolder":
+    from paraknow_core.runs import RunFolder, create_run, find_run
+    from paraknow_core.spec import read_spec
+
+    path = Path(target).expanduser()
+    if path.is_file():
+        return create_run(place, read_spec(path), out.expanduser().resolve() if out else None)
+    if out:
+        raise RunError(f"--out: only for a spec file, and {target} is none; leave it out to go on with a run")
+    if path.is_dir():
+        if not (path / "spec.yaml").is_file():
+            raise RunError(f"{target}: holds no spec.yaml, so it is no run folder; give a spec file or a run folder")
+        return RunFolder(path.resolve())
+    if os.sep in target or target.endswith((".yaml", ".yml", ".json")):
+        raise RunError(f"{target}: there is no such file or folder; `spec show > spec.yaml` writes one")
+    return find_run(place, target)
+
+
+def execute_all(folders: "list[RunFolder]", place: Workspace, settings: "Settings", progress: Progress) -> list[int]:
+    """Execute run folders in order; a failure does not keep the next one from running, Ctrl-C does.
+
+    Returns:
+        One exit code a run that was tried.
+    """
+    outcomes = []
+    for folder in folders:
+        if len(folders) > 1:
+            progress.label(folder.id)
+        watch = _Watch(folder, progress)
+        outcomes.append(_execute(folder, place, settings, watch))
+        progress.close()
+        if outcomes[-1] == STOPPED and not watch.asked_by_file:
+            break  # this process itself was told to stop
+    return outcomes
+
+
+class _Watch:
+    """Passes a run's status on, and notes whether it was the stop file, not a signal, that stopped it."""
+
+    def __init__(self, folder: "RunFolder", progress: Progress) -> None:
+        self.folder, self.progress, self.asked_by_file = folder, progress, False
+
+    def __call__(self, status: "Status") -> None:
+        if status.state in ("stopping", "stopped"):
+            self.asked_by_file = self.asked_by_file or self.folder.file("stop").exists()
+        self.progress.on_status(status)
+
+
+def _execute(folder: "RunFolder", place: Workspace, settings: "Settings", watch: _Watch) -> int:
+    from paraknow_core.pipeline import execute
+    from paraknow_core.writer import RunWriter, StopRequested
+
+    try:
+        status = folder.status()
+        if status.state == "done":
+            say(f"run {folder.id}: is done already; `runs show {folder.id}` prints its result")
+            return 0
+        if status.state == "queued" and folder.file("stop").exists():
+            watch.asked_by_file = True
+            with RunWriter(folder):
+                raise StopRequested
+        elif execute(folder, place, settings, watch) is not None:
+            return 0
+        say(f"run {folder.id}: stopped and saved; `runs resume {folder.id}` goes on")
+        return STOPPED
+    except ParaknowError as error:
+        message = str(error) if folder.id in str(error) else f"run {folder.id}: {error}"
+        say(message)
+        _log(folder, message)
+        return REFUSED
+    except Exception:
+        trace = traceback.format_exc()
+        print(trace, file=sys.stderr, flush=True)
+        _log(folder, trace)
+        return BROKEN
+
+
+def _log(folder: "RunFolder", text: str) -> None:
+    """Keep a message in the run's log, unless stderr is that log already (as engines start it)."""
+    log = folder.file("log.txt")
+    try:
+        if log.exists() and os.path.samestat(log.stat(), os.fstat(sys.stderr.fileno())):
+            return
+        with log.open("a", encoding="utf-8") as file:
+            file.write(text.rstrip("\n") + "\n")
+    except (OSError, ValueError):
+        return  # the message was printed; a log that cannot be written must not hide it
+
+
+def _record(folder: "RunFolder") -> dict[str, Any]:
+    status = folder.status()
+    return {
+        "id": folder.id, "folder": str(folder.path), "state": status.state, "message": status.message,
+        "result": folder.result() if status.state == "done" else None,
+    }  # fmt: skip
+
+
+def _lines(record: dict[str, Any]) -> list[str]:
+    result = record["result"]
+    if result is None:
+        return [f"{record['id']}: {record['state']}"]
+    lines = [f"{record['id']}: done in {seconds_text(sum(result['timings'].values()))}, in {record['folder']}"]
+    lines += [f"warning: {warning}" for warning in result.get("warnings", [])]
+    lines += [f"{score['scorer']}: {score_text(score)}" for score in result.get("scores", [])]
+    for name, scores in result.get("references", {}).items():
+        lines += [f"untouched {name}, {score['scorer']}: {score_text(score)}" for score in scores]
+    return lines

@@ -1,0 +1,234 @@
+"""Commands on runs: list, show, stop, resume, delete, export."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from paraknow_core.cli.console import count_text, score_text, seconds_text, show, show_json, show_table
+from paraknow_core.cli.options import Json
+from paraknow_core.errors import ParaknowError, RunError
+
+if TYPE_CHECKING:
+    from paraknow_core.runs import RunFolder
+
+app = typer.Typer(help="List, show, stop, resume, delete and export runs; an id may be shortened.")
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="A run's id or its beginning.")]
+State = Literal["queued", "running", "stopping", "stopped", "done", "failed", "lost"]
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    state: Annotated[State | None, typer.Option(help="Only runs in this state.")] = None,
+    json: Json = False,
+) -> None:
+    """List runs, newest first."""
+    from paraknow_core.runs import list_runs
+
+    records = [_record(run) for run in list_runs(context.obj)]
+    if state:
+        records = [record for record in records if record["state"] == state]
+    if json:
+        show_json(records)
+        return
+    if not records:
+        show(f"no runs{f' in state {state}' if state else ''} yet; `run SPEC.yaml` or `demo` makes some")
+        return
+    show_table(
+        ("id", "state", "stage", "method", "pair", "task", "score", "started"),
+        [
+            (r["id"], r["state"], f"{r['stage']} {round(100 * r['progress'])} %" if r["active"] else r["stage"],
+             r.get("method"), f"{r['teacher']} -> {r['student']}" if "teacher" in r else r["message"], r.get("task"),
+             score_text(r["score"]) if r["score"] else None, _when(r["started"]))
+            for r in records
+        ],
+    )  # fmt: skip
+
+
+def _record(run: "RunFolder") -> dict[str, Any]:
+    status = run.status()
+    scores = (run.result() or {}).get("scores") or [None]
+    record: dict[str, Any] = {
+        "id": run.id, "state": status.state, "active": status.active, "stage": status.stage,
+        "progress": status.fraction, "message": status.message, "started": status.started or None,
+        "ended": status.ended or None, "score": scores[0],
+    }  # fmt: skip
+    try:
+        spec = run.spec()
+    except ParaknowError as error:
+        return record | {"state": "failed", "active": False, "message": str(error)}
+    return record | {
+        "name": spec.name, "method": spec.method, "teacher": spec.teacher.source, "student": spec.student.source,
+        "task": spec.task.source, "until": spec.until, "seed": spec.seed,
+    }  # fmt: skip
+
+
+@app.command("show")
+def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
+    """Show one run: what it changes from the defaults, what it is doing, its scores and files."""
+    run = _find(context, run_id)
+    spec, status, result = run.spec(), run.status(), run.result()
+    changes = changed_settings(spec.model_dump(mode="json"))
+    files = {path.name: _size(path) for path in sorted(run.path.iterdir()) if not path.name.startswith(".")}
+    if json:
+        show_json({
+            **_record(run), "folder": str(run.path), "changes": changes, "spec": spec.model_dump(mode="json"),
+            "result": result, "files": files,
+        })  # fmt: skip
+        return
+    show(f"{run.id}: {status.state}{f', {status.stage}' if status.stage else ''}", f"folder: {run.path}")
+    if status.message:
+        show(f"message: {status.message}")
+    show_table(("changed setting", "value", "default"), [(key, new, old) for key, (new, old) in changes.items()])
+    if result:
+        show_table(("scored", "scorer", "score (95 % interval)"), _score_rows(result))
+        timings = ", ".join(f"{stage} {seconds_text(seconds)}" for stage, seconds in result["timings"].items())
+        show(f"time: {timings}", f"peak memory: {count_text(result.get('peak_memory_bytes', 0))}B")
+        show(*(f"warning: {warning}" for warning in result.get("warnings", [])))
+    show("files: " + ", ".join(f"{name} ({count_text(size)}B)" for name, size in files.items()))
+
+
+def changed_settings(spec: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return dotted key -> (value, default) of every setting that is not at its default."""
+    from paraknow_core.spec import RunSpec
+
+    given, default = _flat(spec), _flat(RunSpec().model_dump(mode="json"))
+    return {
+        key: (given.get(key), default.get(key)) for key in {**default, **given} if given.get(key) != default.get(key)
+    }
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+def _score_rows(result: dict[str, Any]) -> list[tuple]:
+    scored = {"this run": result.get("scores", []), **result.get("references", {})}
+    return [
+        (name if name == "this run" else f"untouched {name}", score["scorer"], score_text(score))
+        for name, scores in scored.items()
+        for score in scores
+    ]
+
+
+@app.command()
+def stop(
+    context: typer.Context,
+    run_id: Id,
+    grace: Annotated[
+        float | None, typer.Option(min=0, metavar="S", help="End the process if it has not stopped after S seconds.")
+    ] = None,
+) -> None:
+    """Ask a run to save and stop."""
+    from paraknow_core.engines import local
+
+    run = _find(context, run_id)
+    local.stop(run, grace)
+    state = run.status().state
+    show(f"{run.id}: {state if grace is not None else 'asked to save and stop'}; `runs resume {run.id}` goes on later")
+
+
+@app.command()
+def resume(context: typer.Context, run_id: Id) -> None:
+    """Go on with a stopped, failed or lost run in the background."""
+    from paraknow_core.engines import local
+
+    run = _find(context, run_id)
+    if run.status().state == "done":
+        raise RunError(f"run {run.id}: is done; there is nothing to resume")
+    run.spec()  # a folder without a valid spec is refused here, not in the background
+    process = local.submit(context.obj, run)
+    show(f"{run.id}: goes on as process {process}; `runs show {run.id}` follows it")
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    run_ids: Annotated[list[str], typer.Argument(metavar="ID...")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete runs that have ended, with everything in their folders."""
+    chosen = {run.id: run for run in (_find(context, name) for name in run_ids)}
+    for run in chosen.values():
+        if run.status().active:
+            raise RunError(f"run {run.id}: is still {run.status().state}; stop it before deleting it")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise RunError(f"runs delete: would delete {', '.join(chosen)}; add --yes to do it without asking")
+        typer.confirm(f"delete {', '.join(chosen)}?", abort=True, err=True)
+    for run in chosen.values():
+        run.delete()
+        show(f"{run.id}: deleted")
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    run_id: Id,
+    out: Annotated[Path, typer.Option(metavar="FILE.zip", help="A new file.")],
+) -> None:
+    """Pack a run that has ended into one file to pass on: spec, result, events, predictions, adapters."""
+    run = _find(context, run_id)
+    names = export_run(run, out)
+    show(f"{out}: {len(names)} files of {run.id}, {count_text(out.stat().st_size)}B")
+
+
+# Left out: status.json, process.json and log.txt name this machine; checkpoints are large and only good for resuming.
+EXPORTED = ("spec.yaml", "result.json", "events.jsonl", "predictions.jsonl", "extraction.json", "sensitivity.json")
+EXPORTED_FOLDERS = ("init_adapter", "adapter")
+
+
+def export_run(run: "RunFolder", file: Path) -> list[str]:
+    """Write the portable part of a run folder as a zip file: complete, or not at all.
+
+    Returns:
+        The names inside.
+
+    Raises:
+        RunError: the run is going on, or the file exists or has no folder.
+    """
+    import os
+    import tempfile
+    import zipfile
+
+    if run.status().active:
+        raise RunError(f"run {run.id}: is still {run.status().state}; export it when it has ended")
+    if file.exists():
+        raise RunError(f"--out: {file} exists already; choose another name")
+    if not file.parent.is_dir():
+        raise RunError(f"--out: there is no folder {file.parent}; make it, or choose another")
+    paths = [run.file(name) for name in EXPORTED]
+    paths += [path for name in EXPORTED_FOLDERS for path in sorted(run.file(name).glob("*"))]
+    paths = [path for path in paths if path.is_file() and not path.is_symlink()]
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in paths:
+                archive.write(path, f"{run.id}/{path.relative_to(run.path)}")
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return [str(path.relative_to(run.path)) for path in paths]
+
+
+def _find(context: typer.Context, run_id: str) -> "RunFolder":
+    from paraknow_core.runs import find_run
+
+    return find_run(context.obj, run_id)
+
+
+def _size(path: Path) -> int:
+    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
+
+
+def _when(seconds: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else ""

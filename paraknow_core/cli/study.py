@@ -1,0 +1,84 @@
+"""The command that shows the main job on the bundled models: the method beside its controls, in one table."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from paraknow_core.cli.console import percent, show, show_json, show_table, working
+from paraknow_core.cli.options import Device, Dtype, Json, Threads, settings_of
+
+if TYPE_CHECKING:
+    import pandas
+
+    from paraknow_core.spec import RunSpec
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command()(demo)
+
+
+def demo(
+    context: typer.Context,
+    task: Annotated[str, typer.Option(help="A bundled task; `tasks` lists them.")] = "word_problems",
+    student: Annotated[
+        Literal["stranger", "kin"], typer.Option(help="stranger: trained on its own; kin: grown from the teacher.")
+    ] = "stranger",
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Seeds for every arm.")] = 1,
+    device: Device = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Run the method and its controls on the bundled models and compare their scores, all on this machine."""
+    from paraknow_core.cli.run import REFUSED, execute_all
+    from paraknow_core.runs import create_run
+    from paraknow_core.studies import STANDARD, arms, compare, verdict
+
+    settings = settings_of(context.obj, device, dtype, threads, True)
+    names = (*STANDARD, "seeking, difference") if student == "kin" else STANDARD
+    specs = [arms(_spec(task, student, seed), names) for seed in range(seeds)]
+    runs = {name: [create_run(context.obj, spec[name]) for spec in specs] for name in names}
+    with working() as progress:
+        outcomes = execute_all([run for same in runs.values() for run in same], context.obj, settings, progress)
+        if any(outcomes):
+            raise typer.Exit(max(outcomes, default=REFUSED))
+        table = compare(runs)
+    sentences = [verdict(table, name) for name in names if name.startswith("seeking")]
+    if json:
+        ids = {name: [run.id for run in same] for name, same in runs.items()}
+        show_json({"arms": _records(table), "says": sentences, "runs": ids})
+        return
+    _print(table, seeds, f"{task}: bundled:teacher -> bundled:{student}, scored by {table['scorer'][0]}")
+    show(*sentences, "`runs list` shows these runs; `ui` draws them.")
+
+
+def _spec(task: str, student: str, seed: int) -> "RunSpec":
+    from paraknow_core.spec import RunSpec
+
+    return RunSpec().with_changes({
+        "name": f"demo {student}", "student.source": f"bundled:{student}", "task.source": f"bundled:{task}",
+        "references": ["student", "teacher"], "seed": seed,
+    })  # fmt: skip
+
+
+def _records(table: "pandas.DataFrame") -> list[dict[str, Any]]:
+    """Return the rows as plain data; what is not known is null, not NaN."""
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{key: value.item() if hasattr(value, "item") else value for key, value in row.items()} for row in rows]
+
+
+def _print(table: "pandas.DataFrame", seeds: int, title: str) -> None:
+    rows = []
+    for row in _records(table):
+        unit = row["unit"]
+        low, high, change = (percent(row.get(key), unit) for key in ("low", "high", "difference"))
+        sign = "+" if change and row["difference"] >= 0 else ""
+        between = " to ".join(percent(row.get(key), unit) for key in ("difference_low", "difference_high"))
+        rows.append((
+            row["arm"], percent(row["value"], unit), f"{low} to {high}" if low else None, row["n"],
+            f"{sign}{change}" if change else None, between if change else None,
+        ))  # fmt: skip
+    scale = "score %" if table["unit"][0] == "share" else f"score ({table['unit'][0]})"
+    columns = ("arm", scale, "95 % interval", "n", "against default LoRA", "95 % interval, paired")
+    show_table(columns, rows, f"{title}{f', {seeds} seeds' if seeds > 1 else ''}", right=columns[1:])

@@ -1,0 +1,172 @@
+"""Commands that compute one product of the method into a folder: sensitivity, extract."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from paraknow_core.cli.console import percent, show, show_json, show_table, working
+from paraknow_core.cli.options import Device, Dtype, Json, Offline, Out, Teacher, Threads, new_folder, settings_of
+from paraknow_core.errors import RunError, SpecError
+
+if TYPE_CHECKING:
+    from paraknow_core.spec import RunSpec
+
+STRATEGIES = ("sensitivity", "top", "last", "random", "uniform")
+
+Data = Annotated[str, typer.Option(metavar="FILE", help="Seed samples: the first N examples of it; or bundled:NAME.")]
+Samples = Annotated[int, typer.Option(min=1, metavar="N", help="How many seed samples.")]
+Template = Annotated[Literal["tulu", "chat", "plain"], typer.Option(help="How an example becomes text.")]
+MaxLength = Annotated[int, typer.Option(min=2, help="Tokens; longer examples are cut at the end.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(sensitivity)
+    app.command()(extract)
+
+
+def sensitivity(
+    context: typer.Context,
+    teacher: Teacher,
+    data: Data,
+    out: Out,
+    samples: Samples = 32,
+    template: Template = "tulu",
+    max_length: MaxLength = 2048,
+    device: Device = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
+    offline: Offline = False,
+    json: Json = False,
+) -> None:
+    """Measure how sensitive a teacher's weights are to seed samples.
+
+    Leaves sensitivity.safetensors (S of every parameter), reductions.safetensors and sensitivity.json in DIR.
+    """
+    settings = settings_of(context.obj, device, dtype, threads, offline)
+    spec = _spec(teacher, None, data, samples, template, max_length, {"until": "sensitivity"})
+    totals = _compute(context, spec, settings, out, "sensitivity_to")
+    if json:
+        show_json(totals)
+        return
+    layers = totals["layers"]
+    show_table(
+        ("layer", "sensitivity", "share %"),
+        [(index, f"{value:.4g}", percent(value / totals["total"])) for index, value in enumerate(layers)],
+        right=("layer", "sensitivity", "share %"),
+    )
+    groups = ", ".join(f"{name} {percent(value / totals['total'])} %" for name, value in totals["groups"].items())
+    show(f"{groups}; {totals['samples']} seed samples, {totals['supervised_tokens']} supervised tokens")
+    show(f"saved in {out}")
+
+
+def extract(
+    context: typer.Context,
+    teacher: Teacher,
+    student: Annotated[str, typer.Option(metavar="MODEL", help="bundled:NAME, a local folder, or a hub id.")],
+    data: Data,
+    out: Out,
+    samples: Samples = 32,
+    rank: Annotated[int, typer.Option(help="Rank r of the adapter.")] = 16,
+    lora_alpha: Annotated[float | None, typer.Option(help="Scaling is lora_alpha / r (default: r).")] = None,
+    origin: Annotated[str, typer.Option(help="all, or groups and roles with commas: attention,down.")] = "all",
+    structure: Annotated[
+        Literal["submatrix", "row_column", "neuron", "random"], typer.Option(help="How a block is picked.")
+    ] = "submatrix",
+    mapping: Annotated[
+        str, typer.Option(help=f"{', '.join(STRATEGIES)}, or teacher layers with commas: 0,1,2,5.")
+    ] = "sensitivity",
+    mode: Annotated[
+        Literal["residual", "additive", "difference"], typer.Option(help="How the block enters the student.")
+    ] = "residual",
+    split: Annotated[Literal["us_v", "sqrt"], typer.Option(help="Where the singular values go: B, or both.")] = "us_v",
+    method: Annotated[
+        Literal["seeking", "random_offset", "default_lora", "pissa", "olora"], typer.Option(help="Who starts the LoRA.")
+    ] = "seeking",
+    template: Template = "tulu",
+    max_length: MaxLength = 2048,
+    seed: Annotated[int, typer.Option(min=0, help="For random mappings, blocks and initialisation.")] = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
+    offline: Offline = False,
+    json: Json = False,
+) -> None:
+    """Cut the teacher's most sensitive blocks to the student's size and make them an initial LoRA adapter.
+
+    Leaves extraction.json, init_adapter/ (PEFT format) and the sensitivity's files in DIR.
+    """
+    settings = settings_of(context.obj, device, dtype, threads, offline)
+    changes = {
+        "factorisation.rank": rank, "factorisation.lora_alpha": lora_alpha or rank, "factorisation.split": split,
+        "extraction.origin": [part.strip() for part in origin.split(",")], "extraction.structure": structure,
+        "extraction.seed": seed, "injection.mode": mode, "method": method, "until": "extraction", "seed": seed,
+        **_mapping_changes(mapping, seed),
+    }  # fmt: skip
+    spec = _spec(teacher, student, data, samples, template, max_length, changes)
+    record = _compute(context, spec, settings, out, "extract_to")
+    if json:
+        show_json(record)
+        return
+    if record["layer_mapping"]:
+        shown = ", ".join("-" if layer is None else str(layer) for layer in record["layer_mapping"])
+        show(f"teacher layer for each student layer: {shown}")
+    show_table(
+        ("student module", "teacher module", "captured %", "energy in rank %"), _module_rows(record),
+        right=("captured %", "energy in rank %"),
+    )  # fmt: skip
+    show(*(f"skipped {name}: {reason}" for name, reason in record["skipped"].items()))
+    show(f"saved in {out}; the adapter is {out / 'init_adapter'}")
+
+
+def _module_rows(record: dict[str, Any]) -> list[tuple]:
+    return [
+        (name, entry.get("teacher_module"), percent(entry.get("captured_mass")), percent(entry.get("retained_energy")))
+        for name, entry in record["modules"].items()
+    ]
+
+
+def _mapping_changes(mapping: str, seed: int) -> dict[str, Any]:
+    if mapping in STRATEGIES:
+        return {"mapping.strategy": mapping, "mapping.seed": seed}
+    parts = [part.strip() for part in mapping.split(",")]
+    if not all(part.isdecimal() or part in ("null", "-") for part in parts):
+        raise SpecError(
+            f"--mapping: '{mapping}' given; choose {', '.join(STRATEGIES)}, or one teacher layer a student layer, "
+            "such as 0,1,2,5 (null: none)"
+        )
+    layers = [int(part) if part.isdecimal() else None for part in parts]
+    return {"mapping": {"strategy": "manual", "layers": layers, "seed": seed}}
+
+
+def _spec(
+    teacher: str, student: str | None, data: str, samples: int, template: str, max_length: int, changes: dict[str, Any]
+) -> "RunSpec":
+    from paraknow_core.spec import RunSpec
+
+    return RunSpec().with_changes({
+        "teacher.source": teacher, "student.source": student or teacher, "task.source": data, "task.template": template,
+        "task.max_length": max_length, "task.sizes": {"train": None, "validation": 0, "test": None},
+        "sensitivity.samples": samples, **changes,
+    })  # fmt: skip
+
+
+def _compute(context: typer.Context, spec: "RunSpec", settings: Any, out: Path, product: str) -> dict[str, Any]:
+    """Build DIR with one of the pipeline's functions: complete, or not at all."""
+    from paraknow_core.paths import build_folder
+
+    folder = new_folder(out)
+    with working() as progress:
+        from paraknow_core import pipeline
+        from paraknow_core.stages.context import Context
+
+        build: Callable[[Context, Path], dict[str, Any]] = getattr(pipeline, product)
+        work = Context(spec, settings, context.obj, progress, train_only=True)
+        with build_folder(folder) as building:
+            content = build(work, building)
+            names: Sequence[str] = sorted(path.name for path in building.iterdir())
+    if not all((folder / name).exists() for name in names):  # somebody else filled DIR meanwhile
+        raise RunError(f"--out: {out} was filled by somebody else meanwhile; choose another folder")
+    return content

@@ -1,0 +1,22 @@
+"""The command that opens the workbench in the browser."""
+
+from typing import Annotated
+
+import typer
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command()(ui)
+
+
+def ui(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on (default: this machine only).")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8501,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser window.")] = False,
+) -> None:
+    """Open the workbench in the browser; Ctrl-C ends it, runs go on."""
+    from paraknow_core.launcher import launch
+
+    raise typer.Exit(launch(context.obj, host, port, open_browser=not no_browser))

@@ -1,0 +1,140 @@
+"""Starts the browser workbench: Streamlit as a child process that listens where it was told and nowhere else."""
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import webbrowser
+from importlib.util import find_spec
+
+from paraknow_core.errors import RunError
+from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
+
+START_S = 60.0  # how long a browser window waits for the server
+
+
+def launch(place: Workspace, host: str, port: int, *, open_browser: bool = True) -> int:
+    """Serve the workbench until it is ended.
+
+    Args:
+        place: the workspace its pages read.
+        host: a name or address of this machine; anything but loopback lets other people in.
+        port: a free port.
+        open_browser: open a window once the server answers.
+
+    Returns:
+        The server's exit code.
+
+    Raises:
+        RunError: the port is taken, the host is not of this machine, or the server is not installed.
+    """
+    if not (PROJECT_ROOT / "app.py").exists():
+        raise RunError(f"ui: there is no app.py in {PROJECT_ROOT}; start it from a checkout of the project")
+    if find_spec("streamlit") is None:
+        raise RunError("ui: streamlit is not installed here; run `make setup` and start with `make app`")
+    address = check_address(host, port)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    print(banner(url, host, port, is_loopback(address)), file=sys.stderr, flush=True)
+    environment = {**os.environ, WORKSPACE_VARIABLE: str(place.root)}
+    child = subprocess.Popen(server_command(host, port), cwd=PROJECT_ROOT, env=environment, stdin=subprocess.DEVNULL)
+    if open_browser and _has_screen():
+        threading.Thread(target=_open_when_ready, args=(child, address, port, url), daemon=True).start()
+    return _wait(child)
+
+
+def server_command(host: str, port: int) -> list[str]:
+    """Return the server's command line; what guards it is said here, whatever environment or home config say."""
+    options = {
+        "server.address": host, "server.port": port, "server.headless": "true",
+        "server.enableXsrfProtection": "true", "server.enableCORS": "true", "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false", "global.developmentMode": "false",
+    }  # fmt: skip
+    flags = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    return [sys.executable, "-m", "streamlit", "run", str(PROJECT_ROOT / "app.py"), *flags]
+
+
+def check_address(host: str, port: int) -> str:
+    """Return the numeric address of a host after making sure that the port can be listened on.
+
+    Raises:
+        RunError: the host is not of this machine, or the port is taken or not permitted.
+    """
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, UnicodeError):
+        raise RunError(f"ui: host '{host}' is not known; give 127.0.0.1 or an address of this machine") from None
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(target)
+            probe.listen()
+        except PermissionError:
+            raise RunError(f"ui: port {port} is not permitted; choose one above 1023, such as --port 8501") from None
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise RunError(
+                    f"ui: port {port} is in use, perhaps by a workbench that is running already; open "
+                    f"http://{host}:{port}, or choose another with --port {port + 1 if port < 65535 else 8501}"
+                ) from None
+            raise RunError(f"ui: {host} is not an address of this machine; give 127.0.0.1 or one that is") from None
+    return target[0]
+
+
+def is_loopback(address: str) -> bool:
+    """True if only this machine can reach the address."""
+    import ipaddress
+
+    return ipaddress.ip_address(address.split("%")[0]).is_loopback
+
+
+def banner(url: str, host: str, port: int, loopback: bool) -> str:
+    """Return what is printed before the server starts."""
+    if loopback:
+        return f"ParaKnow workbench: {url} (this machine only). Ctrl-C ends the pages; runs go on."
+    line = "!" * 78
+    return "\n".join([
+        line,
+        f"ParaKnow workbench: {url}, open to other machines.",
+        f"Everyone who can reach port {port} of this machine ({host}) can start and stop runs, read all results,",
+        "and read model folders and data files that you may read. There is no password and no encryption.",
+        f"Safer: leave --host out, and on the other machine run  ssh -L {port}:127.0.0.1:{port} THIS-MACHINE",
+        line,
+    ])  # fmt: skip
+
+
+def _has_screen() -> bool:
+    """Without one, the standard library would open a text browser in this terminal."""
+    return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+def _wait(child: subprocess.Popen) -> int:
+    """Wait for the server, passing SIGTERM and Ctrl-C on."""
+
+    def forward(number: int, _frame: object) -> None:
+        if child.poll() is None:
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
+
+
+def _open_when_ready(child: subprocess.Popen, address: str, port: int, url: str) -> None:
+    deadline = time.monotonic() + START_S
+    # A wildcard address cannot be connected to everywhere; loopback then answers as well.
+    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - compared, not bound
+    while time.monotonic() < deadline and child.poll() is None:
+        try:
+            with socket.create_connection((target, port), timeout=1):
+                webbrowser.open(url.replace(address, target))
+                return
+        except OSError:
+            time.sleep(0.2)
