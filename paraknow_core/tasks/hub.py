@@ -7,7 +7,7 @@ from typing import Any
 
 from paraknow_core.errors import DataError
 from paraknow_core.spec import TaskSpec
-from paraknow_core.tasks.formats import check_unique, multiple_choice, parse_chat, parse_gsm8k
+from paraknow_core.tasks.formats import check_unique, multiple_choice, parse_chat, parse_gsm8k, text_pieces
 from paraknow_core.tasks.sources import Parts, settle_dev, split_of
 from paraknow_core.tasks.task import Example
 
@@ -43,7 +43,11 @@ def read_hub(name: str, spec: TaskSpec, *, offline: bool = False) -> Parts:
         if total > MOST_ROWS and getattr(spec.sizes, "validation" if split == "dev" else split) is not None:
             data = data.select(range(MOST_ROWS))
             notes.append(f"only the first {MOST_ROWS} of {total} rows of {label} were read")
-        parts[split] = tuple(_example(row, columns, label, index) for index, row in enumerate(data, 1))
+        parts[split] = (
+            _text_examples(data, columns["text"], label)
+            if layout == "text"
+            else tuple(_example(row, columns, label, index) for index, row in enumerate(data, 1))
+        )
         check_unique(parts[split], f"{name} ({label})")
     settled, more = settle_dev({split: part for split, part in parts.items() if part})
     if not settled:
@@ -51,8 +55,7 @@ def read_hub(name: str, spec: TaskSpec, *, offline: bool = False) -> Parts:
     if len(settled) == 1:
         settled = {"all": next(iter(settled.values()))}
     commit = _commit(loaded)
-    if offline or commit != spec.revision:
-        notes += _check_commit(name, spec.revision, commit)
+    notes += _check_commit(name, spec.revision, commit)
     return Parts(layout, settled, (*notes, *more), revision=commit, label=name)
 
 
@@ -60,12 +63,14 @@ def _load(name: str, spec: TaskSpec, offline: bool) -> Any:
     import datasets
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    transport = tuple(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")  # the HTTP library's own
+
     try:
         with _offline(offline):
             return datasets.load_dataset(name, spec.subset, revision=spec.revision, streaming=False)
-    except (datasets.exceptions.DatasetsError, HfHubHTTPError, OfflineModeIsEnabled) as error:
-        problem = error
-    except (ValueError, OSError, RuntimeError, EOFError) as error:
+    except transport as error:
+        problem: Exception = error if isinstance(error, HfHubHTTPError) else ConnectionError(type(error).__name__)
+    except (datasets.exceptions.DatasetsError, OfflineModeIsEnabled, ValueError, OSError, RuntimeError) as error:
         problem = error
     raise DataError(_sentence(name, spec, problem, offline)) from None
 
@@ -162,15 +167,22 @@ def _example(row: Mapping[str, Any], columns: Mapping[str, str], label: str, ind
     where, name, layout = f"{label} row {index}", f"{label}:{index}", _layout(columns)
     if "id" in record and isinstance(record["id"], str | int) and not isinstance(record["id"], bool):
         name = str(record["id"]) or name
-    if layout == "text":
-        if not isinstance(record["text"], str):
-            raise DataError(f"{where}: '{columns['text']}' is not text; set task.columns.text to a column of text")
-        return Example(name, text=record["text"] or "\n")
     if layout == "chat_jsonl":
         return parse_chat({**record, "id": name}, where, name)
     if layout == "gsm8k":
         return parse_gsm8k(record, where, name)
     return _choice_example(record, where, name)
+
+
+def _text_examples(data: Any, column: str, label: str) -> tuple[Example, ...]:
+    """Rows may be lines or whole documents: join them and cut them like a text file."""
+    rows = data[column][:]
+    for index, row in enumerate(rows, 1):
+        if not isinstance(row, str):
+            raise DataError(f"{label} row {index}: '{column}' is not text; set task.columns.text to a column of text")
+    text = ("" if all(row.endswith("\n") for row in rows) else "\n\n").join(rows)
+    pieces = text_pieces(text) if text.strip() else []
+    return tuple(Example(f"{label}:{index}", text=piece) for index, piece in enumerate(pieces, 1))
 
 
 def _choice_example(record: dict, where: str, name: str) -> Example:

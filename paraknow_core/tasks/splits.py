@@ -44,7 +44,8 @@ def cut_validation(train: Sequence[Example], sizes: SplitSizes, seed: int) -> tu
 def split_by_position(examples: Sequence[Example]) -> Splits:
     """Split a text in its own order: the last 5 % of its characters are test, the 5 % before validation.
 
-    An example that crosses a border stays on the earlier side, so that test holds nothing of the first 95 %.
+    An example that crosses a border stays on the earlier side, so that test holds nothing of the first 95 %; only of a
+    text of few examples the last one is test whatever its size.
     """
     total = sum(len(example.text or "") for example in examples)
     borders = {"train": (1 - 2 * TEXT_SHARE) * total, "validation": (1 - TEXT_SHARE) * total, "test": float("inf")}
@@ -53,7 +54,7 @@ def split_by_position(examples: Sequence[Example]) -> Splits:
     for example in examples:
         splits[next(name for name in SPLITS if position < borders[name])].append(example)
         position += len(example.text or "")
-    if not splits["test"] and len(splits["validation"] or splits["train"]) > 1:  # the last piece crossed the border
+    if not splits["test"] and len(examples) > 1:  # a short text, whose last piece crosses the border
         splits["test"].append((splits["validation"] or splits["train"]).pop())
     return {name: tuple(part) for name, part in splits.items()}
 

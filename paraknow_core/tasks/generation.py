@@ -1,0 +1,124 @@
+"""Greedy generation for a batch of prompts, with key-value cache. Nothing of a model's sampling settings is used."""
+
+import inspect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# A model that goes on after its answer writes the next turn's mark; the answer ends there.
+TURN_MARKS = ("<|user|>", "<|assistant|>", "<|system|>")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One answer: its tokens without the end mark, and why it stopped: "end", "max_new_tokens" or "context"."""
+
+    tokens: tuple[int, ...]
+    stopped: str
+
+
+def generate(
+    model: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, limit: int, ends: Iterable[int]
+) -> list[Generated]:
+    """Continue every prompt with the most likely token until an end token or a limit.
+
+    Args:
+        model: a causal language model in evaluation mode.
+        prompts: token ids, each of at least one token and fewer than `limit`.
+        max_new_tokens: of each answer.
+        limit: tokens of prompt and answer together.
+        ends: ids of end tokens.
+
+    Returns:
+        One answer a prompt, in their order; the same whatever else is in the batch (up to rounding).
+    """
+    import torch
+
+    with torch.inference_mode():
+        return _Batch(model, prompts, max_new_tokens, limit, set(ends)).run()
+
+
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Return every token that ends an answer: of the tokenizer, the model's config and its generation config."""
+    found: set[int] = set()
+    sources = (tokenizer, getattr(model, "config", None), getattr(model, "generation_config", None))
+    for source in sources:
+        given = getattr(source, "eos_token_id", None)
+        found |= set(given) if isinstance(given, list | tuple) else set() if given is None else {given}
+    return found
+
+
+def answer_text(tokenizer: Any, tokens: Sequence[int], template: str) -> str:
+    """Decode an answer without special tokens and outer white space; "tulu" ends at the next turn's mark."""
+    text = tokenizer.decode(list(tokens), skip_special_tokens=True)
+    if template == "tulu":
+        text = text[: min((at for at in map(text.find, TURN_MARKS) if at >= 0), default=len(text))]
+    return text.strip()
+
+
+def context_limit(model: Any, max_length: int) -> int:
+    """Return the tokens that prompt and answer may take: the task's limit or the model's context, if shorter."""
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    return min(max_length, getattr(config, "max_position_embeddings", None) or max_length)
+
+
+def keeps_logits(model: Any) -> bool:
+    """True if the model can compute the logits of the last positions only, which saves memory."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
+class _Batch:
+    """The rows that are still being written; finished rows leave the batch once they are half of it."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], most: int, limit: int, ends: set[int]) -> None:
+        import torch
+
+        self.model, self.ends = model, ends
+        self.allowed = [min(most, limit - len(prompt)) for prompt in prompts]
+        self.reason = ["max_new_tokens" if limit - len(prompt) >= most else "context" for prompt in prompts]
+        self.written: list[list[int]] = [[] for _ in prompts]
+        self.done = [allowed < 1 for allowed in self.allowed]
+        self.rows = list(range(len(prompts)))
+        width = max(len(prompt) for prompt in prompts)
+        device = next(model.parameters()).device
+        self.ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
+        self.mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
+        self.cache: Any = None
+        self.options = {"logits_to_keep": 1} if keeps_logits(model) else {}
+
+    def run(self) -> list[Generated]:
+        while not all(self.done):
+            output = self.model(
+                input_ids=self.ids, attention_mask=self.mask, position_ids=self.positions, use_cache=True,
+                past_key_values=self.cache, **self.options,
+            )  # fmt: skip
+            self.cache = output.past_key_values
+            chosen = output.logits[:, -1].argmax(dim=-1)
+            self._note(chosen.tolist())
+            self._advance(chosen)
+        return [Generated(tuple(t), reason) for t, reason in zip(self.written, self.reason, strict=True)]
+
+    def _note(self, chosen: list[int]) -> None:
+        for row, token in zip(self.rows, chosen, strict=True):
+            if self.done[row]:
+                continue
+            if token in self.ends:
+                self.done[row], self.reason[row] = True, "end"
+                continue
+            self.written[row].append(token)
+            self.done[row] = len(self.written[row]) >= self.allowed[row]
+
+    def _advance(self, chosen: Any) -> None:
+        import torch
+
+        self.ids = chosen[:, None]
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
+        self.positions = self.positions[:, -1:] + 1
+        kept = [index for index, row in enumerate(self.rows) if not self.done[row]]
+        if kept and len(kept) <= len(self.rows) // 2 and hasattr(self.cache, "batch_select_indices"):
+            indices = torch.tensor(kept, device=self.ids.device)
+            self.cache.batch_select_indices(indices)
+            self.ids, self.mask, self.positions = self.ids[indices], self.mask[indices], self.positions[indices]
+            self.rows = [self.rows[index] for index in kept]

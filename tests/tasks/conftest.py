@@ -1,0 +1,67 @@
+"""Fixtures of the task tests: a tiny model with its tokenizer, small files, the shared real data."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from paraknow_core.tasks.task import Example, Message, Task
+from tests.tiny_models import build_tiny, build_tokenizer
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+DATA, GOLDEN = SHARED / "data", SHARED / "golden" / "gsm_llama"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is absent")
+needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the shared golden folder is absent")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Return (family -> (model, tokenizer)), built once each."""
+    import tempfile
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    built = {}
+    with tempfile.TemporaryDirectory() as place:
+
+        def get(family: str):
+            if family not in built:
+                folder = build_tiny(family, Path(place) / family)
+                model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+                built[family] = model, AutoTokenizer.from_pretrained(folder)
+            return built[family]
+
+        yield get
+
+
+@pytest.fixture
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Return a function that writes a file: text as it is, lists as JSON lines."""
+
+    def put(name: str, content: object) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, list):
+            content = "".join(json.dumps(line) + "\n" for line in content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return put
+
+
+def ask(question: str, answer: str, name: str = "e", choices: tuple[str, ...] = ()) -> Example:
+    return Example(name, (Message("user", question), Message("assistant", answer)), choices)
+
+
+def chat(question: str, answer: str, **more: object) -> dict:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **more}
+
+
+def make_task(examples, scorers=("exact_match",), **options) -> Task:
+    splits = {"train": tuple(examples), "validation": (), "test": tuple(examples)}
+    return Task("mini", "Mini", splits, tuple(scorers), **{"max_length": 128, "max_new_tokens": 8, **options})

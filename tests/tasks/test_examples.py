@@ -1,0 +1,188 @@
+"""Loading tasks from every kind of local source."""
+
+import subprocess
+import sys
+
+import pytest
+
+from paraknow_core.demo.tasks import TASKS
+from paraknow_core.errors import DataError
+from paraknow_core.spec import SensitivitySpec, SplitSizes, TaskSpec
+from paraknow_core.tasks.examples import list_tasks, load_task
+from paraknow_core.tasks.sources import settle_dev, split_of
+from tests.tasks.conftest import DATA, GOLDEN, ask, chat, needs_data, needs_golden
+
+
+def lines(start, stop, **more):
+    return [chat(f"question {i}", f"answer {i}", **more) for i in range(start, stop)]
+
+
+def load(path, **options):
+    return load_task(TaskSpec(source=str(path), **options))
+
+
+def sizes(task):
+    return {name: len(part) for name, part in task.splits.items()}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_bundled_tasks(name):
+    task = load_task(TaskSpec(source=f"bundled:{name}"))
+    assert sizes(task) == {"train": 1000, "validation": 100, "test": 300}
+    assert task.scorers[0] == TASKS[name].scorer
+    assert (task.name, task.max_new_tokens, task.warnings) == (name, TASKS[name].max_new_tokens, ())
+    assert len(task.seed_samples(SensitivitySpec())) == 32
+    assert all(example.choices for example in task.split("test")) == (name == "multiple_choice")
+
+
+def test_list_tasks():
+    listed = list_tasks()
+    assert [entry["name"] for entry in listed] == list(TASKS)
+    assert listed[0]["scorers"] == ["number_match", "exact_match"]
+    assert listed[0]["source"] == "bundled:word_problems"
+
+
+def test_one_file_is_shuffled_once(write):
+    path = write("one.jsonl", lines(0, 100))
+    task = load(path)
+    assert sizes(task) == {"train": 60, "validation": 10, "test": 30}
+    assert task.splits == load(path).splits != load(path, split_seed=1).splits
+    assert task.scorers == ("exact_match", "rouge_l")
+    assert (task.name, task.max_new_tokens) == ("one", 256)
+
+
+def test_options_of_the_spec_win(write):
+    task = load(write("one.jsonl", lines(0, 30)), max_new_tokens=5, scorers=("rouge_l",), template="plain",
+                max_length=77, sizes=SplitSizes(train=4, validation=0, test=2))  # fmt: skip
+    assert (task.max_new_tokens, task.scorers, task.template, task.max_length) == (5, ("rouge_l",), "plain", 77)
+    assert sizes(task) == {"train": 4, "validation": 0, "test": 2}
+
+
+def test_test_source_and_what_it_shares_with_train(write):
+    train, test = write("a.jsonl", lines(0, 40)), write("b.jsonl", lines(38, 44))
+    task = load(train, test_source=str(test), sizes=SplitSizes(validation=0))
+    assert sizes(task) == {"train": 38, "validation": 0, "test": 6}
+    assert task.warnings == ("2 training examples also occur in test; they were left out of train",)
+    near = write("c.jsonl", [chat("Question  3", "another answer")])
+    assert "prompts also occur in train" in load(train, test_source=str(near)).warnings[0]
+
+
+def test_train_only_keeps_the_file_as_it_is(write):
+    path = write("one.jsonl", lines(0, 16))
+    task = load_task(TaskSpec(source=str(path)), train_only=True)
+    assert sizes(task) == {"train": 16, "validation": 0, "test": 0}
+    assert task.split("train")[0].question == "question 0"
+
+
+def test_folder_with_files_of_splits(write, tmp_path):
+    write("f/my_train.jsonl", lines(0, 20))
+    write("f/test.jsonl", lines(20, 25))
+    write("f/README.txt", "not data")
+    assert sizes(load(tmp_path / "f")) == {"train": 18, "validation": 2, "test": 5}
+    write("f/dev.jsonl", lines(30, 33))
+    assert sizes(load(tmp_path / "f")) == {"train": 20, "validation": 3, "test": 5}
+    write("f/val.jsonl", lines(40, 44))
+    task = load(tmp_path / "f")
+    assert sizes(task) == {"train": 20, "validation": 4, "test": 5}
+    assert "'dev' (3 examples) is not used" in task.warnings[0]
+
+
+def test_folder_without_test_uses_validation(write, tmp_path):
+    write("f/train.jsonl", lines(0, 20))
+    write("f/validation.jsonl", lines(20, 24))
+    task = load(tmp_path / "f")
+    assert sizes(task) == {"train": 18, "validation": 2, "test": 4}
+    assert "validation part is used as test" in task.warnings[0]
+
+
+def test_folder_of_subfolders_takes_subjects_in_turns(write, tmp_path):
+    for split in ("dev", "val", "test"):
+        for subject in ("art", "law"):
+            write(f"m/{split}/{subject}_{split}.csv", "".join(f"{split} {subject} {i}?,1,2,3,4,B\n" for i in range(3)))
+    task = load(tmp_path / "m", sizes=SplitSizes(test=4))
+    assert sizes(task) == {"train": 6, "validation": 6, "test": 4}
+    assert [e.id for e in task.split("test")] == ["art_test:1", "law_test:1", "art_test:2", "law_test:2"]
+    assert (task.scorers, task.max_new_tokens) == (("multiple_choice",), 8)
+
+
+def test_text_is_split_by_position(write):
+    body = "\n\n".join(f"Paragraph {i} " + "word " * 40 for i in range(200))
+    task = load(write("t.txt", body), sizes=SplitSizes(train=None, validation=None, test=None))
+    joined = "".join(e.text for part in task.splits.values() for e in part)
+    assert joined == body
+    assert task.is_text and task.scorers == ("perplexity",)
+    assert 0.03 < sum(len(e.text) for e in task.split("test")) / len(body) < 0.05
+
+
+def test_refusals(write, tmp_path):
+    good = write("g.jsonl", lines(0, 9))
+    write("empty/notes.md", "x")
+    write("mixed/train.jsonl", lines(0, 9))
+    write("mixed/test.txt", "hello")
+    write("no_train/test.jsonl", lines(0, 9))
+    write("no_train/validation.jsonl", lines(0, 9))
+    text = write("t.txt", "some text\n\n" * 300)
+    cases = [
+        ({"source": "bundled:nothing"}, "no bundled task 'nothing'; choose from word_problems"),
+        ({"source": str(tmp_path / "none")}, "does not exist; give bundled:NAME"),
+        ({"source": str(tmp_path / "empty")}, "no file or sub-folder named train"),
+        ({"source": str(tmp_path / "mixed")}, "keep one format"),
+        ({"source": str(tmp_path / "no_train")}, "but no train part"),
+        ({"source": str(good), "columns": {"question": "q"}}, "task.columns: only a hub data set has it"),
+        ({"source": str(good), "subset": "main"}, "task.subset: only a hub"),
+        ({"source": str(good), "format": "hub"}, "write hub:OWNER/NAME as source"),
+        ({"source": str(good), "test_source": str(text)}, "task.test_source: is text, but the source is chat_jsonl"),
+        ({"source": str(good), "scorers": ("multiple_choice",)}, "multiple_choice needs choices"),
+        ({"source": str(text), "scorers": ("exact_match",)}, "plain text is scored by perplexity"),
+        ({"source": str(write("one.jsonl", lines(0, 1)))}, "nothing is left for the test split"),
+        ({"source": str(good), "test_source": str(good)}, "nothing is left for the train split"),
+    ]
+    for options, sentence in cases:
+        with pytest.raises(DataError) as error:
+            load_task(TaskSpec(**options))
+        assert sentence in str(error.value)
+
+
+def test_number_match_needs_numbers(write):
+    path = write("w.jsonl", [chat(f"q{i}", "no digits") for i in range(9)])
+    with pytest.raises(DataError, match="holds no number; use exact_match"):
+        load(path, scorers=("number_match",))
+    marked = write("n.jsonl", [chat(f"q{i}", f"so\n#### {i}") for i in range(9)])
+    assert load(marked).scorers == ("number_match",)
+
+
+def test_names_of_splits():
+    found = {
+        name: split_of(name) for name in ("train_2000", "anatomy_dev", "Test", "valid", "contest", "latest", "val")
+    }
+    assert found == {"train_2000": "train", "anatomy_dev": "dev", "Test": "test", "valid": "validation",
+                     "contest": None, "latest": None, "val": "validation"}  # fmt: skip
+    one = (ask("q", "a"),)
+    assert settle_dev({"dev": one, "validation": one})[0] == {"validation": one, "train": one}
+
+
+def test_loading_needs_no_heavy_library():
+    code = (
+        "import sys; from paraknow_core.spec import TaskSpec; from paraknow_core.tasks.examples import load_task;"
+        "import paraknow_core.tasks.templates, paraknow_core.tasks.scorers, paraknow_core.tasks.model_scores;"
+        "load_task(TaskSpec()); print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@needs_data
+def test_real_folders():
+    gsm = load(DATA / "gsm8k", sizes=SplitSizes(train=None, validation=100, test=None))
+    assert (sizes(gsm), gsm.scorers) == ({"train": 1900, "validation": 100, "test": 1319}, ("number_match",))
+    assert gsm.warnings == ()
+    mmlu = load(DATA / "mmlu", sizes=SplitSizes(train=None, validation=None, test=None))
+    assert (sizes(mmlu), mmlu.scorers) == ({"train": 30, "validation": 93, "test": 860}, ("multiple_choice",))
+    sni = load(DATA / "super_ni" / "super_ni_data_1000.jsonl")
+    assert (sizes(sni), sni.scorers) == ({"train": 600, "validation": 100, "test": 300}, ("exact_match", "rouge_l"))
+
+
+@needs_golden
+def test_golden_seed_samples_in_file_order():
+    task = load_task(TaskSpec(source=str(GOLDEN / "seed_samples.jsonl")), train_only=True)
+    assert len(task.seed_samples(SensitivitySpec(samples=16))) == 16

@@ -1,0 +1,151 @@
+"""Reading data files: what is accepted as it is, and the sentence for everything that is not."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paraknow_core.errors import DataError
+from paraknow_core.tasks import formats
+from paraknow_core.tasks.formats import multiple_choice, read_examples, text_pieces
+from tests.tasks.conftest import DATA, chat, needs_data
+
+GOOD = json.dumps(chat("q", "a"))
+
+
+def test_chat_with_byte_order_mark_and_crlf(write):
+    body = "\r\n".join([json.dumps(chat("1+1?", "2", id=7)), "", json.dumps(chat("é?", "ü"))]) + "\r\n"
+    format, (first, second) = read_examples(write("a.jsonl", b"\xef\xbb\xbf" + body.encode()))
+    assert format == "chat_jsonl"
+    assert (first.id, first.question, first.reference) == ("7", "1+1?", "2")
+    assert (second.id, second.reference) == ("a:3", "ü")
+
+
+def test_gsm8k_loses_calculator_marks_only_where_the_answer_is_marked(write):
+    path = write("g.jsonl", [{"question": "q", "answer": "48/2 = <<48/2=24>>24\n#### 24"},
+                             {"question": "r", "answer": "cout <<x>> 3"}])  # fmt: skip
+    format, (first, second) = read_examples(path)
+    assert format == "gsm8k"
+    assert first.reference == "48/2 = 24\n#### 24"
+    assert second.reference == "cout <<x>> 3"
+
+
+def test_mmlu_prompt_by_hand(write):
+    path = write("high_school_physics_dev.csv", '"Two, or\nthree?",1,2,"3, 4",5,C\r\n\r\n')
+    format, (example,) = read_examples(path)
+    assert format == "mmlu"
+    assert example.question == (
+        "The following are multiple choice questions (with answers) about high school physics.\n\n"
+        "Two, or\nthree?\nA. 1\nB. 2\nC. 3, 4\nD. 5\nAnswer:"
+    )
+    assert (example.reference, example.choices) == ("C", ("A", "B", "C", "D"))
+
+
+def test_mmlu_without_a_subject():
+    assert multiple_choice("q", ("x", "y"), "B", "n").question.startswith(
+        "The following are multiple choice questions (with answers).\n\nq\nA. x\nB. y\nAnswer:"
+    )
+
+
+BAD_JSONL = {
+    "not UTF-8": (b"\n\xff\xfe{}", "line 2: is not UTF-8"),
+    "UTF-16": (GOOD.encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+    "not JSON": (GOOD + "\n{'a'}", "line 2: is not JSON"),
+    "deep JSON": ("[" * 100_000, "line 1: is not JSON"),
+    "a number": ("3", "line 1: holds 3, not an object"),
+    "unknown layout": ('{"prompt": "x"}', "line 1: unknown layout with keys prompt"),
+    "a key less": (GOOD + '\n{"id": "x"}', "line 2: 'messages' must be a list"),
+    "messages are text": ('{"messages": "hi"}', "'messages' must be a list"),
+    "turn without role": ('{"messages": [{"content": "x"}]}', "message 1: a turn needs the keys"),
+    "unknown role": ('{"messages": [{"role": "tool", "content": "x"}]}', "the role is 'tool'; choose from user"),
+    "content a number": ('{"messages": [{"role": "user", "content": 3}]}', "'content' is 3; it must be text"),
+    "content empty": (json.dumps(chat(" \n", "a")), "message 1: 'content' is empty"),
+    "no answer": ('{"messages": [{"role": "user", "content": "x"}]}', "no assistant answer at the end"),
+    "no question": ('{"messages": [{"role": "assistant", "content": "x"}]}', "an answer without a question"),
+    "half a character": ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "half a character"),
+    "id a list": (json.dumps(chat("q", "a", id=[])), "'id' is list"),
+    "id true": (json.dumps(chat("q", "a", id=True)), "'id' is True"),
+    "id twice": (json.dumps(chat("q", "a", id="x")) + "\n" + json.dumps(chat("r", "b", id="x")), "'x' is given twice"),
+    "choices text": (json.dumps(chat("q", "a", choices="ab")), "'choices' must be a list of texts"),
+    "choices same": (json.dumps(chat("q", "a", choices=["a", "a"])), "two or more different"),
+    "choices without answer": (json.dumps(chat("q", "a", choices=["b", "c"])), "'a' is not among the choices"),
+    "empty": ("", "is empty"),
+    "blank": ("\n \n", "holds no example"),
+    "gsm answer missing": (
+        '{"question": "q", "answer": "a"}\n{"question": "q"}',
+        "line 2: the key 'answer' is missing",
+    ),
+    "gsm answer a number": ('{"question": "q", "answer": 3}', "'answer' is 3; it must be text"),
+}
+
+
+@pytest.mark.parametrize("content, sentence", BAD_JSONL.values(), ids=BAD_JSONL)
+def test_bad_jsonl_is_named(write, content, sentence):
+    with pytest.raises(DataError, match="bad.jsonl") as error:
+        read_examples(write("bad.jsonl", content))
+    assert sentence in str(error.value)
+    assert "; " in str(error.value)
+
+
+BAD_CSV = {
+    "five columns": ("q,1,2,3,A", "line 1: has 5 columns; 6 are needed"),
+    "letter": ("q,1,2,3,4,D\nq,1,2,3,4,E", "line 2: the answer is 'E'; it must be A, B, C or D"),
+    "header": ("question,A,B,C,D,answer", "(no header line)"),
+    "empty choice": ("q,1,,3,4,A", "'choice B' is empty"),
+    "open quote": ('"q,1,2,3,4,A', "line 1: is not valid CSV"),
+}
+
+
+@pytest.mark.parametrize("content, sentence", BAD_CSV.values(), ids=BAD_CSV)
+def test_bad_csv_is_named(write, content, sentence):
+    with pytest.raises(DataError) as error:
+        read_examples(write("bad.csv", content))
+    assert sentence in str(error.value)
+
+
+def test_files_that_cannot_be_read(tmp_path, write, monkeypatch):
+    with pytest.raises(DataError, match="is not a file"):
+        read_examples(tmp_path / "none.jsonl")
+    with pytest.raises(DataError, match="does not tell the format"):
+        read_examples(write("a.parquet", b"PAR1"))
+    with pytest.raises(DataError, match="'csv' is not one of a file"):
+        read_examples(write("a.jsonl", GOOD), "csv")
+    monkeypatch.setattr(formats, "MAX_BYTES", 3)
+    with pytest.raises(DataError, match="at most 2 GB"):
+        read_examples(write("a.jsonl", GOOD))
+
+
+def test_given_format_beats_the_extension(write):
+    assert read_examples(write("a.data", GOOD), "chat_jsonl")[0] == "chat_jsonl"
+
+
+PARTS = st.sampled_from(["a", "word ", "\n", "\n\n", " \n \n", "é", "x" * 30, "\r"])
+
+
+@given(st.lists(PARTS, min_size=1, max_size=60).map("".join), st.integers(1, 40))
+def test_text_pieces_lose_nothing_and_fit(text, size):
+    pieces = text_pieces(text, size)
+    assert "".join(pieces) == text
+    for piece in pieces:
+        assert len(piece.strip()) <= size
+        assert piece.strip() or not text.strip()
+
+
+def test_text_pieces_by_hand():
+    assert text_pieces("aa\n\nbb\n\ncccc\nd", 8) == ["aa\n\nbb\n\n", "cccc\nd"]
+    assert text_pieces("one\ntwo\nthree", 5) == ["one\n", "two\n", "three"]
+
+
+@needs_data
+def test_real_files_load_as_they_are():
+    counts = {
+        "gsm8k/train_2000.jsonl": ("gsm8k", 2000), "gsm8k/test.jsonl": ("gsm8k", 1319),
+        "super_ni/super_ni_data_1000.jsonl": ("chat_jsonl", 1000),
+        "paper_seed_samples/sample_mmlu.jsonl": ("chat_jsonl", 32), "mmlu/test/anatomy_test.csv": ("mmlu", 135),
+    }  # fmt: skip
+    for name, (format, count) in counts.items():
+        found, examples = read_examples(DATA / name)
+        assert (found, len(examples)) == (format, count)
+    text = (DATA / "shakespeare/tinyshakespeare.txt").read_text()
+    assert "".join(e.text for e in read_examples(DATA / "shakespeare/tinyshakespeare.txt")[1]) == text
