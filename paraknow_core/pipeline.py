@@ -88,12 +88,15 @@ class _Work:
 
     def _prepare(self) -> None:
         """Read task and anatomies, and refuse what cannot work before anything costly starts."""
+        from paraknow_core.stages.extraction import refuse_incompatible
         from paraknow_core.stages.injection import check_rank
 
         context = self.context
         self.modules = [m for m in context.student.anatomy.modules if m.role in self.spec.extraction.roles]
         check_rank(self.modules, self.spec.factorisation.rank)
         context.teacher.anatomy  # noqa: B018 - read now, so that an unreadable teacher is told at once
+        if self.method.needs_teacher:
+            refuse_incompatible(context)
         task = context.task
         for warning in task.warnings:
             self.writer.event("warning", message=warning)
@@ -205,7 +208,9 @@ def sensitivity_to(context: Context, out: Path) -> dict[str, Any]:
     _prepare_torch(context.settings)
     store = sensitivity(context)
     out.mkdir(parents=True, exist_ok=True)
-    for file in sorted(store.folder.iterdir(), key=lambda f: f.suffix == ".json"):  # the totals last: they say it is whole
+    for file in sorted(
+        store.folder.iterdir(), key=lambda f: f.suffix == ".json"
+    ):  # the totals last: they say it is whole
         shutil.copyfile(file, out / file.name)
     return store.totals
 
@@ -218,14 +223,16 @@ def extract_to(context: Context, out: Path) -> dict[str, Any]:
     """
     from paraknow_core.methods import method
     from paraknow_core.stages.adapter import start_adapter
+    from paraknow_core.stages.extraction import refuse_incompatible
     from paraknow_core.stages.injection import check_rank
     from paraknow_core.stages.sensitivity import sensitivity
 
-    spec = context.spec
+    spec, chosen = context.spec, method(context.spec.method)
     modules = [m for m in context.student.anatomy.modules if m.role in spec.extraction.roles]
     check_rank(modules, spec.factorisation.rank)
+    if chosen.needs_teacher:
+        refuse_incompatible(context)
     _prepare_torch(context.settings)
-    chosen = method(spec.method)
     store = None
     if chosen.needs_teacher:
         context.report.stage("sensitivity")

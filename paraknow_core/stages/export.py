@@ -9,7 +9,7 @@ from torch import Tensor
 from paraknow_core.models.anatomy import Anatomy, LogicalModule
 from paraknow_core.paths import build_folder
 from paraknow_core.spec import FactorisationSpec
-from paraknow_core.stages.injection import adapter_config, host_factors, hosts, ties_adapter
+from paraknow_core.stages.injection import adapter_config, host_factors, hosts, tied_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,10 +58,9 @@ def export_adapter(
     from safetensors.torch import save_file
 
     trained = current_factors(peft_model, modules)
-    config = adapter_config(anatomy, modules, factorisation, ranks=2 if initial else 1)
+    head = tied_head(peft_model.base_model.model, anatomy, modules)
+    config = adapter_config(modules, factorisation, head, ranks=2 if initial else 1)
     config.base_model_name_or_path, config.inference_mode = label, True
-    tied = ties_adapter(anatomy, hosts(modules))
-    head = _head_name(peft_model) if tied else None
     tensors: dict[str, Tensor] = {}
     for host, own in hosts(modules).items():
         a, b = combined(trained[host], initial[host]) if initial else trained[host]
@@ -141,9 +140,3 @@ def step0_identity(
     peft_model.eval()
     untouched.eval()
     return identity
-
-
-def _head_name(peft_model: "PeftModel") -> str:
-    model = peft_model.base_model.model
-    head = model.get_output_embeddings()
-    return next(name for name, module in model.named_modules() if module is head)

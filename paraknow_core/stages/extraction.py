@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from paraknow_core.errors import ModelError
 from paraknow_core.models.anatomy import LogicalModule
 from paraknow_core.models.compat import Pairing, compatibility
 from paraknow_core.models.logical import logical_weight
@@ -49,11 +50,22 @@ def layer_mapping(context: Context, store: SensitivityStore | None) -> LayerMapp
     return map_layers(context.spec.mapping, teacher.num_hidden_layers, student.num_hidden_layers, scores)
 
 
-def pairings(context: Context, mapping: LayerMapping) -> "CompatibilityReport":
-    """Return what each student module receives under this mapping, or why nothing."""
-    return compatibility(
-        context.teacher.anatomy, context.student.anatomy, context.alignment, mapping, context.spec.extraction.roles
-    )
+def pairings(context: Context, mapping: LayerMapping | None = None) -> "CompatibilityReport":
+    """Return what each student module receives under this mapping (None: not known yet), or why nothing."""
+    roles = context.spec.extraction.roles
+    alignment = context.alignment if {"embed", "head"} & set(roles) else None
+    return compatibility(context.teacher.anatomy, context.student.anatomy, alignment, mapping, roles)
+
+
+def refuse_incompatible(context: Context) -> None:
+    """Refuse a pair of which nothing can be transferred, before anything costly starts.
+
+    Raises:
+        ModelError: says why.
+    """
+    blocking = pairings(context).blocking
+    if blocking:
+        raise ModelError(f"{context.teacher.source.label} -> {context.student.source.label}: {blocking[0]}")
 
 
 def extract_blocks(

@@ -1,5 +1,6 @@
 """Stage injection: initial factors go into a PEFT adapter and, where asked, their product off the base weights."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,17 +40,17 @@ def check_rank(modules: Iterable[LogicalModule], rank: int) -> None:
 
 
 def adapter_config(
-    anatomy: Anatomy, modules: Iterable[LogicalModule], factorisation: FactorisationSpec, ranks: int = 1
+    modules: Iterable[LogicalModule], factorisation: FactorisationSpec, head: str | None, ranks: int = 1
 ) -> "LoraConfig":
     """Describe the adapter to PEFT.
 
     Logical modules that share one fused weight (q, k, v in one matrix) share one adapter whose rank is the sum of
-    theirs; its scaling stays lora_alpha / rank. With tied embeddings the adapter acts wherever the parameter is used.
+    theirs; its scaling stays lora_alpha / rank.
 
     Args:
-        anatomy: the student's.
         modules: the student's modules that get an adapter.
         factorisation: rank and lora_alpha of each logical module.
+        head: module path of an output head that uses the embedding's parameter (see `tied_head`), or None.
         ranks: 1, or 2 for the exported adapter that holds trained and initial factors.
     """
     from peft import LoraConfig, TaskType
@@ -57,13 +58,28 @@ def adapter_config(
     parts = hosts(modules)
     rank, alpha = factorisation.rank * ranks, factorisation.lora_alpha * ranks
     return LoraConfig(
-        task_type=TaskType.CAUSAL_LM, r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none",
-        target_modules=list(parts),
+        task_type=TaskType.CAUSAL_LM,
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=[*parts, *([head] if head else [])],
         rank_pattern={host: rank * len(own) for host, own in parts.items() if len(own) > 1},
         alpha_pattern={host: alpha * len(own) for host, own in parts.items() if len(own) > 1},
         fan_in_fan_out=any(m.transposed for own in parts.values() for m in own),
-        ensure_weight_tying=ties_adapter(anatomy, parts),
-    )  # fmt: skip
+    )
+
+
+def tied_head(model: nn.Module, anatomy: Anatomy, modules: Iterable[LogicalModule]) -> str | None:
+    """Return the path of the output head if it uses the embedding's parameter and the embedding gets an adapter.
+
+    The head then needs an adapter too, with the embedding's factors: the change is of one parameter with two uses.
+    PEFT's own option for this knows embeddings by the name `embed_tokens` only.
+    """
+    if not anatomy.tied or all(m.role != "embed" for m in modules):
+        return None
+    head = model.get_output_embeddings()
+    return next(name for name, module in model.named_modules() if module is head)
 
 
 def hosts(modules: Iterable[LogicalModule]) -> dict[str, list[LogicalModule]]:
@@ -72,11 +88,6 @@ def hosts(modules: Iterable[LogicalModule]) -> dict[str, list[LogicalModule]]:
     for module in modules:
         parts[module.host].append(module)
     return dict(parts)
-
-
-def ties_adapter(anatomy: Anatomy, parts: dict[str, list[LogicalModule]]) -> bool:
-    """True if the adapter touches an embedding that is also the output head."""
-    return anatomy.tied and any(m.role == "embed" for own in parts.values() for m in own)
 
 
 def inject(
@@ -101,7 +112,10 @@ def inject(
 
     set_seed(seed)
     parts = hosts(modules)
-    peft_model = get_peft_model(student, adapter_config(anatomy, modules, factorisation))
+    head = tied_head(student, anatomy, modules)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # about tied heads and Conv1D: handled
+        peft_model = get_peft_model(student, adapter_config(modules, factorisation, head))
     scaling = factorisation.lora_alpha / factorisation.rank
     with torch.no_grad():
         for update in updates:
@@ -111,14 +125,14 @@ def inject(
                 product = scaling * (update.b.double() @ update.a.double())
                 delta = product.T if update.module.role == "embed" else product
                 add_logical_(layer.get_base_layer().weight, update.module, -delta)
-    if ties_adapter(anatomy, parts):
-        tie_gradients(peft_model)
+    if head:
+        tie_head(peft_model)
     return peft_model
 
 
 def host_factors(layer: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
     """Return the trainable A (R, in) and B (out, R) of a LoRA layer, linear or embedding."""
-    if ADAPTER in layer.lora_embedding_A:
+    if ADAPTER in layer.lora_embedding_A:  # every LoRA layer of PEFT has both dicts, one of them empty
         return layer.lora_embedding_A[ADAPTER], layer.lora_embedding_B[ADAPTER]
     return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
 
@@ -142,12 +156,12 @@ def row_index(module: LogicalModule, out_features: int) -> Tensor:
     return (starts[:, None] + torch.arange(own.block)[None, :]).flatten()
 
 
-def tie_gradients(peft_model: "PeftModel") -> None:
-    """Make the head's tied factors train as what they are: the embedding's own.
+def tie_head(peft_model: "PeftModel") -> None:
+    """Make the factors of a tied head what they are: the embedding's own, transposed, with one gradient.
 
-    PEFT gives the head views of the embedding's factors but as parameters of their own: an optimiser would step the
-    same numbers twice with half the gradient each. Here the head's gradient is added to the embedding's and dropped,
-    so that each factor has one full gradient; an optimiser skips a parameter without gradient.
+    The head's factors become views of the embedding's. As parameters of their own they would be stepped twice with a
+    part of the gradient each; so the head's gradient is added to the embedding's and dropped, and an optimiser skips
+    a parameter without gradient.
     """
     model = peft_model.base_model.model
     embed_a, embed_b = host_factors(model.get_input_embeddings())
