@@ -126,11 +126,12 @@ class Anatomy:
         return dataclasses.asdict(self)
 
 
-def read_anatomy(source: ModelSource) -> Anatomy:
+def read_anatomy(source: ModelSource, *, tokenizer: bool = True) -> Anatomy:
     """Read what a model is made of.
 
     Args:
         source: a resolved model.
+        tokenizer: also identify the tokenizer; False where only the weights matter.
 
     Returns:
         Its anatomy; module names are those in memory, also where the names on disk differ.
@@ -167,7 +168,7 @@ def read_anatomy(source: ModelSource) -> Anatomy:
         positions=size.family.positions,
         modules=modules,
         other=other,
-        tokenizer=tokenizer_identity(source),
+        tokenizer=tokenizer_identity(source) if tokenizer else None,
     )
 
 

@@ -5,7 +5,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from paraknow_core.errors import ModelError
-from paraknow_core.models.dimensions import find_family, read_dimensions
+from paraknow_core.models.anatomy import read_anatomy
+from paraknow_core.models.dimensions import read_dimensions
+from paraknow_core.models.families import FAMILIES
+from paraknow_core.models.logical import parameters_of
 from paraknow_core.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -33,26 +36,31 @@ def load_model(source: ModelSource, *, device: str = "cpu", dtype: str = "float3
 
     if dtype not in DTYPES:
         raise ModelError(f"{source.label}: dtype {dtype} is not supported; choose from {', '.join(DTYPES)}")
-    family = find_family(source.config(), source.label)
-    tied = read_dimensions(source.config(), source.label).tied
-    source.weight_files()  # a missing file gets its own sentence here
+    source.weight_files()  # refuses a source whose weights are not on this machine
+    anatomy = read_anatomy(source, tokenizer=False)  # names whatever does not fit, before anything is loaded
     with _quiet_transformers():
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
-                source.folder, dtype=getattr(torch, dtype), attn_implementation=family.attention,
+                source.folder, dtype=getattr(torch, dtype), attn_implementation=FAMILIES[anatomy.family].attention,
                 use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True,
             )  # fmt: skip
-        except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        except Exception as error:  # config checks and file readers raise many kinds
             raise ModelError(
                 f"{source.label}: transformers cannot load it ({_first_line(error)}); get it again"
             ) from None
     _check_report(report, source.label)
-    if tied and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
+    if anatomy.tied and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
         raise ModelError(
             f"{source.label}: config.json ties the embeddings, but the file holds a different output layer; "
             "set tie_word_embeddings to false in config.json"
         )
-    return model.to(device).eval()
+    parameters_of(model, anatomy)
+    try:
+        return model.to(device).eval()
+    except torch.OutOfMemoryError:
+        raise ModelError(
+            f"{source.label}: does not fit into {device}'s memory as {dtype}; use bfloat16, a smaller model or the CPU"
+        ) from None
 
 
 def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
