@@ -14,35 +14,47 @@ from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, rea
 from paraknow_core.runs import ACTIVE, RunFolder, Status, is_alive
 
 
-def submit(place: Workspace, run: RunFolder) -> int:
-    """Start (or resume) a run folder in its own process group; return the process id.
+def submit(place: Workspace, *runs: RunFolder) -> int:
+    """Start (or resume) run folders, one after the other, in one process of its own group; return the process id.
 
-    The child's output goes to log.txt, never through a pipe: nothing breaks when the parent ends.
+    The child's output goes to log.txt, never through a pipe: nothing breaks when the parent ends. The runs of one
+    process share their log, as a hard link.
 
     Raises:
-        RunError: the run is already going on.
+        RunError: no run was given, one is given twice, or one is already going on; nothing was started then.
     """
+    if not runs or len({run.path for run in runs}) < len(runs):
+        raise RunError("submit: needs run folders, each only once; create one with `run SPEC.yaml --out DIR`")
+    attempts = [_prepare(run) for run in runs]
+    for run, attempt in zip(runs, attempts, strict=True):
+        for name in ("stop", "process.json"):
+            run.file(name).unlink(missing_ok=True)
+        # Nobody holds the folder now, so this is still the only writer: readers see the request at once.
+        write_json(run.file("status.json"), asdict(Status(attempt=attempt)))
+    with runs[0].file("log.txt").open("ab") as log:
+        for run in runs[1:]:
+            if not run.file("log.txt").exists():
+                os.link(runs[0].file("log.txt"), run.file("log.txt"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "paraknow_core", "run", *(str(run.path) for run in runs)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=PROJECT_ROOT, start_new_session=True,
+            env={**os.environ, WORKSPACE_VARIABLE: str(place.root), "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+    identity = {"host": os.uname().nodename, "pid": process.pid,
+                "process_started": psutil.Process(process.pid).create_time(), "launched": time.time()}  # fmt: skip
+    for run, attempt in zip(runs, attempts, strict=True):
+        write_json(run.file("process.json"), {**identity, "attempt": attempt})
+    return process.pid
+
+
+def _prepare(run: RunFolder) -> int:
+    """Return the number of a run's last attempt, or refuse a run that is going on."""
     status = run.status()
     launched = read_json(run.file("process.json"), {})
     starting = status.state == "queued" and launched.get("attempt") == status.attempt
     if status.state in ("running", "stopping") or starting:
         raise RunError(f"run {run.id}: is already {status.state}; watch it, or stop it first")
-    for name in ("stop", "process.json"):
-        run.file(name).unlink(missing_ok=True)
-    # Nobody holds the folder now, so this is still the only writer: readers see the request at once.
-    write_json(run.file("status.json"), asdict(Status(attempt=status.attempt)))
-    with run.file("log.txt").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "paraknow_core", "run", str(run.path)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=PROJECT_ROOT, start_new_session=True,
-            env={**os.environ, WORKSPACE_VARIABLE: str(place.root), "PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
-    identity = psutil.Process(process.pid)
-    write_json(run.file("process.json"), {
-        "host": os.uname().nodename, "pid": process.pid, "process_started": identity.create_time(),
-        "launched": time.time(), "attempt": status.attempt,
-    })  # fmt: skip
-    return process.pid
+    return status.attempt
 
 
 def stop(run: RunFolder, grace_s: float | None = None) -> None:

@@ -1,0 +1,1 @@
+"""What the pages share: the draft spec, reading run folders, the frame around a page, and widgets."""

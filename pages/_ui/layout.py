@@ -1,0 +1,131 @@
+"""The frame around every page: the strip on top, title, and errors as sentences."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+
+import streamlit as st
+
+from pages._ui import state
+from paraknow_core.display import shorten, source_label
+from paraknow_core.errors import ParaknowError
+from paraknow_core.runs import list_runs
+
+CSS = """<style>
+.stMainBlockContainer {max-width: 1440px; padding: 2.9rem 2rem 3rem;}
+[data-testid="stHeader"] {height: 2.6rem; background: transparent;}
+.stMainBlockContainer, .stMetric {font-variant-numeric: tabular-nums;}
+.pk-strip {display: flex; flex-wrap: wrap; gap: .15rem 1.4rem; align-items: center; font-size: .88rem;
+  border: 1px solid rgba(128,136,140,.35); border-radius: .35rem; padding: .38rem .8rem;}
+.pk-strip b {font-weight: 600;} .pk-quiet {opacity: .72;}
+.pk-chip {display: inline-block; border-radius: .8rem; padding: .02rem .6rem; font-size: .82rem; font-weight: 600;
+  line-height: 1.45rem; white-space: nowrap; border: 1.5px solid transparent;}
+.pk-running, .pk-stopping {background: #0072B2; color: #fff;}
+.pk-queued {border-color: #0072B2;}
+.pk-done {background: rgba(128,136,140,.22);}
+.pk-stopped {background: #6B7377; color: #fff;}
+.pk-failed {background: #D55E00; color: #fff;}
+.pk-lost {border-color: #D55E00; border-style: dashed;}
+ol.pk-steps {display: grid; grid-template-columns: repeat(7, 1fr); gap: .6rem 1.25rem; counter-reset: step;
+  padding: 0 !important; margin: .2rem 0 .6rem !important;}
+@media (max-width: 1150px) {ol.pk-steps {grid-template-columns: repeat(4, 1fr);}}
+.pk-steps li {list-style: none; border: 1px solid rgba(128,136,140,.4); border-radius: .35rem;
+  padding: .5rem .6rem .55rem; position: relative; margin: 0 !important; font-size: .83rem; line-height: 1.2rem;}
+.pk-steps li::before {counter-increment: step; content: counter(step); font-weight: 700; color: #0072B2;
+  margin-right: .4rem;}
+.pk-steps li b {font-weight: 650; font-size: .95rem;}
+.pk-steps li span {display: block; margin-top: .15rem; opacity: .78;}
+.pk-steps li:not(:last-child)::after {content: "→"; position: absolute; right: -1.12rem; top: calc(50% - .7rem);
+  opacity: .6;}
+[class*="st-key-row"] p, [class*="st-key-row"] .stHtml {font-size: .9rem; white-space: nowrap; overflow: hidden;
+  text-overflow: ellipsis;}
+.st-key-rows [data-testid="stHorizontalBlock"] {border-bottom: 1px solid rgba(128,136,140,.22); min-height: 2.1rem;}
+.pk-line {display: flex; flex-wrap: wrap; gap: .3rem .9rem; align-items: center;}
+.pk-name {font-weight: 600; overflow-wrap: anywhere;}
+</style>"""
+MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_{}[]()#+-.!|~$<>:&"})
+
+
+def plain(text: object) -> str:
+    """Return text so that Markdown shows it letter by letter: names of people's files must not become layout."""
+    return str(text).replace("\n", " ").translate(MARKDOWN)
+
+
+def say(error: object) -> None:
+    """Show a sentence about something the user can mend."""
+    st.error(plain(error), icon=":material/error:")
+
+
+def chip(word: str) -> str:
+    """Return a run's state as a small HTML label; the word is always written out."""
+    known = ("queued", "running", "stopping", "stopped", "done", "failed", "lost")
+    return f'<span class="pk-chip pk-{word if word in known else "done"}">{escape(word)}</span>'
+
+
+def is_dark() -> bool:
+    """Tell whether the reader's theme is dark."""
+    return st.context.theme.type == "dark"
+
+
+@contextmanager
+def page(title: str) -> Iterator[None]:
+    """Draw strip and title, then the page's body; a `ParaknowError` in it becomes a sentence."""
+    st.html(CSS)
+    _strip()
+    st.title(title, anchor=False)
+    problem = state.take_problem()
+    if problem:
+        say(problem)
+    try:
+        yield
+    except ParaknowError as error:
+        say(error)
+
+
+def _strip() -> None:
+    left, right = st.columns([8, 1], vertical_alignment="center", wrap=False)
+    with left:
+        st.fragment(_strip_text, run_every=2.0 if _active() else 15.0)()
+    with right, st.popover("Spec", width="stretch", help="The draft as a file: what runs is exactly this."):
+        st.caption("Save as `spec.yaml`, then `python -m paraknow_core run spec.yaml` computes the same.")
+        st.code(state.draft().to_yaml(), language="yaml", height=420)
+
+
+def _strip_text() -> None:
+    draft = state.draft()
+    changed = state.changed_settings()
+    hint = escape(", ".join(changed) or "all settings are at their defaults", quote=True)
+    edits = "defaults" if not changed else f"{len(changed)} change{'s' if len(changed) > 1 else ''}"
+    pair = (
+        f'<span><b title="{escape(draft.teacher.source)}">{escape(source_label(draft.teacher.source, 32))}</b> → '
+        f'<b title="{escape(draft.student.source)}">{escape(source_label(draft.student.source, 32))}</b></span>'
+    )
+    task = f'<span class="pk-quiet">task</span> {escape(source_label(draft.task.source, 32))}'
+    st.html(
+        f'<div class="pk-strip" data-testid="strip">{pair}<span>{task}</span>'
+        f'<span title="{hint}"><span class="pk-quiet">draft</span> {edits}</span><span>{_jobs()}</span></div>'
+    )
+
+
+def _active() -> list[tuple[str, str, str, float]]:
+    active = []
+    for run in list_runs(state.place())[:200]:
+        status = run.status()
+        if status.active:
+            active.append((run.id, status.state, status.stage, status.fraction))
+    return active
+
+
+def _jobs() -> str:
+    active = _active()
+    working = [job for job in active if job[1] != "queued"]
+    waiting = len(active) - len(working)
+    if not active:
+        return '<span class="pk-quiet">no run active</span>'
+    parts = [
+        f'<span title="{escape(run_id)}">{chip(word)} {escape(shorten(stage, 24))} {100 * fraction:.0f} %</span>'
+        for run_id, word, stage, fraction in working[:2]
+    ]
+    parts += [f"{len(working) - 2} more"] if len(working) > 2 else []
+    parts += [f"{waiting} queued"] if waiting else []
+    return " · ".join(parts)

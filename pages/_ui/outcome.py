@@ -1,0 +1,136 @@
+"""What a run has to show: curves while it trains, scores and checks when it is done."""
+
+from typing import Any
+
+import pandas
+import streamlit as st
+
+from pages._ui import layout, state
+from pages._ui.reading import Facts, siblings
+from paraknow_core import figures
+from paraknow_core.display import (
+    NOT_MEASURED,
+    arm_of,
+    count,
+    duration,
+    memory,
+    score_text,
+    scorer_label,
+    significant,
+)
+from paraknow_core.figures import Curve
+from paraknow_core.runs import RunFolder
+
+PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
+ORDER = ("seeking", "default_lora", "pissa", "olora", "random_offset")
+
+
+def training(run: RunFolder, one: Facts) -> None:
+    """Draw loss, learning rate and gradient norm of a run so far."""
+    records = run.metrics()
+    if not records:
+        if run.status().active:
+            st.caption("The loss will be drawn here as soon as fine-tuning begins.")
+        return
+    table = pandas.DataFrame(records)
+    arm = one.spec.method if one.spec else "seeking"
+    dark = layout.is_dark()
+    latest = records[-1]
+    about = f"{arm_of(arm).label}, {one.pair}, {one.task}; step {latest['step']:,}"
+    st.plotly_chart(
+        figures.loss_curves([Curve(run.id, arm, table)], "Loss on answers", about, dark=dark),
+        theme=None, config=PLOT, key=f"loss:{run.id}", alt="Curves: training and validation loss by optimiser step",
+    )  # fmt: skip
+    small = [("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm"), ("tokens_per_s", "Tokens per second")]
+    shown = [(column, label) for column, label in small if column in table.columns and table[column].notna().any()]
+    if shown:
+        for box, (column, label) in zip(st.columns(len(shown)), shown, strict=True):
+            box.plotly_chart(
+                figures.metric_curve(table, column, label, arm, dark=dark),
+                theme=None, config=PLOT, key=f"{column}:{run.id}", alt=f"Curve: {label} by optimiser step",
+            )  # fmt: skip
+    st.download_button(
+        "Curves as CSV", table.drop(columns=["event", "time"], errors="ignore").to_csv(index=False),
+        f"metrics-{run.id}.csv", "text/csv", icon=":material/download:", on_click="ignore", key=f"csv:{run.id}",
+    )  # fmt: skip
+
+
+def scores(run: RunFolder, one: Facts) -> None:
+    """Draw the run's scores beside the untouched models' and its siblings', with intervals."""
+    if not one.scores:
+        st.info("This run ended before evaluation; it has no scores.", icon=":material/info:")
+        return
+    related = siblings(state.place(), one)
+    by_method = {**related, one.spec.method: one}
+    for number, score in enumerate(one.scores):
+        table = _bars(score.get("scorer"), one, by_method)
+        figure = figures.score_bars(
+            table, f"Test score: {scorer_label(score)}", f"{one.pair}, {one.task}; bars: 95 % intervals over examples",
+            dark=layout.is_dark(),
+        )  # fmt: skip
+        picture, facts = st.columns([3, 1], vertical_alignment="center")
+        picture.plotly_chart(
+            figure, theme=None, config=PLOT, key=f"scores:{run.id}:{number}",
+            alt="Bars: " + "; ".join(f"{r.label} {score_text(r._asdict())}" for r in table.itertuples(index=False)),
+        )  # fmt: skip
+        facts.metric(arm_of(one.spec.method).label, score_text(score).split(" (")[0], border=True)
+        extra = "; ".join(
+            f"{str(name).replace('_', ' ')} {significant(value)}"
+            for name, value in (score.get("extra") or {}).items() if isinstance(value, int | float)
+        )  # fmt: skip
+        facts.caption(layout.plain(f"n = {score.get('n')} test examples, one seed. {extra}"))
+    if not related:
+        st.caption("No control has finished for this pair and task yet: tick default LoRA under Also run and start it.")
+    else:
+        st.caption(
+            "Overlapping intervals do not show a difference; neither does one seed. Compare paired, over three seeds."
+        )
+
+
+def _bars(scorer: str | None, one: Facts, by_method: dict[str, Facts]) -> pandas.DataFrame:
+    rows: list[dict[str, Any]] = []
+    references = one.result.get("references") or {}
+    for name in ("student", "teacher"):
+        rows.extend(_row(name, arm_of(name).label, s) for s in references.get(name) or [] if s.get("scorer") == scorer)
+    for method in [m for m in ORDER if m in by_method] + [m for m in by_method if m not in ORDER]:
+        other = by_method[method]
+        label = arm_of(method).label + (" (this run)" if other is one else "")
+        rows.extend(_row(method, label, s) for s in other.scores if s.get("scorer") == scorer)
+    return pandas.DataFrame(rows)
+
+
+def _row(arm: str, label: str, score: dict) -> dict[str, Any]:
+    return {"arm": arm, "label": label, **{key: score.get(key) for key in ("value", "low", "high", "n", "unit")}}
+
+
+def checks(one: Facts) -> None:
+    """Draw what was verified, and what the run cost."""
+    st.subheader("Checks and cost", anchor=False)
+    result = one.result
+    step0, export = result.get("step0") or {}, result.get("export_check") or {}
+    cells = st.columns(4)
+    cells[0].metric(
+        "Step-0 identity", _difference(step0.get("evaluation")), border=True,
+        help="Largest change of a logit by injecting, before any training; residual mode: 0 up to rounding.",
+    )  # fmt: skip
+    passed = {True: "passed", False: "not passed"}.get(export.get("passed"), NOT_MEASURED)
+    cells[1].metric(
+        "Export check", passed, border=True,
+        help=f"The saved adapter, loaded on the untouched student, against the trained model: largest logit difference "
+        f"{_difference(export.get('max_abs'))}, tolerance {_difference(export.get('tolerance'))}.",
+    )  # fmt: skip
+    cells[2].metric("Trainable parameters", count(result.get("trainable_parameters")), border=True)
+    timings = result.get("timings") or {}
+    cells[3].metric(
+        "Time", duration(sum(timings.values())) if timings else NOT_MEASURED, border=True,
+        help=f"Peak memory {memory(result.get('peak_memory_bytes'))}.",
+    )  # fmt: skip
+    words = [f"{stage} {duration(seconds)}" for stage, seconds in timings.items()]
+    if words:
+        st.caption(layout.plain(f"{'; '.join(words)}. Peak memory {memory(result.get('peak_memory_bytes'))}."))
+    for warning in result.get("warnings") or []:
+        st.warning(layout.plain(warning), icon=":material/warning:")
+
+
+def _difference(value: float | None) -> str:
+    return NOT_MEASURED if value is None else significant(float(value), 2)

@@ -1,0 +1,134 @@
+"""Reading run folders for the pages; what cannot change any more is read once per session of the server."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from paraknow_core.display import source_label
+from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.paths import Workspace, contained
+from paraknow_core.runs import RunFolder, find_run, list_runs
+from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
+from paraknow_core.spec import RunSpec
+
+MAX_ID = 200
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run folder says that does not change while it runs: its spec, and its result once there is one."""
+
+    id: str
+    spec: RunSpec | None
+    problem: str
+    result: dict
+
+    @property
+    def scores(self) -> list[dict]:
+        return self.result.get("scores") or []
+
+    @property
+    def pair(self) -> str:
+        if self.spec is None:
+            return "unreadable spec"
+        return f"{source_label(self.spec.teacher.source, 28)} → {source_label(self.spec.student.source, 28)}"
+
+    @property
+    def task(self) -> str:
+        return "" if self.spec is None else source_label(self.spec.task.source, 32)
+
+
+def facts(run: RunFolder) -> Facts:
+    """Read spec and result of a run, again only when one of the two files has changed."""
+    return _facts(str(run.path), _stamp(run.file("spec.yaml")), _stamp(run.file("result.json")))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
+
+
+@st.cache_data(max_entries=5000, show_spinner=False)
+def _facts(path: str, spec_stamp: tuple[int, int], result_stamp: tuple[int, int]) -> Facts:
+    del spec_stamp, result_stamp  # only part of the key under which the answer is kept
+    run = RunFolder(Path(path))
+    result = run.result()
+    result = result if isinstance(result, dict) else {}
+    try:
+        return Facts(run.id, run.spec(), "", result)
+    except ParaknowError as error:
+        return Facts(run.id, None, str(error), result)
+
+
+def run_named(place: Workspace, name: str) -> RunFolder:
+    """Return the run that a link names.
+
+    Raises:
+        RunError: there is no such run, whatever the text is.
+    """
+    try:
+        if len(name) > MAX_ID:
+            raise ValueError
+        return find_run(place, name)
+    except (OSError, ValueError):
+        raise RunError(f"run '{name[:40]}…': no run has this id; choose one from the list on Start") from None
+
+
+def run_in_link(place: Workspace) -> tuple[RunFolder | None, str]:
+    """Return the run that `?run=` of the address names, and a sentence if it names none."""
+    name = st.query_params.get("run", "")
+    if not name:
+        return None, ""
+    try:
+        return run_named(place, name), ""
+    except RunError as error:
+        return None, str(error)
+
+
+def all_facts(place: Workspace) -> list[tuple[RunFolder, Facts]]:
+    """Return every run with its facts, newest first."""
+    return [(run, facts(run)) for run in list_runs(place)]
+
+
+def store_of(place: Workspace, one: Facts) -> SensitivityStore | None:
+    """Return the saved sensitivity that a run names, or None."""
+    key = (one.result.get("sensitivity") or {}).get("key")
+    try:
+        folder = contained(place.sensitivity, key) if isinstance(key, str) else None
+    except (RunError, OSError, ValueError):
+        return None
+    return SensitivityStore(folder) if folder is not None and (folder / TOTALS).exists() else None
+
+
+def runs_with_sensitivity(place: Workspace) -> list[tuple[RunFolder, Facts]]:
+    """Return the newest run of every saved sensitivity, newest first."""
+    found: dict[Path, tuple[RunFolder, Facts]] = {}
+    for run, one in all_facts(place):
+        store = store_of(place, one)
+        if store is not None:
+            found.setdefault(store.folder, (run, one))
+    return list(found.values())
+
+
+def siblings(place: Workspace, one: Facts) -> dict[str, Facts]:
+    """Return, by method, the newest finished run of the same teacher, student and task (the run itself for its own).
+
+    Args:
+        one: the run that is compared; nothing is a sibling of a run whose spec cannot be read.
+    """
+    if one.spec is None:
+        return {}
+    same: dict[str, Facts] = {}
+    for _, other in all_facts(place):
+        fits = other.spec is not None and other.scores and _question(other.spec) == _question(one.spec)
+        if fits and other.spec.method != one.spec.method:
+            same.setdefault(other.spec.method, other)
+    return same
+
+
+def _question(spec: RunSpec) -> tuple:
+    return (spec.teacher, spec.student, spec.task.model_dump_json())

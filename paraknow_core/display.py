@@ -1,0 +1,149 @@
+"""How numbers, names and arms look to people: one place, so that a score or a colour is the same on every screen."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+NOT_MEASURED = "–"
+SHARE = "share"  # the unit of scores that are fractions of 1, shown as percent
+LOWER_IS_BETTER = ("ppl", "bits")
+SCORER_LABELS = {
+    "number_match": "number match", "multiple_choice": "multiple choice", "exact_match": "exact match",
+    "rouge_l": "ROUGE-L", "perplexity": "perplexity", "win_rate": "win rate",
+}  # fmt: skip
+GROUP_COLOURS = {
+    "attention": "#0072B2", "ffn": "#D55E00", "embedding": "#009E73", "norm": "#999999", "other": "#999999",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of a comparison: its label, and the colour and pattern that it keeps everywhere."""
+
+    label: str
+    colour: str
+    dark_colour: str
+    pattern: str = ""
+
+    def shade(self, dark: bool) -> str:
+        return self.dark_colour if dark else self.colour
+
+
+ARMS = {
+    "seeking": Arm("seeking (the method)", "#0072B2", "#0072B2"),
+    "default_lora": Arm("default LoRA", "#999999", "#999999"),
+    "pissa": Arm("PiSSA", "#E69F00", "#E69F00", "/"),
+    "olora": Arm("OLoRA", "#B8A200", "#F0E442", "\\"),
+    "random_offset": Arm("random offset", "#56B4E9", "#56B4E9", "x"),
+    "student": Arm("student, untouched", "#5F676B", "#A3ABAF", "."),
+    "teacher": Arm("teacher, untouched", "#2F3538", "#D5DAD9", "-"),
+}  # fmt: skip
+
+
+def arm_of(name: str) -> Arm:
+    """Return the arm with this name; an unknown one is shown in neutral grey under its own name."""
+    return ARMS.get(name, Arm(name.replace("_", " "), "#7A8286", "#8C9498", "|"))
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """Return a number with so many significant digits, without an exponent where it stays readable."""
+    if value is None or not math.isfinite(value):
+        return NOT_MEASURED
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
+    if -4 <= exponent < 6:
+        return f"{value:,.{max(0, digits - 1 - exponent)}f}"
+    mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
+    return f"{mantissa} × 10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def compact(value: float | None) -> str:
+    """Return a number in three significant digits and few characters: `0.0123`, `4.12`, `631 k`."""
+    return count(value) if value is not None and abs(value) >= 1e4 else significant(value, 3)
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction of 1 as percent with one decimal."""
+    return NOT_MEASURED if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:.1f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as `12 s`, `2 m 10 s` or `3 h 05 m`."""
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return NOT_MEASURED
+    if 0 < seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} m"
+    return f"{minutes} m {rest:02d} s" if minutes else f"{rest} s"
+
+
+def count(number: float | None) -> str:
+    """Return a number of parameters, examples or bytes as `870`, `4.9 M` or `13 B`."""
+    if number is None or not math.isfinite(number):
+        return NOT_MEASURED
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            scaled = number / size
+            return f"{scaled:.0f} {letter}" if abs(scaled) >= 10 else f"{scaled:.1f} {letter}"
+    return f"{number:.0f}"
+
+
+def memory(size: float | None) -> str:
+    """Return bytes as `512 MB` or `1.3 GB` (powers of ten)."""
+    if size is None or not math.isfinite(size):
+        return NOT_MEASURED
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def scaled_score(score: Mapping[str, Any]) -> tuple[float, float | None, float | None, str]:
+    """Return value, low, high and unit of a score as shown: shares become percent."""
+    factor, unit = (100.0, "%") if score.get("unit") == SHARE else (1.0, score.get("unit") or "")
+    low, high = score.get("low"), score.get("high")
+    return (
+        score["value"] * factor,
+        None if low is None else low * factor,
+        None if high is None else high * factor,
+        unit,
+    )  # fmt: skip
+
+
+def score_text(score: Mapping[str, Any] | None) -> str:
+    """Return a score as `41.2 ± 1.3 % (n = 300)`; the ± is half the width of the 95 % interval."""
+    if not score or score.get("value") is None:
+        return NOT_MEASURED
+    value, low, high, unit = scaled_score(score)
+    decimals = 1 if abs(value) >= 10 or unit == "%" else 2
+    spread = "" if low is None or high is None else f" ± {(high - low) / 2:.{decimals}f}"
+    size = "" if score.get("n") is None else f" (n = {score['n']:,})"
+    return f"{value:.{decimals}f}{spread}{f' {unit}' if unit else ''}{size}"
+
+
+def scorer_label(score: Mapping[str, Any]) -> str:
+    """Return a scorer's name for people, with its unit and which way is better."""
+    name = SCORER_LABELS.get(str(score.get("scorer")), str(score.get("scorer")))
+    unit = "%" if score.get("unit") == SHARE else score.get("unit") or ""
+    direction = "lower is better" if unit in LOWER_IS_BETTER else "higher is better"
+    return f"{name} [{unit}], {direction}" if unit else f"{name}, {direction}"
+
+
+def shorten(text: str, limit: int = 40) -> str:
+    """Return the text with its middle left out when it is longer than `limit` characters."""
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) // 3
+    return f"{text[:head]}…{text[-(limit - 1 - head) :]}"
+
+
+def source_label(source: str, limit: int = 40) -> str:
+    """Return the name of a model or task without where it lies: `bundled:teacher` and `/a/b/teacher` are `teacher`."""
+    for prefix in ("bundled:", "hub:"):
+        if source.startswith(prefix):
+            return shorten(source.removeprefix(prefix).replace("_", " "), limit)
+    is_path = source.startswith((".", "/", "~")) or "\\" in source
+    return shorten(PurePath(source.replace("\\", "/")).name or source if is_path else source, limit)

@@ -1,0 +1,139 @@
+"""What every figure shares: ink and paper in both themes, log colour scales, thinning, labels at the ends of lines."""
+
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy
+import plotly.graph_objects as go
+
+from paraknow_core.display import compact, significant
+
+if TYPE_CHECKING:
+    import pandas
+
+MAX_POINTS = 2000  # on screen, of one curve
+MAX_BINS = 512  # of one profile
+HIGHLIGHT = "#D55E00"
+BLUE = "#0072B2"
+COLORBAR = {"thickness": 12, "len": 0.9, "outlinewidth": 0, "x": 1.01, "xpad": 4}
+
+
+def ink(dark: bool) -> str:
+    """Return the colour of text and error bars."""
+    return "#E6E9E8" if dark else "#1F2427"
+
+
+def paper(dark: bool) -> str:
+    """Return the colour of the page."""
+    return "#14181B" if dark else "#FCFCFB"
+
+
+def neutral(dark: bool) -> str:
+    """Return a grey for what is not in focus."""
+    return "#8C9498" if dark else "#A7AEB1"
+
+
+def blank(title: str, subtitle: str, dark: bool, height: int) -> go.Figure:
+    """Return an empty figure in the common style."""
+    return style(go.Figure(), title, subtitle, dark, height)
+
+
+def style(figure: go.Figure, title: str, subtitle: str, dark: bool, height: int) -> go.Figure:
+    """Give a figure the common style: transparent, calm axes, title and subtitle at the left. Returns it."""
+    grid = "rgba(140,148,152,0.25)"
+    figure.update_layout(
+        template="none", height=height, showlegend=False, bargap=0.25,
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 12, "r": 16, "t": 64 if subtitle else 44 if title else 12, "b": 12},
+        font={"family": '"Source Sans", "Source Sans 3", system-ui, sans-serif', "size": 13, "color": ink(dark)},
+        title={"text": escape(title, quote=False), "x": 0, "xref": "container", "xanchor": "left", "y": 0.99,
+               "yref": "container", "yanchor": "top", "font": {"size": 16}, "pad": {"t": 6},
+               "subtitle": {"text": escape(subtitle, quote=False),
+                            "font": {"size": 12.5, "color": "#9AA2A6" if dark else "#5F676B"}}},
+        hoverlabel={"bgcolor": "#252C31" if dark else "#FFFFFF", "bordercolor": neutral(dark),
+                    "font": {"color": ink(dark), "size": 13}},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": neutral(dark), "activecolor": ink(dark)},
+    )  # fmt: skip
+    axis = {"gridcolor": grid, "zeroline": False, "linecolor": grid, "automargin": True,
+            "title": {"standoff": 8, "font": {"size": 13}}}  # fmt: skip
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis)
+    return figure
+
+
+def log_scale(values: numpy.ndarray, floor: float = 0.0) -> tuple[numpy.ndarray, dict]:
+    """Return log10 of the values and the ticks that name the true values.
+
+    Args:
+        values: any shape, non-negative; NaN stays NaN.
+        floor: everything smaller (zeros, too) is drawn like this value; by default like the smallest positive one.
+    """
+    values = numpy.asarray(values, dtype=numpy.float64)
+    positive = values[numpy.isfinite(values) & (values > 0)]
+    if not positive.size:
+        return numpy.where(numpy.isnan(values), numpy.nan, 0.0), {"tickvals": [0], "ticktext": ["0"]}
+    floor = max(floor, float(positive.min()))
+    low, high = numpy.log10(floor), numpy.log10(max(floor, float(positive.max())))
+    logs = numpy.log10(numpy.where(numpy.isnan(values), numpy.nan, numpy.maximum(values, floor)))
+    if high - low < 1.2:
+        ticks = numpy.unique(numpy.linspace(low, high, 3))
+    else:
+        step = max(1, int(numpy.ceil((high - low) / 5)))
+        ticks = numpy.arange(numpy.ceil(low), numpy.floor(high) + 1, step)
+    return logs, {"tickvals": ticks.tolist(), "ticktext": [_tick_text(t) for t in ticks]}
+
+
+def _tick_text(exponent: float) -> str:
+    if exponent == round(exponent):
+        return significant(10.0**exponent, 1).removeprefix("1 × ")
+    return compact(10**exponent)
+
+
+def thin(x: numpy.ndarray, y: numpy.ndarray, limit: int = MAX_POINTS) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Keep at most `limit` points of a curve: the lowest and the highest of each stretch, so that spikes stay."""
+    if len(x) <= limit:
+        return x, y
+    edges = numpy.linspace(0, len(x), limit // 2 + 1).astype(int)
+    keep = {0, len(x) - 1}
+    for start, end in zip(edges[:-1], edges[1:], strict=True):
+        keep.update((start + int(numpy.argmin(y[start:end])), start + int(numpy.argmax(y[start:end]))))
+    # The two ends may be two points more than the stretches give: leave two inner ones out for them.
+    chosen = sorted(keep)
+    chosen = chosen if len(chosen) <= limit else [chosen[0], *chosen[2:-2], chosen[-1]]
+    return x[chosen], y[chosen]
+
+
+def binned(profile: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Return positions and means of at most MAX_BINS neighbouring stretches."""
+    profile = numpy.asarray(profile, dtype=numpy.float64)
+    edges = numpy.unique(numpy.linspace(0, len(profile), min(len(profile), MAX_BINS) + 1).astype(int))
+    sizes = numpy.diff(edges)
+    return (edges[:-1] + edges[1:] - 1) / 2, numpy.add.reduceat(profile, edges[:-1]) / sizes
+
+
+def points(table: "pandas.DataFrame", column: str) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Return steps and values of one metric, rows without it left out."""
+    if column not in table.columns:
+        return numpy.empty(0), numpy.empty(0)
+    rows = table[["step", column]].dropna()
+    return rows["step"].to_numpy(), rows[column].to_numpy(dtype=numpy.float64)
+
+
+def label_ends(figure: go.Figure, ends: list[tuple[float, float, str, str]]) -> None:
+    """Name at most four lines at their ends; with more, a legend below."""
+    if len(ends) > 4:
+        figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.28, "x": 0})
+        return
+    heights = numpy.concatenate([numpy.asarray(trace.y, dtype=numpy.float64) for trace in figure.data] or [[0.0]])
+    near = 0.07 * float(numpy.ptp(heights)) if heights.size else 0.0
+    below = None
+    for x, y, text, colour in sorted(ends, key=lambda end: end[1]):
+        lift = 16 if below is not None and y - below[0] <= near else 0
+        lift = lift + below[1] if lift else 0
+        below = (y, lift)
+        figure.add_annotation(
+            x=x, y=y, text=escape(text), xanchor="left", xshift=6, yshift=lift, showarrow=False,
+            font={"color": colour},
+        )  # fmt: skip
+    if ends:
+        figure.update_layout(margin={"r": 24 + 7 * max(len(text) for _, _, text, _ in ends)})

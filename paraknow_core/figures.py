@@ -1,0 +1,305 @@
+"""Figures: a table or an array in, a Plotly figure out. No files, no user interface, no computing beyond thinning.
+
+Every function takes `title` (what is shown), `subtitle` (for what: pair, task, n) and `dark` (the page's theme).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from paraknow_core.display import (
+    GROUP_COLOURS,
+    arm_of,
+    compact,
+    percent,
+    scaled_score,
+    score_text,
+    shorten,
+    significant,
+)
+from paraknow_core.figure_style import (
+    BLUE,
+    COLORBAR,
+    HIGHLIGHT,
+    binned,
+    blank,
+    ink,
+    label_ends,
+    log_scale,
+    neutral,
+    paper,
+    points,
+    style,
+    thin,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+COLUMN_ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+VALUES = {"sum": "total", "mean": "per parameter", "share": "share of all"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run's metrics: `table` has step and any of loss, validation_loss, learning_rate, grad_norm."""
+
+    label: str
+    arm: str
+    table: "pandas.DataFrame"
+
+
+def sensitivity_heatmap(
+    table: "pandas.DataFrame", value: str = "sum", title: str = "", subtitle: str = "", *,
+    chosen: str | None = None, dark: bool = False,
+) -> go.Figure:  # fmt: skip
+    """Draw layer x module, log colour, layers upwards; cells can be clicked.
+
+    Args:
+        table: one row a module, as `SensitivityStore.modules()` gives it; rows without a layer are left out.
+        value: sum, mean (per parameter) or share.
+        chosen: the module whose cell is framed.
+
+    Returns:
+        A heatmap under a nearly transparent scatter whose `customdata` begins with the module's name: Plotly reports
+        clicks on points, but not on heatmap cells, to a page.
+    """
+    cells = table[table["layer"].notna() & table["role"].isin(COLUMN_ROLES)]
+    roles = [role for role in COLUMN_ROLES if role in set(cells["role"])]
+    layers = sorted({int(layer) for layer in cells["layer"]})
+    matrix = numpy.full((len(layers), len(roles)), numpy.nan)
+    places = [(layers.index(int(r.layer)), roles.index(r.role)) for r in cells.itertuples()]
+    for (row, column), number in zip(places, cells[value], strict=True):
+        matrix[row, column] = number
+    figure = blank(title, subtitle, dark, height=max(320, min(900, 110 + 46 * len(layers))))
+    logs, ticks = log_scale(matrix)
+    figure.add_trace(go.Heatmap(
+        z=logs, x=list(range(len(roles))), y=layers, colorscale="Cividis", hoverinfo="skip", xgap=2, ygap=2,
+        colorbar={**COLORBAR, **ticks, "title": {"text": f"S, {VALUES[value]}", "side": "right"}},
+    ))  # fmt: skip
+    if len(layers) <= 16:
+        figure.add_trace(_cell_labels(cells[value], [logs[place] for place in places], places, layers, value))
+    figure.add_trace(_click_targets(cells, places, layers))
+    if chosen is not None and chosen in set(cells["module"]):
+        row, column = places[list(cells["module"]).index(chosen)]
+        figure.add_shape(
+            type="rect", x0=column - 0.5, x1=column + 0.5, y0=layers[row] - 0.5, y1=layers[row] + 0.5,
+            line={"color": HIGHLIGHT, "width": 3},
+        )  # fmt: skip
+    figure.update_layout(clickmode="event+select", hoverdistance=60, dragmode=False)
+    figure.update_xaxes(title="module", tickvals=list(range(len(roles))), ticktext=roles, showgrid=False)
+    step = max(1, len(layers) // 20)
+    figure.update_yaxes(title="layer", tickvals=layers[::step], showgrid=False)
+    return figure
+
+
+def layer_ranking(
+    scores: Sequence[float], kept: Sequence[int] | None = None, title: str = "", subtitle: str = "", *,
+    dark: bool = False,
+) -> go.Figure:  # fmt: skip
+    """Draw each teacher layer's score as a bar with its rank; kept layers are solid, the others hatched.
+
+    Args:
+        scores: summed sensitivity of each layer, bottom layer first.
+        kept: layers that serve the student; None when no mapping is known.
+    """
+    order = sorted(range(len(scores)), key=lambda layer: -scores[layer])
+    rank = {layer: place + 1 for place, layer in enumerate(order)}
+    solid = [kept is None or layer in kept for layer in range(len(scores))]
+    figure = blank(title, subtitle, dark, height=300)
+    figure.add_trace(go.Bar(
+        x=list(range(len(scores))), y=list(scores),
+        marker={"color": [BLUE if s else neutral(dark) for s in solid],
+                "pattern": {"shape": ["" if s else "/" for s in solid], "solidity": 0.35}},
+        text=[f"{rank[layer]}." for layer in range(len(scores))] if len(scores) <= 40 else None,
+        textposition="outside", cliponaxis=False,
+        customdata=[[rank[i], significant(s, 5), "" if kept is None else ("kept" if solid[i] else "left out")]
+                    for i, s in enumerate(scores)],
+        hovertemplate="layer %{x}: %{customdata[1]}<br>rank %{customdata[0]} %{customdata[2]}<extra></extra>",
+    ))  # fmt: skip
+    figure.update_xaxes(title="teacher layer", dtick=max(1, len(scores) // 20), showgrid=False)
+    figure.update_yaxes(title="S, total", rangemode="tozero")
+    return figure
+
+
+def group_shares(groups: Mapping[str, float], title: str = "", subtitle: str = "", *, dark: bool = False) -> go.Figure:
+    """Draw how the total sensitivity divides between groups: one bar each, with its share written beside it.
+
+    Args:
+        groups: group name to summed sensitivity.
+    """
+    total = sum(groups.values())
+    names = list(groups)[::-1]
+    shares = [groups[name] / total if total else 0.0 for name in names]
+    figure = blank(title, subtitle, dark, height=300)
+    figure.add_trace(go.Bar(
+        y=["other (norms, biases)" if name == "other" else name for name in names], x=[100 * s for s in shares],
+        orientation="h", marker={"color": [GROUP_COLOURS.get(name, "#999999") for name in names]},
+        text=[percent(share) for share in shares], textposition="outside", cliponaxis=False,
+        customdata=[significant(groups[name], 5) for name in names],
+        hovertemplate="%{y}: %{text}<br>S %{customdata}<extra></extra>",
+    ))  # fmt: skip
+    figure.update_xaxes(title="share of all [%]", range=[0, max([1.0, *(120 * s for s in shares)])])
+    figure.update_yaxes(showgrid=False)
+    return figure
+
+
+def matrix_map(
+    blocks: numpy.ndarray, row_profile: numpy.ndarray, col_profile: numpy.ndarray,
+    window: tuple[int, int, int, int] | None = None, title: str = "", subtitle: str = "", *, dark: bool = False,
+) -> go.Figure:  # fmt: skip
+    """Draw one module: block means with log colour, sums by row on the right, sums by column below.
+
+    Args:
+        blocks: (<= 256, <= 256) block means of S; a whole weight never goes to the browser.
+        row_profile: (rows,) sums over columns.
+        col_profile: (cols,) sums over rows.
+        window: (row, col, height, width) of an extracted block, drawn as a frame.
+    """
+    rows, cols = len(row_profile), len(col_profile)
+    figure = make_subplots(
+        rows=2, cols=2, column_widths=[0.8, 0.2], row_heights=[0.8, 0.2], shared_xaxes=True, shared_yaxes=True,
+        horizontal_spacing=0.03, vertical_spacing=0.03,
+    )  # fmt: skip
+    style(figure, title, subtitle, dark, height=520)
+    # One cell in a hundred may be next to zero: colour is for the rest, the hover still names the true value.
+    logs, ticks = log_scale(blocks, floor=float(numpy.quantile(blocks, 0.01)))
+    high, wide = rows / blocks.shape[0], cols / blocks.shape[1]
+    figure.add_trace(go.Heatmap(
+        z=logs.astype(numpy.float32), x0=wide / 2 - 0.5, dx=wide, y0=high / 2 - 0.5, dy=high, colorscale="Cividis",
+        customdata=blocks.astype(numpy.float32),
+        colorbar={**ticks, "orientation": "h", "thickness": 10, "outlinewidth": 0, "len": 0.8, "x": 0,
+                  "xanchor": "left", "y": -0.13, "yanchor": "top",
+                  "title": {"text": "S, block mean", "side": "bottom"}},
+        hovertemplate="row %{y:.0f}, column %{x:.0f}<br>mean S %{customdata:.3g}<extra></extra>",
+    ), row=1, col=1)  # fmt: skip
+    line = {"color": BLUE, "width": 1.2}
+    y, x = binned(row_profile)
+    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, fill="tozerox", showlegend=False,
+                                hovertemplate="row %{y:.0f}: %{x:.3g}<extra></extra>"), row=1, col=2)  # fmt: skip
+    x, y = binned(col_profile)
+    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, fill="tozeroy", showlegend=False,
+                                hovertemplate="column %{x:.0f}: %{y:.3g}<extra></extra>"), row=2, col=1)  # fmt: skip
+    if window is not None:
+        row, col, height, width = window
+        figure.add_shape(
+            type="rect", x0=col - 0.5, x1=col + width - 0.5, y0=row - 0.5, y1=row + height - 0.5,
+            line={"color": HIGHLIGHT, "width": 2.5}, row=1, col=1,
+        )  # fmt: skip
+    figure.update_yaxes(range=[rows - 0.5, -0.5], title="row", row=1, col=1, showgrid=False)
+    figure.update_yaxes(range=[rows - 0.5, -0.5], row=1, col=2)
+    figure.update_xaxes(range=[-0.5, cols - 0.5], title="column", row=2, col=1)
+    figure.update_yaxes(showticklabels=False, rangemode="tozero", row=2, col=1)
+    figure.update_xaxes(showticklabels=False, rangemode="tozero", row=1, col=2)
+    figure.update_xaxes(range=[-0.5, cols - 0.5], showgrid=False, row=1, col=1)
+    return figure
+
+
+def loss_curves(curves: Sequence[Curve], title: str = "", subtitle: str = "", *, dark: bool = False) -> go.Figure:
+    """Draw training loss (line) and validation loss (dashed, markers) of one or several runs over steps."""
+    figure = blank(title, subtitle, dark, height=330)
+    ends: list[tuple[float, float, str, str]] = []
+    for curve in curves:
+        colour = arm_of(curve.arm).shade(dark)
+        named = "" if len(curves) == 1 else f"{curve.label}, "
+        for column, word in (("loss", "training"), ("validation_loss", "validation")):
+            x, y = thin(*points(curve.table, column))
+            if not len(x):
+                continue
+            validation = column == "validation_loss"
+            figure.add_trace(go.Scatter(
+                x=x, y=y, name=f"{named}{word}", mode="lines+markers" if validation or len(x) == 1 else "lines",
+                line={"color": colour, "width": 2 if validation else 1.4, "dash": "dash" if validation else "solid"},
+                marker={"size": 7, "symbol": "circle" if validation else "square"},
+                hovertemplate=f"step %{{x}}: %{{y:.4f}} nats<extra>{named}{word}</extra>",
+            ))  # fmt: skip
+            ends.append((x[-1], y[-1], f"{named}{word}", colour))
+    label_ends(figure, ends)
+    figure.update_xaxes(title="optimiser step")
+    figure.update_yaxes(title="loss [nats per token]")
+    figure.update_layout(uirevision="live")
+    return figure
+
+
+def metric_curve(
+    table: "pandas.DataFrame", column: str, label: str, arm: str = "seeking", *, dark: bool = False
+) -> go.Figure:
+    """Draw one metric over steps, small: learning rate, gradient norm, tokens per second."""
+    figure = blank(label, "", dark, height=210)
+    x, y = thin(*points(table, column))
+    figure.add_trace(go.Scatter(
+        x=x, y=y, mode="lines" if len(x) > 1 else "markers", line={"color": arm_of(arm).shade(dark), "width": 1.6},
+        hovertemplate="step %{x}: %{y:.3g}<extra></extra>", name=label,
+    ))  # fmt: skip
+    figure.update_xaxes(title="optimiser step")
+    figure.update_yaxes(rangemode="tozero", nticks=4)
+    figure.update_layout(uirevision="live")
+    return figure
+
+
+def score_bars(table: "pandas.DataFrame", title: str = "", subtitle: str = "", *, dark: bool = False) -> go.Figure:
+    """Draw one scorer's values as bars with 95 % intervals, the number written beside each.
+
+    Args:
+        table: label, arm, value, low, high, n, unit; one row a bar, top to bottom. Missing low/high: no interval.
+    """
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    figure = blank(title, subtitle, dark, height=120 + 44 * len(rows))
+    labels = [escape(shorten(str(row["label"]), 44), quote=False) for row in rows]
+    scaled = [scaled_score(row) for row in rows]
+    ends = [value if high is None else high for value, _, high, _ in scaled]
+    arms = [arm_of(row["arm"]) for row in rows]
+    figure.add_trace(go.Bar(
+        y=list(range(len(rows))), x=[s[0] for s in scaled], orientation="h", width=0.62,
+        marker={"color": [arm.shade(dark) for arm in arms],
+                "pattern": {"shape": [arm.pattern for arm in arms], "solidity": 0.25, "fgcolor": paper(dark)}},
+        error_x={"type": "data", "symmetric": False, "color": ink(dark), "thickness": 1.4, "width": 5,
+                 "array": [0 if s[2] is None else s[2] - s[0] for s in scaled],
+                 "arrayminus": [0 if s[1] is None else s[0] - s[1] for s in scaled]},
+        customdata=[[escape(str(row["label"])), score_text(row), _interval_text(s)]
+                    for row, s in zip(rows, scaled, strict=True)],
+        hovertemplate="%{customdata[0]}<br>%{customdata[1]}<br>%{customdata[2]}<extra></extra>",
+    ))  # fmt: skip
+    figure.add_trace(go.Scatter(
+        x=ends, y=list(range(len(rows))), mode="text", textposition="middle right", cliponaxis=False,
+        text=[f"  {score_text(row)}" for row in rows], hoverinfo="skip",
+    ))  # fmt: skip
+    unit = next((s[3] for s in scaled if s[3]), "")
+    figure.update_xaxes(title=f"score [{unit}]" if unit else "score", range=[0, 1.35 * max([1e-9, *ends])])
+    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=labels, autorange="reversed", showgrid=False)
+    return figure
+
+
+def _cell_labels(
+    numbers: Sequence[float], logs: Sequence[float], places: list[tuple[int, int]], layers: list[int], value: str
+) -> go.Scatter:
+    """Write each cell's number on it, light on dark colours and dark on light ones."""
+    middle = min(logs, default=0.0) + 0.6 * (max(logs, default=0.0) - min(logs, default=0.0))
+    return go.Scatter(
+        x=[column for _, column in places], y=[layers[row] for row, _ in places], mode="text", hoverinfo="skip",
+        text=[percent(number) if value == "share" else compact(number) for number in numbers],
+        textfont={"size": 11.5, "color": ["#FFFFFF" if log < middle else "#14181B" for log in logs]},
+    )  # fmt: skip
+
+
+def _click_targets(cells: "pandas.DataFrame", places: list[tuple[int, int]], layers: list[int]) -> go.Scatter:
+    data = [[r.module, significant(r.sum, 5), significant(r.mean, 5), percent(r.share), f"{r.rows:,} x {r.cols:,}"]
+            for r in cells.itertuples(index=False)]  # fmt: skip
+    return go.Scatter(
+        x=[column for _, column in places], y=[layers[row] for row, _ in places], mode="markers", customdata=data,
+        marker={"symbol": "square", "size": 34, "color": "rgba(128,128,128,0.01)"},
+        selected={"marker": {"opacity": 0.02}}, unselected={"marker": {"opacity": 0.02}},
+        hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[4]}<br>S total %{customdata[1]}<br>"
+        "S per parameter %{customdata[2]}<br>share of all %{customdata[3]}<br><i>click to look inside</i>"
+        "<extra></extra>",
+    )  # fmt: skip
+
+
+def _interval_text(scaled: tuple[float, float | None, float | None, str]) -> str:
+    _, low, high, unit = scaled
+    return "no interval" if low is None or high is None else f"95 % interval {low:.1f} to {high:.1f} {unit}"
