@@ -42,8 +42,9 @@ class RunWriter:
         except OSError:
             self._lock.close()
             raise RunError(f"run {self.folder.id}: another process is working on it; stop that one first") from None
-        self.folder.file("stop").unlink(missing_ok=True)
         before = Status.from_dict(read_json(self.folder.file("status.json"), {}))
+        if before.state != "queued":  # a request from an earlier life; one made while the run waits in line counts
+            self.folder.file("stop").unlink(missing_ok=True)
         self._events = open_lines(self.folder.file("events.jsonl"))
         self.status = Status(
             state="running", attempt=before.attempt + 1, started=time.time(), **this_process()
