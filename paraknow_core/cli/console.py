@@ -179,36 +179,3 @@ def _new_bar() -> Any:
         TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True), transient=True, redirect_stdout=False,
         redirect_stderr=True,
     )  # fmt: skip
-
-
-def percent(value: float | None, unit: str = "share") -> str:
-    """Return a score as people read it: shares in percent, anything else with three digits."""
-    if value is None:
-        return ""
-    return f"{100 * value:.1f}" if unit == "share" else f"{value:.3g}"
-
-
-def score_text(score: dict) -> str:
-    """Return `41.2 (36.8 to 45.7, n = 300)`: the value, its 95 % interval and how many examples it rests on."""
-    unit = score.get("unit", "share")
-    value, low, high = (percent(score.get(key), unit) for key in ("value", "low", "high"))
-    interval = f"{low} to {high}, " if low and high else ""
-    return f"{value}{' %' if unit == 'share' else f' {unit}'} ({interval}n = {score.get('n')})"
-
-
-def count_text(number: float) -> str:
-    """Return a number of parameters or bytes as `4.9 M`."""
-    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {suffix}"
-    return f"{number:g}"
-
-
-def seconds_text(seconds: float) -> str:
-    """Return a duration as `2 m 10 s`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} m" if hours else f"{minutes} m {rest} s"

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paraknow_core.cli.console import count_text, show, show_json, show_table
+from paraknow_core.cli.console import show, show_json, show_table
 from paraknow_core.cli.options import Json, Offline
+from paraknow_core.display import count, memory
 
 if TYPE_CHECKING:
     from paraknow_core.models.anatomy import Anatomy
@@ -37,7 +38,7 @@ def inspect(
     show_table(
         ("role", "group", "shape", "how many", "parameters", "first"),
         [
-            (role, group, shape_text(shape), len(same), count_text(len(same) * shape[0] * shape[1]), same[0].name)
+            (role, group, shape_text(shape), len(same), count(len(same) * shape[0] * shape[1]), same[0].name)
             for (role, group, shape), same in rows.items()
         ],
         right=("shape", "how many", "parameters"),
@@ -49,8 +50,8 @@ def _facts(anatomy: "Anatomy") -> list[tuple[str, str]]:
     return [
         ("model", anatomy.label),
         ("family", f"{anatomy.family} ({anatomy.architecture})"),
-        ("parameters", f"{count_text(anatomy.parameters)} ({anatomy.parameters:,})"),
-        ("on disk", f"{count_text(anatomy.bytes)}B, {anatomy.dtype}"),
+        ("parameters", f"{count(anatomy.parameters)} ({anatomy.parameters:,})"),
+        ("on disk", f"{memory(anatomy.bytes)}, {anatomy.dtype}"),
         ("layers", str(anatomy.num_hidden_layers)),
         ("hidden_size", str(anatomy.hidden_size)),
         ("intermediate_size", str(anatomy.intermediate_size)),
@@ -96,7 +97,7 @@ def compat(
         right=("teacher", "student", "placed"),
     )  # fmt: skip
     counts = ", ".join(f"{number} {action}" for action, number in report.counts.items())
-    show(f"{counts}; {count_text(report.parameters_moved)} parameters of the student receive something")
+    show(f"{counts}; {count(report.parameters_moved)} parameters of the student receive something")
     show(*(f"note: {note}" for note in (*report.notes, *notes)))
     show(*(f"not possible: {reason}" for reason in report.blocking))
 
@@ -133,7 +134,7 @@ def models(json: Json = False) -> None:
     show_table(
         ("model", "family", "parameters", "layers", "hidden_size", "what it is"),
         [
-            (r["source"], r["family"], count_text(r["parameters"]), r["layers"], r["hidden_size"], r["description"])
+            (r["source"], r["family"], count(r["parameters"]), r["layers"], r["hidden_size"], r["description"])
             for r in records
         ],
         right=("parameters", "layers", "hidden_size"),

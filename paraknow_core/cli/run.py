@@ -1,17 +1,20 @@
 """The command that executes runs in this process: what people type and what engines start."""
 
+import contextlib
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paraknow_core.cli.console import Progress, say, score_text, seconds_text, show, show_json, working
+from paraknow_core.cli.console import Progress, say, show, show_json, working
 from paraknow_core.cli.options import Device, Dtype, Json, Offline, Threads, settings_of
+from paraknow_core.display import duration, score_text
 from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.paths import Workspace
+from paraknow_core.paths import Workspace, write_json
 
 if TYPE_CHECKING:
     from paraknow_core.runs import RunFolder, Status
@@ -79,16 +82,48 @@ def execute_all(folders: "list[RunFolder]", place: Workspace, settings: "Setting
     Returns:
         One exit code a run that was tried.
     """
-    outcomes = []
-    for folder in folders:
-        if len(folders) > 1:
-            progress.label(folder.id)
-        watch = _Watch(folder, progress)
-        outcomes.append(_execute(folder, place, settings, watch))
-        progress.close()
-        if outcomes[-1] == STOPPED and not watch.asked_by_file:
-            break  # this process itself was told to stop
+    outcomes: list[int] = []
+    _claim(folders)
+    try:
+        for number, folder in enumerate(folders, 1):
+            if len(folders) > 1:
+                progress.label(f"run {number} of {len(folders)}, {folder.id}")
+            watch = _Watch(folder, progress)
+            outcomes.append(_execute(folder, place, settings, watch))
+            progress.close()
+            if outcomes[-1] == STOPPED and not watch.asked_by_file:
+                break  # this process itself was told to stop
+    finally:
+        _give_up_queued(folders)
     return outcomes
+
+
+def _claim(folders: "list[RunFolder]") -> None:
+    """Say who will execute the queued runs, so that readers see them as lost if this process is killed first."""
+    from paraknow_core.runs import this_process
+
+    for folder in folders:
+        status = folder.status()
+        if status.state == "queued":
+            launched = {**this_process(), "launched": time.time(), "attempt": status.attempt}
+            write_json(folder.file("process.json"), launched)
+
+
+def _give_up_queued(folders: "list[RunFolder]") -> None:
+    """Mark runs that never began as stopped: nobody is left to begin them."""
+    from paraknow_core.writer import StopRequested
+
+    for folder in folders:
+        _end_queued(folder, StopRequested())
+
+
+def _end_queued(folder: "RunFolder", reason: Exception) -> None:
+    """Give a run that could not even begin the state that its reason stands for, instead of queued for ever."""
+    from paraknow_core.writer import RunWriter
+
+    if folder.status().state == "queued":
+        with contextlib.suppress(type(reason)), RunWriter(folder):
+            raise reason
 
 
 class _Watch:
@@ -105,18 +140,12 @@ class _Watch:
 
 def _execute(folder: "RunFolder", place: Workspace, settings: "Settings", watch: _Watch) -> int:
     from paraknow_core.pipeline import execute
-    from paraknow_core.writer import RunWriter, StopRequested
 
     try:
-        status = folder.status()
-        if status.state == "done":
+        if folder.status().state == "done":
             say(f"run {folder.id}: is done already; `runs show {folder.id}` prints its result")
             return 0
-        if status.state == "queued" and folder.file("stop").exists():
-            watch.asked_by_file = True
-            with RunWriter(folder):
-                raise StopRequested
-        elif execute(folder, place, settings, watch) is not None:
+        if execute(folder, place, settings, watch) is not None:
             return 0
         say(f"run {folder.id}: stopped and saved; `runs resume {folder.id}` goes on")
         return STOPPED
@@ -124,11 +153,13 @@ def _execute(folder: "RunFolder", place: Workspace, settings: "Settings", watch:
         message = str(error) if folder.id in str(error) else f"run {folder.id}: {error}"
         say(message)
         _log(folder, message)
+        _end_queued(folder, error)
         return REFUSED
-    except Exception:
+    except Exception as error:
         trace = traceback.format_exc()
         print(trace, file=sys.stderr, flush=True)
         _log(folder, trace)
+        _end_queued(folder, error)
         return BROKEN
 
 
@@ -156,7 +187,7 @@ def _lines(record: dict[str, Any]) -> list[str]:
     result = record["result"]
     if result is None:
         return [f"{record['id']}: {record['state']}"]
-    lines = [f"{record['id']}: done in {seconds_text(sum(result['timings'].values()))}, in {record['folder']}"]
+    lines = [f"{record['id']}: done in {duration(sum(result['timings'].values()))}, in {record['folder']}"]
     lines += [f"warning: {warning}" for warning in result.get("warnings", [])]
     lines += [f"{score['scorer']}: {score_text(score)}" for score in result.get("scores", [])]
     for name, scores in result.get("references", {}).items():

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from paraknow_core.cli.console import count_text, score_text, seconds_text, show, show_json, show_table
+from paraknow_core.cli.console import show, show_json, show_table
 from paraknow_core.cli.options import Json
+from paraknow_core.display import duration, memory, score_text
 from paraknow_core.errors import ParaknowError, RunError
 
 if TYPE_CHECKING:
@@ -85,11 +86,11 @@ def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
         show(f"message: {status.message}")
     show_table(("changed setting", "value", "default"), [(key, new, old) for key, (new, old) in changes.items()])
     if result:
-        show_table(("scored", "scorer", "score (95 % interval)"), _score_rows(result))
-        timings = ", ".join(f"{stage} {seconds_text(seconds)}" for stage, seconds in result["timings"].items())
-        show(f"time: {timings}", f"peak memory: {count_text(result.get('peak_memory_bytes', 0))}B")
+        show_table(("scored", "scorer", "score (± half the 95 % interval)"), _score_rows(result))
+        timings = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in result["timings"].items())
+        show(f"time: {timings}", f"peak memory: {memory(result.get('peak_memory_bytes'))}")
         show(*(f"warning: {warning}" for warning in result.get("warnings", [])))
-    show("files: " + ", ".join(f"{name} ({count_text(size)}B)" for name, size in files.items()))
+    show("files: " + ", ".join(f"{name} ({memory(size)})" for name, size in files.items()))
 
 
 def changed_settings(spec: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -177,7 +178,7 @@ def export(
     """Pack a run that has ended into one file to pass on: spec, result, events, predictions, adapters."""
     run = _find(context, run_id)
     names = export_run(run, out)
-    show(f"{out}: {len(names)} files of {run.id}, {count_text(out.stat().st_size)}B")
+    show(f"{out}: {len(names)} files of {run.id}, {memory(out.stat().st_size)}")
 
 
 # Left out: status.json, process.json and log.txt name this machine; checkpoints are large and only good for resuming.

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from paraknow_core.cli.console import percent, show, show_json, show_table, working
+from paraknow_core.cli.console import show, show_json, show_table, working
 from paraknow_core.cli.options import Device, Dtype, Json, Threads, settings_of
+from paraknow_core.display import NOT_MEASURED, SHARE, percent, significant
 
 if TYPE_CHECKING:
     import pandas
@@ -71,14 +72,15 @@ def _records(table: "pandas.DataFrame") -> list[dict[str, Any]]:
 def _print(table: "pandas.DataFrame", seeds: int, title: str) -> None:
     rows = []
     for row in _records(table):
-        unit = row["unit"]
-        low, high, change = (percent(row.get(key), unit) for key in ("low", "high", "difference"))
-        sign = "+" if change and row["difference"] >= 0 else ""
-        between = " to ".join(percent(row.get(key), unit) for key in ("difference_low", "difference_high"))
+        show_value = percent if row["unit"] == SHARE else significant
+        low, high, change, change_low, change_high = (
+            show_value(row.get(key)) for key in ("low", "high", "difference", "difference_low", "difference_high")
+        )
+        paired = change != NOT_MEASURED
         rows.append((
-            row["arm"], percent(row["value"], unit), f"{low} to {high}" if low else None, row["n"],
-            f"{sign}{change}" if change else None, between if change else None,
+            row["arm"], show_value(row["value"]), f"{low} to {high}", row["n"],
+            f"{'+' if paired and row['difference'] >= 0 else ''}{change}",
+            f"{change_low} to {change_high}" if paired else NOT_MEASURED,
         ))  # fmt: skip
-    scale = "score %" if table["unit"][0] == "share" else f"score ({table['unit'][0]})"
-    columns = ("arm", scale, "95 % interval", "n", "against default LoRA", "95 % interval, paired")
+    columns = ("arm", "score", "95 % interval", "n", "against default LoRA", "95 % interval, paired")
     show_table(columns, rows, f"{title}{f', {seeds} seeds' if seeds > 1 else ''}", right=columns[1:])

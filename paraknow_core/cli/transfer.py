@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from paraknow_core.cli.console import percent, show, show_json, show_table, working
+from paraknow_core.cli.console import show, show_json, show_table, working
 from paraknow_core.cli.options import Device, Dtype, Json, Offline, Out, Teacher, Threads, new_folder, settings_of
+from paraknow_core.display import percent, significant
 from paraknow_core.errors import RunError, SpecError
 
 if TYPE_CHECKING:
@@ -53,11 +54,11 @@ def sensitivity(
         return
     layers = totals["layers"]
     show_table(
-        ("layer", "sensitivity", "share %"),
-        [(index, f"{value:.4g}", percent(value / totals["total"])) for index, value in enumerate(layers)],
-        right=("layer", "sensitivity", "share %"),
+        ("layer", "sensitivity", "share"),
+        [(index, significant(value, 4), percent(value / totals["total"])) for index, value in enumerate(layers)],
+        right=("layer", "sensitivity", "share"),
     )
-    groups = ", ".join(f"{name} {percent(value / totals['total'])} %" for name, value in totals["groups"].items())
+    groups = ", ".join(f"{name} {percent(value / totals['total'])}" for name, value in totals["groups"].items())
     show(f"{groups}; {totals['samples']} seed samples, {totals['supervised_tokens']} supervised tokens")
     show(f"saved in {out}")
 
@@ -114,8 +115,8 @@ def extract(
         shown = ", ".join("-" if layer is None else str(layer) for layer in record["layer_mapping"])
         show(f"teacher layer for each student layer: {shown}")
     show_table(
-        ("student module", "teacher module", "captured %", "energy in rank %"), _module_rows(record),
-        right=("captured %", "energy in rank %"),
+        ("student module", "teacher module", "captured", "energy in rank"), _module_rows(record),
+        right=("captured", "energy in rank"),
     )  # fmt: skip
     show(*(f"skipped {name}: {reason}" for name, reason in record["skipped"].items()))
     show(f"saved in {out}; the adapter is {out / 'init_adapter'}")

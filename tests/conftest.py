@@ -1,0 +1,47 @@
+"""Fixtures for all tests: a workspace of their own, the command line as a real process, the shared material."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# Set before any test imports a library that reads them at import: no test asks a hub, none phones home.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch) -> Workspace:
+    """Return an empty workspace in a temporary folder; child processes use it too."""
+    monkeypatch.setenv(WORKSPACE_VARIABLE, str(tmp_path / "workspace"))
+    return Workspace(tmp_path / "workspace")
+
+
+@pytest.fixture
+def run_cli(workspace) -> Callable[..., subprocess.CompletedProcess]:
+    """Return `run_cli(*arguments, timeout=120, **options)`: the command line as a process, its output as text."""
+
+    def run(*arguments: object, timeout: float = 120, **options: object) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "paraknow_core", *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
+            stdin=subprocess.DEVNULL, timeout=timeout, check=False, **options,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder of shared material; skips the test where it is not beside the project."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared beside the project")
+    return SHARED
