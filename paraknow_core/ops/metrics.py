@@ -1,0 +1,199 @@
+"""Numbers that compare or summarise matrices. All return float64 accuracy without float64 copies of large inputs."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from paraknow_core.errors import NumericError, ShapeError
+from paraknow_core.ops.chunks import require_matrix, row_chunks
+
+
+def row_sums(matrix: Tensor) -> Tensor:
+    """Sum each row: (rows, cols) -> (rows,) float64."""
+    matrix = require_matrix("row sums", matrix)
+    return torch.cat([chunk.sum(dim=1) for _, chunk in row_chunks(matrix)])
+
+
+def col_sums(matrix: Tensor) -> Tensor:
+    """Sum each column: (rows, cols) -> (cols,) float64."""
+    matrix = require_matrix("column sums", matrix)
+    sums = torch.zeros(matrix.shape[1], dtype=torch.float64, device=matrix.device)
+    for _, chunk in row_chunks(matrix):
+        sums += chunk.sum(dim=0)
+    return sums
+
+
+def sum_of_squares(matrix: Tensor) -> float:
+    """Squared Frobenius norm of a (rows, cols) matrix, accumulated in float64."""
+    matrix = require_matrix("sum of squares", matrix)
+    return math.fsum(chunk.square_().sum().item() for _, chunk in row_chunks(matrix))
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Cosine of the angle between two tensors of one shape, read as long vectors; -1 to 1, and 0 if one is all zero.
+
+    Raises:
+        ShapeError: the shapes differ.
+        NumericError: a value is NaN or infinite.
+    """
+    a, b = _paired("cosine", a, b)
+    dot = math.fsum(
+        torch.dot(x.flatten(), y.flatten()).item() for (_, x), (_, y) in zip(row_chunks(a), row_chunks(b), strict=True)
+    )
+    norm = math.sqrt(sum_of_squares(a)) * math.sqrt(sum_of_squares(b))
+    _require_finite("cosine", dot, norm)
+    return max(-1.0, min(1.0, dot / norm)) if norm > 0 else 0.0
+
+
+def relative_error(a: Tensor, b: Tensor) -> float:
+    """Distance of a from the reference b: Frobenius norm of (a - b) over that of b (inf if only b is zero).
+
+    Raises:
+        ShapeError: the shapes differ.
+        NumericError: a value is NaN or infinite.
+    """
+    a, b = _paired("relative error", a, b)
+    squared = math.fsum(
+        x.sub_(y).square_().sum().item() for (_, x), (_, y) in zip(row_chunks(a), row_chunks(b), strict=True)
+    )
+    reference = sum_of_squares(b)
+    _require_finite("relative error", squared, reference)
+    if reference == 0:
+        return 0.0 if squared == 0 else math.inf
+    return math.sqrt(squared / reference)
+
+
+def retained_energy(singular_values: Tensor, total_squared: float) -> float:
+    """Share of a matrix's squared Frobenius norm that the given singular values hold, 0 to 1 (1 for a zero matrix).
+
+    Args:
+        singular_values: (r,), the ones that are kept.
+        total_squared: squared Frobenius norm of the whole matrix (`sum_of_squares`).
+    """
+    kept = singular_values.double().square().sum().item()
+    return min(1.0, kept / total_squared) if total_squared > 0 else 1.0
+
+
+def subspace_overlap(a: Tensor, b: Tensor) -> float:
+    """How far two row spaces coincide: mean squared cosine of their principal angles, 0 (orthogonal) to 1.
+
+    Args:
+        a: (r1, n) and b: (r2, n), for example two LoRA A factors. The mean is over the smaller of the two dimensions,
+            so a space inside a larger one has overlap 1. Rows that depend on others do not count.
+
+    Raises:
+        ShapeError: the rows live in spaces of different dimension.
+        NumericError: a value is NaN or infinite.
+    """
+    a, b = require_matrix("subspace overlap", a), require_matrix("subspace overlap", b)
+    if a.shape[1] != b.shape[1]:
+        raise ShapeError(
+            f"subspace overlap: rows of {a.shape[1]} and of {b.shape[1]} numbers; both need the same number of "
+            "columns; compare factors of the same student module"
+        )
+    bases = [_row_basis(matrix) for matrix in (a, b)]
+    smaller = min(len(basis) for basis in bases)
+    if smaller == 0:
+        return 0.0
+    squared = (bases[0] @ bases[1].T).square().sum().item()
+    return min(1.0, squared / smaller)
+
+
+def block_reduce(matrix: Tensor, max_rows: int = 256, max_cols: int = 256, how: str = "mean") -> Tensor:
+    """Shrink a matrix for display: split it into blocks and reduce each block to one number.
+
+    Args:
+        matrix: (rows, cols), any floating dtype.
+        max_rows, max_cols: the largest size of the result; a matrix within it is returned unreduced.
+        how: "mean", "sum" or "max" of each block.
+
+    Returns:
+        (min(rows, max_rows), min(cols, max_cols)) float64 on the matrix's device. Block i covers the rows from
+        i * rows // n to (i + 1) * rows // n: blocks differ by at most one row or column, each is reduced over its
+        true size, and every element belongs to exactly one block.
+
+    Raises:
+        ShapeError: a maximum below 1, or an unknown reduction.
+    """
+    matrix = require_matrix("block reduction", matrix)
+    if how not in ("mean", "sum", "max") or min(max_rows, max_cols) < 1:
+        raise ShapeError(
+            f"block reduction: asked for '{how}' within {max_rows} x {max_cols}; a reduction of mean, sum or max and "
+            "sizes of at least 1 are needed; change the arguments"
+        )
+    rows, cols = matrix.shape
+    row_edges, col_edges = _edges(rows, max_rows), _edges(cols, max_cols)
+    combine = "amax" if how == "max" else "sum"
+    reduced = torch.stack(
+        [
+            _reduce_columns(matrix[start:stop].to(torch.float64), col_edges, combine)
+            for start, stop in zip(row_edges[:-1], row_edges[1:], strict=True)
+        ]
+    )
+    if how == "mean":
+        heights, widths = torch.tensor(row_edges).diff(), torch.tensor(col_edges).diff()
+        reduced /= (heights[:, None] * widths[None, :]).to(reduced)
+    return reduced
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Spearman's rank correlation of two tensors of one shape, ties at their mean rank; nan if one is constant.
+
+    Meant for layer or module totals: it sorts, so reduce whole matrices first.
+
+    Raises:
+        ShapeError: the shapes differ, or fewer than two values.
+    """
+    from scipy.stats import rankdata
+
+    if a.shape != b.shape or a.numel() < 2:
+        raise ShapeError(
+            f"rank correlation: shapes {tuple(a.shape)} and {tuple(b.shape)}; two tensors of one shape with at least "
+            "two values are needed; compare the same modules"
+        )
+    ranks = [torch.from_numpy(rankdata(t.detach().double().cpu().flatten().numpy())) for t in (a, b)]
+    centred = [r - r.mean() for r in ranks]
+    norm = math.sqrt((centred[0].square().sum() * centred[1].square().sum()).item())
+    return torch.dot(*centred).item() / norm if norm > 0 else math.nan
+
+
+def _paired(where: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    if a.shape != b.shape:
+        raise ShapeError(
+            f"{where}: shapes {tuple(a.shape)} and {tuple(b.shape)} differ; two tensors of one shape are needed; "
+            "compare a block with the student weight it replaces"
+        )
+    if a.ndim != 2:
+        a, b = a.reshape(1, -1), b.reshape(1, -1)
+    return require_matrix(where, a), require_matrix(where, b)
+
+
+def _require_finite(where: str, *values: float) -> None:
+    if not all(math.isfinite(value) for value in values):
+        raise NumericError(
+            f"{where}: the values contain NaN or infinity; finite values are needed; check where they were computed"
+        )
+
+
+def _row_basis(matrix: Tensor) -> Tensor:
+    """Orthonormal basis of the row space, as rows; directions below float32 accuracy of the largest do not count."""
+    matrix = matrix.double()
+    if not torch.isfinite(matrix).all():
+        _require_finite("subspace overlap", math.nan)
+    _, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return vh[s > s.max() * 1e-6]
+
+
+def _edges(size: int, most: int) -> list[int]:
+    blocks = min(size, most)
+    return [i * size // blocks for i in range(blocks + 1)]
+
+
+def _reduce_columns(strip: Tensor, edges: list[int], combine: str) -> Tensor:
+    """Reduce a (rows, cols) strip to one number per column block. Block widths take at most two values."""
+    line = strip.amax(dim=0) if combine == "amax" else strip.sum(dim=0)
+    widths = torch.tensor(edges, device=line.device).diff()
+    blocks = torch.repeat_interleave(torch.arange(len(widths), device=line.device), widths)
+    empty = torch.full((len(widths),), -math.inf if combine == "amax" else 0.0, dtype=line.dtype, device=line.device)
+    return empty.scatter_reduce(0, blocks, line, reduce=combine)
