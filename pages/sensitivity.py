@@ -26,7 +26,8 @@ PLOT = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", 
 
 def controls() -> None:
     """Draw what is measured, and the button that measures it."""
-    teacher, task, samples, button = st.columns([3, 3, 1.3, 1.9], vertical_alignment="bottom")
+    row = st.container(key="stack-fields")
+    teacher, task, samples, button = row.columns([3, 3, 1.3, 1.9], vertical_alignment="bottom")
     with teacher:
         widgets.model_field("Teacher", "teacher.source", "The larger model whose weights are measured.")
     with task:
@@ -90,13 +91,14 @@ def results(run: RunFolder, one: Facts, store: SensitivityStore, saved: list[tup
     table = _modules(str(store.folder))
     teacher, task = source_label(str(totals.get("teacher", ""))), source_label(str(totals.get("task", "")))
     about = f"{teacher} on {task.replace('_', ' ')}, n = {totals.get('samples', 0):,} seed samples"
-    picture, detail = st.columns([1.32, 1], gap="medium")
+    pictures = st.container(key="stack-pictures")
+    picture, detail = pictures.columns([1.32, 1], gap="medium")
     with picture:
         value = _pick_view(run, saved)
         chosen = _heatmap(run, table, value, about)
     with detail:
         _module(store, table, chosen)
-    ranking, groups = st.columns([1.32, 1], gap="medium")
+    ranking, groups = pictures.columns([1.32, 1], gap="medium")
     kept = [layer for layer in one.result.get("layer_mapping") or [] if layer is not None] or None
     dark = layout.is_dark()
     ranking.plotly_chart(

@@ -11,7 +11,7 @@ from paraknow_core.runs import RunFolder, list_runs
 from paraknow_core.spec import RunSpec
 
 SHOWN = 12
-COLUMNS = (2.6, 2.6, 1.5, 2.1, 2)
+COLUMNS = (2.2, 2.4, 1.5, 1.9, 2.2)
 PICTURE = """<ol class="pk-steps">
 <li><b>Measure</b><span>Sensitivity of every teacher weight on a few seed samples of the task.</span></li>
 <li><b>Map layers</b><span>The most sensitive teacher layers, one for each student layer.</span></li>
@@ -68,9 +68,13 @@ def _row(run: RunFolder, one: Facts) -> None:
     if status.active:
         note = f"{status.stage} {100 * status.fraction:.0f} %" if status.stage else "waiting"
     else:
-        note = f"{duration(time.time() - status.ended)} ago" if status.ended else status.stage
+        note = f"{_ago(status.ended)} ago" if status.ended else status.stage
     state_cell.html(f'{layout.chip(status.state)} <span class="pk-quiet">{layout.escape(note)}</span>')
     score.markdown(layout.plain(score_text(one.scores[0])) if one.scores else "")
+
+
+def _ago(moment: float) -> str:
+    return duration(max(60.0, time.time() - moment) // 60 * 60).removesuffix(" 00 s")
 
 
 def _title(one: Facts) -> str:

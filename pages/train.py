@@ -183,7 +183,7 @@ def _live(run: RunFolder) -> None:
 
 
 with layout.page("Train"):
-    with st.container(border=True):
+    with st.container(border=True, key="stack-fields"):
         settings()
         launch()
     st.subheader("Run", anchor=False)

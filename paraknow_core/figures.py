@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import pandas
 
 COLUMN_ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+TALL = 520  # pixels; the map of the teacher and the map of one module stand side by side
 VALUES = {"sum": "total", "mean": "per parameter", "share": "share of all"}
 
 
@@ -76,11 +77,11 @@ def sensitivity_heatmap(
     places = [(layers.index(int(r.layer)), roles.index(r.role)) for r in cells.itertuples()]
     for (row, column), number in zip(places, cells[value], strict=True):
         matrix[row, column] = number
-    figure = blank(title, subtitle, dark, height=max(320, min(900, 110 + 46 * len(layers))))
+    figure = blank(title, subtitle, dark, height=max(TALL, min(900, 110 + 34 * len(layers))))
     logs, ticks = log_scale(matrix)
     figure.add_trace(go.Heatmap(
         z=logs, x=list(range(len(roles))), y=layers, colorscale="Cividis", hoverinfo="skip", xgap=2, ygap=2,
-        colorbar={**COLORBAR, **ticks, "title": {"text": f"S, {VALUES[value]}", "side": "right"}},
+        colorbar={**COLORBAR, **ticks, "title": {"text": f"S, {VALUES[value]}", "side": "right", "font": {"size": 13}}},
     ))  # fmt: skip
     if len(layers) <= 16:
         figure.add_trace(_cell_labels(cells[value], [logs[place] for place in places], places, layers, value))
@@ -92,9 +93,13 @@ def sensitivity_heatmap(
             line={"color": HIGHLIGHT, "width": 3},
         )  # fmt: skip
     figure.update_layout(clickmode="event+select", hoverdistance=60, dragmode=False)
-    figure.update_xaxes(title="module", tickvals=list(range(len(roles))), ticktext=roles, showgrid=False)
+    figure.update_xaxes(
+        title_text="module", tickvals=list(range(len(roles))), ticktext=roles, tickangle=0, showgrid=False,
+        range=[-0.5, len(roles) - 0.5],
+    )  # fmt: skip
     step = max(1, len(layers) // 20)
-    figure.update_yaxes(title="layer", tickvals=layers[::step], showgrid=False)
+    edges = [min(layers, default=0) - 0.5, max(layers, default=0) + 0.5]
+    figure.update_yaxes(title_text="layer", tickvals=layers[::step], showgrid=False, range=edges)
     return figure
 
 
@@ -122,8 +127,8 @@ def layer_ranking(
                     for i, s in enumerate(scores)],
         hovertemplate="layer %{x}: %{customdata[1]}<br>rank %{customdata[0]} %{customdata[2]}<extra></extra>",
     ))  # fmt: skip
-    figure.update_xaxes(title="teacher layer", dtick=max(1, len(scores) // 20), showgrid=False)
-    figure.update_yaxes(title="S, total", rangemode="tozero")
+    figure.update_xaxes(title_text="teacher layer", dtick=max(1, len(scores) // 20), showgrid=False)
+    figure.update_yaxes(title_text="S, total", rangemode="tozero")
     return figure
 
 
@@ -144,7 +149,7 @@ def group_shares(groups: Mapping[str, float], title: str = "", subtitle: str = "
         customdata=[significant(groups[name], 5) for name in names],
         hovertemplate="%{y}: %{text}<br>S %{customdata}<extra></extra>",
     ))  # fmt: skip
-    figure.update_xaxes(title="share of all [%]", range=[0, max([1.0, *(120 * s for s in shares)])])
+    figure.update_xaxes(title_text="share of all [%]", range=[0, max([1.0, *(128 * s for s in shares)])])
     figure.update_yaxes(showgrid=False)
     return figure
 
@@ -166,7 +171,7 @@ def matrix_map(
         rows=2, cols=2, column_widths=[0.8, 0.2], row_heights=[0.8, 0.2], shared_xaxes=True, shared_yaxes=True,
         horizontal_spacing=0.03, vertical_spacing=0.03,
     )  # fmt: skip
-    style(figure, title, subtitle, dark, height=520)
+    style(figure, title, subtitle, dark, height=TALL)
     # One cell in a hundred may be next to zero: colour is for the rest, the hover still names the true value.
     logs, ticks = log_scale(blocks, floor=float(numpy.quantile(blocks, 0.01)))
     high, wide = rows / blocks.shape[0], cols / blocks.shape[1]
@@ -174,8 +179,8 @@ def matrix_map(
         z=logs.astype(numpy.float32), x0=wide / 2 - 0.5, dx=wide, y0=high / 2 - 0.5, dy=high, colorscale="Cividis",
         customdata=blocks.astype(numpy.float32),
         colorbar={**ticks, "orientation": "h", "thickness": 10, "outlinewidth": 0, "len": 0.8, "x": 0,
-                  "xanchor": "left", "y": -0.13, "yanchor": "top",
-                  "title": {"text": "S, block mean", "side": "bottom"}},
+                  "xanchor": "left", "y": -0.19, "yanchor": "top",
+                  "title": {"text": "S, block mean", "side": "bottom", "font": {"size": 13}}},
         hovertemplate="row %{y:.0f}, column %{x:.0f}<br>mean S %{customdata:.3g}<extra></extra>",
     ), row=1, col=1)  # fmt: skip
     line = {"color": BLUE, "width": 1.2}
@@ -191,11 +196,12 @@ def matrix_map(
             type="rect", x0=col - 0.5, x1=col + width - 0.5, y0=row - 0.5, y1=row + height - 0.5,
             line={"color": HIGHLIGHT, "width": 2.5}, row=1, col=1,
         )  # fmt: skip
-    figure.update_yaxes(range=[rows - 0.5, -0.5], title="row", row=1, col=1, showgrid=False)
+    figure.update_yaxes(range=[rows - 0.5, -0.5], title_text="row", row=1, col=1, showgrid=False)
     figure.update_yaxes(range=[rows - 0.5, -0.5], row=1, col=2)
-    figure.update_xaxes(range=[-0.5, cols - 0.5], title="column", row=2, col=1)
+    figure.update_xaxes(range=[-0.5, cols - 0.5], title_text="column", row=2, col=1)
     figure.update_yaxes(showticklabels=False, rangemode="tozero", row=2, col=1)
-    figure.update_xaxes(showticklabels=False, rangemode="tozero", row=1, col=2)
+    top = float(numpy.max(row_profile, initial=0.0)) or 1.0
+    figure.update_xaxes(showticklabels=False, range=[0, 1.05 * top], matches=None, row=1, col=2)
     figure.update_xaxes(range=[-0.5, cols - 0.5], showgrid=False, row=1, col=1)
     return figure
 
@@ -220,8 +226,8 @@ def loss_curves(curves: Sequence[Curve], title: str = "", subtitle: str = "", *,
             ))  # fmt: skip
             ends.append((x[-1], y[-1], f"{named}{word}", colour))
     label_ends(figure, ends)
-    figure.update_xaxes(title="optimiser step")
-    figure.update_yaxes(title="loss [nats per token]")
+    figure.update_xaxes(title_text="optimiser step")
+    figure.update_yaxes(title_text="loss [nats per token]")
     figure.update_layout(uirevision="live")
     return figure
 
@@ -236,8 +242,9 @@ def metric_curve(
         x=x, y=y, mode="lines" if len(x) > 1 else "markers", line={"color": arm_of(arm).shade(dark), "width": 1.6},
         hovertemplate="step %{x}: %{y:.3g}<extra></extra>", name=label,
     ))  # fmt: skip
-    figure.update_xaxes(title="optimiser step")
-    figure.update_yaxes(rangemode="tozero", nticks=4)
+    figure.update_xaxes(title_text="optimiser step")
+    tiny = bool(len(y)) and float(numpy.max(numpy.abs(y))) < 0.01
+    figure.update_yaxes(rangemode="tozero", nticks=4, tickformat=".1~e" if tiny else None)
     figure.update_layout(uirevision="live")
     return figure
 
@@ -257,7 +264,8 @@ def score_bars(table: "pandas.DataFrame", title: str = "", subtitle: str = "", *
     figure.add_trace(go.Bar(
         y=list(range(len(rows))), x=[s[0] for s in scaled], orientation="h", width=0.62,
         marker={"color": [arm.shade(dark) for arm in arms],
-                "pattern": {"shape": [arm.pattern for arm in arms], "solidity": 0.25, "fgcolor": paper(dark)}},
+                "pattern": {"shape": [arm.pattern for arm in arms], "solidity": 0.2, "fillmode": "overlay",
+                            "fgcolor": paper(dark)}},
         error_x={"type": "data", "symmetric": False, "color": ink(dark), "thickness": 1.4, "width": 5,
                  "array": [0 if s[2] is None else s[2] - s[0] for s in scaled],
                  "arrayminus": [0 if s[1] is None else s[0] - s[1] for s in scaled]},
@@ -270,7 +278,9 @@ def score_bars(table: "pandas.DataFrame", title: str = "", subtitle: str = "", *
         text=[f"  {score_text(row)}" for row in rows], hoverinfo="skip",
     ))  # fmt: skip
     unit = next((s[3] for s in scaled if s[3]), "")
-    figure.update_xaxes(title=f"score [{unit}]" if unit else "score", range=[0, 1.35 * max([1e-9, *ends])])
+    figure.update_xaxes(title_text=f"score [{unit}]" if unit else "score", range=[0, 1.35 * max([1e-9, *ends])])
+    if unit == "%" and max(ends, default=0) > 60:
+        figure.update_xaxes(tickvals=[0, 20, 40, 60, 80, 100])
     figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=labels, autorange="reversed", showgrid=False)
     return figure
 

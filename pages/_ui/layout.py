@@ -28,18 +28,29 @@ CSS = """<style>
 .pk-lost {border-color: #D55E00; border-style: dashed;}
 ol.pk-steps {display: grid; grid-template-columns: repeat(7, 1fr); gap: .6rem 1.25rem; counter-reset: step;
   padding: 0 !important; margin: .2rem 0 .6rem !important;}
-@media (max-width: 1150px) {ol.pk-steps {grid-template-columns: repeat(4, 1fr);}}
+@media (max-width: 1150px) {ol.pk-steps {grid-template-columns: repeat(4, 1fr);}
+  .pk-steps li:nth-child(4)::after {display: none;}}
 .pk-steps li {list-style: none; border: 1px solid rgba(128,136,140,.4); border-radius: .35rem;
   padding: .5rem .6rem .55rem; position: relative; margin: 0 !important; font-size: .83rem; line-height: 1.2rem;}
-.pk-steps li::before {counter-increment: step; content: counter(step); font-weight: 700; color: #0072B2;
+.pk-steps li::before {counter-increment: step; content: counter(step); font-weight: 700; color: #2E94D0;
   margin-right: .4rem;}
 .pk-steps li b {font-weight: 650; font-size: .95rem;}
 .pk-steps li span {display: block; margin-top: .15rem; opacity: .78;}
 .pk-steps li:not(:last-child)::after {content: "→"; position: absolute; right: -1.12rem; top: calc(50% - .7rem);
   opacity: .6;}
-[class*="st-key-row"] p, [class*="st-key-row"] .stHtml {font-size: .9rem; white-space: nowrap; overflow: hidden;
+.st-key-rows p, .st-key-rows .stHtml {font-size: .9rem; white-space: nowrap; overflow: hidden;
   text-overflow: ellipsis;}
-.st-key-rows [data-testid="stHorizontalBlock"] {border-bottom: 1px solid rgba(128,136,140,.22); min-height: 2.1rem;}
+.st-key-rows [data-testid="stHorizontalBlock"] {border-bottom: 1px solid rgba(128,136,140,.22); min-height: 2.5rem;}
+.st-key-rows .stHtml {overflow: visible;}
+.st-key-rows [data-testid="stColumn"]:last-child p {white-space: normal; line-height: 1.15rem;}
+@media (max-width: 1080px) {
+  [class*="st-key-stack"] > div > [data-testid="stHorizontalBlock"],
+  [class*="st-key-stack"] > [data-testid="stHorizontalBlock"] {flex-wrap: wrap;}
+  .st-key-stack-pictures [data-testid="stColumn"] [data-testid="stColumn"] {min-width: 46%;}
+  .st-key-stack-pictures > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"],
+  .st-key-stack-pictures > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] {min-width: 100%;}
+  .st-key-stack-fields [data-testid="stColumn"] {min-width: 46%;}
+}
 .pk-line {display: flex; flex-wrap: wrap; gap: .3rem .9rem; align-items: center;}
 .pk-name {font-weight: 600; overflow-wrap: anywhere;}
 </style>"""

@@ -10,10 +10,12 @@ from pages._ui.reading import Facts, siblings
 from paraknow_core import figures
 from paraknow_core.display import (
     NOT_MEASURED,
+    SHARE,
     arm_of,
     count,
     duration,
     memory,
+    percent,
     score_text,
     scorer_label,
     significant,
@@ -75,7 +77,7 @@ def scores(run: RunFolder, one: Facts) -> None:
         )  # fmt: skip
         facts.metric(arm_of(one.spec.method).label, score_text(score).split(" (")[0], border=True)
         extra = "; ".join(
-            f"{str(name).replace('_', ' ')} {significant(value)}"
+            f"{str(name).replace('_', ' ')} {_extra(value, score)}"
             for name, value in (score.get("extra") or {}).items() if isinstance(value, int | float)
         )  # fmt: skip
         facts.caption(layout.plain(f"n = {score.get('n')} test examples, one seed. {extra}"))
@@ -85,6 +87,10 @@ def scores(run: RunFolder, one: Facts) -> None:
         st.caption(
             "Overlapping intervals do not show a difference; neither does one seed. Compare paired, over three seeds."
         )
+
+
+def _extra(value: float, score: dict) -> str:
+    return percent(value) if score.get("unit") == SHARE and 0 <= value <= 1 else significant(value)
 
 
 def _bars(scorer: str | None, one: Facts, by_method: dict[str, Facts]) -> pandas.DataFrame:

@@ -9,7 +9,7 @@ from pages._ui import state
 from pages._ui.layout import chip, plain, say
 from pages._ui.reading import Facts, facts
 from paraknow_core.demo.tasks import TASKS
-from paraknow_core.display import count, duration, source_label
+from paraknow_core.display import arm_of, count, duration, source_label
 from paraknow_core.engines import local
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import PROJECT_ROOT, read_json
@@ -73,11 +73,11 @@ def headline(run: RunFolder, one: Facts, status: Status) -> None:
     """Draw a run in one line: state, name, pair, task, how long it has been going."""
     end = status.ended or (status.heartbeat if status.state == "lost" else 0)
     spent = duration((end or max(status.heartbeat, status.started)) - status.started) if status.started else ""
-    name = one.spec.name if one.spec and one.spec.name else run.id
+    name = (one.spec.name or arm_of(one.spec.method).label) if one.spec else run.id
     st.html(
         f'<div class="pk-line" data-testid="headline">{chip(status.state)}<span class="pk-name">{escape(name)}</span>'
         f'<span>{escape(one.pair)}</span><span class="pk-quiet">{escape(one.task)}</span>'
-        f'<span class="pk-quiet">{escape(spent)}</span></div>'
+        f'<span class="pk-quiet">{escape(spent)}</span><code>{escape(run.id)}</code></div>'
     )
 
 

@@ -1,0 +1,62 @@
+"""A workspace of its own for every test, and the app opened as a person opens it: through app.py."""
+
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from paraknow_core.engines import local
+from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
+
+APP = Path(__file__).resolve().parents[2] / "app.py"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Workspace:
+    monkeypatch.setenv(WORKSPACE_VARIABLE, str(tmp_path))
+    st.cache_data.clear()
+    return Workspace(tmp_path)
+
+
+@pytest.fixture
+def submitted(monkeypatch) -> list:
+    """Runs that a page handed to the engine; no process is started."""
+    calls = []
+    monkeypatch.setattr(local, "submit", lambda _place, *runs: calls.append([run.id for run in runs]))
+    return calls
+
+
+@pytest.fixture
+def open_app(place):
+    """Open the app, optionally on a page and with `?run=`; every draw must be without an exception."""
+
+    def opened(page: str | None = None, run: str | None = None) -> AppTest:
+        app = AppTest.from_file(str(APP), default_timeout=30)
+        if run is not None:
+            app.query_params["run"] = run
+        app.run()
+        if page is not None:
+            app.switch_page(f"pages/{page}.py").run()
+        assert not app.exception, app.exception
+        return app
+
+    return opened
+
+
+def words(app: AppTest) -> str:
+    """Everything readable on the page, as one text without Markdown's backslashes."""
+    kinds = ("title", "subheader", "markdown", "caption", "error", "warning", "info")
+    found = [element.value for kind in kinds for element in app.get(kind)]
+    found += [element.proto.body for element in app.get("html")]
+    return "\n".join(str(text) for text in found).replace("\\", "")
+
+
+def button(app: AppTest, label: str):
+    """The button with this label."""
+    return next(b for b in app.button if b.label == label)
+
+
+def select(app: AppTest, label: str):
+    """The select box with this label."""
+    return next(s for s in app.selectbox if s.label == label)

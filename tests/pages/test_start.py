@@ -1,0 +1,62 @@
+"""Start: empty, with runs in every state, and the one click."""
+
+import pytest
+
+from paraknow_core.runs import RunFolder
+from tests.pages import fabricate
+from tests.pages.conftest import button, words
+
+
+def test_empty_workspace_says_what_will_appear_and_how(open_app):
+    app = open_app()
+    assert app.title[0].value == "ParaKnow workbench"
+    assert "Runs will be listed here" in app.info[0].value
+    assert "no run active" in words(app)
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "stopping", "stopped", "done", "failed", "lost"])
+def test_a_run_in_each_state_is_listed_with_its_word(place, open_app, state):
+    fabricate.store(place)
+    fabricate.run(place, state)
+    text = words(open_app())
+    assert f">{state}</span>" in text
+    assert ("41.2 ± 5.6 % (n = 300)" in text) == (state == "done")
+
+
+def test_damaged_and_hostile_folders_do_not_break_the_page(place, open_app):
+    fabricate.run(place, "done", {"name": "<b>bold</b> **[x](http://evil)** :red[y] $z$"})
+    broken = fabricate.run(place, "failed")
+    broken.file("spec.yaml").write_text("rnak: 3\n")
+    torn = fabricate.run(place, "done")
+    torn.file("result.json").write_text('{"scores": [')
+    (place.runs / "no-spec").mkdir()
+    app = open_app()
+    assert "unknown key 'rnak'" in words(app)
+    assert len(app.get("page_link")) == 3
+    assert any(r"\[x\]" in link.proto.label for link in app.get("page_link"))
+
+
+def test_try_it_now_submits_a_sensitivity_run_of_the_bundled_pair_and_leads_there(place, open_app, submitted):
+    app = open_app()
+    button(app, "Try it now").click().run()
+    assert not app.exception
+    [[run_id]] = submitted
+    spec = RunFolder(place.runs / run_id).spec()
+    assert (spec.until, spec.teacher.source, spec.task.source) == (
+        "sensitivity",
+        "bundled:teacher",
+        "bundled:word_problems",
+    )
+    assert app.title[0].value == "Sensitivity"
+    assert app.query_params["run"] in (run_id, [run_id])
+
+
+def test_a_workspace_that_cannot_be_written_is_a_sentence(place, open_app, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", str(place.root))
+
+    monkeypatch.setattr("pages._ui.widgets.create_run", refuse)
+    app = open_app()
+    button(app, "Try it now").click().run()
+    assert not app.exception
+    assert "Permission denied" in words(app)
