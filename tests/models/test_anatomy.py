@@ -36,6 +36,7 @@ def test_a_llama_by_hand(tiny):
     assert [m.shape for m in anatomy.layer(0)] == [(32, 32), (16, 32), (16, 32), (32, 32), (56, 32), (56, 32), (32, 56)]
     key = anatomy.module("model.layers.1.self_attn.k_proj")
     assert (key.role, key.group, key.layer, key.heads, key.head_size) == ("k", "attention", 1, 2, 8)
+    assert [m.heads for m in anatomy.layer(1)] == [4, 2, 2, 4, None, None, None]
     assert (key.host, key.parameter) == (key.name, f"{key.name}.weight")
     assert (anatomy.dtype, anatomy.tied, anatomy.vocab_size) == ("float32", False, 259)
     assert anatomy.bytes == 4 * anatomy.parameters

@@ -39,6 +39,7 @@ def test_a_larger_teacher_is_cut(pair):
     assert report.counts == {"cut": 16, "whole": 0, "place": 0, "skip": 0}
     q = next(p for p in report.pairings if p.student_module == "model.layers.0.self_attn.q_proj")
     assert (q.teacher_shape, q.student_shape, q.placed_shape) == ((32, 32), (16, 16), (16, 16))
+    assert report.pairings[-1].teacher_module == "lm_head"
     # By hand: embed and head 259 x 16 each; a layer: q, o 16 x 16, k, v 8 x 16, three of 24 x 16.
     assert report.parameters_moved == 2 * 259 * 16 + 2 * (2 * 256 + 2 * 128 + 3 * 384)
     assert report.blocking == () and "in order here" in report.notes[0]
