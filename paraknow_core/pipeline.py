@@ -135,7 +135,7 @@ class _Work:
             self.result["step0"] = step0_identity(self.peft_model, context.student.load(), self.samples)
 
     def _finetune(self) -> None:
-        from paraknow_core.stages.finetuning import finetune, last_checkpoint
+        from paraknow_core.stages.finetuning import finetune
 
         context = self.context
         train = context.encode(context.task.split("train"), context.student)
@@ -152,7 +152,6 @@ class _Work:
             **summary, "first_loss": losses[0] if losses else None, "last_loss": losses[-1] if losses else None,
             "first_validation_loss": validations[0] if validations else None,
             "last_validation_loss": validations[-1] if validations else None,
-            "resumed_from_checkpoint": last_checkpoint(self.folder.file("checkpoints")) is not None,
         }  # fmt: skip
 
     def _export(self) -> None:

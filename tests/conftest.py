@@ -10,6 +10,8 @@ import pytest
 
 from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
 
+pytest_plugins = ["tests.tiny_pairs"]
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -38,7 +38,6 @@ def evaluate(
 
     task, examples = context.task, context.task.split("test")
     known = _read_records(file, task.scorers)
-    done = set.intersection(*(set(known[s]) for s in task.scorers))
 
     lines = open_lines(file)
 
@@ -49,15 +48,17 @@ def evaluate(
 
     try:
         records = evaluate_all(
-            model, tokenizer, task, examples, task.scorers, judge=_judge(context), skip=done, on_records=on_records,
+            model, tokenizer, task, examples, task.scorers, judge=_judge(context),
+            skip={s: set(known[s]) for s in task.scorers}, on_records=on_records,
             progress=lambda n, total: context.report.progress(n, total, "test examples"),
         )  # fmt: skip
     finally:
         os.close(lines)
     scores = []
     for scorer in task.scorers:
-        by_id = {**known[scorer], **{record.id: record for record in records[scorer]}}
-        ordered = [by_id[i] for i in by_id]
+        by_id = known[scorer] | {record.id: record for record in records[scorer]}
+        # In the order of the examples: sums of floats, and with them resumed runs, then give the same digits.
+        ordered = [by_id[example.id] for example in examples if example.id in by_id]
         scores.append(asdict(summarise(scorer, ordered, task)))
     return scores
 

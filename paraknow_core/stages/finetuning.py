@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from paraknow_core.errors import NumericError
 from paraknow_core.paths import write_atomic
@@ -194,7 +194,7 @@ def finetune(
     recipe = spec.finetuning
     steps = total_steps(recipe, len(train))
     micro = micro_batch_size(recipe, max(len(e.input_ids) for e in train))
-    collate = Collator(pad_id)
+    collate, checkpoint = Collator(pad_id), last_checkpoint(folder)
     report.progress(0, steps, "optimiser steps")
     if steps and recipe.learning_rate:
         validate = (lambda: mean_loss(peft_model, collate, validation, micro)) if validation else None
@@ -206,14 +206,14 @@ def finetune(
             model=peft_model, args=training_arguments(spec, steps, micro, folder, peft_model.device.type),
             train_dataset=list(train), data_collator=collate, callbacks=[follow],
         )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)  # the run's events say all of it
         trainer.label = spec.student.source
-        checkpoint = last_checkpoint(folder)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if follow.stopped:
             raise StopRequested
     peft_model.eval()
     return {
-        "steps": steps, "micro_batch_size": micro, "examples": len(train),
+        "steps": steps, "micro_batch_size": micro, "examples": len(train), "resumed": checkpoint is not None,
         "trainable_parameters": sum(p.numel() for p in trainable(peft_model)),
     }  # fmt: skip
 

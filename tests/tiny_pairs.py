@@ -1,4 +1,4 @@
-"""Tiny pairs and contexts for the stages: everything is built here, nothing is downloaded."""
+"""Fixtures: tiny pairs, a tiny task and contexts over them; everything is built here, nothing is downloaded."""
 
 import json
 

@@ -1,0 +1,239 @@
+"""Whole runs on tiny models: end to end, twice the same, stopped, killed, resumed, and read by plain PEFT."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from paraknow_core.errors import DataError, ModelError, NumericError, ShapeError
+from paraknow_core.paths import PROJECT_ROOT, read_json, workspace
+from paraknow_core.pipeline import execute, extract_to
+from paraknow_core.runs import create_run
+from paraknow_core.settings import Settings
+
+SETTINGS = Settings(threads=1)
+
+
+@pytest.fixture
+def spec(make_context, tiny):
+    """A run of eight steps on the tiny pair."""
+    context = make_context(
+        tiny("llama"), {"finetuning.batch_size": 5, "finetuning.epochs": 2, "finetuning.learning_rate": 0.01}
+    )
+    return context.spec
+
+
+def run_to_end(place, spec):
+    run = create_run(place, spec)
+    execute(run, place, SETTINGS)
+    return run
+
+
+def same(result):
+    """What must not depend on when and how fast a run was made."""
+    return {key: result[key] for key in ("scores", "references", "layer_mapping", "step0", "fingerprints")} | {
+        "losses": [result["training"]["last_loss"], result["training"]["last_validation_loss"]]
+    }
+
+
+def test_end_to_end_leaves_what_the_run_folder_promises(spec, tmp_path):
+    place = workspace(tmp_path)
+    run = run_to_end(place, spec)
+    assert run.status().state == "done"
+    names = {p.name for p in run.path.iterdir()}
+    assert {"spec.yaml", "status.json", "events.jsonl", "extraction.json", "init_adapter", "adapter",
+            "predictions.jsonl", "result.json", "sensitivity.json"} <= names  # fmt: skip
+    result = run.result()
+    assert [m["step"] for m in run.metrics()] == list(range(9))  # step 0 is the validation before training
+    assert result["training"]["steps"] == 8
+    assert result["training"]["last_loss"] < result["training"]["first_loss"]
+    assert result["step0"]["evaluation"]["passed"]
+    assert result["export_check"]["passed"]
+    score = result["scores"][0]
+    assert (score["scorer"], score["n"]) == ("number_match", 6)
+    assert score["low"] <= score["value"] <= score["high"]
+    assert result["references"]["student"][0]["n"] == 6
+    assert len({p["id"] for p in run.predictions()}) == 6
+    stages = [e["stage"] for e in run.events() if e["event"] == "stage"]
+    assert stages == ["prepare", "sensitivity", "injection", "fine-tuning", "export", "evaluation"]
+    assert not list(place.root.rglob("*.tmp"))
+
+
+def test_same_seed_same_numbers_other_seed_other_numbers(spec, tmp_path):
+    first = run_to_end(workspace(tmp_path / "a"), spec).result()
+    again = run_to_end(workspace(tmp_path / "b"), spec).result()  # nothing is shared, not even the cache
+    other = run_to_end(workspace(tmp_path / "a"), spec.with_changes({"seed": 1})).result()
+    assert same(first) == same(again)
+    assert first["training"]["last_loss"] != other["training"]["last_loss"]
+
+
+def test_a_run_without_training_is_the_untouched_student(spec, tmp_path):
+    result = run_to_end(workspace(tmp_path), spec.with_changes({"finetuning.max_steps": 0})).result()
+    assert result["scores"] == result["references"]["student"]
+
+
+def test_stop_and_resume_gives_the_numbers_of_an_uninterrupted_run(spec, tmp_path):
+    place = workspace(tmp_path)
+    whole = run_to_end(place, spec).result()
+    run = create_run(place, spec)
+
+    def stop_at_step_3(status):
+        if status.stage == "fine-tuning" and status.done == 3:
+            run.file("stop").touch()
+
+    assert execute(run, place, SETTINGS, stop_at_step_3) is None
+    assert run.status().state == "stopped"
+    assert max(m["step"] for m in run.metrics()) == 3
+    execute(run, place, SETTINGS)
+    assert run.status().state == "done"
+    assert run.result()["training"]["resumed"]
+    assert same(run.result()) == same(whole)
+    assert [m["step"] for m in run.metrics()] == list(range(9))
+
+
+@pytest.mark.parametrize("moment", ["sensitivity", "fine-tuning", "evaluation"])
+def test_kill_9_resumes_to_the_same_numbers(spec, tmp_path, moment):
+    place = workspace(tmp_path)
+    whole = run_to_end(workspace(tmp_path / "whole"), spec).result()
+    run = create_run(place, spec)
+    killer = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from paraknow_core.paths import workspace\n"
+        "from paraknow_core.pipeline import execute\n"
+        "from paraknow_core.runs import RunFolder\n"
+        "from paraknow_core.settings import Settings\n"
+        "def kill(status):\n"
+        f"    if status.stage == {moment!r} and status.done >= 3:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "execute(RunFolder(Path(sys.argv[1])), workspace(sys.argv[2]),"
+        " Settings(threads=1, checkpoint_seconds=0), kill)\n"
+    )
+    child = subprocess.run([sys.executable, "-c", killer, run.path, place.root], cwd=PROJECT_ROOT, check=False)
+    assert child.returncode == -signal.SIGKILL
+    assert run.status().state == "lost"
+    lines_before = run.file("events.jsonl").read_bytes()
+    execute(run, place, SETTINGS)
+    assert run.status().state == "done"
+    assert run.file("events.jsonl").read_bytes().startswith(lines_before)
+    assert same(run.result()) == same(whole)
+    if moment == "fine-tuning":
+        assert run.result()["training"]["resumed"]
+
+
+def test_sigterm_saves_and_stops(spec, tmp_path):
+    place = workspace(tmp_path)
+    run = create_run(place, spec.with_changes({"finetuning.max_steps": 10_000, "finetuning.validations": 0}))
+    child = subprocess.Popen(
+        [sys.executable, "-m", "paraknow_core", "run", str(run.path)], cwd=PROJECT_ROOT, stderr=subprocess.DEVNULL,
+        env={**os.environ, "PARAKNOW_WORKSPACE": str(place.root)},
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not run.metrics() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert run.metrics(), run.log_tail()
+        child.send_signal(signal.SIGTERM)
+        child.wait(60)
+    finally:
+        child.kill()
+    assert run.status().state == "stopped"
+    assert list(run.file("checkpoints").glob("checkpoint-*/complete"))
+
+
+def test_the_exported_adapter_scores_the_same_with_plain_peft(spec, tmp_path):
+    run = run_to_end(workspace(tmp_path), spec)
+    script = (
+        "import json, sys, torch\n"
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "student, adapter, predictions = sys.argv[1:]\n"
+        "tokenizer = AutoTokenizer.from_pretrained(student)\n"
+        "model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)\n"
+        "model = PeftModel.from_pretrained(model, adapter).eval()\n"
+        "for line in open(predictions):\n"
+        "    p = json.loads(line)\n"
+        "    text = f'<|user|>\\n{p[\"prompt\"]}\\n\\n<|assistant|>\\n'\n"
+        "    ids = tokenizer(text, return_tensors='pt').input_ids\n"
+        "    out = model.generate(input_ids=ids, max_new_tokens=4, do_sample=False, pad_token_id=2)\n"
+        "    print(json.dumps([tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True), p['output']]))\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, spec.student.source, run.file("adapter"),
+         run.file("predictions.jsonl")],
+        capture_output=True, text=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    ).stdout.splitlines()  # fmt: skip
+    import json
+
+    pairs = [json.loads(line) for line in out if line.startswith("[")]
+    assert len(pairs) == 6
+    for theirs, ours in pairs:
+        assert theirs.strip() == ours.strip()
+
+
+def test_runs_share_sensitivity_and_references(spec, tmp_path):
+    place = workspace(tmp_path)
+    run_to_end(place, spec)
+    stores, references = list(place.sensitivity.iterdir()), list(place.evaluations.iterdir())
+    run_to_end(place, spec.with_changes({"factorisation.rank": 2, "mapping": {"strategy": "last"}}))
+    run_to_end(place, spec.with_changes({"method": "default_lora"}))
+    assert (list(place.sensitivity.iterdir()), list(place.evaluations.iterdir())) == (stores, references)
+    run_to_end(place, spec.with_changes({"sensitivity.samples": 3, "until": "sensitivity"}))
+    assert len(list(place.sensitivity.iterdir())) == 2
+
+
+def test_changed_weights_are_never_served_from_the_cache(spec, tmp_path):
+    import shutil
+
+    from tests.tiny_models import edit_weights
+
+    teacher = tmp_path / "teacher"
+    shutil.copytree(spec.teacher.source, teacher)
+    place = workspace(tmp_path / "place")
+    changed = spec.with_changes({"teacher.source": str(teacher), "until": "sensitivity"})
+    before = run_to_end(place, changed).result()["sensitivity"]["key"]
+    stamp = (teacher / "model.safetensors").stat()
+    edit_weights(teacher, lambda tensors: {name: tensor * 1.01 for name, tensor in tensors.items()})
+    os.utime(teacher / "model.safetensors", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # same size, same time
+    after = run_to_end(place, changed).result()["sensitivity"]["key"]
+    assert before != after
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"factorisation.rank": 64}, ShapeError, "rank 64 does not fit"),
+        ({"teacher.source": "./nowhere"}, ModelError, "no such folder"),
+        ({"sensitivity.samples": 99}, DataError, "99 seed samples"),
+        ({"task.source": "none.jsonl"}, DataError, "none.jsonl"),
+        ({"mapping": {"strategy": "manual", "layers": [0, 9]}}, ShapeError, "layer 9 does not exist"),
+        ({"extraction.origin": ["gate"], "student.source": "gpt2"}, ShapeError, "no module of these roles"),
+        ({"finetuning.learning_rate": 10, "factorisation.lora_alpha": 1e6}, NumericError, "lower"),
+    ],
+)
+def test_mistakes_end_a_run_with_a_sentence(spec, tmp_path, tiny, changes, error, words):
+    if changes.get("student.source") == "gpt2":
+        changes = {**changes, "student.source": tiny("gpt2")}
+    place = workspace(tmp_path)
+    run = create_run(place, spec.with_changes(changes))
+    with pytest.raises(error) as caught:
+        execute(run, place, SETTINGS)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert run.status().state == "failed"
+    assert words in run.status().message
+
+
+def test_extract_to_matches_the_run(spec, make_context, tiny, tmp_path, chat_file):
+    context = make_context(tiny("llama"), {"task.sizes.train": None}, train_only=True)
+    record = extract_to(context, tmp_path / "out")
+    assert record == read_json(tmp_path / "out" / "extraction.json")
+    assert record["layer_mapping"] == sorted(record["layer_mapping"])
+    assert len(record["layer_mapping"]) == 2
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "extraction.json", "init_adapter", "sensitivity.json", "sensitivity.safetensors", "reductions.safetensors",
+    }  # fmt: skip
+    assert read_json(tmp_path / "out" / "sensitivity.json")["samples"] == 4
