@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from paraknow_core.tasks.task import Example, Message, Task
 from tests.tiny_models import build_tiny, build_tokenizer
+
+settings.register_profile("no deadline", deadline=None)  # first calls import libraries
+settings.load_profile("no deadline")
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 DATA, GOLDEN = SHARED / "data", SHARED / "golden" / "gsm_llama"

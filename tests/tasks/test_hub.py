@@ -22,6 +22,7 @@ QA = {"question": [f"q{i}" for i in range(20)], "answer": [f"<<1+1=2>>2\n#### {i
 def serve(monkeypatch):
     """Return a function that makes `load_dataset` give a value, or raise it, and notes how it was called."""
     calls = []
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # whatever the environment says
 
     def put(value):
         def load_dataset(*args, **kwargs):

@@ -1,0 +1,88 @@
+"""Greedy generation against a plain loop without cache, against transformers, and alone against in a batch."""
+
+import pytest
+import torch
+
+from paraknow_core.tasks.generation import answer_text, context_limit, end_tokens, generate, keeps_logits
+from tests.tiny_models import FAMILIES
+
+PROMPTS = [[1, 70, 71, 72], [1], [1, 9, 8, 7, 6, 5, 4, 3, 9, 10, 11, 12], [5, 200], [1, 30, 31], [1, 99, 98, 97, 96]]
+
+
+def plain_loop(model, prompt, most, limit, ends):
+    tokens = list(prompt)
+    while len(tokens) < limit and len(tokens) - len(prompt) < most:
+        with torch.no_grad():
+            token = int(model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1].argmax())
+        if token in ends:
+            return tokens[len(prompt) :], "end"
+        tokens.append(token)
+    return tokens[len(prompt) :], "max_new_tokens" if limit - len(prompt) >= most else "context"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batches_equal_a_plain_loop(tiny, family):
+    model, _ = tiny(family)
+    free = [tokens for tokens, _ in (plain_loop(model, p, 12, 40, set()) for p in PROMPTS)]
+    ends = {free[0][3], free[3][1]}  # tokens that some rows really write, so that rows end at different times
+    wanted = [plain_loop(model, prompt, 12, 20, ends) for prompt in PROMPTS]
+    assert {reason for _, reason in wanted} >= {"end"}
+    for size in (1, len(PROMPTS)):
+        made = []
+        for start in range(0, len(PROMPTS), size):
+            made += generate(model, PROMPTS[start : start + size], max_new_tokens=12, limit=20, ends=ends)
+        assert [(list(answer.tokens), answer.stopped) for answer in made] == wanted
+
+
+def test_the_same_tokens_as_transformers(tiny):
+    model, _ = tiny("llama")
+    made = generate(model, PROMPTS, max_new_tokens=10, limit=100, ends={2})
+    for prompt, answer in zip(PROMPTS, made, strict=True):
+        out = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                             max_new_tokens=10, do_sample=False, pad_token_id=0, eos_token_id=2)  # fmt: skip
+        tokens = out[0, len(prompt) :].tolist()
+        assert list(answer.tokens) == (tokens[: tokens.index(2)] if 2 in tokens else tokens)
+
+
+def test_sampling_settings_of_the_model_are_not_used(tiny, recwarn):
+    model, _ = tiny("llama")
+    before = generate(model, PROMPTS, max_new_tokens=6, limit=100, ends=set())
+    model.generation_config.update(do_sample=True, temperature=5.0, repetition_penalty=3.0, top_k=2)
+    assert generate(model, PROMPTS, max_new_tokens=6, limit=100, ends=set()) == before
+    assert not recwarn.list
+
+
+def test_limits(tiny):
+    model, _ = tiny("llama")
+    short, long = generate(model, [[1, 5], [1, *range(50, 66)]], max_new_tokens=4, limit=19, ends=set())
+    assert (len(short.tokens), short.stopped) == (4, "max_new_tokens")
+    assert (len(long.tokens), long.stopped) == (2, "context")
+    (full,) = generate(model, [[1, 5]], max_new_tokens=4, limit=2, ends=set())
+    assert (full.tokens, full.stopped) == ((), "context")
+
+
+def test_end_tokens_of_every_place(tiny):
+    model, tokenizer = tiny("llama")
+
+    class Config:
+        eos_token_id = [7, 8]
+
+    class Other:
+        config, generation_config = Config(), None
+
+    assert end_tokens(Other(), tokenizer) == {2, 7, 8}
+    assert end_tokens(model, tokenizer) == {2}
+
+
+def test_context_limit_and_saved_logits(tiny):
+    model, _ = tiny("gpt2")
+    assert context_limit(model, 2048) == 128
+    assert context_limit(model, 50) == 50
+    assert keeps_logits(model)
+
+
+def test_answer_text_ends_at_the_next_turn(tokenizer):
+    tokens = tokenizer("  12 \n<|user|>\nnext <|assistant|> 13", add_special_tokens=False)["input_ids"]
+    assert answer_text(tokenizer, [*tokens, 2], "tulu") == "12"
+    assert answer_text(tokenizer, tokens, "plain").endswith("13")
+    assert answer_text(tokenizer, [], "tulu") == ""

@@ -1,0 +1,135 @@
+"""Scores of given outputs and their summaries, against hand computation and slow twins."""
+
+import json
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paraknow_core.errors import DataError
+from paraknow_core.tasks.scorers import (
+    Record,
+    bootstrap_interval,
+    rouge_l,
+    score_output,
+    summarise,
+    wilson_interval,
+)
+from tests.tasks.conftest import ask
+
+
+def records(scores, scorer="exact_match", **detail):
+    return [Record(str(i), "p", "r", "o", float(score), dict(detail), scorer) for i, score in enumerate(scores)]
+
+
+def test_number_match_records():
+    example = ask("q", "so 3+4=7\n#### 7")
+    right = score_output("number_match", example, "The answer is 7.0")
+    assert (right.score, right.detail) == (1.0, {"wanted": "7", "extracted": "7", "strict": 0.0, "failed": False})
+    assert (right.id, right.prompt, right.reference, right.scorer) == ("e", "q", "so 3+4=7\n#### 7", "number_match")
+    assert score_output("number_match", example, "#### 7").detail["strict"] == 1.0
+    assert score_output("number_match", example, "#### 8").score == 0.0
+    failed = score_output("number_match", example, "no idea")
+    assert (failed.score, failed.detail["failed"], failed.detail["extracted"]) == (0.0, True, None)
+    with pytest.raises(DataError, match="holds no number"):
+        score_output("number_match", ask("q", "none"), "7")
+    score = summarise("number_match", [right, failed])
+    assert (score.value, score.n, score.unit) == (0.5, 2, "share")
+    assert score.extra == {"strict_accuracy": 0.0, "failed_extractions": 0.5}
+
+
+def test_exact_match_ignores_white_space_only():
+    assert score_output("exact_match", ask("q", "a b"), " a\n b ").score == 1.0
+    assert score_output("exact_match", ask("q", "a b"), "A b").score == 0.0
+
+
+def longest_common(first, second):
+    table = {}
+    for i in range(len(first) + 1):
+        for j in range(len(second) + 1):
+            if not i or not j:
+                table[i, j] = 0
+            elif first[i - 1] == second[j - 1]:
+                table[i, j] = table[i - 1, j - 1] + 1
+            else:
+                table[i, j] = max(table[i - 1, j], table[i, j - 1])
+    return table[len(first), len(second)]
+
+
+WORDS = st.lists(st.sampled_from(["red", "dog", "sun", "map", "key", "7"]), max_size=8)
+
+
+@given(WORDS.filter(bool), WORDS)
+def test_rouge_l_against_a_plain_table(reference, output):
+    common = longest_common(reference, output)
+    wanted = 2 * common / (len(reference) + len(output)) if common else 0.0
+    assert math.isclose(rouge_l(" ".join(reference), " ".join(output)), wanted, abs_tol=1e-12)
+
+
+def test_rouge_l_of_other_scripts():
+    assert rouge_l("мир и дом", "мир и дом") == 1.0
+    assert rouge_l("東京は大きい", "東京は小さい") == pytest.approx(4 / 6)
+    assert rouge_l("мир", "dom") == 0.0
+    assert rouge_l("The dogs!", "the dog") == 1.0
+
+
+def test_wilson_by_hand():
+    low, high = wilson_interval(8, 10)
+    z, p, n = 1.959963984540054, 0.8, 10
+    centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    assert (low, high) == pytest.approx(((centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)))
+    assert wilson_interval(0, 10)[0] == 0.0 < wilson_interval(0, 10)[1]
+
+
+def test_zero_one_scores_take_wilson_others_the_bootstrap():
+    score = summarise("exact_match", records([1] * 8 + [0] * 2))
+    assert (score.low, score.high) == wilson_interval(8, 10)
+    values = np.random.default_rng(3).random(200)
+    score = summarise("rouge_l", records(values, "rouge_l"))
+    normal = 1.96 * values.std() / math.sqrt(200)
+    assert score.value == pytest.approx(values.mean())
+    assert score.value - score.low == pytest.approx(normal, rel=0.15)
+    assert score.high - score.value == pytest.approx(normal, rel=0.15)
+    assert score == summarise("rouge_l", records(values, "rouge_l"))
+    assert score == summarise("rouge_l", records(values, "rouge_l")[::-1])
+
+
+@given(st.lists(st.floats(0.1, 50), min_size=1, max_size=30))
+def test_bootstrap_is_the_plain_loop(values):
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(len(values), size=(2000, len(values)))
+    ratios = sorted(sum(values[i] for i in row) / sum(2.0 for _ in row) for row in drawn[:200].tolist())
+    low, high = bootstrap_interval(values, [2.0] * len(values))
+    assert min(values) / 2 - 1e-9 <= low <= high <= max(values) / 2 + 1e-9
+    assert low <= ratios[30] + 1e-9 and ratios[-30] - 1e-9 <= high
+
+
+def test_perplexity_is_of_the_sums():
+    entries = [
+        Record("a", "", "", "", 2.0, {"nats": 4.0, "tokens": 2, "bytes": 8}, "perplexity"),
+        Record("b", "", "", "", 1.0, {"nats": 8.0, "tokens": 8, "bytes": 16}, "perplexity"),
+    ]
+    score = summarise("perplexity", entries)
+    assert (score.unit, score.n) == ("ppl", 2)
+    assert score.value == pytest.approx(math.exp(12 / 10))
+    assert score.extra["bits_per_byte"] == pytest.approx(12 / math.log(2) / 24)
+    assert score.low == pytest.approx(math.exp(1.0)) and score.high == pytest.approx(math.exp(2.0))
+    huge = [Record("a", "", "", "", 900.0, {"nats": 900.0, "tokens": 1, "bytes": 0}, "perplexity")]
+    assert math.isfinite(summarise("perplexity", huge).value)
+
+
+def test_win_rate_summary_counts_outcomes():
+    entries = [*records([1, 1], "win_rate", outcome="win", stopped="end"),
+               *records([0.5], "win_rate", outcome="tie", stopped="context")]  # fmt: skip
+    score = summarise("win_rate", entries)
+    assert score.value == pytest.approx(2.5 / 3)
+    assert score.extra == pytest.approx({"win_share": 2 / 3, "tie_share": 1 / 3, "loss_share": 0, "unfinished": 1 / 3})
+
+
+def test_summaries_are_plain_data_and_refuse_nothing():
+    json.dumps(asdict(summarise("exact_match", records([1, 0]))), allow_nan=False)
+    with pytest.raises(DataError, match="no example was scored"):
+        summarise("exact_match", [])
