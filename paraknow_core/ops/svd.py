@@ -1,0 +1,265 @@
+"""Truncated singular value decomposition of one weight, and its split into LoRA factors.
+
+Large weights are decomposed by a randomised block Krylov iteration: a random block of vectors is multiplied by the
+matrix and its transpose, and every block met on the way is kept as a basis. Unlike plain power iteration it converges
+on flat spectra too, and the energy it has captured can be watched from step to step, which is the check that ends it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from paraknow_core.errors import NumericError, ShapeError
+from paraknow_core.ops.chunks import require_matrix, value_range
+from paraknow_core.ops.metrics import retained_energy, sum_of_squares
+
+_EXACT_SIZE = 512  # up to here the exact decomposition takes well under a second
+_MOST_STEPS = 40
+_ORTHONORMAL = 1e-3  # a basis this far from orthonormal is not trusted
+
+
+@dataclass(frozen=True)
+class TruncatedSVD:
+    """The leading singular triplets of a matrix M of shape (m, n): u @ diag(s) @ v.T is close to the best of its rank.
+
+    Attributes:
+        u: (m, r) orthonormal columns; the largest entry by absolute value of each is positive.
+        s: (r,) singular values, descending.
+        v: (n, r) orthonormal columns.
+        excess_error: estimated excess of the Frobenius error over that of the best rank-r approximation, relative to
+            the latter (or to the rounding of float32 for a matrix that has rank r already); 0 if exact. An estimate,
+            not a proof: the energy still being gained, extrapolated and doubled.
+        exact: True if a full decomposition was used.
+        gap: s_r / s_(r+1), at least 1 and inf if nothing is left; near 1 the subspace itself is not well defined,
+            only its energy is. From the iteration's own estimate of s_(r+1) if not exact.
+    """
+
+    u: Tensor
+    s: Tensor
+    v: Tensor
+    excess_error: float
+    exact: bool
+    gap: float
+
+
+@dataclass(frozen=True)
+class Factors:
+    """LoRA factors of one matrix: b @ a is its best rank-r approximation.
+
+    Attributes:
+        a: (r, in_features); b: (out_features, r), both float32 (float64 for a float64 matrix).
+        singular_values: (r,), descending.
+        retained_energy: share of the matrix's squared Frobenius norm that b @ a holds, 0 to 1.
+        gap, excess_error, exact: see `TruncatedSVD`.
+    """
+
+    a: Tensor
+    b: Tensor
+    singular_values: Tensor
+    retained_energy: float
+    gap: float
+    excess_error: float
+    exact: bool
+
+
+def truncated_svd(
+    matrix: Tensor,
+    rank: int,
+    *,
+    oversampling: int = 16,
+    iterations: int = 4,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+) -> TruncatedSVD:
+    """Find the leading singular triplets of a matrix.
+
+    Args:
+        matrix: (m, n), any floating dtype and device; half precision is computed in float32.
+        rank: number of triplets r, 1 to min(m, n).
+        oversampling: extra vectors in the random block.
+        iterations: steps (two multiplications each) before the first check.
+        tolerance: largest accepted estimated loss, both of captured energy (relative) and of Frobenius error over
+            the optimum (relative to the optimum).
+        seed: of the random block; equal inputs and seeds give equal results on one machine.
+
+    Returns:
+        The triplets with what is known about their accuracy.
+
+    Raises:
+        ShapeError: the rank does not fit the shape.
+        NumericError: a value is NaN or infinite.
+
+    Note:
+        Small matrices (a side up to 512) and ranks near the full one are decomposed exactly, and so are large ones
+        that do not settle within 40 steps (minutes at 4096 x 4096). Otherwise about 4 * m * n * (r + oversampling)
+        operations a step and (m + n) * (r + oversampling) * steps numbers of memory.
+
+    Source:
+        Musco and Musco, Randomized block Krylov methods, NeurIPS 2015.
+    """
+    matrix = require_matrix("factorisation", matrix)
+    _require_rank(matrix.shape, rank)
+    low, high = value_range("factorisation", matrix)
+    scale = max(-low, high)
+    work = matrix if matrix.dtype == torch.float64 else matrix.float()
+    if scale == 0:
+        u, v = (torch.eye(size, rank, dtype=work.dtype, device=work.device) for size in work.shape)
+        return TruncatedSVD(u, torch.zeros_like(u[0]), v, 0.0, True, 1.0)
+    if not 1e-12 < scale < 1e12:  # squares and products must neither overflow nor vanish
+        found = truncated_svd(
+            work / scale, rank, oversampling=oversampling, iterations=iterations, tolerance=tolerance, seed=seed
+        )
+        return TruncatedSVD(found.u, found.s * scale, found.v, found.excess_error, found.exact, found.gap)
+    block = rank + oversampling
+    found = None
+    if min(work.shape) > max(_EXACT_SIZE, 4 * block):
+        found = _krylov(work, rank, block, iterations, tolerance, seed)
+    return found or _exact(work, rank)
+
+
+def factorise(matrix: Tensor, rank: int, split: Literal["us_v", "sqrt"] = "us_v") -> Factors:
+    """Split a matrix into LoRA factors whose product is its best rank-r approximation.
+
+    Args:
+        matrix: (out_features, in_features).
+        rank: LoRA rank r.
+        split: "us_v": b = U diag(s), a = V^T, as published; "sqrt": sqrt(s) on both sides, as in PiSSA. The product
+            is the same, the training dynamics are not.
+
+    Raises:
+        ShapeError: the rank does not fit, or an unknown split; NumericError: a value is NaN or infinite.
+
+    Source:
+        Zhong et al., ICLR 2024, arXiv:2310.11451; Meng et al., PiSSA, NeurIPS 2024.
+    """
+    if split not in ("us_v", "sqrt"):
+        raise ShapeError(f"factorisation: unknown split '{split}'; known splits are us_v, sqrt; choose one of them")
+    svd = truncated_svd(matrix, rank)
+    left, right = (svd.s, torch.ones_like(svd.s)) if split == "us_v" else (svd.s.sqrt(), svd.s.sqrt())
+    return Factors(
+        a=(svd.v * right).T.contiguous(),
+        b=(svd.u * left).contiguous(),
+        singular_values=svd.s,
+        retained_energy=retained_energy(svd.s, sum_of_squares(matrix)),
+        gap=svd.gap,
+        excess_error=svd.excess_error,
+        exact=svd.exact,
+    )
+
+
+def haar(rows: int, rank: int, generator: torch.Generator) -> Tensor:
+    """Draw (rows, rank) orthonormal columns uniformly (Haar measure), float32: subspaces without any content.
+
+    Raises:
+        ShapeError: more columns than rows.
+    """
+    _require_rank((rows, rows), rank)
+    gaussian = torch.randn(rows, rank, dtype=torch.float64, generator=generator, device=generator.device)
+    q, r = torch.linalg.qr(gaussian)
+    # The signs of R's diagonal are a convention of the library; without them the draw would not be uniform.
+    return (q * torch.where(r.diagonal() < 0, -1.0, 1.0)).float()
+
+
+def _require_rank(shape: tuple[int, int], rank: int) -> None:
+    most = min(shape)
+    if not 1 <= rank <= most:
+        raise ShapeError(
+            f"factorisation: rank {rank} does not fit a weight of shape ({shape[0]}, {shape[1]}); choose 1 to {most}"
+        )
+
+
+def _exact(matrix: Tensor, rank: int) -> TruncatedSVD:
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return _signed(u[:, :rank], s[:rank], vh[:rank].T, 0.0, True, _gap(s, rank))
+
+
+def _krylov(matrix: Tensor, rank: int, block: int, iterations: int, tolerance: float, seed: int) -> TruncatedSVD | None:
+    """Build the basis step by step until the captured energy settles; None if it does not."""
+    total = sum_of_squares(matrix)
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(matrix.shape[1], block, generator=generator).to(matrix)
+    basis = torch.linalg.qr(matrix @ start).Q
+    images = matrix.T @ basis  # the rows of basis.T @ matrix, kept as columns
+    energies: list[float] = []
+    for step in range(1, _MOST_STEPS + 1):
+        energies.append(_energy(images, rank))
+        if step >= max(3, iterations):
+            loss = _expected_gain(energies)
+            if _settled(loss, energies[-1], total, tolerance, matrix.dtype):
+                return _from_basis(matrix, basis, images, rank, loss, total)
+        if basis.shape[1] + block > min(matrix.shape):
+            return None
+        latest = images[:, -block:]
+        fresh = _orthonormal_to(basis, matrix @ (latest / latest.abs().max().clamp(min=1e-30)))
+        basis = torch.cat([basis, fresh], dim=1)
+        images = torch.cat([images, matrix.T @ fresh], dim=1)
+    return None
+
+
+def _energy(images: Tensor, rank: int) -> float:
+    """Sum of the r largest squared singular values within the basis."""
+    wide = images.double()
+    return torch.linalg.eigvalsh(wide.T @ wide)[-rank:].sum().item()
+
+
+def _expected_gain(energies: list[float]) -> float:
+    """Energy the steps to come would still add: the last gains continued as a geometric series, doubled for safety."""
+    before, last = energies[-2] - energies[-3], energies[-1] - energies[-2]
+    if last <= 0:
+        return 0.0
+    ratio = last / before if before > last else 0.95
+    return 2 * last * min(ratio, 0.95) / (1 - min(ratio, 0.95))
+
+
+def _settled(loss: float, energy: float, total: float, tolerance: float, dtype: torch.dtype) -> bool:
+    # Below the rounding of the multiplications themselves nothing more can be seen or gained.
+    noise = 8 * torch.finfo(dtype).eps * total
+    return loss <= tolerance * energy and _excess(loss, energy, total) <= tolerance or loss <= noise
+
+
+def _excess(loss: float, energy: float, total: float) -> float:
+    """Relative excess of the Frobenius error, given the energy lost against the best approximation."""
+    remaining = max(total - energy, torch.finfo(torch.float32).eps * total)
+    best = max(remaining - loss, torch.finfo(torch.float32).eps * total)
+    return max(0.0, math.sqrt(remaining / best) - 1)
+
+
+def _orthonormal_to(basis: Tensor, vectors: Tensor) -> Tensor:
+    """Orthonormalise vectors against the basis and each other; twice, because once loses what cancels."""
+    for _ in range(2):
+        vectors = torch.linalg.qr(vectors - basis @ (basis.T @ vectors)).Q
+    return vectors
+
+
+def _from_basis(
+    matrix: Tensor, basis: Tensor, images: Tensor, rank: int, loss: float, total: float
+) -> TruncatedSVD | None:
+    identity = torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
+    if (basis.T @ basis - identity).abs().max().item() > _ORTHONORMAL:
+        return None
+    q, r = torch.linalg.qr(images)
+    left, within, _ = torch.linalg.svd(r)
+    v = q @ left[:, :rank]
+    # Half a step more from the right-hand side: never loses energy, and mends what rounding did to the basis.
+    u, s, turn = torch.linalg.svd(matrix @ v, full_matrices=False)
+    excess = _excess(loss, s.double().square().sum().item(), total)
+    gap = max(1.0, _gap(torch.cat([s, within[rank:]]), rank))
+    return _signed(u, s, v @ turn.T, excess, False, gap)
+
+
+def _gap(s: Tensor, rank: int) -> float:
+    following = s[rank].item() if rank < len(s) else 0.0
+    return s[rank - 1].item() / following if following > 0 else math.inf
+
+
+def _signed(u: Tensor, s: Tensor, v: Tensor, excess: float, exact: bool, gap: float) -> TruncatedSVD:
+    if not (torch.isfinite(u).all() and torch.isfinite(v).all() and torch.isfinite(s).all()):
+        raise NumericError(
+            "factorisation: the decomposition of the weight is not finite; finite singular values are needed; check "
+            "the weight for values of very different size"
+        )
+    signs = torch.where(u.gather(0, u.abs().argmax(dim=0, keepdim=True)) < 0, -1.0, 1.0).to(u.dtype)
+    return TruncatedSVD((u * signs).contiguous(), s.clone(), (v * signs).contiguous(), excess, exact, gap)
