@@ -29,7 +29,7 @@ def try_it_now() -> None:
     pressed = left.button("Try it now", type="primary", icon=":material/play_arrow:", width="stretch")
     right.markdown(
         "Measures the bundled teacher on **32 word problems** and shows where in it the task lives. "
-        "Offline, on this machine, in under a minute."
+        "On this machine, offline, nothing to set up."
     )
     if pressed:
         run = widgets.start(RunSpec(name="Try it now").with_changes({"until": "sensitivity"}))

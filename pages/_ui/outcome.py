@@ -6,7 +6,7 @@ import pandas
 import streamlit as st
 
 from pages._ui import layout, state
-from pages._ui.reading import Facts, siblings
+from pages._ui.reading import Facts, siblings, unfinished_siblings
 from paraknow_core import figures
 from paraknow_core.display import (
     NOT_MEASURED,
@@ -65,6 +65,8 @@ def scores(run: RunFolder, one: Facts) -> None:
     related = siblings(state.place(), one)
     by_method = {**related, one.spec.method: one}
     for number, score in enumerate(one.scores):
+        if number == 1:
+            st.markdown("**Other scorers**, on the same answers")
         table = _bars(score.get("scorer"), one, by_method)
         figure = figures.score_bars(
             table, f"Test score: {scorer_label(score)}", f"{one.pair}, {one.task}; bars: 95 % intervals over examples",
@@ -81,12 +83,27 @@ def scores(run: RunFolder, one: Facts) -> None:
             for name, value in (score.get("extra") or {}).items() if isinstance(value, int | float)
         )  # fmt: skip
         facts.caption(layout.plain(f"n = {score.get('n')} test examples, one seed. {extra}"))
-    if not related:
+    waiting = unfinished_siblings(state.place(), one)
+    if waiting:
+        _wait_for_siblings(one, waiting)
+    elif not related:
         st.caption("No control has finished for this pair and task yet: tick default LoRA under Also run and start it.")
     else:
         st.caption(
             "Overlapping intervals do not show a difference; neither does one seed. Compare paired, over three seeds."
         )
+
+
+def _wait_for_siblings(one: Facts, waiting: int) -> None:
+    """Say how many runs to compare with are still going on, and draw the page again when one of them ends."""
+
+    def tick() -> None:
+        still = unfinished_siblings(state.place(), one)
+        if still < waiting:
+            st.rerun()
+        st.caption(f"{still} more run{'s' if still > 1 else ''} of this pair and task will be added when done.")
+
+    st.fragment(tick, run_every=2.0)()
 
 
 def _extra(value: float, score: dict) -> str:
@@ -113,11 +130,12 @@ def checks(one: Facts) -> None:
     """Draw what was verified, and what the run cost."""
     st.subheader("Checks and cost", anchor=False)
     result = one.result
-    step0, export = result.get("step0") or {}, result.get("export_check") or {}
+    step0, export = (result.get("step0") or {}).get("evaluation") or {}, result.get("export_check") or {}
     cells = st.columns(4)
     cells[0].metric(
-        "Step-0 identity", _difference(step0.get("evaluation")), border=True,
-        help="Largest change of a logit by injecting, before any training; residual mode: 0 up to rounding.",
+        "Step-0 identity", _difference(step0.get("max_abs")), border=True,
+        help="Largest change of a logit by injecting, before any training. In residual mode 0 up to rounding "
+        f"(tolerance {_difference(step0.get('tolerance'))}); additive and difference change the student on purpose.",
     )  # fmt: skip
     passed = {True: "passed", False: "not passed"}.get(export.get("passed"), NOT_MEASURED)
     cells[1].metric(

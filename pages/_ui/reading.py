@@ -130,5 +130,13 @@ def siblings(place: Workspace, one: Facts) -> dict[str, Facts]:
     return same
 
 
+def unfinished_siblings(place: Workspace, one: Facts) -> int:
+    """Return how many runs of the same teacher, student and task are still waiting or working."""
+    return sum(
+        other.spec is not None and _question(other.spec) == _question(one.spec) and run.status().active
+        for run, other in all_facts(place)[:50]
+    ) if one.spec is not None else 0  # fmt: skip
+
+
 def _question(spec: RunSpec) -> tuple:
     return (spec.teacher, spec.student, spec.task.model_dump_json())

@@ -111,7 +111,7 @@ def _result(spec: RunSpec, key: str | None, value: float) -> dict:
     if spec.until != "evaluation":
         return result
     return result | {
-        "layer_mapping": [1, 2, 4, 5], "step0": {"evaluation": 3.1e-6, "training": 3.3e-6},
+        "layer_mapping": [1, 2, 4, 5], "step0": {"evaluation": {"max_abs": 3.1e-6, "tolerance": 6e-5, "passed": True}},
         "export_check": {"max_abs": 2.2e-6, "tolerance": 1e-5, "passed": True}, "trainable_parameters": 118_784,
         "training": {"steps": 45, "first_loss": 3.4, "last_loss": 0.67},
         "timings": {"prepare": 0.4, "sensitivity": 8.2, "injection": 1.4, "fine-tuning": 61.0, "evaluation": 21.7},

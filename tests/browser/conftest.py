@@ -1,0 +1,92 @@
+"""A real server and a real Chromium: `site(workspace)` serves the app, `page` is an empty browser window."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
+
+ROOT = Path(__file__).resolve().parents[2]
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync"]  # fmt: skip
+PATIENCE_MS = 240_000  # models are loaded and trained behind the page, on whatever machine this is
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """Chromium or Chrome; without one the test is skipped, except in CI, where it must be there."""
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium or Chrome found; CI must have one (apt-get install chromium)")
+        pytest.skip("no Chromium or Chrome found; `apt-get install chromium` brings one")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    sync_api.expect.set_options(timeout=60_000)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser) -> Iterator:
+    """A window of 1280 x 900; an exception in the page's own scripts fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    broken: list[str] = []
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    yield page
+    context.close()
+    assert not broken
+
+
+@pytest.fixture
+def place(tmp_path) -> Workspace:
+    """An empty workspace; one thread, because tests share their machine."""
+    (tmp_path / "settings.yaml").write_text("threads: 1\noffline: true\ncheckpoint_seconds: 0\n")
+    return Workspace(tmp_path)
+
+
+@pytest.fixture
+def site(place) -> Iterator[Callable[[], str]]:
+    """Start a server for the workspace and return its address; it is ended after the test."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (place.root / "server.log").open("wb")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.headless", "true"],
+        cwd=ROOT, env={**os.environ, WORKSPACE_VARIABLE: str(place.root), "HF_HUB_OFFLINE": "1"},
+        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    _wait_until_up(address, server)
+    yield address
+    server.terminate()
+    server.wait(timeout=20)
+    log.close()
+
+
+def _wait_until_up(address: str, server: subprocess.Popen, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            assert server.poll() is None, "the server ended at once"
+            time.sleep(0.2)
+    raise AssertionError(f"no answer from the server in {seconds} s")

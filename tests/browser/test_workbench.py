@@ -1,0 +1,134 @@
+"""What a person does: the first heatmap, a transfer beside its control, a killed worker, a wrong link."""
+
+import os
+import re
+import signal
+
+import pytest
+from playwright.sync_api import expect
+
+from paraknow_core.sensitivity_store import SensitivityStore
+from tests.browser.driving import (
+    PATIENCE_MS,
+    expect_state,
+    fill_number,
+    run_in_address,
+    settle,
+    shoot,
+    visit,
+    wait_for,
+)
+from tests.pages import fabricate
+
+pytestmark = pytest.mark.browser
+
+
+def tiny_settings(page, site: str, epochs: int) -> None:
+    """Set the draft, on two pages, so that a run takes seconds of computing."""
+    visit(page, f"{site}/sensitivity")
+    fill_number(page, "Seed samples", 4)
+    page.get_by_test_id("stSidebarNav").get_by_text("Train").click()
+    expect(page.locator("h1")).to_have_text("Train")
+    settle(page)
+    fill_number(page, "Rank r", 4)
+    fill_number(page, "Epochs", epochs)
+    page.get_by_text("More settings").click()
+    fill_number(page, "Training examples", 32)
+    fill_number(page, "Test examples", 8)
+    fill_number(page, "Batch size", 8)
+
+
+def test_try_it_now_leads_to_a_heatmap_that_can_be_clicked(page, site, place):
+    visit(page, site)
+    expect(page.get_by_text("Runs will be listed here")).to_be_visible()
+    page.get_by_role("button", name="Try it now").click()
+    expect(page.locator("h1")).to_have_text("Sensitivity")
+    expect(page.get_by_text("Sensitivity by layer and module")).to_be_visible(timeout=PATIENCE_MS)
+    settle(page)
+    run = run_in_address(page, place)
+    assert run.status().state == "done"
+    table = SensitivityStore(place.sensitivity / run.result()["sensitivity"]["key"]).modules()
+    inside = table[table["layer"].notna()]
+    module = page.get_by_role("combobox", name="Module")
+    expect(module).to_have_value(inside.loc[inside["share"].idxmax(), "module"])
+    for number in (1, len(inside) - 2):  # clicked near the cell's corner, not on its middle
+        points = page.locator(".js-plotly-plot").first.locator(".scatterlayer .trace").last.locator("path.point")
+        box = points.nth(number).bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 2 + 22, box["y"] + box["height"] / 2 - 22)
+        expect(module).to_have_value(inside["module"].iloc[number], timeout=30_000)
+        settle(page)
+    settle(page)
+    shoot(page, "real_sensitivity")
+    visit(page, site)
+    expect(page.get_by_role("link", name="Try it now")).to_be_visible()
+    page.get_by_role("link", name="Try it now").click()
+    expect(page.get_by_text("Sensitivity by layer and module")).to_be_visible()
+
+
+def test_a_transfer_is_followed_over_a_reload_and_compared_with_default_lora(page, site, place):
+    tiny_settings(page, site, epochs=6)
+    page.locator("label").filter(has_text="default LoRA").click()
+    settle(page)
+    page.get_by_role("button", name="Start transfer").click()
+    run = run_in_address(page, place)
+    expect(page.get_by_text("Loss on answers")).to_be_visible(timeout=PATIENCE_MS)
+    page.reload()
+    settle(page)
+    assert run_in_address(page, place) == run
+    expect(page.get_by_text("Loss on answers")).to_be_visible(timeout=PATIENCE_MS)
+    expect_state(page, "done")
+    expect(page.get_by_text("seeking (the method) (this run)")).to_be_visible()
+    # Its control is executed next, and its bar appears without a reload.
+    bars = page.locator(".js-plotly-plot").first
+    expect(bars.get_by_text("default LoRA", exact=True)).to_be_visible(timeout=PATIENCE_MS)
+    expect(bars.get_by_text(re.compile(r"\(n = 8\)")).first).to_be_visible()
+    expect(page.get_by_text("passed")).to_be_visible()
+    settle(page)
+    shoot(page, "real_train")
+
+
+def test_a_killed_worker_is_lost_and_resumes_to_the_end(page, site, place):
+    tiny_settings(page, site, epochs=8)
+    page.get_by_role("button", name="Start transfer").click()
+    run = run_in_address(page, place)
+    wait_for(lambda: len(run.metrics()) >= 3)
+    os.kill(run.status().pid, signal.SIGKILL)
+    expect_state(page, "lost")
+    before = len(run.metrics())
+    page.get_by_role("button", name="Resume").click()
+    expect_state(page, "done")
+    assert run.status().attempt == 2
+    assert len(run.metrics()) >= max(before, 32)
+    assert run.result()["scores"]
+
+
+def test_a_wrong_link_is_a_sentence_on_a_working_page(page, site, place):
+    for path in ("sensitivity?run=no-such-run", "train?run=../../etc/passwd", "train?run=%00"):
+        visit(page, f"{site}/{path}")
+        expect(page.get_by_test_id("stAlert").first).to_be_visible()
+        expect(page.get_by_role("button", name=re.compile("Compute sensitivity|Start transfer"))).to_be_enabled()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_is_drawn_in_both_themes_and_two_widths(browser, site, place, scheme):
+    fabricate.store(place)
+    fabricate.run(place, "done", {"until": "sensitivity", "name": "Try it now"})
+    for method, value in (("default_lora", 0.377), ("pissa", 0.391), ("random_offset", 0.402)):
+        fabricate.run(place, "done", {"method": method}, value=value)
+    failed = fabricate.run(place, "failed", {"name": "a long name that somebody gave without thinking of tables"})
+    running, done = fabricate.run(place, "running"), fabricate.run(place, "done")
+    lost = fabricate.run(place, "lost")
+    paths = {"start": "", "sensitivity": "sensitivity", "train_done": f"train?run={done.id}",
+             "train_running": f"train?run={running.id}", "train_failed": f"train?run={failed.id}",
+             "train_lost": f"train?run={lost.id}"}  # fmt: skip
+    for width in (1280, 900):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page = context.new_page()
+        for name, path in paths.items():
+            visit(page, f"{site}/{path}")
+            if name != "start":
+                expect(page.get_by_test_id("stMain")).to_be_visible()
+            too_wide = page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+            assert not too_wide, f"{name} scrolls sideways at {width} px"
+            shoot(page, f"{name}_{scheme}_{width}")
+        context.close()
