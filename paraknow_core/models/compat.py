@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paraknow_core.errors import ShapeError
-from paraknow_core.models.anatomy import Anatomy, LogicalModule
+from paraknow_core.models.anatomy import Anatomy
+from paraknow_core.models.modules import LogicalModule
 from paraknow_core.models.vocabulary import TokenAlignment
 from paraknow_core.spec import ROLES
 
@@ -95,13 +96,7 @@ def compatibility(
             pairings.append(_pair_vocabulary(module, teacher, student, alignment))
         else:
             pairings.append(_pair_layer_module(module, teacher, chosen[module.layer]))
-    notes = _notes(teacher, student, alignment, roles)
-    if None in chosen:
-        notes.insert(
-            0, f"{chosen.count(None)} of {len(chosen)} student layers have no teacher layer and stay as they are"
-        )
-    if mapping is None:
-        notes.insert(0, "layers are paired in order here; a run decides the layer mapping, by sensitivity if not set")
+    notes = _layer_notes(chosen, mapping is None) + _notes(teacher, student, alignment, roles)
     blocking = []
     if all(pairing.action == "skip" for pairing in pairings):
         blocking.append(f"nothing can be transferred: {pairings[0].reason}; choose other roles or another teacher")
@@ -123,6 +118,15 @@ def _layer_mapping(teacher: Anatomy, student: Anatomy, mapping: Sequence[int | N
                 f"choose 0 to {teacher.num_hidden_layers - 1}, or null for none"
             )
     return list(mapping)
+
+
+def _layer_notes(chosen: list[int | None], by_default: bool) -> list[str]:
+    notes = []
+    if by_default:
+        notes.append("layers are paired in order here; a run decides the layer mapping, by sensitivity if not set")
+    if None in chosen:
+        notes.append(f"{chosen.count(None)} of {len(chosen)} student layers have no teacher layer and stay as they are")
+    return notes
 
 
 def _pair_layer_module(module: LogicalModule, teacher: Anatomy, layer: int | None) -> Pairing:

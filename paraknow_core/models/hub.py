@@ -98,6 +98,8 @@ def _sentence(error: Exception, revision: str | None, offline: bool) -> str | No
     """Return what went wrong and what to do, or None for what no user or network can cause."""
     from huggingface_hub import errors
 
+    if isinstance(error.__cause__, errors.OfflineModeIsEnabled):
+        error = error.__cause__
     # From the special to the general: the classes inherit from each other.
     for kind, sentence in (
         (

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from paraknow_core.errors import ModelError
-from paraknow_core.models.anatomy import read_anatomy
+from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.dimensions import read_dimensions
 from paraknow_core.models.families import FAMILIES
 from paraknow_core.models.logical import parameters_of
@@ -49,11 +49,7 @@ def load_model(source: ModelSource, *, device: str = "cpu", dtype: str = "float3
                 f"{source.label}: transformers cannot load it ({_first_line(error)}); get it again"
             ) from None
     _check_report(report, source.label)
-    if anatomy.tied and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
-        raise ModelError(
-            f"{source.label}: config.json ties the embeddings, but the file holds a different output layer; "
-            "set tie_word_embeddings to false in config.json"
-        )
+    _check_tie(model, anatomy)
     parameters_of(model, anatomy)
     try:
         return model.to(device).eval()
@@ -110,6 +106,15 @@ def pick_device(setting: str) -> str:
         there = ", ".join(name for name, here in present.items() if here)
         raise ModelError(f"device: {setting} is not available on this machine; choose auto or {there}")
     return setting
+
+
+def _check_tie(model: "PreTrainedModel", anatomy: Anatomy) -> None:
+    # transformers leaves a tie out, with a warning only, when the file holds two different weights.
+    if anatomy.tied and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
+        raise ModelError(
+            f"{anatomy.label}: config.json ties the embeddings, but the file holds a different output layer; "
+            "set tie_word_embeddings to false in config.json"
+        )
 
 
 def _check_report(report: dict, label: str) -> None:

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from paraknow_core.errors import ModelError
-from paraknow_core.models.anatomy import Anatomy, LogicalModule, stored_shapes
+from paraknow_core.models.anatomy import Anatomy
+from paraknow_core.models.modules import LogicalModule, stored_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -41,6 +41,7 @@ class Served:
 
     def __enter__(self):
         address, asked = self.context.__enter__()
+        self.monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # the hub on localhost is no network
         self.monkeypatch.setattr(constants, "ENDPOINT", address)
         self.monkeypatch.setattr(
             constants,
@@ -141,6 +142,13 @@ def _http_library():
     raise AssertionError("huggingface_hub comes with one of them")
 
 
+def caused_by(cause: Exception) -> Exception:
+    """Make the error that the hub's library raises from another when its cache cannot help."""
+    error = errors.LocalEntryNotFoundError(SECRET)
+    error.__cause__ = cause
+    return error
+
+
 FAILURES = {
     "gated": (lambda: http(errors.GatedRepoError, 403), "accept its terms"),
     "disabled": (lambda: http(errors.DisabledRepoError, 403), "disabled it"),
@@ -149,6 +157,7 @@ FAILURES = {
     "not cached": (lambda: errors.LocalEntryNotFoundError(SECRET), "cannot be reached and the local cache"),
     "incomplete": (lambda: errors.IncompleteSnapshotError(SECRET, snapshot_path="/x"), "cannot be reached"),
     "offline": (lambda: errors.OfflineModeIsEnabled(SECRET), "HF_HUB_OFFLINE is set"),
+    "offline, wrapped": (lambda: caused_by(errors.OfflineModeIsEnabled(SECRET)), "HF_HUB_OFFLINE is set"),
     "no safetensors": (lambda: errors.NotASafetensorsRepoError(SECRET), "only those are read"),
     "torn": (lambda: errors.SafetensorsParsingError(SECRET), "not whole safetensors"),
     "bad id": (lambda: errors.HFValidationError(SECRET), "not a hub id"),

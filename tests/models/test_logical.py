@@ -9,8 +9,9 @@ from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from paraknow_core.errors import ModelError
-from paraknow_core.models.anatomy import LogicalModule, RowBlocks, read_anatomy
+from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.logical import add_logical_, logical_weight, parameters_of
+from paraknow_core.models.modules import LogicalModule, RowBlocks
 from paraknow_core.models.source import resolve_model
 from tests.tiny_models import FAMILIES, build_tiny
 
