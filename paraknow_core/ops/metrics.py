@@ -31,12 +31,14 @@ def sum_of_squares(matrix: Tensor) -> float:
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    """Cosine of the angle between two tensors of one shape, read as long vectors; -1 to 1, and 0 if one is all zero.
+    """Cosine of the angle between two tensors of one shape, read as long vectors; -1 to 1, 0 if one is zero or empty.
 
     Raises:
         ShapeError: the shapes differ.
         NumericError: a value is NaN or infinite.
     """
+    if a.shape == b.shape and a.numel() == 0:
+        return 0.0
     a, b = _paired("cosine", a, b)
     dot = math.fsum(
         torch.dot(x.flatten(), y.flatten()).item() for (_, x), (_, y) in zip(row_chunks(a), row_chunks(b), strict=True)

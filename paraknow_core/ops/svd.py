@@ -188,7 +188,9 @@ def _krylov(matrix: Tensor, rank: int, block: int, iterations: int, tolerance: f
         energies.append(_energy(images, rank))
         if step >= max(3, iterations):
             loss = _expected_gain(energies)
-            if _settled(loss, energies[-1], total, tolerance, matrix.dtype):
+            if loss <= 8 * torch.finfo(matrix.dtype).eps * total:
+                loss = 0.0  # nothing can be seen, or gained, below the rounding of the multiplications
+            if loss <= tolerance * energies[-1] and _excess(loss, energies[-1], total) <= tolerance:
                 return _from_basis(matrix, basis, images, rank, loss, total)
         if basis.shape[1] + block > min(matrix.shape):
             return None
@@ -212,12 +214,6 @@ def _expected_gain(energies: list[float]) -> float:
         return 0.0
     ratio = last / before if before > last else 0.95
     return 2 * last * min(ratio, 0.95) / (1 - min(ratio, 0.95))
-
-
-def _settled(loss: float, energy: float, total: float, tolerance: float, dtype: torch.dtype) -> bool:
-    # Below the rounding of the multiplications themselves nothing more can be seen or gained.
-    noise = 8 * torch.finfo(dtype).eps * total
-    return loss <= tolerance * energy and _excess(loss, energy, total) <= tolerance or loss <= noise
 
 
 def _excess(loss: float, energy: float, total: float) -> float:

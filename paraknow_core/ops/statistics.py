@@ -1,0 +1,313 @@
+"""Intervals and paired comparisons of scores. Needs numpy and scipy only, so that pages may use it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from paraknow_core.errors import NumericError, ShapeError
+
+_RESAMPLES = 4000
+_CHUNK = 1 << 21  # numbers held at once while resampling
+
+
+@dataclass(frozen=True)
+class PairedResult:
+    """How two arms differ on the same examples.
+
+    Attributes:
+        difference: mean of a - b, in the scores' own unit.
+        low, high: 95 % interval of the difference.
+        n: examples that were compared (per seed).
+        p_value: two-sided, of no difference; None if the method gives none.
+        method: what was done, in words.
+    """
+
+    difference: float
+    low: float
+    high: float
+    n: int
+    p_value: float | None
+    method: str
+
+
+def proportion_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion.
+
+    Args:
+        successes: how many of n examples count as right, 0 to n.
+        level: coverage, between 0 and 1.
+
+    Returns:
+        (low, high), each 0 to 1. Unlike the normal interval it stays sensible near 0 and 1 and for small n.
+
+    Raises:
+        NumericError: n below 1, successes outside 0 to n, or a level outside (0, 1).
+    """
+    from scipy.stats import norm
+
+    _require_level(level)
+    if not (n >= 1 and 0 <= successes <= n):
+        raise NumericError(
+            f"proportion interval: {successes} of {n} examples; at least one example and 0 to n right ones are needed; "
+            "check the counts"
+        )
+    z2 = norm.ppf((1 + level) / 2) ** 2
+    share = successes / n
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    # At 0 and n the exact bound is 0 and 1; rounding must not leave a hair between.
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+
+
+def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Student t interval of a mean, for a few independent values such as one score a seed.
+
+    Raises:
+        NumericError: fewer than two values (they have no spread), or NaN or infinity.
+    """
+    from scipy.stats import t
+
+    _require_level(level)
+    data = _vector("mean interval", values)
+    if len(data) < 2:
+        raise NumericError(
+            "mean interval: got one value; at least two are needed to see a spread; run more seeds, or give no interval"
+        )
+    half = t.ppf((1 + level) / 2, len(data) - 1) * data.std(ddof=1) / math.sqrt(len(data))
+    return float(data.mean() - half), float(data.mean() + half)
+
+
+def bootstrap_interval(
+    values: ArrayLike,
+    statistic: Callable[..., np.ndarray] = np.mean,
+    seed: int = 0,
+    resamples: int = _RESAMPLES,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a statistic, examples resampled with replacement.
+
+    Args:
+        values: one number an example.
+        statistic: called with an array (resamples, n) and `axis=1`, as numpy's mean, median and std are.
+        seed: of the resampling; the same seed gives the same interval.
+        resamples: how many.
+        level: coverage, between 0 and 1.
+
+    Raises:
+        NumericError: no value, NaN or infinity, or fewer than one resample.
+    """
+    _require_level(level)
+    data = _vector("bootstrap interval", values)
+    if resamples < 1:
+        raise NumericError(
+            f"bootstrap interval: {resamples} resamples; at least 1 is needed; leave the default of 4000"
+        )
+    generator = np.random.default_rng(seed)
+    draws = [
+        np.asarray(statistic(data[generator.integers(len(data), size=(part, len(data)))], axis=1))
+        for part in _parts(resamples, len(data))
+    ]
+    return _percentiles(np.concatenate(draws), level)
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike, seed: int = 0) -> PairedResult:
+    """Compare two arms on the same examples.
+
+    Args:
+        a, b: (n,) scores of the same examples in the same order.
+        seed: of the bootstrap.
+
+    Returns:
+        mean(a - b) with a bootstrap interval over examples. The p-value is McNemar's exact one when all scores are 0
+        or 1, else that of a sign-flip test.
+
+    Raises:
+        ShapeError: different lengths; NumericError: fewer than two examples, NaN or infinity.
+    """
+    first, second = _pair("paired difference", a, b)
+    _require_spread(len(first))
+    differences = first - second
+    n = len(differences)
+    generator = np.random.default_rng(seed)
+    draws = np.concatenate(
+        [differences[generator.integers(n, size=(part, n))].mean(axis=1) for part in _parts(_RESAMPLES, n)]
+    )
+    low, high = _percentiles(draws, 0.95)
+    if np.isin(np.concatenate([first, second]), (0.0, 1.0)).all():
+        p_value, test = mcnemar(first, second), ", exact McNemar test"
+    else:
+        p_value, test = _sign_flip_p(differences, generator), ", sign-flip test"
+    return PairedResult(float(differences.mean()), low, high, n, p_value, f"{_examples(n)}, paired bootstrap{test}")
+
+
+def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
+    """Two-sided exact p-value that two arms are right equally often, from the examples on which they disagree.
+
+    Args:
+        a, b: (n,) of 0 and 1, the same examples in the same order.
+
+    Raises:
+        ShapeError: different lengths; NumericError: no example, or a score that is not 0 or 1.
+    """
+    from scipy.stats import binomtest
+
+    first, second = _pair("McNemar test", a, b)
+    if not np.isin(np.concatenate([first, second]), (0.0, 1.0)).all():
+        raise NumericError("McNemar test: a score is not 0 or 1; only right or wrong can be counted; use the bootstrap")
+    gained, lost = int((first > second).sum()), int((first < second).sum())
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def paired_over_seeds(a: Sequence[ArrayLike], b: Sequence[ArrayLike], seed: int = 0) -> PairedResult:
+    """Compare two arms that were each run with several seeds on the same examples.
+
+    Args:
+        a, b: one (n,) array a seed; the same seeds in the same order, the same examples in the same order.
+        seed: of the bootstrap.
+
+    Returns:
+        The mean difference with the wider of two intervals: a bootstrap that resamples seeds and, with them, examples;
+        and Student's t over the seeds' mean differences. A bootstrap over three seeds sees too little spread, the t
+        interval ignores the choice of examples; `method` says which one was the wider.
+
+    Raises:
+        ShapeError: no seed, or a different number of seeds or examples; NumericError: fewer than two examples, NaN or
+            infinity.
+    """
+    if len(a) != len(b) or not len(a):
+        raise ShapeError(
+            f"paired comparison: {len(a)} seeds against {len(b)}; the same seeds, at least one, are needed in both "
+            "arms; run the missing ones"
+        )
+    pairs = [_pair("paired comparison", first, second) for first, second in zip(a, b, strict=True)]
+    sizes = {len(first) for first, _ in pairs}
+    if len(sizes) > 1:
+        raise ShapeError(
+            f"paired comparison: seeds with {' and '.join(map(str, sorted(sizes)))} examples; every seed needs the "
+            "same examples; compare runs of one task and split"
+        )
+    if len(pairs) == 1:
+        return paired_difference(*pairs[0], seed=seed)
+    _require_spread(len(pairs[0][0]))
+    table = np.stack([first - second for first, second in pairs])
+    return _over_seeds(table, seed)
+
+
+def says(result: PairedResult, unit: str = "share") -> str:
+    """Put a paired result into a sentence.
+
+    Args:
+        unit: "share" for scores of 0 to 1, said in points (hundredths); any other unit is said as it is.
+
+    Returns:
+        With an interval that includes zero, or a p-value of 0.05 or more, the largest difference that the data allow
+        ("No difference larger than 0.9 points (...)."); otherwise the difference ("+2.1 points (...).").
+    """
+    factor, name = (100.0, "points") if unit == "share" else (1.0, unit)
+    low, high = factor * result.low, factor * result.high
+    digits = 1 if unit == "share" else 3
+    how = f"(95 % interval {low:+.{digits}f} to {high:+.{digits}f}, {result.method})"
+    open_question = low <= 0 <= high or (result.p_value is not None and result.p_value >= 0.05)
+    if open_question:
+        return f"No difference larger than {max(abs(low), abs(high)):.{digits}f} {name} {how}."
+    return f"{factor * result.difference:+.{digits}f} {name} {how}."
+
+
+def _over_seeds(table: np.ndarray, seed: int) -> PairedResult:
+    """Compare from a (seeds, examples) table of differences."""
+    from scipy.stats import ttest_1samp
+
+    seeds, n = table.shape
+    generator = np.random.default_rng(seed)
+    draws = np.concatenate([_resampled_means(table, part, generator) for part in _parts(_RESAMPLES, n)])
+    by_bootstrap = _percentiles(draws, 0.95)
+    means = table.mean(axis=1)
+    by_t = mean_interval(means)
+    tested = ttest_1samp(means, 0.0).pvalue if means.std() > 0 else (1.0 if means[0] == 0 else 0.0)
+    wider_t = by_t[1] - by_t[0] > by_bootstrap[1] - by_bootstrap[0]
+    low, high = by_t if wider_t else by_bootstrap
+    how = "t over seeds" if wider_t else "bootstrap over seeds and examples"
+    # The larger p-value goes with the wider interval: neither source of chance may be left out.
+    p_value = max(float(tested), _bootstrap_p(draws))
+    return PairedResult(float(means.mean()), low, high, n, p_value, f"{seeds} seeds, {_examples(n)}, {how}")
+
+
+def _resampled_means(table: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw seeds and examples with replacement; one draw of examples serves all seeds, which saw the same ones."""
+    seeds, n = table.shape
+    examples = generator.integers(n, size=(resamples, n))
+    by_seed = np.stack([differences[examples].mean(axis=1) for differences in table], axis=1)
+    return np.take_along_axis(by_seed, generator.integers(seeds, size=(resamples, seeds)), axis=1).mean(axis=1)
+
+
+def _sign_flip_p(differences: np.ndarray, generator: np.random.Generator) -> float:
+    """Two-sided p-value that a mean this large comes about when each difference could as well have the other sign."""
+    observed = abs(differences.mean()) * (1 - 1e-12)
+    flipped = np.concatenate(
+        [
+            (generator.integers(2, size=(part, len(differences))) * 2 - 1) @ differences / len(differences)
+            for part in _parts(_RESAMPLES, len(differences))
+        ]
+    )
+    return float(((np.abs(flipped) >= observed).sum() + 1) / (len(flipped) + 1))
+
+
+def _examples(n: int) -> str:
+    return f"{n} example{'s' if n != 1 else ''}"
+
+
+def _bootstrap_p(draws: np.ndarray) -> float:
+    """Two-sided p-value: twice the share of resamples on the far side of zero, never below what they resolve."""
+    far = min((draws <= 0).sum(), (draws >= 0).sum())
+    return float(min(1.0, 2 * (far + 1) / (len(draws) + 1)))
+
+
+def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _parts(resamples: int, n: int) -> list[int]:
+    """Split the resamples so that a part of them fits in memory at once."""
+    step = max(1, _CHUNK // n)
+    return [min(step, resamples - start) for start in range(0, resamples, step)]
+
+
+def _require_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise NumericError(f"interval: level {level}; a share between 0 and 1 is needed; 0.95 is the usual one")
+
+
+def _require_spread(n: int) -> None:
+    if n < 2:
+        raise NumericError(
+            f"paired comparison: {_examples(n)}; at least two are needed to see a spread; test on more examples"
+        )
+
+
+def _vector(where: str, values: ArrayLike) -> np.ndarray:
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim != 1 or data.size == 0:
+        raise NumericError(
+            f"{where}: values of shape {data.shape}; a list of at least one number is needed; check that the run has "
+            "scored examples"
+        )
+    if not np.isfinite(data).all():
+        raise NumericError(
+            f"{where}: {int((~np.isfinite(data)).sum())} of {data.size} values are NaN or infinite; finite scores are "
+            "needed; look for a failed example"
+        )
+    return data
+
+
+def _pair(where: str, a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    first, second = _vector(where, a), _vector(where, b)
+    if len(first) != len(second):
+        raise ShapeError(
+            f"{where}: {len(first)} scores against {len(second)}; the same examples are needed in both arms; keep "
+            "those that both have"
+        )
+    return first, second
