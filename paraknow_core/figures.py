@@ -289,7 +289,7 @@ def _cell_labels(
     numbers: Sequence[float], logs: Sequence[float], places: list[tuple[int, int]], layers: list[int], value: str
 ) -> go.Scatter:
     """Write each cell's number on it, light on dark colours and dark on light ones."""
-    middle = min(logs, default=0.0) + 0.6 * (max(logs, default=0.0) - min(logs, default=0.0))
+    middle = min(logs, default=0.0) + 0.5 * (max(logs, default=0.0) - min(logs, default=0.0))
     return go.Scatter(
         x=[column for _, column in places], y=[layers[row] for row, _ in places], mode="text", hoverinfo="skip",
         text=[percent(number) if value == "share" else compact(number) for number in numbers],

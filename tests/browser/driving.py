@@ -23,7 +23,7 @@ def settle(page: Page) -> None:
 
 def visit(page: Page, address: str) -> None:
     """Open an address and wait for it."""
-    page.goto(address)
+    page.goto(address, timeout=PATIENCE_MS)
     settle(page)
 
 

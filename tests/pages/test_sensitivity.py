@@ -104,7 +104,8 @@ def test_a_bad_link_is_a_sentence_and_the_page_still_works(place, open_app, page
 
 
 def test_a_result_that_names_a_folder_outside_is_not_followed(place, open_app):
-    run = fabricate.run(place, "done", ONLY, key="../../runs")
+    fabricate.store(place).rename(place.root / "elsewhere")
+    run = fabricate.run(place, "done", ONLY, key="../elsewhere")
     app = open_app("sensitivity", run.id)
     assert "measured no sensitivity" in words(app)
 
