@@ -1,0 +1,1 @@
+"""Pure tensor functions: tensors in, tensors or numbers out. Knows torch, numpy, scipy and the errors only."""

@@ -1,0 +1,154 @@
+"""Picking rows, columns and single weights against sorting in plain Python."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paraknow_core.errors import NumericError, ShapeError
+from paraknow_core.ops import chunks
+from paraknow_core.ops.structure import (
+    GridSelection,
+    index_ranges,
+    neuron,
+    random_weights,
+    row_column,
+    submatrix,
+)
+from paraknow_core.ops.window import Window, best_window
+from tests.ops.matrices import FLOATS, exact_sum, matrices, with_size
+
+PICKS = [submatrix, row_column, neuron]
+
+
+def highest(totals, count) -> list[int]:
+    return sorted(sorted(range(len(totals)), key=lambda i: (-totals[i], i))[:count])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@given(data=st.data())
+def test_neuron_equals_sorting(data, tied):
+    score, height, width = data.draw(with_size(matrices(tied=tied)))
+    expected = highest(score.flatten().tolist(), height * width)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "_CPU_ELEMENTS", data.draw(st.sampled_from([3, 10, 1 << 18])))
+        selection = neuron(score, height, width)
+    assert selection.flat.tolist() == expected
+    assert selection.take(score).flatten().tolist() == [score.flatten()[i].item() for i in expected]
+    assert selection.take(score).shape == selection.shape == (height, width)
+
+
+def test_neuron_counts_both_zeros_as_equal():
+    score = torch.tensor([[-0.0, 0.0, -1.0, 0.0]])
+    assert neuron(score, 1, 2).flat.tolist() == [0, 1]
+
+
+@given(with_size(matrices(tied=True)))
+def test_row_column_equals_sorting(case):
+    # Values with few bits, so that the float64 sums are exact and the order of ties is decided by position alone.
+    score, height, width = case
+    score = (score * 8).round()
+    selection = row_column(score, height, width)
+    assert selection.rows.tolist() == highest([exact_sum(row) for row in score], height)
+    assert selection.cols.tolist() == highest([exact_sum(col) for col in score.T], width)
+    expected = [[score[i, j].item() for j in selection.cols] for i in selection.rows]
+    assert selection.take(score).tolist() == expected
+
+
+def test_by_hand():
+    score = torch.tensor([[1.0, 0.0, 4.0], [7.0, 0.0, 0.0], [2.0, 3.0, 1.0]])
+    weight = torch.arange(9.0).reshape(3, 3)
+    assert row_column(score, 2, 2).take(weight).tolist() == [[3.0, 5.0], [6.0, 8.0]]
+    assert neuron(score, 2, 2).take(weight).tolist() == [[2.0, 3.0], [6.0, 7.0]]
+    assert neuron(score, 2, 2).sum(score) == 16.0
+    assert submatrix(score, 2, 2).take(weight).tolist() == [[3.0, 4.0], [6.0, 7.0]]
+    assert row_column(score, 2, 2).sum(score) == 7.0 + 0.0 + 2.0 + 1.0
+
+
+@given(with_size(matrices()))
+def test_submatrix_is_the_best_window(case):
+    score, height, width = case
+    window = best_window(score, height, width)
+    selection = submatrix(score, height, width)
+    assert selection.window == window
+    assert torch.equal(selection.take(score), score[window.slices])
+
+
+@pytest.mark.parametrize("pick", PICKS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_selection_copies_sums_and_describes(pick, dtype):
+    score = torch.rand(9, 8).to(dtype)
+    before, weight = score.clone(), torch.randn(9, 8).to(dtype)
+    selection = pick(score, 4, 5)
+    block = selection.take(weight)
+    assert block.dtype == dtype
+    block.zero_()
+    assert weight.ne(0).all()
+    assert selection.sum(score) == pytest.approx(float(selection.take(score).double().sum()))
+    assert torch.equal(score, before)
+    described = json.loads(json.dumps(selection.describe()))
+    assert described["shape"] == [4, 5] == list(selection.shape)
+
+
+@pytest.mark.parametrize("pick", PICKS)
+def test_the_whole_matrix_is_itself(pick):
+    score = torch.rand(5, 6)
+    assert torch.equal(pick(score, 5, 6).take(score), score)
+
+
+def test_descriptions_say_where():
+    score = torch.zeros(4, 5)
+    score[1:3, 2:4] = 1
+    assert submatrix(score, 2, 2).describe()["top_left"] == [1, 2]
+    assert row_column(score, 2, 2).describe() | {"kind": ""} == {
+        "kind": "", "shape": [2, 2], "rows": [[1, 2]], "cols": [[2, 3]],
+    }  # fmt: skip
+    counts = neuron(score, 2, 2).describe()
+    assert (counts["count"], counts["rows_touched"], counts["largest_row_count"]) == (4, 2, 2)
+
+
+@given(st.sets(st.integers(0, 40)))
+def test_index_ranges_name_every_index_once(indices):
+    ranges = index_ranges(torch.tensor(sorted(indices), dtype=torch.int64))
+    assert [i for first, last in ranges for i in range(first, last + 1)] == sorted(indices)
+    assert all(following[0] > last + 1 for (_, last), following in zip(ranges, ranges[1:], strict=False))
+
+
+def test_random_weights_are_uniform_subsets():
+    generator = torch.Generator().manual_seed(0)
+    draws = Counter(tuple(random_weights((2, 3), 1, 3, generator).flat.tolist()) for _ in range(4000))
+    assert len(draws) == 20
+    assert all(130 < count < 275 for count in draws.values())  # 200 expected each, 14 the standard deviation
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.data())
+def test_random_weights_have_the_asked_number(rows, cols, data):
+    height, width = data.draw(st.integers(1, rows)), data.draw(st.integers(1, cols))
+    picks = [random_weights((rows, cols), height, width, torch.Generator().manual_seed(7)) for _ in range(2)]
+    assert picks[0].mask.sum() == height * width
+    assert torch.equal(picks[0].mask, picks[1].mask)
+
+
+@pytest.mark.parametrize("pick", PICKS)
+def test_what_does_not_fit_is_refused(pick):
+    with pytest.raises(ShapeError, match=r"of shape \(4, 3\) does not fit a \w+ of shape \(3, 4\)"):
+        pick(torch.rand(3, 4), 4, 3)
+    score = torch.rand(3, 4)
+    score[2, 3] = float("nan")
+    with pytest.raises(NumericError, match="NaN"):
+        pick(score, 2, 2)
+
+
+def test_random_weights_that_do_not_fit_are_refused():
+    with pytest.raises(ShapeError):
+        random_weights((3, 4), 4, 3, torch.Generator())
+
+
+def test_a_grid_can_be_made_by_hand():
+    grid = GridSelection(torch.tensor([0, 2]), torch.tensor([1, 3, 4]))
+    weight = torch.arange(15.0).reshape(3, 5)
+    assert grid.take(weight).tolist() == [[1.0, 3.0, 4.0], [11.0, 13.0, 14.0]]
+    assert Window(0, 0, *grid.shape).area == 6
