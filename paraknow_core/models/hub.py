@@ -37,8 +37,7 @@ def fetch(repository: str, revision: str | None, *, offline: bool, weights: bool
     """
     import huggingface_hub
 
-    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
-        raise ModelError(f"{repository}: '{revision}' is not a revision; give a branch, tag or commit")
+    _check_revision(repository, revision)
     with _sentences(repository, revision, offline), _no_progress_bars():
         folder = Path(
             huggingface_hub.snapshot_download(
@@ -60,6 +59,12 @@ def fetch(repository: str, revision: str | None, *, offline: bool, weights: bool
         huggingface_hub.snapshot_download(repository, revision=commit, allow_patterns=wanted)
     weight_file_names(folder, repository)  # without any weights this says what is there instead
     return folder, commit, None
+
+
+def _check_revision(repository: str, revision: str | None) -> None:
+    # It becomes part of a path in the cache, so it must not lead elsewhere.
+    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise ModelError(f"{repository}: '{revision}' is not a revision; give a branch, tag or commit")
 
 
 def _has_weights(folder: Path, repository: str) -> bool:

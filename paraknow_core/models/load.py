@@ -51,12 +51,7 @@ def load_model(source: ModelSource, *, device: str = "cpu", dtype: str = "float3
     _check_report(report, source.label)
     _check_tie(model, anatomy)
     parameters_of(model, anatomy)
-    try:
-        return model.to(device).eval()
-    except torch.OutOfMemoryError:
-        raise ModelError(
-            f"{source.label}: does not fit into {device}'s memory as {dtype}; use bfloat16, a smaller model or the CPU"
-        ) from None
+    return _placed(model, device, dtype, source.label).eval()
 
 
 def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
@@ -106,6 +101,17 @@ def pick_device(setting: str) -> str:
         there = ", ".join(name for name, here in present.items() if here)
         raise ModelError(f"device: {setting} is not available on this machine; choose auto or {there}")
     return setting
+
+
+def _placed(model: "PreTrainedModel", device: str, dtype: str, label: str) -> "PreTrainedModel":
+    import torch
+
+    try:
+        return model.to(device)
+    except torch.OutOfMemoryError:
+        raise ModelError(
+            f"{label}: does not fit into {device}'s memory as {dtype}; use bfloat16, a smaller model or the CPU"
+        ) from None
 
 
 def _check_tie(model: "PreTrainedModel", anatomy: Anatomy) -> None:

@@ -1,4 +1,4 @@
-"""Tiny models of all families, built once a session; tests that change a model take a copy."""
+"""Tiny models of all families, built once a test run; tests that change a model take a copy."""
 
 import shutil
 from collections.abc import Callable
