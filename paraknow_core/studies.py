@@ -54,7 +54,7 @@ def compare(runs: Mapping[str, Sequence[RunFolder]], against: str = REFERENCE) -
         Scores in the scorer's unit. The difference is left out where a score is no average over examples.
 
     Raises:
-        RunError: a run has no scores, or `against` is not among the arms.
+        RunError: a run has no scores, or `against` is not among the arms; ShapeError: arms with different seeds.
     """
     import pandas
 
@@ -65,7 +65,7 @@ def compare(runs: Mapping[str, Sequence[RunFolder]], against: str = REFERENCE) -
     for name, seeds in runs.items():
         own = [_example_scores(run) for run in seeds]
         row = {"arm": name, **_pooled(seeds, own)}
-        if name != against and base[0] and own[0]:
+        if name != against and all(base) and all(own):
             row |= _difference(own, base)
         rows.append(row)
     return pandas.DataFrame(rows)
@@ -129,16 +129,10 @@ def _pooled(runs: Sequence[RunFolder], own: Sequence[dict[str, float]]) -> dict[
 
 
 def _difference(own: Sequence[dict[str, float]], base: Sequence[dict[str, float]]) -> dict[str, Any]:
-    from paraknow_core.ops.statistics import paired_difference, paired_over_seeds
+    from paraknow_core.ops.statistics import paired_over_seeds
 
-    if len(own) != len(base):
-        raise RunError(f"study: {len(own)} seeds in one arm, {len(base)} in another; give the same seeds to each")
     ids = _shared([*own, *base])
-    first, second = _aligned(own, ids), _aligned(base, ids)
-    if len(own) == 1:
-        result = paired_difference(first[0], second[0], seed=0)
-    else:
-        result = paired_over_seeds(list(first), list(second))
+    result = paired_over_seeds(list(_aligned(own, ids)), list(_aligned(base, ids)))
     return {
         "difference": result.difference, "difference_low": result.low, "difference_high": result.high,
         "p_value": result.p_value, "paired": result.method,

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -91,7 +92,10 @@ def closed_pipe() -> NoReturn:
 @contextlib.contextmanager
 def working() -> "Iterator[Progress]":
     """Keep stdout free for the result while something computes, and draw progress on stderr."""
-    with contextlib.redirect_stdout(sys.stderr), Progress() as progress:
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), Progress() as progress:
+        # Notes of libraries to their programmers (deprecations, hints) are not for whoever runs a command.
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.simplefilter("ignore", category)
         yield progress
 
 

@@ -74,7 +74,7 @@ def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
     run = _find(context, run_id)
     spec, status, result = run.spec(), run.status(), run.result()
     changes = changed_settings(spec.model_dump(mode="json"))
-    files = {path.name: _size(path) for path in sorted(run.path.iterdir()) if not path.name.startswith(".")}
+    files = {path.name: _size(path) for path in sorted(run.path.iterdir()) if path.name != "lock"}
     if json:
         show_json({
             **_record(run), "folder": str(run.path), "changes": changes, "spec": spec.model_dump(mode="json"),
@@ -90,7 +90,7 @@ def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
         timings = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in result["timings"].items())
         show(f"time: {timings}", f"peak memory: {memory(result.get('peak_memory_bytes'))}")
         show(*(f"warning: {warning}" for warning in result.get("warnings", [])))
-    show("files: " + ", ".join(f"{name} ({memory(size)})" for name, size in files.items()))
+    show("files: " + ", ".join(f"{name} ({_size_text(size)})" for name, size in files.items()))
 
 
 def changed_settings(spec: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -178,7 +178,7 @@ def export(
     """Pack a run that has ended into one file to pass on: spec, result, events, predictions, adapters."""
     run = _find(context, run_id)
     names = export_run(run, out)
-    show(f"{out}: {len(names)} files of {run.id}, {memory(out.stat().st_size)}")
+    show(f"{out}: {len(names)} files of {run.id}, {_size_text(out.stat().st_size)}")
 
 
 # Left out: status.json, process.json and log.txt name this machine; checkpoints are large and only good for resuming.
@@ -229,6 +229,10 @@ def _find(context: typer.Context, run_id: str) -> "RunFolder":
 
 def _size(path: Path) -> int:
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
+
+
+def _size_text(size: int) -> str:
+    return memory(size) if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
 def _when(seconds: float | None) -> str:

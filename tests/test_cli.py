@@ -1,0 +1,399 @@
+"""The command line: exit codes, one sentence for what a user can mend, JSON for machines, whole runs as processes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from paraknow_core.cli import main
+from paraknow_core.cli.console import sentence
+from paraknow_core.paths import PROJECT_ROOT
+from paraknow_core.runs import RunFolder, create_run, list_runs
+from paraknow_core.spec import RunSpec, read_spec
+from tests.tiny_models import build_tiny
+
+PYTHON = [sys.executable, "-m", "paraknow_core"]
+
+
+def one_sentence(text: str) -> str:
+    """Check that a refusal is one line without a traceback, and return it."""
+    lines = text.strip().splitlines()
+    assert len(lines) == 1, text
+    assert "Traceback" not in text
+    assert 20 < len(lines[0]) < 400
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> Path:
+    """A folder with a tiny teacher, a tiny student and questions that they can be trained on in a moment."""
+    folder = tmp_path_factory.mktemp("pair")
+    build_tiny("llama", folder / "teacher", seed=1, hidden_size=48, num_hidden_layers=3, tie_word_embeddings=True)
+    build_tiny("llama", folder / "student", seed=2, tie_word_embeddings=True)
+    lines = [
+        {"id": f"sum-{i}", "messages": [{"role": "user", "content": f"{i} + {i}?"},
+                                        {"role": "assistant", "content": f"#### {2 * i}"}]}
+        for i in range(40)
+    ]  # fmt: skip
+    (folder / "sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def tiny_spec(pair: Path, **changes: object) -> RunSpec:
+    """Return a spec that runs in seconds."""
+    return RunSpec().with_changes({
+        "teacher.source": str(pair / "teacher"), "student.source": str(pair / "student"),
+        "task.source": str(pair / "sums.jsonl"), "task.max_new_tokens": 4,
+        "task.sizes": {"train": 24, "validation": 4, "test": 8}, "sensitivity.samples": 4,
+        "factorisation.rank": 4, "factorisation.lora_alpha": 4, "finetuning.max_steps": 4, "finetuning.batch_size": 8,
+        **changes,
+    })  # fmt: skip
+
+
+# Wording: each of these is something a user types sooner or later.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--nope"], "--nope"),
+        (["inspekt"], "inspekt"),
+        (["inspect"], "MODEL"),
+        (["inspect", "nosuchmodel"], "nosuchmodel"),
+        (["inspect", "bundled:nobody"], "nobody"),
+        (["compat", "bundled:teacher"], "STUDENT"),
+        (["run"], "SPEC.yaml"),
+        (["run", "missing.yaml"], "spec show"),
+        (["run", "20200101-nothing"], "no run has this id"),
+        (["run", "tests"], "no spec.yaml"),
+        (["run", "tests", "pages", "--out", "x"], "--out"),
+        (["run", "tests", "--threads", "0"], "--threads"),
+        (["run", "tests", "--device", "tpu"], "'cuda'"),
+        (["runs"], "runs"),
+        (["runs", "show", "../../etc"], "plain name"),
+        (["runs", "stop", "x"], "runs list"),
+        (["runs", "list", "--state", "odd"], "'lost'"),
+        (["spec", "validate", "Makefile"], "Makefile"),
+        (["spec", "show", "missing.yaml"], "missing.yaml"),
+        (["--workspace", "Makefile", "models"], "is a file"),
+        (["ui", "--port", "0"], "--port"),
+        (["ui", "--host", "no.such.host.invalid"], "not known"),
+        (["ui", "--host", "192.0.2.1"], "not an address of this machine"),
+        (["demo", "--student", "nobody"], "'kin'"),
+        (["demo", "--task", "nothing"], "nothing"),
+        (["sensitivity", "--teacher", "bundled:teacher", "--data", "x", "--out", "tests"], "tests already holds files"),
+        (["sensitivity", "--teacher", "bundled:teacher", "--data", "x", "--out", "Makefile"], "is a file"),
+        (["sensitivity", "--teacher", "bundled:teacher", "--data", "missing.jsonl", "--out", "{tmp}/x"], "missing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_refusal_is_one_sentence_and_exit_code_2(arguments, says, workspace, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(PROJECT_ROOT)
+    assert main([argument.replace("{tmp}", str(tmp_path)) for argument in arguments]) == 2
+    output = capsys.readouterr()
+    assert says in one_sentence(output.err.splitlines()[-1])
+    assert output.out == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [("--rank", "0", "rank"), ("--rank", "4000", "choose 1 to 16"), ("--mapping", "best", "0,1,2,5"),
+     ("--mapping", "0", "2 layers"), ("--mapping", "0,9", "teacher layer 9"), ("--origin", "ears", "ears"),
+     ("--lora-alpha", "-1", "lora_alpha"), ("--samples", "4000", "4000 seed samples"),
+     ("--max-length", "3", "max_length")],
+)  # fmt: skip
+def test_extract_refuses_and_leaves_nothing_behind(option, value, says, pair, workspace, tmp_path, capsys):
+    given = {"--samples": "2", "--rank": "4"} | {option: value}
+    flags = [part for item in given.items() for part in item]
+    code = main(["extract", "--teacher", str(pair / "teacher"), "--student", str(pair / "student"),
+                 "--data", str(pair / "sums.jsonl"), "--out", str(tmp_path / "out"), *flags])  # fmt: skip
+    assert code == 2
+    assert says in one_sentence(capsys.readouterr().err.splitlines()[-1])
+    assert [path.name for path in tmp_path.iterdir() if path.name != "workspace"] == []
+
+
+def test_a_sentence_has_no_control_characters():
+    assert sentence("a\x1b[31mb\n c\x07\td") == "a [31mb c d"
+
+
+# Looking without computing
+
+
+def test_json_is_one_document(workspace, capsys):
+    for arguments, key in (
+        (["inspect", "bundled:teacher"], "modules"), (["compat", "bundled:teacher", "bundled:stranger"], "pairings"),
+        (["spec", "show"], "finetuning"),
+    ):  # fmt: skip
+        assert main([*arguments, "--json"]) == 0
+        assert key in json.loads(capsys.readouterr().out)
+    for command in ("models", "tasks"):
+        assert main([command, "--json"]) == 0
+        assert any("teacher" in str(r) or "word_problems" in str(r) for r in json.loads(capsys.readouterr().out))
+    assert main(["runs", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_tables_name_what_matters(workspace, capsys):
+    assert main(["inspect", "bundled:teacher"]) == 0
+    shown = capsys.readouterr().out
+    assert "down" in shown
+    assert "llama" in shown
+    assert main(["compat", "bundled:teacher", "bundled:stranger"]) == 0
+    assert "cut" in capsys.readouterr().out
+    assert main(["tasks"]) == 0
+    assert "bundled:word_problems" in capsys.readouterr().out
+
+
+def test_the_default_spec_is_valid_and_documented(workspace, tmp_path, capsys):
+    assert main(["spec", "show"]) == 0
+    file = tmp_path / "spec.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert read_spec(file) == RunSpec()
+    assert main(["spec", "validate", str(file)]) == 0
+    assert "valid" in capsys.readouterr().out
+    assert main(["spec", "schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    file.write_text(file.read_text().replace("rank:", "rnak:"))
+    assert main(["spec", "validate", str(file)]) == 2
+    assert "'rnak'" in one_sentence(capsys.readouterr().err)
+    readme = (PROJECT_ROOT / "README.md").read_text()
+    models = [schema, *schema["$defs"].values()]
+    missing = {key for model in models for key in model["properties"] if f"`{key}`" not in readme}
+    assert not missing, "the README's spec reference leaves these keys out"
+
+
+MEASURE = """
+import sys, time
+from pathlib import Path
+from paraknow_core.cli import main
+assert main(sys.argv[1:]) == 0
+status = Path("/proc/self/status")
+peak = [line.split()[1] for line in status.read_text().splitlines() if "VmHWM" in line] if status.exists() else [0]
+print(time.process_time(), *peak, "torch" in sys.modules, "transformers" in sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(("arguments", "seconds"), [(["--help"], 0.5), (["inspect", "bundled:teacher"], 2.0)])
+def test_help_and_looking_start_at_once_and_stay_small(arguments, seconds, workspace):
+    """Processor time of the best of three, because a busy machine says nothing about the program."""
+    measured = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], cwd=PROJECT_ROOT, capture_output=True,
+                              text=True, check=True)  # fmt: skip
+        spent, peak, *loaded = done.stderr.split()
+        assert loaded == ["False", "False"]
+        measured.append((float(spent), int(peak)))
+    assert min(measured)[0] < seconds
+    assert max(peak for _, peak in measured) < 200_000  # kB
+
+
+def test_a_closed_pipe_ends_quietly(workspace):
+    child = subprocess.Popen([*PYTHON, "spec", "schema"], cwd=PROJECT_ROOT, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE)  # fmt: skip
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    child.wait()
+
+
+def test_bugs_keep_their_traceback(workspace, monkeypatch):
+    monkeypatch.setattr("paraknow_core.spec.schema", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["spec", "schema"])
+
+
+# Whole commands as processes
+
+
+def test_sensitivity_and_extract_fill_a_new_folder(pair, run_cli, tmp_path):
+    common = ["--teacher", pair / "teacher", "--data", pair / "sums.jsonl", "--samples", 3]
+    done = run_cli("sensitivity", *common, "--out", tmp_path / "s", "--json")
+    assert done.returncode == 0, done.stderr
+    totals = json.loads(done.stdout)
+    assert totals["sample_ids"] == ["sum-0", "sum-1", "sum-2"]  # the first of the file, in its order
+    assert len(totals["layers"]) == 3
+    names = {"sensitivity.json", "sensitivity.safetensors", "reductions.safetensors"}
+    assert {path.name for path in (tmp_path / "s").iterdir()} == names
+    assert json.loads((tmp_path / "s" / "sensitivity.json").read_text()) == totals
+
+    (tmp_path / "e").mkdir()  # an empty folder is as good as none
+    done = run_cli("extract", *common, "--student", pair / "student", "--rank", 4, "--mapping", "2,0",
+                   "--origin", "attention,down", "--out", tmp_path / "e", "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["layer_mapping"] == [2, 0]
+    assert record["rank"] == record["lora_alpha"] == 4
+    assert {module["role"] for module in record["modules"].values()} == {"q", "k", "v", "o", "down"}
+    assert (tmp_path / "e" / "init_adapter" / "adapter_model.safetensors").is_file()
+    assert names < {path.name for path in (tmp_path / "e").iterdir()}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert "Warning" not in done.stderr
+
+
+def test_a_run_from_spec_to_deletion(pair, run_cli, workspace, tmp_path):
+    file = tmp_path / "spec.yaml"
+    file.write_text(tiny_spec(pair, name="first").to_yaml())
+    done = run_cli("run", file, "--json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["state"] == "done"
+    assert record["result"]["scores"][0]["n"] == 8
+    assert "fine-tuning" in done.stderr
+    run_id = record["id"]
+
+    done = run_cli("runs", "show", run_id[:-2], "--json")
+    shown = json.loads(done.stdout)
+    assert shown["changes"]["factorisation.rank"] == [4, 16]
+    assert "adapter" in shown["files"]
+    done = run_cli("run", run_id)  # finished: nothing is computed again
+    assert done.returncode == 0
+    assert "done already" in done.stderr
+
+    done = run_cli("runs", "export", run_id, "--out", tmp_path / "run.zip")
+    assert done.returncode == 0, done.stderr
+    inside = {name.partition("/")[2] for name in zipfile.ZipFile(tmp_path / "run.zip").namelist()}
+    assert {"spec.yaml", "result.json", "extraction.json", "adapter/adapter_model.safetensors"} <= inside
+    assert not {name for name in inside if name.startswith(("log", "status", "process", "checkpoints"))}
+    assert "exists already" in one_sentence(run_cli("runs", "export", run_id, "--out", tmp_path / "run.zip").stderr)
+
+    done = run_cli("runs", "delete", run_id)
+    assert done.returncode == 2
+    assert "--yes" in one_sentence(done.stderr)
+    assert run_cli("runs", "delete", run_id, run_id[:20], "--yes").returncode == 0
+    assert list_runs(workspace) == []
+
+
+def test_a_failed_run_does_not_keep_the_next_from_running(pair, run_cli, workspace):
+    quick = {"until": "sensitivity"}
+    bad = create_run(workspace, tiny_spec(pair, **quick, **{"task.source": str(pair / "gone.jsonl")}))
+    good = create_run(workspace, tiny_spec(pair, **quick))
+    done = run_cli("run", bad.path, good.path)
+    assert done.returncode == 2
+    assert [bad.status().state, good.status().state] == ["failed", "done"]
+    assert "Traceback" not in done.stderr
+    assert "gone.jsonl" in bad.status().message
+    assert "gone.jsonl" in bad.log_tail()
+
+
+def wait_for(condition, seconds: float = 180.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    """Start the command line in a process group of its own, so that a signal hits it alone."""
+    return subprocess.Popen(
+        [*PYTHON, *map(str, arguments)], cwd=PROJECT_ROOT, text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_saved_and_resumes(number, pair, run_cli, workspace):
+    long = tiny_spec(pair, **{"finetuning.max_steps": 2000, "finetuning.validations": 0})
+    first, second = create_run(workspace, long), create_run(workspace, tiny_spec(pair, until="sensitivity"))
+    child = start("run", first.path, second.path)
+    wait_for(lambda: len(first.metrics()) >= 2 or child.poll() is not None)
+    child.send_signal(number)
+    _, errors = child.communicate(timeout=180)
+    assert child.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "runs resume" in errors
+    assert [first.status().state, second.status().state] == ["stopped", "stopped"]
+    assert first.metrics()[-1]["step"] < 2000
+    assert list(first.file("checkpoints").glob("checkpoint-*"))
+    if number == signal.SIGINT:
+        return  # how it goes on does not depend on the signal
+
+    done = run_cli("runs", "resume", first.id)
+    assert done.returncode == 0, done.stderr
+    steps = len(first.metrics())
+    wait_for(lambda: len(first.metrics()) > steps)
+    assert run_cli("runs", "stop", first.id, "--grace", 120).returncode == 0
+    assert first.status().state == "stopped"
+
+
+def test_a_stop_request_skips_to_the_next_run(pair, workspace):
+    long = tiny_spec(pair, **{"finetuning.max_steps": 2000, "finetuning.validations": 0})
+    first, second = create_run(workspace, long), create_run(workspace, tiny_spec(pair, until="sensitivity"))
+    child = start("run", first.path, second.path)
+    wait_for(lambda: first.metrics() or child.poll() is not None)
+    first.request_stop()
+    child.communicate(timeout=180)
+    assert [first.status().state, second.status().state] == ["stopped", "done"]
+
+
+def test_a_killed_process_leaves_no_run_queued_for_ever(pair, workspace):
+    runs = [create_run(workspace, tiny_spec(pair)) for _ in range(2)]
+    child = start("run", *(run.path for run in runs))
+    wait_for(lambda: all(run.file("process.json").exists() for run in runs))
+    child.kill()
+    child.communicate()
+    assert [run.status().state for run in runs] == ["lost", "lost"]
+
+
+def test_ctrl_c_has_no_traceback(pair, workspace, tmp_path):
+    child = start("sensitivity", "--teacher", pair / "teacher", "--data", pair / "sums.jsonl", "--samples", 30,
+                  "--out", tmp_path / "out")  # fmt: skip
+    assert child.stderr.readline()  # at work
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=180)
+    assert child.returncode == 130
+    assert "Traceback" not in errors
+    assert not [path for path in tmp_path.iterdir() if path.name != "workspace"]
+
+
+def test_a_bug_in_a_run_is_kept_in_its_log(pair, workspace, monkeypatch, capsys):
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("paraknow_core.pipeline.execute", broken)
+    run = create_run(workspace, tiny_spec(pair))
+    assert main(["run", str(run.path)]) == 1
+    assert "ZeroDivisionError: a bug" in run.log_tail()
+    assert "ZeroDivisionError: a bug" in capsys.readouterr().err
+    assert run.status().state == "failed"
+
+
+def test_a_full_disk_is_a_sentence(workspace, monkeypatch, capsys):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "/somewhere")
+
+    monkeypatch.setattr("paraknow_core.spec.schema", full)
+    assert main(["spec", "schema"]) == 2
+    assert "no space left" in one_sentence(capsys.readouterr().err)
+
+
+def test_the_demo_prints_a_table_with_paired_differences(workspace, monkeypatch, capsys):
+    """The runs themselves are replaced: what is tested is arms, order, table and sentence."""
+
+    def executed(folders: list[RunFolder], *_: object) -> list[int]:
+        for folder in folders:
+            method = folder.spec().method
+            scores = [1.0] * (60 if method == "seeking" else 20) + [0.0] * (40 if method == "seeking" else 80)
+            lines = [{"scorer": "number_match", "id": str(i), "score": s} for i, s in enumerate(scores)]
+            folder.file("predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            score = {"scorer": "number_match", "unit": "share", "value": sum(scores) / 100, "low": 0.1, "high": 0.7,
+                     "n": 100}  # fmt: skip
+            result = {"scores": [score], "references": {"student": [score | {"value": 0.05}]}, "timings": {}}
+            folder.file("result.json").write_text(json.dumps(result))
+        return [0] * len(folders)
+
+    monkeypatch.setattr("paraknow_core.cli.run.execute_all", executed)
+    assert main(["demo", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    by_name = {row["arm"]: row for row in shown["arms"]}
+    assert by_name["seeking"]["difference"] == pytest.approx(0.4)
+    assert by_name["untouched student"]["value"] == 0.05
+    assert len(shown["runs"]) == 5
+    assert main(["demo", "--student", "kin", "--seeds", "2"]) == 0
+    output = capsys.readouterr().out
+    assert "seeking, difference" in output
+    assert "+40.0 %" in output
+    assert "+40.0 points" in output
