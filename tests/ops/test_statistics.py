@@ -1,0 +1,196 @@
+"""Intervals against known values, simulation and plain loops."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paraknow_core.errors import NumericError, ShapeError
+from paraknow_core.ops.statistics import (
+    PairedResult,
+    bootstrap_interval,
+    mcnemar,
+    mean_interval,
+    paired_difference,
+    paired_over_seeds,
+    proportion_interval,
+    says,
+)
+
+
+@given(st.integers(1, 500), st.data())
+def test_wilson_equals_scipy(n, data):
+    from scipy.stats import binomtest
+
+    k = data.draw(st.integers(0, n))
+    expected = binomtest(k, n).proportion_ci(0.95, method="wilson")
+    assert proportion_interval(k, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_wilson_by_hand():
+    # z^2 = 3.8415 at n = 10 and no success: the upper end is z^2 / (n + z^2).
+    low, high = proportion_interval(0, 10)
+    assert low == 0
+    assert high == pytest.approx(3.8415 / 13.8415, abs=1e-4)
+
+
+def test_t_interval_by_hand():
+    # Mean 2, standard deviation 1, t(0.975, 2) = 4.3027.
+    assert mean_interval([1, 2, 3]) == pytest.approx((2 - 4.3027 / math.sqrt(3), 2 + 4.3027 / math.sqrt(3)), abs=1e-4)
+
+
+def test_bootstrap_interval_is_near_the_normal_one_and_repeatable():
+    values = np.random.default_rng(0).normal(3, 2, 400)
+    low, high = bootstrap_interval(values)
+    half = 1.96 * values.std() / 20
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
+    assert (low, high) == bootstrap_interval(values)
+    assert (low, high) != bootstrap_interval(values, seed=1)
+    median = bootstrap_interval(values, np.median)
+    assert median[0] < np.median(values) < median[1]
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=30))
+def test_mcnemar_equals_counting_coin_tosses(pairs):
+    a, b = zip(*pairs, strict=True)
+    gained, lost = sum(x > y for x, y in pairs), sum(x < y for x, y in pairs)
+    n = gained + lost
+    as_unlikely = [k for k in range(n + 1) if math.comb(n, k) <= math.comb(n, gained)]
+    assert mcnemar(a, b) == pytest.approx(sum(math.comb(n, k) for k in as_unlikely) / 2**n)
+
+
+def test_paired_difference_by_hand():
+    result = paired_difference([1, 1, 1, 0] * 25, [1, 0, 1, 0] * 25)
+    assert result.difference == pytest.approx(0.25)
+    half = 1.96 * math.sqrt(0.25 * 0.75 / 100)
+    assert (result.low, result.high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.02)
+    assert result.n == 100
+    assert result.p_value == pytest.approx(2 * 0.5**25)
+    assert "McNemar" in result.method
+
+
+def test_pairing_finds_what_separate_intervals_miss():
+    generator = np.random.default_rng(0)
+    base = generator.normal(0, 10, 200)
+    result = paired_difference(base + 0.5 + generator.normal(0, 0.5, 200), base)
+    assert result.low > 0.3
+    assert result.p_value < 0.01
+    assert "sign-flip" in result.method
+
+
+def test_a_sign_flip_p_value_for_three_examples_cannot_be_small():
+    # All eight sign patterns are equally likely; two of them give a mean as large.
+    assert paired_difference([1.0, 2.0, 3.5], [0.0, 0.5, 1.0]).p_value == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("scores", ["binary", "real"])
+def test_paired_intervals_cover(scores):
+    generator = np.random.default_rng(5)
+    covered, rejected, trials = 0, 0, 150
+    for trial in range(trials):
+        if scores == "binary":
+            a, b = (generator.random((2, 80)) < 0.5).astype(float)
+        else:
+            a, b = generator.normal(size=(2, 80))
+        result = paired_difference(a, b, seed=trial)
+        covered += result.low <= 0 <= result.high
+        rejected += result.p_value < 0.05
+    assert covered / trials > 0.89
+    assert rejected / trials < 0.11
+
+
+def test_intervals_over_seeds_cover_when_seeds_differ():
+    # Each seed shifts its whole arm: the spread over examples alone would be far too narrow.
+    generator = np.random.default_rng(6)
+    covered, claimed, trials = 0, 0, 80
+    for trial in range(trials):
+        a, b = ([generator.normal(shift, 1, 60) for shift in generator.normal(0, 0.5, 3)] for _ in range(2))
+        result = paired_over_seeds(a, b, seed=trial)
+        covered += result.low <= 0 <= result.high
+        claimed += not says(result).startswith("No difference")
+    assert covered / trials > 0.88
+    assert claimed / trials < 0.1
+
+
+def test_over_seeds_takes_the_wider_interval_and_says_which():
+    generator = np.random.default_rng(7)
+    base = [np.zeros(500)] * 3
+    shifted = paired_over_seeds([np.full(500, shift) for shift in (0.1, 0.2, 0.3)], base)
+    assert (shifted.low, shifted.high) == pytest.approx(mean_interval([0.1, 0.2, 0.3]))
+    assert shifted.method == "3 seeds, 500 examples, t over seeds"
+    examples = generator.normal(0.1, 1, 500)
+    equal = paired_over_seeds([examples] * 3, base)
+    assert "bootstrap" in equal.method
+    assert equal.high - equal.low == pytest.approx(2 * 1.96 / math.sqrt(500), rel=0.1)
+    assert equal.difference == pytest.approx(examples.mean())
+
+
+def test_one_seed_is_a_paired_difference():
+    a, b = np.arange(10.0), np.arange(10.0)[::-1]
+    assert paired_over_seeds([a], [b]) == paired_difference(a, b)
+
+
+def test_equal_arms_show_no_difference():
+    scores = [0.0, 1.0, 1.0]
+    for result in (paired_difference(scores, scores), paired_over_seeds([scores] * 2, [scores] * 2)):
+        assert (result.difference, result.low, result.high, result.p_value) == (0, 0, 0, 1)
+        assert says(result).startswith("No difference larger than 0.0 points")
+
+
+def test_sentences():
+    assert says(PairedResult(0.001, -0.006, 0.009, 200, 0.7, "5 seeds"), "share") == (
+        "No difference larger than 0.9 points (95 % interval -0.6 to +0.9, 5 seeds)."
+    )
+    assert says(PairedResult(0.021, 0.009, 0.033, 200, 0.01, "5 seeds")) == (
+        "+2.1 points (95 % interval +0.9 to +3.3, 5 seeds)."
+    )
+    assert says(PairedResult(-0.021, -0.033, -0.009, 200, None, "5 seeds")).startswith("-2.1 points")
+    assert says(PairedResult(0.021, 0.001, 0.04, 200, 0.06, "x")).startswith("No difference larger than 4.0 points")
+    assert says(PairedResult(0.5, 0.25, 0.75, 9, 0.01, "x"), "ppl") == "+0.500 ppl (95 % interval +0.250 to +0.750, x)."
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: paired_difference([1, 2], [1, 2, 3]),
+        lambda: paired_over_seeds([[1, 2]], [[1, 2], [1, 2]]),
+        lambda: paired_over_seeds([], []),
+        lambda: paired_over_seeds([[1, 2], [1, 2, 3]], [[1, 2], [1, 2, 3]]),
+    ],
+)
+def test_scores_that_do_not_pair_are_refused(call):
+    with pytest.raises(ShapeError):
+        call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: paired_difference([1, math.nan], [1, 2]),
+        lambda: paired_difference([], []),
+        lambda: paired_difference([1], [0]),
+        lambda: paired_over_seeds([[1], [1]], [[0], [0]]),
+        lambda: mean_interval([1]),
+        lambda: mean_interval([1, math.inf]),
+        lambda: bootstrap_interval([]),
+        lambda: bootstrap_interval([1, 2], resamples=0),
+        lambda: proportion_interval(3, 2),
+        lambda: proportion_interval(0, 0),
+        lambda: proportion_interval(1, 2, level=1),
+        lambda: mcnemar([0.5, 1], [0, 1]),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(call):
+    with pytest.raises(NumericError) as raised:
+        call()
+    assert str(raised.value).count(";") == 2
+
+
+def test_works_without_torch():
+    use = "import sys, paraknow_core.ops.statistics as s; s.paired_difference([1, 0], [0, 0])"
+    code = f"{use}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
