@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from paraknow_core.errors import RunError
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 
+LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where this machine itself then finds the server
 START_S = 60.0  # how long a browser window waits for the server
 
 
@@ -53,7 +55,10 @@ def server_command(host: str, port: int) -> list[str]:
         "server.enableXsrfProtection": "true", "server.enableCORS": "true", "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false", "global.developmentMode": "false",
     }  # fmt: skip
-    flags = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    # Only known names in the Host header, against DNS rebinding; behind a wildcard address any name may be right.
+    names = ["*"] if host in WILDCARDS else list(dict.fromkeys([*LOCAL_NAMES, f"[{host}]" if ":" in host else host]))
+    pairs = [*options.items(), *(("server.allowedHosts", name) for name in names)]
+    flags = [part for key, value in pairs for part in (f"--{key}", str(value))]
     return [sys.executable, "-m", "streamlit", "run", str(PROJECT_ROOT / "app.py"), *flags]
 
 
@@ -130,7 +135,7 @@ def _wait(child: subprocess.Popen) -> int:
 def _open_when_ready(child: subprocess.Popen, address: str, port: int, url: str) -> None:
     deadline = time.monotonic() + START_S
     # A wildcard address cannot be connected to everywhere; loopback then answers as well.
-    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - compared, not bound
+    target = WILDCARDS.get(address, address)
     while time.monotonic() < deadline and child.poll() is None:
         try:
             with socket.create_connection((target, port), timeout=1):

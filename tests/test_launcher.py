@@ -1,0 +1,107 @@
+"""The browser workbench's launcher: where it listens, what it says, and how it ends. Uses the real server."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import psutil
+import pytest
+
+from paraknow_core.errors import RunError
+from paraknow_core.launcher import banner, check_address, is_loopback, server_command
+from paraknow_core.paths import PROJECT_ROOT
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_free_port_is_accepted_and_left_free(free_port):
+    assert check_address("127.0.0.1", free_port) == "127.0.0.1"
+    assert check_address("localhost", free_port) in ("127.0.0.1", "::1")
+
+
+def test_a_taken_port_is_refused_with_the_next_step(free_port):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", free_port))
+        other.listen()
+        with pytest.raises(RunError, match=rf"port {free_port} is in use.*--port {free_port + 1}"):
+            check_address("127.0.0.1", free_port)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("127.0.0.1", True), ("127.8.0.1", True), ("::1", True), ("0.0.0.0", False), ("::", False), ("10.0.0.5", False),
+     ("fe80::1%eth0", False)],
+)  # fmt: skip
+def test_only_loopback_counts_as_this_machine_only(address, expected):
+    assert is_loopback(address) is expected
+
+
+def test_the_banner_says_who_can_reach_it():
+    assert "this machine only" in banner("http://127.0.0.1:1", "127.0.0.1", 1, True)
+    opened = banner("http://0.0.0.0:8501", "0.0.0.0", 8501, False)
+    assert "no password" in opened
+    assert "ssh -L 8501" in opened
+
+
+def test_what_guards_the_server_is_on_its_command_line():
+    command = server_command("127.0.0.1", 8502)
+    flags = dict(zip(command[5::2], command[6::2], strict=True))
+    assert flags["--server.address"] == "127.0.0.1"
+    assert flags["--server.port"] == "8502"
+    assert flags["--server.enableXsrfProtection"] == flags["--server.enableCORS"] == "true"
+    assert flags["--browser.gatherUsageStats"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("host", "names"),
+    [("127.0.0.1", ["localhost", "127.0.0.1", "[::1]"]), ("10.0.0.5", ["localhost", "127.0.0.1", "[::1]", "10.0.0.5"]),
+     ("0.0.0.0", ["*"])],
+)  # fmt: skip
+def test_only_known_host_names_are_answered(host, names):
+    command = server_command(host, 8502)
+    given = [value for flag, value in zip(command, command[1:], strict=False) if flag == "--server.allowedHosts"]
+    assert given == names
+
+
+def answers(port: int, seconds: float = 120.0) -> bool:
+    """Wait until the server says that it is well."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2) as reply:
+                return reply.status == 200
+        except OSError:
+            time.sleep(0.2)
+    return False
+
+
+@pytest.mark.skipif(not (PROJECT_ROOT / "app.py").exists(), reason="there is no app.py yet")
+def test_it_listens_on_loopback_whatever_the_environment_says_and_ends_with_its_child(free_port, workspace):
+    child = subprocess.Popen(
+        [sys.executable, "-m", "paraknow_core", "ui", "--port", str(free_port), "--no-browser"], cwd=PROJECT_ROOT,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "STREAMLIT_SERVER_ADDRESS": "0.0.0.0", "STREAMLIT_SERVER_PORT": "1"},
+    )  # fmt: skip
+    try:
+        assert answers(free_port)
+        (server,) = psutil.Process(child.pid).children()
+        listening = {c.laddr for c in server.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+        assert {address.ip for address in listening} == {"127.0.0.1"}
+        assert server.environ()["PARAKNOW_WORKSPACE"] == str(workspace.root)
+        child.send_signal(signal.SIGTERM)
+        _, errors = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode in (0, 143)
+    assert "this machine only" in errors
+    assert "Traceback" not in errors
+    assert not server.is_running()
