@@ -42,16 +42,17 @@ ol.pk-steps {display: grid; grid-template-columns: repeat(7, 1fr); gap: .6rem 1.
   text-overflow: ellipsis;}
 .st-key-rows [data-testid="stHorizontalBlock"] {border-bottom: 1px solid rgba(128,136,140,.22); min-height: 2.5rem;}
 .st-key-rows .stHtml {overflow: visible;}
-.st-key-rows [data-testid="stColumn"]:last-child p {white-space: normal; line-height: 1.15rem;}
 @media (max-width: 1080px) {
   [class*="st-key-stack"] > div > [data-testid="stHorizontalBlock"],
   [class*="st-key-stack"] > [data-testid="stHorizontalBlock"] {flex-wrap: wrap;}
-  .st-key-stack-pictures [data-testid="stColumn"] [data-testid="stColumn"] {min-width: 46%;}
-  .st-key-stack-pictures > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"],
-  .st-key-stack-pictures > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] {min-width: 100%;}
-  .st-key-stack-fields [data-testid="stColumn"] {min-width: 46%;}
+  [class*="st-key-stack-pictures"] [data-testid="stColumn"] [data-testid="stColumn"] {min-width: 46%;}
+  [class*="st-key-stack-pictures"] > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"],
+  [class*="st-key-stack-pictures"] > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] {min-width: 100%;}
+  [class*="st-key-stack-fields"] [data-testid="stColumn"] {min-width: 46%;}
+  .st-key-rows [data-testid="stColumn"]:nth-child(3) {display: none;}
 }
 .pk-line {display: flex; flex-wrap: wrap; gap: .3rem .9rem; align-items: center;}
+.pk-line code {font-size: .8rem; overflow-wrap: anywhere;}
 .pk-name {font-weight: 600; overflow-wrap: anywhere;}
 </style>"""
 MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_{}[]()#+-.!|~$<>:&"})

@@ -72,7 +72,8 @@ def scores(run: RunFolder, one: Facts) -> None:
             table, f"Test score: {scorer_label(score)}", f"{one.pair}, {one.task}; bars: 95 % intervals over examples",
             dark=layout.is_dark(),
         )  # fmt: skip
-        picture, facts = st.columns([3, 1], vertical_alignment="center")
+        row = st.container(key=f"stack-pictures-score-{number}")
+        picture, facts = row.columns([3, 1], vertical_alignment="center")
         picture.plotly_chart(
             figure, theme=None, config=PLOT, key=f"scores:{run.id}:{number}",
             alt="Bars: " + "; ".join(f"{r.label} {score_text(r._asdict())}" for r in table.itertuples(index=False)),
@@ -131,7 +132,7 @@ def checks(one: Facts) -> None:
     st.subheader("Checks and cost", anchor=False)
     result = one.result
     step0, export = (result.get("step0") or {}).get("evaluation") or {}, result.get("export_check") or {}
-    cells = st.columns(4)
+    cells = st.container(key="stack-fields-checks").columns(4)
     cells[0].metric(
         "Step-0 identity", _difference(step0.get("max_abs")), border=True,
         help="Largest change of a logit by injecting, before any training. In residual mode 0 up to rounding "

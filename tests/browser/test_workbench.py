@@ -71,18 +71,19 @@ def test_a_transfer_is_followed_over_a_reload_and_compared_with_default_lora(pag
     settle(page)
     page.get_by_role("button", name="Start transfer").click()
     run = run_in_address(page, place)
-    expect(page.get_by_text("Loss on answers")).to_be_visible(timeout=PATIENCE_MS)
+    curve = page.get_by_text("Loss on answers").locator("visible=true").first
+    expect(curve).to_be_visible(timeout=PATIENCE_MS)
     page.reload()
     settle(page)
     assert run_in_address(page, place) == run
-    expect(page.get_by_text("Loss on answers")).to_be_visible(timeout=PATIENCE_MS)
+    expect(curve).to_be_visible(timeout=PATIENCE_MS)
     expect_state(page, "done")
-    expect(page.get_by_text("seeking (the method) (this run)")).to_be_visible()
+    expect(page.get_by_text("seeking (the method) (this run)").first).to_be_visible()
     # Its control is executed next, and its bar appears without a reload.
     bars = page.locator(".js-plotly-plot").first
     expect(bars.get_by_text("default LoRA", exact=True)).to_be_visible(timeout=PATIENCE_MS)
     expect(bars.get_by_text(re.compile(r"\(n = 8\)")).first).to_be_visible()
-    expect(page.get_by_text("passed")).to_be_visible()
+    expect(page.get_by_text("passed", exact=True)).to_be_visible()
     settle(page)
     shoot(page, "real_train")
 
