@@ -1,0 +1,1 @@
+"""The bundled models, the mini tasks, and the recipe that made them."""
