@@ -57,6 +57,8 @@ def test_limits(tiny):
     short, long = generate(model, [[1, 5], [1, *range(50, 66)]], max_new_tokens=4, limit=19, ends=set())
     assert (len(short.tokens), short.stopped) == (4, "max_new_tokens")
     assert (len(long.tokens), long.stopped) == (2, "context")
+    (exact,) = generate(model, [[1, 5]], max_new_tokens=4, limit=6, ends=set())
+    assert (len(exact.tokens), exact.stopped) == (4, "max_new_tokens")
     (full,) = generate(model, [[1, 5]], max_new_tokens=4, limit=2, ends=set())
     assert (full.tokens, full.stopped) == ((), "context")
 
