@@ -37,8 +37,8 @@ ARMS = {
     "pissa": Arm("PiSSA", "#E69F00", "#E69F00", "/"),
     "olora": Arm("OLoRA", "#B8A200", "#F0E442", "\\"),
     "random_offset": Arm("random offset", "#56B4E9", "#56B4E9", "x"),
-    "student": Arm("student, untouched", "#5F676B", "#A3ABAF", "."),
-    "teacher": Arm("teacher, untouched", "#2F3538", "#D5DAD9", "-"),
+    "student": Arm("student, untouched", "#B4BBBE", "#5A6266", "."),
+    "teacher": Arm("teacher, untouched", "#6E7679", "#C3C9CB", "-"),
 }  # fmt: skip
 
 

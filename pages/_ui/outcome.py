@@ -6,7 +6,7 @@ import pandas
 import streamlit as st
 
 from pages._ui import layout, state
-from pages._ui.reading import Facts, siblings, unfinished_siblings
+from pages._ui.reading import Facts, other_settings, siblings, unfinished_siblings, verdict
 from paraknow_core import figures
 from paraknow_core.display import (
     NOT_MEASURED,
@@ -20,6 +20,7 @@ from paraknow_core.display import (
     scorer_label,
     significant,
 )
+from paraknow_core.errors import ParaknowError
 from paraknow_core.figures import Curve
 from paraknow_core.runs import RunFolder
 
@@ -63,7 +64,7 @@ def scores(run: RunFolder, one: Facts) -> None:
         st.info("This run ended before evaluation; it has no scores.", icon=":material/info:")
         return
     related = siblings(state.place(), one)
-    by_method = {**related, one.spec.method: one}
+    by_method = {**{method: other for method, (_, other) in related.items()}, one.spec.method: one}
     for number, score in enumerate(one.scores):
         if number == 1:
             st.markdown("**Other scorers**, on the same answers")
@@ -89,10 +90,23 @@ def scores(run: RunFolder, one: Facts) -> None:
         _wait_for_siblings(one, waiting)
     elif not related:
         st.caption("No control has finished for this pair and task yet: tick default LoRA under Also run and start it.")
-    else:
-        st.caption(
-            "Overlapping intervals do not show a difference; neither does one seed. Compare paired, over three seeds."
-        )
+    _compare(run, one, related)
+
+
+def _compare(run: RunFolder, one: Facts, related: dict[str, tuple[RunFolder, Facts]]) -> None:
+    """Say what the pair of scores shows, or does not: paired by example, and what else differs."""
+    if "default_lora" in related:
+        try:
+            st.markdown(layout.plain(verdict(run, related["default_lora"][0])))
+        except ParaknowError as error:
+            st.caption(layout.plain(error))
+    for method, (_, other) in related.items():
+        keys = other_settings(one, other)
+        if keys:
+            words = f"Not a clean comparison with {arm_of(method).label}: {', '.join(keys)} also differ."
+            st.caption(layout.plain(words))
+    if related:
+        st.caption("One seed is one throw of the dice: repeat with at least three before calling anything better.")
 
 
 def _wait_for_siblings(one: Facts, waiting: int) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from paraknow_core.display import source_label
+from pages._ui.state import differing
+from paraknow_core.display import arm_of, source_label
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs import RunFolder, find_run, list_runs
@@ -114,20 +115,50 @@ def runs_with_sensitivity(place: Workspace) -> list[tuple[RunFolder, Facts]]:
     return list(found.values())
 
 
-def siblings(place: Workspace, one: Facts) -> dict[str, Facts]:
-    """Return, by method, the newest finished run of the same teacher, student and task (the run itself for its own).
+def siblings(place: Workspace, one: Facts) -> dict[str, tuple[RunFolder, Facts]]:
+    """Return, for every other method, the run to compare with: same teacher, student and task, and finished.
 
-    Args:
-        one: the run that is compared; nothing is a sibling of a run whose spec cannot be read.
+    A run that differs in nothing but its method comes before a newer one that differs in more; see `other_settings`.
     """
-    if one.spec is None:
-        return {}
-    same: dict[str, Facts] = {}
-    for _, other in all_facts(place):
-        fits = other.spec is not None and other.scores and _question(other.spec) == _question(one.spec)
-        if fits and other.spec.method != one.spec.method:
-            same.setdefault(other.spec.method, other)
-    return same
+    best: dict[str, tuple[RunFolder, Facts]] = {}
+    for run, other in all_facts(place):
+        if one.spec is None or other.spec is None or not other.scores or other.spec.method == one.spec.method:
+            continue
+        if _question(other.spec) != _question(one.spec):
+            continue
+        known = best.get(other.spec.method)
+        if known is None or (other_settings(one, known[1]) and not other_settings(one, other)):
+            best[other.spec.method] = (run, other)
+    return best
+
+
+def other_settings(one: Facts, other: Facts) -> list[str]:
+    """Return the settings, method and name apart, in which two runs differ: what makes a comparison unclean."""
+    if one.spec is None or other.spec is None:
+        return ["everything"]
+    keys = differing(one.spec.model_dump(mode="json"), other.spec.model_dump(mode="json"))
+    return [key for key in keys if key not in ("method", "name")]
+
+
+def verdict(run: RunFolder, other: RunFolder) -> str:
+    """Return one sentence about the difference of two finished runs, paired by test example.
+
+    Raises:
+        ParaknowError: the two cannot be compared.
+    """
+    paths = (str(run.path), str(other.path))
+    return _verdict(*paths, _stamp(run.file("result.json")), _stamp(other.file("result.json")))
+
+
+@st.cache_data(max_entries=500, show_spinner=False)
+def _verdict(path: str, other_path: str, stamp: tuple[int, int], other_stamp: tuple[int, int]) -> str:
+    from paraknow_core import studies
+
+    del stamp, other_stamp  # only part of the key under which the answer is kept
+    run, other = RunFolder(Path(path)), RunFolder(Path(other_path))
+    names = [arm_of(r.spec().method).label for r in (run, other)]
+    table = studies.compare({names[1]: [other], names[0]: [run]}, against=names[1])
+    return studies.verdict(table, arm=names[0], against=names[1])
 
 
 def unfinished_siblings(place: Workspace, one: Facts) -> int:

@@ -110,6 +110,22 @@ def test_a_wrong_link_is_a_sentence_on_a_working_page(page, site, place):
         expect(page.get_by_role("button", name=re.compile("Compute sensitivity|Start transfer"))).to_be_enabled()
 
 
+def test_what_is_typed_as_a_model_is_kept_and_an_empty_one_is_refused(page, site):
+    visit(page, f"{site}/train")
+    student = page.get_by_role("combobox", name="Student")
+    student.fill("/no/such folder")
+    student.press("Enter")
+    settle(page)
+    expect(page.get_by_test_id("strip")).to_contain_text("such folder")
+    student.fill("   ")
+    student.press("Enter")
+    settle(page)
+    expect(page.get_by_test_id("strip")).to_contain_text("such folder")
+    page.get_by_test_id("stSidebarNav").get_by_text("Sensitivity").click()
+    expect(page.locator("h1")).to_have_text("Sensitivity")
+    expect(page.get_by_test_id("strip")).to_contain_text("such folder")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_page_is_drawn_in_both_themes_and_two_widths(browser, site, place, scheme):
     fabricate.store(place)

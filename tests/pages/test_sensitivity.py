@@ -49,8 +49,8 @@ def test_two_saved_sensitivities_can_be_chosen_between(place, open_app):
     fabricate.store(place)
     fabricate.store(place, "f" * 32, teacher="bundled:kin")
     old = fabricate.run(place, "done", ONLY)
-    fabricate.run(place, "done", {**ONLY, "teacher.source": "bundled:kin"}, key="f" * 32)
-    app = open_app("sensitivity")
+    new = fabricate.run(place, "done", {**ONLY, "teacher.source": "bundled:kin"}, key="f" * 32)
+    app = open_app("sensitivity", new.id)
     assert len(select(app, "Showing").options) == 2
     select(app, "Showing").set_value(old.id).run()
     assert app.query_params["run"] in (old.id, [old.id])

@@ -7,6 +7,7 @@ import pytest
 from paraknow_core.engines import local
 from paraknow_core.errors import RunError
 from paraknow_core.runs import RunFolder
+from paraknow_core.spec import RunSpec
 from tests.pages import fabricate
 from tests.pages.conftest import button, select, words
 
@@ -51,10 +52,27 @@ def test_controls_are_submitted_after_the_method_in_one_go(place, open_app, subm
 
 def test_a_refused_value_is_a_sentence_and_the_draft_stays(open_app):
     app = open_app("train")
-    number(app, "Batch size").set_value(0).run()
+    app.session_state["draft"] = RunSpec().with_changes({"finetuning.micro_batch_size": 8})
+    app.run()
+    number(app, "Batch size").set_value(9).run()
     assert not app.exception
     assert number(app, "Batch size").value == 64
-    assert "finetuning.batch_size: 0 given" in words(app)
+    assert "batch_size 9 is not a multiple of micro_batch_size 8" in words(app)
+    number(app, "Batch size").set_value(16).run()
+    assert not app.error
+
+
+@pytest.mark.parametrize("typed", ["/no/such folder", "a\0b", "owner/name", "..", "x" * 3000, "<script>", "[a](b) $c$"])
+def test_whatever_is_typed_as_model_and_task_is_drawn_and_submitted(place, open_app, submitted, typed):
+    app = open_app("train")
+    changes = {"student.source": typed, "task.source": typed}
+    app.session_state["draft"] = RunSpec().with_changes(changes)
+    app.run()
+    assert not app.exception
+    button(app, "Start transfer").click().run()
+    assert not app.exception
+    spec = RunFolder(place.runs / submitted[0][0]).spec()
+    assert (spec.student.source, spec.task.source) == (typed, typed)
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "stopping", "stopped", "failed", "lost"])
@@ -102,10 +120,31 @@ def test_a_done_run_shows_scores_beside_student_and_siblings(place, open_app):
         "student, untouched", "teacher, untouched", "seeking (the method) (this run)", "default LoRA",
     ]  # fmt: skip
     shown = [row[1] for row in bars["data"][0]["customdata"]]
-    assert shown[2:] == ["41.2 ± 5.6 % (n = 300)", "37.7 ± 5.5 % (n = 300)"]
+    assert shown[2:] == ["41.0 ± 5.6 % (n = 300)", "37.7 ± 5.5 % (n = 300)"]
     values = {m.label: m.value for m in app.metric}
     assert values["Step-0 identity"] == "3.1 × 10⁻⁶"
     assert (values["Export check"], values["Trainable parameters"], values["Time"]) == ("passed", "119 k", "1 m 33 s")
+
+
+def test_a_difference_is_paired_and_said_in_words(place, open_app):
+    fabricate.run(place, "done", {"method": "default_lora"}, value=0.377)
+    run = fabricate.run(place, "done")
+    text = words(open_app("train", run.id))
+    # Made so that every example the control gets right is right in the run too: 123 - 113 of 300 are gained.
+    assert "seeking (the method) against default LoRA" in text
+    assert "+3.3" in text
+    assert "Not a clean comparison" not in text
+
+
+def test_an_unclean_comparison_names_what_else_differs_and_a_clean_one_is_preferred(place, open_app):
+    other = fabricate.run(place, "done", {"method": "default_lora", "finetuning.learning_rate": 1e-3})
+    run = fabricate.run(place, "done")
+    text = words(open_app("train", run.id))
+    assert "Not a clean comparison with default LoRA: finetuning.learning_rate also differ" in text
+    clean = fabricate.run(place, "done", {"method": "default_lora"})
+    clean.path.rename(place.runs / "20000101-000000-older")
+    assert other.id > "20000101"
+    assert "Not a clean comparison" not in words(open_app("train", run.id))
 
 
 def test_a_done_run_without_controls_says_so(place, open_app):
