@@ -51,6 +51,24 @@ def test_values_of_very_different_size_are_still_compared_exactly(data):
     assert best_window(score, height, width) == brute_force(score, height, width)
 
 
+@given(st.data())
+def test_near_ties_that_float64_ranks_wrongly_are_ranked_exactly(data):
+    # Ones hide what is added to them: the order within 2^-44 is that of many tiny parts together.
+    rows, cols = data.draw(st.integers(1, 4)), data.draw(st.integers(4, 8))
+    value = st.builds(lambda m, e: m * 2.0**-e, st.integers(-7, 7), st.integers(44, 56)) | st.just(1.0)
+    values = data.draw(st.lists(value, min_size=rows * cols, max_size=rows * cols))
+    score = torch.tensor(values, dtype=torch.float64).reshape(rows, cols)
+    height, width = data.draw(st.integers(1, rows)), data.draw(st.integers(2, cols))
+    assert best_window(score, height, width) == brute_force(score, height, width)
+
+
+def test_many_small_parts_outweigh_one_that_rounds_up():
+    # Rounded to multiples of the first quantum (2^-46 here) the right window leads; the parts below turn it round.
+    part = 0.4 * 2.0**-46
+    score = torch.tensor([[1.0, part, part, part, 0.0, 0.0, 1.0, 2.0**-46, 0.0, 0.0]], dtype=torch.float64)
+    assert best_window(score, 1, 4) == brute_force(score, 1, 4) == Window(0, 0, 1, 4)
+
+
 def test_a_difference_below_float64_rounding_decides():
     # 1 + 2^-60 is 1 in float64, so both windows look equal to any float64 table.
     score = torch.tensor([[1.0, 0.0, 0.0, 1.0, 2.0**-60]], dtype=torch.float64)

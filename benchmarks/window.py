@@ -1,0 +1,127 @@
+"""The window search against the plain ways: time, and peak memory on top of the score itself.
+
+Run: python -m benchmarks.window [--small]
+"""
+
+import json
+from typing import Any
+
+import torch
+
+from benchmarks._common import arguments, child_extra_bytes, extra_bytes, machine, seconds, show, write
+from paraknow_core.ops.window import Window, best_window, window_sum
+
+SIZES = [((5120, 5120), (4096, 4096)), ((13824, 5120), (11008, 4096))]
+SMALL = [((640, 640), (512, 512)), ((1728, 640), (1376, 512))]
+_LOOP_POSITIONS = 20_000
+NOTES = [
+    "All ways start from the same float32 score and include building their table. Times are the best of three.",
+    f"The two loops are timed on {_LOOP_POSITIONS:,} positions and extrapolated to all of them; their table is built",
+    "as in the vectorised way. Ratio: that way's time over the sliding search's. Extra memory: resident high-water",
+    "mark above the resident memory before, in a process of its own, as a share of the score's bytes.",
+]
+
+
+def score_of(shape: tuple[int, int]) -> torch.Tensor:
+    """Make a sensitivity-like score: positive, heavy-tailed, rows and columns of different strength."""
+    generator = torch.Generator().manual_seed(0)
+    score = torch.randn(shape, generator=generator).square_()
+    return score.mul_(torch.rand(shape[0], 1, generator=generator)).mul_(torch.rand(shape[1], generator=generator))
+
+
+def summed_area_table(score: torch.Tensor) -> torch.Tensor:
+    """Build the (rows + 1, cols + 1) float64 table of sums above and to the left."""
+    table = torch.zeros(score.shape[0] + 1, score.shape[1] + 1, dtype=torch.float64)
+    table[1:, 1:] = score.double().cumsum(0).cumsum(1)
+    return table
+
+
+def vectorised(score: torch.Tensor, height: int, width: int) -> Window:
+    """Search by differences of the whole table."""
+    t = summed_area_table(score)
+    sums = t[height:, width:] - t[:-height, width:] - t[height:, :-width] + t[:-height, :-width]
+    return Window(*divmod(int(sums.argmax()), sums.shape[1]), height, width)
+
+
+def loop_seconds(table: Any, offsets: tuple[int, int], height: int, width: int) -> float:
+    """Time a double loop over some positions of a table, in seconds a position."""
+    rows = max(1, min(offsets[0], _LOOP_POSITIONS // offsets[1]))
+
+    def loop() -> None:
+        best = -1.0
+        for i in range(rows):
+            for j in range(offsets[1]):
+                total = table[i + height, j + width] - table[i, j + width] - table[i + height, j] + table[i, j]
+                if total > best:
+                    best = total
+
+    return seconds(loop, 1) / (rows * offsets[1])
+
+
+def measure(shape: tuple[int, int], size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Measure one size in every way."""
+    score, case = score_of(shape), {"shape": shape, "size": size}
+    offsets = (shape[0] - size[0] + 1, shape[1] - size[1] + 1)
+    table = summed_area_table(score)
+    building = seconds(lambda: summed_area_table(score))
+    by_position = {
+        "Python loop, torch table": loop_seconds(table, offsets, *size),
+        "Python loop, NumPy table": loop_seconds(table.numpy(), offsets, *size),
+    }
+    del table
+    times = {way: building + each * offsets[0] * offsets[1] for way, each in by_position.items()}
+    times["vectorised float64 table"] = seconds(lambda: vectorised(score, *size))
+    times["sliding (best_window)"] = seconds(lambda: best_window(score, *size))
+    found, plain = best_window(score, *size), vectorised(score, *size)
+    bytes_of = {
+        "vectorised float64 table": child_extra_bytes("benchmarks.window", case | {"way": "table"}),
+        "sliding (best_window)": child_extra_bytes("benchmarks.window", case | {"way": "sliding"}),
+    }
+    name = f"{shape[0]}x{shape[1]} -> {size[0]}x{size[1]}"
+    return [
+        {
+            "case": name,
+            "way": way,
+            "seconds": time,
+            "ratio": time / times["sliding (best_window)"],
+            "extra_memory": None if bytes_of.get(way) is None else bytes_of[way] / (4 * score.numel()),
+            "extrapolated": way in by_position,
+            "same_window": found == plain,
+            "sum_over_plain": window_sum(score, found) / window_sum(score, plain),
+        }
+        for way, time in times.items()
+    ]
+
+
+def child(case: dict[str, Any]) -> int:
+    """Measure the extra memory of one search in this process."""
+    search = vectorised if case["way"] == "table" else best_window
+    search(score_of((40, 40)), 20, 20)  # loads what the first call loads
+    score = score_of(tuple(case["shape"]))
+    return extra_bytes(lambda: search(score, *case["size"]))
+
+
+def main() -> None:
+    """Print the table and write results/window.json."""
+    options = arguments(__doc__.splitlines()[0])
+    if options.child:
+        print(child(json.loads(options.child)))
+        return
+    facts, rows = machine(), []
+    for shape, size in SMALL if options.small else SIZES:
+        rows += measure(shape, size)
+    columns = {
+        "case": str,
+        "way": str,
+        "seconds": "{:.3f}".format,
+        "ratio": "{:.1f}x".format,
+        "extra_memory": "{:.2f}x".format,
+        "same_window": lambda same: "yes" if same else "no",
+    }
+    show("Window search", NOTES, rows, columns)
+    path = write(options.out, "window_small" if options.small else "window", facts, rows)
+    print(f"Wrote {path.name} ({facts['cpu']}, {facts['threads']} threads, load {facts['load_before']}).")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Every benchmark runs at its small size and keeps its promises where they do not depend on the machine's mood."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def run(name, folder) -> dict:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--small", "--out", str(folder)]
+    # One thread: with several, a busy machine makes each wait for the others.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "ratio" in done.stdout
+    return json.loads((folder / f"{name}_small.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory):
+    return run("window", tmp_path_factory.mktemp("window"))
+
+
+def test_window_finds_the_same_and_is_faster(window):
+    sliding = [row for row in window["rows"] if row["way"].startswith("sliding")]
+    assert len(sliding) == 2
+    for row in window["rows"]:
+        assert row["same_window"]
+        assert row["sum_over_plain"] == pytest.approx(1)
+        if row["way"] == "Python loop, torch table":
+            assert row["ratio"] > 20
+
+
+def test_window_results_name_no_machine(window):
+    assert {"cpu", "cores", "threads", "torch"} <= set(window["machine"])
+    import platform
+
+    assert platform.node() not in json.dumps(window)
+
+
+def test_svd_is_as_accurate_as_it_says(tmp_path):
+    rows = run("svd", tmp_path)["rows"]
+    own = [row for row in rows if row["way"] == "truncated_svd"]
+    assert len(own) == 2
+    for row in own:
+        assert row["excess_error"] <= row["estimate"] + 1e-6
+        assert row["excess_error"] < 1e-4
