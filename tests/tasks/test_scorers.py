@@ -121,6 +121,19 @@ def test_perplexity_is_of_the_sums():
     assert math.isfinite(summarise("perplexity", huge).value)
 
 
+def test_perplexity_interval_resamples_nats_and_tokens_together():
+    nats, tokens = [4.0, 90.0, 6.0, 1.0], [2, 30, 9, 1]
+    entries = [
+        Record(str(i), "", "", "", n / t, {"nats": n, "tokens": t, "bytes": t}, "perplexity")
+        for i, (n, t) in enumerate(zip(nats, tokens, strict=True))
+    ]
+    drawn = np.random.default_rng(0).integers(4, size=(2000, 4)).tolist()
+    ratios = [sum(nats[i] for i in row) / sum(tokens[i] for i in row) for row in drawn]
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    score = summarise("perplexity", entries)
+    assert (score.low, score.high) == pytest.approx((math.exp(low), math.exp(high)))
+
+
 def test_win_rate_summary_counts_outcomes():
     entries = [*records([1, 1], "win_rate", outcome="win", stopped="end"),
                *records([0.5], "win_rate", outcome="tie", stopped="context")]  # fmt: skip
