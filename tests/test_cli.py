@@ -397,3 +397,18 @@ def test_the_demo_prints_a_table_with_paired_differences(workspace, monkeypatch,
     assert "seeking, difference" in output
     assert "+40.0 %" in output
     assert "+40.0 points" in output
+
+
+@pytest.mark.slow
+def test_the_demo_runs_on_the_bundled_models(workspace, monkeypatch, capsys):
+    """All arms for real, with a fraction of the data; nothing is asserted about who wins."""
+    monkeypatch.setattr("paraknow_core.cli.study.SIZES", {"train": 64, "validation": 8, "test": 16})
+    assert main(["demo", "--student", "kin", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {row["arm"] for row in shown["arms"]} >= {"untouched student", "untouched teacher", "seeking", "PiSSA"}
+    assert all(row["n"] == 16 for row in shown["arms"])
+    assert len(shown["says"]) == 2
+    states = {run.id: run.status().state for run in list_runs(workspace)}
+    assert set(states.values()) == {"done"}
+    (store,) = workspace.sensitivity.iterdir()  # measured once, shared by the arms
+    assert (store / "sensitivity.json").exists()

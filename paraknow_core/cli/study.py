@@ -54,11 +54,16 @@ def demo(
     show(*sentences, "`runs list` shows these runs; `ui` draws them.")
 
 
+# Half the paper's training data, so that all arms together take minutes on a laptop; the rest is its recipe.
+SIZES = {"train": 512, "validation": 32, "test": 300}
+
+
 def _spec(task: str, student: str, seed: int) -> "RunSpec":
     from paraknow_core.spec import RunSpec
 
     return RunSpec().with_changes({
         "name": f"demo {student}", "student.source": f"bundled:{student}", "task.source": f"bundled:{task}",
+        "task.sizes": SIZES, "finetuning.validations": 2,
         "references": ["student", "teacher"], "seed": seed,
     })  # fmt: skip
 
