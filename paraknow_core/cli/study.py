@@ -23,7 +23,7 @@ def demo(
     context: typer.Context,
     task: Annotated[str, typer.Option(help="A bundled task; `tasks` lists them.")] = "word_problems",
     student: Annotated[
-        Literal["stranger", "kin"], typer.Option(help="stranger: trained on its own; kin: grown from the teacher.")
+        Literal["stranger", "kin"], typer.Option(help="stranger: trained on its own; kin: the teacher grew from it.")
     ] = "stranger",
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Seeds for every arm.")] = 1,
     device: Device = None,
