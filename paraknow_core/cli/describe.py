@@ -7,7 +7,7 @@ import typer
 
 from paraknow_core.cli.console import show, show_json, show_table
 from paraknow_core.cli.options import Json, Offline
-from paraknow_core.display import count, memory
+from paraknow_core.display import count, memory, percent
 
 if TYPE_CHECKING:
     from paraknow_core.models.anatomy import Anatomy
@@ -123,23 +123,29 @@ def models(json: Json = False) -> None:
     records = []
     for name in bundled_names():
         anatomy = _anatomy(f"{BUNDLED_PREFIX}{name}", None, True)
-        about = (manifest.get("models") or manifest).get(name) or {}
+        scores = manifest.get("models", {}).get(name, {}).get("scores", {})
         records.append({
             "source": anatomy.label, "parameters": anatomy.parameters, "layers": anatomy.num_hidden_layers,
-            "hidden_size": anatomy.hidden_size, "family": anatomy.family, "description": about.get("description", ""),
+            "hidden_size": anatomy.hidden_size, "family": anatomy.family, "scores": scores,
         })  # fmt: skip
     if json:
         show_json(records)
         return
     show_table(
-        ("model", "family", "parameters", "layers", "hidden_size", "what it is"),
+        ("model", "family", "parameters", "layers", "hidden_size", "scores as it comes"),
         [
-            (r["source"], r["family"], count(r["parameters"]), r["layers"], r["hidden_size"], r["description"])
+            (r["source"], r["family"], count(r["parameters"]), r["layers"], r["hidden_size"], _scores(r["scores"]))
             for r in records
         ],
         right=("parameters", "layers", "hidden_size"),
     )
     show("A local folder with config.json and safetensors, or a hub id like owner/name, can be given as well.")
+
+
+def _scores(by_task: dict[str, dict[str, float]]) -> str:
+    """Return the share of right answers for each task that is scored by one."""
+    main = {task: next((v for k, v in scores.items() if k != "n"), None) for task, scores in by_task.items()}
+    return ", ".join(f"{task} {percent(value)}" for task, value in main.items() if value is not None and value <= 1)
 
 
 def tasks(json: Json = False) -> None:
