@@ -1,6 +1,8 @@
-"""The workbench's router: which pages there are. Start it with `python -m paraknow_core ui`."""
+"""The workbench's router, nothing computed. Start it with `python -m paraknow_core ui`."""
 
 import streamlit as st
+
+from pages._ui import router
 
 st.set_page_config(
     page_title="ParaKnow workbench",
@@ -9,10 +11,5 @@ st.set_page_config(
     initial_sidebar_state=210,  # pixels; hidden on small screens
     menu_items={"About": "ParaKnow workbench: parametric knowledge transfer between language models."},
 )
-st.navigation(
-    [
-        st.Page("pages/start.py", title="Start", icon=":material/home:", default=True),
-        st.Page("pages/sensitivity.py", title="Sensitivity", icon=":material/grid_on:"),
-        st.Page("pages/train.py", title="Train", icon=":material/show_chart:"),
-    ]
-).run()
+st.session_state[router.ROUTED] = True
+router.navigation().run()

@@ -6,7 +6,7 @@ from html import escape
 
 import streamlit as st
 
-from pages._ui import state
+from pages._ui import router, state
 from paraknow_core.display import shorten, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import list_runs
@@ -82,6 +82,7 @@ def is_dark() -> bool:
 @contextmanager
 def page(title: str) -> Iterator[None]:
     """Draw strip and title, then the page's body; a `ParaknowError` in it becomes a sentence."""
+    router.require_router()
     st.html(CSS)
     _strip()
     st.title(title, anchor=False)

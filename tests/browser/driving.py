@@ -18,6 +18,8 @@ def settle(page: Page) -> None:
     page.locator("h1").first.wait_for()
     page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
     page.wait_for_timeout(400)
+    names = page.get_by_test_id("stSidebarNavLink").all_inner_texts()
+    assert [name.split("\n")[-1] for name in names] == ["Start", "Sensitivity", "Train"]
     assert page.locator('[data-testid="stException"]').count() == 0, page.locator("body").inner_text()
 
 
