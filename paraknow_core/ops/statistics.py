@@ -136,6 +136,8 @@ def paired_difference(a: ArrayLike, b: ArrayLike, seed: int = 0) -> PairedResult
         [differences[generator.integers(n, size=(part, n))].mean(axis=1) for part in _parts(_RESAMPLES, n)]
     )
     low, high = _percentiles(draws, 0.95)
+    if not differences.any():
+        low, high = _no_difference_seen(n)
     if np.isin(np.concatenate([first, second]), (0.0, 1.0)).all():
         p_value, test = mcnemar(first, second), ", exact McNemar test"
     else:
@@ -224,6 +226,9 @@ def _over_seeds(table: np.ndarray, seed: int) -> PairedResult:
     generator = np.random.default_rng(seed)
     draws = np.concatenate([_resampled_means(table, part, generator) for part in _parts(_RESAMPLES, n)])
     by_bootstrap = _percentiles(draws, 0.95)
+    if not table.any():
+        low, high = _no_difference_seen(n)
+        return PairedResult(0.0, low, high, n, 1.0, f"{seeds} seeds, {_examples(n)}, exact bound: all alike")
     means = table.mean(axis=1)
     by_t = mean_interval(means)
     tested = ttest_1samp(means, 0.0).pvalue if means.std() > 0 else (1.0 if means[0] == 0 else 0.0)
@@ -241,6 +246,16 @@ def _resampled_means(table: np.ndarray, resamples: int, generator: np.random.Gen
     examples = generator.integers(n, size=(resamples, n))
     by_seed = np.stack([differences[examples].mean(axis=1) for differences in table], axis=1)
     return np.take_along_axis(by_seed, generator.integers(seeds, size=(resamples, seeds)), axis=1).mean(axis=1)
+
+
+def _no_difference_seen(n: int) -> tuple[float, float]:
+    """Interval of a mean difference of scores of 0 to 1 when none of n examples differed.
+
+    Resampling zeros gives an interval of no width, which would claim certainty. The exact (Clopper-Pearson) bound on
+    the share of examples that differ is 1 - 0.025^(1/n), about 3.7 / n; each may count for either arm.
+    """
+    bound = 1 - 0.025 ** (1 / n)
+    return -bound, bound
 
 
 def _sign_flip_p(differences: np.ndarray, generator: np.random.Generator) -> float:

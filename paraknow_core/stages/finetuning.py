@@ -45,16 +45,14 @@ def micro_batch_size(spec: FinetuningSpec, longest: int) -> int:
 
 
 class Collator:
-    """Pads encoded examples on the right, and counts the real tokens it has seen."""
+    """Pads encoded examples on the right."""
 
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id
-        self.tokens = 0
 
     def __call__(self, batch: "Sequence[Encoded]") -> dict[str, torch.Tensor]:
         """Return input_ids, labels and attention_mask, each (batch, longest)."""
         longest = max(len(e.input_ids) for e in batch)
-        self.tokens += sum(len(e.input_ids) for e in batch)
         ids = torch.full((len(batch), longest), self.pad_id)
         labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
         for row, example in enumerate(batch):
@@ -67,7 +65,7 @@ class Collator:
 
 def mean_loss(model: torch.nn.Module, collate: Collator, encoded: "Sequence[Encoded]", micro_batch: int) -> float:
     """Return the mean cross-entropy over all supervised tokens, nats per token; leaves the model's mode as it was."""
-    was_training, counted = model.training, collate.tokens
+    was_training = model.training
     model.eval()
     nats = tokens = 0.0
     with torch.inference_mode():
@@ -77,14 +75,19 @@ def mean_loss(model: torch.nn.Module, collate: Collator, encoded: "Sequence[Enco
             nats += model(**batch, use_cache=False).loss.item() * supervised
             tokens += supervised
     model.train(was_training)
-    collate.tokens = counted
     return nats / max(tokens, 1)
 
 
 class AdapterTrainer(Trainer):
-    """A Trainer whose checkpoints hold the adapter only, never base weights."""
+    """A Trainer whose checkpoints hold the adapter only, never base weights, and that counts the tokens it has used."""
 
     label = ""
+    tokens = 0
+
+    def training_step(self, model: torch.nn.Module, inputs: dict, *more: Any, **options: Any) -> torch.Tensor:
+        """Count here and not where batches are made: those are fetched ahead of their step."""
+        self.tokens += int(inputs["attention_mask"].sum())
+        return super().training_step(model, inputs, *more, **options)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:  # noqa: ARG002
         folder = Path(output_dir or self.args.output_dir)
@@ -97,11 +100,11 @@ class Follow(TrainerCallback):
 
     def __init__(
         self, report: "Reporter", stop_requested: Callable[[], bool], validate: Callable[[], float] | None,
-        validate_every: int, checkpoint_seconds: float, collate: Collator,
+        validate_every: int, checkpoint_seconds: float, tokens_used: Callable[[], int],
     ) -> None:  # fmt: skip
         self.report, self.stop_requested = report, stop_requested
         self.validate, self.validate_every = validate, validate_every
-        self.checkpoint_seconds, self.collate = checkpoint_seconds, collate
+        self.checkpoint_seconds, self.tokens_used = checkpoint_seconds, tokens_used
         self.saved_at = self.logged_at = time.monotonic()
         self.logged_tokens = 0
         self.stopped = False
@@ -121,7 +124,7 @@ class Follow(TrainerCallback):
                 f"fine-tuning: at step {state.global_step} the loss is {logs['loss']} and the gradient norm "
                 f"{logs.get('grad_norm')}; lower finetuning.learning_rate or lora_alpha"
             )
-        now, tokens = time.monotonic(), self.collate.tokens
+        now, tokens = time.monotonic(), self.tokens_used()
         rate = (tokens - self.logged_tokens) / max(now - self.logged_at, 1e-9)
         self.logged_at, self.logged_tokens = now, tokens
         self.report.event(
@@ -199,13 +202,15 @@ def finetune(
     if steps and recipe.learning_rate:
         validate = (lambda: mean_loss(peft_model, collate, validation, micro)) if validation else None
         every = max(1, math.ceil(steps / recipe.validations)) if validate and recipe.validations else 0
-        follow = Follow(
-            report, stop_requested, validate if every else None, every, settings.checkpoint_seconds, collate
-        )
         trainer = AdapterTrainer(
             model=peft_model, args=training_arguments(spec, steps, micro, folder, peft_model.device.type),
-            train_dataset=list(train), data_collator=collate, callbacks=[follow],
+            train_dataset=list(train), data_collator=collate,
         )  # fmt: skip
+        follow = Follow(
+            report, stop_requested, validate if every else None, every, settings.checkpoint_seconds,
+            lambda: trainer.tokens,
+        )  # fmt: skip
+        trainer.add_callback(follow)
         trainer.remove_callback(PrinterCallback)  # the run's events say all of it
         trainer.label = spec.student.source
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
