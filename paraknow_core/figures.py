@@ -224,7 +224,7 @@ def loss_curves(curves: Sequence[Curve], title: str = "", subtitle: str = "", *,
                 marker={"size": 7, "symbol": "circle" if validation else "square"},
                 hovertemplate=f"step %{{x}}: %{{y:.4f}} nats<extra>{named}{word}</extra>",
             ))  # fmt: skip
-            ends.append((x[-1], y[-1], f"{named}{word}", colour))
+            ends.append((x[-1], y[-1], f"{named}{word}", ink(dark) if dark else colour))
     label_ends(figure, ends)
     figure.update_xaxes(title_text="optimiser step")
     figure.update_yaxes(title_text="loss [nats per token]")

@@ -104,7 +104,8 @@ def panel(run: RunFolder) -> None:
     elif status.state == "failed":
         say(status.message or "The run failed without a message; the end of its log says more.")
     elif status.state == "lost":
-        st.warning(plain(f"Its process is gone: {status.message}."), icon=":material/link_off:")
+        message = f"{status.message[:1].upper()}{status.message[1:]}."
+        st.warning(plain(message), icon=":material/link_off:")
     elif status.state == "stopped":
         st.info("Stopped; what was computed is saved. Resume goes on from there.", icon=":material/pause_circle:")
     buttons(run, status)

@@ -62,7 +62,7 @@ def test_two_saved_sensitivities_can_be_chosen_between(place, open_app):
     [
         ("running", "Stage 2 of 2: sensitivity – 20 of 45 seed samples"),
         ("failed", "line 3: not JSON; correct it"),
-        ("lost", "Its process is gone"),
+        ("lost", "The process is gone; resume continues from its last save."),
         ("stopped", "Resume goes on from there"),
         ("queued", "Not started yet"),
     ],
