@@ -140,7 +140,10 @@ def test_every_page_is_drawn_in_both_themes_and_in_a_narrow_window(browser, site
     for scheme, width in (("light", 1280), ("light", 900), ("dark", 1280)):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
         for name, path in paths.items():
+            if name in ("train_failed", "train_lost") and (scheme, width) != ("light", 1280):
+                continue  # they differ from a running one in a sentence and a button
             visit(page, f"{site}/{path}")
             if name not in ("start", "train_lost"):
                 expect(page.locator(".js-plotly-plot").first).to_be_visible()
