@@ -291,6 +291,8 @@ def start(*arguments: object) -> subprocess.Popen:
     return subprocess.Popen(
         [*PYTHON, *map(str, arguments)], cwd=PROJECT_ROOT, text=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        # A shell starts its background jobs with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
