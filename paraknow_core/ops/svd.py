@@ -18,6 +18,7 @@ from paraknow_core.ops.metrics import retained_energy, sum_of_squares
 
 _EXACT_SIZE = 512  # up to here the exact decomposition takes well under a second
 _MOST_STEPS = 40
+_MOST_PASSES = 6
 _ORTHONORMAL = 1e-3  # a basis this far from orthonormal is not trusted
 
 
@@ -224,9 +225,17 @@ def _excess(loss: float, energy: float, total: float) -> float:
 
 
 def _orthonormal_to(basis: Tensor, vectors: Tensor) -> Tensor:
-    """Orthonormalise vectors against the basis and each other; twice, because once loses what cancels."""
-    for _ in range(2):
-        vectors = torch.linalg.qr(vectors - basis @ (basis.T @ vectors)).Q
+    """Orthonormalise vectors against the basis and each other, until it holds.
+
+    Once loses what cancels, twice is enough for vectors that leave the basis; those of a matrix of low rank do not,
+    and what rounding leaves of them takes a pass or two more.
+    """
+    overlap = basis.T @ vectors
+    for _ in range(_MOST_PASSES):
+        vectors = torch.linalg.qr(vectors - basis @ overlap).Q
+        overlap = basis.T @ vectors
+        if overlap.abs().max().item() <= _ORTHONORMAL / 100:
+            break
     return vectors
 
 

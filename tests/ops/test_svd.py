@@ -91,6 +91,14 @@ def test_a_matrix_of_lower_rank_is_restored():
         assert factors.retained_energy == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("rank", [1, 5, 16, 40])
+def test_a_matrix_of_lower_rank_needs_no_full_decomposition_whatever_the_start(rank):
+    for seed in range(8):
+        found = truncated_svd(SPECTRA["rank 5"], rank, seed=seed)
+        check_form(found, SPECTRA["rank 5"], rank)
+        assert not found.exact
+
+
 def test_equal_seeds_give_equal_bits_and_other_seeds_the_same_answer():
     matrix = SPECTRA["decay"]
     first, again, other = (truncated_svd(matrix, 8, seed=seed) for seed in (3, 3, 4))
