@@ -20,6 +20,7 @@ _EXACT_SIZE = 512  # up to here the exact decomposition takes well under a secon
 _MOST_STEPS = 40
 _MOST_PASSES = 6
 _ORTHONORMAL = 1e-3  # a basis this far from orthonormal is not trusted
+_GRAM_COLUMNS = 2048
 
 
 @dataclass(frozen=True)
@@ -178,34 +179,45 @@ def _exact(matrix: Tensor, rank: int) -> TruncatedSVD:
 
 
 def _krylov(matrix: Tensor, rank: int, block: int, iterations: int, tolerance: float, seed: int) -> TruncatedSVD | None:
-    """Build the basis step by step until the captured energy settles; None if it does not."""
+    """Build the basis step by step until the captured energy settles; None if it does not.
+
+    Vectors are kept as rows, in room for all that may come: growing a tensor would copy it at every step, and a row
+    times the matrix is the fastest order of multiplication. Unused room of the CPU is never touched, so it costs none.
+    """
+    rows, cols = matrix.shape
     total = sum_of_squares(matrix)
     generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(matrix.shape[1], block, generator=generator).to(matrix)
-    basis = torch.linalg.qr(matrix @ start).Q
-    images = matrix.T @ basis  # the rows of basis.T @ matrix, kept as columns
+    start = torch.randn(cols, block, generator=generator).to(matrix)
+    most = min(_MOST_STEPS, min(rows, cols) // block) * block
+    basis, images = matrix.new_empty(most, rows), matrix.new_empty(most, cols)
+    gram = torch.zeros(most, most, dtype=torch.float64, device=matrix.device)
+    fresh = torch.linalg.qr(matrix @ start).Q.T
     energies: list[float] = []
-    for step in range(1, _MOST_STEPS + 1):
-        energies.append(_energy(images, rank))
+    for step in range(1, most // block + 1):
+        before, size = (step - 1) * block, step * block
+        basis[before:size] = fresh
+        torch.matmul(basis[before:size], matrix, out=images[before:size])
+        _extend_gram(gram, images, before, size)
+        energies.append(torch.linalg.eigvalsh(gram[:size, :size])[-rank:].sum().item())
         if step >= max(3, iterations):
             loss = _expected_gain(energies)
             if loss <= 8 * torch.finfo(matrix.dtype).eps * total:
                 loss = 0.0  # nothing can be seen, or gained, below the rounding of the multiplications
             if loss <= tolerance * energies[-1] and _excess(loss, energies[-1], total) <= tolerance:
-                return _from_basis(matrix, basis, images, rank, loss, total)
-        if basis.shape[1] + block > min(matrix.shape):
-            return None
-        latest = images[:, -block:]
-        fresh = _orthonormal_to(basis, matrix @ (latest / latest.abs().max().clamp(min=1e-30)))
-        basis = torch.cat([basis, fresh], dim=1)
-        images = torch.cat([images, matrix.T @ fresh], dim=1)
+                return _from_basis(matrix, basis[:size], images[:size], gram[:size, :size], rank, loss, total)
+        latest = images[before:size]
+        fresh = _orthonormal_to(basis[:size], (matrix @ (latest / latest.abs().max().clamp(min=1e-30)).T).T)
     return None
 
 
-def _energy(images: Tensor, rank: int) -> float:
-    """Sum of the r largest squared singular values within the basis."""
-    wide = images.double()
-    return torch.linalg.eigvalsh(wide.T @ wide)[-rank:].sum().item()
+def _extend_gram(gram: Tensor, images: Tensor, before: int, size: int) -> None:
+    """Add the rows and columns of new images to their float64 Gram matrix, some columns of the images at once."""
+    fresh = gram.new_zeros(size - before, size)
+    for part in images[:size].split(_GRAM_COLUMNS, dim=1):
+        part = part.double()
+        fresh += part[before:] @ part.T
+    gram[before:size, :size] = fresh
+    gram[:size, before:size] = fresh.T
 
 
 def _expected_gain(energies: list[float]) -> float:
@@ -225,29 +237,29 @@ def _excess(loss: float, energy: float, total: float) -> float:
 
 
 def _orthonormal_to(basis: Tensor, vectors: Tensor) -> Tensor:
-    """Orthonormalise vectors against the basis and each other, until it holds.
+    """Orthonormalise rows against the rows of a basis and each other, until it holds.
 
     Once loses what cancels, twice is enough for vectors that leave the basis; those of a matrix of low rank do not,
     and what rounding leaves of them takes a pass or two more.
     """
-    overlap = basis.T @ vectors
+    overlap = vectors @ basis.T
     for _ in range(_MOST_PASSES):
-        vectors = torch.linalg.qr(vectors - basis @ overlap).Q
-        overlap = basis.T @ vectors
+        vectors = torch.linalg.qr((vectors - overlap @ basis).T).Q.T
+        overlap = vectors @ basis.T
         if overlap.abs().max().item() <= _ORTHONORMAL / 100:
             break
     return vectors
 
 
 def _from_basis(
-    matrix: Tensor, basis: Tensor, images: Tensor, rank: int, loss: float, total: float
+    matrix: Tensor, basis: Tensor, images: Tensor, gram: Tensor, rank: int, loss: float, total: float
 ) -> TruncatedSVD | None:
-    identity = torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
-    if (basis.T @ basis - identity).abs().max().item() > _ORTHONORMAL:
+    identity = torch.eye(len(basis), dtype=basis.dtype, device=basis.device)
+    if (basis @ basis.T - identity).abs().max().item() > _ORTHONORMAL:
         return None
-    q, r = torch.linalg.qr(images)
-    left, within, _ = torch.linalg.svd(r)
-    v = q @ left[:, :rank]
+    squares, turn = torch.linalg.eigh(gram)
+    within = squares.flip(0).clamp(min=0).sqrt().to(matrix)
+    v = torch.linalg.qr(images.T @ turn[:, -rank:].flip(1).to(images)).Q
     # Half a step more from the right-hand side: never loses energy, and mends what rounding did to the basis.
     u, s, turn = torch.linalg.svd(matrix @ v, full_matrices=False)
     excess = _excess(loss, s.double().square().sum().item(), total)
