@@ -1,0 +1,28 @@
+"""What the command line settles before any heavy library is loaded."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+ASK = (
+    "import os, runpy, sys\n"
+    "sys.argv = ['paraknow_core', '--version']\n"
+    "try:\n"
+    "    runpy.run_module('paraknow_core', run_name='__main__')\n"
+    "except SystemExit:\n"
+    "    print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)\n"
+)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_leave_the_cores_to_others_unless_told_otherwise(given, expected):
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == f"{expected} False"
