@@ -259,7 +259,9 @@ def _prepare_torch(settings: Settings) -> None:
 
     import torch
 
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # All of them even beside other runs: sums, and with them numbers, may depend on the count in their last digits.
+    torch.set_num_threads(settings.threads or usable)
 
 
 @contextmanager
