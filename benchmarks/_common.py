@@ -15,12 +15,15 @@ RESULTS = Path(__file__).parent / "results"
 _PROC = Path("/proc/self")
 
 
-def arguments(description: str) -> argparse.Namespace:
+def arguments(
+    description: str, extra: Callable[[argparse.ArgumentParser], object] = lambda _: None
+) -> argparse.Namespace:
     """Parse the options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--small", action="store_true", help="small sizes, for a check in seconds")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the result file")
     parser.add_argument("--child", help=argparse.SUPPRESS)  # one case as JSON: measure its memory and print it
+    extra(parser)
     return parser.parse_args()
 
 

@@ -207,10 +207,9 @@ def sensitivity_to(context: Context, out: Path) -> dict[str, Any]:
     _prepare_torch(context.settings)
     store = sensitivity(context)
     out.mkdir(parents=True, exist_ok=True)
-    for file in sorted(
-        store.folder.iterdir(), key=lambda f: f.suffix == ".json"
-    ):  # the totals last: they say it is whole
-        shutil.copyfile(file, out / file.name)
+    for file in sorted(store.folder.iterdir(), key=lambda f: f.name == "sensitivity.json"):  # it says the rest is whole
+        copy = shutil.copytree if file.is_dir() else shutil.copyfile
+        copy(file, out / file.name)
     return store.totals
 
 

@@ -4,6 +4,7 @@ A store is a folder:
     sensitivity.json          totals by parameter, module, layer, role and group; what it was computed from
     reductions.safetensors    per module: `<name>|rows`, `<name>|cols` (sums) and `<name>|map` (block means)
     sensitivity.safetensors   S of every teacher parameter, float32 (absent when only reductions were kept)
+    choices/                  then instead: which block each teacher module would give to students of some shape
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 TOTALS = "sensitivity.json"
 REDUCTIONS = "reductions.safetensors"
 FULL = "sensitivity.safetensors"
+CHOICES = "choices"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,30 @@ class SensitivityStore:
         if not self.has_full:
             raise DataError(f"{self.folder.name}: only reductions were kept; compute the sensitivity with full tensors")
         return self._read(FULL, parameter, framework)
+
+    def choice(self, module: str, key: str) -> "tuple[dict[str, Any], dict[str, Any]]":
+        """Read the block that was chosen for one module while the sensitivity was in memory.
+
+        Args:
+            module: the teacher's module.
+            key: what was asked for (see `stages.choice.choice_key`).
+
+        Returns:
+            Its index tensors (torch) and its record: shape, inside and total sensitivity.
+
+        Raises:
+            DataError: it was not asked for when this sensitivity was measured.
+        """
+        record = self.totals.get("choices", {}).get(module, {}).get(key)
+        if record is None:
+            raise DataError(
+                f"{self.folder.name}: only reductions were kept, made for other students or structures than '{key}' "
+                f"of {module}; measure the sensitivity for this pair, or keep it whole"
+            )
+        arrays = {
+            name: self._read(f"{CHOICES}/{record['file']}", key_, "pt") for name, key_ in record["arrays"].items()
+        }
+        return arrays, record
 
     def _reduction(self, module: str, what: str) -> "numpy.ndarray":
         return self._read(REDUCTIONS, f"{module}|{what}", "numpy")

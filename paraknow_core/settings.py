@@ -4,7 +4,7 @@ import os
 from typing import Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import ByteSize, Field, ValidationError
 
 from paraknow_core.errors import SpecError
 from paraknow_core.paths import Workspace
@@ -15,10 +15,24 @@ class Settings(Strict):
     """Device, precision and network of this machine. Order of precedence: flag, settings file, default."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "float32", description="what is computed in, whatever the files hold; auto: 16 bits where that is faster here"
+    )
     threads: int | None = Field(None, ge=1, le=4096, description="CPU threads; null: all cores")
+    memory_budget: ByteSize | None = Field(
+        None, ge=1, description="for measuring a teacher, e.g. 3.5GB; null: what is available"
+    )
+    streaming: Literal["auto", "always", "never"] = Field(
+        "auto", description="measure a teacher layer by layer: where it does not fit the budget, always, or never"
+    )
+    keep: Literal["auto", "full", "reductions"] = Field(
+        "auto", description="of a sensitivity; auto: whole where the teacher fits into memory"
+    )
     offline: bool = Field(False, description="never ask a hub; only what is on this machine")
     checkpoint_seconds: float = Field(60, ge=0, description="at most this much training is lost by a kill")
+    gradient_checkpointing: bool = Field(
+        False, description="fine-tuning computes activations twice instead of keeping them: slower, less memory"
+    )
 
 
 def load_settings(place: Workspace, **flags: object) -> Settings:

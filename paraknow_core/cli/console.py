@@ -132,9 +132,12 @@ class Progress:
         self._draw(done, total, message)
 
     def event(self, name: str, **fields: Any) -> None:
-        """Show warnings; other events are for run folders."""
+        """Show warnings and what a sensitivity will take and took; other events are for run folders."""
         if name == "warning":
             say(f"warning: {fields.get('message', '')}")
+        elif name in ("plan", "measured"):
+            self.close()
+            say(fields["message"])
 
     def check_stop(self) -> None:
         """Never stops: Ctrl-C does."""

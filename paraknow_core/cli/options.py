@@ -16,8 +16,20 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"] | None, typer.Option(help="Where to compute (default: settings file, auto).")
 ]
 Dtype = Annotated[
-    Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option(help="Precision of the weights (default: settings file, float32)."),
+    Literal["auto", "float32", "bfloat16", "float16"] | None,
+    typer.Option(help="What to compute in (default: settings file, float32); auto: 16 bits where faster here."),
+]
+MemoryBudget = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Memory for measuring a teacher, e.g. 3.5GB (default: what is available)."),
+]
+Streaming = Annotated[
+    Literal["auto", "always", "never"] | None,
+    typer.Option(help="Measure a teacher layer by layer (default: where it does not fit the memory budget)."),
+]
+Keep = Annotated[
+    Literal["auto", "full", "reductions"] | None,
+    typer.Option(help="What to keep of a sensitivity (default: all of it where the teacher fits into memory)."),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: settings file, all cores).")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask a hub; only what is on this machine.")]
@@ -26,12 +38,12 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")
 
 
 def settings_of(
-    place: Workspace, device: str | None, dtype: str | None, threads: int | None, offline: bool
+    place: Workspace, device: str | None, dtype: str | None, threads: int | None, offline: bool, **more: str | None
 ) -> "Settings":
     """Return the machine's settings: flags win over the settings file."""
     from paraknow_core.settings import load_settings
 
-    return load_settings(place, device=device, dtype=dtype, threads=threads, offline=offline or None)
+    return load_settings(place, device=device, dtype=dtype, threads=threads, offline=offline or None, **more)
 
 
 def new_folder(out: Path) -> Path:

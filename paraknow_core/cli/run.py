@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from paraknow_core.cli.console import Progress, say, show, show_json, working
-from paraknow_core.cli.options import Device, Dtype, Json, Offline, Threads, settings_of
+from paraknow_core.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    Keep,
+    MemoryBudget,
+    Offline,
+    Streaming,
+    Threads,
+    settings_of,
+)  # fmt: skip
 from paraknow_core.display import duration, score_text
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, write_json
@@ -35,6 +45,9 @@ def run(
     device: Device = None,
     dtype: Dtype = None,
     threads: Threads = None,
+    memory_budget: MemoryBudget = None,
+    streaming: Streaming = None,
+    keep: Keep = None,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
@@ -42,7 +55,9 @@ def run(
 
     Ctrl-C or SIGTERM saves and stops; a second Ctrl-C ends at once. If a run fails, the next one still begins.
     """
-    settings = settings_of(context.obj, device, dtype, threads, offline)
+    settings = settings_of(
+        context.obj, device, dtype, threads, offline, memory_budget=memory_budget, streaming=streaming, keep=keep
+    )
     if out and len(targets) > 1:
         raise RunError(f"--out: {len(targets)} runs given, and one folder; give one spec with --out")
     folders = [_folder_of(target, context.obj, out) for target in targets]

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from paraknow_core.cli.console import show, show_json, show_table, working
-from paraknow_core.cli.options import Device, Dtype, Json, Offline, Out, Teacher, Threads, new_folder, settings_of
+from paraknow_core.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    Keep,
+    MemoryBudget,
+    Offline,
+    Out,
+    Streaming,
+    Teacher,
+    Threads,
+    new_folder,
+    settings_of,
+)  # fmt: skip
 from paraknow_core.display import percent, significant
 from paraknow_core.errors import RunError, SpecError
 
@@ -39,6 +52,9 @@ def sensitivity(
     device: Device = None,
     dtype: Dtype = None,
     threads: Threads = None,
+    memory_budget: MemoryBudget = None,
+    streaming: Streaming = None,
+    keep: Keep = None,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
@@ -46,7 +62,9 @@ def sensitivity(
 
     Leaves sensitivity.safetensors (S of every parameter), reductions.safetensors and sensitivity.json in DIR.
     """
-    settings = settings_of(context.obj, device, dtype, threads, offline)
+    settings = settings_of(
+        context.obj, device, dtype, threads, offline, memory_budget=memory_budget, streaming=streaming, keep=keep
+    )
     spec = _spec(teacher, None, data, samples, template, max_length, {"until": "sensitivity"})
     totals = _compute(context, spec, settings, out, "sensitivity_to")
     if json:
@@ -92,6 +110,9 @@ def extract(
     device: Device = None,
     dtype: Dtype = None,
     threads: Threads = None,
+    memory_budget: MemoryBudget = None,
+    streaming: Streaming = None,
+    keep: Keep = None,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
@@ -99,7 +120,9 @@ def extract(
 
     Leaves extraction.json, init_adapter/ (PEFT format) and the sensitivity's files in DIR.
     """
-    settings = settings_of(context.obj, device, dtype, threads, offline)
+    settings = settings_of(
+        context.obj, device, dtype, threads, offline, memory_budget=memory_budget, streaming=streaming, keep=keep
+    )
     changes = {
         "factorisation.rank": rank, "factorisation.lora_alpha": lora_alpha or rank, "factorisation.split": split,
         "extraction.origin": [part.strip() for part in origin.split(",")], "extraction.structure": structure,

@@ -96,9 +96,7 @@ def read_anatomy(source: ModelSource, *, tokenizer: bool = True) -> Anatomy:
     """
     config, label = source.config(), source.label
     size = read_dimensions(config, label)
-    tensors = memory_names(source.headers(), size.family, label)
-    if size.tied:
-        _rescue_tied_embedding(tensors, size.family)
+    tensors = _held(source, size)
     _refuse_experts(config, tensors, label)
     modules = logical_modules(size)
     _check_shapes(modules, size, tensors, label)
@@ -117,6 +115,22 @@ def read_anatomy(source: ModelSource, *, tokenizer: bool = True) -> Anatomy:
         other=other,
         tokenizer=tokenizer_identity(source) if tokenizer else None,
     )
+
+
+def parameter_headers(source: ModelSource) -> dict[str, TensorHeader]:
+    """Return where each parameter of the loaded model is on disk, by its name in memory; a tied weight once.
+
+    Raises:
+        ModelError: not supported, or a file is damaged.
+    """
+    return _held(source, read_dimensions(source.config(), source.label))
+
+
+def _held(source: ModelSource, size: Dimensions) -> dict[str, TensorHeader]:
+    tensors = memory_names(source.headers(), size.family, source.label)
+    if size.tied:
+        _rescue_tied_embedding(tensors, size.family)
+    return tensors
 
 
 def memory_names(headers: dict[str, TensorHeader], family: Family, label: str) -> dict[str, TensorHeader]:

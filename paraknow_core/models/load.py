@@ -12,6 +12,7 @@ from paraknow_core.models.logical import parameters_of
 from paraknow_core.models.source import ModelSource
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -52,6 +53,32 @@ def load_model(source: ModelSource, *, device: str = "cpu", dtype: str = "float3
     _check_tie(model, anatomy)
     parameters_of(model, anatomy)
     return _placed(model, device, dtype, source.label).eval()
+
+
+def build_empty(source: ModelSource, anatomy: Anatomy, dtype: "torch.dtype", device: str) -> "PreTrainedModel":
+    """Build a model's architecture without weights: parameters on the meta device, buffers real and in place.
+
+    Raises:
+        ModelError: transformers does not take its config.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with _quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+            with init_empty_weights(include_buffers=False):
+                model = AutoModelForCausalLM.from_config(
+                    config, dtype=dtype, attn_implementation=FAMILIES[anatomy.family].attention, trust_remote_code=False
+                )
+        except Exception as error:  # config checks raise many kinds
+            raise ModelError(
+                f"{source.label}: transformers cannot build it ({_first_line(error)}); get config.json again"
+            ) from None
+    for owner in model.modules():
+        for name, buffer in list(owner.named_buffers(recurse=False)):
+            owner._buffers[name] = buffer.to(device)  # noqa: SLF001 - `to` would refuse the parameters
+    return model.eval()
 
 
 def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":

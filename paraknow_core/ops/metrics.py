@@ -126,13 +126,13 @@ def block_reduce(matrix: Tensor, max_rows: int = 256, max_cols: int = 256, how: 
         )
     rows, cols = matrix.shape
     row_edges, col_edges = _edges(rows, max_rows), _edges(cols, max_cols)
-    combine = "amax" if how == "max" else "sum"
-    reduced = torch.stack(
-        [
-            _reduce_columns(matrix[start:stop].to(torch.float64), col_edges, combine)
-            for start, stop in zip(row_edges[:-1], row_edges[1:], strict=True)
-        ]
-    )
+    lines = torch.empty(len(row_edges) - 1, cols, dtype=torch.float64, device=matrix.device)
+    for line, start, stop in zip(lines, row_edges[:-1], row_edges[1:], strict=True):
+        if how == "max":
+            line.copy_(matrix[start:stop].amax(dim=0))
+        else:
+            torch.sum(matrix[start:stop], dim=0, dtype=torch.float64, out=line)
+    reduced = _reduce_columns(lines, col_edges, "amax" if how == "max" else "sum")
     if how == "mean":
         heights, widths = torch.tensor(row_edges).diff(), torch.tensor(col_edges).diff()
         reduced /= (heights[:, None] * widths[None, :]).to(reduced)
@@ -192,10 +192,11 @@ def _edges(size: int, most: int) -> list[int]:
     return [i * size // blocks for i in range(blocks + 1)]
 
 
-def _reduce_columns(strip: Tensor, edges: list[int], combine: str) -> Tensor:
-    """Reduce a (rows, cols) strip to one number per column block. Block widths take at most two values."""
-    line = strip.amax(dim=0) if combine == "amax" else strip.sum(dim=0)
-    widths = torch.tensor(edges, device=line.device).diff()
-    blocks = torch.repeat_interleave(torch.arange(len(widths), device=line.device), widths)
-    empty = torch.full((len(widths),), -math.inf if combine == "amax" else 0.0, dtype=line.dtype, device=line.device)
-    return empty.scatter_reduce(0, blocks, line, reduce=combine)
+def _reduce_columns(lines: Tensor, edges: list[int], combine: str) -> Tensor:
+    """Reduce (rows, cols) to one number per row and column block."""
+    widths = torch.tensor(edges, device=lines.device).diff()
+    blocks = torch.repeat_interleave(torch.arange(len(widths), device=lines.device), widths)
+    empty = torch.full(
+        (len(lines), len(widths)), -math.inf if combine == "amax" else 0.0, dtype=lines.dtype, device=lines.device
+    )
+    return empty.scatter_reduce(1, blocks.expand(len(lines), -1), lines, reduce=combine)

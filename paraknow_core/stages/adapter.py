@@ -64,7 +64,7 @@ def _compute(
 ) -> "tuple[dict[str, Any], PeftModel]":  # fmt: skip
     spec = context.spec
     mapping = layer_mapping(context, store) if method.needs_teacher else None
-    teacher = dict(context.teacher.load().named_parameters()) if method.needs_teacher else {}
+    teacher = context.teacher.weights() if method.needs_teacher else {}
     inputs = MethodInputs(context, dict(student.named_parameters()), teacher, store, mapping)
     records: dict[str, Any] = {}
     subtracted: set[str] = set()

@@ -1,6 +1,6 @@
 """What the stages of one run share: its spec, models (loaded when first needed), task, and whom to tell of progress."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +14,7 @@ from paraknow_core.spec import ModelSpec, RunSpec
 from paraknow_core.tasks.examples import Example, Task, load_task
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from paraknow_core.models.vocabulary import TokenAlignment
@@ -60,6 +61,17 @@ class Model:
         return read_anatomy(self.source)
 
     @cached_property
+    def dtype(self) -> str:
+        """What this model computes in: the setting, or for `auto` what is faster here."""
+        if self._settings.dtype != "auto":
+            return self._settings.dtype
+        from paraknow_core.models.load import pick_device
+        from paraknow_core.ops.speed import faster_dtype
+
+        size = self.anatomy
+        return faster_dtype(pick_device(self._settings.device), 256, size.hidden_size, size.intermediate_size)
+
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 over the weights' content."""
         return weights_fingerprint(self.source, memo=self._place.root / "fingerprints.json")
@@ -74,11 +86,20 @@ class Model:
 
         return load_tokenizer(self.source)
 
+    def weights(self) -> "Mapping[str, Tensor]":
+        """Return the weights by parameter name, each read from disk in float32 when it is asked for."""
+        import torch
+
+        from paraknow_core.models.load import pick_device
+        from paraknow_core.models.shards import Shards
+
+        return Shards(self.source, torch.float32, pick_device(self._settings.device))
+
     def load(self) -> "PreTrainedModel":
         """Load the untouched model afresh, in evaluation mode; the caller owns it."""
         from paraknow_core.models.load import load_model, pick_device
 
-        return load_model(self.source, device=pick_device(self._settings.device), dtype=self._settings.dtype)
+        return load_model(self.source, device=pick_device(self._settings.device), dtype=self.dtype)
 
 
 @dataclass

@@ -90,7 +90,7 @@ def _reference_key(context: Context, model: Model) -> str:
     task = context.task
     upstream: list[Any] = [
         VERSION, model.fingerprint, model.tokenizer_fingerprint, task.fingerprint("test"), list(task.scorers),
-        task.template, task.max_length, task.max_new_tokens, context.settings.dtype, [e.id for e in task.split("test")],
+        task.template, task.max_length, task.max_new_tokens, context.student.dtype, [e.id for e in task.split("test")],
     ]  # fmt: skip
     if "win_rate" in task.scorers:
         upstream.append(_judge_model(context).fingerprint)

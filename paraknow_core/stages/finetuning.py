@@ -3,12 +3,13 @@
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
+from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from paraknow_core.errors import NumericError
@@ -78,16 +79,55 @@ def mean_loss(model: torch.nn.Module, collate: Collator, encoded: "Sequence[Enco
     return nats / max(tokens, 1)
 
 
+class AlikeTogether(Sampler):
+    """Puts the examples of each optimiser step in order of length, so that little of a forward pass is padding.
+
+    Which examples a step takes stays as the wrapped sampler drew it, and so does the step, up to rounding: the loss
+    is the mean over the tokens of the whole step, however they are spread over its forward passes.
+    """
+
+    def __init__(self, drawn: Sampler, lengths: Sequence[int], batch_size: int) -> None:
+        """Args: drawn yields example numbers; lengths by example number; batch_size examples make a step."""
+        self.drawn, self.lengths, self.batch_size = drawn, lengths, batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield example numbers, each step's longest first: what does not fit into memory says so at once."""
+        order = list(self.drawn)
+        for start in range(0, len(order), self.batch_size):
+            yield from sorted(order[start : start + self.batch_size], key=lambda index: -self.lengths[index])
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw another order each epoch."""
+        self.drawn.set_epoch(epoch)
+
+
 class AdapterTrainer(Trainer):
     """A Trainer whose checkpoints hold the adapter only, never base weights, and that counts the tokens it has used."""
 
     label = ""
-    tokens = 0
+    tokens = padded = 0
 
     def training_step(self, model: torch.nn.Module, inputs: dict, *more: Any, **options: Any) -> torch.Tensor:
         """Count here and not where batches are made: those are fetched ahead of their step."""
         self.tokens += int(inputs["attention_mask"].sum())
+        self.padded += inputs["attention_mask"].numel()
         return super().training_step(model, inputs, *more, **options)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the Trainer's own loader; where a step takes several passes, examples of like length share one."""
+        loader = super().get_train_dataloader()
+        if self.args.gradient_accumulation_steps > 1:
+            lengths = [len(example.input_ids) for example in self.train_dataset]
+            batch_size = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+            loader.set_sampler(AlikeTogether(loader.get_sampler(), lengths, batch_size))
+        return loader
+
+    def floating_point_ops(self, inputs: dict) -> int:  # noqa: ARG002
+        """Nobody reads the estimate, and making it walks through all parameters at every step."""
+        return 0
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:  # noqa: ARG002
         folder = Path(output_dir or self.args.output_dir)
@@ -183,12 +223,13 @@ def finetune(
         train, validation: encoded examples; the loss is on their labels only.
         pad_id: token id used for padding (masked).
         spec: the run's; uses `finetuning` and `seed`.
-        settings: uses `checkpoint_seconds`.
+        settings: uses `checkpoint_seconds` and `gradient_checkpointing`.
         folder: where checkpoints go.
         report, stop_requested: whom to tell, and whom to ask after every step.
 
     Returns:
-        steps, examples, first and last training loss, last validation loss, trainable parameters.
+        steps, micro_batch_size, examples, resumed, padding (its share of what the model read here; null if nothing was
+        trained), trainable_parameters.
 
     Raises:
         StopRequested: asked to stop; a checkpoint was saved.
@@ -199,12 +240,14 @@ def finetune(
     micro = micro_batch_size(recipe, max(len(e.input_ids) for e in train))
     collate, checkpoint = Collator(pad_id), last_checkpoint(folder)
     report.progress(0, steps, "optimiser steps")
+    padding = None
     if steps and recipe.learning_rate:
         validate = (lambda: mean_loss(peft_model, collate, validation, micro)) if validation else None
         every = max(1, math.ceil(steps / recipe.validations)) if validate and recipe.validations else 0
         trainer = AdapterTrainer(
-            model=peft_model, args=training_arguments(spec, steps, micro, folder, peft_model.device.type),
-            train_dataset=list(train), data_collator=collate,
+            model=peft_model, train_dataset=list(train), data_collator=collate, args=training_arguments(
+                spec, steps, micro, folder, peft_model.device.type, settings.gradient_checkpointing
+            ),
         )  # fmt: skip
         follow = Follow(
             report, stop_requested, validate if every else None, every, settings.checkpoint_seconds,
@@ -213,13 +256,18 @@ def finetune(
         trainer.add_callback(follow)
         trainer.remove_callback(PrinterCallback)  # the run's events say all of it
         trainer.label = spec.student.source
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            if settings.gradient_checkpointing:
+                peft_model.gradient_checkpointing_disable()
         if follow.stopped:
             raise StopRequested
+        padding = 1 - trainer.tokens / trainer.padded if trainer.padded else None
     peft_model.eval()
     return {
         "steps": steps, "micro_batch_size": micro, "examples": len(train), "resumed": checkpoint is not None,
-        "trainable_parameters": sum(p.numel() for p in trainable(peft_model)),
+        "padding": padding, "trainable_parameters": sum(p.numel() for p in trainable(peft_model)),
     }  # fmt: skip
 
 
@@ -229,7 +277,9 @@ def trainable(peft_model: "PeftModel") -> list[torch.nn.Parameter]:
     return list(by_storage.values())
 
 
-def training_arguments(spec: RunSpec, steps: int, micro: int, folder: Path, device: str) -> TrainingArguments:
+def training_arguments(
+    spec: RunSpec, steps: int, micro: int, folder: Path, device: str, gradient_checkpointing: bool = False
+) -> TrainingArguments:
     """Return the Trainer's settings for a spec: everything that could surprise is said explicitly."""
     recipe = spec.finetuning
     schedules = {"constant": "constant_with_warmup"}
@@ -242,4 +292,5 @@ def training_arguments(spec: RunSpec, steps: int, micro: int, folder: Path, devi
         logging_steps=1, logging_first_step=True, logging_nan_inf_filter=False, save_strategy="no", eval_strategy="no",
         report_to="none", disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
         use_cpu=device == "cpu", bf16=False, fp16=False, label_names=["labels"],
+        gradient_checkpointing=gradient_checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False},
     )  # fmt: skip

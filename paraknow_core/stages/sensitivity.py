@@ -1,37 +1,68 @@
 """Stage sensitivity: measure the teacher on seed samples, keep a store, reuse it while nothing upstream changed."""
 
+import errno
+import fcntl
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Sequence
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core.paths import build_folder, write_json
-from paraknow_core.sensitivity_store import FULL, REDUCTIONS, TOTALS, SensitivityStore
-from paraknow_core.spec import GROUPS, ROLES
+from paraknow_core.errors import RunError
+from paraknow_core.memory import PeakMemory, anonymous_bytes, available_bytes
+from paraknow_core.planner import Plan, Rates, gigabytes, plan_sensitivity
+from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
+from paraknow_core.settings import Settings
 from paraknow_core.stages.context import Context, Model, Reporter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paraknow_core.models.anatomy import Anatomy
+    from paraknow_core.stages.choice import Request
+    from paraknow_core.stages.reduction import Chooser, StoreBuilder
     from paraknow_core.tasks.templates import Encoded
 
 VERSION = 1  # raise when the numbers a store holds would change
+_DISK_RATE = 1.5e9  # bytes a second, assumed: most of a teacher is in the page cache, or on a fast disk
 
 
 def sensitivity(context: Context) -> SensitivityStore:
-    """Return the teacher's sensitivity for the spec's seed samples, from the cache if it was computed before."""
-    spec, teacher = context.spec, context.teacher
+    """Return the teacher's sensitivity for the spec's seed samples, from the cache if it was measured before."""
+    from paraknow_core.stages.choice import choice_key, requests
+
+    spec, teacher, settings = context.spec, context.teacher, context.settings
     encoded = context.encode(context.task.seed_samples(spec.sensitivity), teacher)
-    key = sensitivity_key(teacher.fingerprint, encoded, context.settings.dtype)
-    folder = context.place.sensitivity / key
-    if not (folder / TOTALS).exists():
-        with build_folder(folder) as building:
-            provenance = {"teacher": teacher.source.label, "task": context.task.name, "template": spec.task.template}
-            measure(teacher, encoded, building, context.report, provenance | {"key": key})
-    return SensitivityStore(folder)
+    key = sensitivity_key(teacher.fingerprint, encoded, teacher.dtype)
+    wanted = requests(context)
+    keys = sorted({choice_key(context, each.structure, each.target) for each in wanted})
+    found = _saved(context, key, keys)
+    if found:
+        return found
+    plan = plan_for(teacher, settings, encoded)
+    full = settings.keep == "full" or (settings.keep == "auto" and plan.way == "resident")
+    name = key if full else f"{key}-{hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:8]}"
+    with _own(context.place.sensitivity / f".{name}.work", context.report) as work:
+        found = _saved(context, key, keys)  # somebody else may have measured it meanwhile
+        if found:
+            return found
+        context.report.event("plan", message=_sentence(plan), plan=plan.to_dict())
+        facts = {
+            "version": VERSION, "key": key, "teacher": teacher.source.label, "task": context.task.name,
+            "template": spec.task.template, "fingerprint": teacher.fingerprint, "dtype": teacher.dtype,
+        }  # fmt: skip
+        with _disk_errors(context):
+            _refuse_full_disk(plan, work)
+            measure(
+                teacher, encoded, work, context.report, facts,
+                plan=plan, full=full, chooser=chooser_of(context, wanted),
+            )  # fmt: skip
+        final = context.place.sensitivity / name
+        shutil.rmtree(final, ignore_errors=True)
+        (work / "store").rename(final)
+    return SensitivityStore(final)
 
 
 def sensitivity_key(fingerprint: str, encoded: "Sequence[Encoded]", dtype: str) -> str:
@@ -41,29 +72,82 @@ def sensitivity_key(fingerprint: str, encoded: "Sequence[Encoded]", dtype: str) 
 
 
 def measure(
-    teacher: Model, encoded: "Sequence[Encoded]", folder: Path, report: Reporter, provenance: dict[str, Any]
-) -> None:
-    """Compute the sensitivity of every teacher parameter and write a store into an existing folder.
+    teacher: Model, encoded: "Sequence[Encoded]", work: Path, report: Reporter, facts: dict[str, Any], *,
+    plan: Plan, full: bool, chooser: "Chooser",
+) -> None:  # fmt: skip
+    """Measure the sensitivity of every teacher parameter and leave a store in `work`/store.
 
     Args:
-        teacher: its weights are loaded here and freed at the end.
+        teacher: its weights are read here, whole or layer by layer, and let go of again.
         encoded: the seed samples, tokenised with the teacher's tokenizer.
-        folder: where sensitivity.json, reductions.safetensors and sensitivity.safetensors go.
-        report: told after every sample; may stop the work between samples.
-        provenance: facts copied into sensitivity.json.
+        work: an existing folder; an interrupted streamed measurement in it is continued.
+        report: told of the progress; may stop the work.
+        facts: copied into sensitivity.json.
+        plan: which way, and what it should take.
+        full: keep S of every parameter.
+        chooser: what to choose from each module's S.
 
     Raises:
-        NumericError: a loss or sum is not finite.
+        NumericError: a loss or sum is not finite. RunError: no room on the disk.
     """
-    import torch
-    from safetensors.torch import save_file
+    from paraknow_core.stages.reduction import StoreBuilder
 
-    from paraknow_core.models.logical import parameters_of
+    began = time.monotonic()
+    with PeakMemory(plan.device) as memory:
+        builder = StoreBuilder(work / "store", teacher.anatomy, full=full, chooser=chooser)
+        way = _streamed if plan.way == "streamed" else _resident
+        losses = way(teacher, encoded, work, report, builder, plan.device)
+    took = {"memory": memory.bytes, "seconds": round(time.monotonic() - began, 3)}
+    builder.finish({
+        **facts, "samples": len(encoded), "sample_ids": [e.id for e in encoded],
+        "supervised_tokens": sum(label != -100 for e in encoded for label in e.labels), "losses": losses,
+        "plan": plan.to_dict(), "measured": took,
+    })  # fmt: skip
+    message = f"sensitivity: took {gigabytes(took['memory'])} of memory and {took['seconds']:.0f} s"
+    report.event("measured", message=message, **took)
+
+
+def chooser_of(context: Context, wanted: "Sequence[Request]") -> "Chooser":
+    """Return what makes the requested choices while a module's S is in memory."""
+    from paraknow_core.stages.choice import choice_key, choose, packed
+
+    def chooser(module: Any, score: "Tensor") -> dict:
+        return {
+            choice_key(context, each.structure, each.target): packed(
+                choose(context, each.structure, module, each.target, score)
+            )
+            for each in wanted
+            if each.role == module.role
+        }
+
+    return chooser
+
+
+def _streamed(
+    teacher: Model, encoded: "Sequence[Encoded]", work: Path, report: Reporter, builder: "StoreBuilder", device: str
+) -> list[float]:  # fmt: skip
+    import torch
+
+    from paraknow_core.models.shards import Shards
+    from paraknow_core.models.skeleton import Skeleton
+    from paraknow_core.stages.streaming import Stream
+
+    shards = Shards(teacher.source, getattr(torch, teacher.dtype), device)
+    skeleton = Skeleton(teacher.source, teacher.anatomy, shards)
+    return Stream(skeleton, encoded, work, builder.add, report).run()
+
+
+def _resident(
+    teacher: Model, encoded: "Sequence[Encoded]", _work: Path, report: Reporter, builder: "StoreBuilder", device: str
+) -> list[float]:  # fmt: skip
+    import torch
+
+    from paraknow_core.models.load import load_model
     from paraknow_core.ops.sensitivity import accumulate_sensitivity
+    from paraknow_core.stages.reduction import steps_of
 
     report.progress(0, len(encoded), "loading the teacher")
-    model = teacher.load()
-    parameters_of(model, teacher.anatomy)  # refuses a model that is not what its files said
+    model = load_model(teacher.source, device=device, dtype=teacher.dtype)
     parameters = dict(model.named_parameters())  # norms and biases too: they count in a layer's score
 
     def loss_of(sample: "Encoded") -> "Tensor":
@@ -75,67 +159,105 @@ def measure(
         report.check_stop()
         report.progress(index + 1, len(encoded), "seed samples")
 
-    sums, losses = accumulate_sensitivity(parameters, encoded, loss_of, on_sample)
-    sums = {name: total.cpu() for name, total in sums.items()}
-    reductions, totals = reduce_all(sums, teacher.anatomy)
-    save_file(reductions, folder / REDUCTIONS)
-    save_file(sums, folder / FULL)
-    tokens = sum(label != -100 for e in encoded for label in e.labels)
-    write_json(folder / TOTALS, {
-        "version": VERSION, **provenance, "samples": len(encoded), "sample_ids": [e.id for e in encoded],
-        "supervised_tokens": tokens, "losses": losses, "fingerprint": teacher.fingerprint, **totals,
-    })  # fmt: skip
+    sums, losses = accumulate_sensitivity(parameters, encoded, loss_of, on_sample, model)
+    for name, part in steps_of(teacher.anatomy, list(sums)).items():
+        builder.add(name, {parameter: sums.pop(parameter) for parameter in part})
+    return losses
 
 
-def reduce_all(sums: "dict[str, Tensor]", anatomy: "Anatomy") -> "tuple[dict[str, Tensor], dict[str, Any]]":
-    """Reduce full sensitivities to what pages and mappings read.
+def _saved(context: Context, key: str, choices: Sequence[str]) -> SensitivityStore | None:
+    """Return a saved store of these numbers that holds all that is asked of it."""
+    for folder in sorted(context.place.sensitivity.glob(f"{key}*")):
+        store = SensitivityStore(folder)
+        if not (folder / TOTALS).exists():
+            continue
+        made = {name for each in store.totals.get("choices", {}).values() for name in each}
+        if store.has_full or (context.settings.keep != "full" and made.issuperset(choices)):
+            return store
+    return None
 
-    Args:
-        sums: parameter name to S, in stored shape.
-        anatomy: the teacher's.
 
-    Returns:
-        Tensors for reductions.safetensors and the totals for sensitivity.json: by parameter, module, layer (norms and
-        biases included), role and group (`other`: what belongs to no module).
+def plan_for(teacher: Model, settings: Settings, encoded: "Sequence[Encoded]") -> Plan:
+    """Measure this machine for half a second and plan the measurement of a teacher.
+
+    Raises:
+        RunError: the memory budget is too small even for streaming.
     """
+    import accelerate  # noqa: F401 - loaded now, so that they count as what is there already
     import torch
+    import transformers.models.auto.modeling_auto  # noqa: F401
 
-    from paraknow_core.models.logical import logical_weight
-    from paraknow_core.ops.metrics import block_reduce
+    from paraknow_core.models.load import pick_device
+    from paraknow_core.ops.speed import measure_speed
 
-    by_parameter = {name: _total(total) for name, total in sums.items()}
-    everything = sum(by_parameter.values())
-    layers: dict[int, float] = defaultdict(float)
-    layer_of = {m.parameter: m.layer for m in anatomy.modules} | {p.name: p.layer for p in anatomy.other}
-    for name, total in by_parameter.items():
-        if layer_of.get(name) is not None:
-            layers[layer_of[name]] += total
-    modules, reductions = {}, {}
-    roles, groups = dict.fromkeys(ROLES, 0.0), dict.fromkeys(GROUPS, 0.0)
-    for module in anatomy.modules:
-        score = logical_weight(sums[module.parameter], module)
-        total = _total(score)
-        modules[module.name] = {
-            "role": module.role, "group": module.group, "layer": module.layer, "shape": list(module.shape),
-            "sum": total, "mean": total / score.numel(), "share": total / everything if everything else 0.0,
-        }  # fmt: skip
-        roles[module.role] += total
-        groups[module.group] += total
-        reductions[f"{module.name}|rows"] = score.sum(1, dtype=torch.float64).float()
-        reductions[f"{module.name}|cols"] = score.sum(0, dtype=torch.float64).float()
-        reductions[f"{module.name}|map"] = block_reduce(score, 256, 256).float().contiguous()
-    groups["other"] = everything - sum(groups.values())
-    return reductions, {
-        "total": everything,
-        "layers": [layers[i] for i in range(anatomy.num_hidden_layers)],
-        "roles": {role: total for role, total in roles.items() if any(m.role == role for m in anatomy.modules)},
-        "groups": groups,
-        "parameters": {n: {"sum": t, "shape": list(sums[n].shape)} for n, t in by_parameter.items()},
-        "modules": modules,
-    }
+    anatomy, device = teacher.anatomy, pick_device(settings.device)
+    lengths = [len(each.input_ids) for each in encoded]
+    typical = round(sum(lengths) / len(lengths))
+    dtype = getattr(torch, teacher.dtype)
+    speed = measure_speed(dtype, device, typical, anatomy.hidden_size, anatomy.intermediate_size)
+    on_gpu = device == "cuda"
+    return plan_sensitivity(
+        anatomy, lengths, sum(label != -100 for e in encoded for label in e.labels), device=device, dtype=teacher.dtype,
+        budget=settings.memory_budget or (torch.cuda.mem_get_info()[0] if on_gpu else available_bytes()),
+        base=0 if on_gpu else anonymous_bytes(),
+        way={"auto": "auto", "always": "streamed", "never": "resident"}[settings.streaming],
+        full={"full": True, "reductions": False, "auto": None}[settings.keep],
+        rates=Rates(speed.flops, speed.bytes, _DISK_RATE),
+    )  # fmt: skip
 
 
-def _total(tensor: "Tensor") -> float:
-    import torch
+def _sentence(plan: Plan) -> str:
+    need = plan.need
+    time_ = f", about {need.seconds:.0f} s" if need.seconds is not None else ""
+    return (
+        f"sensitivity: {plan.way} on {plan.device} ({plan.reason}); will take {gigabytes(need.memory)} of memory and "
+        f"{gigabytes(need.disk)} of disk{time_}"
+    )
 
-    return tensor.sum(dtype=torch.float64).item()
+
+def _refuse_full_disk(plan: Plan, work: Path) -> None:
+    there = sum(file.stat().st_size for file in work.rglob("*") if file.is_file())
+    free = shutil.disk_usage(work).free
+    if plan.need.disk - there > free:
+        raise RunError(
+            f"disk: the sensitivity needs {gigabytes(plan.need.disk)}, and {gigabytes(free)} are free in the "
+            "workspace; free some space, keep only reductions, or take fewer or shorter seed samples"
+        )
+
+
+@contextmanager
+def _disk_errors(context: Context) -> Iterator[None]:
+    """Turn a full disk into a sentence; what was finished is kept, so that the measurement goes on from there."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunError(
+            f"disk: full while the sensitivity of {context.teacher.source.label} was written; free some space and "
+            "start again, finished layers are kept"
+        ) from None
+
+
+@contextmanager
+def _own(work: Path, report: Reporter) -> Iterator[Path]:
+    """Hold a working folder alone; another process that measures the same waits for it and then finds it done."""
+    work.parent.mkdir(parents=True, exist_ok=True)
+    with open(work.with_suffix(".lock"), "a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                report.check_stop()
+                report.progress(0, 0, "another process is measuring this sensitivity; waiting for it")
+                time.sleep(0.5)
+        work.mkdir(exist_ok=True)
+        try:
+            yield work
+        except BaseException:
+            if not (work / "progress.json").exists():  # else the next attempt goes on from there
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        shutil.rmtree(work, ignore_errors=True)
+        work.with_suffix(".lock").unlink(missing_ok=True)

@@ -1,0 +1,200 @@
+"""Streamed sensitivity against the whole model in memory: time, memory seen from outside, share of the GEMM rate.
+
+Run: python -m benchmarks.streaming [--small] [--size 0.2B|1.1B|7B] [--threads N]
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from benchmarks._common import arguments, machine, show, write
+
+VOCABULARY = 32000
+SIZES = {  # hidden, intermediate, layers, heads: those of Llama models of that size
+    "tiny": (256, 688, 4, 4),
+    "0.2B": (768, 2048, 18, 12),
+    "1.1B": (2048, 5632, 22, 32),
+    "7B": (4096, 11008, 32, 32),
+}
+WAYS = {"tiny": ("streamed", "resident", "published"), "0.2B": ("streamed", "resident", "published"),
+        "1.1B": ("streamed", "resident"), "7B": ("streamed",)}  # fmt: skip
+SAMPLES, TOKENS = 4, 128
+NOTES = [
+    f"Random weights in bfloat16 shards, float32 arithmetic, {SAMPLES} samples of {TOKENS} tokens, all supervised.",
+    "Memory: peak anonymous memory (RssAnon) of a process of its own, polled from outside every 20 ms. Bound: 1.25 x",
+    "(8 bytes x largest layer + 4 bytes x largest tensor) + 0.5 GB. Rate: 8 operations a layer weight and token",
+    "(forward, forward again, two products backward; 6 where nothing is computed again) and 6 a weight of the output",
+    "layer, over the seconds of the whole measurement, reading and reducing included; share: of the best rate of",
+    "float32 products of 2048 x 4096 x 4096 in this process. Published: a gradient and a product for each parameter",
+    "of each sample, as the method's released script does it. Predicted: what was said before the start.",
+]
+
+
+def build(folder: Path, size: str) -> None:
+    """Write a random Llama of this size, a layer at a time, so that it may be larger than memory."""
+    hidden, inner, layers, heads = SIZES[size]
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden,
+        "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": heads, "vocab_size": VOCABULARY, "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    generator = torch.Generator().manual_seed(0)
+    place: dict[str, str] = {}
+
+    def shard(file: str, shapes: dict[str, tuple[int, ...]]) -> None:
+        tensors = {
+            name: torch.ones(shape, dtype=torch.bfloat16) if len(shape) == 1
+            else torch.randn(shape, generator=generator).mul_(shape[1] ** -0.5).bfloat16()
+            for name, shape in shapes.items()
+        }  # fmt: skip
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        place.update(dict.fromkeys(tensors, file))
+
+    for i in range(layers):
+        shard(f"layer-{i:03}.safetensors", {
+            **{f"model.layers.{i}.self_attn.{x}_proj.weight": (hidden, hidden) for x in "qkvo"},
+            **{f"model.layers.{i}.mlp.{x}_proj.weight": (inner, hidden) for x in ("gate", "up")},
+            f"model.layers.{i}.mlp.down_proj.weight": (hidden, inner),
+            f"model.layers.{i}.input_layernorm.weight": (hidden,),
+            f"model.layers.{i}.post_attention_layernorm.weight": (hidden,),
+        })  # fmt: skip
+    ends = {"model.embed_tokens.weight": (VOCABULARY, hidden), "lm_head.weight": (VOCABULARY, hidden)}
+    shard("ends.safetensors", {**ends, "model.norm.weight": (hidden,)})
+    index = {"metadata": {}, "weight_map": place}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def child(case: dict[str, Any]) -> dict[str, Any]:
+    """Measure one way in this process."""
+    from paraknow_core.paths import Workspace
+    from paraknow_core.settings import Settings
+    from paraknow_core.spec import ModelSpec
+    from paraknow_core.stages.context import Model, Silent
+    from paraknow_core.stages.reduction import no_choices
+    from paraknow_core.stages.sensitivity import measure, plan_for
+    from paraknow_core.tasks.templates import Encoded
+
+    torch.set_num_threads(case["threads"])
+    ids = torch.randint(0, VOCABULARY, (SAMPLES, TOKENS), generator=torch.Generator().manual_seed(1)).tolist()
+    if case["way"] == "published":
+        return _published(Path(case["model"]), ids)
+    streaming = {"streamed": "always", "resident": "never"}[case["way"]]
+    settings = Settings(device="cpu", streaming=streaming, keep="reductions", threads=case["threads"])
+    teacher = Model(ModelSpec(source=case["model"]), settings, Workspace(Path(case["work"])))
+    encoded = [Encoded(str(j), tuple(each), tuple(each), 0) for j, each in enumerate(ids)]
+    plan = plan_for(teacher, settings, encoded)
+    work = Path(case["work"])
+    measure(teacher, encoded, work, Silent(), {}, plan=plan, full=False, chooser=no_choices)
+    totals = json.loads((work / "store" / "sensitivity.json").read_text())
+    return {"total": totals["total"], "predicted": plan.to_dict()["needs"][plan.way], **totals["measured"]}
+
+
+def _published(model_folder: Path, ids: list[list[int]]) -> dict[str, Any]:
+    from transformers import AutoModelForCausalLM
+
+    began = time.perf_counter()
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    found = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for each in ids:
+        model.zero_grad()
+        tokens = torch.tensor([each])
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        for name, p in model.named_parameters():
+            found[name] += (p * p.grad).abs().detach()
+    total = sum(each.sum(dtype=torch.float64).item() for each in found.values())
+    return {"total": total, "seconds": time.perf_counter() - began, "predicted": None}
+
+
+def measure_case(case: dict[str, Any]) -> dict[str, Any]:
+    """Run one way in a process of its own and watch its anonymous memory from outside."""
+    command = [sys.executable, "-m", "benchmarks.streaming", "--child", json.dumps(case)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    peak, status = 0, Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        try:
+            line = next((x for x in status.read_text().splitlines() if x.startswith("RssAnon:")), "")
+            peak = max(peak, int(line.split()[1]) * 1024) if line else peak
+        except OSError:
+            pass
+        time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(f"{case['way']} of {case['model']} ended with {process.returncode}")
+    return json.loads(process.stdout.read().strip().splitlines()[-1]) | {"outside": peak or None}
+
+
+def gemm_rate() -> float:
+    """Best rate of float32 products, operations a second."""
+    a, b = torch.randn(2048, 4096), torch.randn(4096, 4096)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return 2 * 2048 * 4096 * 4096 / best
+
+
+def measure_size(size: str, threads: int, folder: Path) -> list[dict[str, Any]]:
+    """Measure all ways that suit one size."""
+    hidden, inner, layers, _ = SIZES[size]
+    layer = 4 * hidden * hidden + 3 * hidden * inner
+    tokens = SAMPLES * TOKENS
+    build(folder / size, size)
+    rows = []
+    for way in WAYS[size]:
+        rate = gemm_rate()
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            found = measure_case({"model": str(folder / size), "way": way, "threads": threads, "work": work})
+        rate = max(rate, gemm_rate())
+        flops = (8 if way == "streamed" else 6) * layers * layer * tokens + 6 * VOCABULARY * hidden * tokens
+        predicted = found["predicted"] or {}
+        rows.append({
+            "case": size, "way": way, "seconds": found["seconds"], "memory": found["outside"],
+            "bound": 1.25 * (8 * layer + 4 * max(VOCABULARY, inner) * hidden) + 0.5e9 if way == "streamed" else None,
+            "gflops": flops / found["seconds"] / 1e9, "share": flops / found["seconds"] / rate,
+            "predicted_memory": predicted.get("memory"), "predicted_seconds": predicted.get("seconds"),
+            "total": found["total"], "gemm_gflops": rate / 1e9,
+        })  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    """Print the table and write results/streaming.json."""
+    options = arguments(__doc__.splitlines()[0], extra=lambda parser: (
+        parser.add_argument("--size", choices=list(SIZES), action="append", help="only these sizes"),
+        parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all cores)"),
+        parser.add_argument("--work", type=Path, default=None, help="folder for the random models (default: /tmp)"),
+    ))  # fmt: skip
+    if options.child:
+        print(json.dumps(child(json.loads(options.child))))
+        return
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    facts, rows = machine(), []
+    sizes = options.size or (["tiny"] if options.small else ["0.2B", "1.1B"])
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        for size in sizes:
+            rows += measure_size(size, torch.get_num_threads(), Path(folder))
+    gigabytes = lambda count: f"{count / 1e9:.2f} GB"  # noqa: E731
+    columns = {
+        "case": str, "way": str, "seconds": "{:.1f}".format, "predicted_seconds": "{:.1f}".format,
+        "memory": gigabytes, "predicted_memory": gigabytes, "bound": gigabytes, "gflops": "{:.0f}".format,
+        "gemm_gflops": "{:.0f}".format, "share": "{:.0%}".format, "total": "{:.6g}".format,
+    }  # fmt: skip
+    show("Streamed sensitivity", NOTES, rows, columns)
+    name = "streaming_small" if options.small else f"streaming_{'_'.join(sizes)}" if options.size else "streaming"
+    path = write(options.out, name, facts, rows)
+    print(f"Wrote {path.name} ({facts['cpu']}, {facts['threads']} threads, load {facts['load_before']}).")
+
+
+if __name__ == "__main__":
+    main()

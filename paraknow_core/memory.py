@@ -1,0 +1,71 @@
+"""How much memory this process takes of its own: anonymous pages, not those of mapped files, which can be dropped."""
+
+import threading
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+_INTERVAL_S = 0.02
+
+
+def anonymous_bytes() -> int:
+    """Return the memory that is this process's own (Linux: RssAnon; elsewhere all that is resident)."""
+    try:
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def available_bytes() -> int:
+    """Return the memory that could be had without swapping: the system's, or what a container's limit leaves."""
+    import psutil
+
+    available = psutil.virtual_memory().available
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            available = min(available, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no container, or "max": no limit
+            continue
+    return max(0, available)
+
+
+class PeakMemory:
+    """Context manager that watches this process's own memory, or a GPU's; `bytes` is the largest amount seen."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        """Args: cpu, or cuda for what torch allocates there."""
+        self._device = device
+
+    def __enter__(self) -> "PeakMemory":
+        if self._device == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+        self.bytes = self.before = anonymous_bytes()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="memory")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._look()
+        if self._device == "cuda":
+            import torch
+
+            self.bytes = torch.cuda.max_memory_allocated()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_INTERVAL_S):
+            self._look()
+
+    def _look(self) -> None:
+        self.bytes = max(self.bytes, anonymous_bytes())

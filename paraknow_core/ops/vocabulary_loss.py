@@ -1,0 +1,116 @@
+"""Cross-entropy of a language model in slices of its vocabulary, with the gradients of each sample on the way.
+
+The output layer is never in memory as a whole: its rows are asked for a slice at a time, and so are its gradients.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from paraknow_core.errors import NumericError
+
+IGNORED = -100
+_SLICE_ELEMENTS = 1 << 21  # of the rows in work: 8 MB in float32
+
+
+@dataclass(frozen=True)
+class OutputLayer:
+    """What turns hidden states into logits.
+
+    Attributes:
+        rows: slice of the vocabulary -> (rows, width) weights.
+        size: number of rows.
+        bias: (size,) or None.
+        softcap: logits become softcap * tanh(logits / softcap); None: they stay.
+    """
+
+    rows: Callable[[slice], Tensor]
+    size: int
+    bias: Tensor | None = None
+    softcap: float | None = None
+
+
+@dataclass(frozen=True)
+class SlicedLoss:
+    """Losses (nats a supervised token, the mean of each sample) and their gradients to the hidden states."""
+
+    losses: list[float]
+    gradients: list[Tensor]
+
+
+def supervised(labels: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the positions that predict a supervised token (labels shifted by one), and those tokens."""
+    shifted = torch.as_tensor(labels)[1:]
+    positions = (shifted != IGNORED).nonzero().flatten()
+    return positions, shifted[positions]
+
+
+def sliced_cross_entropy(
+    hidden: Sequence[Tensor],
+    labels: Sequence[Sequence[int]],
+    layer: OutputLayer,
+    fold: Callable[[int, slice, Tensor, Tensor], None],
+) -> SlicedLoss:
+    """Compute every sample's mean cross-entropy and its gradients.
+
+    Args:
+        hidden: one (tokens, width) hidden state a sample, any floating dtype.
+        labels: one list of tokens a sample; -100 where a token is not supervised.
+        layer: the output layer.
+        fold: called with (sample, slice of the vocabulary, gradient (rows, width), bias gradient (rows,)) for every
+            sample and slice; it may change the gradients in place.
+
+    Returns:
+        The losses, and for each sample the gradient to its hidden state, (tokens, width).
+
+    Raises:
+        NumericError: a sample supervises no token.
+
+    Note:
+        The output layer is read twice: for the logits of the supervised tokens, (supervised, vocabulary) a sample, and
+        for the gradients. 2 + 4 operations a weight and supervised token. The loss itself is torch's own, because
+        where a model is certain its gradient is the rounding of one minus a probability.
+    """
+    targets = [supervised(each) for each in labels]
+    for index, (positions, _) in enumerate(targets):
+        if len(positions) == 0:
+            raise NumericError(f"seed sample {index}: no token of it is supervised; check that its answer is not cut")
+    states = [h.detach()[positions.to(h.device)] for h, (positions, _) in zip(hidden, targets, strict=True)]
+    logits = [torch.empty(len(h), layer.size, dtype=h.dtype, device=h.device) for h in states]
+    for rows, weights, bias in _slices(layer, states):
+        for state, whole in zip(states, logits, strict=True):
+            whole[:, rows] = torch.nn.functional.linear(state, weights, bias)
+    losses = []
+    for j, (_, wanted) in enumerate(targets):
+        loss, logits[j] = _loss_and_gradient(logits[j], wanted, layer.softcap)
+        losses.append(loss)
+    inner = [torch.zeros(h.shape, dtype=torch.float32, device=h.device) for h in states]
+    for rows, weights, _ in _slices(layer, states):
+        for j, state in enumerate(states):
+            errors = logits[j][:, rows]
+            inner[j] += errors @ weights
+            fold(j, rows, errors.T @ state, errors.sum(dim=0))
+    gradients = []
+    for h, (positions, _), gradient in zip(hidden, targets, inner, strict=True):
+        whole = torch.zeros_like(h)
+        whole[positions.to(h.device)] = gradient.to(h.dtype)
+        gradients.append(whole)
+    return SlicedLoss(losses, gradients)
+
+
+def _loss_and_gradient(logits: Tensor, wanted: Tensor, softcap: float | None) -> tuple[float, Tensor]:
+    leaf = logits.requires_grad_(True)
+    with torch.enable_grad():
+        capped = softcap * torch.tanh(leaf / softcap) if softcap else leaf
+        loss = torch.nn.functional.cross_entropy(capped.float(), wanted.to(leaf.device))
+        loss.backward()
+    return loss.item(), leaf.grad
+
+
+def _slices(layer: OutputLayer, states: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    step = max(1, min(layer.size, _SLICE_ELEMENTS // states[0].shape[1]))
+    for start in range(0, layer.size, step):
+        rows = slice(start, min(start + step, layer.size))
+        yield rows, layer.rows(rows), None if layer.bias is None else layer.bias[rows]

@@ -1,0 +1,229 @@
+"""Before a sensitivity is measured: what it will take in memory, disk and time, and which way suits this machine.
+
+Pure arithmetic on an anatomy and a few measured rates; needs no torch, so that a page can show it too.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from paraknow_core.errors import RunError
+from paraknow_core.models.anatomy import Anatomy
+from paraknow_core.models.modules import stored_shapes
+
+Way = Literal["resident", "streamed"]
+
+F32 = 4
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+_SLICE_BYTES = 4 * (1 << 25)  # rows of the output layer, their gradient and the logits, while the loss is taken
+_STATE_COPIES = 4  # a group's states before the output layer, and what autograd keeps of them
+_GROUP_TOKENS = 8192
+_MARGIN = 0.9  # of the budget: what the allocator holds back is not ours
+_REDUCTION_BYTES = 330_000  # of one module: a map of 256 x 256 and its row and column sums
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine does in a second: measured by `ops.speed`, or assumed for an estimate.
+
+    Attributes:
+        flops: operations of the model's own matrix products.
+        bytes: read and written by plain passes over memory.
+        disk: bytes read from the weights' files.
+    """
+
+    flops: float
+    bytes: float
+    disk: float
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one way of measuring takes: bytes of memory of its own, bytes of disk, seconds (None: rates unknown)."""
+
+    memory: int
+    disk: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The way to measure, why, and what both ways would take."""
+
+    way: Way
+    device: str
+    reason: str
+    budget: int
+    needs: dict[str, Need]
+
+    @property
+    def need(self) -> Need:
+        return self.needs[self.way]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The parameter counts a measurement depends on.
+
+    Attributes:
+        all, layers, largest_layer, largest, vocabulary: parameters of the model, of all layers, of the largest layer,
+            of the largest tensor, and of one embedding.
+        hidden, inner, depth: hidden size, intermediate size, number of layers.
+        modules: number of logical modules.
+    """
+
+    all: int
+    layers: int
+    largest_layer: int
+    largest_in_layer: int
+    largest: int
+    vocabulary: int
+    hidden: int
+    inner: int
+    depth: int
+    modules: int
+
+
+def sizes_of(anatomy: Anatomy) -> Sizes:
+    """Count what matters for a plan."""
+    by_layer: dict[int, int] = defaultdict(int)
+    layer_of = {module.parameter: module.layer for module in anatomy.modules}
+    counts = {name: rows * cols for name, (rows, cols) in stored_shapes(anatomy.modules).items()}
+    for name, count in counts.items():
+        if layer_of[name] is not None:
+            by_layer[layer_of[name]] += count
+    embed = anatomy.find("embed", None)
+    return Sizes(
+        all=anatomy.parameters,
+        layers=sum(by_layer.values()),
+        largest_layer=max(by_layer.values()),
+        largest_in_layer=max(count for name, count in counts.items() if layer_of[name] is not None),
+        largest=max(counts.values()),
+        vocabulary=embed.shape[0] * embed.shape[1],
+        hidden=anatomy.hidden_size,
+        inner=anatomy.intermediate_size,
+        depth=anatomy.num_hidden_layers,
+        modules=len(anatomy.modules),
+    )
+
+
+def plan_sensitivity(
+    anatomy: Anatomy,
+    lengths: Sequence[int],
+    supervised: int,
+    *,
+    device: str,
+    dtype: str,
+    budget: int,
+    base: int,
+    way: Literal["auto", "resident", "streamed"] = "auto",
+    full: bool | None = None,
+    rates: Rates | None = None,
+) -> Plan:
+    """Choose between holding the whole teacher in memory and streaming its layers.
+
+    Args:
+        anatomy: the teacher's.
+        lengths: tokens of each seed sample.
+        supervised: supervised tokens of all samples together.
+        device: where to compute; `budget` is its memory.
+        dtype: what is computed in; weights stored in it are used from their files.
+        budget: bytes of memory that may be used.
+        base: bytes this process has already, libraries included.
+        way: auto, or the way that was asked for.
+        full: keep S whole; None: where it is held whole anyway.
+        rates: for the time.
+
+    Raises:
+        RunError: not even streaming fits the budget; says what is needed.
+    """
+    size, count = sizes_of(anatomy), _BYTES[dtype]
+    converted = 0 if anatomy.dtype == dtype and device == "cpu" else count
+    needs = {
+        "resident": Need(
+            base + _resident_memory(size, count, lengths),
+            F32 * size.all if full is not False else size.modules * _REDUCTION_BYTES,
+            rates and _resident_seconds(size, lengths, supervised, rates, full is not False),
+        ),
+        "streamed": Need(
+            base + _streamed_memory(size, count, converted, lengths),
+            _streamed_disk(anatomy, size, count, lengths) + (F32 * size.all if full else 0),
+            rates and _streamed_seconds(size, lengths, supervised, rates, anatomy.bytes, bool(full)),
+        ),
+    }
+    if way != "auto":
+        chosen, reason = way, "asked for"
+    elif needs["resident"].memory <= _MARGIN * budget:
+        chosen, reason = "resident", f"the whole teacher takes {gigabytes(needs['resident'].memory)} of memory"
+    else:
+        chosen = "streamed"
+        reason = (
+            f"the whole teacher would take {gigabytes(needs['resident'].memory)} of the {gigabytes(budget)} "
+            f"of memory that may be used"
+        )
+    if chosen == "streamed" and needs["streamed"].memory > budget:
+        raise RunError(
+            f"memory budget: {gigabytes(budget)} given, but {anatomy.label} needs {gigabytes(needs['streamed'].memory)}"
+            " even one layer at a time; raise --memory-budget, or compute with a dtype of 16 bits"
+        )
+    if chosen == "resident" and way == "resident" and needs["resident"].memory > budget:
+        raise RunError(
+            f"memory budget: {gigabytes(budget)} given, but {anatomy.label} as a whole needs "
+            f"{gigabytes(needs['resident'].memory)}; stream its layers, or raise --memory-budget"
+        )
+    return Plan(chosen, device, reason, budget, needs)
+
+
+def gigabytes(count: float) -> str:
+    """Write a number of bytes in GB, or MB below one."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _sample_bytes(size: Sizes, count: int, tokens: int) -> int:
+    """What autograd keeps of one layer and sample: about ten hidden and four intermediate states."""
+    return count * tokens * (10 * size.hidden + 4 * size.inner)
+
+
+def _streamed_memory(size: Sizes, count: int, converted: int, lengths: Sequence[int]) -> int:
+    longest, tokens = max(lengths), sum(lengths)
+    layer = (converted + F32) * size.largest_layer + count * size.largest_in_layer
+    layer += _sample_bytes(size, count, longest)
+    group = min(tokens, max(_GROUP_TOKENS, longest))
+    output = F32 * size.vocabulary + _SLICE_BYTES + _STATE_COPIES * F32 * group * size.hidden
+    embedding = F32 * size.vocabulary + _sample_bytes(size, count, longest)
+    return max(layer, output, embedding, size.modules * _REDUCTION_BYTES)
+
+
+def _resident_memory(size: Sizes, count: int, lengths: Sequence[int]) -> int:
+    longest = max(lengths)
+    kept = size.depth * _sample_bytes(size, count, longest)
+    logits = 3 * F32 * longest * (size.vocabulary // size.hidden)
+    return (count + F32) * size.all + count * size.largest + kept + logits
+
+
+def _streamed_disk(anatomy: Anatomy, size: Sizes, count: int, lengths: Sequence[int]) -> int:
+    states = (size.depth + 3) * sum(lengths) * size.hidden * count
+    tied = F32 * (size.vocabulary + sum(lengths) * size.hidden) if anatomy.tied else 0
+    return states + tied + size.modules * _REDUCTION_BYTES
+
+
+def _streamed_seconds(
+    size: Sizes, lengths: Sequence[int], supervised: int, rates: Rates, stored: int, full: bool
+) -> float:
+    tokens = sum(lengths)
+    flops = 8 * size.layers * tokens + 8 * size.vocabulary * supervised
+    # Twice: convert. A sample: a gradient written and read, a sum read and written. Once: weighing, reductions.
+    passes = F32 * size.layers * (2 * 2 + 4 * len(lengths) + 12) + F32 * size.vocabulary * (4 * len(lengths) + 12)
+    return flops / rates.flops + passes / rates.bytes + 2 * stored / rates.disk + (F32 * size.all / rates.disk) * full
+
+
+def _resident_seconds(size: Sizes, lengths: Sequence[int], supervised: int, rates: Rates, full: bool) -> float:  # noqa: ARG001
+    tokens = sum(lengths)
+    flops = 6 * (size.layers + size.vocabulary) * tokens
+    passes = F32 * size.all * (2 + 4 * len(lengths) + 12)
+    return flops / rates.flops + passes / rates.bytes + size.all * 2 / rates.disk + (F32 * size.all / rates.disk) * full

@@ -1,0 +1,219 @@
+"""Sensitivity of a teacher that is larger than memory: one layer at a time, forward and then backward.
+
+Forward, each layer maps every sample's hidden state to the next; only these states are kept, in a file that is mapped
+into memory. The loss is taken in slices of the vocabulary. Backward, each layer is read again, recomputes its output
+from the kept input, and the |gradient| of its parameters is folded sample by sample. What lies in memory at any time
+is one layer's weights and sums, or the sums of the embedding. `Stream` is the whole idea; read it first.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from paraknow_core.models.skeleton import Skeleton
+from paraknow_core.ops.sensitivity import finite_loss, folding, weigh_
+from paraknow_core.ops.vocabulary_loss import OutputLayer, sliced_cross_entropy, supervised
+from paraknow_core.paths import read_json, write_json
+from paraknow_core.stages.context import Reporter
+from paraknow_core.tensor_file import TensorFile
+
+if TYPE_CHECKING:
+    from paraknow_core.tasks.templates import Encoded
+
+STATE, PROGRESS = "state.safetensors", "progress.json"
+GROUP_LOGITS = 1 << 23  # of the samples whose logits are in memory together: 32 MB, or one sample's
+
+Keep = Callable[[str, dict[str, Tensor]], None]
+Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+class Stream:
+    """One streamed measurement: steps in a fixed order, each of which gives the same again if a kill repeats it."""
+
+    def __init__(
+        self, model: Skeleton, samples: "Sequence[Encoded]", folder: Path, keep: Keep, report: Reporter
+    ) -> None:
+        """Open the state, that of an interrupted measurement too.
+
+        Args:
+            model: the teacher without its weights.
+            samples: the seed samples, tokenised.
+            folder: where the hidden states and the progress are.
+            keep: takes the S of one step's parameters (a name, parameter -> S), which are freed afterwards.
+            report: told of the progress; may stop the work between two samples.
+        """
+        self.model, self.keep, self.report, self.device = model, keep, report, model.shards.device
+        self.ids = [torch.tensor(sample.input_ids, device=self.device) for sample in samples]
+        self.labels = [sample.labels for sample in samples]
+        ends = torch.tensor([len(ids) for ids in self.ids]).cumsum(0).tolist()
+        self.places = [slice(end - len(ids), end) for ids, end in zip(self.ids, ends, strict=True)]
+        self.state = TensorFile(folder / STATE, state_layout(model, self.ids))
+        self.hidden = [self.state[f"hidden.{i}"] for i in range(len(model.layers) + 1)]
+        self.gradients = [self.state["gradient.0"], self.state["gradient.1"]]  # in turn: a repeated step reads its own
+        self._progress = folder / PROGRESS
+        self.progress = read_json(self._progress, {"done": 0, "losses": []})
+
+    def run(self) -> list[float]:
+        """Do every step that is not done yet; return the loss of each sample."""
+        last = len(self.model.layers) - 1
+        steps = [("layer", "forward", self.forward, i, 1) for i in range(last + 1)]
+        steps += [("output layer", "", self.output, last + 1, 1)]
+        steps += [("layer", "backward", self.backward, i, 3) for i in range(last, -1, -1)]
+        steps += [("embedding", "", self.embedding, 0, 1)]
+        total, before = sum(work for *_, work in steps), 0
+        self.embed()  # always: it notes what the layers are called with
+        for number, (what, way, step, i, work) in enumerate(steps):
+            if number >= self.progress["done"]:
+                self._part = (before, work, total, f"{what} {i} of {last + 1} {way}" if way else what)
+                step(i)
+                self.progress["done"] = number + 1
+                write_json(self._progress, self.progress)
+            before += work
+        self.report.progress(total, total, "every layer")
+        return self.progress["losses"]
+
+    def embed(self) -> None:
+        with torch.no_grad():
+            for ids, place in zip(self.ids, self.places, strict=True):
+                self.hidden[0][place] = self.model.before_layers(self.model.embedded(ids)[0]).cpu()
+
+    def forward(self, i: int) -> None:
+        with self.model.layer(i) as layer, torch.no_grad():
+            self.model.prefetch(i + 1)
+            for j in self.follow():
+                self.hidden[i + 1][self.places[j]] = layer(self.at(self.hidden[i], j)).cpu()
+
+    def output(self, last: int) -> None:
+        """Take every sample's loss, and its gradient to the last layer's output."""
+        sums, losses = OutputSums(self.model, self.ids, self.state), {}
+        with folding(self.model.outside) as outside:
+            for group in self.groups(sums.layer.size):
+                leaves = [self.at(self.hidden[last], j).requires_grad_(True) for j in group]
+                seen = [self.model.after_layers(self.ids[j], leaf) for j, leaf in zip(group, leaves, strict=True)]
+                found = sliced_cross_entropy(seen, [self.labels[j] for j in group], sums.layer, sums.fold(group))
+                for n, j in enumerate(self.follow(group)):
+                    losses[j] = finite_loss(j, found.losses[n])
+                    seen[n].backward(found.gradients[n])
+                    self.gradients[last % 2][self.places[j]] = leaves[n].grad.cpu()
+        for name, total in outside.items():
+            self.state[f"outside.{name}"].copy_(total)
+        self.progress["losses"] = [losses[j] for j in range(len(self.ids))]
+        sums.finish(self.keep)
+
+    def backward(self, i: int) -> None:
+        with self.model.layer(i) as layer:
+            self.model.prefetch(i - 1)
+            with folding(layer.parameters, layer.module) as sums:
+                for j in self.follow():
+                    leaf = self.at(self.hidden[i], j).requires_grad_(True)
+                    layer(leaf).backward(self.at(self.gradients[(i + 1) % 2], j))
+                    self.gradients[i % 2][self.places[j]] = leaf.grad.cpu()
+            for name, total in sums.items():
+                weigh_(name, total, layer.parameters[name])
+        self.keep(f"layer-{i}", sums)
+
+    def embedding(self, _: int) -> None:
+        """Finish what lies before the layers: embedding, position table; and what lies after them, with its sums."""
+        tied, name = "tied" in self.state, self.model.embed_name
+        stored = self.model.shards.stored(name)
+        total = torch.zeros(stored.shape, dtype=torch.float32, device=self.device)
+        if tied:
+            total.copy_(self.state["tied"])
+        with folding(self.model.outside) as sums:
+            for j in self.follow():
+                embedded, rows, tokens = self.model.embedded(self.ids[j])
+                self.model.before_layers(embedded).backward(self.at(self.gradients[0], j))
+                gradient = self.model.embedding_gradient(rows, tokens)
+                if tied:  # one parameter with two uses: both gradients are added before the absolute value
+                    gradient += self.state[f"tied.{j}"].to(self.device)
+                total[tokens] += gradient.abs()
+        for outside, sum_before in sums.items():
+            sum_before += self.state[f"outside.{outside}"].to(self.device)
+            weigh_(outside, sum_before, self.model.outside[outside])
+        weigh_(name, total, stored, self.model.shards.dtype)
+        self.keep("embedding", {name: total, **sums})
+
+    def groups(self, vocabulary: int) -> Iterator[list[int]]:
+        """Yield the samples' numbers in groups whose logits of supervised tokens are in memory together."""
+        group: list[int] = []
+        size = 0
+        for j, labels in enumerate(self.labels):
+            own = vocabulary * len(supervised(labels)[0])
+            if group and size + own > GROUP_LOGITS:
+                yield group
+                group, size = [], 0
+            group.append(j)
+            size += own
+        yield group
+
+    def at(self, states: Tensor, j: int) -> Tensor:
+        """Return sample j's part of a kept state, (its tokens, hidden_size), as a copy where it is computed."""
+        return states[self.places[j]].to(self.device, copy=True)
+
+    def follow(self, chosen: Sequence[int] | None = None) -> Iterator[int]:
+        """Yield the samples' numbers, telling how far the step is and stopping where that was asked for."""
+        before, work, total, message = self._part
+        for j in range(len(self.ids)) if chosen is None else chosen:
+            self.report.check_stop()
+            self.report.progress(before + work * j / len(self.ids), total, message)
+            yield j
+
+
+class OutputSums:
+    """Sums |gradient| of the output layer; where it is the embedding, the gradients of a sample's tokens wait."""
+
+    def __init__(self, model: Skeleton, ids: Sequence[Tensor], state: TensorFile) -> None:
+        self.model, self.state, self.tied = model, state, "tied" in state
+        self.name = model.embed_name if self.tied else model.head_name
+        self.weights = model.shards.stored(self.name)
+        self.tokens = [torch.unique(each) for each in ids] if self.tied else []
+        self.total = torch.zeros(self.weights.shape, dtype=torch.float32, device=model.shards.device)
+        bias = model.shards[model.head_bias] if model.head_bias else None
+        self.bias_total = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        self.layer = OutputLayer(
+            lambda rows: model.shards.rows(self.name, rows), len(self.weights), bias, model.softcap
+        )  # fmt: skip
+
+    def fold(self, group: Sequence[int]) -> Callable[[int, slice, Tensor, Tensor], None]:
+        """Return what `sliced_cross_entropy` hands the gradients of these samples to."""
+
+        def fold(n: int, rows: slice, gradient: Tensor, bias_gradient: Tensor) -> None:
+            if self.tied:
+                inside = ((self.tokens[group[n]] >= rows.start) & (self.tokens[group[n]] < rows.stop)).nonzero()[:, 0]
+                own = self.tokens[group[n]][inside] - rows.start
+                self.state[f"tied.{group[n]}"][inside.cpu()] = gradient[own].cpu()
+                gradient[own] = 0
+            self.total[rows] += gradient.abs_()
+            if self.bias_total is not None:
+                self.bias_total[rows] += bias_gradient.abs_()
+
+        return fold
+
+    def finish(self, keep: Keep) -> None:
+        """Hand S over, or where the embedding's gradients are still to come, put the sums aside."""
+        if self.tied:
+            self.state["tied"].copy_(self.total)
+            return
+        weigh_(self.name, self.total, self.weights, self.model.shards.dtype)
+        found = {self.name: self.total}
+        if self.bias_total is not None:
+            weigh_(self.model.head_bias, self.bias_total, self.layer.bias)
+            found[self.model.head_bias] = self.bias_total
+        keep("output", found)
+
+
+def state_layout(model: Skeleton, ids: Sequence[Tensor]) -> Layout:
+    """Describe what an unfinished measurement keeps on disk: every layer's input, two gradients, and sums."""
+    dtype, tokens = model.shards.dtype, sum(len(each) for each in ids)
+    state = (dtype, (tokens, model.anatomy.hidden_size))
+    layout: Layout = {f"hidden.{i}": state for i in range(len(model.layers) + 1)}
+    layout |= {"gradient.0": state, "gradient.1": state}
+    layout |= {f"outside.{name}": (torch.float32, tuple(p.shape)) for name, p in model.outside.items()}
+    if model.anatomy.tied:
+        vocabulary, width = model.shards.stored(model.embed_name).shape
+        layout["tied"] = (torch.float32, (vocabulary, width))
+        layout |= {f"tied.{j}": (torch.float32, (len(each.unique()), width)) for j, each in enumerate(ids)}
+    return layout
