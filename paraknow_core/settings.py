@@ -33,6 +33,9 @@ class Settings(Strict):
     gradient_checkpointing: bool = Field(
         False, description="fine-tuning computes activations twice instead of keeping them: slower, less memory"
     )
+    gradient_checkpointing: bool = Field(
+        False, description="fine-tuning computes activations twice instead of keeping them: slower, less memory"
+    )
 
 
 def load_settings(place: Workspace, **flags: object) -> Settings:
