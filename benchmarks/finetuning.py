@@ -22,7 +22,7 @@ from paraknow_core.stages.injection import inject
 from paraknow_core.writer import RunWriter
 
 STEPS, ROUNDS = 45, 3
-SMALL_STEPS, SMALL_ROUNDS = 3, 1
+SMALL_STEPS, SMALL_ROUNDS = 2, 1
 _BETAS_AND_EPS = {"betas": (0.9, 0.999), "eps": 1e-8}
 NOTES = [
     "bundled:stranger on bundled:word_problems, batch 64, LoRA rank 16 on every module. The stage is everything from",

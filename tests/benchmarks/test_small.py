@@ -60,3 +60,19 @@ def test_extraction_measures_every_matrix_of_a_layer_and_their_sum(tmp_path):
     for part in (own[:4], own[4:]):
         assert sum(row["seconds"] for row in part[:3]) == pytest.approx(part[3]["seconds"])
     assert all(row["seconds"] > 0 for row in rows)
+
+
+def test_finetuning_ends_where_the_bare_loop_ends(tmp_path):
+    rows = run("finetuning", tmp_path)["rows"]
+    assert [row["way"] for row in rows] == ["bare PEFT loop", "the project's stage"]
+    assert rows[0]["last_loss"] == pytest.approx(rows[1]["last_loss"], rel=1e-3)
+    assert all(row["tokens_per_s"] > 0 and 0 < row["padding"] < 0.5 for row in rows)
+
+
+def test_shared_runs_measure_the_sensitivity_once(tmp_path):
+    shared, empty = run("shared_runs", tmp_path)["rows"]
+    assert (shared["way"], empty["way"]) == ("shared caches", "empty caches")
+    assert shared["sensitivity"] > 0
+    for row in (shared, empty):
+        assert row["seconds"] == pytest.approx(row["finetuning"] + row["sensitivity"] + row["rest"])
+        assert min(row["finetuning"], row["rest"]) > 0
