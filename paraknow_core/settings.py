@@ -33,9 +33,6 @@ class Settings(Strict):
     gradient_checkpointing: bool = Field(
         False, description="fine-tuning computes activations twice instead of keeping them: slower, less memory"
     )
-    gradient_checkpointing: bool = Field(
-        False, description="fine-tuning computes activations twice instead of keeping them: slower, less memory"
-    )
 
 
 def load_settings(place: Workspace, **flags: object) -> Settings:

@@ -13,7 +13,7 @@ from paraknow_core.models.source import ModelSource
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -55,6 +55,31 @@ def load_model(source: ModelSource, *, device: str = "cpu", dtype: str = "float3
     return _placed(model, device, dtype, source.label).eval()
 
 
+def import_architecture(source: ModelSource) -> None:
+    """Load the code of a model's architecture, which takes seconds and over 100 MB the first time.
+
+    Raises:
+        ModelError: transformers does not take its config.
+    """
+    import accelerate  # noqa: F401 - an empty model is built with it
+    from transformers import AutoModelForCausalLM
+
+    config = _config(source)
+    AutoModelForCausalLM._model_mapping[type(config)]  # noqa: B018, SLF001 - looking it up imports it
+
+
+def _config(source: ModelSource) -> "PreTrainedConfig":
+    from transformers import AutoConfig
+
+    with _quiet_transformers():
+        try:
+            return AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+        except Exception as error:  # config checks raise many kinds
+            raise ModelError(
+                f"{source.label}: transformers cannot read its config ({_first_line(error)}); get config.json again"
+            ) from None
+
+
 def build_empty(source: ModelSource, anatomy: Anatomy, dtype: "torch.dtype", device: str) -> "PreTrainedModel":
     """Build a model's architecture without weights: parameters on the meta device, buffers real and in place.
 
@@ -62,11 +87,11 @@ def build_empty(source: ModelSource, anatomy: Anatomy, dtype: "torch.dtype", dev
         ModelError: transformers does not take its config.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
+    config = _config(source)
     with _quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
             with init_empty_weights(include_buffers=False):
                 model = AutoModelForCausalLM.from_config(
                     config, dtype=dtype, attn_implementation=FAMILIES[anatomy.family].attention, trust_remote_code=False

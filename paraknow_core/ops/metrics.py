@@ -24,6 +24,36 @@ def col_sums(matrix: Tensor) -> Tensor:
     return sums
 
 
+def total(tensor: Tensor) -> float:
+    """Sum a tensor of any shape in float64, without the float64 copy that torch's own `sum(dtype=...)` makes."""
+    flat = tensor.detach()
+    if flat.ndim == 2:
+        return row_sums(flat).sum().item()
+    return flat.reshape(-1).double().sum().item()
+
+
+def profile(matrix: Tensor, size: int = 256) -> tuple[Tensor, Tensor, Tensor]:
+    """Reduce a matrix to its row sums, its column sums and its block means, reading it once.
+
+    Args:
+        matrix: (rows, cols), any floating dtype.
+        size: the block means are at most (size, size); see `block_reduce`.
+
+    Returns:
+        (rows,), (cols,) and the block means, all float64.
+    """
+    matrix = require_matrix("profile", matrix)
+    row_edges, col_edges = (_edges(length, size) for length in matrix.shape)
+    rows = torch.empty(len(matrix), dtype=torch.float64, device=matrix.device)
+    lines = torch.empty(len(row_edges) - 1, matrix.shape[1], dtype=torch.float64, device=matrix.device)
+    for line, start, stop in zip(lines, row_edges[:-1], row_edges[1:], strict=True):
+        strip = matrix[start:stop].double()
+        rows[start:stop] = strip.sum(dim=1)
+        line.copy_(strip.sum(dim=0))
+    means = _means(_reduce_columns(lines, col_edges, "sum"), row_edges, col_edges)
+    return rows, lines.sum(dim=0), means
+
+
 def sum_of_squares(matrix: Tensor) -> float:
     """Squared Frobenius norm of a (rows, cols) matrix, accumulated in float64."""
     matrix = require_matrix("sum of squares", matrix)
@@ -133,10 +163,7 @@ def block_reduce(matrix: Tensor, max_rows: int = 256, max_cols: int = 256, how: 
         else:
             torch.sum(matrix[start:stop], dim=0, dtype=torch.float64, out=line)
     reduced = _reduce_columns(lines, col_edges, "amax" if how == "max" else "sum")
-    if how == "mean":
-        heights, widths = torch.tensor(row_edges).diff(), torch.tensor(col_edges).diff()
-        reduced /= (heights[:, None] * widths[None, :]).to(reduced)
-    return reduced
+    return _means(reduced, row_edges, col_edges) if how == "mean" else reduced
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
@@ -190,6 +217,11 @@ def _row_basis(matrix: Tensor) -> Tensor:
 def _edges(size: int, most: int) -> list[int]:
     blocks = min(size, most)
     return [i * size // blocks for i in range(blocks + 1)]
+
+
+def _means(sums: Tensor, row_edges: list[int], col_edges: list[int]) -> Tensor:
+    heights, widths = torch.tensor(row_edges).diff(), torch.tensor(col_edges).diff()
+    return sums / (heights[:, None] * widths[None, :]).to(sums)
 
 
 def _reduce_columns(lines: Tensor, edges: list[int], combine: str) -> Tensor:

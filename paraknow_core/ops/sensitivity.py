@@ -14,8 +14,7 @@ from torch.nn import Parameter
 from paraknow_core.errors import NumericError
 
 Sample = TypeVar("Sample")
-_CHUNK = 1 << 22
-_CACHED = 1 << 19  # numbers of a product that is folded while it is still in the processor's cache
+_CACHED, _CHUNK = 1 << 19, 1 << 24  # numbers in work at once: what a processor's cache holds, what occupies a GPU
 
 
 def accumulate_sensitivity(
@@ -152,7 +151,7 @@ def fold_outer_(total: Tensor, outer: Tensor, inner: Tensor) -> None:
         total: (rows, cols) float32.
         outer: (tokens, rows) and inner: (tokens, cols), of one sample.
     """
-    step = max(1, (_CHUNK if total.is_cuda else _CACHED) // total.shape[1])
+    step = max(1, _step(total) // total.shape[1])
     buffer = torch.empty(min(step, len(total)), total.shape[1], dtype=outer.dtype, device=total.device)
     for start in range(0, len(total), step):
         part = outer[:, start : start + step].T
@@ -174,11 +173,16 @@ def weigh_(name: str, total: Tensor, parameter: Tensor, dtype: torch.dtype | Non
     """
     flat, weights = total.view(-1), parameter.detach().reshape(-1)
     check = torch.zeros((), dtype=torch.float64, device=total.device)
-    for start in range(0, len(flat), _CHUNK):  # a whole |theta| would be as large as the parameter
-        part = weights[start : start + _CHUNK].to(device=total.device, dtype=dtype or weights.dtype)
-        check += flat[start : start + _CHUNK].mul_(part.abs()).sum()
+    step = _step(total)
+    for start in range(0, len(flat), step):  # a whole |theta| would be as large as the parameter
+        part = weights[start : start + step].to(device=total.device, dtype=dtype or weights.dtype)
+        check += flat[start : start + step].mul_(part.abs()).sum()
     if not torch.isfinite(check):
         raise NumericError(f"sensitivity of {name}: not finite; compute in float32 or check the weights")
+
+
+def _step(tensor: Tensor) -> int:
+    return _CACHED if tensor.device.type == "cpu" else _CHUNK
 
 
 def finite_loss(index: int, loss: float) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from paraknow_core.models.compat import compatibility
 from paraknow_core.models.modules import LogicalModule
+from paraknow_core.ops.metrics import total
 from paraknow_core.ops.structure import (
     GridSelection,
     Selection,
@@ -70,7 +71,7 @@ def choose(context: Context, structure: str, source: LogicalModule, target: Logi
         selection = _DECIDERS[structure](score, height, width)
     else:
         selection = drawn(context, structure, source, target)
-    return Choice(selection, selection.sum(score), score.sum(dtype=torch.float64).item())
+    return Choice(selection, selection.sum(score), total(score))
 
 
 def recall(

@@ -13,7 +13,7 @@ from torch import Tensor
 from paraknow_core.models.anatomy import Anatomy
 from paraknow_core.models.logical import logical_weight
 from paraknow_core.models.modules import LogicalModule, stored_shapes
-from paraknow_core.ops.metrics import block_reduce, col_sums, row_sums
+from paraknow_core.ops.metrics import profile, total
 from paraknow_core.paths import read_json, write_json
 from paraknow_core.sensitivity_store import CHOICES, FULL, REDUCTIONS, TOTALS
 from paraknow_core.spec import GROUPS, ROLES
@@ -48,27 +48,33 @@ class StoreBuilder:
         reductions: dict[str, Tensor] = {}
         arrays: dict[str, Tensor] = {}
         modules, choices = {}, {}
+        held: dict[str, float] = defaultdict(float)
         for module in self.anatomy.modules:
             if module.parameter not in sums:
                 continue
             score = logical_weight(sums[module.parameter], module)
-            reduced, total = _reduced(score)
-            modules[module.name] = {"sum": total, "mean": total / score.numel()}
-            reductions |= {f"{module.name}|{key}": tensor for key, tensor in reduced.items()}
+            found = dict(zip(("rows", "cols", "map"), profile(score, MAP_SIZE), strict=True))
+            own = found["rows"].sum().item()
+            modules[module.name] = {"sum": own, "mean": own / score.numel()}
+            held[module.parameter] += own
+            reductions |= {f"{module.name}|{key}": tensor.float().cpu() for key, tensor in found.items()}
             for key, (tensors, record) in self.chooser(module, score).items():
-                found = {kind: f"{module.name}|{key}|{kind}" for kind in tensors}
-                arrays |= {found[kind]: tensor.contiguous() for kind, tensor in tensors.items()}
+                names = {kind: f"{module.name}|{key}|{kind}" for kind in tensors}
+                arrays |= {names[kind]: tensor.contiguous() for kind, tensor in tensors.items()}
                 choices.setdefault(module.name, {})[key] = {
-                    **record, "file": f"{name}.safetensors", "arrays": found,
+                    **record, "file": f"{name}.safetensors", "arrays": names,
                 }  # fmt: skip
         if self._full is not None:
-            for parameter, total in sums.items():
-                self._full[parameter].copy_(total)
+            for parameter, tensor in sums.items():
+                self._full[parameter].copy_(tensor)
         save_file(reductions, self._parts / f"{name}.safetensors")
         if arrays:
             (self.folder / CHOICES).mkdir(exist_ok=True)
             save_file(arrays, self.folder / CHOICES / f"{name}.safetensors")
-        parameters = {n: {"sum": _total(t), "shape": list(t.shape)} for n, t in sums.items()}
+        # Logical modules share a fused parameter without overlap or rest, so that theirs add up to its total.
+        parameters = {
+            n: {"sum": held[n] if n in held else total(t), "shape": list(t.shape)} for n, t in sums.items()
+        }  # fmt: skip
         write_json(self._parts / f"{name}.json", {"parameters": parameters, "modules": modules, "choices": choices})
 
     def finish(self, facts: Mapping[str, Any]) -> None:
@@ -103,12 +109,6 @@ def steps_of(anatomy: Anatomy, names: Sequence[str]) -> dict[str, list[str]]:
     return dict(groups)
 
 
-def _reduced(score: Tensor) -> tuple[dict[str, Tensor], float]:
-    rows = row_sums(score)
-    reduced = {"rows": rows, "cols": col_sums(score), "map": block_reduce(score, MAP_SIZE, MAP_SIZE)}
-    return {key: tensor.float().contiguous().cpu() for key, tensor in reduced.items()}, rows.sum().item()
-
-
 def _totals(anatomy: Anatomy, parameters: Mapping[str, dict], sums: Mapping[str, dict]) -> dict[str, Any]:
     """Return totals by parameter, module, layer (norms and biases included), role and group (`other`: no module's)."""
     everything = sum(each["sum"] for each in parameters.values())
@@ -136,7 +136,3 @@ def _totals(anatomy: Anatomy, parameters: Mapping[str, dict], sums: Mapping[str,
         "parameters": parameters,
         "modules": modules,
     }
-
-
-def _total(tensor: Tensor) -> float:
-    return tensor.sum(dtype=torch.float64).item()

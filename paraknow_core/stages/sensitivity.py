@@ -187,9 +187,10 @@ def plan_for(teacher: Model, settings: Settings, encoded: "Sequence[Encoded]") -
     import torch
     import transformers.models.auto.modeling_auto  # noqa: F401
 
-    from paraknow_core.models.load import pick_device
+    from paraknow_core.models.load import import_architecture, pick_device
     from paraknow_core.ops.speed import measure_speed
 
+    import_architecture(teacher.source)  # now, so that it counts as what is in memory already
     anatomy, device = teacher.anatomy, pick_device(settings.device)
     lengths = [len(each.input_ids) for each in encoded]
     typical = round(sum(lengths) / len(lengths))

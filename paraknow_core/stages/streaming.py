@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from paraknow_core.memory import release
 from paraknow_core.models.skeleton import Skeleton
 from paraknow_core.ops.sensitivity import finite_loss, folding, weigh_
 from paraknow_core.ops.vocabulary_loss import OutputLayer, sliced_cross_entropy, supervised
@@ -71,6 +72,7 @@ class Stream:
                 step(i)
                 self.progress["done"] = number + 1
                 write_json(self._progress, self.progress)
+                release()
             before += work
         self.report.progress(total, total, "every layer")
         return self.progress["losses"]
