@@ -8,6 +8,7 @@ rotary tables) and hand a hidden state through. So what comes before the layers 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from paraknow_core.models.families import FAMILIES
 from paraknow_core.models.load import build_empty
 from paraknow_core.models.shards import Shards
 from paraknow_core.models.source import ModelSource
+from paraknow_core.ops.folding import batchable
 
 
 class _StandIn(nn.Module):
@@ -50,10 +52,10 @@ class Layer:
     arguments: dict[int, tuple[tuple, dict[str, Any]]]
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Map a hidden state (tokens, hidden_size) to the next."""
-        args, kwargs = self.arguments[len(hidden)]
-        out = self.module(hidden[None], *args, **kwargs)
-        return (out[0] if isinstance(out, tuple) else out)[0]
+        """Map hidden states (samples, tokens, hidden_size) to the next."""
+        args, kwargs = self.arguments[hidden.shape[1]]
+        out = self.module(hidden, *args, **kwargs)
+        return out[0] if isinstance(out, tuple) else out
 
 
 class Skeleton:
@@ -79,6 +81,16 @@ class Skeleton:
         large = (self._prefix, f"{family.embed}.", f"{family.head}.")
         self.outside = {name: nn.Parameter(shards[name]) for name in shards if not name.startswith(large)}
         self.model.load_state_dict(self.outside, strict=False, assign=True)
+
+    @cached_property
+    def batchable(self) -> bool:
+        """Whether several samples may go through a layer together (see `ops.folding`)."""
+        return all(batchable(layer) for layer in self.layers)
+
+    @cached_property
+    def largest(self) -> int:
+        """Parameters of the largest weight of a layer."""
+        return max(p.numel() for layer in self.layers for p in layer.parameters())
 
     def layer_parameters(self, index: int) -> list[str]:
         """Return the full names of a layer's parameters."""

@@ -6,7 +6,7 @@ from the kept input, and the |gradient| of its parameters is folded sample by sa
 is one layer's weights and sums, or the sums of the embedding. `Stream` is the whole idea; read it first.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from paraknow_core.memory import release
 from paraknow_core.models.skeleton import Skeleton
-from paraknow_core.ops.sensitivity import finite_loss, folding, weigh_
+from paraknow_core.ops.folding import folding, zeros_like
+from paraknow_core.ops.sensitivity import finite_loss, weigh_
 from paraknow_core.ops.vocabulary_loss import OutputLayer, sliced_cross_entropy, supervised
 from paraknow_core.paths import read_json, write_json
 from paraknow_core.stages.context import Reporter
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from paraknow_core.tasks.templates import Encoded
 
 STATE, PROGRESS = "state.safetensors", "progress.json"
+BATCH_TOKENS = 512  # of the samples that go through a layer together, filling included: products of full speed
+BATCH_WEIGHTS = 1 << 22  # smaller weights gain nothing; sample by sample, results are those of the whole model to the bit
 GROUP_LOGITS = 1 << 23  # of the samples whose logits are in memory together: 32 MB, or one sample's
 
 Keep = Callable[[str, dict[str, Tensor]], None]
@@ -51,6 +54,9 @@ class Stream:
         self.labels = [sample.labels for sample in samples]
         ends = torch.tensor([len(ids) for ids in self.ids]).cumsum(0).tolist()
         self.places = [slice(end - len(ids), end) for ids, end in zip(self.ids, ends, strict=True)]
+        sizes = {j: len(ids) for j, ids in enumerate(self.ids)}
+        several = model.batchable and model.largest >= BATCH_WEIGHTS
+        self.batches = _grouped(sizes, lambda batch: several and len(batch) * sizes[batch[-1]] <= BATCH_TOKENS)
         self.state = TensorFile(folder / STATE, state_layout(model, self.ids))
         self.hidden = [self.state[f"hidden.{i}"] for i in range(len(model.layers) + 1)]
         self.gradients = [self.state["gradient.0"], self.state["gradient.1"]]  # in turn: a repeated step reads its own
@@ -85,21 +91,21 @@ class Stream:
     def forward(self, i: int) -> None:
         with self.model.layer(i) as layer, torch.no_grad():
             self.model.prefetch(i + 1)
-            for j in self.follow():
-                self.hidden[i + 1][self.places[j]] = layer(self.at(self.hidden[i], j)).cpu()
+            for batch in self.follow(self.batches):
+                self.put(self.hidden[i + 1], batch, layer(self.get(self.hidden[i], batch)))
 
     def output(self, last: int) -> None:
         """Take every sample's loss, and its gradient to the last layer's output."""
         sums, losses = OutputSums(self.model, self.ids, self.state), {}
         with folding(self.model.outside) as outside:
-            for group in self.groups(sums.layer.size):
-                leaves = [self.at(self.hidden[last], j).requires_grad_(True) for j in group]
+            for group in self.follow(self.groups(sums.layer.size)):
+                leaves = [self.get(self.hidden[last], [j])[0].requires_grad_(True) for j in group]
                 seen = [self.model.after_layers(self.ids[j], leaf) for j, leaf in zip(group, leaves, strict=True)]
                 found = sliced_cross_entropy(seen, [self.labels[j] for j in group], sums.layer, sums.fold(group))
-                for n, j in enumerate(self.follow(group)):
+                for n, j in enumerate(group):
                     losses[j] = finite_loss(j, found.losses[n])
                     seen[n].backward(found.gradients[n])
-                    self.gradients[last % 2][self.places[j]] = leaves[n].grad.cpu()
+                    self.put(self.gradients[last % 2], [j], leaves[n].grad[None])
         for name, total in outside.items():
             self.state[f"outside.{name}"].copy_(total)
         self.progress["losses"] = [losses[j] for j in range(len(self.ids))]
@@ -108,11 +114,12 @@ class Stream:
     def backward(self, i: int) -> None:
         with self.model.layer(i) as layer:
             self.model.prefetch(i - 1)
-            with folding(layer.parameters, layer.module) as sums:
-                for j in self.follow():
-                    leaf = self.at(self.hidden[i], j).requires_grad_(True)
-                    layer(leaf).backward(self.at(self.gradients[(i + 1) % 2], j))
-                    self.gradients[i % 2][self.places[j]] = leaf.grad.cpu()
+            sums = zeros_like(layer.parameters)
+            for batch in self.follow(self.batches):
+                leaf = self.get(self.hidden[i], batch).requires_grad_(True)
+                with folding(layer.parameters, layer.module, samples=len(batch), sums=sums):
+                    layer(leaf).backward(self.get(self.gradients[(i + 1) % 2], batch))
+                self.put(self.gradients[i % 2], batch, leaf.grad)
             for name, total in sums.items():
                 weigh_(name, total, layer.parameters[name])
         self.keep(f"layer-{i}", sums)
@@ -125,9 +132,9 @@ class Stream:
         if tied:
             total.copy_(self.state["tied"])
         with folding(self.model.outside) as sums:
-            for j in self.follow():
+            for (j,) in self.follow([[j] for j in range(len(self.ids))]):
                 embedded, rows, tokens = self.model.embedded(self.ids[j])
-                self.model.before_layers(embedded).backward(self.at(self.gradients[0], j))
+                self.model.before_layers(embedded).backward(self.get(self.gradients[0], [j])[0])
                 gradient = self.model.embedding_gradient(rows, tokens)
                 if tied:  # one parameter with two uses: both gradients are added before the absolute value
                     gradient += self.state[f"tied.{j}"].to(self.device)
@@ -138,30 +145,45 @@ class Stream:
         weigh_(name, total, stored, self.model.shards.dtype)
         self.keep("embedding", {name: total, **sums})
 
-    def groups(self, vocabulary: int) -> Iterator[list[int]]:
-        """Yield the samples' numbers in groups whose logits of supervised tokens are in memory together."""
-        group: list[int] = []
-        size = 0
-        for j, labels in enumerate(self.labels):
-            own = vocabulary * len(supervised(labels)[0])
-            if group and size + own > GROUP_LOGITS:
-                yield group
-                group, size = [], 0
-            group.append(j)
-            size += own
-        yield group
+    def get(self, states: Tensor, batch: Sequence[int]) -> Tensor:
+        """Return a batch of a kept state as (samples, longest, hidden_size) where it is computed, ends filled with 0.
 
-    def at(self, states: Tensor, j: int) -> Tensor:
-        """Return sample j's part of a kept state, (its tokens, hidden_size), as a copy where it is computed."""
-        return states[self.places[j]].to(self.device, copy=True)
+        Later tokens have no influence on earlier ones, and the filling gets no gradient, so that it changes nothing.
+        """
+        longest = max(len(self.ids[j]) for j in batch)
+        padded = torch.zeros(len(batch), longest, states.shape[1], dtype=states.dtype)
+        for row, j in zip(padded, batch, strict=True):
+            row[: len(self.ids[j])] = states[self.places[j]]
+        return padded.to(self.device)
 
-    def follow(self, chosen: Sequence[int] | None = None) -> Iterator[int]:
-        """Yield the samples' numbers, telling how far the step is and stopping where that was asked for."""
+    def put(self, states: Tensor, batch: Sequence[int], padded: Tensor) -> None:
+        """Keep what `get` returns the like of."""
+        for row, j in zip(padded, batch, strict=True):
+            states[self.places[j]] = row[: len(self.ids[j])].cpu()
+
+    def groups(self, vocabulary: int) -> list[list[int]]:
+        """Return the samples in groups whose logits of supervised tokens are in memory together."""
+        sizes = {j: vocabulary * len(supervised(labels)[0]) for j, labels in enumerate(self.labels)}
+        return _grouped(sizes, lambda group: sum(sizes[j] for j in group) <= GROUP_LOGITS)
+
+    def follow(self, groups: Sequence[Sequence[int]]) -> Iterator[Sequence[int]]:
+        """Yield groups of samples, telling how far the step is and stopping where that was asked for."""
         before, work, total, message = self._part
-        for j in range(len(self.ids)) if chosen is None else chosen:
+        for number, group in enumerate(groups):
             self.report.check_stop()
-            self.report.progress(before + work * j / len(self.ids), total, message)
-            yield j
+            self.report.progress(before + work * number / len(groups), total, message)
+            yield group
+
+
+def _grouped(sizes: Mapping[int, int], fits: Callable[[list[int]], bool]) -> list[list[int]]:
+    """Put samples of like size together, as many as fit, at least one."""
+    groups: list[list[int]] = []
+    for j in sorted(sizes, key=lambda j: (sizes[j], j)):
+        if groups and fits([*groups[-1], j]):
+            groups[-1].append(j)
+        else:
+            groups.append([j])
+    return groups
 
 
 class OutputSums:
