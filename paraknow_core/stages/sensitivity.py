@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.errors import RunError
-from paraknow_core.memory import PeakMemory, anonymous_bytes, available_bytes
+from paraknow_core.memory import PeakMemory, anonymous_bytes, available_bytes, release, return_large_blocks
 from paraknow_core.planner import Plan, Rates, gigabytes, plan_sensitivity
 from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
 from paraknow_core.settings import Settings
@@ -93,6 +93,7 @@ def measure(
     from paraknow_core.stages.reduction import StoreBuilder
 
     began = time.monotonic()
+    return_large_blocks()
     with PeakMemory(plan.device) as memory:
         builder = StoreBuilder(work / "store", teacher.anatomy, full=full, chooser=chooser)
         way = _streamed if plan.way == "streamed" else _resident
@@ -190,12 +191,14 @@ def plan_for(teacher: Model, settings: Settings, encoded: "Sequence[Encoded]") -
     from paraknow_core.models.load import import_architecture, pick_device
     from paraknow_core.ops.speed import measure_speed
 
+    return_large_blocks()
     import_architecture(teacher.source)  # now, so that it counts as what is in memory already
     anatomy, device = teacher.anatomy, pick_device(settings.device)
     lengths = [len(each.input_ids) for each in encoded]
     typical = round(sum(lengths) / len(lengths))
     dtype = getattr(torch, teacher.dtype)
     speed = measure_speed(dtype, device, typical, anatomy.hidden_size, anatomy.intermediate_size)
+    release()
     on_gpu = device == "cuda"
     return plan_sensitivity(
         anatomy, lengths, sum(label != -100 for e in encoded for label in e.labels), device=device, dtype=teacher.dtype,

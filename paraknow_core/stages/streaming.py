@@ -6,7 +6,8 @@ from the kept input, and the |gradient| of its parameters is folded sample by sa
 is one layer's weights and sums, or the sums of the embedding. `Stream` is the whole idea; read it first.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 STATE, PROGRESS = "state.safetensors", "progress.json"
 BATCH_TOKENS = 512  # of the samples that go through a layer together, filling included: products of full speed
-BATCH_WEIGHTS = 1 << 22  # smaller weights gain nothing; sample by sample, results are those of the whole model to the bit
+BATCH_WEIGHTS = 1 << 22  # smaller weights gain nothing, and sample by sample their results are exact to the bit
 GROUP_LOGITS = 1 << 23  # of the samples whose logits are in memory together: 32 MB, or one sample's
 
 Keep = Callable[[str, dict[str, Tensor]], None]
@@ -55,8 +56,10 @@ class Stream:
         ends = torch.tensor([len(ids) for ids in self.ids]).cumsum(0).tolist()
         self.places = [slice(end - len(ids), end) for ids, end in zip(self.ids, ends, strict=True)]
         sizes = {j: len(ids) for j, ids in enumerate(self.ids)}
-        several = model.batchable and model.largest >= BATCH_WEIGHTS
-        self.batches = _grouped(sizes, lambda batch: several and len(batch) * sizes[batch[-1]] <= BATCH_TOKENS)
+        self.batches = [[j] for j in sizes]
+        if model.batchable and model.largest >= BATCH_WEIGHTS:
+            by_length = sorted(sizes, key=sizes.get)
+            self.batches = _grouped(by_length, lambda batch: len(batch) * sizes[batch[-1]] <= BATCH_TOKENS)
         self.state = TensorFile(folder / STATE, state_layout(model, self.ids))
         self.hidden = [self.state[f"hidden.{i}"] for i in range(len(model.layers) + 1)]
         self.gradients = [self.state["gradient.0"], self.state["gradient.1"]]  # in turn: a repeated step reads its own
@@ -122,6 +125,7 @@ class Stream:
                 self.put(self.gradients[i % 2], batch, leaf.grad)
             for name, total in sums.items():
                 weigh_(name, total, layer.parameters[name])
+        release()
         self.keep(f"layer-{i}", sums)
 
     def embedding(self, _: int) -> None:
@@ -175,10 +179,10 @@ class Stream:
             yield group
 
 
-def _grouped(sizes: Mapping[int, int], fits: Callable[[list[int]], bool]) -> list[list[int]]:
-    """Put samples of like size together, as many as fit, at least one."""
+def _grouped(order: Iterable[int], fits: Callable[[list[int]], bool]) -> list[list[int]]:
+    """Put samples that follow one another together, as many as fit, at least one."""
     groups: list[list[int]] = []
-    for j in sorted(sizes, key=lambda j: (sizes[j], j)):
+    for j in order:
         if groups and fits([*groups[-1], j]):
             groups[-1].append(j)
         else:
@@ -198,7 +202,7 @@ class OutputSums:
         bias = model.shards[model.head_bias] if model.head_bias else None
         self.bias_total = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         self.layer = OutputLayer(
-            lambda rows: model.shards.rows(self.name, rows), len(self.weights), bias, model.softcap
+            partial(model.shards.rows, self.name), len(self.weights), bias, model.softcap
         )  # fmt: skip
 
     def fold(self, group: Sequence[int]) -> Callable[[int, slice, Tensor, Tensor], None]:
