@@ -1,12 +1,15 @@
 """Numbers that compare or summarise matrices. All return float64 accuracy without float64 copies of large inputs."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from paraknow_core.errors import NumericError, ShapeError
 from paraknow_core.ops.chunks import require_matrix, row_chunks
+
+_STRIP = 1 << 20  # numbers converted to float64 at once
 
 
 def row_sums(matrix: Tensor) -> Tensor:
@@ -46,10 +49,11 @@ def profile(matrix: Tensor, size: int = 256) -> tuple[Tensor, Tensor, Tensor]:
     row_edges, col_edges = (_edges(length, size) for length in matrix.shape)
     rows = torch.empty(len(matrix), dtype=torch.float64, device=matrix.device)
     lines = torch.empty(len(row_edges) - 1, matrix.shape[1], dtype=torch.float64, device=matrix.device)
-    for line, start, stop in zip(lines, row_edges[:-1], row_edges[1:], strict=True):
+    for blocks in _runs(row_edges, matrix.shape[1]):
+        start, stop = row_edges[blocks.start], row_edges[blocks.stop]
         strip = matrix[start:stop].double()
         rows[start:stop] = strip.sum(dim=1)
-        line.copy_(strip.sum(dim=0))
+        lines[blocks] = strip.view(blocks.stop - blocks.start, -1, matrix.shape[1]).sum(dim=1)
     means = _means(_reduce_columns(lines, col_edges, "sum"), row_edges, col_edges)
     return rows, lines.sum(dim=0), means
 
@@ -222,6 +226,17 @@ def _edges(size: int, most: int) -> list[int]:
 def _means(sums: Tensor, row_edges: list[int], col_edges: list[int]) -> Tensor:
     heights, widths = torch.tensor(row_edges).diff(), torch.tensor(col_edges).diff()
     return sums / (heights[:, None] * widths[None, :]).to(sums)
+
+
+def _runs(edges: list[int], cols: int) -> Iterator[slice]:
+    """Yield runs of row blocks of one height, as many as are worth one operation."""
+    most = max(1, _STRIP // max(1, cols * (edges[1] - edges[0])))
+    first = 0
+    for block in range(1, len(edges)):
+        same = block < len(edges) - 1 and edges[block + 1] - edges[block] == edges[first + 1] - edges[first]
+        if not same or block - first >= most:
+            yield slice(first, block)
+            first = block
 
 
 def _reduce_columns(lines: Tensor, edges: list[int], combine: str) -> Tensor:

@@ -12,12 +12,14 @@ from paraknow_core.ops.metrics import (
     block_reduce,
     col_sums,
     cosine,
+    profile,
     rank_correlation,
     relative_error,
     retained_energy,
     row_sums,
     subspace_overlap,
     sum_of_squares,
+    total,
 )
 from tests.ops.matrices import FLOATS, exact_sum, matrices
 
@@ -134,3 +136,13 @@ def test_what_does_not_fit_is_refused():
     for measure in (cosine, relative_error, subspace_overlap):
         with pytest.raises(NumericError):
             measure(a, bad)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (256, 256), (700, 300), (1024, 512), (257, 1000)])
+def test_the_profile_is_row_sums_column_sums_and_block_means(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)).square()
+    rows, cols, means = profile(matrix, 64)
+    torch.testing.assert_close(rows, matrix.double().sum(1))
+    torch.testing.assert_close(cols, matrix.double().sum(0))
+    torch.testing.assert_close(means, block_reduce(matrix, 64, 64))
+    assert total(matrix) == pytest.approx(matrix.double().sum().item())
