@@ -7,7 +7,6 @@ from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 _INTERVAL_S = 0.02
-_M_MMAP_THRESHOLD = -3
 
 
 def anonymous_bytes() -> int:
@@ -39,17 +38,8 @@ def available_bytes() -> int:
     return max(0, available)
 
 
-def return_large_blocks() -> None:
-    """From now on, give blocks of 4 MB and more back to the system as soon as they are freed (Linux).
-
-    The C library raises this limit by itself up to 32 MB, and then keeps hundreds of MB for blocks to come.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # no glibc
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 4 << 20)
-
-
 def release() -> None:
-    """Give smaller blocks that were freed back to the system as well (Linux)."""
+    """Give memory that was freed back to the system; the C library keeps hundreds of MB of it otherwise (Linux)."""
     with contextlib.suppress(OSError, AttributeError):  # no glibc
         ctypes.CDLL(None).malloc_trim(0)
 

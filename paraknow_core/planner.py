@@ -16,11 +16,14 @@ Way = Literal["resident", "streamed"]
 
 F32 = 4
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
-_SLICE_BYTES = 4 * (1 << 25)  # rows of the output layer, their gradient and the logits, while the loss is taken
-_STATE_COPIES = 4  # a group's states before the output layer, and what autograd keeps of them
-_GROUP_TOKENS = 8192
-_MARGIN = 0.9  # of the budget: what the allocator holds back is not ours
+BATCH_TOKENS = 512  # of the samples that go through a large layer together, filling included: products of full speed
+BATCH_WEIGHTS = 1 << 22  # smaller weights gain nothing, and sample by sample their results are exact to the bit
+GROUP_LOGITS = 1 << 24  # of the samples whose logits are in memory together: 64 MB, or one sample's
+_LOGIT_COPIES = 4  # the logits, their logarithms, two gradients
+_HELD_BACK = 0.1e9  # by the C library, and small buffers
 _REDUCTION_BYTES = 330_000  # of one module: a map of 256 x 256 and its row and column sums
+_BESIDE_PRODUCTS = 1.15  # attention, norms and activations, in time: measured on Llama shapes
+_MARGIN = 0.9  # of the budget, for choosing to hold the whole teacher
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,9 @@ class Sizes:
     """The parameter counts a measurement depends on.
 
     Attributes:
-        all, layers, largest_layer, largest, vocabulary: parameters of the model, of all layers, of the largest layer,
-            of the largest tensor, and of one embedding.
-        hidden, inner, depth: hidden size, intermediate size, number of layers.
+        all, layers, largest_layer, largest_in_layer, vocabulary: parameters of the model, of all layers, of the
+            largest layer, of the largest weight of a layer, and of one embedding.
+        width, hidden, inner, depth: embedding size, hidden size, intermediate size, number of layers.
         modules: number of logical modules.
     """
 
@@ -81,8 +84,8 @@ class Sizes:
     layers: int
     largest_layer: int
     largest_in_layer: int
-    largest: int
     vocabulary: int
+    width: int
     hidden: int
     inner: int
     depth: int
@@ -103,8 +106,8 @@ def sizes_of(anatomy: Anatomy) -> Sizes:
         layers=sum(by_layer.values()),
         largest_layer=max(by_layer.values()),
         largest_in_layer=max(count for name, count in counts.items() if layer_of[name] is not None),
-        largest=max(counts.values()),
         vocabulary=embed.shape[0] * embed.shape[1],
+        width=embed.shape[1],
         hidden=anatomy.hidden_size,
         inner=anatomy.intermediate_size,
         depth=anatomy.num_hidden_layers,
@@ -148,7 +151,7 @@ def plan_sensitivity(
         "resident": Need(
             base + _resident_memory(size, count, lengths),
             F32 * size.all if full is not False else size.modules * _REDUCTION_BYTES,
-            rates and _resident_seconds(size, lengths, supervised, rates, full is not False),
+            rates and _resident_seconds(size, lengths, rates, anatomy.bytes, full is not False),
         ),
         "streamed": Need(
             base + _streamed_memory(size, count, converted, lengths),
@@ -184,26 +187,36 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def _sample_bytes(size: Sizes, count: int, tokens: int) -> int:
-    """What autograd keeps of one layer and sample: about ten hidden and four intermediate states."""
-    return count * tokens * (10 * size.hidden + 4 * size.inner)
+def batch_tokens(size: Sizes, lengths: Sequence[int]) -> int:
+    """Return how many tokens go through a layer together."""
+    return max(max(lengths), min(sum(lengths), BATCH_TOKENS) if size.largest_in_layer >= BATCH_WEIGHTS else 0)
+
+
+def _activation_bytes(size: Sizes, count: int, tokens: int) -> int:
+    """What autograd keeps of one layer: about ten hidden and five intermediate states."""
+    return count * tokens * (10 * size.hidden + 5 * size.inner)
+
+
+def _logit_bytes(size: Sizes, lengths: Sequence[int], vocabulary: int) -> int:
+    together = vocabulary * max(lengths)
+    if size.largest_in_layer >= BATCH_WEIGHTS:
+        together = max(together, min(GROUP_LOGITS, vocabulary * sum(lengths)))
+    return _LOGIT_COPIES * F32 * together
 
 
 def _streamed_memory(size: Sizes, count: int, converted: int, lengths: Sequence[int]) -> int:
-    longest, tokens = max(lengths), sum(lengths)
-    layer = (converted + F32) * size.largest_layer + count * size.largest_in_layer
-    layer += _sample_bytes(size, count, longest)
-    group = min(tokens, max(_GROUP_TOKENS, longest))
-    output = F32 * size.vocabulary + _SLICE_BYTES + _STATE_COPIES * F32 * group * size.hidden
-    embedding = F32 * size.vocabulary + _sample_bytes(size, count, longest)
-    return max(layer, output, embedding, size.modules * _REDUCTION_BYTES)
+    tokens, vocabulary = batch_tokens(size, lengths), size.vocabulary // size.width
+    layer = (converted + F32) * size.largest_layer + _activation_bytes(size, count, tokens)
+    output = F32 * size.vocabulary + _logit_bytes(size, lengths, vocabulary)
+    embedding = F32 * size.vocabulary + _activation_bytes(size, count, max(lengths))
+    return round(max(layer, output, embedding, size.modules * _REDUCTION_BYTES) + _HELD_BACK)
 
 
 def _resident_memory(size: Sizes, count: int, lengths: Sequence[int]) -> int:
-    longest = max(lengths)
-    kept = size.depth * _sample_bytes(size, count, longest)
-    logits = 3 * F32 * longest * (size.vocabulary // size.hidden)
-    return (count + F32) * size.all + count * size.largest + kept + logits
+    longest, vocabulary = max(lengths), size.vocabulary // size.width
+    kept = size.depth * _activation_bytes(size, count, longest)
+    logits = _LOGIT_COPIES * F32 * longest * vocabulary
+    return round((count + F32) * size.all + kept + logits + _HELD_BACK)
 
 
 def _streamed_disk(anatomy: Anatomy, size: Sizes, count: int, lengths: Sequence[int]) -> int:
@@ -215,15 +228,16 @@ def _streamed_disk(anatomy: Anatomy, size: Sizes, count: int, lengths: Sequence[
 def _streamed_seconds(
     size: Sizes, lengths: Sequence[int], supervised: int, rates: Rates, stored: int, full: bool
 ) -> float:
-    tokens = sum(lengths)
-    flops = 8 * size.layers * tokens + 8 * size.vocabulary * supervised
-    # Twice: convert. A sample: a gradient written and read, a sum read and written. Once: weighing, reductions.
-    passes = F32 * size.layers * (2 * 2 + 4 * len(lengths) + 12) + F32 * size.vocabulary * (4 * len(lengths) + 12)
-    return flops / rates.flops + passes / rates.bytes + 2 * stored / rates.disk + (F32 * size.all / rates.disk) * full
+    # Forward, forward again, and two products backward; the output layer's logits and two products.
+    flops = 8 * size.layers * sum(lengths) * _BESIDE_PRODUCTS + 6 * size.vocabulary * supervised
+    # Twice read and converted; sums cleared, weighed, read for their reductions, in float32 and float64.
+    passes = size.layers * (2 * 6 + 8 * F32) + size.vocabulary * (8 * F32 + 2 * F32 * len(lengths))
+    disk = 2 * stored + F32 * size.all * full
+    return flops / rates.flops + passes / rates.bytes + disk / rates.disk
 
 
-def _resident_seconds(size: Sizes, lengths: Sequence[int], supervised: int, rates: Rates, full: bool) -> float:  # noqa: ARG001
-    tokens = sum(lengths)
-    flops = 6 * (size.layers + size.vocabulary) * tokens
-    passes = F32 * size.all * (2 + 4 * len(lengths) + 12)
-    return flops / rates.flops + passes / rates.bytes + size.all * 2 / rates.disk + (F32 * size.all / rates.disk) * full
+def _resident_seconds(size: Sizes, lengths: Sequence[int], rates: Rates, stored: int, full: bool) -> float:
+    # The forward pass counts twice in the rate and once here, which leaves it a little pessimistic.
+    flops = 6 * (size.layers * _BESIDE_PRODUCTS + size.vocabulary) * sum(lengths)
+    passes = size.all * (6 + 8 * F32)
+    return flops / rates.flops + passes / rates.bytes + (stored + F32 * size.all * full) / rates.disk

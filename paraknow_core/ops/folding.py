@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_CACHED, _CHUNK = 1 << 18, 1 << 24  # numbers in work at once: what a processor's cache holds, what occupies a GPU
+_CACHED, _CHUNK = 1 << 19, 1 << 24  # numbers in work at once: what a processor's cache holds, what occupies a GPU
 
 
 @contextmanager

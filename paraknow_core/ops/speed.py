@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from paraknow_core.ops.folding import fold_outer_
+
 _SECONDS = 0.12  # for each kind of product
 
 
@@ -17,13 +19,16 @@ class Speed:
     bytes: float
 
 
-def measure_speed(dtype: torch.dtype, device: str, tokens: int, width: int, inner: int) -> Speed:
+def measure_speed(
+    dtype: torch.dtype, device: str, tokens: int, width: int, inner: int, sample: int | None = None
+) -> Speed:
     """Time the three products of a linear layer (forward, to the input, to the weight) and a pass over memory.
 
     Args:
         dtype: of the numbers.
         device: where.
-        tokens: rows of the input, as long as a sample.
+        tokens: rows of the input.
+        sample: how many of them are one sample, whose product to the weight is folded by itself (default: all).
         width, inner: input and output features; sizes beyond 4096 are measured at 4096.
     """
     width, inner, tokens = min(width, 4096), min(inner, 4096), min(tokens, 2048)
@@ -31,9 +36,10 @@ def measure_speed(dtype: torch.dtype, device: str, tokens: int, width: int, inne
     weight = torch.randn(inner, width, device=device).to(dtype)
     y = torch.randn(tokens, inner, device=device).to(dtype)
     total = torch.zeros(inner, width, device=device)
-    products = (lambda: x @ weight.T, lambda: y @ weight, lambda: y.T @ x)
-    seconds = [_best(product, device) for product in products]
-    forward, back, outer = seconds
+    own = min(sample or tokens, tokens)
+    forward = _best(lambda: x @ weight.T, device)
+    back = _best(lambda: y @ weight, device)
+    outer = _best(lambda: fold_outer_(total, y[:own], x[:own]), device) * tokens / own
     # A streamed layer takes the first product twice: once forward, once again before its gradient.
     flops = 2 * tokens * width * inner * 4 / (2 * forward + back + outer)
     passing = _best(lambda: total.add_(weight.abs()), device)

@@ -77,23 +77,24 @@ def sliced_cross_entropy(
     for index, (positions, _) in enumerate(targets):
         if len(positions) == 0:
             raise NumericError(f"seed sample {index}: no token of it is supervised; check that its answer is not cut")
-    states = [h.detach()[positions.to(h.device)] for h, (positions, _) in zip(hidden, targets, strict=True)]
-    logits = [torch.empty(len(h), layer.size, dtype=h.dtype, device=h.device) for h in states]
-    for rows, weights, bias in _slices(layer, states):
-        for state, whole in zip(states, logits, strict=True):
-            whole[:, rows] = torch.nn.functional.linear(state, weights, bias)
+    counts = [len(positions) for positions, _ in targets]
+    state = torch.cat([h.detach()[positions.to(h.device)] for h, (positions, _) in zip(hidden, targets, strict=True)])
+    logits = torch.empty(len(state), layer.size, dtype=state.dtype, device=state.device)
+    for rows, weights, bias in _slices(layer, state):
+        logits[:, rows] = torch.nn.functional.linear(state, weights, bias)
     losses = []
-    for j, (_, wanted) in enumerate(targets):
-        loss, logits[j] = _loss_and_gradient(logits[j], wanted, layer.softcap)
+    for own, (_, wanted) in zip(logits.split(counts), targets, strict=True):
+        loss, gradient = _loss_and_gradient(own, wanted, layer.softcap)
+        own.copy_(gradient)
         losses.append(loss)
-    inner = [torch.zeros(h.shape, dtype=torch.float32, device=h.device) for h in states]
-    for rows, weights, _ in _slices(layer, states):
-        for j, state in enumerate(states):
-            errors = logits[j][:, rows]
-            inner[j] += errors @ weights
-            fold(j, rows, errors.T @ state, errors.sum(dim=0))
+    inner = torch.zeros(state.shape, dtype=torch.float32, device=state.device)
+    for rows, weights, _ in _slices(layer, state):
+        errors = logits[:, rows]
+        inner += errors @ weights
+        for j, (error, own) in enumerate(zip(errors.split(counts), state.split(counts), strict=True)):
+            fold(j, rows, error.T @ own, error.sum(dim=0))
     gradients = []
-    for h, (positions, _), gradient in zip(hidden, targets, inner, strict=True):
+    for h, (positions, _), gradient in zip(hidden, targets, inner.split(counts), strict=True):
         whole = torch.zeros_like(h)
         whole[positions.to(h.device)] = gradient.to(h.dtype)
         gradients.append(whole)
@@ -101,7 +102,7 @@ def sliced_cross_entropy(
 
 
 def _loss_and_gradient(logits: Tensor, wanted: Tensor, softcap: float | None) -> tuple[float, Tensor]:
-    leaf = logits.requires_grad_(True)
+    leaf = logits.detach().requires_grad_(True)
     with torch.enable_grad():
         capped = softcap * torch.tanh(leaf / softcap) if softcap else leaf
         loss = torch.nn.functional.cross_entropy(capped.float(), wanted.to(leaf.device))
@@ -109,8 +110,8 @@ def _loss_and_gradient(logits: Tensor, wanted: Tensor, softcap: float | None) ->
     return loss.item(), leaf.grad
 
 
-def _slices(layer: OutputLayer, states: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    step = max(1, min(layer.size, _SLICE_ELEMENTS // states[0].shape[1]))
+def _slices(layer: OutputLayer, state: Tensor) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    step = max(1, min(layer.size, _SLICE_ELEMENTS // state.shape[1]))
     for start in range(0, layer.size, step):
         rows = slice(start, min(start + step, layer.size))
         yield rows, layer.rows(rows), None if layer.bias is None else layer.bias[rows]

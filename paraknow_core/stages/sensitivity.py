@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.errors import RunError
-from paraknow_core.memory import PeakMemory, anonymous_bytes, available_bytes, release, return_large_blocks
-from paraknow_core.planner import Plan, Rates, gigabytes, plan_sensitivity
+from paraknow_core.memory import PeakMemory, anonymous_bytes, available_bytes, release
+from paraknow_core.planner import Plan, Rates, batch_tokens, gigabytes, plan_sensitivity, sizes_of
 from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
 from paraknow_core.settings import Settings
 from paraknow_core.stages.context import Context, Model, Reporter
@@ -93,7 +93,6 @@ def measure(
     from paraknow_core.stages.reduction import StoreBuilder
 
     began = time.monotonic()
-    return_large_blocks()
     with PeakMemory(plan.device) as memory:
         builder = StoreBuilder(work / "store", teacher.anatomy, full=full, chooser=chooser)
         way = _streamed if plan.way == "streamed" else _resident
@@ -191,13 +190,12 @@ def plan_for(teacher: Model, settings: Settings, encoded: "Sequence[Encoded]") -
     from paraknow_core.models.load import import_architecture, pick_device
     from paraknow_core.ops.speed import measure_speed
 
-    return_large_blocks()
     import_architecture(teacher.source)  # now, so that it counts as what is in memory already
     anatomy, device = teacher.anatomy, pick_device(settings.device)
     lengths = [len(each.input_ids) for each in encoded]
-    typical = round(sum(lengths) / len(lengths))
+    sample, together = round(sum(lengths) / len(lengths)), batch_tokens(sizes_of(anatomy), lengths)
     dtype = getattr(torch, teacher.dtype)
-    speed = measure_speed(dtype, device, typical, anatomy.hidden_size, anatomy.intermediate_size)
+    speed = measure_speed(dtype, device, together, anatomy.hidden_size, anatomy.intermediate_size, sample)
     release()
     on_gpu = device == "cuda"
     return plan_sensitivity(

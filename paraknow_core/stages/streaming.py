@@ -6,7 +6,7 @@ from the kept input, and the |gradient| of its parameters is folded sample by sa
 is one layer's weights and sums, or the sums of the embedding. `Stream` is the whole idea; read it first.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from paraknow_core.ops.folding import folding, zeros_like
 from paraknow_core.ops.sensitivity import finite_loss, weigh_
 from paraknow_core.ops.vocabulary_loss import OutputLayer, sliced_cross_entropy, supervised
 from paraknow_core.paths import read_json, write_json
+from paraknow_core.planner import BATCH_TOKENS, BATCH_WEIGHTS, GROUP_LOGITS
 from paraknow_core.stages.context import Reporter
 from paraknow_core.tensor_file import TensorFile
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from paraknow_core.tasks.templates import Encoded
 
 STATE, PROGRESS = "state.safetensors", "progress.json"
-BATCH_TOKENS = 512  # of the samples that go through a layer together, filling included: products of full speed
-BATCH_WEIGHTS = 1 << 22  # smaller weights gain nothing, and sample by sample their results are exact to the bit
-GROUP_LOGITS = 1 << 23  # of the samples whose logits are in memory together: 32 MB, or one sample's
 
 Keep = Callable[[str, dict[str, Tensor]], None]
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
@@ -63,6 +61,7 @@ class Stream:
         self.state = TensorFile(folder / STATE, state_layout(model, self.ids))
         self.hidden = [self.state[f"hidden.{i}"] for i in range(len(model.layers) + 1)]
         self.gradients = [self.state["gradient.0"], self.state["gradient.1"]]  # in turn: a repeated step reads its own
+        self._used: list[Tensor] = []
         self._progress = folder / PROGRESS
         self.progress = read_json(self._progress, {"done": 0, "losses": []})
 
@@ -117,7 +116,7 @@ class Stream:
     def backward(self, i: int) -> None:
         with self.model.layer(i) as layer:
             self.model.prefetch(i - 1)
-            sums = zeros_like(layer.parameters)
+            sums = self.zeros(layer.parameters)
             for batch in self.follow(self.batches):
                 leaf = self.get(self.hidden[i], batch).requires_grad_(True)
                 with folding(layer.parameters, layer.module, samples=len(batch), sums=sums):
@@ -127,9 +126,17 @@ class Stream:
                 weigh_(name, total, layer.parameters[name])
         release()
         self.keep(f"layer-{i}", sums)
+        self._used = list(sums.values())
+
+    def zeros(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return sums of zero, in the memory of the layer before: fresh memory costs as much as a product with it."""
+        if [t.shape for t in self._used] != [p.shape for p in parameters.values()]:
+            return zeros_like(parameters)
+        return {name: total.zero_() for name, total in zip(parameters, self._used, strict=True)}
 
     def embedding(self, _: int) -> None:
         """Finish what lies before the layers: embedding, position table; and what lies after them, with its sums."""
+        self._used = []
         tied, name = "tied" in self.state, self.model.embed_name
         stored = self.model.shards.stored(name)
         total = torch.zeros(stored.shape, dtype=torch.float32, device=self.device)
@@ -168,7 +175,8 @@ class Stream:
     def groups(self, vocabulary: int) -> list[list[int]]:
         """Return the samples in groups whose logits of supervised tokens are in memory together."""
         sizes = {j: vocabulary * len(supervised(labels)[0]) for j, labels in enumerate(self.labels)}
-        return _grouped(sizes, lambda group: sum(sizes[j] for j in group) <= GROUP_LOGITS)
+        most = GROUP_LOGITS if self.model.largest >= BATCH_WEIGHTS else 0
+        return _grouped(sizes, lambda group: sum(sizes[j] for j in group) <= most)
 
     def follow(self, groups: Sequence[Sequence[int]]) -> Iterator[Sequence[int]]:
         """Yield groups of samples, telling how far the step is and stopping where that was asked for."""
