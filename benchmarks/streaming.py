@@ -34,7 +34,7 @@ NOTES = [
     "layer, over the seconds of the whole measurement, reading and reducing included. Square: the best rate of",
     "float32 products of 2048 x 4096 x 4096 right before and after; shapes: that of the layer's own products, whose",
     "weight gradients are (inner, tokens of one sample) x (tokens, hidden). Published: a gradient and a product for",
-    "each parameter of each sample, as the method's released script does it. Predicted: what was said before the start.",
+    "each parameter of each sample, as the method's released script does. Predicted: what was said before the start.",
 ]
 
 

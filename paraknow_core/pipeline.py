@@ -9,7 +9,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -194,18 +194,24 @@ class _Work:
             write_json(self.folder.file("partial.json"), self.result)
 
 
-def sensitivity_to(context: Context, out: Path) -> dict[str, Any]:
+def sensitivity_to(context: Context, out: Path, parts: Sequence[Path] = ()) -> dict[str, Any]:
     """Compute the sensitivity of the context's teacher (or take it from the cache) and copy the store to `out`.
+
+    Args:
+        context: teacher, task and seed samples.
+        out: an existing or new folder.
+        parts: add these measured parts up instead.
 
     Returns:
         The content of `out`/sensitivity.json.
     """
     import shutil
 
+    from paraknow_core.stages.parts import combine
     from paraknow_core.stages.sensitivity import sensitivity
 
     _prepare_torch(context.settings)
-    store = sensitivity(context)
+    store = combine(context, parts) if parts else sensitivity(context)
     out.mkdir(parents=True, exist_ok=True)
     for file in sorted(store.folder.iterdir(), key=lambda f: f.name == "sensitivity.json"):  # it says the rest is whole
         copy = shutil.copytree if file.is_dir() else shutil.copyfile

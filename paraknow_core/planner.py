@@ -21,7 +21,7 @@ BATCH_WEIGHTS = 1 << 22  # smaller weights gain nothing, and sample by sample th
 GROUP_LOGITS = 1 << 24  # of the samples whose logits are in memory together: 64 MB, or one sample's
 _LOGIT_COPIES = 4  # the logits, their logarithms, two gradients
 _HELD_BACK = 0.1e9  # by the C library, and small buffers
-_REDUCTION_BYTES = 330_000  # of one module: a map of 256 x 256 and its row and column sums
+_MAP_SIZE = 256  # largest side of a module's map
 _BESIDE_PRODUCTS = 1.15  # attention, norms and activations, in time: measured on Llama shapes
 _MARGIN = 0.9  # of the budget, for choosing to hold the whole teacher
 
@@ -77,7 +77,7 @@ class Sizes:
         all, layers, largest_layer, largest_in_layer, vocabulary: parameters of the model, of all layers, of the
             largest layer, of the largest weight of a layer, and of one embedding.
         width, hidden, inner, depth: embedding size, hidden size, intermediate size, number of layers.
-        modules: number of logical modules.
+        reductions: bytes of all maps, row sums and column sums.
     """
 
     all: int
@@ -89,7 +89,7 @@ class Sizes:
     hidden: int
     inner: int
     depth: int
-    modules: int
+    reductions: int
 
 
 def sizes_of(anatomy: Anatomy) -> Sizes:
@@ -100,7 +100,7 @@ def sizes_of(anatomy: Anatomy) -> Sizes:
     for name, count in counts.items():
         if layer_of[name] is not None:
             by_layer[layer_of[name]] += count
-    embed = anatomy.find("embed", None)
+    embed, shapes = anatomy.find("embed", None), [module.shape for module in anatomy.modules]
     return Sizes(
         all=anatomy.parameters,
         layers=sum(by_layer.values()),
@@ -111,7 +111,7 @@ def sizes_of(anatomy: Anatomy) -> Sizes:
         hidden=anatomy.hidden_size,
         inner=anatomy.intermediate_size,
         depth=anatomy.num_hidden_layers,
-        modules=len(anatomy.modules),
+        reductions=F32 * sum(min(rows, _MAP_SIZE) * min(cols, _MAP_SIZE) + rows + cols for rows, cols in shapes),
     )
 
 
@@ -150,7 +150,7 @@ def plan_sensitivity(
     needs = {
         "resident": Need(
             base + _resident_memory(size, count, lengths),
-            F32 * size.all if full is not False else size.modules * _REDUCTION_BYTES,
+            F32 * size.all if full is not False else size.reductions,
             rates and _resident_seconds(size, lengths, rates, anatomy.bytes, full is not False),
         ),
         "streamed": Need(
@@ -209,7 +209,7 @@ def _streamed_memory(size: Sizes, count: int, converted: int, lengths: Sequence[
     layer = (converted + F32) * size.largest_layer + _activation_bytes(size, count, tokens)
     output = F32 * size.vocabulary + _logit_bytes(size, lengths, vocabulary)
     embedding = F32 * size.vocabulary + _activation_bytes(size, count, max(lengths))
-    return round(max(layer, output, embedding, size.modules * _REDUCTION_BYTES) + _HELD_BACK)
+    return round(max(layer, output, embedding, size.reductions) + _HELD_BACK)
 
 
 def _resident_memory(size: Sizes, count: int, lengths: Sequence[int]) -> int:
@@ -222,7 +222,7 @@ def _resident_memory(size: Sizes, count: int, lengths: Sequence[int]) -> int:
 def _streamed_disk(anatomy: Anatomy, size: Sizes, count: int, lengths: Sequence[int]) -> int:
     states = (size.depth + 3) * sum(lengths) * size.hidden * count
     tied = F32 * (size.vocabulary + sum(lengths) * size.hidden) if anatomy.tied else 0
-    return states + tied + size.modules * _REDUCTION_BYTES
+    return states + tied + size.reductions
 
 
 def _streamed_seconds(

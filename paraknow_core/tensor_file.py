@@ -100,6 +100,6 @@ def _reserve(path: Path, header: bytes, total: int) -> None:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise
         raise RunError(
-            f"{path.name}: needs {total / 1e9:.2f} GB of disk, more than is free; free some space, keep only "
+            f"{path.name}: needs {total / 1e6:,.0f} MB of disk, more than is free; free some space, keep only "
             "reductions, or take fewer or shorter seed samples"
         ) from None

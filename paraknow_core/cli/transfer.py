@@ -56,17 +56,27 @@ def sensitivity(
     streaming: Streaming = None,
     keep: Keep = None,
     offline: Offline = False,
+    part: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Measure only the K-th of N parts of the samples, on one worker.")
+    ] = None,
+    add: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Add up measured parts instead; once for each part.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Measure how sensitive a teacher's weights are to seed samples.
 
-    Leaves sensitivity.safetensors (S of every parameter), reductions.safetensors and sensitivity.json in DIR.
+    Leaves sensitivity.safetensors (S of every parameter), reductions.safetensors and sensitivity.json in DIR. A
+    teacher larger than the memory budget is read layer by layer; of its S only reductions are kept unless asked.
     """
     settings = settings_of(
         context.obj, device, dtype, threads, offline, memory_budget=memory_budget, streaming=streaming, keep=keep
     )
     spec = _spec(teacher, None, data, samples, template, max_length, {"until": "sensitivity"})
-    totals = _compute(context, spec, settings, out, "sensitivity_to")
+    if part and add:
+        raise SpecError("--part and --add: measure a part, or add parts up; give one of the two")
+    extra = {"parts": add} if add else {}
+    totals = _compute(context, spec, settings, out, "sensitivity_to", _part(part), **extra)
     if json:
         show_json(totals)
         return
@@ -177,7 +187,24 @@ def _spec(
     })  # fmt: skip
 
 
-def _compute(context: typer.Context, spec: "RunSpec", settings: Any, out: Path, product: str) -> dict[str, Any]:
+def _part(text: str | None) -> tuple[int, int] | None:
+    """Read K/N.
+
+    Raises:
+        SpecError: it is not that.
+    """
+    if text is None:
+        return None
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise SpecError(f"--part: '{text}' given; K/N is right, such as 1/4 for the first of four parts")
+    return int(number), int(of)
+
+
+def _compute(
+    context: typer.Context, spec: "RunSpec", settings: Any, out: Path, product: str,
+    part: tuple[int, int] | None = None, **extra: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Build DIR with one of the pipeline's functions: complete, or not at all."""
     from paraknow_core.paths import build_folder
 
@@ -186,10 +213,10 @@ def _compute(context: typer.Context, spec: "RunSpec", settings: Any, out: Path, 
         from paraknow_core import pipeline
         from paraknow_core.stages.context import Context
 
-        build: Callable[[Context, Path], dict[str, Any]] = getattr(pipeline, product)
-        work = Context(spec, settings, context.obj, progress, train_only=True)
+        build: Callable[..., dict[str, Any]] = getattr(pipeline, product)
+        work = Context(spec, settings, context.obj, progress, part, train_only=True)
         with build_folder(folder) as building:
-            content = build(work, building)
+            content = build(work, building, **extra)
             names: Sequence[str] = sorted(path.name for path in building.iterdir())
     if not all((folder / name).exists() for name in names):  # somebody else filled DIR meanwhile
         raise RunError(f"--out: {out} was filled by somebody else meanwhile; choose another folder")

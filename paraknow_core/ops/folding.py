@@ -67,18 +67,18 @@ def batchable(module: nn.Module) -> bool:
 
 
 def fold_outer_(total: Tensor, outer: Tensor, inner: Tensor) -> None:
-    """Add |outer.T @ inner| to a sum, in place and some rows at a time.
+    """Add |outer.T @ inner| of every sample to a sum, in place and some rows at a time.
 
     Args:
         total: (rows, cols) float32.
-        outer: (tokens, rows) and inner: (tokens, cols), of one sample.
+        outer: (samples, tokens, rows) and inner: (samples, tokens, cols).
     """
     step = max(1, numbers_at_once(total) // total.shape[1])
     buffer = torch.empty(min(step, len(total)), total.shape[1], dtype=outer.dtype, device=total.device)
     for start in range(0, len(total), step):
-        part = outer[:, start : start + step].T
-        product = torch.mm(part, inner, out=buffer[: len(part)])
-        total[start : start + step].add_(product.abs_())
+        rows = total[start : start + step]
+        for own, other in zip(outer, inner, strict=True):  # these rows stay in the cache for all samples
+            rows.add_(torch.mm(own[:, start : start + step].T, other, out=buffer[: len(rows)]).abs_())
 
 
 def numbers_at_once(tensor: Tensor) -> int:
@@ -203,9 +203,9 @@ class _FoldedLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         total, bias_total = ctx.totals
         outs, ins = (t.reshape(ctx.samples, -1, t.shape[-1]) for t in (gradient, x))
-        for out, into in zip(outs, ins, strict=True):
-            fold_outer_(total, into, out) if ctx.transposed else fold_outer_(total, out, into)
-            if bias_total is not None:
+        fold_outer_(total, ins, outs) if ctx.transposed else fold_outer_(total, outs, ins)
+        if bias_total is not None:
+            for out in outs:
                 bias_total.add_(out.sum(dim=0).abs_())
         to_input = None
         if ctx.needs_input_grad[0]:

@@ -36,12 +36,13 @@ def measure_speed(
     weight = torch.randn(inner, width, device=device).to(dtype)
     y = torch.randn(tokens, inner, device=device).to(dtype)
     total = torch.zeros(inner, width, device=device)
-    own = min(sample or tokens, tokens)
+    samples = max(1, tokens // (sample or tokens))
+    outer, inner_ = (t[: samples * (tokens // samples)].view(samples, -1, t.shape[1]) for t in (y, x))
     forward = _best(lambda: x @ weight.T, device)
     back = _best(lambda: y @ weight, device)
-    outer = _best(lambda: fold_outer_(total, y[:own], x[:own]), device) * tokens / own
+    fold = _best(lambda: fold_outer_(total, outer, inner_), device)
     # A streamed layer takes the first product twice: once forward, once again before its gradient.
-    flops = 2 * tokens * width * inner * 4 / (2 * forward + back + outer)
+    flops = 2 * tokens * width * inner * 4 / (2 * forward + back + fold)
     passing = _best(lambda: total.add_(weight.abs()), device)
     return Speed(flops, (2 * dtype.itemsize + 4 + 4 + dtype.itemsize) * inner * width / passing)
 

@@ -110,6 +110,7 @@ class Context:
     settings: Settings
     place: Workspace
     report: Reporter = field(default_factory=Silent)
+    part: tuple[int, int] | None = None  # measure only every n-th seed sample, from the k-th: (k, n), k from 1
     train_only: bool = False  # measure on a file as it is: all of it is the train split
 
     @cached_property

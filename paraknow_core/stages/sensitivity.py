@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core.errors import RunError
+from paraknow_core.errors import DataError, RunError
 from paraknow_core.memory import PeakMemory, anonymous_bytes, available_bytes, release
 from paraknow_core.planner import Plan, Rates, batch_tokens, gigabytes, plan_sensitivity, sizes_of
 from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
@@ -34,17 +34,16 @@ def sensitivity(context: Context) -> SensitivityStore:
     from paraknow_core.stages.choice import choice_key, requests
 
     spec, teacher, settings = context.spec, context.teacher, context.settings
-    encoded = context.encode(context.task.seed_samples(spec.sensitivity), teacher)
-    key = sensitivity_key(teacher.fingerprint, encoded, teacher.dtype)
+    encoded, key = seed_key(context)
     wanted = requests(context)
     keys = sorted({choice_key(context, each.structure, each.target) for each in wanted})
     found = _saved(context, key, keys)
     if found:
         return found
     plan = plan_for(teacher, settings, encoded)
-    full = settings.keep == "full" or (settings.keep == "auto" and plan.way == "resident")
+    full = settings.keep == "full" or bool(context.part) or (settings.keep == "auto" and plan.way == "resident")
     name = key if full else f"{key}-{hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:8]}"
-    with _own(context.place.sensitivity / f".{name}.work", context.report) as work:
+    with own_folder(context.place.sensitivity / name, context.report) as work:
         found = _saved(context, key, keys)  # somebody else may have measured it meanwhile
         if found:
             return found
@@ -63,6 +62,24 @@ def sensitivity(context: Context) -> SensitivityStore:
         shutil.rmtree(final, ignore_errors=True)
         (work / "store").rename(final)
     return SensitivityStore(final)
+
+
+def seed_key(context: Context) -> "tuple[list[Encoded], str]":
+    """Return the tokenised seed samples of a context (of its part of them), and the key of their sensitivity.
+
+    Raises:
+        DataError: the part holds no sample.
+    """
+    teacher = context.teacher
+    encoded = list(context.encode(context.task.seed_samples(context.spec.sensitivity), teacher))
+    if context.part:
+        number, of = context.part
+        if len(encoded) < of:
+            raise DataError(
+                f"part {number}/{of}: there are {len(encoded)} seed samples; make fewer parts, or give more"
+            )
+        encoded = encoded[number - 1 :: of]
+    return encoded, sensitivity_key(teacher.fingerprint, encoded, teacher.dtype)
 
 
 def sensitivity_key(fingerprint: str, encoded: "Sequence[Encoded]", dtype: str) -> str:
@@ -172,7 +189,7 @@ def _saved(context: Context, key: str, choices: Sequence[str]) -> SensitivitySto
         if not (folder / TOTALS).exists():
             continue
         made = {name for each in store.totals.get("choices", {}).values() for name in each}
-        if store.has_full or (context.settings.keep != "full" and made.issuperset(choices)):
+        if store.has_full or (not context.part and context.settings.keep != "full" and made.issuperset(choices)):
             return store
     return None
 
@@ -230,11 +247,20 @@ def _refuse_full_disk(plan: Plan, work: Path) -> None:
 @contextmanager
 def _disk_errors(context: Context) -> Iterator[None]:
     """Turn a full disk into a sentence; what was finished is kept, so that the measurement goes on from there."""
+    from safetensors import SafetensorError
+
+    full = False
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
+        full = True
+    except SafetensorError as error:  # its writer knows no error numbers
+        if "os error" not in str(error):
+            raise
+        full = True
+    if full:
         raise RunError(
             f"disk: full while the sensitivity of {context.teacher.source.label} was written; free some space and "
             "start again, finished layers are kept"
@@ -242,8 +268,9 @@ def _disk_errors(context: Context) -> Iterator[None]:
 
 
 @contextmanager
-def _own(work: Path, report: Reporter) -> Iterator[Path]:
-    """Hold a working folder alone; another process that measures the same waits for it and then finds it done."""
+def own_folder(final: Path, report: Reporter) -> Iterator[Path]:
+    """Hold the working folder of a store alone; whoever makes the same one waits for it and then finds it done."""
+    work = final.parent / f".{final.name}.work"
     work.parent.mkdir(parents=True, exist_ok=True)
     with open(work.with_suffix(".lock"), "a") as lock:
         while True:
