@@ -19,10 +19,13 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 BATCH_TOKENS = 512  # of the samples that go through a large layer together, filling included: products of full speed
 BATCH_WEIGHTS = 1 << 22  # smaller weights gain nothing, and sample by sample their results are exact to the bit
 GROUP_LOGITS = 1 << 24  # of the samples whose logits are in memory together: 64 MB, or one sample's
-_LOGIT_COPIES = 4  # the logits, their logarithms, two gradients
-_HELD_BACK = 0.1e9  # by the C library, and small buffers
+_LOGIT_COPIES = 5  # the logits, their logarithms, and gradients
+_HELD_BACK = 1.15  # what the C library has not given back yet, as a factor: measured on Llama shapes from 3M to 7B
+_SMALL = 30e6  # code that is loaded late, small buffers
 _MAP_SIZE = 256  # largest side of a module's map
 _BESIDE_PRODUCTS = 1.15  # attention, norms and activations, in time: measured on Llama shapes
+_CALL_SECONDS = 0.006  # one batch through one layer, forward and back, however small
+_START_SECONDS = 1.0  # code that is loaded late, opening the files
 _MARGIN = 0.9  # of the budget, for choosing to hold the whole teacher
 
 
@@ -209,14 +212,14 @@ def _streamed_memory(size: Sizes, count: int, converted: int, lengths: Sequence[
     layer = (converted + F32) * size.largest_layer + _activation_bytes(size, count, tokens)
     output = F32 * size.vocabulary + _logit_bytes(size, lengths, vocabulary)
     embedding = F32 * size.vocabulary + _activation_bytes(size, count, max(lengths))
-    return round(max(layer, output, embedding, size.reductions) + _HELD_BACK)
+    return round(_HELD_BACK * max(layer, output, embedding, size.reductions) + _SMALL)
 
 
 def _resident_memory(size: Sizes, count: int, lengths: Sequence[int]) -> int:
     longest, vocabulary = max(lengths), size.vocabulary // size.width
     kept = size.depth * _activation_bytes(size, count, longest)
     logits = _LOGIT_COPIES * F32 * longest * vocabulary
-    return round((count + F32) * size.all + kept + logits + _HELD_BACK)
+    return round((count + F32) * size.all + kept + logits + _SMALL)
 
 
 def _streamed_disk(anatomy: Anatomy, size: Sizes, count: int, lengths: Sequence[int]) -> int:
@@ -233,11 +236,15 @@ def _streamed_seconds(
     # Twice read and converted; sums cleared, weighed, read for their reductions, in float32 and float64.
     passes = size.layers * (2 * 6 + 8 * F32) + size.vocabulary * (8 * F32 + 2 * F32 * len(lengths))
     disk = 2 * stored + F32 * size.all * full
-    return flops / rates.flops + passes / rates.bytes + disk / rates.disk
+    batches = max(1, len(lengths) * max(lengths) // batch_tokens(size, lengths))
+    calls = _CALL_SECONDS * size.depth * batches
+    return _START_SECONDS + calls + flops / rates.flops + passes / rates.bytes + disk / rates.disk
 
 
 def _resident_seconds(size: Sizes, lengths: Sequence[int], rates: Rates, stored: int, full: bool) -> float:
     # The forward pass counts twice in the rate and once here, which leaves it a little pessimistic.
     flops = 6 * (size.layers * _BESIDE_PRODUCTS + size.vocabulary) * sum(lengths)
     passes = size.all * (6 + 8 * F32)
-    return flops / rates.flops + passes / rates.bytes + (stored + F32 * size.all * full) / rates.disk
+    disk = stored + F32 * size.all * full
+    calls = _CALL_SECONDS * size.depth * len(lengths)
+    return _START_SECONDS + calls + flops / rates.flops + passes / rates.bytes + disk / rates.disk

@@ -4,7 +4,7 @@ import os
 from typing import Literal
 
 import yaml
-from pydantic import ByteSize, Field, ValidationError
+from pydantic import ByteSize, Field, TypeAdapter, ValidationError, field_validator
 
 from paraknow_core.errors import SpecError
 from paraknow_core.paths import Workspace
@@ -34,6 +34,14 @@ class Settings(Strict):
         False, description="fine-tuning computes activations twice instead of keeping them: slower, less memory"
     )
 
+    @field_validator("memory_budget", mode="before")
+    @classmethod
+    def _is_a_size(cls, value: object) -> object:
+        try:
+            return None if value is None else TypeAdapter(ByteSize).validate_python(value)
+        except ValidationError:
+            raise ValueError(f"{value!r} given; a size such as 3.5GB or 500MB is right") from None
+
 
 def load_settings(place: Workspace, **flags: object) -> Settings:
     """Read `settings.yaml` of the workspace, let flags that are not None win, and honour $HF_HUB_OFFLINE.
@@ -58,4 +66,8 @@ def load_settings(place: Workspace, **flags: object) -> Settings:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         known = ", ".join(Settings.model_fields)
-        raise SpecError(f"settings: '{key}': {first['msg'].lower()}; known settings are {known}") from None
+        raise SpecError(f"settings: '{key}': {_message(first['msg'])}; known settings are {known}") from None
+
+
+def _message(text: str) -> str:
+    return text.removeprefix("Value error, ") if text.startswith("Value error, ") else text.lower()

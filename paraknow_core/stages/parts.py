@@ -9,10 +9,9 @@ from typing import Any
 
 from paraknow_core.errors import DataError
 from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
-from paraknow_core.stages.choice import requests
 from paraknow_core.stages.context import Context
 from paraknow_core.stages.reduction import StoreBuilder, full_layout, steps_of
-from paraknow_core.stages.sensitivity import chooser_of, own_folder, seed_key
+from paraknow_core.stages.sensitivity import own_folder, seed_key
 
 
 def combine(context: Context, parts: Sequence[Path]) -> SensitivityStore:
@@ -33,7 +32,7 @@ def combine(context: Context, parts: Sequence[Path]) -> SensitivityStore:
     final = context.place.sensitivity / key
     with own_folder(final, context.report) as work:
         if not (final / TOTALS).exists():
-            builder = StoreBuilder(work / "store", anatomy, full=True, chooser=chooser_of(context, requests(context)))
+            builder = StoreBuilder(work / "store", anatomy, full=True)
             steps = steps_of(anatomy, list(full_layout(anatomy)))
             for step in context.follow(list(steps), "adding up the parts"):
                 sums = {name: stores[0].full(name, "pt") for name in steps[step]}

@@ -32,9 +32,13 @@ _DISK_RATE = 1.5e9  # bytes a second, assumed: most of a teacher is in the page 
 def sensitivity(context: Context) -> SensitivityStore:
     """Return the teacher's sensitivity for the spec's seed samples, from the cache if it was measured before."""
     from paraknow_core.stages.choice import choice_key, requests
+    from paraknow_core.stages.reduction import no_choices
 
     spec, teacher, settings = context.spec, context.teacher, context.settings
     encoded, key = seed_key(context)
+    found = _saved(context, key, None)
+    if found:
+        return found
     wanted = requests(context)
     keys = sorted({choice_key(context, each.structure, each.target) for each in wanted})
     found = _saved(context, key, keys)
@@ -56,7 +60,7 @@ def sensitivity(context: Context) -> SensitivityStore:
             _refuse_full_disk(plan, work)
             measure(
                 teacher, encoded, work, context.report, facts,
-                plan=plan, full=full, chooser=chooser_of(context, wanted),
+                plan=plan, full=full, chooser=no_choices if full else chooser_of(context, wanted),
             )  # fmt: skip
         final = context.place.sensitivity / name
         shutil.rmtree(final, ignore_errors=True)
@@ -182,14 +186,15 @@ def _resident(
     return losses
 
 
-def _saved(context: Context, key: str, choices: Sequence[str]) -> SensitivityStore | None:
-    """Return a saved store of these numbers that holds all that is asked of it."""
+def _saved(context: Context, key: str, choices: Sequence[str] | None) -> SensitivityStore | None:
+    """Return a saved store of these numbers: one kept whole, or one that holds these choices (None: none will do)."""
     for folder in sorted(context.place.sensitivity.glob(f"{key}*")):
         store = SensitivityStore(folder)
         if not (folder / TOTALS).exists():
             continue
         made = {name for each in store.totals.get("choices", {}).values() for name in each}
-        if store.has_full or (not context.part and context.settings.keep != "full" and made.issuperset(choices)):
+        reduced = choices is not None and not context.part
+        if store.has_full or (reduced and context.settings.keep != "full" and made.issuperset(choices)):
             return store
     return None
 

@@ -18,7 +18,7 @@ def run(name, folder) -> dict:
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "ratio" in done.stdout
+    assert "ratio" in done.stdout or name in ("streaming", "scaling")  # which print shares and exponents
     return json.loads((folder / f"{name}_small.json").read_text(encoding="utf-8"))
 
 
@@ -76,3 +76,19 @@ def test_shared_runs_measure_the_sensitivity_once(tmp_path):
     for row in (shared, empty):
         assert row["seconds"] == pytest.approx(row["finetuning"] + row["sensitivity"] + row["rest"])
         assert min(row["finetuning"], row["rest"]) > 0
+
+
+def test_streaming_measures_the_same_in_every_way(tmp_path):
+    rows = {row["way"]: row for row in run("streaming", tmp_path)["rows"]}
+    assert set(rows) == {"streamed", "resident", "published"}
+    for row in rows.values():
+        assert row["total"] == pytest.approx(rows["published"]["total"], rel=1e-5)
+    if sys.platform == "linux":
+        assert 0 < rows["streamed"]["memory"] < rows["resident"]["memory"]
+        assert rows["streamed"]["memory"] < rows["streamed"]["bound"]
+
+
+def test_scaling_doubles_one_thing_at_a_time(tmp_path):
+    rows = run("scaling", tmp_path)["rows"]
+    assert [row["case"] for row in rows] == ["base", "2x layers", "2x width", "2x samples"]
+    assert rows[3]["arithmetic"] == pytest.approx(1)
