@@ -71,7 +71,7 @@ def test_keeping_everything_takes_disk(anatomy):
 
 def test_weights_in_their_own_format_are_used_from_the_file(anatomy):
     same, converted = (_streamed_memory(llama("7B"), 4, c, [128]) for c in (0, 4))
-    assert converted - same == 4 * llama("7B").largest_layer
+    assert converted - same == pytest.approx(1.15 * 4 * llama("7B").largest_layer)
 
 
 def test_counts_are_those_of_the_anatomy(anatomy):
