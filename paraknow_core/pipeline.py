@@ -90,10 +90,13 @@ class _Work:
         """Read task and anatomies, and refuse what cannot work before anything costly starts."""
         from paraknow_core.stages.extraction import refuse_incompatible
         from paraknow_core.stages.injection import check_rank
+        from paraknow_core.stages.quantisation import require_package
 
         context = self.context
         self.modules = [m for m in context.student.anatomy.modules if m.role in self.spec.extraction.roles]
         check_rank(self.modules, self.spec.factorisation.rank)
+        if context.settings.student_bits:
+            require_package()
         context.teacher.anatomy  # noqa: B018 - read now, so that an unreadable teacher is told at once
         if self.method.needs_teacher:
             refuse_incompatible(context)
@@ -133,6 +136,10 @@ class _Work:
         self.samples = context.encode(train, context.student)[:IDENTITY_SAMPLES]
         if "step0" not in self.result:
             self.result["step0"] = step0_identity(self.peft_model, context.student.load(), self.samples)
+        if context.settings.student_bits:
+            from paraknow_core.stages.quantisation import quantise
+
+            self.result["student_bits"] = {"bits": 4, "weights": quantise(self.peft_model)}
 
     def _finetune(self) -> None:
         from paraknow_core.stages.finetuning import finetune
@@ -165,9 +172,10 @@ class _Work:
             )  # fmt: skip
         self.result["export_check"] = check = check_export(self.peft_model, student.load(), folder, self.samples)
         if not check["passed"]:
+            why = "train without student_bits" if self.context.settings.student_bits else "compute in float32"
             message = (
                 f"the exported adapter differs from the trained model by {check['max_abs']:.2g} in a logit "
-                f"(tolerance {check['tolerance']:.2g}); compute in float32, or do not rely on the exported adapter"
+                f"(tolerance {check['tolerance']:.2g}); {why}, or do not rely on the exported adapter"
             )
             self.writer.event("warning", message=message)
             self.result["warnings"].append(message)

@@ -17,8 +17,9 @@ Way = Literal["resident", "streamed"]
 F32 = 4
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 BATCH_TOKENS = 512  # of the samples that go through a large layer together, filling included: products of full speed
-BATCH_WEIGHTS = 1 << 22  # smaller weights gain nothing, and sample by sample their results are exact to the bit
+BATCH_WEIGHTS = 1 << 20  # smaller weights gain little, and sample by sample their results are exact to the bit
 GROUP_LOGITS = 1 << 24  # of the samples whose logits are in memory together: 64 MB, or one sample's
+GROUP_WEIGHTS = 1 << 25  # of an output layer whose samples are taken together
 _LOGIT_COPIES = 5  # the logits, their logarithms, and gradients
 _HELD_BACK = 1.15  # what the C library has not given back yet, as a factor: measured on Llama shapes from 3M to 7B
 _SMALL = 30e6  # code that is loaded late, small buffers
@@ -202,7 +203,7 @@ def _activation_bytes(size: Sizes, count: int, tokens: int) -> int:
 
 def _logit_bytes(size: Sizes, lengths: Sequence[int], vocabulary: int) -> int:
     together = vocabulary * max(lengths)
-    if size.largest_in_layer >= BATCH_WEIGHTS:
+    if size.vocabulary >= GROUP_WEIGHTS:
         together = max(together, min(GROUP_LOGITS, vocabulary * sum(lengths)))
     return _LOGIT_COPIES * F32 * together
 

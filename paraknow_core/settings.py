@@ -30,6 +30,9 @@ class Settings(Strict):
     )
     offline: bool = Field(False, description="never ask a hub; only what is on this machine")
     checkpoint_seconds: float = Field(60, ge=0, description="at most this much training is lost by a kill")
+    student_bits: Literal[4] | None = Field(
+        None, description="4: the student's frozen weights in 4 bits while it is trained and scored (bitsandbytes)"
+    )
     gradient_checkpointing: bool = Field(
         False, description="fine-tuning computes activations twice instead of keeping them: slower, less memory"
     )

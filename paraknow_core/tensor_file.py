@@ -24,7 +24,10 @@ _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int64": "I64"
 
 
 class TensorFile(Mapping):
-    """Tensor name -> a writable view of the file. Opens the file if it is there and has this layout, else makes it."""
+    """Tensor name -> a writable view of the file. Opens the file if it is there and has this layout, else makes it.
+
+    `fresh` says which: the tensors of a new file are zero.
+    """
 
     def __init__(self, path: Path, tensors: "Mapping[str, tuple[torch.dtype, tuple[int, ...]]]") -> None:
         """Args: the file; name -> dtype and shape of everything it holds.
@@ -34,7 +37,8 @@ class TensorFile(Mapping):
         """
         header, self._places = _layout(tensors)
         total = len(header) + sum(_bytes(*tensors[name]) for name in tensors)
-        if not path.exists() or path.stat().st_size != total or not _starts_with(path, header):
+        self.fresh = not path.exists() or path.stat().st_size != total or not _starts_with(path, header)
+        if self.fresh:
             _reserve(path, header, total)
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), total)

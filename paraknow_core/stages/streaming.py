@@ -20,7 +20,7 @@ from paraknow_core.ops.folding import folding, zeros_like
 from paraknow_core.ops.sensitivity import finite_loss, weigh_
 from paraknow_core.ops.vocabulary_loss import OutputLayer, sliced_cross_entropy, supervised
 from paraknow_core.paths import read_json, write_json
-from paraknow_core.planner import BATCH_TOKENS, BATCH_WEIGHTS, GROUP_LOGITS
+from paraknow_core.planner import BATCH_TOKENS, BATCH_WEIGHTS, GROUP_LOGITS, GROUP_WEIGHTS
 from paraknow_core.stages.context import Reporter
 from paraknow_core.tensor_file import TensorFile
 
@@ -63,7 +63,8 @@ class Stream:
         self.gradients = [self.state["gradient.0"], self.state["gradient.1"]]  # in turn: a repeated step reads its own
         self._used: list[Tensor] = []
         self._progress = folder / PROGRESS
-        self.progress = read_json(self._progress, {"done": 0, "losses": []})
+        nothing = {"done": 0, "losses": []}
+        self.progress = nothing if self.state.fresh else read_json(self._progress, nothing)
 
     def run(self) -> list[float]:
         """Do every step that is not done yet; return the loss of each sample."""
@@ -175,7 +176,7 @@ class Stream:
     def groups(self, vocabulary: int) -> list[list[int]]:
         """Return the samples in groups whose logits of supervised tokens are in memory together."""
         sizes = {j: vocabulary * len(supervised(labels)[0]) for j, labels in enumerate(self.labels)}
-        most = GROUP_LOGITS if self.model.largest >= BATCH_WEIGHTS else 0
+        most = GROUP_LOGITS if vocabulary * self.model.embed.embedding_dim >= GROUP_WEIGHTS else 0
         return _grouped(sizes, lambda group: sum(sizes[j] for j in group) <= most)
 
     def follow(self, groups: Sequence[Sequence[int]]) -> Iterator[Sequence[int]]:

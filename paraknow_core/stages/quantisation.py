@@ -1,0 +1,57 @@
+"""Keep a student's frozen weights in 4 bits while its adapter is trained. Needs the optional package bitsandbytes."""
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from paraknow_core.errors import ModelError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+PACKAGE = "bitsandbytes"
+
+
+def require_package() -> None:
+    """Refuse early where 4 bits are asked for and the package is missing.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    if find_spec(PACKAGE) is None:
+        raise ModelError(f"student_bits: 4 bits need the package {PACKAGE}; `pip install {PACKAGE}`, or leave it out")
+
+
+def quantise(peft_model: "PeftModel") -> int:
+    """Turn the frozen linear weights of an injected student into 4-bit NormalFloat, in place.
+
+    The blocks taken off the weights are already gone from them then, so that the rounding is of what stays. The output
+    layer, embeddings, norms and the adapter keep their precision, and so does GPT-2's own kind of linear layer.
+
+    Args:
+        peft_model: the student with its adapter.
+
+    Returns:
+        How many weights were turned.
+
+    Source:
+        Dettmers et al., QLoRA, NeurIPS 2023, arXiv:2305.14314.
+    """
+    import torch
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    head = peft_model.get_output_embeddings()
+    output = {id(module) for module in head.modules()} if head is not None else set()
+    turned = 0
+    for owner in list(peft_model.modules()):
+        for name, child in list(owner.named_children()):
+            if type(child) is not torch.nn.Linear or id(child) in output or child.weight.requires_grad:
+                continue
+            made = Linear4bit(
+                child.in_features, child.out_features, bias=child.bias is not None, compute_dtype=child.weight.dtype,
+                quant_type="nf4", device="meta",
+            )  # fmt: skip
+            made.weight = Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
+            made.bias = child.bias
+            setattr(owner, name, made.to(child.weight.device))
+            turned += 1
+    return turned
