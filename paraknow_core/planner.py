@@ -181,7 +181,7 @@ def plan_sensitivity(
     if chosen == "resident" and way == "resident" and needs["resident"].memory > budget:
         raise RunError(
             f"memory budget: {gigabytes(budget)} given, but {anatomy.label} as a whole needs "
-            f"{gigabytes(needs['resident'].memory)}; stream its layers, or raise --memory-budget"
+            f"{gigabytes(needs['resident'].memory)}; leave out --streaming never, or raise --memory-budget"
         )
     return Plan(chosen, device, reason, budget, needs)
 

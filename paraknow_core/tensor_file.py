@@ -2,7 +2,8 @@
 
 The safetensors library writes a file from tensors that are all in memory. Here the file is laid out and its room
 reserved first, so that a full disk is told before anything is computed; then every tensor is a view of the file. What
-was written survives a kill of the process.
+was written survives a kill of the process. Where room cannot be reserved (macOS, file systems that copy on write), a
+disk that fills up later ends the process.
 """
 
 import errno
@@ -26,7 +27,7 @@ _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int64": "I64"
 class TensorFile(Mapping):
     """Tensor name -> a writable view of the file. Opens the file if it is there and has this layout, else makes it.
 
-    `fresh` says which: the tensors of a new file are zero.
+    The tensors of a new file are zero.
     """
 
     def __init__(self, path: Path, tensors: "Mapping[str, tuple[torch.dtype, tuple[int, ...]]]") -> None:
@@ -36,13 +37,23 @@ class TensorFile(Mapping):
             RunError: the disk has no room for it.
         """
         header, self._places = _layout(tensors)
-        total = len(header) + sum(_bytes(*tensors[name]) for name in tensors)
-        self.fresh = not path.exists() or path.stat().st_size != total or not _starts_with(path, header)
-        if self.fresh:
+        total = len(header) + file_bytes(tensors)
+        if not self.is_there(path, tensors):
             _reserve(path, header, total)
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), total)
         self._tensors = tensors
+
+    @staticmethod
+    def is_there(path: Path, tensors: "Mapping[str, tuple[torch.dtype, tuple[int, ...]]]") -> bool:
+        """Return whether a file of this layout exists."""
+        header, _ = _layout(tensors)
+        total = len(header) + file_bytes(tensors)
+        return path.exists() and path.stat().st_size == total and _starts_with(path, header)
+
+    def flush(self) -> None:
+        """Return when the disk has what was written: needed against a crash of the machine, not against a kill."""
+        self._map.flush()
 
     def __getitem__(self, name: str) -> "Tensor":
         import torch

@@ -75,6 +75,8 @@ def sensitivity(
     spec = _spec(teacher, None, data, samples, template, max_length, {"until": "sensitivity"})
     if part and add:
         raise SpecError("--part and --add: measure a part, or add parts up; give one of the two")
+    if part and keep == "reductions":
+        raise SpecError("--part: a part is kept whole, or it could not be added; leave out --keep reductions")
     extra = {"parts": add} if add else {}
     totals = _compute(context, spec, settings, out, "sensitivity_to", _part(part), **extra)
     if json:

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paraknow_core.errors import ModelError
 from paraknow_core.models.anatomy import Anatomy
 from paraknow_core.models.families import FAMILIES
 from paraknow_core.models.load import build_empty
-from paraknow_core.models.shards import Shards
+from paraknow_core.models.shards import Shards, check_tie
 from paraknow_core.models.source import ModelSource
 from paraknow_core.ops.folding import batchable
 
@@ -65,7 +66,10 @@ class Skeleton:
         """Build the architecture and load what is neither a layer nor an embedding: the last norm, position tables."""
         self.anatomy, self.shards = anatomy, shards
         family = FAMILIES[anatomy.family]
+        self.lengths: set[int] | None = None  # of what goes through the layers; None: keep the arguments of any
         self.model = build_empty(source, anatomy, shards.dtype, shards.device)
+        _check_same_parameters(self.model, shards, anatomy, f"{family.head}.weight")
+        check_tie(source, anatomy)
         self.base = self.model.get_submodule(family.prefix)
         self.layers = list(self.model.get_submodule(family.layers))
         self.stand_ins = [_StandIn(layer) for layer in self.layers]
@@ -107,6 +111,7 @@ class Skeleton:
         try:
             yield Layer(module, parameters, self._arguments[index])
         finally:
+            parameters.clear()  # whoever still holds the layer must not hold its weights
             for owner in module.modules():
                 for name, parameter in list(owner._parameters.items()):  # noqa: SLF001 - no public way keeps buffers
                     if parameter is not None:
@@ -136,6 +141,8 @@ class Skeleton:
         """Return the first layer's input (tokens, hidden_size), noting what all layers are called with."""
         self.base(inputs_embeds=embedded, use_cache=False)
         for known, stand_in in zip(self._arguments, self.stand_ins, strict=True):
+            if self.lengths is not None and embedded.shape[1] not in self.lengths:
+                break
             known.setdefault(embedded.shape[1], _detached(stand_in.arguments))
         return self.stand_ins[0].seen[0]
 
@@ -154,6 +161,27 @@ class Skeleton:
             return self.base(inputs_embeds=embedded, use_cache=False).last_hidden_state[0]
         finally:
             self.stand_ins[-1].replacement = None
+
+
+def _check_same_parameters(model: nn.Module, shards: Shards, anatomy: Anatomy, head: str) -> None:
+    """Refuse a checkpoint that lacks a parameter, holds one that nobody uses, or has one of another shape.
+
+    Raises:
+        ModelError: names the first.
+    """
+    needed = {name: tuple(p.shape) for name, p in model.named_parameters() if not (anatomy.tied and name == head)}
+    held = {name: shards.shape(name) for name in shards}
+    for what, wrong in (
+        ("lacks", needed.keys() - held.keys()),
+        ("holds unknown", held.keys() - needed.keys()),
+        ("misshapes", {name for name in needed.keys() & held.keys() if needed[name] != held[name]}),
+    ):
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise ModelError(
+                f"{anatomy.label}: the checkpoint {what} {min(wrong)}{more}; use the whole checkpoint of this "
+                "architecture"
+            )
 
 
 def _detached(value: Any) -> Any:

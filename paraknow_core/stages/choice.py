@@ -90,8 +90,8 @@ def recall(
 
 def requests(context: Context) -> list[Request]:
     """List the choices to make for this pair while the sensitivity is in memory, whatever the layer mapping will be."""
-    if context.spec.teacher == context.spec.student:
-        return []
+    if context.spec.until == "sensitivity" and context.spec.teacher == context.spec.student:
+        return []  # nobody is there to receive anything
     teacher, student, spec = context.teacher.anatomy, context.student.anatomy, context.spec.extraction
     roles = [role for role in ROLES if GROUP_OF_ROLE[role] != "embedding" or role in spec.roles]
     alignment = context.alignment if {"embed", "head"} & set(roles) else None

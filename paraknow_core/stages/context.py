@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.fingerprint import tokenizer_fingerprint, weights_fingerprint
 from paraknow_core.models.source import ModelSource, resolve_model
-from paraknow_core.paths import Workspace
+from paraknow_core.paths import Workspace, read_json, write_json
 from paraknow_core.settings import Settings
 from paraknow_core.spec import ModelSpec, RunSpec
 from paraknow_core.tasks.examples import Example, Task, load_task
@@ -68,8 +68,14 @@ class Model:
         from paraknow_core.models.load import pick_device
         from paraknow_core.ops.speed import faster_dtype
 
-        size = self.anatomy
-        return faster_dtype(pick_device(self._settings.device), 256, size.hidden_size, size.intermediate_size)
+        size, device = self.anatomy, pick_device(self._settings.device)
+        # Decided once a workspace: a stopwatch may change its mind, and a run that resumes must not.
+        file, key = self._place.root / "dtype.json", f"{device} {size.hidden_size} {size.intermediate_size}"
+        decided = read_json(file, {})
+        if key not in decided:
+            decided[key] = faster_dtype(device, 256, size.hidden_size, size.intermediate_size)
+            write_json(file, decided)
+        return decided[key]
 
     @cached_property
     def fingerprint(self) -> str:

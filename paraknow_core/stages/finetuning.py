@@ -288,7 +288,7 @@ def training_arguments(
         gradient_accumulation_steps=recipe.batch_size // micro, learning_rate=recipe.learning_rate,
         lr_scheduler_type=schedules.get(recipe.schedule, recipe.schedule),
         warmup_steps=math.ceil(recipe.warmup_ratio * steps), weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm, optim="adamw_torch", seed=spec.seed, data_seed=spec.seed,
+        max_grad_norm=recipe.max_grad_norm, optim="adamw_torch_fused", seed=spec.seed, data_seed=spec.seed,
         logging_steps=1, logging_first_step=True, logging_nan_inf_filter=False, save_strategy="no", eval_strategy="no",
         report_to="none", disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
         use_cpu=device == "cpu", bf16=False, fp16=False, label_names=["labels"],

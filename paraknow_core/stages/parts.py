@@ -1,17 +1,22 @@
 """Sensitivity on several workers: each measures some of the seed samples, and the parts are added up.
 
-S is a sum over samples, so that parts add up exactly, to the rounding of float32, whoever measured them and wherever.
+S is a sum over samples, so that parts add up to the whole, whoever measured them and wherever.
 """
 
+import shutil
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paraknow_core.errors import DataError
 from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
 from paraknow_core.stages.context import Context
 from paraknow_core.stages.reduction import StoreBuilder, full_layout, steps_of
-from paraknow_core.stages.sensitivity import own_folder, seed_key
+from paraknow_core.stages.sensitivity import VERSION, disk_errors, own_folder, sample_digest, seed_key
+
+if TYPE_CHECKING:
+    from paraknow_core.tasks.templates import Encoded
 
 
 def combine(context: Context, parts: Sequence[Path]) -> SensitivityStore:
@@ -22,16 +27,17 @@ def combine(context: Context, parts: Sequence[Path]) -> SensitivityStore:
         parts: folders that hold full sensitivities of some of the samples each.
 
     Raises:
-        DataError: a part is of another teacher, precision or task, holds reductions only, or the samples of all parts
-            are not those of the whole, each once.
+        DataError: a part is of another teacher, precision or version, holds reductions only, or the samples of all
+            parts, as they were tokenised, are not those of the whole, each once.
     """
     encoded, key = seed_key(context)
     stores = [SensitivityStore(part) for part in parts]
-    facts = _checked(context, stores, [each.id for each in encoded])
+    facts = _checked(context, stores, encoded)
     anatomy = context.teacher.anatomy
     final = context.place.sensitivity / key
-    with own_folder(final, context.report) as work:
+    with own_folder(final, context.report) as work, disk_errors(context):
         if not (final / TOTALS).exists():
+            shutil.rmtree(work / "store", ignore_errors=True)
             builder = StoreBuilder(work / "store", anatomy, full=True)
             steps = steps_of(anatomy, list(full_layout(anatomy)))
             for step in context.follow(list(steps), "adding up the parts"):
@@ -41,38 +47,44 @@ def combine(context: Context, parts: Sequence[Path]) -> SensitivityStore:
                         sums[name] = total + store.full(name, "pt")
                 builder.add(step, sums)
             builder.finish(facts | {"key": key})
+            shutil.rmtree(final, ignore_errors=True)
             (work / "store").rename(final)
     return SensitivityStore(final)
 
 
-def _checked(context: Context, stores: Sequence[SensitivityStore], wanted: list[str]) -> dict[str, Any]:
+def _checked(context: Context, stores: Sequence[SensitivityStore], encoded: "Sequence[Encoded]") -> dict[str, Any]:
     """Check that the parts make up the whole, and return what sensitivity.json says of it."""
     first = stores[0].totals
-    same = {"fingerprint": context.teacher.fingerprint, "template": context.spec.task.template, "dtype": first["dtype"]}
-    losses: dict[str, float] = {}
+    same = {"version": VERSION, "fingerprint": context.teacher.fingerprint, "dtype": context.teacher.dtype}
+    wanted = Counter(sample_digest(each) for each in encoded)
+    losses: dict[str, list[float]] = defaultdict(list)
     for store in stores:
         totals = store.totals
         for key, value in same.items():
             if totals.get(key) != value:
                 raise DataError(
-                    f"{store.folder.name}: is of another {key} than the others; measure all parts with one teacher, "
-                    "file, template and dtype"
+                    f"{store.folder.name}: is of another {key} ({totals.get(key)}, not {value}); measure all parts and "
+                    "add them with one teacher, one dtype and one version"
                 )
         if not store.has_full:
             raise DataError(f"{store.folder.name}: holds reductions only; measure the part with --part, which keeps S")
-        for sample, loss in zip(totals["sample_ids"], totals["losses"], strict=True):
-            if sample in losses or sample not in wanted:
-                what = "is in two parts" if sample in losses else "is none of the seed samples"
-                raise DataError(f"{store.folder.name}: sample {sample} {what}; give every part of one whole once")
-            losses[sample] = loss
-    missing = [sample for sample in wanted if sample not in losses]
+        for name, sample, loss in zip(
+            totals["sample_ids"], totals["sample_digests"], totals["losses"], strict=True
+        ):  # fmt: skip
+            losses[sample].append(loss)
+            if len(losses[sample]) > wanted[sample]:
+                what = "is in two parts" if wanted[sample] else "is none of the seed samples as tokenised here"
+                raise DataError(f"{store.folder.name}: sample {name} {what}; give every part of one whole once")
+    missing = [each.id for each in encoded if len(losses[sample_digest(each)]) < wanted[sample_digest(each)]]
     if missing:
         raise DataError(
-            f"parts: {len(missing)} of {len(wanted)} seed samples are in none, the first is {missing[0]}; "
+            f"parts: {len(missing)} of {len(encoded)} seed samples are in none, the first is {missing[0]}; "
             "add their part too"
         )
     kept = ("version", "teacher", "task", "template", "fingerprint", "dtype")
     return {key: first[key] for key in kept} | {
-        "samples": len(wanted), "sample_ids": wanted, "losses": [losses[sample] for sample in wanted],
+        "samples": len(encoded), "sample_ids": [each.id for each in encoded],
+        "sample_digests": [sample_digest(each) for each in encoded],
+        "losses": [losses[sample_digest(each)].pop(0) for each in encoded],
         "supervised_tokens": sum(store.totals["supervised_tokens"] for store in stores), "parts": len(stores),
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """From full sensitivities to a store: each layer's S is reduced, asked for its choices, kept whole if wanted, freed."""
 
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -67,10 +68,11 @@ class StoreBuilder:
         if self._full is not None:
             for parameter, tensor in sums.items():
                 self._full[parameter].copy_(tensor)
-        save_file(reductions, self._parts / f"{name}.safetensors")
+            self._full.flush()
+        _save(reductions, self._parts / f"{name}.safetensors")
         if arrays:
             (self.folder / CHOICES).mkdir(exist_ok=True)
-            save_file(arrays, self.folder / CHOICES / f"{name}.safetensors")
+            _save(arrays, self.folder / CHOICES / f"{name}.safetensors")
         # Logical modules share a fused parameter without overlap or rest, so that theirs add up to its total.
         parameters = {
             n: {"sum": held[n] if n in held else total(t), "shape": list(t.shape)} for n, t in sums.items()
@@ -91,6 +93,13 @@ class StoreBuilder:
         choices = {"choices": merged["choices"]} if merged["choices"] else {}
         write_json(self.folder / TOTALS, {**facts, **totals, **choices})
         shutil.rmtree(self._parts)
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a file and wait until the disk has it: the progress that is noted next counts on it."""
+    save_file(tensors, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def full_layout(anatomy: Anatomy) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:

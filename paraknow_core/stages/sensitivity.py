@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from paraknow_core.errors import DataError, RunError
 from paraknow_core.memory import PeakMemory, anonymous_bytes, available_bytes, release
 from paraknow_core.planner import Plan, Rates, batch_tokens, gigabytes, plan_sensitivity, sizes_of
-from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
+from paraknow_core.sensitivity_store import SensitivityStore
 from paraknow_core.settings import Settings
 from paraknow_core.stages.context import Context, Model, Reporter
 
@@ -40,11 +41,11 @@ def sensitivity(context: Context) -> SensitivityStore:
     if found:
         return found
     wanted = requests(context)
-    keys = sorted({choice_key(context, each.structure, each.target) for each in wanted})
+    keys = sorted({f"{each.role} {choice_key(context, each.structure, each.target)}" for each in wanted})
     found = _saved(context, key, keys)
     if found:
         return found
-    plan = plan_for(teacher, settings, encoded)
+    plan = plan_for(teacher, settings, encoded, full=True if context.part else None)
     full = settings.keep == "full" or bool(context.part) or (settings.keep == "auto" and plan.way == "resident")
     name = key if full else f"{key}-{hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:8]}"
     with own_folder(context.place.sensitivity / name, context.report) as work:
@@ -56,7 +57,7 @@ def sensitivity(context: Context) -> SensitivityStore:
             "version": VERSION, "key": key, "teacher": teacher.source.label, "task": context.task.name,
             "template": spec.task.template, "fingerprint": teacher.fingerprint, "dtype": teacher.dtype,
         }  # fmt: skip
-        with _disk_errors(context):
+        with disk_errors(context):
             _refuse_full_disk(plan, work)
             measure(
                 teacher, encoded, work, context.report, facts,
@@ -83,7 +84,14 @@ def seed_key(context: Context) -> "tuple[list[Encoded], str]":
                 f"part {number}/{of}: there are {len(encoded)} seed samples; make fewer parts, or give more"
             )
         encoded = encoded[number - 1 :: of]
+    if not encoded:
+        raise DataError(f"{context.task.name}: no seed sample has a token to predict; give longer examples")
     return encoded, sensitivity_key(teacher.fingerprint, encoded, teacher.dtype)
+
+
+def sample_digest(sample: "Encoded") -> str:
+    """Name a seed sample by its tokens and labels: ids do not, windows of one text share theirs."""
+    return hashlib.sha256(json.dumps([list(sample.input_ids), list(sample.labels)]).encode()).hexdigest()[:16]
 
 
 def sensitivity_key(fingerprint: str, encoded: "Sequence[Encoded]", dtype: str) -> str:
@@ -113,14 +121,17 @@ def measure(
     """
     from paraknow_core.stages.reduction import StoreBuilder
 
+    if plan.way == "resident" or not (work / "progress.json").exists():
+        shutil.rmtree(work / "store", ignore_errors=True)  # parts of an attempt that nobody goes on with
     began = time.monotonic()
-    with PeakMemory(plan.device) as memory:
+    with PeakMemory(plan.device) as memory, _memory_errors(teacher, plan):
         builder = StoreBuilder(work / "store", teacher.anatomy, full=full, chooser=chooser)
         way = _streamed if plan.way == "streamed" else _resident
         losses = way(teacher, encoded, work, report, builder, plan.device)
     took = {"memory": memory.bytes, "seconds": round(time.monotonic() - began, 3)}
     builder.finish({
         **facts, "samples": len(encoded), "sample_ids": [e.id for e in encoded],
+        "sample_digests": [sample_digest(e) for e in encoded],
         "supervised_tokens": sum(label != -100 for e in encoded for label in e.labels), "losses": losses,
         "plan": plan.to_dict(), "measured": took,
     })  # fmt: skip
@@ -190,16 +201,21 @@ def _saved(context: Context, key: str, choices: Sequence[str] | None) -> Sensiti
     """Return a saved store of these numbers: one kept whole, or one that holds these choices (None: none will do)."""
     for folder in sorted(context.place.sensitivity.glob(f"{key}*")):
         store = SensitivityStore(folder)
-        if not (folder / TOTALS).exists():
+        try:
+            totals = store.totals
+        except DataError:  # damaged: measured again, and then replaced
             continue
-        made = {name for each in store.totals.get("choices", {}).values() for name in each}
+        roles = {name: module["role"] for name, module in totals["modules"].items()}
+        made = {f"{roles[name]} {choice}" for name, each in totals.get("choices", {}).items() for choice in each}
         reduced = choices is not None and not context.part
         if store.has_full or (reduced and context.settings.keep != "full" and made.issuperset(choices)):
             return store
     return None
 
 
-def plan_for(teacher: Model, settings: Settings, encoded: "Sequence[Encoded]") -> Plan:
+def plan_for(
+    teacher: Model, settings: Settings, encoded: "Sequence[Encoded]", full: bool | None = None
+) -> Plan:  # fmt: skip
     """Measure this machine for half a second and plan the measurement of a teacher.
 
     Raises:
@@ -225,7 +241,7 @@ def plan_for(teacher: Model, settings: Settings, encoded: "Sequence[Encoded]") -
         budget=settings.memory_budget or (torch.cuda.mem_get_info()[0] if on_gpu else available_bytes()),
         base=0 if on_gpu else anonymous_bytes(),
         way={"auto": "auto", "always": "streamed", "never": "resident"}[settings.streaming],
-        full={"full": True, "reductions": False, "auto": None}[settings.keep],
+        full=full if full is not None else {"full": True, "reductions": False, "auto": None}[settings.keep],
         rates=Rates(speed.flops, speed.bytes, _DISK_RATE),
     )  # fmt: skip
 
@@ -250,7 +266,24 @@ def _refuse_full_disk(plan: Plan, work: Path) -> None:
 
 
 @contextmanager
-def _disk_errors(context: Context) -> Iterator[None]:
+def _memory_errors(teacher: Model, plan: Plan) -> Iterator[None]:
+    """Turn memory that runs out, although it was planned for, into a sentence."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        other = "stream its layers (--streaming always)" if plan.way == "resident" else "give fewer or shorter samples"
+        raise RunError(
+            f"{teacher.source.label}: memory ran out on {plan.device} while its sensitivity was measured; {other}, or "
+            "free some memory"
+        ) from None
+
+
+@contextmanager
+def disk_errors(context: Context) -> Iterator[None]:
     """Turn a full disk into a sentence; what was finished is kept, so that the measurement goes on from there."""
     from safetensors import SafetensorError
 
@@ -262,7 +295,7 @@ def _disk_errors(context: Context) -> Iterator[None]:
             raise
         full = True
     except SafetensorError as error:  # its writer knows no error numbers
-        if "os error" not in str(error):
+        if not any(f"os error {code}" in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
             raise
         full = True
     if full:
@@ -277,15 +310,8 @@ def own_folder(final: Path, report: Reporter) -> Iterator[Path]:
     """Hold the working folder of a store alone; whoever makes the same one waits for it and then finds it done."""
     work = final.parent / f".{final.name}.work"
     work.parent.mkdir(parents=True, exist_ok=True)
-    with open(work.with_suffix(".lock"), "a") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                report.check_stop()
-                report.progress(0, 0, "another process is measuring this sensitivity; waiting for it")
-                time.sleep(0.5)
+    path = work.with_suffix(".lock")
+    with _locked(path, report):
         work.mkdir(exist_ok=True)
         try:
             yield work
@@ -294,4 +320,21 @@ def own_folder(final: Path, report: Reporter) -> Iterator[Path]:
                 shutil.rmtree(work, ignore_errors=True)
             raise
         shutil.rmtree(work, ignore_errors=True)
-        work.with_suffix(".lock").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path, report: Reporter) -> Iterator[None]:
+    """Hold a lock file; one that its last holder removed meanwhile is opened anew."""
+    while True:
+        with path.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report.check_stop()
+                report.progress(0, 0, "another process is measuring this sensitivity; waiting for it")
+                time.sleep(0.5)
+                continue
+            if path.exists() and path.stat().st_ino == os.fstat(lock.fileno()).st_ino:
+                yield
+                return

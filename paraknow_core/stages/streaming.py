@@ -58,13 +58,15 @@ class Stream:
         if model.batchable and model.largest >= BATCH_WEIGHTS:
             by_length = sorted(sizes, key=sizes.get)
             self.batches = _grouped(by_length, lambda batch: len(batch) * sizes[batch[-1]] <= BATCH_TOKENS)
-        self.state = TensorFile(folder / STATE, state_layout(model, self.ids))
+        model.lengths = {max(sizes[j] for j in batch) for batch in self.batches}
+        layout, self._progress = state_layout(model, self.ids), folder / PROGRESS
+        if not TensorFile.is_there(folder / STATE, layout):
+            self._progress.unlink(missing_ok=True)  # it is not of this state
+        self.state = TensorFile(folder / STATE, layout)
         self.hidden = [self.state[f"hidden.{i}"] for i in range(len(model.layers) + 1)]
         self.gradients = [self.state["gradient.0"], self.state["gradient.1"]]  # in turn: a repeated step reads its own
         self._used: list[Tensor] = []
-        self._progress = folder / PROGRESS
-        nothing = {"done": 0, "losses": []}
-        self.progress = nothing if self.state.fresh else read_json(self._progress, nothing)
+        self.progress = read_json(self._progress, {"done": 0, "losses": []})
 
     def run(self) -> list[float]:
         """Do every step that is not done yet; return the loss of each sample."""
@@ -79,6 +81,7 @@ class Stream:
             if number >= self.progress["done"]:
                 self._part = (before, work, total, f"{what} {i} of {last + 1} {way}" if way else what)
                 step(i)
+                self.state.flush()  # what progress.json promises is on the disk
                 self.progress["done"] = number + 1
                 write_json(self._progress, self.progress)
                 release()
@@ -221,7 +224,7 @@ class OutputSums:
             if self.tied:
                 inside = ((self.tokens[group[n]] >= rows.start) & (self.tokens[group[n]] < rows.stop)).nonzero()[:, 0]
                 own = self.tokens[group[n]][inside] - rows.start
-                self.state[f"tied.{group[n]}"][inside.cpu()] = gradient[own].cpu()
+                self.state[f"tied.{group[n]}"][inside.cpu()] = gradient[own].float().cpu()
                 gradient[own] = 0
             self.total[rows] += gradient.abs_()
             if self.bias_total is not None:
@@ -231,14 +234,15 @@ class OutputSums:
 
     def finish(self, keep: Keep) -> None:
         """Hand S over, or where the embedding's gradients are still to come, put the sums aside."""
-        if self.tied:
-            self.state["tied"].copy_(self.total)
-            return
-        weigh_(self.name, self.total, self.weights, self.model.shards.dtype)
-        found = {self.name: self.total}
+        found = {}
         if self.bias_total is not None:
             weigh_(self.model.head_bias, self.bias_total, self.layer.bias)
             found[self.model.head_bias] = self.bias_total
+        if self.tied:
+            self.state["tied"].copy_(self.total)
+        else:
+            weigh_(self.name, self.total, self.weights, self.model.shards.dtype)
+            found[self.name] = self.total
         keep("output", found)
 
 

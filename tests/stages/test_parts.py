@@ -50,7 +50,7 @@ def test_parts_that_do_not_make_a_whole_are_refused(part_of, tmp_path):
     for parts, says in (
         ([one, two], "parts: 1 of 5 seed samples are in none"),
         ([one, one], "is in two parts"),
-        ([one, two, other], "is of another template"),
+        ([one, two, other], "is none of the seed samples"),
     ):
         with pytest.raises(DataError, match=says):
             sensitivity_to(adding, tmp_path / "sum", parts)

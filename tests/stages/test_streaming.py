@@ -11,9 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paraknow_core.errors import DataError, RunError
+from paraknow_core.errors import DataError, ModelError, RunError
 from paraknow_core.methods import method
-from paraknow_core.models.source import resolve_model
 from paraknow_core.paths import PROJECT_ROOT, workspace
 from paraknow_core.sensitivity_store import FULL
 from paraknow_core.settings import Settings
@@ -24,7 +23,7 @@ from paraknow_core.stages.context import Context, Model, Silent
 from paraknow_core.stages.reduction import no_choices
 from paraknow_core.stages.sensitivity import measure, plan_for, sensitivity
 from paraknow_core.writer import StopRequested
-from tests.tiny_models import FAMILIES
+from tests.tiny_models import FAMILIES, edit_weights
 
 CASES = [
     *((family, {}) for family in FAMILIES),
@@ -93,6 +92,33 @@ def test_streamed_is_what_the_whole_model_gives(family, overrides, tiny, tmp_pat
     reductions = load_file(found / "reductions.safetensors")
     for name, tensor in load_file(expected / "reductions.safetensors").items():
         torch.testing.assert_close(reductions[name], tensor, rtol=1e-4, atol=1e-6 * tensor.max().item())
+
+
+@pytest.mark.parametrize(("family", "overrides"), [
+    ("llama", {"tie_word_embeddings": True}), ("phi", {"tie_word_embeddings": True}), ("gpt2", {}),
+])  # fmt: skip
+def test_sixteen_bits_and_a_tied_output_layer_with_a_bias(family, overrides, tiny, tmp_path):
+    folder = tiny(family, **overrides)
+    expected = measured(folder, tmp_path / "whole", streaming="never", dtype="bfloat16")
+    found = measured(folder, tmp_path / "streamed", streaming="always", dtype="bfloat16")
+    assert_same(load_file(found / FULL), load_file(expected / FULL), relative=0.05, element=0.2)
+
+
+def test_a_checkpoint_that_is_not_whole_is_refused_before_it_is_read(tiny, tmp_path):
+    def broken(name, change):
+        folder = tmp_path / name
+        shutil.copytree(tiny("llama", tie_word_embeddings=name == "tied"), folder)
+        edit_weights(folder, change)
+        return str(folder)
+
+    for name, change, says in (
+        ("lacks", lambda t: {k: v for k, v in t.items() if k != "model.norm.weight"}, "lacks model.norm.weight"),
+        ("unknown", lambda t: t | {"lm_head.bias": torch.zeros(259)}, "holds unknown lm_head.bias"),
+        ("shape", lambda t: t | {"model.layers.1.input_layernorm.weight": torch.ones(31)}, "misshapes model.layers.1"),
+        ("tied", lambda t: t | {"lm_head.weight": torch.ones(259, 32)}, "ties the embeddings, but the file holds"),
+    ):
+        with pytest.raises(ModelError, match=says):
+            measured(broken(name, change), tmp_path / f"work-{name}", streaming="always")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -199,6 +225,19 @@ def test_kept_choices_give_the_blocks_of_the_whole_sensitivity(structure, make_c
             assert found["captured_mass"] == pytest.approx(want["captured_mass"], rel=1e-5)
 
 
+def test_a_store_without_the_roles_a_student_needs_is_not_served(make_context, tiny, tmp_path):
+    # A student without a gate asks for the same shapes, but not for all roles.
+    place, folders = workspace(tmp_path), []
+    for family in ("opt", "llama"):
+        student = tiny("opt", ffn_dim=56) if family == "opt" else tiny("llama")
+        context = make_context(student, {"extraction.origin": ["attention", "ffn"]}, place=place)
+        context.settings = context.settings.model_copy(update={"streaming": "always", "keep": "reductions"})
+        folders.append(sensitivity(context))
+    made = [{n.rsplit(".", 1)[1] for n in store.totals["choices"]} for store in folders]
+    assert "gate_proj" in made[1]
+    assert "gate_proj" not in made[0]
+
+
 def test_reductions_serve_only_what_they_were_made_for(make_context, tiny, tmp_path):
     place = workspace(tmp_path)
     settings = {"streaming": "always", "keep": "reductions"}
@@ -276,8 +315,3 @@ def test_it_says_what_it_will_take_and_what_it_took(make_context, tiny, tmp_path
     assert announced["message"].startswith("sensitivity: resident on cpu (the whole teacher takes ")
     assert took["memory"] == store.totals["measured"]["memory"] > 0
     assert store.totals["plan"]["way"] == "resident"
-
-
-def test_names_in_a_sharded_teacher_resolve(tiny):
-    source = resolve_model(tiny("gpt_neox"), None, offline=True)
-    assert source.headers()
