@@ -22,7 +22,7 @@ SMALLER = 8
 SPECTRA = {"decaying": "a weight with structure", "noise": "pure noise, the hardest"}
 _LONGEST = 180.0  # seconds a full decomposition may take before it is extrapolated instead
 NOTES = [
-    "Plain: a Python double loop over a summed-area (NumPy) table, then torch.linalg.svd(full_matrices=True), the",
+    "Plain: a Python double loop over a summed-area table of torch, then torch.linalg.svd(full_matrices=True), the",
     "published way. ~: partly extrapolated. The loop is timed on 20,000 positions and extrapolated to all of them; the",
     "full decomposition is timed once a shape, on noise, and where that would take over 3 minutes it is extrapolated",
     "from the first shape by operation count, m * n * (m + n). Both times count for all matrices of their shape.",
@@ -55,7 +55,7 @@ def search_seconds(shape: tuple[int, int], size: tuple[int, int]) -> float:
     score = score_of(shape)
     building = seconds(lambda: summed_area_table(score), 1)
     offsets = (shape[0] - size[0] + 1, shape[1] - size[1] + 1)
-    return building + loop_seconds(summed_area_table(score).numpy(), offsets, *size) * offsets[0] * offsets[1]
+    return building + loop_seconds(summed_area_table(score), offsets, *size) * offsets[0] * offsets[1]
 
 
 def full_svd_seconds(size: tuple[int, int], known: dict[tuple[int, int], float]) -> tuple[float, bool]:
