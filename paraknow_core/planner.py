@@ -26,7 +26,8 @@ _SMALL = 30e6  # code that is loaded late, small buffers
 _MAP_SIZE = 256  # largest side of a module's map
 _BESIDE_PRODUCTS = 1.15  # attention, norms and activations, in time: measured on Llama shapes
 _CALL_SECONDS = 0.006  # one batch through one layer, forward and back, however small
-_START_SECONDS = 1.0  # code that is loaded late, opening the files
+_START_SECONDS = 2.5  # code that is loaded late, opening the files, first touch of memory
+_ALONE = 1.4  # how much slower the products of one sample are than those of a batch
 _MARGIN = 0.9  # of the budget, for choosing to hold the whole teacher
 
 
@@ -243,8 +244,8 @@ def _streamed_seconds(
 
 
 def _resident_seconds(size: Sizes, lengths: Sequence[int], rates: Rates, stored: int, full: bool) -> float:
-    # The forward pass counts twice in the rate and once here, which leaves it a little pessimistic.
-    flops = 6 * (size.layers * _BESIDE_PRODUCTS + size.vocabulary) * sum(lengths)
+    slower = _ALONE if batch_tokens(size, lengths) > max(lengths) else 1.0
+    flops = slower * 6 * (size.layers * _BESIDE_PRODUCTS + size.vocabulary) * sum(lengths)
     passes = size.all * (6 + 8 * F32)
     disk = stored + F32 * size.all * full
     calls = _CALL_SECONDS * size.depth * len(lengths)
