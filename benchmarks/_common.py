@@ -96,6 +96,16 @@ def show(
         console.print(note, highlight=False)
 
 
+def publish(
+    options: argparse.Namespace, name: str, title: str, notes: Sequence[str], facts: dict[str, Any],
+    rows: list[dict[str, Any]], columns: dict[str, Callable[[Any], str]],
+) -> None:  # fmt: skip
+    """Print the table and write the result file, <name>_small.json with --small."""
+    show(title, notes, rows, columns)
+    path = write(options.out, f"{name}_small" if options.small else name, facts, rows)
+    print(f"Wrote {path.name} ({facts['cpu']}, {facts['threads']} threads, load {facts['load_before']}).")
+
+
 def _status(field: str) -> int:
     line = next(line for line in (_PROC / "status").read_text().splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks._common import arguments, child_extra_bytes, extra_bytes, machine, seconds, show, write
+from benchmarks._common import arguments, child_extra_bytes, extra_bytes, machine, publish, seconds
 from benchmarks.svd import RANK, matrix_of
 from benchmarks.window import loop_seconds, score_of, summed_area_table
 from paraknow_core.ops.svd import Factors, factorise
@@ -134,9 +134,7 @@ def main() -> None:
         "ratio": "{:.0f}x".format,
         "extra_bytes": lambda size: f"{size / 2**20:.0f} MB",
     }
-    show("Extraction of one layer, Llama-2 13B -> 7B", NOTES, rows, columns)
-    path = write(options.out, "extraction_small" if options.small else "extraction", facts, rows)
-    print(f"Wrote {path.name} ({facts['cpu']}, {facts['threads']} threads, load {facts['load_before']}).")
+    publish(options, "extraction", "Extraction of one layer, Llama-2 13B -> 7B", NOTES, facts, rows, columns)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks._common import arguments, machine, show, write
+from benchmarks._common import arguments, machine, publish
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import create_run
 from paraknow_core.settings import Settings
@@ -163,9 +163,7 @@ def main() -> None:
         "padding": "{:.1%}".format,
         "last_loss": "{:.6f}".format,
     }
-    show("Fine-tuning", NOTES, rows, columns)
-    path = write(options.out, "finetuning_small" if options.small else "finetuning", facts, rows)
-    print(f"Wrote {path.name} ({facts['cpu']}, {facts['threads']} threads, load {facts['load_before']}).")
+    publish(options, "finetuning", "Fine-tuning", NOTES, facts, rows, columns)
 
 
 if __name__ == "__main__":

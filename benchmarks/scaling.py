@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import streaming
-from benchmarks._common import arguments, machine, show, write
+from benchmarks._common import arguments, machine, publish
 
 # hidden, intermediate, layers, heads: doubled one at a time
 BASE, SMALL = (1024, 2816, 6, 8), (128, 352, 2, 4)
@@ -68,9 +68,7 @@ def main() -> None:
         "case": str, "seconds": "{:.2f}".format, "operations": "{:.2e}".format, "exponent": "{:.2f}".format,
         "arithmetic": "{:.2f}".format,
     }  # fmt: skip
-    show("Growth of a streamed sensitivity", NOTES, rows, columns)
-    path = write(options.out, "scaling_small" if options.small else "scaling", facts, rows)
-    print(f"Wrote {path.name} ({facts['cpu']}, {facts['threads']} threads, load {facts['load_before']}).")
+    publish(options, "scaling", "Growth of a streamed sensitivity", NOTES, facts, rows, columns)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import arguments, machine, show, write
+from benchmarks._common import arguments, machine, publish
 from paraknow_core.paths import Workspace
 from paraknow_core.pipeline import execute
 from paraknow_core.runs import create_run
@@ -110,9 +110,7 @@ def main() -> None:
         "ratio": "{:.2f}x".format,
         "at_default": "{:.2f}x".format,
     }
-    show("Runs that share their models and task", NOTES, rows, columns)
-    path = write(options.out, "shared_runs_small" if options.small else "shared_runs", facts, rows)
-    print(f"Wrote {path.name} ({facts['cpu']}, {facts['threads']} threads, load {facts['load_before']}).")
+    publish(options, "shared_runs", "Runs that share their models and task", NOTES, facts, rows, columns)
 
 
 if __name__ == "__main__":

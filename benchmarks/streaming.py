@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from benchmarks._common import arguments, machine, show, write
+from benchmarks._common import arguments, machine, publish
 
 VOCABULARY = 32000
 SIZES = {  # hidden, intermediate, layers, heads: those of Llama models of that size
@@ -144,6 +144,10 @@ def gemm_rate() -> float:
     return 2 * 2048 * 4096 * 4096 / best
 
 
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
 def own_rate(size: str) -> float:
     """Best rate of products of a layer's own shapes, one sample's weight gradient at a time, operations a second."""
     from paraknow_core.ops.speed import measure_speed
@@ -196,16 +200,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         for size in sizes:
             rows += measure_size(size, torch.get_num_threads(), Path(folder))
-    gigabytes = lambda count: f"{count / 1e9:.2f} GB"  # noqa: E731
     columns = {
         "case": str, "way": str, "seconds": "{:.1f}".format, "predicted_seconds": "{:.1f}".format,
-        "memory": gigabytes, "predicted_memory": gigabytes, "bound": gigabytes, "gflops": "{:.0f}".format,
+        "memory": _gigabytes, "predicted_memory": _gigabytes, "bound": _gigabytes, "gflops": "{:.0f}".format,
         "of_square": "{:.0%}".format, "of_shapes": "{:.0%}".format, "total": "{:.6g}".format,
     }  # fmt: skip
-    show("Streamed sensitivity", NOTES, rows, columns)
-    name = "streaming_small" if options.small else f"streaming_{'_'.join(sizes)}" if options.size else "streaming"
-    path = write(options.out, name, facts, rows)
-    print(f"Wrote {path.name} ({facts['cpu']}, {facts['threads']} threads, load {facts['load_before']}).")
+    name = f"streaming_{'_'.join(sizes)}" if options.size else "streaming"
+    publish(options, name, "Streamed sensitivity", NOTES, facts, rows, columns)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks._common import arguments, child_extra_bytes, extra_bytes, machine, seconds, show, write
+from benchmarks._common import arguments, child_extra_bytes, extra_bytes, machine, publish, seconds
 from paraknow_core.ops.svd import truncated_svd
 
 SIZES = [(4096, 4096), (11008, 4096)]
@@ -116,9 +116,7 @@ def main() -> None:
         "estimate": "{:.1e}".format,
         "extra_memory": "{:.2f}x".format,
     }
-    show("Truncated singular value decomposition", NOTES, rows, columns)
-    path = write(options.out, "svd_small" if options.small else "svd", facts, rows)
-    print(f"Wrote {path.name} ({facts['cpu']}, {facts['threads']} threads, load {facts['load_before']}).")
+    publish(options, "svd", "Truncated singular value decomposition", NOTES, facts, rows, columns)
 
 
 if __name__ == "__main__":

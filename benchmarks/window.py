@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks._common import arguments, child_extra_bytes, extra_bytes, machine, seconds, show, write
+from benchmarks._common import arguments, child_extra_bytes, extra_bytes, machine, publish, seconds
 from paraknow_core.ops.window import Window, best_window, window_sum
 
 SIZES = [((5120, 5120), (4096, 4096)), ((13824, 5120), (11008, 4096))]
@@ -118,9 +118,7 @@ def main() -> None:
         "extra_memory": "{:.2f}x".format,
         "same_window": lambda same: "yes" if same else "no",
     }
-    show("Window search", NOTES, rows, columns)
-    path = write(options.out, "window_small" if options.small else "window", facts, rows)
-    print(f"Wrote {path.name} ({facts['cpu']}, {facts['threads']} threads, load {facts['load_before']}).")
+    publish(options, "window", "Window search", NOTES, facts, rows, columns)
 
 
 if __name__ == "__main__":

@@ -213,18 +213,22 @@ def sensitivity_to(context: Context, out: Path, parts: Sequence[Path] = ()) -> d
     Returns:
         The content of `out`/sensitivity.json.
     """
-    import shutil
-
     from paraknow_core.stages.parts import combine
     from paraknow_core.stages.sensitivity import sensitivity
 
     _prepare_torch(context.settings)
     store = combine(context, parts) if parts else sensitivity(context)
+    _copy_store(store, out)
+    return store.totals
+
+
+def _copy_store(store: "SensitivityStore", out: Path) -> None:
+    import shutil
+
     out.mkdir(parents=True, exist_ok=True)
     for file in sorted(store.folder.iterdir(), key=lambda f: f.name == "sensitivity.json"):  # it says the rest is whole
         copy = shutil.copytree if file.is_dir() else shutil.copyfile
         copy(file, out / file.name)
-    return store.totals
 
 
 def extract_to(context: Context, out: Path) -> dict[str, Any]:
@@ -249,7 +253,7 @@ def extract_to(context: Context, out: Path) -> dict[str, Any]:
     if chosen.needs_teacher:
         context.report.stage("sensitivity")
         store = sensitivity(context)
-        sensitivity_to(context, out)
+        _copy_store(store, out)
     context.report.stage("extraction")
     start_adapter(context, chosen, modules, store, out)
     return read_json(out / "extraction.json")

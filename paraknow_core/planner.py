@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from paraknow_core.display import memory
 from paraknow_core.errors import RunError
 from paraknow_core.models.anatomy import Anatomy
 from paraknow_core.models.modules import stored_shapes
@@ -23,7 +24,7 @@ GROUP_WEIGHTS = 1 << 25  # of an output layer whose samples are taken together
 _LOGIT_COPIES = 5  # the logits, their logarithms, and gradients
 _HELD_BACK = 1.15  # what the C library has not given back yet, as a factor: measured on Llama shapes from 3M to 7B
 _SMALL = 30e6  # code that is loaded late, small buffers
-_MAP_SIZE = 256  # largest side of a module's map
+MAP_SIZE = 256  # largest side of a module's map
 _BESIDE_PRODUCTS = 1.15  # attention, norms and activations, in time: measured on Llama shapes
 _CALL_SECONDS = 0.006  # one batch through one layer, forward and back, however small
 _START_SECONDS = 2.5  # code that is loaded late, opening the files, first touch of memory
@@ -81,7 +82,7 @@ class Sizes:
     Attributes:
         all, layers, largest_layer, largest_in_layer, vocabulary: parameters of the model, of all layers, of the
             largest layer, of the largest weight of a layer, and of one embedding.
-        width, hidden, inner, depth: embedding size, hidden size, intermediate size, number of layers.
+        embedding_size, hidden_size, intermediate_size, num_hidden_layers: as the config has them.
         reductions: bytes of all maps, row sums and column sums.
     """
 
@@ -90,33 +91,32 @@ class Sizes:
     largest_layer: int
     largest_in_layer: int
     vocabulary: int
-    width: int
-    hidden: int
-    inner: int
-    depth: int
+    embedding_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
     reductions: int
 
 
 def sizes_of(anatomy: Anatomy) -> Sizes:
     """Count what matters for a plan."""
     by_layer: dict[int, int] = defaultdict(int)
-    layer_of = {module.parameter: module.layer for module in anatomy.modules}
     counts = {name: rows * cols for name, (rows, cols) in stored_shapes(anatomy.modules).items()}
     for name, count in counts.items():
-        if layer_of[name] is not None:
-            by_layer[layer_of[name]] += count
+        if anatomy.layer_of[name] is not None:
+            by_layer[anatomy.layer_of[name]] += count
     embed, shapes = anatomy.find("embed", None), [module.shape for module in anatomy.modules]
     return Sizes(
         all=anatomy.parameters,
         layers=sum(by_layer.values()),
         largest_layer=max(by_layer.values()),
-        largest_in_layer=max(count for name, count in counts.items() if layer_of[name] is not None),
+        largest_in_layer=max(count for name, count in counts.items() if anatomy.layer_of[name] is not None),
         vocabulary=embed.shape[0] * embed.shape[1],
-        width=embed.shape[1],
-        hidden=anatomy.hidden_size,
-        inner=anatomy.intermediate_size,
-        depth=anatomy.num_hidden_layers,
-        reductions=F32 * sum(min(rows, _MAP_SIZE) * min(cols, _MAP_SIZE) + rows + cols for rows, cols in shapes),
+        embedding_size=embed.shape[1],
+        hidden_size=anatomy.hidden_size,
+        intermediate_size=anatomy.intermediate_size,
+        num_hidden_layers=anatomy.num_hidden_layers,
+        reductions=F32 * sum(min(rows, MAP_SIZE) * min(cols, MAP_SIZE) + rows + cols for rows, cols in shapes),
     )
 
 
@@ -167,29 +167,24 @@ def plan_sensitivity(
     if way != "auto":
         chosen, reason = way, "asked for"
     elif needs["resident"].memory <= _MARGIN * budget:
-        chosen, reason = "resident", f"the whole teacher takes {gigabytes(needs['resident'].memory)} of memory"
+        chosen, reason = "resident", f"the whole teacher takes {memory(needs['resident'].memory)} of memory"
     else:
         chosen = "streamed"
         reason = (
-            f"the whole teacher would take {gigabytes(needs['resident'].memory)} of the {gigabytes(budget)} "
+            f"the whole teacher would take {memory(needs['resident'].memory)} of the {memory(budget)} "
             f"of memory that may be used"
         )
     if chosen == "streamed" and needs["streamed"].memory > budget:
         raise RunError(
-            f"memory budget: {gigabytes(budget)} given, but {anatomy.label} needs {gigabytes(needs['streamed'].memory)}"
+            f"memory budget: {memory(budget)} given, but {anatomy.label} needs {memory(needs['streamed'].memory)}"
             " even one layer at a time; raise --memory-budget, or compute with a dtype of 16 bits"
         )
     if chosen == "resident" and way == "resident" and needs["resident"].memory > budget:
         raise RunError(
-            f"memory budget: {gigabytes(budget)} given, but {anatomy.label} as a whole needs "
-            f"{gigabytes(needs['resident'].memory)}; leave out --streaming never, or raise --memory-budget"
+            f"memory budget: {memory(budget)} given, but {anatomy.label} as a whole needs "
+            f"{memory(needs['resident'].memory)}; leave out --streaming never, or raise --memory-budget"
         )
     return Plan(chosen, device, reason, budget, needs)
-
-
-def gigabytes(count: float) -> str:
-    """Write a number of bytes in GB, or MB below one."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def batch_tokens(size: Sizes, lengths: Sequence[int]) -> int:
@@ -199,7 +194,7 @@ def batch_tokens(size: Sizes, lengths: Sequence[int]) -> int:
 
 def _activation_bytes(size: Sizes, count: int, tokens: int) -> int:
     """What autograd keeps of one layer: about ten hidden and five intermediate states."""
-    return count * tokens * (10 * size.hidden + 5 * size.inner)
+    return count * tokens * (10 * size.hidden_size + 5 * size.intermediate_size)
 
 
 def _logit_bytes(size: Sizes, lengths: Sequence[int], vocabulary: int) -> int:
@@ -210,7 +205,7 @@ def _logit_bytes(size: Sizes, lengths: Sequence[int], vocabulary: int) -> int:
 
 
 def _streamed_memory(size: Sizes, count: int, converted: int, lengths: Sequence[int]) -> int:
-    tokens, vocabulary = batch_tokens(size, lengths), size.vocabulary // size.width
+    tokens, vocabulary = batch_tokens(size, lengths), size.vocabulary // size.embedding_size
     layer = (converted + F32) * size.largest_layer + _activation_bytes(size, count, tokens)
     output = F32 * size.vocabulary + _logit_bytes(size, lengths, vocabulary)
     embedding = F32 * size.vocabulary + _activation_bytes(size, count, max(lengths))
@@ -218,15 +213,15 @@ def _streamed_memory(size: Sizes, count: int, converted: int, lengths: Sequence[
 
 
 def _resident_memory(size: Sizes, count: int, lengths: Sequence[int]) -> int:
-    longest, vocabulary = max(lengths), size.vocabulary // size.width
-    kept = size.depth * _activation_bytes(size, count, longest)
+    longest, vocabulary = max(lengths), size.vocabulary // size.embedding_size
+    kept = size.num_hidden_layers * _activation_bytes(size, count, longest)
     logits = _LOGIT_COPIES * F32 * longest * vocabulary
     return round((count + F32) * size.all + kept + logits + _SMALL)
 
 
 def _streamed_disk(anatomy: Anatomy, size: Sizes, count: int, lengths: Sequence[int]) -> int:
-    states = (size.depth + 3) * sum(lengths) * size.hidden * count
-    tied = F32 * (size.vocabulary + sum(lengths) * size.hidden) if anatomy.tied else 0
+    states = (size.num_hidden_layers + 3) * sum(lengths) * size.hidden_size * count
+    tied = F32 * (size.vocabulary + sum(lengths) * size.hidden_size) if anatomy.tied else 0
     return states + tied + size.reductions
 
 
@@ -239,7 +234,7 @@ def _streamed_seconds(
     passes = size.layers * (2 * 6 + 8 * F32) + size.vocabulary * (8 * F32 + 2 * F32 * len(lengths))
     disk = 2 * stored + F32 * size.all * full
     batches = max(1, len(lengths) * max(lengths) // batch_tokens(size, lengths))
-    calls = _CALL_SECONDS * size.depth * batches
+    calls = _CALL_SECONDS * size.num_hidden_layers * batches
     return _START_SECONDS + calls + flops / rates.flops + passes / rates.bytes + disk / rates.disk
 
 
@@ -248,5 +243,5 @@ def _resident_seconds(size: Sizes, lengths: Sequence[int], rates: Rates, stored:
     flops = slower * 6 * (size.layers * _BESIDE_PRODUCTS + size.vocabulary) * sum(lengths)
     passes = size.all * (6 + 8 * F32)
     disk = stored + F32 * size.all * full
-    calls = _CALL_SECONDS * size.depth * len(lengths)
+    calls = _CALL_SECONDS * size.num_hidden_layers * len(lengths)
     return _START_SECONDS + calls + flops / rates.flops + passes / rates.bytes + disk / rates.disk

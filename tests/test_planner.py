@@ -79,4 +79,4 @@ def test_counts_are_those_of_the_anatomy(anatomy):
     assert size.all == anatomy.parameters
     assert size.layers == sum(m.shape[0] * m.shape[1] for m in anatomy.modules if m.layer is not None)
     assert size.largest_layer * anatomy.num_hidden_layers == size.layers
-    assert (size.hidden, size.width, size.depth) == (32, 32, 2)
+    assert (size.hidden_size, size.embedding_size, size.num_hidden_layers) == (32, 32, 2)

@@ -21,7 +21,7 @@ from paraknow_core.cli.options import (
     Streaming,
     Threads,
     settings_of,
-)  # fmt: skip
+)
 from paraknow_core.display import duration, score_text
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, write_json

@@ -20,7 +20,7 @@ from paraknow_core.cli.options import (
     Threads,
     new_folder,
     settings_of,
-)  # fmt: skip
+)
 from paraknow_core.display import percent, significant
 from paraknow_core.errors import RunError, SpecError
 

@@ -55,6 +55,11 @@ class Anatomy:
     def _by_name(self) -> dict[str, LogicalModule]:
         return {module.name: module for module in self.modules}
 
+    @cached_property
+    def layer_of(self) -> dict[str, int | None]:
+        """Parameter name -> its layer, None outside the layers."""
+        return {m.parameter: m.layer for m in self.modules} | {other.name: other.layer for other in self.other}
+
     def module(self, name: str) -> LogicalModule:
         """Return the logical module of that name.
 

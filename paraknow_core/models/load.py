@@ -1,6 +1,6 @@
 """Load models and tokenizers with transformers, from a folder, without a network and without foreign code."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,7 @@ def load_model(source: ModelSource, *, device: str = "cpu", dtype: str = "float3
             raise ModelError(
                 f"{source.label}: transformers cannot load it ({_first_line(error)}); get it again"
             ) from None
-    _check_report(report, source.label)
+    check_report(report, source.label)
     _check_tie(model, anatomy)
     parameters_of(model, anatomy)
     return _placed(model, device, dtype, source.label).eval()
@@ -169,14 +169,27 @@ def _placed(model: "PreTrainedModel", device: str, dtype: str, label: str) -> "P
 def _check_tie(model: "PreTrainedModel", anatomy: Anatomy) -> None:
     # transformers leaves a tie out, with a warning only, when the file holds two different weights.
     if anatomy.tied and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
-        raise ModelError(
-            f"{anatomy.label}: config.json ties the embeddings, but the file holds a different output layer; "
-            "set tie_word_embeddings to false in config.json"
-        )
+        raise untied(anatomy.label)
 
 
-def _check_report(report: dict, label: str) -> None:
-    """Refuse a checkpoint that left weights random or held weights that nobody uses."""
+def untied(label: str) -> ModelError:
+    """Return the refusal of a file whose output layer differs from the embedding its config ties it to."""
+    return ModelError(
+        f"{label}: config.json ties the embeddings, but the file holds a different output layer; "
+        "set tie_word_embeddings to false in config.json"
+    )
+
+
+def check_report(report: Mapping[str, Collection], label: str) -> None:
+    """Refuse a checkpoint that left weights random or held weights that nobody uses.
+
+    Args:
+        report: names under missing_keys, unexpected_keys and mismatched_keys, as transformers reports them.
+        label: the model's name for messages.
+
+    Raises:
+        ModelError: names the first.
+    """
     for key, what in (
         ("missing_keys", "lacks"),
         ("unexpected_keys", "holds unknown"),

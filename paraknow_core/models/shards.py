@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paraknow_core.errors import ModelError
-from paraknow_core.models.anatomy import Anatomy, memory_names, parameter_headers
-from paraknow_core.models.families import FAMILIES
+from paraknow_core.models.anatomy import parameter_headers
 from paraknow_core.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -75,25 +74,3 @@ class Shards(Mapping):
             with suppress(OSError), open(Path(self._source.folder, header.file), "rb") as file:
                 start = 8 + int.from_bytes(file.read(8), "little") + header.start
                 os.posix_fadvise(file.fileno(), start, header.bytes, os.POSIX_FADV_WILLNEED)
-
-
-def check_tie(source: ModelSource, anatomy: Anatomy) -> None:
-    """Refuse a model whose config ties the embeddings while its files hold two different ones.
-
-    Raises:
-        ModelError: they differ.
-    """
-    family = FAMILIES[anatomy.family]
-    listed = memory_names(source.headers(), family, source.label)
-    pair = [listed.get(f"{path}.weight") for path in (family.embed, family.head)]
-    if not anatomy.tied or None in pair:
-        return
-    from safetensors import safe_open
-
-    one, two = (safe_open(source.folder / each.file, framework="pt").get_tensor(each.name) for each in pair)
-    step = 4096
-    if one.shape != two.shape or any(not one[i : i + step].equal(two[i : i + step]) for i in range(0, len(one), step)):
-        raise ModelError(
-            f"{anatomy.label}: config.json ties the embeddings, but the file holds a different output layer; set "
-            "tie_word_embeddings to false in config.json"
-        )

@@ -12,13 +12,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from paraknow_core.errors import ModelError
-from paraknow_core.models.anatomy import Anatomy
-from paraknow_core.models.families import FAMILIES
-from paraknow_core.models.load import build_empty
-from paraknow_core.models.shards import Shards, check_tie
+from paraknow_core.models.anatomy import Anatomy, memory_names
+from paraknow_core.models.families import FAMILIES, Family
+from paraknow_core.models.load import build_empty, check_report, untied
+from paraknow_core.models.shards import Shards
 from paraknow_core.models.source import ModelSource
 from paraknow_core.ops.folding import batchable
 
@@ -69,7 +69,7 @@ class Skeleton:
         self.lengths: set[int] | None = None  # of what goes through the layers; None: keep the arguments of any
         self.model = build_empty(source, anatomy, shards.dtype, shards.device)
         _check_same_parameters(self.model, shards, anatomy, f"{family.head}.weight")
-        check_tie(source, anatomy)
+        _check_tie(source, anatomy, family)
         self.base = self.model.get_submodule(family.prefix)
         self.layers = list(self.model.get_submodule(family.layers))
         self.stand_ins = [_StandIn(layer) for layer in self.layers]
@@ -90,11 +90,6 @@ class Skeleton:
     def batchable(self) -> bool:
         """Whether several samples may go through a layer together (see `ops.folding`)."""
         return all(batchable(layer) for layer in self.layers)
-
-    @cached_property
-    def largest(self) -> int:
-        """Parameters of the largest weight of a layer."""
-        return max(p.numel() for layer in self.layers for p in layer.parameters())
 
     def layer_parameters(self, index: int) -> list[str]:
         """Return the full names of a layer's parameters."""
@@ -171,17 +166,28 @@ def _check_same_parameters(model: nn.Module, shards: Shards, anatomy: Anatomy, h
     """
     needed = {name: tuple(p.shape) for name, p in model.named_parameters() if not (anatomy.tied and name == head)}
     held = {name: shards.shape(name) for name in shards}
-    for what, wrong in (
-        ("lacks", needed.keys() - held.keys()),
-        ("holds unknown", held.keys() - needed.keys()),
-        ("misshapes", {name for name in needed.keys() & held.keys() if needed[name] != held[name]}),
-    ):
-        if wrong:
-            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-            raise ModelError(
-                f"{anatomy.label}: the checkpoint {what} {min(wrong)}{more}; use the whole checkpoint of this "
-                "architecture"
-            )
+    report = {
+        "missing_keys": needed.keys() - held.keys(),
+        "unexpected_keys": held.keys() - needed.keys(),
+        "mismatched_keys": {name for name in needed.keys() & held.keys() if needed[name] != held[name]},
+    }
+    check_report(report, anatomy.label)
+
+
+def _check_tie(source: ModelSource, anatomy: Anatomy, family: Family) -> None:
+    """Refuse a model whose config ties the embeddings while its files hold two different ones.
+
+    Raises:
+        ModelError: they differ.
+    """
+    listed = memory_names(source.headers(), family, source.label)
+    pair = [listed.get(f"{path}.weight") for path in (family.embed, family.head)]
+    if not anatomy.tied or None in pair:
+        return
+    one, two = (safe_open(source.folder / each.file, framework="pt").get_tensor(each.name) for each in pair)
+    step = 4096
+    if one.shape != two.shape or any(not one[i : i + step].equal(two[i : i + step]) for i in range(0, len(one), step)):
+        raise untied(anatomy.label)
 
 
 def _detached(value: Any) -> Any:

@@ -24,7 +24,7 @@ from paraknow_core.ops.structure import (
     random_weights,
     row_column,
     submatrix,
-)  # fmt: skip
+)
 from paraknow_core.ops.window import Window, random_window
 from paraknow_core.sensitivity_store import SensitivityStore
 from paraknow_core.spec import GROUP_OF_ROLE, ROLES

@@ -13,7 +13,8 @@ from paraknow_core.errors import DataError
 from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
 from paraknow_core.stages.context import Context
 from paraknow_core.stages.reduction import StoreBuilder, full_layout, steps_of
-from paraknow_core.stages.sensitivity import VERSION, disk_errors, own_folder, sample_digest, seed_key
+from paraknow_core.stages.sensitivity import VERSION, sample_digest, seed_key
+from paraknow_core.stages.work_folder import disk_errors, own_folder
 
 if TYPE_CHECKING:
     from paraknow_core.tasks.templates import Encoded
@@ -35,7 +36,7 @@ def combine(context: Context, parts: Sequence[Path]) -> SensitivityStore:
     facts = _checked(context, stores, encoded)
     anatomy = context.teacher.anatomy
     final = context.place.sensitivity / key
-    with own_folder(final, context.report) as work, disk_errors(context):
+    with own_folder(final, context.report) as work, disk_errors(context.teacher.source.label):
         if not (final / TOTALS).exists():
             shutil.rmtree(work / "store", ignore_errors=True)
             builder = StoreBuilder(work / "store", anatomy, full=True)
@@ -56,7 +57,8 @@ def _checked(context: Context, stores: Sequence[SensitivityStore], encoded: "Seq
     """Check that the parts make up the whole, and return what sensitivity.json says of it."""
     first = stores[0].totals
     same = {"version": VERSION, "fingerprint": context.teacher.fingerprint, "dtype": context.teacher.dtype}
-    wanted = Counter(sample_digest(each) for each in encoded)
+    digests = [sample_digest(each) for each in encoded]
+    wanted = Counter(digests)
     losses: dict[str, list[float]] = defaultdict(list)
     for store in stores:
         totals = store.totals
@@ -75,7 +77,7 @@ def _checked(context: Context, stores: Sequence[SensitivityStore], encoded: "Seq
             if len(losses[sample]) > wanted[sample]:
                 what = "is in two parts" if wanted[sample] else "is none of the seed samples as tokenised here"
                 raise DataError(f"{store.folder.name}: sample {name} {what}; give every part of one whole once")
-    missing = [each.id for each in encoded if len(losses[sample_digest(each)]) < wanted[sample_digest(each)]]
+    missing = [each.id for each, digest in zip(encoded, digests, strict=True) if len(losses[digest]) < wanted[digest]]
     if missing:
         raise DataError(
             f"parts: {len(missing)} of {len(encoded)} seed samples are in none, the first is {missing[0]}; "
@@ -84,7 +86,6 @@ def _checked(context: Context, stores: Sequence[SensitivityStore], encoded: "Seq
     kept = ("version", "teacher", "task", "template", "fingerprint", "dtype")
     return {key: first[key] for key in kept} | {
         "samples": len(encoded), "sample_ids": [each.id for each in encoded],
-        "sample_digests": [sample_digest(each) for each in encoded],
-        "losses": [losses[sample_digest(each)].pop(0) for each in encoded],
+        "sample_digests": digests, "losses": [losses[digest].pop(0) for digest in digests],
         "supervised_tokens": sum(store.totals["supervised_tokens"] for store in stores), "parts": len(stores),
     }  # fmt: skip

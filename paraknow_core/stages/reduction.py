@@ -16,11 +16,10 @@ from paraknow_core.models.logical import logical_weight
 from paraknow_core.models.modules import LogicalModule, stored_shapes
 from paraknow_core.ops.metrics import profile, total
 from paraknow_core.paths import read_json, write_json
+from paraknow_core.planner import MAP_SIZE
 from paraknow_core.sensitivity_store import CHOICES, FULL, REDUCTIONS, TOTALS
 from paraknow_core.spec import GROUPS, ROLES
 from paraknow_core.tensor_file import TensorFile
-
-MAP_SIZE = 256
 
 Chooser = Callable[[LogicalModule, Tensor], Mapping[str, tuple[dict[str, Tensor], dict[str, Any]]]]
 
@@ -110,10 +109,9 @@ def full_layout(anatomy: Anatomy) -> dict[str, tuple[torch.dtype, tuple[int, ...
 
 def steps_of(anatomy: Anatomy, names: Sequence[str]) -> dict[str, list[str]]:
     """Group parameter names as a streamed measurement hands them over: by layer, and what is outside the layers."""
-    layer_of = {m.parameter: m.layer for m in anatomy.modules} | {o.name: o.layer for o in anatomy.other}
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        layer = layer_of.get(name)
+        layer = anatomy.layer_of.get(name)
         groups["outside" if layer is None else f"layer-{layer}"].append(name)
     return dict(groups)
 
@@ -122,10 +120,9 @@ def _totals(anatomy: Anatomy, parameters: Mapping[str, dict], sums: Mapping[str,
     """Return totals by parameter, module, layer (norms and biases included), role and group (`other`: no module's)."""
     everything = sum(each["sum"] for each in parameters.values())
     layers: dict[int, float] = defaultdict(float)
-    layer_of = {m.parameter: m.layer for m in anatomy.modules} | {o.name: o.layer for o in anatomy.other}
     for name, each in parameters.items():
-        if layer_of.get(name) is not None:
-            layers[layer_of[name]] += each["sum"]
+        if anatomy.layer_of.get(name) is not None:
+            layers[anatomy.layer_of[name]] += each["sum"]
     modules = {}
     roles, groups = dict.fromkeys(ROLES, 0.0), dict.fromkeys(GROUPS, 0.0)
     for module in anatomy.modules:

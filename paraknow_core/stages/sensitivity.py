@@ -1,10 +1,7 @@
 """Stage sensitivity: measure the teacher on seed samples, keep a store, reuse it while nothing upstream changed."""
 
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -12,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paraknow_core.display import memory
 from paraknow_core.errors import DataError, RunError
 from paraknow_core.memory import PeakMemory, anonymous_bytes, available_bytes, release
-from paraknow_core.planner import Plan, Rates, batch_tokens, gigabytes, plan_sensitivity, sizes_of
+from paraknow_core.planner import Plan, Rates, batch_tokens, plan_sensitivity, sizes_of
 from paraknow_core.sensitivity_store import SensitivityStore
 from paraknow_core.settings import Settings
 from paraknow_core.stages.context import Context, Model, Reporter
+from paraknow_core.stages.work_folder import PROGRESS, disk_errors, own_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +56,7 @@ def sensitivity(context: Context) -> SensitivityStore:
             "version": VERSION, "key": key, "teacher": teacher.source.label, "task": context.task.name,
             "template": spec.task.template, "fingerprint": teacher.fingerprint, "dtype": teacher.dtype,
         }  # fmt: skip
-        with disk_errors(context):
+        with disk_errors(teacher.source.label):
             _refuse_full_disk(plan, work)
             measure(
                 teacher, encoded, work, context.report, facts,
@@ -121,21 +120,21 @@ def measure(
     """
     from paraknow_core.stages.reduction import StoreBuilder
 
-    if plan.way == "resident" or not (work / "progress.json").exists():
+    if plan.way == "resident" or not (work / PROGRESS).exists():
         shutil.rmtree(work / "store", ignore_errors=True)  # parts of an attempt that nobody goes on with
     began = time.monotonic()
-    with PeakMemory(plan.device) as memory, _memory_errors(teacher, plan):
+    with PeakMemory(plan.device) as peak, _memory_errors(teacher, plan):
         builder = StoreBuilder(work / "store", teacher.anatomy, full=full, chooser=chooser)
         way = _streamed if plan.way == "streamed" else _resident
         losses = way(teacher, encoded, work, report, builder, plan.device)
-    took = {"memory": memory.bytes, "seconds": round(time.monotonic() - began, 3)}
+    took = {"memory": peak.bytes, "seconds": round(time.monotonic() - began, 3)}
     builder.finish({
         **facts, "samples": len(encoded), "sample_ids": [e.id for e in encoded],
         "sample_digests": [sample_digest(e) for e in encoded],
         "supervised_tokens": sum(label != -100 for e in encoded for label in e.labels), "losses": losses,
         "plan": plan.to_dict(), "measured": took,
     })  # fmt: skip
-    message = f"sensitivity: took {gigabytes(took['memory'])} of memory and {took['seconds']:.0f} s"
+    message = f"sensitivity: took {memory(took['memory'])} of memory and {took['seconds']:.0f} s"
     report.event("measured", message=message, **took)
 
 
@@ -221,9 +220,7 @@ def plan_for(
     Raises:
         RunError: the memory budget is too small even for streaming.
     """
-    import accelerate  # noqa: F401 - loaded now, so that they count as what is there already
     import torch
-    import transformers.models.auto.modeling_auto  # noqa: F401
 
     from paraknow_core.models.load import import_architecture, pick_device
     from paraknow_core.ops.speed import measure_speed
@@ -250,8 +247,8 @@ def _sentence(plan: Plan) -> str:
     need = plan.need
     time_ = f", about {need.seconds:.0f} s" if need.seconds is not None else ""
     return (
-        f"sensitivity: {plan.way} on {plan.device} ({plan.reason}); will take {gigabytes(need.memory)} of memory and "
-        f"{gigabytes(need.disk)} of disk{time_}"
+        f"sensitivity: {plan.way} on {plan.device} ({plan.reason}); will take {memory(need.memory)} of memory and "
+        f"{memory(need.disk)} of disk{time_}"
     )
 
 
@@ -260,7 +257,7 @@ def _refuse_full_disk(plan: Plan, work: Path) -> None:
     free = shutil.disk_usage(work).free
     if plan.need.disk - there > free:
         raise RunError(
-            f"disk: the sensitivity needs {gigabytes(plan.need.disk)}, and {gigabytes(free)} are free in the "
+            f"disk: the sensitivity needs {memory(plan.need.disk)}, and {memory(free)} are free in the "
             "workspace; free some space, keep only reductions, or take fewer or shorter seed samples"
         )
 
@@ -280,61 +277,3 @@ def _memory_errors(teacher: Model, plan: Plan) -> Iterator[None]:
             f"{teacher.source.label}: memory ran out on {plan.device} while its sensitivity was measured; {other}, or "
             "free some memory"
         ) from None
-
-
-@contextmanager
-def disk_errors(context: Context) -> Iterator[None]:
-    """Turn a full disk into a sentence; what was finished is kept, so that the measurement goes on from there."""
-    from safetensors import SafetensorError
-
-    full = False
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        full = True
-    except SafetensorError as error:  # its writer knows no error numbers
-        if not any(f"os error {code}" in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
-            raise
-        full = True
-    if full:
-        raise RunError(
-            f"disk: full while the sensitivity of {context.teacher.source.label} was written; free some space and "
-            "start again, finished layers are kept"
-        ) from None
-
-
-@contextmanager
-def own_folder(final: Path, report: Reporter) -> Iterator[Path]:
-    """Hold the working folder of a store alone; whoever makes the same one waits for it and then finds it done."""
-    work = final.parent / f".{final.name}.work"
-    work.parent.mkdir(parents=True, exist_ok=True)
-    path = work.with_suffix(".lock")
-    with _locked(path, report):
-        work.mkdir(exist_ok=True)
-        try:
-            yield work
-        except BaseException:
-            if not (work / "progress.json").exists():  # else the next attempt goes on from there
-                shutil.rmtree(work, ignore_errors=True)
-            raise
-        shutil.rmtree(work, ignore_errors=True)
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(path: Path, report: Reporter) -> Iterator[None]:
-    """Hold a lock file; one that its last holder removed meanwhile is opened anew."""
-    while True:
-        with path.open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                report.check_stop()
-                report.progress(0, 0, "another process is measuring this sensitivity; waiting for it")
-                time.sleep(0.5)
-                continue
-            if path.exists() and path.stat().st_ino == os.fstat(lock.fileno()).st_ino:
-                yield
-                return

@@ -20,14 +20,15 @@ from paraknow_core.ops.folding import folding, zeros_like
 from paraknow_core.ops.sensitivity import finite_loss, weigh_
 from paraknow_core.ops.vocabulary_loss import OutputLayer, sliced_cross_entropy, supervised
 from paraknow_core.paths import read_json, write_json
-from paraknow_core.planner import BATCH_TOKENS, BATCH_WEIGHTS, GROUP_LOGITS, GROUP_WEIGHTS
+from paraknow_core.planner import BATCH_TOKENS, BATCH_WEIGHTS, GROUP_LOGITS, GROUP_WEIGHTS, sizes_of
 from paraknow_core.stages.context import Reporter
+from paraknow_core.stages.work_folder import PROGRESS
 from paraknow_core.tensor_file import TensorFile
 
 if TYPE_CHECKING:
     from paraknow_core.tasks.templates import Encoded
 
-STATE, PROGRESS = "state.safetensors", "progress.json"
+STATE = "state.safetensors"
 
 Keep = Callable[[str, dict[str, Tensor]], None]
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
@@ -53,12 +54,13 @@ class Stream:
         self.labels = [sample.labels for sample in samples]
         ends = torch.tensor([len(ids) for ids in self.ids]).cumsum(0).tolist()
         self.places = [slice(end - len(ids), end) for ids, end in zip(self.ids, ends, strict=True)]
-        sizes = {j: len(ids) for j, ids in enumerate(self.ids)}
-        self.batches = [[j] for j in sizes]
-        if model.batchable and model.largest >= BATCH_WEIGHTS:
-            by_length = sorted(sizes, key=sizes.get)
-            self.batches = _grouped(by_length, lambda batch: len(batch) * sizes[batch[-1]] <= BATCH_TOKENS)
-        model.lengths = {max(sizes[j] for j in batch) for batch in self.batches}
+        lengths = {j: len(ids) for j, ids in enumerate(self.ids)}
+        self.size = sizes_of(model.anatomy)
+        self.batches = [[j] for j in lengths]
+        if model.batchable and self.size.largest_in_layer >= BATCH_WEIGHTS:
+            by_length = sorted(lengths, key=lengths.get)
+            self.batches = _grouped(by_length, lambda batch: len(batch) * lengths[batch[-1]] <= BATCH_TOKENS)
+        model.lengths = {max(lengths[j] for j in batch) for batch in self.batches}
         layout, self._progress = state_layout(model, self.ids), folder / PROGRESS
         if not TensorFile.is_there(folder / STATE, layout):
             self._progress.unlink(missing_ok=True)  # it is not of this state
@@ -179,7 +181,7 @@ class Stream:
     def groups(self, vocabulary: int) -> list[list[int]]:
         """Return the samples in groups whose logits of supervised tokens are in memory together."""
         sizes = {j: vocabulary * len(supervised(labels)[0]) for j, labels in enumerate(self.labels)}
-        most = GROUP_LOGITS if vocabulary * self.model.embed.embedding_dim >= GROUP_WEIGHTS else 0
+        most = GROUP_LOGITS if self.size.vocabulary >= GROUP_WEIGHTS else 0
         return _grouped(sizes, lambda group: sum(sizes[j] for j in group) <= most)
 
     def follow(self, groups: Sequence[Sequence[int]]) -> Iterator[Sequence[int]]:

@@ -1,0 +1,80 @@
+"""The folder in which a store is made: one process holds it, a next attempt finds it, and in the end it is gone."""
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from paraknow_core.errors import RunError
+from paraknow_core.stages.context import Reporter
+
+PROGRESS = "progress.json"  # of a streamed measurement: while it is there, another attempt goes on from it
+
+
+@contextmanager
+def disk_errors(label: str) -> Iterator[None]:
+    """Turn a full disk into a sentence; what was finished is kept, so that the measurement goes on from there.
+
+    Args:
+        label: the teacher's name for the message.
+
+    Raises:
+        RunError: the disk is full.
+    """
+    from safetensors import SafetensorError
+
+    full = False
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        full = True
+    except SafetensorError as error:  # its writer knows no error numbers
+        if not any(f"os error {code}" in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+            raise
+        full = True
+    if full:
+        raise RunError(
+            f"disk: full while the sensitivity of {label} was written; free some space and "
+            "start again, finished layers are kept"
+        ) from None
+
+
+@contextmanager
+def own_folder(final: Path, report: Reporter) -> Iterator[Path]:
+    """Hold the working folder of a store alone; whoever makes the same one waits for it and then finds it done."""
+    work = final.parent / f".{final.name}.work"
+    work.parent.mkdir(parents=True, exist_ok=True)
+    path = work.with_suffix(".lock")
+    with _locked(path, report):
+        work.mkdir(exist_ok=True)
+        try:
+            yield work
+        except BaseException:
+            if not (work / PROGRESS).exists():  # else the next attempt goes on from there
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        shutil.rmtree(work, ignore_errors=True)
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path, report: Reporter) -> Iterator[None]:
+    """Hold a lock file; one that its last holder removed meanwhile is opened anew."""
+    while True:
+        with path.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report.check_stop()
+                report.progress(0, 0, "another process is measuring this sensitivity; waiting for it")
+                time.sleep(0.5)
+                continue
+            if path.exists() and path.stat().st_ino == os.fstat(lock.fileno()).st_ino:
+                yield
+                return
