@@ -37,17 +37,26 @@ MAY_IMPORT = {
     "figure_style": {"display"},
     "figures": {"errors", "display", "figure_style"},
     "launcher": {"errors", "paths"},
+    "draft": BASE,
+    "access": {"errors", "paths", "spec"},
+    "services": BASE | {"runs"},
+    "desk": BASE | {"services"},
+    # What the desk works out: only its own process imports it.
+    "desk.kinds": BASE | {"desk", "settings", "runs", "sensitivity_store", "services", "ops", "models", "tasks",
+                          "stages", "methods", "memory", "planner", "display", "demo", "pipeline"},
     "cli": BASE | {"settings", "runs", "writer", "models", "tasks", "stages", "pipeline", "engines", "studies",
-                   "launcher", "display"},
+                   "launcher", "display", "desk"},
     "__main__": {"cli"},
     "__init__": set(),
 }  # fmt: skip
 # What pages and app.py may know of the core: run folders and pictures, nothing that computes.
 PAGES_MAY_IMPORT = BASE | {
-    "settings", "runs", "sensitivity_store", "studies", "figures", "display", "engines", "demo",
+    "settings", "runs", "sensitivity_store", "studies", "figures", "display", "engines", "demo", "draft", "access",
+    "services", "desk",
 }  # fmt: skip
-# The interface of methods belongs to the stages, which call it; the methods themselves stand above them.
-BELONGS_TO = {"methods.base": "stages"}
+# The interface of methods belongs to the stages, which call it; the methods themselves stand above them. The desk's
+# loop and its kinds of questions are not the part that pages know.
+BELONGS_TO = {"methods.base": "stages", "desk.serve": "desk.kinds", "desk.kinds": "desk.kinds"}
 HEAVY = ("torch", "transformers", "peft", "datasets")
 
 
@@ -72,7 +81,7 @@ def core_parts(file: Path) -> set[str]:
 
 def part_of(file: Path) -> str:
     dotted = ".".join(file.relative_to(CORE).with_suffix("").parts)
-    return BELONGS_TO.get(dotted, dotted.split(".")[0])
+    return BELONGS_TO.get(".".join(dotted.split(".")[:2]), dotted.split(".")[0])
 
 
 def python_files(folder: Path) -> list[Path]:

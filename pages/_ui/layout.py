@@ -10,6 +10,7 @@ from pages._ui import router, state
 from paraknow_core.display import shorten, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import list_runs
+from paraknow_core.spec import RunSpec, parse_yaml
 
 CSS = """<style>
 .stMainBlockContainer {max-width: 1440px; padding: 2.9rem 2rem 3rem;}
@@ -84,6 +85,7 @@ def page(title: str) -> Iterator[None]:
     """Draw strip and title, then the page's body; a `ParaknowError` in it becomes a sentence."""
     router.require_router()
     st.html(CSS)
+    _banner()
     _strip()
     st.title(title, anchor=False)
     problem = state.take_problem()
@@ -95,13 +97,61 @@ def page(title: str) -> Iterator[None]:
         say(error)
 
 
+def _banner() -> None:
+    """Say who can reach this server when it is more than this machine."""
+    access = state.access()
+    if access.open_to:
+        st.warning(
+            plain(f"Open to other machines ({access.open_to}): everyone who can reach it can start and stop runs and "
+                  "read all results. There is no password and no encryption."),
+            icon=":material/public:",
+        )  # fmt: skip
+    if access.demo:
+        st.info("Demo mode: bundled models and tasks, small runs. Nothing is uploaded or deleted, and the draft is "
+                "yours alone.", icon=":material/school:")  # fmt: skip
+
+
 def _strip() -> None:
     left, right = st.columns([8, 1], vertical_alignment="center", wrap=False)
     with left:
         st.fragment(_strip_text, run_every=2.0 if _active() else 15.0)()
     with right, st.popover("Spec", width="stretch", help="The draft as a file: what runs is exactly this."):
-        st.caption("Save as `spec.yaml`, then `python -m paraknow_core run spec.yaml` computes the same.")
-        st.code(state.draft().to_yaml(), language="yaml", height=420)
+        _spec_menu()
+
+
+def _spec_menu() -> None:
+    """Draw the draft as YAML to copy or download, the command that runs it, and the way to bring one in."""
+    yaml = state.draft().to_yaml()
+    st.caption("The draft. What runs is exactly this; copy it with the button in its corner.")
+    st.code(yaml, language="yaml", height=300)
+    st.caption("Save it as `spec.yaml`; this computes the same:")
+    st.code("python -m paraknow_core run spec.yaml", language="bash")
+    st.download_button("Download spec.yaml", yaml, "spec.yaml", "application/yaml", icon=":material/download:",
+                       on_click="ignore", width="stretch")  # fmt: skip
+    with st.form("import", border=False, enter_to_submit=False):
+        text = st.text_area("Import YAML", key="import.text", height=90, max_chars=200_000,
+                            placeholder="Paste a spec, or only the keys that differ from the defaults.")  # fmt: skip
+        st.form_submit_button("Import", icon=":material/upload:", width="stretch", on_click=_import)
+    del text
+    if st.button("Back to the defaults", icon=":material/restart_alt:", width="stretch",
+                 disabled=not state.changed_settings()):  # fmt: skip
+        state.replace_spec(RunSpec())
+        st.rerun()
+
+
+def _import() -> None:
+    """Replace the draft by the pasted spec; a bad one is named and changes nothing."""
+    text = st.session_state.get("import.text", "")
+    try:
+        if not text.strip():
+            raise ParaknowError("Import YAML: nothing was pasted; paste a spec, e.g. from `spec show`")
+        spec = parse_yaml(text, where="imported spec")
+        state.access().check_spec(spec)
+    except ParaknowError as error:
+        state.tell(error)
+        return
+    state.replace_spec(spec)
+    st.session_state["import.text"] = ""
 
 
 def _strip_text() -> None:

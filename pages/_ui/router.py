@@ -12,8 +12,14 @@ def navigation() -> Any:
     return st.navigation(
         [
             st.Page("pages/start.py", title="Start", icon=":material/home:", default=True),
+            st.Page("pages/models.py", title="Models & task", icon=":material/hub:"),
             st.Page("pages/sensitivity.py", title="Sensitivity", icon=":material/grid_on:"),
+            st.Page("pages/mapping.py", title="Mapping & extraction", icon=":material/conversion_path:"),
             st.Page("pages/train.py", title="Train", icon=":material/show_chart:"),
+            st.Page("pages/compare.py", title="Compare", icon=":material/balance:"),
+            # Ablations takes its place here: grids of runs, and the verdict on where a gain comes from.
+            st.Page("pages/playground.py", title="Playground", icon=":material/chat:"),
+            st.Page("pages/lessons.py", title="Lessons", icon=":material/school:"),
         ]
     )
 

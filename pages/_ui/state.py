@@ -1,6 +1,8 @@
-"""The one draft spec of a browser session, and widgets that write into it.
+"""The one draft behind all pages, and widgets that write into it.
 
-Streamlit forgets a widget's value when its page is left; the draft is kept apart from the widgets, so it survives.
+Streamlit forgets a widget's value when its page is left; the draft is kept apart from the widgets, and in a file of
+the workspace, so it survives pages, reloads, and restarts of browser and server. Two windows see each other's changes.
+In demo mode every window has a draft of its own: a class shares a machine, not a draft.
 """
 
 from collections.abc import Callable
@@ -8,11 +10,16 @@ from typing import Any
 
 import streamlit as st
 
-from paraknow_core.errors import SpecError
+from paraknow_core import draft as drafts
+from paraknow_core.access import Access
+from paraknow_core.access import access as access_of
+from paraknow_core.draft import Draft
+from paraknow_core.errors import ParaknowError, SpecError
 from paraknow_core.paths import Workspace, workspace
 from paraknow_core.spec import RunSpec
 
 DRAFT = "draft"
+STAMP = "draft.stamp"  # of the file as this window last read or wrote it
 PROBLEM = "draft.problem"
 
 
@@ -21,19 +28,65 @@ def place() -> Workspace:
     return workspace()
 
 
+def access() -> Access:
+    """Return what this server's visitors may do; the address is what the server really listens on."""
+    return access_of(place(), st.get_option("server.address") or "")
+
+
+def whole_draft() -> Draft:
+    """Return the draft with what is started beside its spec; a new window continues with the workspace's file."""
+    shared = not access().demo
+    stamp = drafts.stamp(place()) if shared else (0, 0)
+    if DRAFT not in st.session_state or (shared and stamp != st.session_state.get(STAMP, stamp)):
+        try:
+            st.session_state[DRAFT] = drafts.load_draft(place()) if shared else Draft()
+        except SpecError as error:
+            st.session_state[DRAFT] = Draft()
+            st.session_state[PROBLEM] = str(error)
+    st.session_state[STAMP] = stamp
+    return st.session_state[DRAFT]
+
+
 def draft() -> RunSpec:
-    """Return the draft; a new session starts with the defaults."""
-    return st.session_state.setdefault(DRAFT, RunSpec())
+    """Return the draft's spec."""
+    return whole_draft().spec
+
+
+def replace_draft(new: Draft) -> None:
+    """Make this the draft, here and in the workspace's file; where that cannot be written, say so on the next draw."""
+    st.session_state[DRAFT] = new
+    if access().demo:
+        return
+    try:
+        drafts.save_draft(place(), new)
+    except ParaknowError as error:
+        st.session_state[PROBLEM] = str(error)
+    st.session_state[STAMP] = drafts.stamp(place())
+
+
+def replace_spec(spec: RunSpec) -> None:
+    """Make this the draft's spec: an imported file, or a run's to tweak."""
+    replace_draft(whole_draft().with_spec(spec))
 
 
 def change(changes: dict[str, Any]) -> bool:
     """Replace dotted keys of the draft; a refused value leaves it as it was and is told on the next draw."""
     try:
-        st.session_state[DRAFT] = draft().with_changes(changes)
+        replace_spec(draft().with_changes(changes))
     except SpecError as error:
         st.session_state[PROBLEM] = str(error)
         return False
     return True
+
+
+def change_beside(**changes: Any) -> None:
+    """Replace what is started beside the spec: `arms`, `seeds`, `held`."""
+    replace_draft(whole_draft().model_copy(update=changes))
+
+
+def tell(problem: object) -> None:
+    """Say a sentence about something the user can mend on the next draw, on top of the page."""
+    st.session_state[PROBLEM] = str(problem)
 
 
 def changed_settings() -> list[str]:

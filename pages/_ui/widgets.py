@@ -57,6 +57,8 @@ def start(*specs: RunSpec) -> RunFolder | None:
     """Create a run for each spec, hand them to the local engine in this order, and return the first."""
     place = state.place()
     try:
+        for spec in specs:
+            state.access().check_spec(spec)
         runs = [create_run(place, spec) for spec in specs]
         local.submit(place, *runs)
     except ParaknowError as error:

@@ -9,7 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 from paraknow_core import __version__
-from paraknow_core.cli import describe, run, runs, specs, study, transfer, ui
+from paraknow_core.cli import describe, run, runs, serve, specs, study, transfer, ui
 from paraknow_core.cli.console import say, sentence
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import workspace
@@ -63,6 +63,7 @@ run.add_to(app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(specs.app, name="spec")
 ui.add_to(app)
+serve.add_to(app)
 
 
 def main(arguments: list[str]) -> int:

@@ -11,6 +11,7 @@ from paraknow_core.runs import RunFolder, list_runs
 
 PATIENCE_MS = 240_000
 SCREENSHOTS = Path(__file__).parent / "screenshots"
+PAGES = ["Start", "Models & task", "Sensitivity", "Mapping & extraction", "Train", "Compare", "Playground", "Lessons"]
 
 
 def settle(page: Page) -> None:
@@ -19,7 +20,7 @@ def settle(page: Page) -> None:
     page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
     page.wait_for_timeout(400)
     names = page.get_by_test_id("stSidebarNavLink").all_inner_texts()
-    assert [name.split("\n")[-1] for name in names] == ["Start", "Sensitivity", "Train"]
+    assert [name.split("\n")[-1] for name in names] == PAGES
     assert page.locator('[data-testid="stException"]').count() == 0, page.locator("body").inner_text()
 
 

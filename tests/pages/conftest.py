@@ -8,6 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from paraknow_core.engines import local
 from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
+from paraknow_core.services import Service
 
 APP = Path(__file__).resolve().parents[2] / "app.py"
 
@@ -15,6 +16,8 @@ APP = Path(__file__).resolve().parents[2] / "app.py"
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Workspace:
     monkeypatch.setenv(WORKSPACE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(Service, "start", lambda _self: None)  # questions are answered by `answer_desk`, here
+    monkeypatch.setattr("pages._ui.asking.PATIENCE_S", 0.0)
     st.cache_data.clear()
     return Workspace(tmp_path)
 
@@ -42,6 +45,21 @@ def open_app(place):
         return app
 
     return opened
+
+
+def answer_desk(place: Workspace, app: AppTest | None = None) -> None:
+    """Answer every open question as the desk process would, and draw the page again, until nothing is open."""
+    from paraknow_core.desk import questions, serve
+
+    for _ in range(20):
+        open_questions = sorted((questions.desk_folder(place) / "questions").glob("*.json"))
+        if not open_questions:
+            return
+        for question in open_questions:
+            serve.answer_question(place, question)
+        if app is not None:
+            app.run()
+            assert not app.exception, app.exception
 
 
 def words(app: AppTest) -> str:

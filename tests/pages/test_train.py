@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from paraknow_core.draft import Draft
 from paraknow_core.engines import local
 from paraknow_core.errors import RunError
 from paraknow_core.runs import RunFolder
@@ -52,7 +53,7 @@ def test_controls_are_submitted_after_the_method_in_one_go(place, open_app, subm
 
 def test_a_refused_value_is_a_sentence_and_the_draft_stays(open_app):
     app = open_app("train")
-    app.session_state["draft"] = RunSpec().with_changes({"finetuning.micro_batch_size": 8})
+    app.session_state["draft"] = Draft(spec=RunSpec().with_changes({"finetuning.micro_batch_size": 8}))
     app.run()
     number(app, "Batch size").set_value(9).run()
     assert not app.exception
@@ -66,7 +67,7 @@ def test_a_refused_value_is_a_sentence_and_the_draft_stays(open_app):
 def test_whatever_is_typed_as_model_and_task_is_drawn_and_submitted(place, open_app, submitted, typed):
     app = open_app("train")
     changes = {"student.source": typed, "task.source": typed}
-    app.session_state["draft"] = RunSpec().with_changes(changes)
+    app.session_state["draft"] = Draft(spec=RunSpec().with_changes(changes))
     app.run()
     assert not app.exception
     button(app, "Start transfer").click().run()

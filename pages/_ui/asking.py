@@ -1,0 +1,74 @@
+"""Asking the desk: a page draws the answer when it is there, and a quiet line until then."""
+
+import time
+from typing import Any
+
+import streamlit as st
+
+from pages._ui import state
+from pages._ui.layout import plain, say
+from paraknow_core import desk
+from paraknow_core.desk import Reply
+from paraknow_core.errors import ParaknowError
+
+PATIENCE_S = 0.5  # a quick answer is drawn at once, without a second rerun
+STEP_S = 0.02
+EVERY_S = 0.4
+
+
+def answered(kind: str, request: dict[str, Any], waiting: str = "Working it out …") -> Reply | None:
+    """Return the desk's answer; until it is there, draw a line and return None; a failure is drawn as a sentence.
+
+    Args:
+        kind: a module of `paraknow_core/desk/kinds/`.
+        request: plain data; values under `source`, `test_source` and `path` may name local files.
+        waiting: what is said meanwhile.
+    """
+    try:
+        for source in _sources(request):
+            state.access().check_source(source)
+        reply = _patient(kind, request)
+    except ParaknowError as error:
+        say(error)
+        return None
+    except OSError as error:
+        say(f"workspace: cannot be written ({error.strerror}); free some space or choose another with --workspace")
+        return None
+    if reply.state == "done":
+        return reply
+    if reply.state == "failed":
+        say(reply.error)
+        if st.button("Try again", key=f"again:{reply.folder.name}", icon=":material/refresh:"):
+            desk.forget(reply)
+            st.rerun()
+        return None
+    _wait(kind, request, waiting)
+    return None
+
+
+def _patient(kind: str, request: dict[str, Any]) -> Reply:
+    reply, deadline = desk.ask(state.place(), kind, request), time.monotonic() + PATIENCE_S
+    while reply.state == "waiting" and time.monotonic() < deadline:
+        time.sleep(STEP_S)
+        reply = desk.ask(state.place(), kind, request)
+    return reply
+
+
+def _wait(kind: str, request: dict[str, Any], waiting: str) -> None:
+    """Keep the question asked while the page is open, and draw the page again when the answer is there."""
+
+    def tick() -> None:
+        if desk.ask(state.place(), kind, request).state != "waiting":
+            st.rerun()
+        st.caption(f":material/hourglass_top: {plain(waiting)}")
+
+    st.fragment(tick, run_every=EVERY_S)()
+
+
+def _sources(value: Any, key: str = "") -> list[str]:
+    """List everything in a request that may name a model or a file."""
+    if isinstance(value, dict):
+        return [source for name, inner in value.items() for source in _sources(inner, name)]
+    if isinstance(value, list | tuple):
+        return [source for inner in value for source in _sources(inner, key)]
+    return [value] if isinstance(value, str) and key in ("source", "test_source", "path") else []

@@ -1,0 +1,106 @@
+"""Who may reach the pages, and what they may then touch: a classroom and an open port are not one's own laptop."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from paraknow_core.errors import DataError
+from paraknow_core.paths import PROJECT_ROOT, Workspace
+from paraknow_core.spec import RunSpec
+
+DEMO_VARIABLE = "PARAKNOW_DEMO"
+ROOTS_VARIABLE = "PARAKNOW_ROOTS"  # folders, separated like $PATH, whose models and data other people may use
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
+DEMO_LIMITS = {"epochs": 5.0, "max_steps": 200, "train": 1000, "test": 300, "samples": 64, "rank": 64, "seeds": 3}
+
+
+@dataclass(frozen=True)
+class Access:
+    """What the pages of one server may do.
+
+    Attributes:
+        demo: a classroom: bundled models and tasks only, small runs, nothing is uploaded or deleted.
+        open_to: the address that other machines can reach, or empty on loopback.
+        roots: where typed paths must lie when `demo` or `open_to` is set.
+    """
+
+    demo: bool
+    open_to: str
+    roots: tuple[Path, ...]
+
+    @property
+    def restricted(self) -> bool:
+        """True where a typed path must lie in one of the roots."""
+        return self.demo or bool(self.open_to)
+
+    def check_source(self, source: str, where: str = "source") -> None:
+        """Refuse what people who are not sitting at this machine may not read.
+
+        Raises:
+            DataError: one sentence.
+        """
+        if not self.restricted or source.startswith("bundled:"):
+            return
+        if self.demo:
+            raise DataError(f"{where}: '{source}' given; in demo mode only bundled models and tasks can be used")
+        if not _is_path(source):
+            return
+        path = Path(source).expanduser().resolve()
+        if not any(path.is_relative_to(root) for root in self.roots):
+            raise DataError(
+                f"{where}: this path is outside the folders that people on other machines may use; "
+                f"start the workbench with ${ROOTS_VARIABLE} naming its folder, or use it on this machine only"
+            )
+
+    def check_spec(self, spec: RunSpec) -> None:
+        """Refuse a spec that names what may not be read, or in demo mode asks for too much.
+
+        Raises:
+            DataError: one sentence.
+        """
+        task = spec.task
+        sources = {"teacher": spec.teacher.source, "student": spec.student.source, "task": task.source,
+                   "task.test_source": task.test_source, "task.judge": task.judge and task.judge.source}  # fmt: skip
+        for where, source in sources.items():
+            if source:
+                self.check_source(source, where)
+        if self.demo:
+            _check_size(spec)
+
+
+def access(place: Workspace, address: str = "127.0.0.1") -> Access:
+    """Return what the pages may do.
+
+    Args:
+        place: its uploads are always readable.
+        address: what the server listens on; empty means every address.
+    """
+    named = [Path(p).expanduser().resolve() for p in os.environ.get(ROOTS_VARIABLE, "").split(os.pathsep) if p]
+    roots = (place.uploads.resolve(), (PROJECT_ROOT / "paraknow_core" / "demo").resolve(), *named)
+    open_to = "" if address in LOOPBACK else address or "every address of this machine"
+    return Access(os.environ.get(DEMO_VARIABLE, "") == "1", open_to, roots)
+
+
+def _is_path(source: str) -> bool:
+    """A hub id is OWNER/NAME and no folder here; everything else that is not a known scheme is taken as a path."""
+    if source.startswith("hub:"):
+        return False
+    owner_and_name = source.count("/") == 1 and not source.startswith(("/", ".", "~"))
+    return not owner_and_name or Path(source).exists()
+
+
+def _check_size(spec: RunSpec) -> None:
+    sizes, tuning = spec.task.sizes, spec.finetuning
+    asked = {
+        "finetuning.epochs": (tuning.epochs if tuning.max_steps is None else 0, DEMO_LIMITS["epochs"]),
+        "finetuning.max_steps": (tuning.max_steps or 0, DEMO_LIMITS["max_steps"]),
+        "task.sizes.train": (sizes.train or 10**9, DEMO_LIMITS["train"]),
+        "task.sizes.test": (sizes.test or 10**9, DEMO_LIMITS["test"]),
+        "sensitivity.samples": (spec.sensitivity.samples, DEMO_LIMITS["samples"]),
+        "factorisation.rank": (spec.factorisation.rank, DEMO_LIMITS["rank"]),
+    }
+    for key, (value, limit) in asked.items():
+        if value > limit:
+            raise DataError(
+                f"{key}: {value:g} given; in demo mode at most {limit:g}, so that a class shares the machine"
+            )

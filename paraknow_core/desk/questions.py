@@ -1,0 +1,117 @@
+"""Asking: no torch, no waiting. See the package's docstring."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from paraknow_core.errors import DataError
+from paraknow_core.paths import Workspace, read_json, write_json
+from paraknow_core.services import Service
+
+if TYPE_CHECKING:
+    import numpy
+
+VERSION = 1  # of all answers; a change of what a kind returns raises it
+ANSWER, ARRAYS = "answer.json", "arrays.safetensors"
+_PATH_KEYS = ("source", "test_source", "path")
+_MOST_FILES = 300  # of a folder whose change makes an answer old
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What is known about a question.
+
+    Attributes:
+        state: waiting (ask again soon), done, or failed.
+        value: the answer as plain data.
+        error: one sentence, where it failed.
+        folder: where arrays lie.
+    """
+
+    state: Literal["waiting", "done", "failed"]
+    value: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    folder: Path | None = None
+
+    def array(self, name: str) -> "numpy.ndarray":
+        """Read one array of the answer.
+
+        Raises:
+            DataError: it is not there (any more).
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.folder / ARRAYS, framework="numpy") as arrays:
+                return arrays.get_tensor(name)
+        except (SafetensorError, OSError, TypeError):
+            raise DataError(f"desk: the answer has no '{name}' any more; reload the page to ask again") from None
+
+
+def desk_folder(place: Workspace) -> Path:
+    """Return where questions and answers lie."""
+    return place.root / "desk"
+
+
+def question_key(kind: str, request: dict[str, Any]) -> str:
+    """Return a hash of the question and of the state of every local file or folder that it names."""
+    asked = [VERSION, kind, request, sorted(_stamps(request))]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def ask(place: Workspace, kind: str, request: dict[str, Any]) -> Reply:
+    """Return the answer, or leave the question for the desk and say `waiting`.
+
+    A question that nobody asks again for some seconds is dropped: the page has moved on.
+
+    Args:
+        place: the workspace.
+        kind: a module of `desk/kinds/`.
+        request: plain data for JSON; values under `source`, `test_source` and `path` may name local files.
+    """
+    key = question_key(kind, request)
+    answer = desk_folder(place) / key
+    known = read_json(answer / ANSWER)
+    if isinstance(known, dict):
+        os.utime(answer)  # answers that nobody reads any more are removed first
+        if "error" in known:
+            return Reply("failed", error=known["error"], folder=answer)
+        return Reply("done", known["value"], folder=answer)
+    question = desk_folder(place) / "questions" / f"{key}.json"
+    if question.exists():
+        os.utime(question)
+    else:
+        write_json(question, {"kind": kind, "request": request}, durable=False)
+    Service(place, "desk").start()
+    return Reply("waiting", folder=answer)
+
+
+def forget(reply: Reply) -> None:
+    """Drop an answer, usually a failure, so that the next `ask` works it out again."""
+    if reply.folder is not None:
+        (reply.folder / ANSWER).unlink(missing_ok=True)
+
+
+def _stamps(value: Any, key: str = "") -> Iterator[tuple[str, int, int]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _stamps(inner, name)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _stamps(inner, key)
+    elif isinstance(value, str) and key in _PATH_KEYS and ":" not in value:
+        yield from _stamps_of(Path(value).expanduser())
+
+
+def _stamps_of(path: Path) -> Iterator[tuple[str, int, int]]:
+    try:
+        files = sorted(path.iterdir())[:_MOST_FILES] if path.is_dir() else [path] if path.exists() else []
+        for file in files:
+            status = file.stat()
+            yield file.name, status.st_mtime_ns, status.st_size
+    except (OSError, ValueError):
+        return

@@ -1,0 +1,73 @@
+"""The draft: what a person is preparing in the browser. One file a workspace, so that it survives every restart."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from paraknow_core.errors import RunError, SpecError
+from paraknow_core.paths import Workspace, read_json, write_atomic
+from paraknow_core.spec import RunSpec, Strict
+
+FILE = "draft.json"
+Control = Literal["seeking", "default_lora", "pissa", "olora", "random_offset"]
+
+
+class Draft(Strict):
+    """The spec that is edited, and what is started beside it."""
+
+    spec: RunSpec = RunSpec()
+    arms: tuple[Control, ...] = Field((), description="reference arms to run alongside, everything else equal")
+    seeds: int = Field(1, ge=1, le=100, description="each arm is run with this many seeds, from the spec's seed on")
+    held: Annotated[RunSpec | None, Field(description="a second choice, held beside the draft to compare")] = None
+
+    def with_spec(self, spec: RunSpec) -> "Draft":
+        """Return a copy with another spec."""
+        return self.model_copy(update={"spec": spec})
+
+    def planned(self) -> list[RunSpec]:
+        """Return the specs of all runs that Start creates: the draft first, then its arms, seed by seed."""
+        methods = list(dict.fromkeys([self.spec.method, *self.arms]))
+        return [
+            self.spec.with_changes({"method": method, "seed": (self.spec.seed + number) % 2**32})
+            for number in range(self.seeds)
+            for method in methods
+        ]
+
+
+def load_draft(place: Workspace) -> Draft:
+    """Read the workspace's draft; the defaults where there is none.
+
+    Raises:
+        SpecError: the file is there but holds no valid draft (of another version, or edited by hand).
+    """
+    data = read_json(place.root / FILE)
+    if data is None:
+        return Draft()
+    try:
+        return Draft.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SpecError(f"{FILE}: {where}: {first['msg']}; the draft starts from the defaults again") from None
+
+
+def save_draft(place: Workspace, draft: Draft) -> None:
+    """Keep the draft.
+
+    Raises:
+        RunError: the workspace cannot be written.
+    """
+    try:
+        write_atomic(place.root / FILE, draft.model_dump_json(indent=1), durable=False)
+    except OSError as error:
+        reason = error.strerror or "not writable"
+        raise RunError(f"draft: cannot be saved ({reason}); it lasts only as long as this window is open") from None
+
+
+def stamp(place: Workspace) -> tuple[int, int]:
+    """Return what changes whenever the file is written."""
+    try:
+        status = (place.root / FILE).stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)

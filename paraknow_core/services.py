@@ -1,0 +1,102 @@
+"""Processes that help the pages: at most one of a kind in a workspace, detached, started when first needed.
+
+The folder `services/<name>/` of the workspace is the whole protocol: process.json says who serves, log.txt holds what
+it prints, a file `stop` asks it to end. A service also ends by itself when nobody has needed it for a while.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, read_json, write_json
+from paraknow_core.runs import is_alive, this_process
+
+RESTART_AFTER_S = 4.0  # a service that ends at once is not started again and again
+
+
+@dataclass(frozen=True)
+class Service:
+    """One helping process of a workspace, seen from outside.
+
+    Attributes:
+        place: the workspace.
+        name: `desk`, `queue` or `playground`; `python -m paraknow_core serve NAME` is what runs.
+    """
+
+    place: Workspace
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.place.root / "services" / self.name
+
+    def alive(self) -> bool:
+        """Tell whether the process is there (or was started a moment ago)."""
+        known = read_json(self.folder / "process.json", {})
+        return bool(known) and is_alive(known["host"], known["pid"], known["process_started"], 0)
+
+    def start(self) -> None:
+        """Start the process unless it is there; returns at once. Its output goes to log.txt, never through a pipe.
+
+        Raises:
+            OSError: the workspace cannot be written.
+        """
+        if self.alive() or time.time() - self._launched() < RESTART_AFTER_S:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "stop").unlink(missing_ok=True)
+        (self.folder / "launched").write_text("")
+        with (self.folder / "log.txt").open("wb") as log:
+            subprocess.Popen(
+                [sys.executable, "-m", "paraknow_core", "serve", self.name],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=PROJECT_ROOT,
+                start_new_session=True,
+                env={**os.environ, WORKSPACE_VARIABLE: str(self.place.root), "PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+
+    def stop(self, wait_s: float = 0.0) -> None:
+        """Ask the process to end; with a wait, end it when the time is over."""
+        if not self.alive():
+            return
+        (self.folder / "stop").write_text("")
+        deadline = time.monotonic() + wait_s
+        while self.alive() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if wait_s and self.alive():
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(read_json(self.folder / "process.json")["pid"]).kill()
+
+    def _launched(self) -> float:
+        try:
+            return (self.folder / "launched").stat().st_mtime
+        except OSError:
+            return 0.0
+
+    @contextmanager
+    def hold(self) -> Iterator[bool]:
+        """Inside the process: become the service. Yields False if another process is it already."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+                return
+            write_json(self.folder / "process.json", this_process(), durable=False)
+            try:
+                yield True
+            finally:
+                (self.folder / "process.json").unlink(missing_ok=True)
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Inside the process: somebody wants it to end."""
+        return (self.folder / "stop").exists()

@@ -1,0 +1,119 @@
+"""The desk: a question is answered by a real process, once, and failures are sentences."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy
+import pytest
+
+from paraknow_core import desk
+from paraknow_core.desk import questions, serve
+from paraknow_core.errors import DataError
+from paraknow_core.paths import Workspace
+from paraknow_core.services import Service
+
+ECHO = """
+import numpy
+from paraknow_core.errors import DataError
+def answer(place, settings, request):
+    if request.get("refuse"):
+        raise DataError("echo: refused; ask for something else")
+    if request.get("crash"):
+        raise ZeroDivisionError("one by nothing")
+    return {"said": request["say"]}, {"numbers": numpy.arange(4.0)}
+"""
+
+
+@pytest.fixture
+def place(tmp_path) -> Workspace:
+    return Workspace(tmp_path / "cache")
+
+
+@pytest.fixture
+def echo(monkeypatch, tmp_path):
+    """A kind of question of this test's own."""
+    import paraknow_core.desk.kinds as kinds
+
+    (tmp_path / "echo.py").write_text(ECHO)
+    monkeypatch.setattr(kinds, "__path__", [*kinds.__path__, str(tmp_path)])
+    monkeypatch.setattr(Service, "start", lambda self: None)
+
+
+def answer_all(place: Workspace) -> None:
+    for question in sorted((questions.desk_folder(place) / "questions").glob("*.json")):
+        serve.answer_question(place, question)
+
+
+def test_an_answer_is_kept_with_its_arrays(place, echo):
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "waiting"
+    answer_all(place)
+    reply = desk.ask(place, "echo", {"say": "hello"})
+    assert (reply.state, reply.value) == ("done", {"said": "hello"})
+    numpy.testing.assert_array_equal(reply.array("numbers"), numpy.arange(4.0))
+    with pytest.raises(DataError, match="no 'letters'"):
+        reply.array("letters")
+    assert not list((questions.desk_folder(place) / "questions").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kind", "request_", "message"),
+    [
+        ("echo", {"refuse": True}, "echo: refused; ask for something else"),
+        ("echo", {"crash": True}, "ZeroDivisionError: one by nothing"),
+        ("no_such", {}, "nobody answers questions of kind 'no_such'"),
+        ("../serve", {}, "nobody answers"),
+    ],
+)
+def test_a_failure_is_a_sentence_and_can_be_asked_again(place, echo, kind, request_, message):
+    desk.ask(place, kind, request_)
+    answer_all(place)
+    reply = desk.ask(place, kind, request_)
+    assert reply.state == "failed"
+    assert message in reply.error
+    desk.forget(reply)
+    assert desk.ask(place, kind, request_).state == "waiting"
+
+
+def test_a_changed_file_is_another_question(place, tmp_path):
+    file = tmp_path / "data.jsonl"
+    file.write_text("{}\n")
+    before = questions.question_key("echo", {"task": {"source": str(file)}})
+    assert questions.question_key("echo", {"task": {"source": str(file)}}) == before
+    file.write_text("{}\n{}\n")
+    assert questions.question_key("echo", {"task": {"source": str(file)}}) != before
+
+
+def test_a_question_that_nobody_waits_for_is_dropped_and_the_newest_comes_first(place, echo):
+    for number, word in enumerate(("old", "middle", "new")):
+        desk.ask(place, "echo", {"say": word})
+        key = questions.question_key("echo", {"say": word})
+        moment = time.time() - (serve.STALE_S + 5 if word == "old" else 3 - number)
+        os.utime(questions.desk_folder(place) / "questions" / f"{key}.json", (moment, moment))
+    folder = questions.desk_folder(place) / "questions"
+    newest = serve._next(folder)
+    assert newest.stem == questions.question_key("echo", {"say": "new"})
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_question_that_ended_the_process_is_answered_with_that(place, echo):
+    desk.ask(place, "echo", {"say": "boom"})
+    folder = questions.desk_folder(place) / "questions"
+    [question] = folder.iterdir()
+    question.replace(question.with_suffix(".working"))
+    serve._fail_interrupted(place, folder)
+    assert "memory ran out" in desk.ask(place, "echo", {"say": "boom"}).error
+
+
+def test_a_real_process_answers_and_ends_when_asked(place):
+    deadline = time.monotonic() + 90
+    while (reply := desk.ask(place, "no_such", {})).state == "waiting":
+        assert time.monotonic() < deadline, Path(Service(place, "desk").folder / "log.txt").read_text()
+        time.sleep(0.1)
+    assert "nobody answers" in reply.error
+    service = Service(place, "desk")
+    assert service.alive()
+    with service.hold() as mine:
+        assert not mine
+    service.stop(wait_s=20)
+    assert not service.alive()

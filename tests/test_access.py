@@ -1,0 +1,56 @@
+"""What visitors may touch: everything on one's own machine, little when it is opened up."""
+
+import pytest
+
+from paraknow_core.access import DEMO_VARIABLE, ROOTS_VARIABLE, access
+from paraknow_core.errors import DataError
+from paraknow_core.paths import Workspace
+from paraknow_core.spec import RunSpec
+
+
+@pytest.fixture
+def place(tmp_path) -> Workspace:
+    return Workspace(tmp_path / "cache")
+
+
+def test_on_loopback_everything_may_be_named(place):
+    free = access(place)
+    assert not free.restricted
+    free.check_source("/etc/passwd")
+
+
+def test_an_open_server_reads_only_allowed_folders(place, tmp_path, monkeypatch):
+    allowed = tmp_path / "models"
+    (allowed / "one").mkdir(parents=True)
+    monkeypatch.setenv(ROOTS_VARIABLE, str(allowed))
+    opened = access(place, "0.0.0.0")
+    assert opened.open_to == "0.0.0.0"
+    for source in ("bundled:teacher", "owner/name", "hub:owner/name", str(allowed / "one"), str(place.uploads / "x")):
+        opened.check_source(source)
+    link = allowed / "link"
+    link.symlink_to("/etc")
+    for source in ("/etc/passwd", "../x/y/z", f"{allowed}/../other", str(link / "passwd"), "~root/x", "plain"):
+        with pytest.raises(DataError, match="outside the folders"):
+            opened.check_source(source)
+
+
+def test_an_empty_address_means_every_address(place):
+    assert access(place, "").open_to
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher.source": "owner/name"}, "teacher: 'owner/name' given; in demo mode only bundled"),
+        ({"task.test_source": "/data/x.jsonl"}, "task.test_source"),
+        ({"finetuning.epochs": 6}, "at most 5"),
+        ({"task.sizes.train": None}, "task.sizes.train"),
+        ({"sensitivity.samples": 65}, "at most 64"),
+    ],
+)
+def test_demo_mode_is_bundled_and_small(place, monkeypatch, changes, message):
+    monkeypatch.setenv(DEMO_VARIABLE, "1")
+    demo = access(place)
+    demo.check_spec(RunSpec())
+    with pytest.raises(DataError, match=message):
+        demo.check_spec(RunSpec().with_changes(changes))
