@@ -31,11 +31,15 @@ MAY_IMPORT = {
                       "planner", "display"},
     "methods": BASE | {"settings", "ops", "models", "tasks", "sensitivity_store", "stages"},
     "pipeline": BASE | {"settings", "runs", "writer", "sensitivity_store", "models", "tasks", "stages", "methods"},
-    "engines": BASE | {"runs"},
+    "engines": BASE | {"runs", "services"},
+    "playground": BASE | {"services", "runs"},  # what pages know of it
+    "playground.serve": BASE | {"playground", "services", "runs", "settings", "models", "tasks", "stages", "memory"},
     "studies": BASE | {"runs", "ops"},
     "display": set(),
     "figure_style": {"display"},
     "figures": {"errors", "display", "figure_style"},
+    "charts": {"errors", "display", "figure_style", "figures"},  # one module a page
+    "reports": BASE | {"runs", "studies", "display", "figure_style", "figures", "charts", "sensitivity_store"},
     "launcher": {"errors", "paths"},
     "draft": BASE,
     "access": {"errors", "paths", "spec"},
@@ -52,11 +56,12 @@ MAY_IMPORT = {
 # What pages and app.py may know of the core: run folders and pictures, nothing that computes.
 PAGES_MAY_IMPORT = BASE | {
     "settings", "runs", "sensitivity_store", "studies", "figures", "display", "engines", "demo", "draft", "access",
-    "services", "desk",
+    "services", "desk", "playground", "charts", "reports", "planner",
 }  # fmt: skip
 # The interface of methods belongs to the stages, which call it; the methods themselves stand above them. The desk's
 # loop and its kinds of questions are not the part that pages know.
-BELONGS_TO = {"methods.base": "stages", "desk.serve": "desk.kinds", "desk.kinds": "desk.kinds"}
+BELONGS_TO = {"methods.base": "stages", "desk.serve": "desk.kinds", "desk.kinds": "desk.kinds",
+              "playground.serve": "playground.serve"}  # fmt: skip
 HEAVY = ("torch", "transformers", "peft", "datasets")
 
 

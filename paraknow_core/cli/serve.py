@@ -5,13 +5,20 @@ from typing import Annotated, Literal
 import typer
 
 
+SERVICES = {
+    "desk": "paraknow_core.desk.serve",
+    "queue": "paraknow_core.engines.queue_service",
+    "playground": "paraknow_core.playground.serve",
+}
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the command of this module."""
     app.command(hidden=True)(serve)
 
 
-def serve(context: typer.Context, name: Annotated[Literal["desk"], typer.Argument()]) -> None:
-    """Serve the pages of a workspace until idle: the desk answers questions."""
+def serve(context: typer.Context, name: Annotated[Literal["desk", "queue", "playground"], typer.Argument()]) -> None:
+    """Serve the pages of a workspace until idle: the desk answers questions, the queue starts runs one by one."""
     from importlib import import_module
 
-    import_module(f"paraknow_core.{name}.serve").serve(context.obj)
+    import_module(SERVICES[name]).serve(context.obj)

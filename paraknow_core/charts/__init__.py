@@ -1,0 +1,1 @@
+"""Pictures of single pages: plain data and DataFrames in, Plotly figures out, no I/O. One module a page."""
