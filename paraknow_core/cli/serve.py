@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 import typer
 
-
 SERVICES = {
     "desk": "paraknow_core.desk.serve",
     "queue": "paraknow_core.engines.queue_service",
