@@ -1,8 +1,42 @@
-"""Being built."""
+"""Models & task: who gives, who receives, on which task; what fits, and what it will cost, before anything is loaded."""
 
 import streamlit as st
 
-from pages._ui import layout
+from pages._ui import layout, models_anatomy, models_pick
 
-with layout.page("models"):
-    st.info("…")
+PARTS = {"models": "Models", "task": "Task", "seeds": "Seed samples", "estimate": "Estimate"}
+PART = "models.part"
+
+
+def choose_part() -> str:
+    """Draw which part of the page is shown; the address remembers it."""
+    named = st.query_params.get("part", "models")
+    st.session_state[PART] = named if named in PARTS else "models"
+    st.segmented_control(
+        "Part", list(PARTS), format_func=PARTS.get, key=PART, required=True, label_visibility="collapsed",
+        on_change=lambda: st.query_params.update(part=st.session_state[PART]),
+    )  # fmt: skip
+    return st.session_state[PART]
+
+
+def models() -> None:
+    """Draw the choice of the two models, and how they compare."""
+    pair = {}
+    for box, who in zip(st.container(key="stack-pictures-pair").columns(2, gap="large"), ("teacher", "student"),
+                        strict=True):  # fmt: skip
+        with box:
+            models_pick.picker(who)
+            pair[who] = models_anatomy.ask_anatomy(who)
+    left, right = st.container(key="stack-pictures-anatomy").columns([1, 1.15], gap="large")
+    with left:
+        models_anatomy.side_by_side(pair)
+    if all(pair.values()):
+        with right:
+            st.subheader("What fits where", anchor=False)
+            models_anatomy.compatibility()
+
+
+with layout.page("Models & task"):
+    part = choose_part()
+    if part == "models":
+        models()

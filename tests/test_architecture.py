@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "memory": set(),
     "tensor_file": {"errors"},
     "planner": BASE | {"models", "display"},
+    "estimates": BASE | {"models", "planner"},
     "sensitivity_store": BASE,
     "runs": BASE,
     "writer": BASE | {"runs"},
@@ -47,7 +48,7 @@ MAY_IMPORT = {
     "desk": BASE | {"services"},
     # What the desk works out: only its own process imports it.
     "desk.kinds": BASE | {"desk", "settings", "runs", "sensitivity_store", "services", "ops", "models", "tasks",
-                          "stages", "methods", "memory", "planner", "display", "demo", "pipeline"},
+                          "stages", "methods", "memory", "planner", "estimates", "display", "demo", "pipeline"},
     "cli": BASE | {"settings", "runs", "writer", "models", "tasks", "stages", "pipeline", "engines", "studies",
                    "launcher", "display", "desk"},
     "__main__": {"cli"},

@@ -59,6 +59,33 @@ def read_hub(name: str, spec: TaskSpec, *, offline: bool = False) -> Parts:
     return Parts(layout, settled, (*notes, *more), revision=commit, label=name)
 
 
+def hub_columns(name: str, spec: TaskSpec, *, offline: bool = False) -> dict[str, Any]:
+    """Tell what a hub data set holds, so that its columns can be mapped.
+
+    Args:
+        name: OWNER/NAME.
+        spec: `subset` and `revision`.
+
+    Returns:
+        `splits` (name -> rows) and `columns` (column -> the start of its first value, as text).
+
+    Raises:
+        DataError: it cannot be reached or read.
+    """
+    if not _REPOSITORY.fullmatch(name):
+        raise DataError(f"task.source: 'hub:{name[:80]}' is not a hub data set; write hub:OWNER/NAME")
+    loaded = _load(name, spec, offline)
+    if not isinstance(loaded, Mapping):
+        loaded = {"train": loaded}
+    first = next((data for data in loaded.values() if len(data)), None)
+    if first is None:
+        raise DataError(f"{name}: holds no rows; choose another data set or subset")
+    return {
+        "splits": {label: len(data) for label, data in loaded.items()},
+        "columns": {column: str(first[0][column])[:200] for column in first.column_names},
+    }
+
+
 def _load(name: str, spec: TaskSpec, offline: bool) -> Any:
     import datasets
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
