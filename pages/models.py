@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from pages._ui import layout, models_anatomy, models_pick
+from pages._ui import layout, models_anatomy, models_pick, task_pick, task_view
 
 PARTS = {"models": "Models", "task": "Task", "seeds": "Seed samples", "estimate": "Estimate"}
 PART = "models.part"
@@ -27,16 +27,25 @@ def models() -> None:
         with box:
             models_pick.picker(who)
             pair[who] = models_anatomy.ask_anatomy(who)
-    left, right = st.container(key="stack-pictures-anatomy").columns([1, 1.15], gap="large")
-    with left:
-        models_anatomy.side_by_side(pair)
+    models_anatomy.side_by_side(pair)
     if all(pair.values()):
-        with right:
-            st.subheader("What fits where", anchor=False)
-            models_anatomy.compatibility()
+        st.subheader("What fits where", anchor=False)
+        models_anatomy.compatibility()
+
+
+def task() -> None:
+    """Draw the choice of the task, what it holds, and its examples."""
+    task_pick.picker()
+    task_pick.settings()
+    found = task_view.ask_task()
+    if found is not None:
+        task_view.overview(found)
+        task_view.view(found)
 
 
 with layout.page("Models & task"):
     part = choose_part()
     if part == "models":
         models()
+    elif part == "task":
+        task()

@@ -15,11 +15,13 @@ _HELD_BACK = 1.15  # what the C library has not given back yet, as a factor
 _LOGIT_COPIES = 5  # the logits, their logarithms, and gradients
 _OPTIMISER = 16  # bytes an adapter's parameter takes: itself, its gradient, two moments
 _CHECKPOINT = 3 * F32  # bytes it takes in a checkpoint
-_CHUNK = 6  # how often a number of a layer's states is written or read, forward and back, adapters included
+_TOUCHED = 24  # how often a number of a layer's states is written or read, forward and back, adapters included
+_THIN = 2.0  # how much slower the products of a training step are than large ones: adapters' are thin
 _CALL_SECONDS = 0.004  # one pass through one layer with its adapters, forward and back, however small
 _STEP_SECONDS = 0.05  # optimiser, logging, making the batch
-_TOKEN_SECONDS = 0.0012  # one new token of a batch through one layer, however small
+_TOKEN_SECONDS = 0.0016  # one new token of a batch through one layer, however small
 _LOAD_SECONDS = 3.0  # peft and the trainer are loaded, the model is read
+_SCORE_SECONDS = 1.0  # a model is read and put in place before it is scored
 _SEARCH_BYTES = 60  # read and written for each teacher weight: S, its sums in float64, the window search
 _SVD_PASSES = 14  # products of the sketch with the matrix in a randomised SVD
 _OVERSAMPLING = 16
@@ -102,8 +104,8 @@ def estimate_finetuning(student: Anatomy, adapters: int, training: Training, rat
     size, tokens = sizes_of(student), training.tokens
     # Forward and to the inputs; no gradient of frozen weights. The adapter's own products are forward and two back.
     flops = 4 * (size.layers + size.vocabulary) + 6 * adapters
-    moved = count * (_CHUNK * _states(student) + 2 * _LOGIT_COPIES * student.vocab_size)
-    token_seconds = flops / rates.flops + moved / rates.bytes
+    moved = count * (_TOUCHED * _states(student) + 2 * _LOGIT_COPIES * student.vocab_size)
+    token_seconds = _THIN * flops / rates.flops + moved / rates.bytes
     calls = _CALL_SECONDS * student.num_hidden_layers
     training_seconds = training.steps * (training.passes * (tokens * token_seconds + calls) + _STEP_SECONDS)
     validation_seconds = training.validations * (training.validation_tokens * token_seconds / 2 + calls)
@@ -142,4 +144,4 @@ def estimate_evaluation(student: Anatomy, answering: Answering, rates: Rates, co
         count * length * cache + count * answering.longest * (10 * student.hidden_size + 5 * student.intermediate_size)
         + 2 * F32 * student.vocab_size
     )  # fmt: skip
-    return Need(round(memory), 0, answering.models * seconds)
+    return Need(round(memory), 0, answering.models * (_SCORE_SECONDS + seconds))

@@ -24,8 +24,8 @@ CSS = """<style>
 table.pk-table {border-collapse: collapse; width: 100%; font-size: .88rem; margin: 0;}
 .pk-table th, .pk-table td {text-align: left; padding: .2rem .55rem .2rem 0; vertical-align: top;
   border: none; border-bottom: 1px solid rgba(128,136,140,.22); overflow-wrap: anywhere;}
-.pk-table th {font-weight: 600; opacity: .8;} .pk-table td.pk-num, .pk-table th.pk-num {text-align: right;
-  white-space: nowrap;}
+.pk-table th {font-weight: 600; opacity: .8;} .pk-table td.pk-num, .pk-table th.pk-num {text-align: right;}
+.pk-table .pk-num, .pk-table .pk-word {white-space: nowrap; overflow-wrap: normal; padding-right: 1.1rem;}
 .pk-table tr.pk-other td {font-weight: 600;} .pk-mark {color: #D55E00; font-weight: 700;}
 .pk-scroll {overflow-x: auto;}
 .pk-dot {display: inline-block; width: .62rem; height: .62rem; border-radius: .15rem; margin-right: .4rem;}
@@ -49,16 +49,21 @@ def side_by_side(pair: dict[str, dict[str, Any] | None]) -> None:
     Args:
         pair: `teacher` and `student`, each an answer of the desk's `anatomy`, or None where there is none.
     """
-    known = {who: anatomy for who, anatomy in pair.items() if anatomy}
-    if not known:
+    if not any(pair.values()):
         return
-    st.html(CSS + _table(pair))
-    labels = {f"{who}: {source_label(anatomy['label'], 24)}": anatomy["parts"] for who, anatomy in known.items()}
+    left, right = st.container(key="stack-pictures-anatomy").columns([1, 1.05], gap="large")
+    left.html(CSS + _table(pair))
+    with right:
+        _parameters({who: anatomy for who, anatomy in pair.items() if anatomy})
+
+
+def _parameters(known: dict[str, dict[str, Any]]) -> None:
+    labels = {f"{who}<br>{escape(source_label(a['label'], 18))}": a["parts"] for who, a in known.items()}
     about = " → ".join(source_label(anatomy["label"], 28) for anatomy in known.values())
     st.plotly_chart(
         charts.parameter_bars(labels, "Where the parameters are", about, dark=layout.is_dark()),
         theme=None, config=PLOT, key="parameters",
-        alt="Bars: parameters of teacher and student by role, coloured by group; the table above holds the totals",
+        alt="Bars: parameters of teacher and student by role, coloured by group; the table beside it holds the totals",
     )  # fmt: skip
     rows = [{"model": who, **part, "shape": _by(part["shape"])} for who, a in known.items() for part in a["parts"]]
     st.download_button(
@@ -71,6 +76,8 @@ def _table(pair: dict[str, dict[str, Any] | None]) -> str:
     teacher, student = pair["teacher"], pair["student"]
     rows = []
     for name, tip, shown in FACTS:
+        if name == "Commit" and not any(anatomy and anatomy["revision"] for anatomy in pair.values()):
+            continue
         values = [shown(anatomy) if anatomy else "–" for anatomy in (teacher, student)]
         differs = teacher is not None and student is not None and values[0] != values[1]
         mark = '<span class="pk-mark" title="differs">≠</span>' if differs else ""
@@ -155,15 +162,15 @@ def _roles(pairings: list[dict[str, Any]]) -> str:
         key = (pairing["role"], *shapes, pairing["action"], reason)
         alike[key] = alike.get(key, 0) + 1
     rows = "".join(
-        f'<tr><td><span class="pk-dot" style="background:{GROUP_COLOURS[GROUP_OF_ROLE[role]]}"></span>{role}</td>'
+        f'<tr><td class="pk-word"><span class="pk-dot" style="background:{GROUP_COLOURS[GROUP_OF_ROLE[role]]}"></span>{role}</td>'
         f'<td class="pk-num">{number:,}</td><td class="pk-num">{teacher}</td><td class="pk-num">{student}</td>'
-        f'<td class="pk-num">{placed}</td><td>{action}</td><td>{escape(reason)}</td></tr>'
+        f'<td class="pk-num">{placed}</td><td class="pk-word">{action}</td><td style="width:45%">{escape(reason)}</td></tr>'
         for (role, teacher, student, placed, action, reason), number in alike.items()
     )
     return (
         f'{CSS}<div class="pk-scroll"><table class="pk-table" data-testid="compat"><tr><th>Role</th>'
         '<th class="pk-num">Modules</th><th class="pk-num">Teacher</th><th class="pk-num">Student</th>'
-        f'<th class="pk-num">Transferred</th><th>Action</th><th>Why</th></tr>{rows}</table></div>'
+        f'<th class="pk-num">Transferred</th><th class="pk-word">Action</th><th>Why</th></tr>{rows}</table></div>'
     )
 
 

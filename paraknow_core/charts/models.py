@@ -1,16 +1,15 @@
 """Figures of the page Models & task: where the parameters of a pair are, and how long a task's examples are."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy
 import plotly.graph_objects as go
 
-from paraknow_core.display import GROUP_COLOURS, count, percent, shorten
+from paraknow_core.display import GROUP_COLOURS, count, percent
 from paraknow_core.figure_style import BLUE, HIGHLIGHT, blank, ink, neutral, paper
 
-NAMED_SHARE = 0.045  # of the longest bar: narrower parts are named on hover only
+LETTER_SHARE = 0.019  # of the longest bar that a letter takes: names of narrower parts are on hover only
 MOST_BINS = 60
 
 
@@ -20,9 +19,9 @@ def parameter_bars(
     """Draw for each model one bar of its parameters, a part for each role, coloured by group.
 
     Args:
-        models: label -> parts with `role`, `group`, `parameters` and `modules`, as the desk's `anatomy` gives them.
+        models: label (markup already escaped) -> parts with `role`, `group`, `parameters` and `modules`, as the desk's `anatomy` gives them.
     """
-    figure = blank(title, subtitle, dark, height=96 + 62 * max(1, len(models)))
+    figure = blank(title, subtitle, dark, height=150 + 82 * max(1, len(models)))
     totals = {label: sum(part["parameters"] for part in parts) for label, parts in models.items()}
     longest = max(totals.values(), default=1) or 1
     seen: set[str] = set()
@@ -30,14 +29,14 @@ def parameter_bars(
         for part in parts:
             if not part["parameters"]:
                 continue
-            wide = part["parameters"] / longest >= NAMED_SHARE
+            wide = part["parameters"] / longest >= LETTER_SHARE * (1 + len(part["role"]))
             figure.add_trace(go.Bar(
                 y=[label], x=[part["parameters"]], orientation="h", name=part["group"],
                 legendgroup=part["group"], showlegend=part["group"] not in seen,
                 marker={"color": GROUP_COLOURS[part["group"]], "line": {"color": paper(dark), "width": 1.5}},
                 text=part["role"] if wide else None, textposition="inside", insidetextanchor="middle", textangle=0,
                 textfont={"color": "#FFFFFF", "size": 12}, constraintext="none",
-                hovertemplate=f"{escape(shorten(label, 40))}: {part['role']} ({part['group']})<br>"
+                hovertemplate=f"{label.replace('<br>', ' ')}: {part['role']} ({part['group']})<br>"
                 f"{count(part['parameters'])} in {part['modules']:,}, "
                 f"{percent(part['parameters'] / totals[label])} of the model<extra></extra>",
             ))  # fmt: skip
@@ -48,8 +47,8 @@ def parameter_bars(
             font={"color": ink(dark), "size": 13},
         )  # fmt: skip
     figure.update_layout(
-        barmode="stack", showlegend=True, bargap=0.3, margin={"r": 70, "b": 8},
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom", "traceorder": "normal",
+        barmode="stack", showlegend=True, bargap=0.3, margin={"r": 70},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": -0.28, "yanchor": "top", "traceorder": "normal",
                 "itemclick": False, "itemdoubleclick": False},
     )  # fmt: skip
     figure.update_xaxes(title_text="parameters", range=[0, longest * 1.02], nticks=6)

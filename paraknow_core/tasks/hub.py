@@ -46,7 +46,7 @@ def read_hub(name: str, spec: TaskSpec, *, offline: bool = False) -> Parts:
         parts[split] = (
             _text_examples(data, columns["text"], label)
             if layout == "text"
-            else tuple(_example(row, columns, label, index) for index, row in enumerate(data, 1))
+            else tuple(example_of_row(row, columns, f"{label} row {index}", f"{label}:{index}") for index, row in enumerate(data, 1))
         )
         check_unique(parts[split], f"{name} ({label})")
     settled, more = settle_dev({split: part for split, part in parts.items() if part})
@@ -189,9 +189,15 @@ def _layout(columns: Mapping[str, str]) -> str:
     return "text"
 
 
-def _example(row: Mapping[str, Any], columns: Mapping[str, str], label: str, index: int) -> Example:
-    record = {key: row[column] for key, column in columns.items()}
-    where, name, layout = f"{label} row {index}", f"{label}:{index}", _layout(columns)
+def example_of_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str, name: str) -> Example:
+    """Turn one row of a table into an example.
+
+    Args:
+        row: column -> value.
+        columns: question, answer, choices, messages, id -> column; decides the layout.
+        where: names the row in messages; name: its id if it has none.
+    """
+    record, layout = {key: row[column] for key, column in columns.items()}, _layout(columns)
     if "id" in record and isinstance(record["id"], str | int) and not isinstance(record["id"], bool):
         name = str(record["id"]) or name
     if layout == "chat_jsonl":
