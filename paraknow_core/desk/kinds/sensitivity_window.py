@@ -43,15 +43,17 @@ def _block(context: Context, store: SensitivityStore, name: str, target: Logical
     from paraknow_core.desk.kinds.zoom import logical_module, read_region
     from paraknow_core.stages.choice import choose, recall
 
-    teacher = context.spec.teacher
     structure = "random_offset" if context.spec.method == "random_offset" else context.spec.extraction.structure
-    source = logical_module(store, name, teacher.model_dump(), context.settings.offline)
     if store.has_full:
         import torch
 
+        source = logical_module(store, name, context.spec.teacher.model_dump(), context.settings.offline)
         score = torch.from_numpy(read_region(store, source, 0, 0, *source.shape))
         choice = choose(context, structure, source, target, score)
     else:
+        known = store.totals["modules"][name]
+        shape = (known["shape"][0], known["shape"][1])
+        source = LogicalModule(name, known["role"], known["group"], known["layer"], shape, f"{name}.weight", name)
         try:
             choice = recall(context, store, structure, source, target)
         except DataError:
