@@ -42,7 +42,7 @@ def test_what_is_shown_can_be_switched(place, open_app):
     app = open_app("sensitivity")
     app.get("button_group")[0].set_value("share").run()
     assert not app.exception
-    assert figure(app, 0)["layout"]["title"]["text"] == "Share of the teacher's sensitivity"
+    assert figure(app, 0)["layout"]["title"]["text"] == "Share of the model's sensitivity"
 
 
 def test_two_saved_sensitivities_can_be_chosen_between(place, open_app):
