@@ -1,0 +1,191 @@
+"""Layer mapping: strategies, the link diagram that is clicked, and the same mapping as a table that is edited."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas
+import streamlit as st
+
+from pages._ui import layout, state
+from pages._ui.layout import plain
+from pages._ui.mapping_choice import PLOT, Choice
+from paraknow_core.charts.mapping import layer_links
+from paraknow_core.display import STRATEGY_TEXTS, percent
+from paraknow_core.spec import STRATEGIES
+
+PICKED = "mapping.picked"  # (side, layer) clicked first in the diagram
+RECEIVES = "receives teacher layer"
+
+
+def editor(choice: Choice) -> None:
+    """Draw the strategy, and the mapping both as links and as a table."""
+    plan = choice.plan
+    _strategy(choice)
+    layers = plan["layers"]
+    if layers is None:
+        _repair(choice)
+        layers = _fitted(choice)
+    row = st.container(key="stack-pictures-mapping")
+    picture, table = row.columns([1.45, 1], gap="medium")
+    with picture:
+        _diagram(choice, layers)
+    with table:
+        _table(choice, layers)
+        for note in notes(layers, plan["teacher_layers"]):
+            st.caption(f":material/info: {plain(note)}")
+
+
+def notes(layers: Sequence[int | None], teacher_layers: int) -> list[str]:
+    """Return sentences about what is allowed in a mapping but worth knowing: duplicates, gaps, order.
+
+    Args:
+        layers: for each student layer the teacher layer, or None.
+        teacher_layers: how many the teacher has.
+    """
+    given = [layer for layer in layers if layer is not None]
+    found = []
+    twice = sorted({layer for layer in given if given.count(layer) > 1})
+    if twice:
+        named = ", ".join(map(str, twice))
+        found.append(f"Teacher layer{'s' if len(twice) > 1 else ''} {named} given more than once: allowed, but those "
+                     "student layers start alike.")  # fmt: skip
+    empty = [i for i, layer in enumerate(layers) if layer is None]
+    if empty:
+        named = ", ".join(map(str, empty[:12])) + (" …" if len(empty) > 12 else "")
+        found.append(f"Student layer{'s' if len(empty) > 1 else ''} {named}: nothing received, starts as default LoRA.")
+    if any(a > b for a, b in zip(given[:-1], given[1:], strict=True)):
+        found.append("Not in the teacher's order: a later student layer receives an earlier teacher layer.")
+    unused = teacher_layers - len(set(given))
+    if unused:
+        found.append(f"{unused} of {teacher_layers} teacher layers give nothing.")
+    return found
+
+
+def _strategy(choice: Choice) -> None:
+    left, right = st.columns([5, 1.2], vertical_alignment="bottom")
+    spec = choice.spec.mapping
+    key = "mapping.strategy.widget"
+    if st.session_state.get(key) != spec.strategy:
+        st.session_state[key] = spec.strategy
+    shown = choice.plan["layers"] or _fitted(choice)
+    left.segmented_control(
+        "Strategy", STRATEGIES, key=key, required=True, on_change=_choose, args=(shown,),
+        help="Which teacher layer each student layer receives. " + "; ".join(
+            f"{name}: {text}" for name, text in STRATEGY_TEXTS.items()) + ".",
+    )  # fmt: skip
+    if spec.strategy == "random":
+        with right:
+            state.field(st.number_input, "Seed of the draw", "mapping.seed", min_value=0, max_value=2**32 - 1, step=1,
+                        help="Another seed draws other layers.")  # fmt: skip
+    st.caption(plain(f"{spec.strategy}: {STRATEGY_TEXTS[spec.strategy]}."))
+
+
+def _choose(layers: list[int | None]) -> None:
+    """Take the chosen strategy; manual starts from the mapping that is shown."""
+    strategy = st.session_state["mapping.strategy.widget"]
+    if strategy == "manual":
+        set_links(layers)
+    else:
+        state.change({"mapping.strategy": strategy, "mapping.layers": []})
+    st.session_state.pop(PICKED, None)
+
+
+def set_links(layers: Sequence[int | None]) -> None:
+    """Make this mapping the draft's, set by hand."""
+    state.change({"mapping.strategy": "manual", "mapping.layers": list(layers)})
+
+
+def _fitted(choice: Choice) -> list[int | None]:
+    """Return the draft's mapping cut or filled to the student's layers, without what the teacher does not have.
+
+    Where it has none, the layers in order.
+    """
+    plan = choice.plan
+    if not choice.spec.mapping.layers:
+        return [i if i < plan["teacher_layers"] else None for i in range(plan["student_layers"])]
+    kept = [i if i is None or i < plan["teacher_layers"] else None for i in choice.spec.mapping.layers]
+    return (kept + [None] * plan["student_layers"])[: plan["student_layers"]]
+
+
+def _repair(choice: Choice) -> None:
+    """Say why the mapping is not one of this pair, and offer one that is."""
+    if choice.spec.mapping.strategy != "manual":
+        st.info(plain("Which layers these are is known once the teacher's sensitivity was measured."),
+                icon=":material/hourglass_empty:")  # fmt: skip
+        return
+    layout.say(choice.plan["problem"])
+    with st.container(horizontal=True):
+        st.button("Fit to this pair", icon=":material/build:", on_click=set_links, args=(_fitted(choice),),
+                  help="Keeps what is possible; the rest receives nothing.")  # fmt: skip
+        st.button("Start from sensitivity", icon=":material/restart_alt:", on_click=lambda: state.change(
+            {"mapping.strategy": "sensitivity", "mapping.layers": []}))  # fmt: skip
+
+
+def _diagram(choice: Choice, layers: list[int | None]) -> None:
+    picked = st.session_state.get(PICKED)
+    waiting = f"; {picked[0]} layer {picked[1]} chosen, click its partner" if picked else ""
+    figure = layer_links(
+        layers, choice.plan["teacher_layers"], choice.plan["scores"], "Layer mapping",
+        f"{choice.about()}; width: S of the layer{waiting}", picked=picked, dark=layout.is_dark(),
+    )  # fmt: skip
+    said = ", ".join(f"{i} from {'nothing' if t is None else t}" for i, t in enumerate(layers))
+    st.plotly_chart(
+        figure, theme=None, config=PLOT, key="mapping.links", selection_mode="points",
+        on_select=lambda: _clicked(layers), alt=f"Links from teacher to student layers: student layer {said}",
+    )  # fmt: skip
+
+
+def _clicked(layers: list[int | None]) -> None:
+    """Take a click: the first chooses one end of a link, the second on the other side sets it."""
+    event = st.session_state.get("mapping.links")
+    points = (event.get("selection") or {}).get("points") if isinstance(event, Mapping) else None
+    data = points[0].get("customdata") if points else None
+    if not data:
+        st.session_state.pop(PICKED, None)  # the same layer once more: nothing is chosen any longer
+        return
+    values = data if isinstance(data, list | tuple) else [data[str(i)] for i in range(2)]
+    side, layer = str(values[0]), int(values[1])
+    picked = st.session_state.pop(PICKED, None)
+    if picked is None or picked[0] == side:
+        st.session_state[PICKED] = (side, layer)
+        return
+    student, teacher = (layer, picked[1]) if side == "student" else (picked[1], layer)
+    if 0 <= student < len(layers):
+        set_links([*layers[:student], teacher, *layers[student + 1 :]])
+
+
+def _table(choice: Choice, layers: list[int | None]) -> None:
+    scores = choice.plan["scores"]
+    total = sum(scores) if scores else 0.0
+    table = pandas.DataFrame({
+        "student layer": range(len(layers)), RECEIVES: pandas.array(layers, dtype="Int64"),
+    })  # fmt: skip
+    if scores:
+        table["S"] = [None if i is None else scores[i] for i in layers]
+        table["share"] = ["" if i is None else percent(scores[i] / total if total else 0.0) for i in layers]
+    key = f"mapping.table:{choice.plan['teacher_layers']}:{layers}"  # a new mapping makes a new, unedited table
+    st.data_editor(
+        table, hide_index=True, key=key, on_change=_edited, args=(key, layers), height="content" if len(layers) < 13
+        else 480, disabled=["student layer", "S", "share"],
+        column_config={
+            RECEIVES: st.column_config.NumberColumn(
+                min_value=0, max_value=choice.plan["teacher_layers"] - 1, step=1, width="medium",
+                help="Type a number; empty: this layer receives nothing. Editing makes the strategy manual."),
+            "S": st.column_config.NumberColumn(format="%.4g", help="Σ S over every parameter of the teacher layer."),
+            "share": st.column_config.TextColumn(help="S of the layer divided by S of all layers."),
+        },
+        alt="Table: for each student layer the teacher layer it receives",
+    )  # fmt: skip
+    st.caption("Type in the table, or click a teacher layer and then a student layer in the picture.")
+
+
+def _edited(key: str, layers: list[int | None]) -> None:
+    changed = (st.session_state.get(key) or {}).get("edited_rows") or {}
+    new = list(layers)
+    for row, cells in changed.items():
+        if RECEIVES in cells:
+            value = cells[RECEIVES]
+            new[int(row)] = None if value is None else int(value)
+    if all(layer is None for layer in new):
+        state.tell("mapping: no student layer would receive anything; give at least one a teacher layer")
+    elif new != list(layers):
+        set_links(new)
