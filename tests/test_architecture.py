@@ -33,7 +33,7 @@ MAY_IMPORT = {
                       "planner", "display"},
     "methods": BASE | {"settings", "ops", "models", "tasks", "sensitivity_store", "stages"},
     "pipeline": BASE | {"settings", "runs", "writer", "sensitivity_store", "models", "tasks", "stages", "methods"},
-    "engines": BASE | {"runs", "services"},
+    "engines": BASE | {"runs", "services", "settings"},
     "playground": BASE | {"services", "runs"},  # what pages know of it
     "playground.serve": BASE | {"playground", "services", "runs", "settings", "models", "tasks", "stages", "memory"},
     "studies": BASE | {"runs", "ops"},
