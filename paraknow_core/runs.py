@@ -211,11 +211,35 @@ def list_runs(place: Workspace) -> list[RunFolder]:
     return [RunFolder(place.runs / name) for name in names if (place.runs / name / "spec.yaml").exists()]
 
 
-def runs_table(runs: list[RunFolder]) -> "pandas.DataFrame":
-    """Return one row a run: id, state, stage, progress, main score with interval, and every setting as `spec.<key>`."""
+def runs_table(runs: list[RunFolder], memo: dict | None = None) -> "pandas.DataFrame":
+    """Return one row a run: id, state, stage, progress, main score with interval, and every setting as `spec.<key>`.
+
+    Args:
+        runs: which, in this order.
+        memo: rows of runs that have ended, kept between calls; read again when one of their files has changed.
+    """
     import pandas
 
-    return pandas.DataFrame([_row(run) for run in runs])
+    return pandas.DataFrame([_row(run) if memo is None else _known_row(run, memo) for run in runs])
+
+
+def _known_row(run: RunFolder, memo: dict) -> dict[str, Any]:
+    stamps = tuple(_stamp(run.file(name)) for name in ("spec.yaml", "status.json", "result.json"))
+    known = memo.get(run.path)
+    if known is not None and known[0] == stamps:
+        return known[1]
+    row = _row(run)
+    if row["state"] not in ACTIVE:  # an active one may be gone at any moment without a file that says so
+        memo[run.path] = (stamps, row)
+    return row
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
 
 
 def differing_settings(table: "pandas.DataFrame") -> list[str]:
