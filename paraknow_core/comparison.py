@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from paraknow_core import studies
 from paraknow_core.display import SHARE, arm_of, compact, shorten, significant, source_label
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import RunSpec
@@ -24,6 +25,7 @@ _WORDS = {
     "sensitivity.samples": "seed samples", "sensitivity.ids": "seed sample ids",
 }  # fmt: skip
 _LABEL = 58  # characters
+NO_EFFECT = object()  # the value of a setting that an arm's method does not read
 # Published gains of the method over default LoRA, in points, by what their benchmark shares with a scorer here.
 # LLaMA-1 7B students; teachers of 13 and 30 billion weights. Source: Zhong et al., ICLR 2024, arXiv:2310.11451.
 PAPER: dict[str, tuple[tuple[str, float], ...]] = {
@@ -81,6 +83,14 @@ def other_settings(one: RunSpec, other: RunSpec) -> list[str]:
     return sorted(key for key in shared if a[key] != b[key])
 
 
+def settings_that_differ(groups: Sequence[Group]) -> list[tuple[str, list[Any]]]:
+    """Return the keys, seeds apart, in which arms differ, each with one value an arm; `NO_EFFECT` where it is none."""
+    flat = [effective(g.spec) for g in groups]
+    keys = sorted({key for own in flat for key in own} - {"seed"})
+    rows = [(key, [own.get(key, NO_EFFECT) for own in flat]) for key in keys]
+    return [(key, values) for key, values in rows if any(value != values[0] for value in values)]
+
+
 def question(spec: RunSpec) -> str:
     """Name what a run asks, whatever its method: pair, task, size of the adapter, training."""
     data = spec.model_dump(mode="json")
@@ -126,6 +136,94 @@ def group(runs: Sequence[tuple[RunFolder, RunSpec]]) -> list[Group]:
         groups.append(Group(key, label, specs[key].method, variant, specs[key],
                             tuple(found[key][seed][0] for seed in seeds), tuple(seeds), repeats[key]))  # fmt: skip
     return groups
+
+
+def scorers(groups: Sequence[Group]) -> list[str]:
+    """Return the scorers of the arms' runs, the main ones first."""
+    names = [[str(score.get("scorer")) for score in (g.runs[0].result() or {}).get("scores") or []] for g in groups]
+    return list(dict.fromkeys([*(own[0] for own in names if own), *(name for own in names for name in own)]))
+
+
+def scored_by(groups: Sequence[Group], scorer: str) -> list[Group]:
+    """Return the arms whose every run was scored by this scorer."""
+
+    def has(run: RunFolder) -> bool:
+        return any(score.get("scorer") == scorer for score in (run.result() or {}).get("scores") or [])
+
+    return [g for g in groups if all(has(run) for run in g.runs)]
+
+
+def score_rows(
+    groups: Sequence[Group], scorer: str, pooled: Callable[..., dict[str, Any]] = studies.pooled
+) -> list[dict[str, Any]]:
+    """Return each arm's score, and those of the untouched models that were scored beside them.
+
+    Args:
+        groups: arms scored by this scorer.
+        scorer: its name.
+        pooled: `studies.pooled`, or something that remembers what it said.
+
+    Returns:
+        Rows of label, method, variant, points (one value a seed), scorer, unit, value, low, high, n, seeds.
+    """
+    rows: list[dict[str, Any]] = []
+    untouched: dict[tuple, dict[str, Any]] = {}
+    for g in groups:
+        values = [studies.score_of(run, scorer)["value"] for run in g.runs]
+        row = {"label": g.label, "method": g.method, "variant": g.variant, "points": values}
+        rows.append(row | pooled(g.runs, scorer))
+        for name, scores in ((g.runs[0].result() or {}).get("references") or {}).items():
+            for score in scores:
+                if score.get("scorer") == scorer:
+                    source = getattr(g.spec, name).source if name in ("student", "teacher") else name
+                    untouched.setdefault(
+                        (name, source, score.get("value"), score.get("n")), {"source": source, **score}
+                    )
+    several = len({key[1] for key in untouched if key[0] == "student"}) > 1
+    for (name, source, *_), score in untouched.items():
+        label = arm_of(name).label + (f" ({source_label(source, 20)})" if several else "")
+        plain = {key: score.get(key) for key in ("scorer", "unit", "value", "low", "high", "n")}
+        rows.append({"label": label, "method": name, "variant": 0, "points": [], "seeds": None, **plain})
+    return rows
+
+
+def contrasts(
+    groups: Sequence[Group], base: Group, scorer: str, difference: Callable[..., dict[str, Any]] = studies.difference
+) -> list[dict[str, Any]]:
+    """Return how each arm differs from one of them, with p-values adjusted for their number.
+
+    Args:
+        groups: arms scored by this scorer, the base among them.
+        base: what is subtracted.
+        scorer: its name.
+        difference: `studies.difference`, or something that remembers what it said.
+
+    Returns:
+        Rows of label, method, variant, key, unit, n, seeds (compared), difference, difference_low, difference_high,
+        p_value, paired, shared, p_adjusted, says (a sentence) and cautions (parts of a sentence).
+    """
+    rows = []
+    base_result = base.runs[0].result() or {}
+    for g in groups:
+        if g.key == base.key:
+            continue
+        own, other, note = matched(g, base)
+        score = studies.score_of(own[0], scorer)
+        row = {"label": g.label, "method": g.method, "variant": g.variant, "key": g.key, "unit": score.get("unit"),
+               "n": score.get("n"), "seeds": len(own), "difference": None, "p_value": None}  # fmt: skip
+        row |= difference(own, other, scorer)
+        prints = tuple((result.get("fingerprints") or {}) for result in (g.runs[0].result() or {}, base_result))
+        row["cautions"] = cautions(g, base, row, prints, note)
+        rows.append(row)
+    return adjust(rows)
+
+
+def published(rows: Sequence[Mapping[str, Any]], base: Group, scorer: str) -> list[tuple[int, str, float]]:
+    """Return the paper's gains where the question is the same in kind: the method against default LoRA."""
+    if base.method != "default_lora":
+        return []
+    places = [i for i, row in enumerate(rows) if row["method"] == "seeking" and row.get("unit") == SHARE]
+    return [(place, words, points) for place in places[:1] for words, points in PAPER.get(scorer, ())]
 
 
 def matched(one: Group, other: Group) -> tuple[list[RunFolder], list[RunFolder], str]:
@@ -178,7 +276,7 @@ def adjust(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row, value in zip(rows, adjusted, strict=True):
         row["p_adjusted"] = value
         if row.get("difference") is None:
-            row["says"] = "the scores are no averages over examples, so they are not paired."
+            row["says"] = row.get("problem") or "The scores are no averages over examples, so they are not paired."
             continue
         how = row["paired"] if many < 2 or value is None else f"{row['paired']}, Holm-adjusted p = {p_text(value)}"
         result = PairedResult(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.paths import Workspace, contained, read_json, read_lines, write_atomic, write_json
+from paraknow_core.paths import Workspace, contained, file_stamp, read_json, read_lines, write_atomic, write_json
 from paraknow_core.spec import RunSpec, read_spec
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def runs_table(runs: list[RunFolder], memo: dict | None = None) -> "pandas.DataF
 
 
 def _known_row(run: RunFolder, memo: dict) -> dict[str, Any]:
-    stamps = tuple(_stamp(run.file(name)) for name in ("spec.yaml", "status.json", "result.json"))
+    stamps = tuple(file_stamp(run.file(name)) for name in ("spec.yaml", "status.json", "result.json"))
     known = memo.get(run.path)
     if known is not None and known[0] == stamps:
         return known[1]
@@ -232,14 +232,6 @@ def _known_row(run: RunFolder, memo: dict) -> dict[str, Any]:
     if row["state"] not in ACTIVE:  # an active one may be gone at any moment without a file that says so
         memo[run.path] = (stamps, row)
     return row
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return (0, 0)
-    return (status.st_mtime_ns, status.st_size)
 
 
 def differing_settings(table: "pandas.DataFrame") -> list[str]:

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "playground": BASE | {"services", "runs"},  # what pages know of it
     "playground.serve": BASE | {"playground", "services", "runs", "settings", "models", "tasks", "stages", "memory"},
     "studies": BASE | {"runs", "ops"},
-    "comparison": BASE | {"runs", "ops", "display"},
+    "comparison": BASE | {"runs", "studies", "ops", "display"},
     "display": set(),
     "figure_style": {"display"},
     "figures": {"errors", "display", "figure_style"},
