@@ -37,11 +37,14 @@ MAY_IMPORT = {
     "playground": BASE | {"services", "runs"},  # what pages know of it
     "playground.serve": BASE | {"playground", "services", "runs", "settings", "models", "tasks", "stages", "memory"},
     "studies": BASE | {"runs", "ops"},
+    "comparison": BASE | {"runs", "studies", "ops", "display"},
     "display": set(),
     "figure_style": {"display"},
     "figures": {"errors", "display", "figure_style"},
     "charts": {"errors", "display", "figure_style", "figures", "agreement"},  # one module a page
-    "reports": BASE | {"runs", "studies", "display", "figure_style", "figures", "charts", "sensitivity_store"},
+    "reports": BASE | {"runs", "studies", "comparison", "display", "figure_style", "figures", "charts",
+                       "sensitivity_store"},
+>>>>>>> wt-e
     "launcher": {"errors", "paths"},
     "draft": BASE,
     "access": {"errors", "paths", "spec"},
@@ -57,8 +60,8 @@ MAY_IMPORT = {
 }  # fmt: skip
 # What pages and app.py may know of the core: run folders and pictures, nothing that computes.
 PAGES_MAY_IMPORT = BASE | {
-    "settings", "runs", "sensitivity_store", "studies", "figures", "display", "engines", "demo", "draft", "access",
-    "services", "desk", "playground", "charts", "reports", "planner", "agreement",
+    "settings", "runs", "sensitivity_store", "studies", "comparison", "figures", "display", "engines", "demo", "draft",
+    "access", "services", "desk", "playground", "charts", "reports", "planner", "agreement",
 }  # fmt: skip
 # The interface of methods belongs to the stages, which call it; the methods themselves stand above them. The desk's
 # loop and its kinds of questions are not the part that pages know.
