@@ -38,10 +38,11 @@ MAY_IMPORT = {
     "display": set(),
     "figure_style": {"display"},
     "figures": {"errors", "display", "figure_style"},
-    "charts": {"errors", "display", "figure_style", "figures"},  # one module a page
+    "charts": {"errors", "display", "figure_style", "figures", "lessons"},  # one module a page
     "reports": BASE | {"runs", "studies", "display", "figure_style", "figures", "charts", "sensitivity_store"},
     "launcher": {"errors", "paths"},
     "draft": BASE,
+    "lessons": BASE | {"runs", "studies", "ops", "sensitivity_store", "display"},
     "access": {"errors", "paths", "spec"},
     "services": BASE | {"runs"},
     "desk": BASE | {"services"},
@@ -56,7 +57,7 @@ MAY_IMPORT = {
 # What pages and app.py may know of the core: run folders and pictures, nothing that computes.
 PAGES_MAY_IMPORT = BASE | {
     "settings", "runs", "sensitivity_store", "studies", "figures", "display", "engines", "demo", "draft", "access",
-    "services", "desk", "playground", "charts", "reports", "planner",
+    "services", "desk", "playground", "charts", "reports", "planner", "lessons",
 }  # fmt: skip
 # The interface of methods belongs to the stages, which call it; the methods themselves stand above them. The desk's
 # loop and its kinds of questions are not the part that pages know.

@@ -22,7 +22,7 @@ ENDS = {
 }  # fmt: skip
 CSS = """<style>
 .pk-who {border-top: 3px solid; padding-top: .35rem; display: flex; flex-direction: column; gap: .1rem;
-  font-size: .86rem; overflow-wrap: anywhere; min-height: 5.4rem;}
+  font-size: .86rem; overflow-wrap: anywhere; min-height: 6.9rem;}
 .pk-who b {font-size: .98rem; font-weight: 650;}
 .pk-hold {border-radius: .8rem; padding: .02rem .55rem; font-size: .8rem; font-weight: 600; white-space: nowrap;
   border: 1.5px solid rgba(128,136,140,.55);}
@@ -83,9 +83,13 @@ def tokens_html(column: Column, *, live: bool, right: bool) -> str:
 
 
 def _tip(token: Mapping) -> str:
-    rows = [f"<b>{_visible(token['text'] or token.get('end_mark', ''))}</b>  {percent(token['p'])}"]
-    rows += [f"{number}. {_visible(text)}  {percent(p)}" for number, (text, p) in enumerate(token.get("top") or [], 1)]
+    rows = [f"<b>{_visible(token['text'] or token.get('end_mark', ''))}</b>  {_share(token['p'])}"]
+    rows += [f"{number}. {_visible(text)}  {_share(p)}" for number, (text, p) in enumerate(token.get("top") or [], 1)]
     return "\n".join(rows)
+
+
+def _share(p: float) -> str:
+    return percent(p) if p >= 0.0005 else "< 0.1 %"
 
 
 def _plain_tip(token: Mapping) -> str:

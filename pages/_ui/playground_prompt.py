@@ -83,7 +83,11 @@ def fields(found: Material) -> dict[str, Any]:
         )  # fmt: skip
         own = example is None or text != question(example)
         if example is not None:
-            words = "Your own prompt: there is no reference answer." if own else f"Reference: {example['reference']}"
+            words = (
+                "Your own prompt: there is no reference answer."
+                if own
+                else f"Reference: {' ⏎ '.join(example['reference'].splitlines())}"
+            )
             st.caption(plain(shorten(words, 400)))
     with right:
         template = kept(

@@ -50,9 +50,14 @@ def choices() -> dict[str, Choice]:
             continue
         revision = (one.result.get("revisions") or {}).get("student") or one.spec.student.revision
         slot = Slot(source=one.spec.student.source, revision=revision, run=run.id)
-        name = shorten(one.spec.name, 28) if one.spec.name else arm_of(one.spec.method).label
-        score = f", {score_text(one.scores[0])}" if one.scores else ""
-        add(slot, name, one.spec.method, f"{source_label(one.spec.student.source, 24)}, {one.task}{score}, {run.id}")
+        name = f"{shorten(one.spec.name, 28)}, " if one.spec.name else ""
+        score = f", {score_text(one.scores[0]).split(' (')[0]}" if one.scores else ""
+        add(
+            slot,
+            arm_of(one.spec.method).label,
+            one.spec.method,
+            f"{name}{source_label(one.spec.student.source, 24)}, {one.task}{score}",
+        )
     return found
 
 
@@ -163,12 +168,13 @@ def _broken(log) -> str:  # noqa: ANN001 - a path
 
 def card(one: Choice, holding: Holding, dark: bool) -> None:
     """Draw who answers in a column: name, state, memory, and the button that loads or frees."""
-    shared = f", of it {memory(holding.shared)} shared" if holding.shared else ""
+    shared = f" ({memory(holding.shared)} shared)" if holding.shared else ""
     takes = "takes" if holding.state == "loaded" else "needs"
     size = f"{takes} {memory(holding.bytes)}{shared}" if holding.bytes else ""
-    parameters = f"{count(holding.parameters)} parameters" if holding.parameters else ""
+    parameters = f"{count(holding.parameters)} weights" if holding.parameters else ""
     st.html(
-        f'<div class="pk-who" style="border-color:{arm_of(one.arm).shade(dark)}"><b>{escape(one.label)}</b>'
+        f'<div class="pk-who" title="{escape(one.slot.run or one.slot.source, quote=True)}" '
+        f'style="border-color:{arm_of(one.arm).shade(dark)}"><b>{escape(one.label)}</b>'
         f'<span class="pk-quiet">{escape(one.detail)}</span>'
         f'<span data-testid="holding"><span class="pk-hold pk-hold-{holding.state}">{WORDS[holding.state]}</span> '
         f'<span class="pk-quiet">{escape(" · ".join(part for part in (parameters, size) if part))}</span></span></div>'
