@@ -11,7 +11,8 @@ from paraknow_core.spec import RunSpec
 DEMO_VARIABLE = "PARAKNOW_DEMO"
 ROOTS_VARIABLE = "PARAKNOW_ROOTS"  # folders, separated like $PATH, whose models and data other people may use
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
-DEMO_LIMITS = {"epochs": 5.0, "max_steps": 200, "train": 1000, "test": 300, "samples": 64, "rank": 64, "seeds": 3}
+DEMO_LIMITS = {"epochs": 5.0, "max_steps": 200, "train": 1000, "test": 300, "samples": 64, "rank": 64, "seeds": 3,
+               "new_tokens": 128, "queued": 12}  # fmt: skip
 
 
 @dataclass(frozen=True)

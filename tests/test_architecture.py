@@ -41,12 +41,12 @@ MAY_IMPORT = {
     "display": set(),
     "figure_style": {"display"},
     "figures": {"errors", "display", "figure_style"},
-    "charts": {"errors", "display", "figure_style", "figures", "agreement"},  # one module a page
+    "charts": {"errors", "display", "figure_style", "figures", "agreement", "lessons"},  # one module a page
     "reports": BASE | {"runs", "studies", "comparison", "display", "figure_style", "figures", "charts",
                        "sensitivity_store"},
->>>>>>> wt-e
     "launcher": {"errors", "paths"},
     "draft": BASE,
+    "lessons": BASE | {"runs", "studies", "ops", "sensitivity_store", "display"},
     "access": {"errors", "paths", "spec"},
     "services": BASE | {"runs"},
     "desk": BASE | {"services"},
@@ -61,7 +61,7 @@ MAY_IMPORT = {
 # What pages and app.py may know of the core: run folders and pictures, nothing that computes.
 PAGES_MAY_IMPORT = BASE | {
     "settings", "runs", "sensitivity_store", "studies", "comparison", "figures", "display", "engines", "demo", "draft",
-    "access", "services", "desk", "playground", "charts", "reports", "planner", "agreement",
+    "access", "services", "desk", "playground", "charts", "reports", "planner", "agreement", "lessons",
 }  # fmt: skip
 # The interface of methods belongs to the stages, which call it; the methods themselves stand above them. The desk's
 # loop and its kinds of questions are not the part that pages know.

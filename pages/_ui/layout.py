@@ -6,7 +6,7 @@ from html import escape
 
 import streamlit as st
 
-from pages._ui import router, state
+from pages._ui import presets, router, state
 from paraknow_core.display import shorten, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import list_runs
@@ -92,6 +92,7 @@ def page(title: str) -> Iterator[None]:
     if problem:
         say(problem)
     try:
+        presets.take()
         yield
     except ParaknowError as error:
         say(error)
