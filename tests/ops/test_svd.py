@@ -68,10 +68,12 @@ def test_the_iteration_is_as_good_as_it_says(name, rank):
     assert not found.exact or rank == 64  # a basis for rank 64 may outgrow a matrix this small
     true = excess_of(found, matrix)
     assert true <= found.excess_error + 1e-6
-    assert found.excess_error <= 1e-5
+    assert found.excess_error <= 1e-4
     captured = (found.u.double().T @ matrix.double()).square().sum()
     best = torch.linalg.svdvals(matrix.double())[:rank].square().sum()
-    assert captured / best > 1 - (1e-3 if name == "noise" else 1e-4)  # of noise, one direction holds 0.6 %
+    left = matrix.double().square().sum() - best
+    assert captured / best > 1 - 2.1e-4 * left / best - 1e-6  # what the error's tolerance leaves: 3 % of rank-1 noise
+    assert captured / best > 1 - 1e-4 or name == "noise"
 
 
 def test_singular_values_and_subspace_where_there_is_a_gap():
@@ -97,7 +99,7 @@ def test_what_is_small_beside_one_large_value_is_found_too():
     matrix = SPECTRA["noise"] + with_spectrum(torch.tensor([2e5]))
     found = truncated_svd(matrix, 16)
     assert not found.exact
-    assert excess_of(found, matrix) < 1e-5
+    assert excess_of(found, matrix) < 1e-4
 
 
 def test_a_matrix_of_lower_rank_is_restored():
