@@ -162,9 +162,10 @@ def _roles(pairings: list[dict[str, Any]]) -> str:
         key = (pairing["role"], *shapes, pairing["action"], reason)
         alike[key] = alike.get(key, 0) + 1
     rows = "".join(
-        f'<tr><td class="pk-word"><span class="pk-dot" style="background:{GROUP_COLOURS[GROUP_OF_ROLE[role]]}"></span>{role}</td>'
+        f'<tr><td class="pk-word">{_dot(role)}{role}</td>'
         f'<td class="pk-num">{number:,}</td><td class="pk-num">{teacher}</td><td class="pk-num">{student}</td>'
-        f'<td class="pk-num">{placed}</td><td class="pk-word">{action}</td><td style="width:45%">{escape(reason)}</td></tr>'
+        f'<td class="pk-num">{placed}</td><td class="pk-word">{action}</td>'
+        f'<td style="width:45%">{escape(reason)}</td></tr>'
         for (role, teacher, student, placed, action, reason), number in alike.items()
     )
     return (
@@ -172,6 +173,10 @@ def _roles(pairings: list[dict[str, Any]]) -> str:
         '<th class="pk-num">Modules</th><th class="pk-num">Teacher</th><th class="pk-num">Student</th>'
         f'<th class="pk-num">Transferred</th><th class="pk-word">Action</th><th>Why</th></tr>{rows}</table></div>'
     )
+
+
+def _dot(role: str) -> str:
+    return f'<span class="pk-dot" style="background:{GROUP_COLOURS[GROUP_OF_ROLE[role]]}"></span>'
 
 
 def _overlap(overlap: dict[str, Any] | None, problem: str) -> None:

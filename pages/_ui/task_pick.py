@@ -192,11 +192,11 @@ def settings() -> None:
     a, b, c, d, e = st.container(key="stack-fields-task").columns([1.2, 1, 1, 1, 1])
     with a:
         state.field(st.selectbox, "Template", "task.template", options=list(TEMPLATES),
-                    help="; ".join(f"{name}: {text}" for name, text in TEMPLATES.items()))  # fmt: skip
+                    help=plain("; ".join(f"{name}: {text}" for name, text in TEMPLATES.items())))  # fmt: skip
     with b:
-        state.field(st.number_input, "Max length [tokens]", "task.max_length", min_value=2, max_value=1_048_576, step=64,
-                    help="Prompt and answer together; longer examples are cut at the end. The model's own context "
-                    "counts where it is shorter.")  # fmt: skip
+        state.field(st.number_input, "Max length [tokens]", "task.max_length", min_value=2, max_value=1_048_576,
+                    step=64, help="Prompt and answer together; longer examples are cut at the end. The model's "
+                    "own context counts where it is shorter.")  # fmt: skip
     for box, (split, tip) in zip((c, d, e), SPLITS.items(), strict=True):
         with box:
             optional_number(f"{split.capitalize()} examples", f"task.sizes.{split}", split != "validation", tip)

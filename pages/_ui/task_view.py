@@ -128,17 +128,18 @@ def _lengths(task: dict[str, Any], who: str, split: str) -> None:
         alt=f"Histogram: tokens of each {split} example, with the limit of {limit} tokens; the sentence below says "
         "how many are cut",
     )  # fmt: skip
-    st.markdown(plain(length_sentence(whole, prompt, limit)))
+    why = "the model's context" if limit < state.draft().task.max_length else "the max length"
+    st.markdown(plain(length_sentence(whole, prompt, limit, why)))
     table = pandas.DataFrame({"id": reply.value["ids"], "tokens": whole, "prompt_tokens": prompt})
     st.download_button("Lengths as CSV", table.to_csv(index=False), f"lengths-{split}-{who}.csv", "text/csv",
                        icon=":material/download:", on_click="ignore")  # fmt: skip
 
 
-def length_sentence(whole: numpy.ndarray, prompt: numpy.ndarray, limit: int) -> str:
-    """Say in one sentence what a limit does to examples of these lengths."""
+def length_sentence(whole: numpy.ndarray, prompt: numpy.ndarray, limit: int, why: str = "the limit") -> str:
+    """Say in one sentence what a limit (and `why` there is one) does to examples of these lengths."""
     cut, empty = int((whole > limit).sum()), int(nothing_left(whole, prompt, limit).sum())
     said = f"Median {int(numpy.median(whole)):,} tokens, longest {int(whole.max()):,}; "
-    said += f"{cut:,} of {len(whole):,} are cut at {limit:,}" if cut else f"none is cut at {limit:,}"
+    said += f"{cut:,} of {len(whole):,} are cut at {limit:,} ({why})" if cut else f"none is cut at {limit:,} ({why})"
     if empty:
         said += f"; of {empty:,} nothing of the answer is left, and a run would refuse them: raise the max length"
     return said + "."
@@ -188,8 +189,15 @@ def _stepper(index: int, total: int) -> int:
         st.session_state[INDEX] = max(0, min(total - 1, index + by))
 
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.number_input(f"Example, of {total:,}", 1, total, step=1, key=f"{INDEX}.widget", width=150,
-                        on_change=lambda: st.session_state.update({INDEX: st.session_state[f"{INDEX}.widget"] - 1}))
+        st.number_input(
+            f"Example, of {total:,}",
+            1,
+            total,
+            step=1,
+            key=f"{INDEX}.widget",
+            width=150,
+            on_change=lambda: st.session_state.update({INDEX: st.session_state[f"{INDEX}.widget"] - 1}),
+        )
         st.button("Previous", icon=":material/chevron_left:", on_click=step, args=(-1,), disabled=index == 0)
         st.button("Next", icon=":material/chevron_right:", on_click=step, args=(1,), disabled=index >= total - 1)
     return index

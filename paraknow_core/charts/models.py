@@ -19,7 +19,8 @@ def parameter_bars(
     """Draw for each model one bar of its parameters, a part for each role, coloured by group.
 
     Args:
-        models: label (markup already escaped) -> parts with `role`, `group`, `parameters` and `modules`, as the desk's `anatomy` gives them.
+        models: label (markup already escaped) -> parts with `role`, `group`, `parameters` and `modules`, as the
+            desk's `anatomy` gives them.
     """
     figure = blank(title, subtitle, dark, height=150 + 82 * max(1, len(models)))
     totals = {label: sum(part["parameters"] for part in parts) for label, parts in models.items()}
@@ -86,18 +87,14 @@ def length_histogram(
             hovertemplate="%{customdata} tokens: %{y:,} examples, " + name + "<extra></extra>",
         ))  # fmt: skip
     figure.update_layout(barmode="stack", bargap=0.06)
-    if limit <= 1.6 * high:
+    near = limit <= 1.6 * high
+    if near:
         figure.add_vline(x=limit + 0.5, line={"color": ink(dark), "width": 1.5, "dash": "dash"})
-        right = limit > 0.75 * high
-        figure.add_annotation(
-            x=limit + 0.5, y=1, yref="paper", yanchor="top", xanchor="right" if right else "left",
-            xshift=-5 if right else 5, text=f"limit {limit:,}", showarrow=False, font={"color": ink(dark)},
-        )  # fmt: skip
-    else:
-        figure.add_annotation(
-            x=1, xref="paper", y=1, yref="paper", xanchor="right", yanchor="top", text=f"limit {limit:,} →",
-            showarrow=False, font={"color": neutral(dark)},
-        )  # fmt: skip
+    figure.add_annotation(
+        x=limit + 0.5 if near else 1, xref="x" if near else "paper", y=1, yref="paper", yanchor="bottom",
+        xanchor="center" if near and limit < 0.85 * high else "right", showarrow=False,
+        text=f"limit {limit:,}" if near else f"limit {limit:,} →", font={"color": ink(dark) if near else neutral(dark)},
+    )  # fmt: skip
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What people upload: refused early where it cannot be data, read strictly, or laid out anew by a mapping of columns."""
+"""What people upload: refused early where it cannot be data, read strictly, or laid out anew by mapping columns."""
 
 import csv
 import json
