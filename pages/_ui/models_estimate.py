@@ -217,8 +217,8 @@ def _assumptions(found: dict[str, Any], spec: RunSpec) -> None:
         "process has of its own; loading the libraries, a few seconds more, is not counted.",
         f"Fine-tuning: {training['steps']:,} optimiser steps of {per_pass} with {training['tokens']:,} tokens each, "
         f"filling included; {count(student['adapters'])} trainable parameters (rank {spec.factorisation.rank}); the "
-        f"validation split is read {training['validations']:,} times. Memory: weights, states of one pass, five copies of its "
-        f"logits, optimiser, and {memory(found['process'])} for the process with its libraries.",
+        f"validation split is read {training['validations']:,} times. Memory: weights, states of one pass, five copies "
+        f"of its logits, optimiser, and {memory(found['process'])} for the process with its libraries.",
         f"Evaluation: {answering['models']:,} {'models' if answering['models'] > 1 else 'model'}, "
         f"{answering['batches']:,} batches of {answering['batch']:,}; {answers}. A score saved before costs nothing.",
         "Times are rough: within a factor of two where the machine is idle. Lengths come from at most the first 300 "

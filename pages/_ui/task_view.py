@@ -7,12 +7,12 @@ import numpy
 import pandas
 import streamlit as st
 
-from pages._ui import asking, layout, state, uploads
+from pages._ui import asking, layout, state
 from pages._ui.layout import plain
 from pages._ui.models_anatomy import reference
 from paraknow_core.charts import models as charts
 from paraknow_core.desk import Reply
-from paraknow_core.display import SCORER_LABELS, shorten, source_label
+from paraknow_core.display import SCORER_LABELS, shorten
 from paraknow_core.spec import SensitivitySpec
 
 NO_LIMIT = 1_048_576
@@ -66,8 +66,7 @@ def limit_of(context: int) -> int:
 
 def task_label() -> str:
     """Return the draft's task in words: an upload by the user's own name of it."""
-    source = state.draft().task.source
-    return uploads.label_of(state.place(), source) or source_label(source)
+    return state.task_label(state.draft().task.source)
 
 
 def overview(task: dict[str, Any]) -> None:
