@@ -35,9 +35,9 @@ def models() -> None:
 
 def task() -> None:
     """Draw the choice of the task, what it holds, and its examples."""
-    task_pick.picker()
+    readable = task_pick.picker()
     task_pick.settings()
-    found = task_view.ask_task()
+    found = task_view.ask_task() if readable else None
     if found is not None:
         task_view.overview(found)
         task_view.view(found)

@@ -66,6 +66,8 @@ def body(task: dict[str, Any]) -> None:
     table = examples_table(lengths.value, lengths.array("whole"), lengths.array("prompt"), limit)
     place = {name: index for index, name in enumerate(taken.value["ids"])}
     table.insert(0, "taken", table["id"].isin(place.keys()))
+    if not table["question"].any():  # plain text
+        table = table.drop(columns="question").rename(columns={"answer": "text"})
     _summary(table, len(place), limit)
     if spec.selection == "manual":
         _by_hand(table, list(place))
@@ -115,6 +117,7 @@ COLUMNS = {
     "id": st.column_config.TextColumn("Example", width=170),
     "question": st.column_config.TextColumn("Question", width=340),
     "answer": st.column_config.TextColumn("Answer", width=170),
+    "text": st.column_config.TextColumn("Text", width=510),
     "tokens": st.column_config.NumberColumn("Tokens", width=70, help="after the cut"),
     "learnt": st.column_config.NumberColumn("Learnt", width=70, help="tokens that the loss is on"),
     "note": st.column_config.TextColumn("Note", width=150),
@@ -169,8 +172,9 @@ def _base(table: pandas.DataFrame, chosen: list[str], word: str) -> dict[str, An
         return known
     matching = table
     if word.strip():
-        text = table["question"].str.cat(table["answer"], sep=" ").str.cat(table["id"], sep=" ")
-        matching = table[text.str.contains(word.strip(), case=False, regex=False)]
+        words = [table[name] for name in ("id", "question", "answer", "text") if name in table]
+        found = pandas.concat([each.str.contains(word.strip(), case=False, regex=False) for each in words], axis=1)
+        matching = table[found.any(axis=1)]
     ordered = pandas.concat([matching[matching["taken"]], matching[~matching["taken"]]])
     base = {"for": (word, tuple(chosen)), "order": list(ordered.index), "ticked": list(ordered["taken"]),
             "round": (known["round"] if known else 0) + 1}  # fmt: skip

@@ -127,20 +127,29 @@ def _lengths(task: dict[str, Any], who: str, split: str) -> None:
         alt=f"Histogram: tokens of each {split} example, with the limit of {limit} tokens; the sentence below says "
         "how many are cut",
     )  # fmt: skip
-    why = "the model's context" if limit < state.draft().task.max_length else "the max length"
-    st.markdown(plain(length_sentence(whole, prompt, limit, why)))
+    of_model = limit < state.draft().task.max_length
+    why, mend = ("the model's context", "take a model with a longer one") if of_model else WHY_AND_MEND
+    st.markdown(plain(length_sentence(whole, prompt, limit, why, mend)))
     table = pandas.DataFrame({"id": reply.value["ids"], "tokens": whole, "prompt_tokens": prompt})
     st.download_button("Lengths as CSV", table.to_csv(index=False), f"lengths-{split}-{who}.csv", "text/csv",
                        icon=":material/download:", on_click="ignore")  # fmt: skip
 
 
-def length_sentence(whole: numpy.ndarray, prompt: numpy.ndarray, limit: int, why: str = "the limit") -> str:
-    """Say in one sentence what a limit (and `why` there is one) does to examples of these lengths."""
+WHY_AND_MEND = ("the max length", "raise it")
+
+
+def length_sentence(whole: numpy.ndarray, prompt: numpy.ndarray, limit: int, why: str, mend: str) -> str:
+    """Say in one sentence what a limit does to examples of these lengths.
+
+    Args:
+        whole, prompt: tokens of each example and of its prompt, before any cut.
+        limit: tokens that are kept; why: what sets it; mend: what would leave more.
+    """
     cut, empty = int((whole > limit).sum()), int(nothing_left(whole, prompt, limit).sum())
     said = f"Median {int(numpy.median(whole)):,} tokens, longest {int(whole.max()):,}; "
     said += f"{cut:,} of {len(whole):,} are cut at {limit:,} ({why})" if cut else f"none is cut at {limit:,} ({why})"
     if empty:
-        said += f"; of {empty:,} nothing of the answer is left, and a run would refuse them: raise the max length"
+        said += f"; of {empty:,} nothing of the answer is left, and a run would refuse them: {mend}"
     return said + "."
 
 
@@ -171,8 +180,10 @@ def _example(task: dict[str, Any], who: str, split: str) -> None:
             '<i class="pk-learnt">learnt</i>the loss is on these</span><span><i class="pk-cut">cut</i>beyond the limit'
             '</span><span><i class="pk-given pk-special">&lt;s&gt;</i>special token</span></div>')  # fmt: skip
     if not learnt:
-        st.warning("Nothing of the answer is left within the limit: a run would refuse this example. "
-                   "Raise the max length or shorten it.", icon=":material/content_cut:")  # fmt: skip
+        st.warning(
+            f"Nothing of the answer is left within {limit:,} tokens: a run would refuse this example. Shorten it, raise "
+            "the max length, or take a model with a longer context.", icon=":material/content_cut:",
+        )  # fmt: skip
     if shown["spans_border"]:
         st.caption(":material/info: One token spans the border between prompt and answer: the mask is off by a part "
                    "of a token here.")  # fmt: skip

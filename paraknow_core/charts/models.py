@@ -69,7 +69,7 @@ def length_histogram(
     figure = blank(title, subtitle, dark, height=300)
     lengths = numpy.asarray(lengths, dtype=numpy.int64)
     figure.update_xaxes(title_text="tokens of an example, prompt and answer", rangemode="tozero", showgrid=False)
-    figure.update_yaxes(title_text="examples", rangemode="tozero")
+    figure.update_yaxes(title_text="examples", rangemode="tozero", tickformat=",d")
     if not lengths.size:
         return figure
     low, high = int(lengths.min()), int(lengths.max())
@@ -83,10 +83,11 @@ def length_histogram(
         spans = [_span(start, width) for start in edges[:-1]]
         figure.add_trace(go.Bar(
             x=edges[:-1] + (width - 1) / 2, y=counts, width=width * 0.94, name=name, customdata=spans,
-            marker={"color": colour, "pattern": {"shape": pattern, "solidity": 0.35}},
+            marker={"color": colour, "pattern": {"shape": pattern, "fgcolor": colour, "bgcolor": "rgba(213,94,0,0.35)",
+                                                 "solidity": 0.5} if pattern else None},
             hovertemplate="%{customdata} tokens: %{y:,} examples, " + name + "<extra></extra>",
         ))  # fmt: skip
-    figure.update_layout(barmode="stack", bargap=0.06)
+    figure.update_layout(barmode="stack", bargap=0.06, margin={"t": 86})
     near = limit <= 1.6 * high
     if near:
         figure.add_vline(x=limit + 0.5, line={"color": ink(dark), "width": 1.5, "dash": "dash"})
