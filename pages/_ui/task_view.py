@@ -181,8 +181,8 @@ def _example(task: dict[str, Any], who: str, split: str) -> None:
             '</span><span><i class="pk-given pk-special">&lt;s&gt;</i>special token</span></div>')  # fmt: skip
     if not learnt:
         st.warning(
-            f"Nothing of the answer is left within {limit:,} tokens: a run would refuse this example. Shorten it, raise "
-            "the max length, or take a model with a longer context.", icon=":material/content_cut:",
+            f"Nothing of the answer is left within {limit:,} tokens: a run would refuse this example. Shorten it, "
+            "raise the max length, or take a model with a longer context.", icon=":material/content_cut:",
         )  # fmt: skip
     if shown["spans_border"]:
         st.caption(":material/info: One token spans the border between prompt and answer: the mask is off by a part "
