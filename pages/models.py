@@ -1,8 +1,8 @@
-"""Models & task: who gives, who receives, on which task; what fits, and what it will cost, before anything is loaded."""
+"""Models & task: who gives, who receives, on which task; what fits and what it will take, before anything loads."""
 
 import streamlit as st
 
-from pages._ui import layout, models_anatomy, models_pick, task_pick, task_view
+from pages._ui import layout, models_anatomy, models_estimate, models_pick, task_pick, task_seeds, task_view
 
 PARTS = {"models": "Models", "task": "Task", "seeds": "Seed samples", "estimate": "Estimate"}
 PART = "models.part"
@@ -35,17 +35,21 @@ def models() -> None:
 
 def task() -> None:
     """Draw the choice of the task, what it holds, and its examples."""
-    task_pick.picker()
+    readable = task_pick.picker()
     task_pick.settings()
-    found = task_view.ask_task()
+    found = task_view.ask_task() if readable else None
     if found is not None:
         task_view.overview(found)
         task_view.view(found)
 
 
+def seeds() -> None:
+    """Draw which training examples the sensitivity is measured on."""
+    found = task_view.ask_task()
+    if found is not None:
+        task_seeds.controls(found["sizes"]["train"])
+        task_seeds.body(found)
+
+
 with layout.page("Models & task"):
-    part = choose_part()
-    if part == "models":
-        models()
-    elif part == "task":
-        task()
+    {"models": models, "task": task, "seeds": seeds, "estimate": models_estimate.body}[choose_part()]()

@@ -164,7 +164,7 @@ def _strip_text() -> None:
         f'<span><b title="{escape(draft.teacher.source)}">{escape(source_label(draft.teacher.source, 32))}</b> → '
         f'<b title="{escape(draft.student.source)}">{escape(source_label(draft.student.source, 32))}</b></span>'
     )
-    task = f'<span class="pk-quiet">task</span> {escape(source_label(draft.task.source, 32))}'
+    task = f'<span class="pk-quiet">task</span> {escape(state.task_label(draft.task.source, 32))}'
     st.html(
         f'<div class="pk-strip" data-testid="strip">{pair}<span>{task}</span>'
         f'<span title="{hint}"><span class="pk-quiet">draft</span> {edits}</span><span>{_jobs()}</span></div>'

@@ -110,7 +110,7 @@ def _hub(who: str) -> None:
 def _folder(who: str) -> None:
     source, key = state.value_of(f"{who}.source"), f"models.folder.{who}"
     st.session_state[key] = source if origin_of(source) == "folder" else ""
-    st.text_input("Folder", key=key, placeholder="/path/to/a/model", max_chars=4096,
+    st.text_input("Folder", key=key, placeholder="/path/to/a/model",
                   on_change=lambda: choose(who, st.session_state[key]),
                   help="Holds config.json, *.safetensors and the tokenizer's files.")  # fmt: skip
 

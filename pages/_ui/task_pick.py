@@ -24,10 +24,10 @@ TEMPLATES = {
 }
 
 
-def picker() -> None:
-    """Draw the choice of the task."""
+def picker() -> bool:
+    """Draw the choice of the task; return whether it can be read, False where that was said to be not so (yet)."""
     origin = _origin()
-    {"bundled": _bundled, "upload": _upload, "path": _path, "hub": _hub}[origin]()
+    return {"bundled": _bundled, "upload": _upload, "path": _path, "hub": _hub}[origin]() is not False
 
 
 def origin_of(source: str) -> str:
@@ -124,15 +124,15 @@ def _path() -> None:
         choose(path, test_source=other.strip() or None, format=layout)
 
     a, b, c = st.container(key="stack-fields-path").columns([2, 2, 1.4])
-    a.text_input("File or folder", key=keys[0], placeholder="/path/to/train.jsonl", max_chars=4096, on_change=store,
+    a.text_input("File or folder", key=keys[0], placeholder="/path/to/train.jsonl", on_change=store,
                  help="A .jsonl, .csv or .txt file, or a folder of files named train, validation, test.")  # fmt: skip
-    b.text_input("Test file", key=keys[1], placeholder="none: held out from the same file", max_chars=4096,
+    b.text_input("Test file", key=keys[1], placeholder="none: held out from the same file",
                  on_change=store, help="A second file that holds the test split.")  # fmt: skip
     formats = list(FORMATS) if values[2] in FORMATS else [*FORMATS, values[2]]
     c.selectbox("Format", formats, key=keys[2], format_func=lambda name: FORMATS.get(name, name), on_change=store)
 
 
-def _hub() -> None:
+def _hub() -> bool:
     source = state.value_of("task.source")
     name = source.removeprefix("hub:") if source.startswith("hub:") else ""
     keys = "task.hub", "task.hub.subset", "task.hub.revision"
@@ -154,12 +154,15 @@ def _hub() -> None:
                 "run.")  # fmt: skip
     b.text_input("Subset", key=keys[1], placeholder="none", max_chars=200, on_change=store)
     c.text_input("Revision", key=keys[2], placeholder="main", max_chars=200, on_change=store)
-    if name:
-        _columns(name)
+    return _columns(name) if name else True
 
 
-def _columns(name: str) -> None:
-    """Draw which column is question, answer and choices; where they cannot be known, names can be typed."""
+def _columns(name: str) -> bool:
+    """Draw which column is question, answer and choices; where they cannot be known, names can be typed.
+
+    Returns:
+        Whether they are known: without them the task cannot be read either.
+    """
     task = state.draft().task
     request = {"name": name, "subset": task.subset, "revision": task.revision}
     reply = asking.answered("columns", request, f"Reading the columns of {shorten(name, 60)} …")
@@ -176,6 +179,7 @@ def _columns(name: str) -> None:
             else column,
             on_change=_store_column, args=(word,), help="Without a choice, the column of that very name.",
         )  # fmt: skip
+    return reply is not None
 
 
 def _store_column(word: str) -> None:
@@ -192,11 +196,11 @@ def settings() -> None:
     a, b, c, d, e = st.container(key="stack-fields-task").columns([1.2, 1, 1, 1, 1])
     with a:
         state.field(st.selectbox, "Template", "task.template", options=list(TEMPLATES),
-                    help="; ".join(f"{name}: {text}" for name, text in TEMPLATES.items()))  # fmt: skip
+                    help=plain("; ".join(f"{name}: {text}" for name, text in TEMPLATES.items())))  # fmt: skip
     with b:
-        state.field(st.number_input, "Max length [tokens]", "task.max_length", min_value=2, max_value=1_048_576, step=64,
-                    help="Prompt and answer together; longer examples are cut at the end. The model's own context "
-                    "counts where it is shorter.")  # fmt: skip
+        state.field(st.number_input, "Max length [tokens]", "task.max_length", min_value=2, max_value=1_048_576,
+                    step=64, help="Prompt and answer together; longer examples are cut at the end. The model's "
+                    "own context counts where it is shorter.")  # fmt: skip
     for box, (split, tip) in zip((c, d, e), SPLITS.items(), strict=True):
         with box:
             optional_number(f"{split.capitalize()} examples", f"task.sizes.{split}", split != "validation", tip)

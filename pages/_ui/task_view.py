@@ -7,12 +7,12 @@ import numpy
 import pandas
 import streamlit as st
 
-from pages._ui import asking, layout, state, uploads
+from pages._ui import asking, layout, state
 from pages._ui.layout import plain
 from pages._ui.models_anatomy import reference
 from paraknow_core.charts import models as charts
 from paraknow_core.desk import Reply
-from paraknow_core.display import SCORER_LABELS, shorten, source_label
+from paraknow_core.display import SCORER_LABELS, shorten
 from paraknow_core.spec import SensitivitySpec
 
 NO_LIMIT = 1_048_576
@@ -66,8 +66,7 @@ def limit_of(context: int) -> int:
 
 def task_label() -> str:
     """Return the draft's task in words: an upload by the user's own name of it."""
-    source = state.draft().task.source
-    return uploads.label_of(state.place(), source) or source_label(source)
+    return state.task_label(state.draft().task.source)
 
 
 def overview(task: dict[str, Any]) -> None:
@@ -128,19 +127,29 @@ def _lengths(task: dict[str, Any], who: str, split: str) -> None:
         alt=f"Histogram: tokens of each {split} example, with the limit of {limit} tokens; the sentence below says "
         "how many are cut",
     )  # fmt: skip
-    st.markdown(plain(length_sentence(whole, prompt, limit)))
+    of_model = limit < state.draft().task.max_length
+    why, mend = ("the model's context", "take a model with a longer one") if of_model else WHY_AND_MEND
+    st.markdown(plain(length_sentence(whole, prompt, limit, why, mend)))
     table = pandas.DataFrame({"id": reply.value["ids"], "tokens": whole, "prompt_tokens": prompt})
     st.download_button("Lengths as CSV", table.to_csv(index=False), f"lengths-{split}-{who}.csv", "text/csv",
                        icon=":material/download:", on_click="ignore")  # fmt: skip
 
 
-def length_sentence(whole: numpy.ndarray, prompt: numpy.ndarray, limit: int) -> str:
-    """Say in one sentence what a limit does to examples of these lengths."""
+WHY_AND_MEND = ("the max length", "raise it")
+
+
+def length_sentence(whole: numpy.ndarray, prompt: numpy.ndarray, limit: int, why: str, mend: str) -> str:
+    """Say in one sentence what a limit does to examples of these lengths.
+
+    Args:
+        whole, prompt: tokens of each example and of its prompt, before any cut.
+        limit: tokens that are kept; why: what sets it; mend: what would leave more.
+    """
     cut, empty = int((whole > limit).sum()), int(nothing_left(whole, prompt, limit).sum())
     said = f"Median {int(numpy.median(whole)):,} tokens, longest {int(whole.max()):,}; "
-    said += f"{cut:,} of {len(whole):,} are cut at {limit:,}" if cut else f"none is cut at {limit:,}"
+    said += f"{cut:,} of {len(whole):,} are cut at {limit:,} ({why})" if cut else f"none is cut at {limit:,} ({why})"
     if empty:
-        said += f"; of {empty:,} nothing of the answer is left, and a run would refuse them: raise the max length"
+        said += f"; of {empty:,} nothing of the answer is left, and a run would refuse them: {mend}"
     return said + "."
 
 
@@ -171,8 +180,10 @@ def _example(task: dict[str, Any], who: str, split: str) -> None:
             '<i class="pk-learnt">learnt</i>the loss is on these</span><span><i class="pk-cut">cut</i>beyond the limit'
             '</span><span><i class="pk-given pk-special">&lt;s&gt;</i>special token</span></div>')  # fmt: skip
     if not learnt:
-        st.warning("Nothing of the answer is left within the limit: a run would refuse this example. "
-                   "Raise the max length or shorten it.", icon=":material/content_cut:")  # fmt: skip
+        st.warning(
+            f"Nothing of the answer is left within {limit:,} tokens: a run would refuse this example. Shorten it, "
+            "raise the max length, or take a model with a longer context.", icon=":material/content_cut:",
+        )  # fmt: skip
     if shown["spans_border"]:
         st.caption(":material/info: One token spans the border between prompt and answer: the mask is off by a part "
                    "of a token here.")  # fmt: skip
@@ -188,8 +199,15 @@ def _stepper(index: int, total: int) -> int:
         st.session_state[INDEX] = max(0, min(total - 1, index + by))
 
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.number_input(f"Example, of {total:,}", 1, total, step=1, key=f"{INDEX}.widget", width=150,
-                        on_change=lambda: st.session_state.update({INDEX: st.session_state[f"{INDEX}.widget"] - 1}))
+        st.number_input(
+            f"Example, of {total:,}",
+            1,
+            total,
+            step=1,
+            key=f"{INDEX}.widget",
+            width=150,
+            on_change=lambda: st.session_state.update({INDEX: st.session_state[f"{INDEX}.widget"] - 1}),
+        )
         st.button("Previous", icon=":material/chevron_left:", on_click=step, args=(-1,), disabled=index == 0)
         st.button("Next", icon=":material/chevron_right:", on_click=step, args=(1,), disabled=index >= total - 1)
     return index

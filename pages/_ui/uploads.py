@@ -23,7 +23,8 @@ SUFFIXES = (".jsonl", ".csv", ".txt")
 MAX_BYTES = 20_000_000
 WAITING = "waiting-"
 FORGOTTEN_S = 3600.0  # a file that nobody came back for
-PENDING, REFUSED, ROUND = "uploads.pending", "uploads.refused", "uploads.round"
+PENDING, REFUSED = "uploads.pending", "uploads.refused"
+FIELD = "uploads.file"
 LAYOUTS = """One example a line:
 
 - `.jsonl`: `{"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}` or
@@ -47,7 +48,8 @@ class Upload:
     @property
     def text(self) -> str:
         """Return one line for a list."""
-        return f"{shorten(self.label, 48)} · {count(self.examples)} examples · {memory(self.bytes)}"
+        size = memory(self.bytes) if self.bytes >= 1e6 else f"{self.bytes / 1e3:.0f} kB"
+        return f"{shorten(self.label, 48)} · {count(self.examples)} examples · {size}"
 
 
 def finished(place: Workspace) -> list[Upload]:
@@ -63,13 +65,6 @@ def finished(place: Workspace) -> list[Upload]:
                 path.stat().st_size,
             )))  # fmt: skip
     return [upload for _, upload in sorted(found, key=lambda pair: -pair[0])]
-
-
-def label_of(place: Workspace, source: str) -> str:
-    """Return what the user called an upload that is used as a source, or nothing."""
-    path = Path(source)
-    known = read_json(path.with_suffix(".json")) if path.parent == place.uploads and source else None
-    return str(known.get("label", "")) if isinstance(known, dict) else ""
 
 
 def keep(place: Workspace, name: str, content: bytes) -> Path | str:
@@ -128,10 +123,9 @@ def uploader(use: Callable[[str], None]) -> None:
     """
     place = state.place()
     sweep(place)
-    key = f"uploads.file.{st.session_state.get(ROUND, 0)}"
     st.file_uploader(
-        "Data file", type=[suffix[1:] for suffix in SUFFIXES], key=key, help=LAYOUTS, max_upload_size=20,
-        on_change=lambda: _take(st.session_state.get(key)), disabled=state.access().demo,
+        "Data file", type=[suffix[1:] for suffix in SUFFIXES], key=FIELD, help=LAYOUTS, max_upload_size=20,
+        on_change=lambda: _take(st.session_state.get(FIELD)), disabled=state.access().demo,
     )  # fmt: skip
     refused = st.session_state.get(REFUSED)
     if refused:
@@ -169,7 +163,6 @@ def _work_on(place: Workspace, pending: dict[str, Any], use: Callable[[str], Non
     if not refused:
         final = accept(place, path, pending["label"], reply.value)
         st.session_state.pop(PENDING)
-        st.session_state[ROUND] = st.session_state.get(ROUND, 0) + 1  # an empty field again
         use(str(final))
         st.rerun()
     said = refused.replace(path.with_suffix(".mapped.jsonl").name, f"{label}, as mapped,").replace(path.name, label)
@@ -184,7 +177,7 @@ def _work_on(place: Workspace, pending: dict[str, Any], use: Callable[[str], Non
 def _mapping(pending: dict[str, Any], said: str, columns: dict[str, str]) -> None:
     """Draw the columns of a file whose layout is not known, to be mapped."""
     st.warning(plain(said), icon=":material/view_column:")
-    st.caption("Or say which column is which; the file is then written anew.")
+    st.caption("Or say which column is which: the file is then written anew. To drop it, remove it from the field.")
     names = list(columns)
     with st.form("uploads.columns", border=True):
         boxes = st.columns(3)
@@ -195,13 +188,8 @@ def _mapping(pending: dict[str, Any], said: str, columns: dict[str, str]) -> Non
             )
             for box, (key, word) in zip(boxes, WORDS.items(), strict=True)
         }  # fmt: skip
-        left, right = st.columns([1, 1])
-        if left.form_submit_button("Use these columns", icon=":material/check:", type="primary"):
+        if st.form_submit_button("Use these columns", icon=":material/check:", type="primary"):
             pending["columns"] = {key: name for key, name in chosen.items() if name}
-            st.rerun()
-        if right.form_submit_button("Drop the file", icon=":material/close:"):
-            _drop()
-            st.session_state[ROUND] = st.session_state.get(ROUND, 0) + 1
             st.rerun()
 
 

@@ -19,7 +19,8 @@ def parameter_bars(
     """Draw for each model one bar of its parameters, a part for each role, coloured by group.
 
     Args:
-        models: label (markup already escaped) -> parts with `role`, `group`, `parameters` and `modules`, as the desk's `anatomy` gives them.
+        models: label (markup already escaped) -> parts with `role`, `group`, `parameters` and `modules`, as the
+            desk's `anatomy` gives them.
     """
     figure = blank(title, subtitle, dark, height=150 + 82 * max(1, len(models)))
     totals = {label: sum(part["parameters"] for part in parts) for label, parts in models.items()}
@@ -68,7 +69,7 @@ def length_histogram(
     figure = blank(title, subtitle, dark, height=300)
     lengths = numpy.asarray(lengths, dtype=numpy.int64)
     figure.update_xaxes(title_text="tokens of an example, prompt and answer", rangemode="tozero", showgrid=False)
-    figure.update_yaxes(title_text="examples", rangemode="tozero")
+    figure.update_yaxes(title_text="examples", rangemode="tozero", tickformat=",d")
     if not lengths.size:
         return figure
     low, high = int(lengths.min()), int(lengths.max())
@@ -82,22 +83,19 @@ def length_histogram(
         spans = [_span(start, width) for start in edges[:-1]]
         figure.add_trace(go.Bar(
             x=edges[:-1] + (width - 1) / 2, y=counts, width=width * 0.94, name=name, customdata=spans,
-            marker={"color": colour, "pattern": {"shape": pattern, "solidity": 0.35}},
+            marker={"color": colour, "pattern": {"shape": pattern, "fgcolor": colour, "bgcolor": "rgba(213,94,0,0.35)",
+                                                 "solidity": 0.5} if pattern else None},
             hovertemplate="%{customdata} tokens: %{y:,} examples, " + name + "<extra></extra>",
         ))  # fmt: skip
-    figure.update_layout(barmode="stack", bargap=0.06)
-    if limit <= 1.6 * high:
+    figure.update_layout(barmode="stack", bargap=0.06, margin={"t": 86})
+    near = limit <= 1.6 * high
+    if near:
         figure.add_vline(x=limit + 0.5, line={"color": ink(dark), "width": 1.5, "dash": "dash"})
-        right = limit > 0.75 * high
-        figure.add_annotation(
-            x=limit + 0.5, y=1, yref="paper", yanchor="top", xanchor="right" if right else "left",
-            xshift=-5 if right else 5, text=f"limit {limit:,}", showarrow=False, font={"color": ink(dark)},
-        )  # fmt: skip
-    else:
-        figure.add_annotation(
-            x=1, xref="paper", y=1, yref="paper", xanchor="right", yanchor="top", text=f"limit {limit:,} →",
-            showarrow=False, font={"color": neutral(dark)},
-        )  # fmt: skip
+    figure.add_annotation(
+        x=limit + 0.5 if near else 1, xref="x" if near else "paper", y=1, yref="paper", yanchor="bottom",
+        xanchor="center" if near and limit < 0.85 * high else "right", showarrow=False,
+        text=f"limit {limit:,}" if near else f"limit {limit:,} →", font={"color": ink(dark) if near else neutral(dark)},
+    )  # fmt: skip
     return figure
 
 

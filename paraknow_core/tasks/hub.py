@@ -46,7 +46,10 @@ def read_hub(name: str, spec: TaskSpec, *, offline: bool = False) -> Parts:
         parts[split] = (
             _text_examples(data, columns["text"], label)
             if layout == "text"
-            else tuple(example_of_row(row, columns, f"{label} row {index}", f"{label}:{index}") for index, row in enumerate(data, 1))
+            else tuple(
+                example_of_row(row, columns, f"{label} row {index}", f"{label}:{index}")
+                for index, row in enumerate(data, 1)
+            )
         )
         check_unique(parts[split], f"{name} ({label})")
     settled, more = settle_dev({split: part for split, part in parts.items() if part})

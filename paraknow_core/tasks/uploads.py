@@ -1,4 +1,4 @@
-"""What people upload: refused early where it cannot be data, read strictly, or laid out anew by a mapping of columns."""
+"""What people upload: refused early where it cannot be data, read strictly, or laid out anew by mapping columns."""
 
 import csv
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from paraknow_core.errors import DataError
-from paraknow_core.tasks.formats import read_examples
+from paraknow_core.tasks.formats import LETTERS, read_examples
 from paraknow_core.tasks.hub import example_of_row
 from paraknow_core.tasks.task import Example
 
@@ -60,7 +60,7 @@ def read_upload(path: Path) -> tuple[str, int]:
 
 
 def columns_of(path: Path) -> dict[str, str]:
-    """Return the columns of a file whose layout is not known, each with the start of its first value; or nothing.
+    """Return the columns of a file whose layout is not known, each with the start of its first value; else nothing.
 
     The first line of a CSV file is taken for its names, the first object's keys for those of JSON lines.
     """
@@ -69,7 +69,15 @@ def columns_of(path: Path) -> dict[str, str]:
         _, record = next(_records(path))
     except (DataError, StopIteration):
         return {}
+    if _known_layout(record) or (path.suffix.lower() == ".jsonl" and {"question", "answer"} <= record.keys()):
+        return {}  # some line is wrong, not the layout
     return {str(name): str(value)[:200] for name, value in list(record.items())[:MAX_COLUMNS]}
+
+
+def _known_layout(record: Mapping[str, Any]) -> bool:
+    """Tell whether a first record (of a CSV file: the names its first line would give) is one that is read as it is."""
+    lettered = len(record) == len(LETTERS) + 2 and str(list(record)[-1]).strip() in LETTERS
+    return lettered or "messages" in record
 
 
 def rewrite(path: Path, columns: Mapping[str, str], target: Path) -> int:

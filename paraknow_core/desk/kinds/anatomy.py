@@ -42,6 +42,8 @@ def parts(anatomy: Anatomy) -> list[dict[str, Any]]:
         part["modules"] += 1
         part["parameters"] += module.shape[0] * module.shape[1]
     known = sum(rows * columns for rows, columns in stored_shapes(anatomy.modules).values())
-    rest = {"role": "other", "group": "other", "shape": None, "modules": len(anatomy.other),
-            "parameters": anatomy.parameters - known, "first": anatomy.other[0].name if anatomy.other else ""}  # fmt: skip
+    rest = {
+        "role": "other", "group": "other", "shape": None, "modules": len(anatomy.other),
+        "parameters": anatomy.parameters - known, "first": next((other.name for other in anatomy.other), ""),
+    }  # fmt: skip
     return [*found.values(), rest]

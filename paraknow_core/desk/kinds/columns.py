@@ -1,4 +1,4 @@
-"""What columns a hub data set has: `{"name", "subset", "revision"}` -> its splits and the first value of each column."""
+"""What columns a hub data set has: `{"name", "subset", "revision"}` -> splits and the first value of each column."""
 
 from typing import Any
 

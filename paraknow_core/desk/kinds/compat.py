@@ -1,4 +1,4 @@
-"""What of a teacher fits onto a student: `{"teacher", "student", "roles", "mapping"}` -> every pairing, with reasons."""
+"""What of a teacher fits onto a student: `{"teacher", "student", "roles", "mapping"}` -> all pairings, with reasons."""
 
 from typing import Any
 

@@ -180,5 +180,3 @@ def _budget(settings: Settings, device: str) -> int:
 
         return torch.cuda.mem_get_info()[0]
     return available_bytes()
-
-

@@ -1,4 +1,4 @@
-"""What several kinds of questions read: sources, anatomies, tokenizers and tasks, kept while their files stay the same."""
+"""What several kinds of questions read: sources, anatomies, tokenizers, tasks, kept while their files stay the same."""
 
 import json
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""Which training examples are the seed samples: `{"task", "sensitivity"}` -> their ids and positions, in their order."""
+"""Which training examples are the seed samples: `{"task", "sensitivity"}` -> their ids and positions, in order."""
 
 import json
 from typing import Any
