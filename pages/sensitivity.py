@@ -9,6 +9,7 @@ from pages._ui.reading import Facts
 from pages._ui.sensitivity_read import Saved, label, opened
 from paraknow_core.runs import RunFolder
 
+BESIDE_DETAIL = 660  # pixels: as high as the module's map with its buttons
 List = list[tuple[RunFolder, Facts]]
 
 
@@ -72,7 +73,7 @@ def alone(saved: Saved, chosen: str) -> None:
     pictures = st.container(key="stack-pictures")
     picture, detail = pictures.columns([1.32, 1], gap="medium")
     with picture:
-        maps.heatmap(saved, chosen)
+        maps.heatmap(saved, chosen, height=BESIDE_DETAIL)
     with detail:
         sensitivity_matrix.picker(saved, chosen)
         sensitivity_matrix.matrix(saved, chosen, with_block=True)
@@ -88,7 +89,7 @@ def alone(saved: Saved, chosen: str) -> None:
 def look_fields(saved: Saved, everything: List) -> Saved | None:
     """Draw what is shown, beside what, and how; return the second sensitivity if one was chosen."""
     row = st.container(key="stack-fields-look")
-    showing, beside, value, log = row.columns([2.2, 2.2, 2, 0.9], vertical_alignment="bottom")
+    showing, beside, value, log = row.columns([2.15, 2.15, 1.95, 0.8], vertical_alignment="bottom")
     ids = [r.id for r, _ in everything]
     labels = {r.id: label(one) for r, one in everything}
     if saved.run.id not in ids:  # an older run of the same saved sensitivity
