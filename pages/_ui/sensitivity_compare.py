@@ -115,7 +115,7 @@ def comparison(first: Saved, second: Saved, chosen: str, kept: list[int | None] 
 def _verdict(found: Agreement, names: tuple[str, str], kept: list[int | None] | None) -> None:
     """Say in words how far the two agree."""
     lines = [f"<b>{escape(names[0])}</b> against <b>{escape(names[1])}</b>: "
-             f"modules {_says(found.modules)}; layers {_says(found.layers)}."]  # fmt: skip
+             f"modules: {_says(found.modules)}; layers: {_says(found.layers)}."]  # fmt: skip
     rows, count = len(found.by_layer[0]), len([layer for layer in kept or [] if layer is not None])
     if 0 < count < rows and not found.by_depth:
         common = int(top_overlap(*found.by_layer)[count - 1])
@@ -129,7 +129,7 @@ def _verdict(found: Agreement, names: tuple[str, str], kept: list[int | None] | 
 
 def _says(one: Correlation) -> str:
     numbers = [NOT_MEASURED if v is None else f"{v:.2f}".replace("-", "−") for v in (one.spearman, one.kendall)]
-    return f"ρ {numbers[0]}, τ {numbers[1]} (n = {one.n})"
+    return f"Spearman ρ {numbers[0]}, Kendall τ {numbers[1]} (n = {one.n})"
 
 
 def _difference_kind() -> str:
@@ -159,7 +159,7 @@ def _difference(first: Saved, second: Saved, found: Agreement, names: tuple[str,
 def _scatter(first: Saved, second: Saved, found: Agreement, names: tuple[str, str]) -> None:
     dark = layout.is_dark()
     figure = kept_picture("scatter", (first.key, second.key), lambda: charts.share_scatter(
-        found, names, "Module by module", f"Spearman ρ and Kendall τ: {_says(found.modules)}",
+        found, names, "Module by module", _says(found.modules),
         groups=GROUP_OF_ROLE, dark=dark))  # fmt: skip
     st.plotly_chart(figure, theme=None, config=PLOT, key="scatter",
                     alt=f"Scatter: each module's share in {names[0]} against its share in {names[1]}")  # fmt: skip

@@ -157,8 +157,8 @@ def _zoom_fields(saved: Saved, module: str, shape: tuple[int, int], region: Regi
             _go(saved, module, None)
         window = block.get("window")
         if window and tuple(window) != region and tuple(window[2:]) != shape and st.button(
-            "Zoom to the block", icon=":material/crop_free:", key=f"block:{module}",
-            help="The frame: what the draft's student would receive.",
+            "To the block", icon=":material/crop_free:", key=f"block:{module}",
+            help="Zoom to the frame: what the draft's student would receive.",
         ):  # fmt: skip
             _go(saved, module, tuple(window))
         with st.popover("Region", icon=":material/zoom_in:", help="Or draw a box on the map."):
