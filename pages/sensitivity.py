@@ -7,7 +7,7 @@ from pages._ui import sensitivity_map as maps
 from pages._ui import sensitivity_measure as measure
 from pages._ui.reading import Facts
 from pages._ui.sensitivity_read import Saved, label, opened
-from paraknow_core.runs import RunFolder
+from paraknow_core.runs import RunFolder, list_runs
 
 BESIDE_DETAIL = 660  # pixels: as high as the module's map with its buttons
 List = list[tuple[RunFolder, Facts]]
@@ -21,12 +21,9 @@ def chosen_run() -> tuple[RunFolder | None, List]:
         layout.say(problem)
     saved = reading.runs_with_sensitivity(place)
     if run is None:
-        recent = reading.all_facts(place)[:20]
-        measuring = (
-            r for r, one in recent
-            if one.spec and one.spec.until == "sensitivity" and r.status().active
-            and r.id not in st.session_state.get(measure.PENDING, [])
-        )  # fmt: skip
+        beside = st.session_state.get(measure.PENDING, [])
+        recent = (r for r in list_runs(place)[:20] if r.id not in beside and r.status().active)
+        measuring = (r for r in recent if (spec := reading.facts(r).spec) and spec.until == "sensitivity")
         run = next(measuring, saved[0][0] if saved else None)
     return run, saved
 

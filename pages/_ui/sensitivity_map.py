@@ -69,8 +69,8 @@ def heatmap(saved: Saved, chosen: str | None, *, name: str = "", limits: tuple[f
     """
     value, log = st.session_state[VALUE], st.session_state[LOG]
     title = f"{TITLES[value]}: {name}" if name else TITLES[value]
-    plain = _heatmap(saved.key, value, title, saved.about, limits, log, layout.is_dark(), height)
-    figure = figures.frame_cell(go.Figure(plain), chosen)
+    parts = (saved.key, value, title, saved.about, limits, log, layout.is_dark(), height)
+    figure = kept_picture("map", (parts, chosen), lambda: figures.frame_cell(go.Figure(_heatmap(*parts)), chosen))
     clickable(
         figure, f"heatmap:{saved.store.folder.name}:{value}:{bool(name)}",
         f"Heatmap: {title}, {saved.about}; layers upwards, modules from left to right; Numbers below holds the values",
