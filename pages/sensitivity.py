@@ -7,8 +7,9 @@ from pages._ui import sensitivity_map as maps
 from pages._ui import sensitivity_measure as measure
 from pages._ui.reading import Facts
 from pages._ui.sensitivity_read import Saved, label, opened
-from paraknow_core.runs import RunFolder
+from paraknow_core.runs import RunFolder, list_runs
 
+BESIDE_DETAIL = 660  # pixels: as high as the module's map with its buttons
 List = list[tuple[RunFolder, Facts]]
 
 
@@ -20,12 +21,9 @@ def chosen_run() -> tuple[RunFolder | None, List]:
         layout.say(problem)
     saved = reading.runs_with_sensitivity(place)
     if run is None:
-        recent = reading.all_facts(place)[:20]
-        measuring = (
-            r for r, one in recent
-            if one.spec and one.spec.until == "sensitivity" and r.status().active
-            and r.id not in st.session_state.get(measure.PENDING, [])
-        )  # fmt: skip
+        beside = st.session_state.get(measure.PENDING, [])
+        recent = (r for r in list_runs(place)[:20] if r.id not in beside and r.status().active)
+        measuring = (r for r in recent if (spec := reading.facts(r).spec) and spec.until == "sensitivity")
         run = next(measuring, saved[0][0] if saved else None)
     return run, saved
 
@@ -72,7 +70,7 @@ def alone(saved: Saved, chosen: str) -> None:
     pictures = st.container(key="stack-pictures")
     picture, detail = pictures.columns([1.32, 1], gap="medium")
     with picture:
-        maps.heatmap(saved, chosen)
+        maps.heatmap(saved, chosen, height=BESIDE_DETAIL)
     with detail:
         sensitivity_matrix.picker(saved, chosen)
         sensitivity_matrix.matrix(saved, chosen, with_block=True)
@@ -88,7 +86,7 @@ def alone(saved: Saved, chosen: str) -> None:
 def look_fields(saved: Saved, everything: List) -> Saved | None:
     """Draw what is shown, beside what, and how; return the second sensitivity if one was chosen."""
     row = st.container(key="stack-fields-look")
-    showing, beside, value, log = row.columns([2.2, 2.2, 2, 0.9], vertical_alignment="bottom")
+    showing, beside, value, log = row.columns([2.15, 2.15, 1.95, 0.8], vertical_alignment="bottom")
     ids = [r.id for r, _ in everything]
     labels = {r.id: label(one) for r, one in everything}
     if saved.run.id not in ids:  # an older run of the same saved sensitivity

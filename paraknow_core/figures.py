@@ -59,6 +59,7 @@ class Curve:
 def sensitivity_heatmap(
     table: "pandas.DataFrame", value: str = "sum", title: str = "", subtitle: str = "", *,
     chosen: str | None = None, dark: bool = False, log: bool = True, limits: tuple[float, float] | None = None,
+    height: int = TALL,
 ) -> go.Figure:  # fmt: skip
     """Draw layer x module, layers upwards; cells can be clicked.
 
@@ -68,6 +69,7 @@ def sensitivity_heatmap(
         chosen: the module whose cell is framed.
         log: colour by the logarithm.
         limits: smallest and largest value of the colour scale, so that two maps can share it; default: the table's own.
+        height: in pixels, at least; many layers take more.
 
     Returns:
         A heatmap under a nearly transparent scatter whose `customdata` begins with the module's name: Plotly reports
@@ -81,18 +83,20 @@ def sensitivity_heatmap(
     places = [(row_of[int(layer)], column_of[role]) for layer, role in zip(cells["layer"], cells["role"], strict=True)]
     for (row, column), number in zip(places, cells[value], strict=True):
         matrix[row, column] = number
-    height = max(TALL, min(900, 110 + 34 * len(layers)))
+    height = max(height, min(900, 110 + 34 * len(layers)))
     figure = blank(title, subtitle, dark, height=height)
     colours, ticks = log_scale(matrix) if log else (matrix, {"tickformat": ".0%"} if value == "share" else {})
-    span = {} if limits is None else dict(zip(("zmin", "zmax"), numpy.log10(limits) if log else limits, strict=True))
-    # On a dark page a missing cell looks like the page; the gaps shrink before they would outweigh the cells.
+    span = {}
+    if limits is not None:
+        ends, named = log_scale(numpy.array(limits)) if log else (limits, ticks)
+        ticks, span = named, {"zmin": ends[0], "zmax": ends[1]}
     figure.add_trace(go.Heatmap(
         z=colours, x=list(range(len(roles))), y=layers, colorscale="Cividis", hoverinfo="skip", xgap=2,
         ygap=2 if len(layers) <= 40 else 1, **span,
         colorbar={**COLORBAR, **ticks, "title": {"text": f"S, {VALUES[value]}", "side": "right", "font": {"size": 13}}},
     ))  # fmt: skip
     if len(layers) <= MOST_LABELLED:
-        figure.add_trace(_cell_labels(cells[value], [colours[place] for place in places], places, layers, value))
+        figure.add_trace(_cell_labels(cells[value], [colours[place] for place in places], places, layers, value, span))
     figure.add_trace(_click_targets(cells, places, layers, size=min(34, 0.95 * (height - 120) / max(1, len(layers)))))
     frame_cell(figure, chosen)
     figure.update_layout(clickmode="event+select", hoverdistance=60, dragmode=False)
@@ -304,10 +308,12 @@ def score_bars(table: "pandas.DataFrame", title: str = "", subtitle: str = "", *
 
 
 def _cell_labels(
-    numbers: Sequence[float], logs: Sequence[float], places: list[tuple[int, int]], layers: list[int], value: str
-) -> go.Scatter:
-    """Write each cell's number on it, light on dark colours and dark on light ones."""
-    middle = min(logs, default=0.0) + 0.5 * (max(logs, default=0.0) - min(logs, default=0.0))
+    numbers: Sequence[float], logs: Sequence[float], places: list[tuple[int, int]], layers: list[int], value: str,
+    span: Mapping[str, float],
+) -> go.Scatter:  # fmt: skip
+    """Write each cell's number on it, light on dark colours and dark on light ones; `span` is that of the colours."""
+    low, high = span.get("zmin", min(logs, default=0.0)), span.get("zmax", max(logs, default=0.0))
+    middle = low + 0.5 * (high - low)
     return go.Scatter(
         x=[column for _, column in places], y=[layers[row] for row, _ in places], mode="text", hoverinfo="skip",
         text=[percent(number) if value == "share" else compact(number) for number in numbers],

@@ -88,9 +88,10 @@ def comparison(first: Saved, second: Saved, chosen: str, kept: list[int | None] 
         heatmap(first, chosen, name=names[0], limits=limits)
     with right:
         heatmap(second, chosen, name=names[1], limits=limits)
+    kind = _difference_kind()
     left, right = st.container(key="stack-pictures-2").columns(2, gap="medium")
     with left:
-        _difference(first, second, found, names)
+        _difference(first, second, found, names, kind)
     with right:
         _scatter(first, second, found, names)
     left, right = st.container(key="stack-pictures-3").columns(2, gap="medium")
@@ -114,7 +115,7 @@ def comparison(first: Saved, second: Saved, chosen: str, kept: list[int | None] 
 def _verdict(found: Agreement, names: tuple[str, str], kept: list[int | None] | None) -> None:
     """Say in words how far the two agree."""
     lines = [f"<b>{escape(names[0])}</b> against <b>{escape(names[1])}</b>: "
-             f"modules {_says(found.modules)}; layers {_says(found.layers)}."]  # fmt: skip
+             f"modules: {_says(found.modules)}; layers: {_says(found.layers)}."]  # fmt: skip
     rows, count = len(found.by_layer[0]), len([layer for layer in kept or [] if layer is not None])
     if 0 < count < rows and not found.by_depth:
         common = int(top_overlap(*found.by_layer)[count - 1])
@@ -128,10 +129,10 @@ def _verdict(found: Agreement, names: tuple[str, str], kept: list[int | None] | 
 
 def _says(one: Correlation) -> str:
     numbers = [NOT_MEASURED if v is None else f"{v:.2f}".replace("-", "−") for v in (one.spearman, one.kendall)]
-    return f"ρ {numbers[0]}, τ {numbers[1]} (n = {one.n})"
+    return f"Spearman ρ {numbers[0]}, Kendall τ {numbers[1]} (n = {one.n})"
 
 
-def _difference(first: Saved, second: Saved, found: Agreement, names: tuple[str, str]) -> None:
+def _difference_kind() -> str:
     st.session_state.setdefault(KIND, "ratio")
     kind = st.segmented_control(
         "Difference", list(charts.KINDS), format_func=charts.KINDS.get, key=f"{KIND}.widget", required=True,
@@ -139,6 +140,10 @@ def _difference(first: Saved, second: Saved, found: Agreement, names: tuple[str,
         help="log-ratio: log₂ of (share in the first / share in the second); difference: in points of the share.",
     ) or "ratio"  # fmt: skip
     st.session_state[KIND] = kind
+    return kind
+
+
+def _difference(first: Saved, second: Saved, found: Agreement, names: tuple[str, str], kind: str) -> None:
     modules = {} if found.by_depth else {
         (int(layer), role): name for layer, role, name in zip(
             first.table["layer"], first.table["role"], first.table["module"], strict=True) if layer == layer
@@ -154,9 +159,8 @@ def _difference(first: Saved, second: Saved, found: Agreement, names: tuple[str,
 def _scatter(first: Saved, second: Saved, found: Agreement, names: tuple[str, str]) -> None:
     dark = layout.is_dark()
     figure = kept_picture("scatter", (first.key, second.key), lambda: charts.share_scatter(
-        found, names, "Module by module", f"Spearman ρ and Kendall τ: {_says(found.modules)}",
+        found, names, "Module by module", _says(found.modules),
         groups=GROUP_OF_ROLE, dark=dark))  # fmt: skip
-    # As high as the difference map with its buttons, so that both end on one line.
     st.plotly_chart(figure, theme=None, config=PLOT, key="scatter",
                     alt=f"Scatter: each module's share in {names[0]} against its share in {names[1]}")  # fmt: skip
 
@@ -170,6 +174,7 @@ def _lines(first: Saved, second: Saved, found: Agreement, names: tuple[str, str]
 
 def _overlap(first: Saved, second: Saved, found: Agreement, kept: list[int | None] | None) -> None:
     dark, count = layout.is_dark(), len([layer for layer in kept or [] if layer is not None]) or None
+    count = None if found.by_depth else count  # a row is then no layer that a student could receive
     figure = kept_picture("overlap", (first.key, second.key, count), lambda: charts.top_overlap_curve(
         top_overlap(*found.by_layer).tolist(), count, "The same layers on top?",
         "of the k most sensitive layers of each, how many are common", dark=dark))  # fmt: skip

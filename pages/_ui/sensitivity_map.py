@@ -20,8 +20,9 @@ LOG = "sensitivity.log"
 FORMULAS = {
     "sum": "total: S = Σ over seed samples of |θ · ∂L/∂θ|, summed over the module's weights",
     "mean": "per parameter: S divided by the module's number of weights",
-    "share": "share of all: S divided by S of the whole model",
+    "share": "share: S divided by S of the whole model",
 }
+LABELS = {"sum": "total", "mean": "per parameter", "share": "share"}
 TITLES = {"sum": "Sensitivity by layer and module", "mean": "Sensitivity per parameter",
           "share": "Share of the model's sensitivity"}  # fmt: skip
 PLOT = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
@@ -33,14 +34,14 @@ def view_fields(value_cell: Any, log_cell: Any) -> None:
     st.session_state.setdefault(VALUE, "sum")
     with value_cell:
         value = st.segmented_control(
-            "Show", list(figures.VALUES), format_func=figures.VALUES.get, key="sensitivity.value.widget",
+            "Show", list(LABELS), format_func=LABELS.get, key="sensitivity.value.widget",
             default=st.session_state[VALUE], required=True, help="; ".join(FORMULAS.values()),
         )  # fmt: skip
     st.session_state[VALUE] = value or "sum"
     st.session_state["sensitivity.log.widget"] = st.session_state.setdefault(LOG, True)
     with log_cell:
         st.session_state[LOG] = st.toggle(
-            "Log colour", key="sensitivity.log.widget", help="Colour by log₁₀: modules differ by orders of magnitude.",
+            "Log", key="sensitivity.log.widget", help="Colour by log₁₀: modules differ by orders of magnitude.",
             on_change=lambda: st.session_state.update({LOG: st.session_state["sensitivity.log.widget"]}),
         )  # fmt: skip
 
@@ -55,7 +56,8 @@ def chosen_module(table: "pandas.DataFrame") -> str:
     return chosen
 
 
-def heatmap(saved: Saved, chosen: str | None, *, name: str = "", limits: tuple[float, float] | None = None) -> None:
+def heatmap(saved: Saved, chosen: str | None, *, name: str = "", limits: tuple[float, float] | None = None,
+            height: int = figures.TALL) -> None:  # fmt: skip
     """Draw one map of a model; clicking a cell chooses its module.
 
     Args:
@@ -63,11 +65,12 @@ def heatmap(saved: Saved, chosen: str | None, *, name: str = "", limits: tuple[f
         chosen: the module that is framed.
         name: told in the title, where two maps stand side by side.
         limits: of the colours, to share them with another map.
+        height: in pixels, at least.
     """
     value, log = st.session_state[VALUE], st.session_state[LOG]
     title = f"{TITLES[value]}: {name}" if name else TITLES[value]
-    plain = _heatmap(saved.key, value, title, saved.about, limits, log, layout.is_dark())
-    figure = figures.frame_cell(go.Figure(plain), chosen)
+    parts = (saved.key, value, title, saved.about, limits, log, layout.is_dark(), height)
+    figure = kept_picture("map", (parts, chosen), lambda: figures.frame_cell(go.Figure(_heatmap(*parts)), chosen))
     clickable(
         figure, f"heatmap:{saved.store.folder.name}:{value}:{bool(name)}",
         f"Heatmap: {title}, {saved.about}; layers upwards, modules from left to right; Numbers below holds the values",
@@ -93,10 +96,11 @@ def _clicked(key: str) -> None:
 # Building a figure costs several times what sending it does: it is kept without its frame, which moves.
 @st.cache_resource(max_entries=48, show_spinner=False)
 def _heatmap(
-    key: tuple[str, int], value: str, title: str, about: str, limits: tuple[float, float] | None, log: bool, dark: bool
-) -> dict:
+    key: tuple[str, int], value: str, title: str, about: str, limits: tuple[float, float] | None, log: bool, dark: bool,
+    height: int,
+) -> dict:  # fmt: skip
     _, table = _opened(*key)
-    figure = figures.sensitivity_heatmap(table, value, title, about, dark=dark, log=log, limits=limits)
+    figure = figures.sensitivity_heatmap(table, value, title, about, dark=dark, log=log, limits=limits, height=height)
     return figure.to_plotly_json()
 
 
@@ -120,7 +124,9 @@ def _kept(name: str, key: tuple, dark: bool, _draw: Callable[[], go.Figure]) -> 
 def ranking(saved: Saved, kept: list[int] | None, student: str) -> None:
     """Draw the layers as ranked bars, those that the draft keeps solid."""
     dark = layout.is_dark()
-    hint = f"number above the bar: rank; hatched: not kept for {source_label(student, 24)}" if kept else "number: rank"
+    hints = ["number above the bar: rank"] if len(saved.totals["layers"]) <= 40 else []
+    hints += [f"hatched: not kept for {source_label(student, 24)}"] if kept else []
+    hint = "; ".join(hints)
     figure = kept_picture("layers", (saved.key, tuple(kept or ()), hint), lambda: figures.layer_ranking(
         saved.totals["layers"], kept, "Layers by sensitivity", hint, dark=dark))  # fmt: skip
     st.plotly_chart(figure, theme=None, config=PLOT, key="layers", alt="Bars: total sensitivity of each layer")
@@ -136,8 +142,13 @@ def groups(saved: Saved) -> None:
 
 
 def common_limits(first: Saved, second: Saved) -> tuple[float, float] | None:
-    """Return the span of the cells of two maps together, so that equal colours mean equal numbers."""
+    """Return the span of two maps of shares together, so that equal colours mean equal numbers.
+
+    Totals are not to be compared: they grow with the loss and with the number of samples.
+    """
     value = st.session_state[VALUE]
+    if value != "share":
+        return None
     cells = [saved.table.loc[saved.table["layer"].notna(), value] for saved in (first, second)]
     numbers = [number for column in cells for number in column if number > 0]
     return (min(numbers), max(numbers)) if numbers and min(numbers) < max(numbers) else None

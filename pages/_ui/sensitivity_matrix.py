@@ -46,7 +46,7 @@ def matrix(saved: Saved, module: str, *, with_block: bool, name: str = "") -> No
     region = _region(saved, module, shape)
     place, below = st.container(), st.container()
     with below:
-        block = _block(saved, module) if with_block else {}
+        block = _block(saved, module) if with_block and saved.spec.teacher != state.draft().student else {}
         zoomed = _zoomed(saved, module, region) if region else None
         _zoom_fields(saved, module, shape, region, block)
         _sentences(saved, block)
@@ -157,8 +157,8 @@ def _zoom_fields(saved: Saved, module: str, shape: tuple[int, int], region: Regi
             _go(saved, module, None)
         window = block.get("window")
         if window and tuple(window) != region and tuple(window[2:]) != shape and st.button(
-            "Zoom to the block", icon=":material/crop_free:", key=f"block:{module}",
-            help="The frame: what the draft's student would receive.",
+            "To the block", icon=":material/crop_free:", key=f"block:{module}",
+            help="Zoom to the frame: what the draft's student would receive.",
         ):  # fmt: skip
             _go(saved, module, tuple(window))
         with st.popover("Region", icon=":material/zoom_in:", help="Or draw a box on the map."):
@@ -188,17 +188,17 @@ def _sentences(saved: Saved, block: dict) -> None:
     student = source_label(state.draft().student.source, 30)
     lines = []
     if block.get("inside") is not None and block["kind"] in ("window", "grid"):
-        what = "Frame" if block["kind"] == "window" else "Bars at the edges: rows and columns"
+        what = "Frame: what" if block["kind"] == "window" else "Bars at the edges: the rows and columns that"
         where = f"layer {block['serves']} of {student}" if block.get("serves") is not None else student
         not_kept = "" if block.get("serves") is not None else " if the layer mapping kept this layer"
-        lines.append(f"{what} that {where} would receive{not_kept}: {percent(block['inside'])} of S on "
+        lines.append(f"{what} {where} would receive{not_kept}: {percent(block['inside'])} of S on "
                      f"{percent(block['area'])} of the area.")  # fmt: skip
     elif block.get("window") or block.get("kind") == "grid":
         lines.append(f"Drawn: what {student} would receive, {percent(block['area'])} of the area.")
     elif block.get("note"):
         lines.append(f"No block drawn: {block['note']}.")
     if not saved.store.has_full:
-        lines.append("Only reductions were kept of this sensitivity: no zoom, and blocks only for the student and the "
-                     "structures that it was measured for.")  # fmt: skip
+        lines.append("Only reductions were kept of this sensitivity: there is no zoom, and a block is known only for "
+                     "the student and structures that it was measured for.")  # fmt: skip
     if lines:
         st.caption(plain(" ".join(lines)))

@@ -144,7 +144,9 @@ def layer_lines(
     figure.update_xaxes(title_text="relative depth" if found.by_depth else "layer", showgrid=False,
                         tickvals=places[::step], ticktext=[row_name(found, row) for row in places[::step]])  # fmt: skip
     figure.update_yaxes(title_text="share of all [%]", rangemode="tozero")
-    figure.update_layout(legend={"orientation": "h", "y": 1.02, "x": 1, "xanchor": "right", "yanchor": "bottom"})
+    figure.update_layout(
+        showlegend=True, legend={"orientation": "h", "y": 1.02, "x": 1, "xanchor": "right", "yanchor": "bottom"}
+    )
     return figure
 
 
@@ -171,8 +173,8 @@ def top_overlap_curve(
     if kept and kept <= n:
         figure.add_trace(go.Scatter(x=[kept], y=[shares[kept - 1]], mode="markers", hoverinfo="skip", marker={
             "size": 14, "symbol": "circle-open", "color": HIGHLIGHT, "line": {"width": 2.5}}))  # fmt: skip
-        figure.add_annotation(x=kept, y=shares[kept - 1], text="kept by the draft", showarrow=False, yshift=-18,
-                              font={"color": HIGHLIGHT})  # fmt: skip
+        figure.add_annotation(x=kept, y=shares[kept - 1], text="the draft keeps so many", showarrow=False, yshift=-18,
+                              xanchor="right" if kept > 0.7 * n else "center", font={"color": HIGHLIGHT})  # fmt: skip
     figure.add_annotation(x=counts[n // 3], y=chance[n // 3], text="chance", showarrow=False, yshift=-12, xshift=18,
                           font={"color": neutral(dark)})  # fmt: skip
     figure.update_xaxes(title_text="k, number of layers", dtick=max(1, n // 12), showgrid=False)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ def run(name, folder) -> dict:
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "ratio" in done.stdout or name in ("streaming", "scaling")  # which print shares and exponents
+    assert "ratio" in done.stdout or name in ("streaming", "scaling", "pages")
     return json.loads((folder / f"{name}_small.json").read_text(encoding="utf-8"))
 
 
@@ -93,3 +94,15 @@ def test_scaling_doubles_one_thing_at_a_time(tmp_path):
     rows = run("scaling", tmp_path)["rows"]
     assert [row["case"] for row in rows] == ["base", "2x layers", "2x width", "2x samples"]
     assert rows[3]["arithmetic"] == pytest.approx(1)
+
+
+def test_pages_are_drawn_and_clicked(tmp_path):
+    from tests.browser.conftest import BROWSERS
+
+    if not any(shutil.which(name) for name in BROWSERS):
+        pytest.skip("no Chromium or Chrome found")
+    rows = {(row["case"], row["what"]): row for row in run("pages", tmp_path)["rows"]}
+    assert rows["Start", "first heatmap"]["holds"]
+    for what in ("rerun", "click on the map"):
+        assert 0 < rows["Sensitivity", what]["median"] < 20  # the machine may be busy; that it is measured is tested
+    assert rows["Train, live", "memory over 0.1 min"]["resident"] > 0

@@ -133,6 +133,6 @@ def test_reductions_know_only_what_was_asked_for(place, tmp_path):
         place, SETTINGS, {**draft(teacher, student), "module": "model.layers.0.mlp.up_proj"}
     )
     assert found["kind"] == "none"
-    assert "not for this student" in found["note"]
+    assert "not measured for this student" in found["note"]
     assert not (place.sensitivity / "key" / "sensitivity.safetensors").exists()
     assert (place.sensitivity / "key" / REDUCTIONS).exists()

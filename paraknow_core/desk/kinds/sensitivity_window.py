@@ -57,7 +57,7 @@ def _block(context: Context, store: SensitivityStore, name: str, target: Logical
         try:
             choice = recall(context, store, structure, source, target)
         except DataError:
-            return NONE | {"note": "only reductions were kept, and not for this student and structure"}
+            return NONE | {"note": "it was not measured for this student and structure"}
     found = choice.selection.describe()
     height, width = choice.selection.shape
     shares = {"area": height * width / (source.shape[0] * source.shape[1]),
