@@ -64,8 +64,7 @@ def _strategy(choice: Choice) -> None:
     left, right = st.columns([5, 1.2], vertical_alignment="bottom")
     spec = choice.spec.mapping
     key = "mapping.strategy.widget"
-    if st.session_state.get(key) != spec.strategy:
-        st.session_state[key] = spec.strategy
+    st.session_state[key] = spec.strategy
     shown = choice.plan["layers"] or _fitted(choice)
     left.segmented_control(
         "Strategy", STRATEGIES, key=key, required=True, on_change=_choose, args=(shown,),
@@ -124,7 +123,7 @@ def _diagram(choice: Choice, layers: list[int | None]) -> None:
     picked = st.session_state.get(PICKED)
     waiting = f"; {picked[0]} layer {picked[1]} chosen, click its partner" if picked else ""
     figure = layer_links(
-        layers, choice.plan["teacher_layers"], choice.plan["scores"], "Layer mapping",
+        layers, choice.plan["teacher_layers"], choice.plan["scores"], "Which layer goes where",
         f"{choice.about()}; width: S of the layer{waiting}", picked=picked, dark=layout.is_dark(),
     )  # fmt: skip
     said = ", ".join(f"{i} from {'nothing' if t is None else t}" for i, t in enumerate(layers))
@@ -168,10 +167,11 @@ def _table(choice: Choice, layers: list[int | None]) -> None:
         else 480, disabled=["student layer", "S", "share"],
         column_config={
             RECEIVES: st.column_config.NumberColumn(
-                min_value=0, max_value=choice.plan["teacher_layers"] - 1, step=1, width="medium",
+                min_value=0, max_value=choice.plan["teacher_layers"] - 1, step=1, width=155,
                 help="Type a number; empty: this layer receives nothing. Editing makes the strategy manual."),
-            "S": st.column_config.NumberColumn(format="%.4g", help="Σ S over every parameter of the teacher layer."),
-            "share": st.column_config.TextColumn(help="S of the layer divided by S of all layers."),
+            "student layer": st.column_config.NumberColumn(width=92),
+            "S": st.column_config.NumberColumn(format="%.4g", width=58, help="Σ S over all parameters of the layer."),
+            "share": st.column_config.TextColumn(width=58, help="S of the layer divided by S of all layers."),
         },
         alt="Table: for each student layer the teacher layer it receives",
     )  # fmt: skip

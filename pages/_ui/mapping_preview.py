@@ -10,11 +10,10 @@ from pages._ui.layout import plain
 from pages._ui.mapping_choice import PLOT, Choice, totals_of
 from paraknow_core.charts import mapping as charts
 from paraknow_core.desk import Reply
-from paraknow_core.display import NOT_MEASURED, count, memory, percent, shorten, significant
+from paraknow_core.display import percent, shorten, significant
 from paraknow_core.errors import ParaknowError
 
 MODULE = "mapping.module"
-BYTES = 4  # adapters are kept in float32
 
 
 def pick_module(choice: Choice) -> str:
@@ -156,8 +155,7 @@ def _spectrum(name: str, choice: Choice, block: Reply | None, spectrum: Reply | 
     what = "block − student's weight" if choice.mode == "difference" else "block"
     whole = f"all {len(values)} values, exact" if spectrum.value["whole"] else (
         f"the first {len(values)}, randomised; the rest from the Frobenius norm")  # fmt: skip
-    shown = values[: max(4 * rank, 64)]
-    figure = charts.spectrum_cut(shown, rank, kept, f"Singular values of the {what}", whole, dark=layout.is_dark())
+    figure = charts.spectrum_cut(values, rank, kept, f"Singular values of the {what}", whole, dark=layout.is_dark())
     st.plotly_chart(figure, theme=None, config=PLOT, key=f"mapping.spectrum:{name}",
                     alt=f"Singular values; the first {rank} hold {percent(kept)} of the squared norm")  # fmt: skip
 
@@ -170,45 +168,3 @@ def _cosine(name: str, _choice: Choice, block: Reply | None, _: Reply | None) ->
     figure = charts.cosine_strip(own, others, "Cosine with the student's own weight", about, dark=layout.is_dark())
     st.plotly_chart(figure, theme=None, config=PLOT, key=f"mapping.cosine:{name}",
                     alt=f"Cosine of the block {significant(own)}; {about}")  # fmt: skip
-
-
-def step0(choice: Choice, rows: list[dict[str, Any]]) -> tuple[str, str]:
-    """Predict what injecting does to the student before any training: a short value, and a sentence.
-
-    Args:
-        choice: with its injection mode.
-        rows: of the overview, as far as they are known.
-    """
-    if choice.spec.injection.mode == "residual":
-        return "exact", "s·BA is taken off W first: outputs are unchanged at step 0, up to rounding."
-    changes = sorted(row["change"] for row in rows if row.get("change") is not None)
-    if not changes:
-        return NOT_MEASURED, "The relative size of the change, ‖s·BA‖ / ‖W‖, is being worked out."
-    middle = changes[len(changes) // 2]
-    return (f"changed by {percent(middle)}", f"Median over {len(changes)} modules of ‖s·BA‖ / ‖W‖ "
-            f"(largest {percent(changes[-1])}): the student's outputs change at step 0.")  # fmt: skip
-
-
-def measures(choice: Choice, rows: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """Return (name, value, tip) of what the whole adapter is, and what it holds."""
-    size, whole = choice.adapter_parameters(), choice.plan["student_parameters"]
-    given = len(choice.pairs)
-    ratios = [row["captured"] / row["area"] for row in rows if row.get("captured") is not None]
-    energies = [row["retained"] for row in rows if row.get("retained") is not None]
-    value, tip = step0(choice, rows)
-    return [
-        ("Modules that receive", f"{given:,}", "Student modules of the origin that get a block of the teacher."),
-        ("Adapter size", f"{count(size)}, {memory_of(size * BYTES)}",
-         "Σ over modules of r · (in + out) parameters, float32; the exported adapter holds twice as many."),
-        ("Trainable share", percent(size / whole), f"Of the student's {whole:,} parameters."),
-        ("Mass over area", f"{significant(sum(ratios) / len(ratios))} ×" if ratios else NOT_MEASURED,
-         "Captured share of S divided by the share of the area, mean over modules; 1: no better than chance."),
-        ("Retained energy", percent(sum(energies) / len(energies)) if energies else NOT_MEASURED,
-         f"Σ of the first {choice.rank} squared singular values over ‖block‖², mean over modules."),
-        ("Step 0", value, tip),
-    ]  # fmt: skip
-
-
-def memory_of(size: float) -> str:
-    """Return bytes as kB where MB would round them away."""
-    return memory(size) if size >= 1e6 else f"{size / 1e3:.0f} kB"

@@ -29,8 +29,7 @@ def _origin(choice: Choice) -> None:
     groups = [g for g in GROUPS if any(GROUP_OF_ROLE[r] == g for r in roles)]
     whole = [g for g in groups if all(r in chosen for r in roles if GROUP_OF_ROLE[r] == g)]
     for key, value in ((GROUP_KEY, whole), (ROLE_KEY, chosen)):
-        if st.session_state.get(key) != value:
-            st.session_state[key] = value
+        st.session_state[key] = value
     left, right = st.columns([1, 2.1])
     left.pills("Origin by group", groups, selection_mode="multi", key=GROUP_KEY, on_change=_take_groups,
                args=(whole, chosen, roles), help="Which modules give a block; a group is all its roles.")  # fmt: skip
