@@ -1,5 +1,6 @@
 """What would be injected into one module: its place, what it holds, its spectrum, how it lies to the student."""
 
+import json
 from typing import Any
 
 import streamlit as st
@@ -49,27 +50,29 @@ def pair_like(choice: Choice, module: str) -> dict[str, Any] | None:
 def pictures(choices: dict[str, Choice], module: str) -> None:
     """Draw the four pictures of one module: in two rows for one choice, side by side for two."""
     shown = {name: (choice, pair_like(choice, module)) for name, choice in choices.items()}
-    replies = {name: _replies(choice, pair) for name, (choice, pair) in shown.items()}
+    asked: dict[str, tuple[Reply | None, Reply | None]] = {}  # a question that both have is asked, and fails, once
+    replies = {}
+    for name, (choice, pair) in shown.items():
+        question = json.dumps([choice.request(pair=pair), choice.mode, choice.spectrum_rank()])
+        if question not in asked:
+            asked[question] = _replies(choice, pair)
+        replies[name] = asked[question]
     box = st.container(key="stack-pictures-block")
     if len(shown) == 1:
         [(name, (choice, _))] = shown.items()
-        block, spectrum = replies[name]
         rows = ((_place, _mass), (_spectrum, _cosine))
         for row in rows:
             for cell, draw in zip(box.columns(2, gap="medium"), row, strict=True):
                 with cell:
-                    draw(name, choice, block, spectrum)
+                    draw("", choice, *replies[name])
         return
-    for cell, name in zip(box.columns(2, gap="medium"), shown, strict=True):
-        cell.markdown(f"**{plain(name)}**")
     for draw in (_place, _mass, _spectrum, _cosine):
         for cell, (name, (choice, pair)) in zip(box.columns(2, gap="medium"), shown.items(), strict=True):
             with cell:
-                if pair is None:
-                    if draw is _place:
-                        st.info("Nothing is injected into this module here.", icon=":material/block:")
-                    continue
-                draw(name, choice, *replies[name])
+                if pair is not None:
+                    draw(name, choice, *replies[name])
+                elif draw is _place:
+                    st.info(f"{name}: nothing is injected into this module.", icon=":material/block:")
 
 
 def _replies(choice: Choice, pair: dict[str, Any] | None) -> tuple[Reply | None, Reply | None]:
@@ -81,6 +84,11 @@ def _replies(choice: Choice, pair: dict[str, Any] | None) -> tuple[Reply | None,
     spectrum = answered("transfer_spectrum", choice.request(pair=pair, mode=choice.mode, rank=choice.spectrum_rank()),
                         "Decomposing the block …")  # fmt: skip
     return block, spectrum
+
+
+def _named(name: str, words: str) -> str:
+    """Return a chart's second line; of two choices it says which one this is."""
+    return f"{name}: {words}" if name else words
 
 
 def _place(name: str, _choice: Choice, block: Reply | None, _: Reply | None) -> None:
@@ -98,13 +106,12 @@ def _place(name: str, _choice: Choice, block: Reply | None, _: Reply | None) -> 
     except ParaknowError:
         st.caption("The map of this embedding in the student's vocabulary was not kept with the reductions.")
         return
-    figure = charts.selection_map(
-        facts, arrays, f"Taken from {shorten(facts['teacher_module'].removeprefix('model.'), 40)}",
-        f"{what} {size} of {whole}{where}", dark=layout.is_dark(),
-    )  # fmt: skip
+    words = f"{what} {size} of {whole}{where}"
+    title = f"Taken from {shorten(facts['teacher_module'].removeprefix('model.'), 40)}"
+    figure = charts.selection_map(facts, arrays, title, _named(name, words), dark=layout.is_dark())
     st.plotly_chart(
         figure, theme=None, config=PLOT, key=f"mapping.place:{name}",
-        alt=f"Map of {facts['teacher_module']} with what is taken: {what} {size} of {whole}{where}",
+        alt=f"Map of {facts['teacher_module']} with what is taken: {words}",
     )  # fmt: skip
 
 
@@ -125,12 +132,13 @@ def _mass(name: str, choice: Choice, block: Reply | None, _: Reply | None) -> No
         st.info("This module's sensitivity is zero everywhere: no place is better than another.",
                 icon=":material/info:")  # fmt: skip
         return
+    words = _standing(choice, facts)
     figure = charts.mass_histogram(
-        facts, block.array("counts"), "Captured share of S, against every offset", _standing(choice, facts),
+        facts, block.array("counts"), "Captured share of S, against every offset", _named(name, words),
         dark=layout.is_dark(),
     )  # fmt: skip
     st.plotly_chart(figure, theme=None, config=PLOT, key=f"mapping.mass:{name}",
-                    alt=f"Histogram of the captured share at all offsets; {_standing(choice, facts)}")  # fmt: skip
+                    alt=f"Histogram of the captured share at all offsets; {words}")  # fmt: skip
 
 
 def _standing(choice: Choice, facts: dict[str, Any]) -> str:
@@ -155,7 +163,9 @@ def _spectrum(name: str, choice: Choice, block: Reply | None, spectrum: Reply | 
     what = "block − student's weight" if choice.mode == "difference" else "block"
     whole = f"all {len(values)} values, exact" if spectrum.value["whole"] else (
         f"the first {len(values)}, randomised; the rest from the Frobenius norm")  # fmt: skip
-    figure = charts.spectrum_cut(values, rank, kept, f"Singular values of the {what}", whole, dark=layout.is_dark())
+    figure = charts.spectrum_cut(
+        values, rank, kept, f"Singular values of the {what}", _named(name, whole), dark=layout.is_dark()
+    )
     st.plotly_chart(figure, theme=None, config=PLOT, key=f"mapping.spectrum:{name}",
                     alt=f"Singular values; the first {rank} hold {percent(kept)} of the squared norm")  # fmt: skip
 
@@ -165,6 +175,8 @@ def _cosine(name: str, _choice: Choice, block: Reply | None, _: Reply | None) ->
         return
     others, own = block.array("cosines"), block.value["cosine"]
     about = f"{len(others)} blocks at random offsets beside it" if len(others) else "no other offset to compare with"
-    figure = charts.cosine_strip(own, others, "Cosine with the student's own weight", about, dark=layout.is_dark())
+    figure = charts.cosine_strip(
+        own, others, "Cosine with the student's own weight", _named(name, about), dark=layout.is_dark()
+    )
     st.plotly_chart(figure, theme=None, config=PLOT, key=f"mapping.cosine:{name}",
                     alt=f"Cosine of the block {significant(own)}; {about}")  # fmt: skip

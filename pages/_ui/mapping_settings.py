@@ -30,11 +30,11 @@ def _origin(choice: Choice) -> None:
     whole = [g for g in groups if all(r in chosen for r in roles if GROUP_OF_ROLE[r] == g)]
     for key, value in ((GROUP_KEY, whole), (ROLE_KEY, chosen)):
         st.session_state[key] = value
-    left, right = st.columns([1, 2.1])
-    left.pills("Origin by group", groups, selection_mode="multi", key=GROUP_KEY, on_change=_take_groups,
+    left, right = st.container(key="stack-fields-origin").columns([1, 2.1])
+    left.pills("Origin by group", groups, selection_mode="multi", wrap=True, key=GROUP_KEY, on_change=_take_groups,
                args=(whole, chosen, roles), help="Which modules give a block; a group is all its roles.")  # fmt: skip
-    right.pills("Origin by role", roles, selection_mode="multi", key=ROLE_KEY, on_change=_take_roles, args=(roles,),
-                help="Only these modules get an adapter: everything else of the student stays as it is.")  # fmt: skip
+    right.pills("Origin by role", roles, selection_mode="multi", wrap=True, key=ROLE_KEY, on_change=_take_roles,
+                args=(roles,), help="Only these modules get an adapter; the rest stays as it is.")  # fmt: skip
 
 
 def _take_groups(before: list[str], chosen: list[str], roles: list[str]) -> None:
@@ -75,6 +75,7 @@ def _extraction() -> None:
     with structure:
         state.field(
             st.segmented_control, "Structure", "extraction.structure", options=list(STRUCTURES), required=True,
+            wrap=True,
             format_func=lambda name: name.replace("_", "/"),
             help="; ".join(f"{name}: {STRUCTURE_TEXTS[name]}" for name in STRUCTURES) + ".",
         )  # fmt: skip
@@ -83,6 +84,7 @@ def _extraction() -> None:
     with mode:
         state.field(
             st.segmented_control, "Injection mode", "injection.mode", options=list(MODE_TEXTS), required=True,
+            wrap=True,
             help="; ".join(f"{name}: {text}" for name, text in MODE_TEXTS.items()) + ".",
         )  # fmt: skip
         chosen = state.draft().injection.mode

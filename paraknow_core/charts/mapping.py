@@ -48,7 +48,7 @@ def layer_links(
         lit = picked in (("teacher", teacher), ("student", student))
         figure.add_trace(go.Scatter(
             x=0.045 + 0.91 * numpy.linspace(0, 1, len(_CURVE)), y=start + (end - start) * _CURVE, mode="lines",
-            line={"color": HIGHLIGHT if lit else BLUE, "width": 1.5 + 12 * share}, opacity=0.85 if lit else 0.6,
+            line={"color": HIGHLIGHT if lit else BLUE, "width": 1.5 + 12 * share}, opacity=0.85 if lit or dark else 0.6,
             hovertemplate=f"teacher layer {teacher} → student layer {student}<br>{said[teacher]}<extra></extra>",
         ))  # fmt: skip
     _nodes(figure, layers, teacher_layers, lift, picked, dark)
@@ -80,7 +80,7 @@ def _bars(
     figure.add_trace(go.Bar(
         y=[i + lift for i in range(len(scores))], x=[-_MOST_BAR * s / largest for s in scores], base=-0.08, width=0.5,
         orientation="h", marker={"color": [BLUE if i in used else neutral(dark) for i in range(len(scores))],
-                                 "opacity": 0.75},
+                                 "opacity": 1.0 if dark else 0.75},
         customdata=list(said), hovertemplate="%{customdata}<extra></extra>",
     ))  # fmt: skip
     if len(scores) <= 24:
