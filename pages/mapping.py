@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from pages._ui import layout, mapping_held, mapping_overview, mapping_preview, state
+from pages._ui import layout, mapping_held, mapping_numbers, mapping_overview, mapping_preview, state
 from pages._ui.layout import plain
 from pages._ui.mapping_actions import actions, extraction_outcome
 from pages._ui.mapping_choice import Choice, choice_of
@@ -38,13 +38,15 @@ def body() -> None:
     if held is not None:
         choices[HELD] = held
         mapping_held.differences(choice, held)
-    mapping_held.numbers(choices)
+    above = st.container()  # drawn last: its means are over the table's rows
     module = mapping_preview.pick_module(choice)
     mapping_preview.pictures(choices, module)
     _notes(choice)
     for name, one in choices.items():
         st.markdown(f"**All modules{'' if len(choices) == 1 else f': {name.lower()}'}**")
         mapping_overview.table(one, name)
+    with above:
+        mapping_numbers.numbers({name: (one, mapping_overview.known_rows(one)[0]) for name, one in choices.items()})
     _skipped(choice)
 
 

@@ -13,7 +13,7 @@ EXTRACTION = "mapping.extraction"  # id of the run that this page started
 def actions() -> None:
     """Draw the row of buttons above everything else."""
     held = state.whole_draft().held is not None
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
         st.button(
             "Hold this choice",
             icon=":material/bookmark:",

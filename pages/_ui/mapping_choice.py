@@ -90,8 +90,9 @@ def choice_of(spec: RunSpec) -> Choice | None:
     if source is None:
         return None
     names, exact = saved_for(source.value["fingerprint"], source.value["key"])
-    request = {**_pair(spec), **_dumped(spec, "mapping"), "origin": list(spec.extraction.origin),
-               "structure": spec.extraction.structure, "seed": spec.extraction.seed, "stores": names}  # fmt: skip
+    request = {**_pair(spec), **_dumped(spec, "mapping"), "origin": list(spec.extraction.origin), "stores": names}
+    if len(names) > 1:
+        request["structure"] = spec.extraction.structure
     reply = answered("transfer_plan", request, "Reading both models …")
     if reply is None:
         return None

@@ -4,10 +4,7 @@ import pandas
 import streamlit as st
 
 from pages._ui import state
-from pages._ui.layout import plain
 from pages._ui.mapping_choice import Choice, choice_of, differing
-from pages._ui.mapping_overview import known_rows
-from pages._ui.mapping_preview import measures
 
 
 def hold() -> None:
@@ -49,20 +46,3 @@ def differences(mine: Choice, held: Choice) -> None:
         return
     table = pandas.DataFrame(found, columns=["setting", "this choice", "held choice"])
     st.dataframe(table, hide_index=True, height="content", key="mapping.differences")
-
-
-def numbers(choices: dict[str, Choice]) -> None:
-    """Draw what the adapter is and holds: as cells for one choice, as a table for two."""
-    found = {name: measures(choice, known_rows(choice)[0]) for name, choice in choices.items()}
-    if len(found) == 1:
-        [cells] = found.values()
-        for box, (label, value, tip) in zip(
-            st.container(key="stack-fields-measures").columns(len(cells)), cells, strict=True
-        ):
-            box.metric(label, value, border=True, help=plain(tip))
-        return
-    first = next(iter(found.values()))
-    table = pandas.DataFrame({"": [label for label, _, _ in first]} | {
-        name: [value for _, value, _ in cells] for name, cells in found.items()
-    })  # fmt: skip
-    st.dataframe(table, hide_index=True, height="content", key="mapping.measures")

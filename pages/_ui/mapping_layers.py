@@ -1,6 +1,7 @@
 """Layer mapping: strategies, the link diagram that is clicked, and the same mapping as a table that is edited."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas
 import streamlit as st
@@ -64,8 +65,7 @@ def _strategy(choice: Choice) -> None:
     left, right = st.columns([5, 1.2], vertical_alignment="bottom")
     spec = choice.spec.mapping
     key = "mapping.strategy.widget"
-    if st.session_state.get(key) != spec.strategy:
-        st.session_state[key] = spec.strategy
+    st.session_state[key] = spec.strategy
     shown = choice.plan["layers"] or _fitted(choice)
     left.segmented_control(
         "Strategy", STRATEGIES, key=key, required=True, on_change=_choose, args=(shown,),
@@ -122,35 +122,55 @@ def _repair(choice: Choice) -> None:
 
 def _diagram(choice: Choice, layers: list[int | None]) -> None:
     picked = st.session_state.get(PICKED)
-    waiting = f"; {picked[0]} layer {picked[1]} chosen, click its partner" if picked else ""
     figure = layer_links(
-        layers, choice.plan["teacher_layers"], choice.plan["scores"], "Layer mapping",
-        f"{choice.about()}; width: S of the layer{waiting}", picked=picked, dark=layout.is_dark(),
+        layers, choice.plan["teacher_layers"], choice.plan["scores"], "Which layer goes where",
+        f"{choice.about()}; width: S of the layer", picked=picked, dark=layout.is_dark(),
     )  # fmt: skip
     said = ", ".join(f"{i} from {'nothing' if t is None else t}" for i, t in enumerate(layers))
     st.plotly_chart(
         figure, theme=None, config=PLOT, key="mapping.links", selection_mode="points",
         on_select=lambda: _clicked(layers), alt=f"Links from teacher to student layers: student layer {said}",
     )  # fmt: skip
+    if picked:
+        other = (
+            "student layer that should receive it" if picked[0] == "teacher" else "teacher layer that it should receive"
+        )
+        st.caption(f":material/ads_click: {picked[0].capitalize()} layer {picked[1]} is chosen: click the {other}.")
 
 
 def _clicked(layers: list[int | None]) -> None:
-    """Take a click: the first chooses one end of a link, the second on the other side sets it."""
     event = st.session_state.get("mapping.links")
     points = (event.get("selection") or {}).get("points") if isinstance(event, Mapping) else None
     data = points[0].get("customdata") if points else None
-    if not data:
-        st.session_state.pop(PICKED, None)  # the same layer once more: nothing is chosen any longer
-        return
-    values = data if isinstance(data, list | tuple) else [data[str(i)] for i in range(2)]
-    side, layer = str(values[0]), int(values[1])
-    picked = st.session_state.pop(PICKED, None)
-    if picked is None or picked[0] == side:
-        st.session_state[PICKED] = (side, layer)
-        return
-    student, teacher = (layer, picked[1]) if side == "student" else (picked[1], layer)
-    if 0 <= student < len(layers):
-        set_links([*layers[:student], teacher, *layers[student + 1 :]])
+    if data is not None and not isinstance(data, list | tuple):
+        data = [data[str(i)] for i in range(2)]
+    picked, linked = after_click((str(data[0]), int(data[1])) if data else None, st.session_state.get(PICKED), layers)
+    st.session_state[PICKED] = picked
+    if linked is not None:
+        set_links(linked)
+
+
+def after_click(
+    clicked: tuple[str, int] | None, picked: tuple[str, int] | None, layers: Sequence[int | None]
+) -> tuple[tuple[str, int] | None, list[int | None] | None]:
+    """Take a click: the first chooses one end of a link, the second, on the other side, sets it.
+
+    Args:
+        clicked: ("teacher" or "student", layer), or None where a choice was clicked once more.
+        picked: what was chosen before.
+        layers: the mapping as it is.
+
+    Returns:
+        What is chosen now, and the new mapping if there is one.
+    """
+    if clicked is None or picked is None or picked[0] == clicked[0]:
+        return clicked, None
+    ends = dict([clicked, picked])
+    if not 0 <= ends["student"] < len(layers):
+        return None, None
+    new = list(layers)
+    new[ends["student"]] = ends["teacher"]
+    return None, new
 
 
 def _table(choice: Choice, layers: list[int | None]) -> None:
@@ -168,10 +188,11 @@ def _table(choice: Choice, layers: list[int | None]) -> None:
         else 480, disabled=["student layer", "S", "share"],
         column_config={
             RECEIVES: st.column_config.NumberColumn(
-                min_value=0, max_value=choice.plan["teacher_layers"] - 1, step=1, width="medium",
+                min_value=0, max_value=choice.plan["teacher_layers"] - 1, step=1, width=155,
                 help="Type a number; empty: this layer receives nothing. Editing makes the strategy manual."),
-            "S": st.column_config.NumberColumn(format="%.4g", help="Σ S over every parameter of the teacher layer."),
-            "share": st.column_config.TextColumn(help="S of the layer divided by S of all layers."),
+            "student layer": st.column_config.NumberColumn(width=92),
+            "S": st.column_config.NumberColumn(format="%.4g", width=58, help="Σ S over all parameters of the layer."),
+            "share": st.column_config.TextColumn(width=58, help="S of the layer divided by S of all layers."),
         },
         alt="Table: for each student layer the teacher layer it receives",
     )  # fmt: skip
@@ -179,13 +200,17 @@ def _table(choice: Choice, layers: list[int | None]) -> None:
 
 
 def _edited(key: str, layers: list[int | None]) -> None:
-    changed = (st.session_state.get(key) or {}).get("edited_rows") or {}
-    new = list(layers)
-    for row, cells in changed.items():
-        if RECEIVES in cells:
-            value = cells[RECEIVES]
-            new[int(row)] = None if value is None else int(value)
+    new = after_edit((st.session_state.get(key) or {}).get("edited_rows") or {}, layers)
     if all(layer is None for layer in new):
         state.tell("mapping: no student layer would receive anything; give at least one a teacher layer")
     elif new != list(layers):
         set_links(new)
+
+
+def after_edit(edited: Mapping[Any, Mapping[str, Any]], layers: Sequence[int | None]) -> list[int | None]:
+    """Return the mapping with the table's edits (row number -> column -> value) in it."""
+    new = list(layers)
+    for row, cells in edited.items():
+        if RECEIVES in cells and 0 <= int(row) < len(new):
+            new[int(row)] = None if cells[RECEIVES] is None else int(cells[RECEIVES])
+    return new

@@ -54,9 +54,11 @@ def table(choice: Choice, name: str) -> None:
             st.rerun()
         return
 
+    _ask_on(choice)  # before the first draw, so that what comes at once needs no second one
+
     def tick() -> None:
         before = _missing(choice)
-        problem = _ask_on(choice)
+        problem = _ask_on(choice) if before else ""
         _draw(choice, name)
         if problem:
             layout.say(problem)
@@ -199,7 +201,9 @@ def _config() -> dict[str, Any]:
     formats = {"captured": "%.1f %%", "area": "%.1f %%", "ratio": "%.3f", "percentile": "%.1f", "cosine": "%.4f",
                "retained": "%.1f %%", "change": "%.1f %%"}  # fmt: skip
     config: dict[str, Any] = {
-        column: st.column_config.NumberColumn(format=formats[column], help=plain(COLUMNS[column])) for column in formats
+        column: st.column_config.NumberColumn(format=formats[column], width=66, help=plain(COLUMNS[column]))
+        for column in formats
     }
-    config["taken at"] = st.column_config.TextColumn(help="Row and column of the window's upper left corner.")
+    config |= {column: st.column_config.TextColumn(width=168) for column in ("student module", "teacher module")}
+    config["taken at"] = st.column_config.TextColumn(width=66, help="Row and column of the window's upper left corner.")
     return config

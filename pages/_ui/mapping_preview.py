@@ -1,5 +1,6 @@
 """What would be injected into one module: its place, what it holds, its spectrum, how it lies to the student."""
 
+import json
 from typing import Any
 
 import streamlit as st
@@ -10,11 +11,10 @@ from pages._ui.layout import plain
 from pages._ui.mapping_choice import PLOT, Choice, totals_of
 from paraknow_core.charts import mapping as charts
 from paraknow_core.desk import Reply
-from paraknow_core.display import NOT_MEASURED, count, memory, percent, shorten, significant
+from paraknow_core.display import percent, shorten, significant
 from paraknow_core.errors import ParaknowError
 
 MODULE = "mapping.module"
-BYTES = 4  # adapters are kept in float32
 
 
 def pick_module(choice: Choice) -> str:
@@ -50,27 +50,29 @@ def pair_like(choice: Choice, module: str) -> dict[str, Any] | None:
 def pictures(choices: dict[str, Choice], module: str) -> None:
     """Draw the four pictures of one module: in two rows for one choice, side by side for two."""
     shown = {name: (choice, pair_like(choice, module)) for name, choice in choices.items()}
-    replies = {name: _replies(choice, pair) for name, (choice, pair) in shown.items()}
+    asked: dict[str, tuple[Reply | None, Reply | None]] = {}  # a question that both have is asked, and fails, once
+    replies = {}
+    for name, (choice, pair) in shown.items():
+        question = json.dumps([choice.request(pair=pair), choice.mode, choice.spectrum_rank()])
+        if question not in asked:
+            asked[question] = _replies(choice, pair)
+        replies[name] = asked[question]
     box = st.container(key="stack-pictures-block")
     if len(shown) == 1:
         [(name, (choice, _))] = shown.items()
-        block, spectrum = replies[name]
         rows = ((_place, _mass), (_spectrum, _cosine))
         for row in rows:
             for cell, draw in zip(box.columns(2, gap="medium"), row, strict=True):
                 with cell:
-                    draw(name, choice, block, spectrum)
+                    draw("", choice, *replies[name])
         return
-    for cell, name in zip(box.columns(2, gap="medium"), shown, strict=True):
-        cell.markdown(f"**{plain(name)}**")
     for draw in (_place, _mass, _spectrum, _cosine):
         for cell, (name, (choice, pair)) in zip(box.columns(2, gap="medium"), shown.items(), strict=True):
             with cell:
-                if pair is None:
-                    if draw is _place:
-                        st.info("Nothing is injected into this module here.", icon=":material/block:")
-                    continue
-                draw(name, choice, *replies[name])
+                if pair is not None:
+                    draw(name, choice, *replies[name])
+                elif draw is _place:
+                    st.info(f"{name}: nothing is injected into this module.", icon=":material/block:")
 
 
 def _replies(choice: Choice, pair: dict[str, Any] | None) -> tuple[Reply | None, Reply | None]:
@@ -82,6 +84,11 @@ def _replies(choice: Choice, pair: dict[str, Any] | None) -> tuple[Reply | None,
     spectrum = answered("transfer_spectrum", choice.request(pair=pair, mode=choice.mode, rank=choice.spectrum_rank()),
                         "Decomposing the block …")  # fmt: skip
     return block, spectrum
+
+
+def _named(name: str, words: str) -> str:
+    """Return a chart's second line; of two choices it says which one this is."""
+    return f"{name}: {words}" if name else words
 
 
 def _place(name: str, _choice: Choice, block: Reply | None, _: Reply | None) -> None:
@@ -99,13 +106,12 @@ def _place(name: str, _choice: Choice, block: Reply | None, _: Reply | None) -> 
     except ParaknowError:
         st.caption("The map of this embedding in the student's vocabulary was not kept with the reductions.")
         return
-    figure = charts.selection_map(
-        facts, arrays, f"Taken from {shorten(facts['teacher_module'].removeprefix('model.'), 40)}",
-        f"{what} {size} of {whole}{where}", dark=layout.is_dark(),
-    )  # fmt: skip
+    words = f"{what} {size} of {whole}{where}"
+    title = f"Taken from {shorten(facts['teacher_module'].removeprefix('model.'), 40)}"
+    figure = charts.selection_map(facts, arrays, title, _named(name, words), dark=layout.is_dark())
     st.plotly_chart(
         figure, theme=None, config=PLOT, key=f"mapping.place:{name}",
-        alt=f"Map of {facts['teacher_module']} with what is taken: {what} {size} of {whole}{where}",
+        alt=f"Map of {facts['teacher_module']} with what is taken: {words}",
     )  # fmt: skip
 
 
@@ -126,12 +132,13 @@ def _mass(name: str, choice: Choice, block: Reply | None, _: Reply | None) -> No
         st.info("This module's sensitivity is zero everywhere: no place is better than another.",
                 icon=":material/info:")  # fmt: skip
         return
+    words = _standing(choice, facts)
     figure = charts.mass_histogram(
-        facts, block.array("counts"), "Captured share of S, against every offset", _standing(choice, facts),
+        facts, block.array("counts"), "Captured share of S, against every offset", _named(name, words),
         dark=layout.is_dark(),
     )  # fmt: skip
     st.plotly_chart(figure, theme=None, config=PLOT, key=f"mapping.mass:{name}",
-                    alt=f"Histogram of the captured share at all offsets; {_standing(choice, facts)}")  # fmt: skip
+                    alt=f"Histogram of the captured share at all offsets; {words}")  # fmt: skip
 
 
 def _standing(choice: Choice, facts: dict[str, Any]) -> str:
@@ -156,8 +163,9 @@ def _spectrum(name: str, choice: Choice, block: Reply | None, spectrum: Reply | 
     what = "block − student's weight" if choice.mode == "difference" else "block"
     whole = f"all {len(values)} values, exact" if spectrum.value["whole"] else (
         f"the first {len(values)}, randomised; the rest from the Frobenius norm")  # fmt: skip
-    shown = values[: max(4 * rank, 64)]
-    figure = charts.spectrum_cut(shown, rank, kept, f"Singular values of the {what}", whole, dark=layout.is_dark())
+    figure = charts.spectrum_cut(
+        values, rank, kept, f"Singular values of the {what}", _named(name, whole), dark=layout.is_dark()
+    )
     st.plotly_chart(figure, theme=None, config=PLOT, key=f"mapping.spectrum:{name}",
                     alt=f"Singular values; the first {rank} hold {percent(kept)} of the squared norm")  # fmt: skip
 
@@ -167,48 +175,8 @@ def _cosine(name: str, _choice: Choice, block: Reply | None, _: Reply | None) ->
         return
     others, own = block.array("cosines"), block.value["cosine"]
     about = f"{len(others)} blocks at random offsets beside it" if len(others) else "no other offset to compare with"
-    figure = charts.cosine_strip(own, others, "Cosine with the student's own weight", about, dark=layout.is_dark())
+    figure = charts.cosine_strip(
+        own, others, "Cosine with the student's own weight", _named(name, about), dark=layout.is_dark()
+    )
     st.plotly_chart(figure, theme=None, config=PLOT, key=f"mapping.cosine:{name}",
                     alt=f"Cosine of the block {significant(own)}; {about}")  # fmt: skip
-
-
-def step0(choice: Choice, rows: list[dict[str, Any]]) -> tuple[str, str]:
-    """Predict what injecting does to the student before any training: a short value, and a sentence.
-
-    Args:
-        choice: with its injection mode.
-        rows: of the overview, as far as they are known.
-    """
-    if choice.spec.injection.mode == "residual":
-        return "exact", "s·BA is taken off W first: outputs are unchanged at step 0, up to rounding."
-    changes = sorted(row["change"] for row in rows if row.get("change") is not None)
-    if not changes:
-        return NOT_MEASURED, "The relative size of the change, ‖s·BA‖ / ‖W‖, is being worked out."
-    middle = changes[len(changes) // 2]
-    return (f"changed by {percent(middle)}", f"Median over {len(changes)} modules of ‖s·BA‖ / ‖W‖ "
-            f"(largest {percent(changes[-1])}): the student's outputs change at step 0.")  # fmt: skip
-
-
-def measures(choice: Choice, rows: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """Return (name, value, tip) of what the whole adapter is, and what it holds."""
-    size, whole = choice.adapter_parameters(), choice.plan["student_parameters"]
-    given = len(choice.pairs)
-    ratios = [row["captured"] / row["area"] for row in rows if row.get("captured") is not None]
-    energies = [row["retained"] for row in rows if row.get("retained") is not None]
-    value, tip = step0(choice, rows)
-    return [
-        ("Modules that receive", f"{given:,}", "Student modules of the origin that get a block of the teacher."),
-        ("Adapter size", f"{count(size)}, {memory_of(size * BYTES)}",
-         "Σ over modules of r · (in + out) parameters, float32; the exported adapter holds twice as many."),
-        ("Trainable share", percent(size / whole), f"Of the student's {whole:,} parameters."),
-        ("Mass over area", f"{significant(sum(ratios) / len(ratios))} ×" if ratios else NOT_MEASURED,
-         "Captured share of S divided by the share of the area, mean over modules; 1: no better than chance."),
-        ("Retained energy", percent(sum(energies) / len(energies)) if energies else NOT_MEASURED,
-         f"Σ of the first {choice.rank} squared singular values over ‖block‖², mean over modules."),
-        ("Step 0", value, tip),
-    ]  # fmt: skip
-
-
-def memory_of(size: float) -> str:
-    """Return bytes as kB where MB would round them away."""
-    return memory(size) if size >= 1e6 else f"{size / 1e3:.0f} kB"

@@ -29,13 +29,12 @@ def _origin(choice: Choice) -> None:
     groups = [g for g in GROUPS if any(GROUP_OF_ROLE[r] == g for r in roles)]
     whole = [g for g in groups if all(r in chosen for r in roles if GROUP_OF_ROLE[r] == g)]
     for key, value in ((GROUP_KEY, whole), (ROLE_KEY, chosen)):
-        if st.session_state.get(key) != value:
-            st.session_state[key] = value
-    left, right = st.columns([1, 2.1])
-    left.pills("Origin by group", groups, selection_mode="multi", key=GROUP_KEY, on_change=_take_groups,
+        st.session_state[key] = value
+    left, right = st.container(key="stack-fields-origin").columns([1, 2.1])
+    left.pills("Origin by group", groups, selection_mode="multi", wrap=True, key=GROUP_KEY, on_change=_take_groups,
                args=(whole, chosen, roles), help="Which modules give a block; a group is all its roles.")  # fmt: skip
-    right.pills("Origin by role", roles, selection_mode="multi", key=ROLE_KEY, on_change=_take_roles, args=(roles,),
-                help="Only these modules get an adapter: everything else of the student stays as it is.")  # fmt: skip
+    right.pills("Origin by role", roles, selection_mode="multi", wrap=True, key=ROLE_KEY, on_change=_take_roles,
+                args=(roles,), help="Only these modules get an adapter; the rest stays as it is.")  # fmt: skip
 
 
 def _take_groups(before: list[str], chosen: list[str], roles: list[str]) -> None:
@@ -76,6 +75,7 @@ def _extraction() -> None:
     with structure:
         state.field(
             st.segmented_control, "Structure", "extraction.structure", options=list(STRUCTURES), required=True,
+            wrap=True,
             format_func=lambda name: name.replace("_", "/"),
             help="; ".join(f"{name}: {STRUCTURE_TEXTS[name]}" for name in STRUCTURES) + ".",
         )  # fmt: skip
@@ -84,6 +84,7 @@ def _extraction() -> None:
     with mode:
         state.field(
             st.segmented_control, "Injection mode", "injection.mode", options=list(MODE_TEXTS), required=True,
+            wrap=True,
             help="; ".join(f"{name}: {text}" for name, text in MODE_TEXTS.items()) + ".",
         )  # fmt: skip
         chosen = state.draft().injection.mode

@@ -12,6 +12,7 @@ from paraknow_core.runs import RunFolder
 from paraknow_core.spec import RunSpec
 
 MEASURING = "mapping.measuring"  # id of the run that this page started
+REDUCED = "Only its reductions were kept: no distribution over offsets, and no structure it was not measured for."
 RECENT_S = 7 * 24 * 3600.0
 
 
@@ -25,14 +26,10 @@ def source_line(choice: Choice) -> None:
     totals = totals_of(str(choice.store.folder))
     task = source_label(str(totals["task"]), 32).replace("_", " ")
     when = time.strftime("%d %b %H:%M", time.localtime(totals["saved"]))
-    what = f"{totals['teacher']} on {task}, {totals['samples']:,} seed samples, measured {when}"
+    what = f"{source_label(str(totals['teacher']), 32)} on {task}, {totals['samples']:,} seed samples, measured {when}"
     if choice.exact:
-        reduced = (
-            ""
-            if choice.plan["full"]
-            else ". Only reductions were kept: no distribution over offsets, no other structures"
-        )
-        st.caption(f":material/check: S from {plain(what)}{plain(reduced)}.")
+        reduced = "" if choice.plan["full"] else f" {REDUCED}"
+        st.caption(f":material/check: S from {plain(what + '.' + reduced)}")
         return
     left, right = st.columns([4, 1.3], vertical_alignment="center")
     left.warning(plain(f"Shown with S of the same teacher from another measurement: {what}. A run measures "

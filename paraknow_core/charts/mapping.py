@@ -10,7 +10,8 @@ from paraknow_core.display import percent, significant
 from paraknow_core.figure_style import BLUE, HIGHLIGHT, binned, blank, ink, neutral, paper
 from paraknow_core.figures import matrix_map
 
-PICTURE = 340  # pixels; the four pictures of a block stand side by side
+PICTURE = 330  # pixels
+TALL = 430  # the map of a block and what stands beside it
 _CURVE = 0.5 - 0.5 * numpy.cos(numpy.linspace(0, numpy.pi, 25))  # from 0 to 1, flat at both ends
 _MOST_BAR = 0.42  # of the distance between the two columns
 
@@ -47,7 +48,7 @@ def layer_links(
         lit = picked in (("teacher", teacher), ("student", student))
         figure.add_trace(go.Scatter(
             x=0.045 + 0.91 * numpy.linspace(0, 1, len(_CURVE)), y=start + (end - start) * _CURVE, mode="lines",
-            line={"color": HIGHLIGHT if lit else BLUE, "width": 1.5 + 12 * share}, opacity=0.85 if lit else 0.6,
+            line={"color": HIGHLIGHT if lit else BLUE, "width": 1.5 + 12 * share}, opacity=0.85 if lit or dark else 0.6,
             hovertemplate=f"teacher layer {teacher} → student layer {student}<br>{said[teacher]}<extra></extra>",
         ))  # fmt: skip
     _nodes(figure, layers, teacher_layers, lift, picked, dark)
@@ -58,7 +59,7 @@ def layer_links(
     for x, text in ((0, "teacher"), (1, "student")):
         figure.add_annotation(x=x, y=tallest + 0.1, text=f"<b>{text}</b>", showarrow=False)
     if scores:
-        figure.add_annotation(x=-0.08, y=tallest + 0.1, text="S of the layer", showarrow=False, xanchor="right",
+        figure.add_annotation(x=-0.17, y=tallest + 0.1, text="S of the layer", showarrow=False, xanchor="right",
                               font={"color": neutral(dark)})  # fmt: skip
     return figure
 
@@ -79,7 +80,7 @@ def _bars(
     figure.add_trace(go.Bar(
         y=[i + lift for i in range(len(scores))], x=[-_MOST_BAR * s / largest for s in scores], base=-0.08, width=0.5,
         orientation="h", marker={"color": [BLUE if i in used else neutral(dark) for i in range(len(scores))],
-                                 "opacity": 0.75},
+                                 "opacity": 1.0 if dark else 0.75},
         customdata=list(said), hovertemplate="%{customdata}<extra></extra>",
     ))  # fmt: skip
     if len(scores) <= 24:
@@ -143,7 +144,7 @@ def selection_map(
         return density_map(arrays["density"], facts["teacher_shape"], title, subtitle, dark=dark)
     window = (*facts["top_left"], *facts["shape"]) if facts["top_left"] is not None else None
     figure = matrix_map(arrays["map"], arrays["rows"], arrays["cols"], window, title, subtitle, dark=dark)
-    figure.update_layout(height=PICTURE + 90)
+    figure.update_layout(height=TALL)
     if facts["kind"] == "grid":
         fill = {"line": {"width": 0}, "fillcolor": "rgba(213,94,0,0.75)", "mode": "lines", "showlegend": False}
         y, x = binned(arrays["rows"] * arrays["kept_rows"])
@@ -166,7 +167,7 @@ def density_map(
     """
     rows, cols = shape
     high, wide = rows / density.shape[0], cols / density.shape[1]
-    figure = blank(title, subtitle, dark, height=PICTURE + 90)
+    figure = blank(title, subtitle, dark, height=TALL)
     figure.add_trace(go.Heatmap(
         z=100 * density, x0=wide / 2 - 0.5, dx=wide, y0=high / 2 - 0.5, dy=high, colorscale="Cividis", zmin=0, zmax=100,
         colorbar={"orientation": "h", "thickness": 10, "outlinewidth": 0, "len": 0.8, "x": 0, "xanchor": "left",
@@ -190,7 +191,7 @@ def mass_histogram(
     offsets = facts["offsets"]
     edges = 100 * numpy.linspace(offsets["lowest"], offsets["highest"], len(counts) + 1)
     own, area = 100 * facts["captured_mass"], 100 * facts["area_fraction"]
-    figure = blank(title, subtitle, dark, height=PICTURE)
+    figure = blank(title, subtitle, dark, height=TALL)
     figure.add_trace(go.Bar(
         x=(edges[:-1] + edges[1:]) / 2, y=100 * counts / counts.sum(), width=numpy.diff(edges),
         marker={"color": neutral(dark), "line": {"width": 0}},
@@ -201,7 +202,7 @@ def mass_histogram(
     low, high = min(edges[0], area, own), max(edges[-1], area, own)
     room = 0.06 * (high - low) or 1.0
     figure.update_xaxes(title_text="captured share of S [%]", range=[low - room, high + room])
-    figure.update_yaxes(title_text="offsets [%]", rangemode="tozero")
+    figure.update_yaxes(title_text="offsets [%]", range=[0, 125 * counts.max() / counts.sum()])
     return figure
 
 
@@ -225,8 +226,8 @@ def cosine_strip(
     _marks(figure, [(cosine, f"this block {significant(cosine)}", HIGHLIGHT, "solid")], dark)
     reach = 1.15 * max(abs(cosine), float(numpy.abs(others).max(initial=0.0)), 0.01)
     figure.update_xaxes(title_text="cosine with the student's weight", range=[-reach, reach])
-    figure.update_yaxes(title_text="random blocks" if len(others) else "", rangemode="tozero",
-                        showticklabels=bool(len(others)))  # fmt: skip
+    figure.update_yaxes(title_text="random blocks" if len(others) else "", showticklabels=bool(len(others)))
+    figure.update_yaxes(range=[0, 1.25 * (counts.max() if len(others) else 1.0)])
     return figure
 
 

@@ -21,11 +21,9 @@ KEPT_BYTES = 4e8  # of weights, blocks and scores held for the next question abo
 
 
 def context_of(place: Workspace, settings: Settings, request: Mapping[str, Any]) -> Context:
-    """Return the context of a request's teacher, student and extraction; the last few are kept with what they read."""
+    """Return the context of a request's pair, origin and seed; the last few are kept with what they read."""
     named = {"teacher": request["teacher"], "student": request["student"]}
-    extraction = {key: request[key] for key in ("origin", "structure", "seed") if key in request}
-    if extraction.get("structure") == "random_offset":  # a method, not a structure of the spec
-        del extraction["structure"]
+    extraction = {key: request[key] for key in ("origin", "seed") if key in request}
     # The key holds the state of the models' files, so that changed files are read again.
     return _context(place, settings, json.dumps([named, extraction]), question_key("pair", named))
 

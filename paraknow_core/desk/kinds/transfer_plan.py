@@ -17,9 +17,8 @@ def answer(place: Workspace, settings: Settings, request: dict[str, Any]) -> dic
 
     Args:
         place, settings: of the desk.
-        request: `teacher`, `student`, `mapping` and `origin` as in a spec; `structure` and `seed` of the extraction;
-            `stores`: names of saved sensitivities that may be used, best first (one without full tensors only if it
-            holds the choices).
+        request: `teacher`, `student`, `mapping` and `origin` as in a spec; `stores`: names of saved sensitivities that
+            may be used, best first; with several that hold reductions only, `structure` decides which has its choices.
 
     Returns:
         `layers` is None with a `problem` where the mapping does not fit or cannot be known yet.
@@ -47,7 +46,7 @@ def answer(place: Workspace, settings: Settings, request: dict[str, Any]) -> dic
         found["pairs"] = [
             _pair(context, each) for each in report.pairings if each.role in context.spec.extraction.roles
         ]
-    chosen = _store(context, stores, request["structure"], found["pairs"])
+    chosen = _store(context, stores, request.get("structure", ""), found["pairs"])
     return found | {"store": chosen.folder.name if chosen else None, "full": bool(chosen and chosen.has_full)}
 
 
@@ -73,7 +72,7 @@ def _sizes(context: Context) -> dict[str, Any]:
     return {
         "hosts": list(hosts.values()), "student_parameters": student.parameters,
         "most_rank": min(tightest.shape) if tightest else 0, "tightest": tightest.name if tightest else "",
-        "student_roles": sorted({m.role for m in student.modules}),
+        "student_modules": len(student.modules), "student_roles": sorted({m.role for m in student.modules}),
     }  # fmt: skip
 
 
