@@ -45,15 +45,16 @@ def pick(table: pandas.DataFrame, chosen: list[str]) -> None:
 
 
 def _below(table: pandas.DataFrame, shown: pandas.DataFrame, chosen: list[str]) -> None:
-    words, newest, clear = st.columns([6, 2.1, 1.3], vertical_alignment="center")
     hidden = len(set(chosen) - set(shown["id"]))
     text = f"{len(chosen)} of {len(table)} runs chosen; tick rows to choose. Only settings that differ are columns."
-    words.caption(plain(text + (f" {hidden} chosen are hidden by the filters." if hidden else "")))
-    if newest.button("Newest and its siblings", icon=":material/auto_awesome:", type="tertiary",
+    line = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
+    line.caption(plain(text + (f" {hidden} chosen are hidden by the filters." if hidden else "")), width="content")
+    buttons = line.container(horizontal=True, width="content")
+    if buttons.button("Newest and its siblings", icon=":material/auto_awesome:", type="tertiary",
                      help="The newest finished run and all that ask the same: same models, task, rank and training, "
                      "any method and seed."):  # fmt: skip
         redraw(compare_link.suggestion(table))
-    if chosen and clear.button("Choose none", icon=":material/deselect:", type="tertiary"):
+    if chosen and buttons.button("Choose none", icon=":material/deselect:", type="tertiary"):
         redraw([])
 
 
