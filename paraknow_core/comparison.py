@@ -287,10 +287,10 @@ def adjust(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             row["says"] = row.get("problem") or "The scores are no averages over examples, so they are not paired."
             continue
         how = row["paired"] if many < 2 or value is None else f"{row['paired']}, Holm-adjusted p {p_words(value)}"
-        result = PairedResult(
-            row["difference"], row["difference_low"], row["difference_high"], row["shared"], value, how
-        )
-        row["says"] = says(result, row["unit"])
+        numbers = [row[key] for key in ("difference", "difference_low", "difference_high", "shared")]
+        apart, chance = not row["difference_low"] <= 0 <= row["difference_high"], value is not None and value >= 0.05
+        sentence = says(PairedResult(*numbers, None if apart else value, how), row["unit"])
+        row["says"] = f"Not told from chance (p {p_words(value)}): {sentence}" if apart and chance else sentence
     return rows
 
 

@@ -151,3 +151,14 @@ def test_published_gains_stand_only_beside_the_same_question(place):
 )
 def test_p_values_as_people_write_them(p, text):
     assert comparison.p_text(p) == text
+
+
+def test_an_interval_beside_zero_is_not_enough_after_several_comparisons():
+    row = {"difference": 0.3, "difference_low": 0.09, "difference_high": 0.51, "shared": 60, "unit": "share",
+           "paired": "2 seeds", "p_value": 0.03}  # fmt: skip
+    [alone] = comparison.adjust([dict(row)])
+    assert alone["says"].startswith("+30.0 points")
+    first, other = comparison.adjust([dict(row), {**row, "p_value": 0.9}])
+    assert first["p_adjusted"] == pytest.approx(0.06)
+    assert first["says"].startswith("Not told from chance (p = 0.060): +30.0 points")
+    assert other["p_adjusted"] == pytest.approx(0.9)

@@ -8,7 +8,7 @@ import streamlit as st
 
 from pages._ui import layout
 from pages._ui.asking import answered
-from pages._ui.compare_link import linked
+from pages._ui.compare_link import kept, linked
 from pages._ui.compare_scores import PLOT
 from pages._ui.layout import plain
 from paraknow_core.charts import compare as charts
@@ -114,12 +114,11 @@ def _weight_words(modules: list[dict[str, Any]], show: str) -> str:
 
 def _sensitivity(runs: dict[str, RunFolder], labels: dict[str, str], specs: dict[str, Any]) -> None:
     """Draw how the student's own sensitivity moved; measured on request, because it takes a few backward passes."""
-    count = st.number_input(
-        "Seed samples", 1, 16, key="compare.lens.samples", value=st.session_state.get("compare.samples", 4), width=160,
+    count = kept(
+        st.number_input, "Seed samples", "samples", 4, min_value=1, max_value=16, step=1, width=160,
         help="The first seed samples of the run's task, each once forward and backward through the student, without "
         "and with the adapter: S = Σ |θ · ∂L/∂θ|.",
     )  # fmt: skip
-    st.session_state["compare.samples"] = count
     asked: set = st.session_state.setdefault(MEASURED, set())
     boxes = dict(zip(runs, st.container(key="stack-pictures-lens").columns(len(runs), gap="medium"), strict=True))
     found: dict[str, dict] = {}
