@@ -84,11 +84,15 @@ def other_settings(one: RunSpec, other: RunSpec) -> list[str]:
 
 
 def settings_that_differ(groups: Sequence[Group]) -> list[tuple[str, list[Any]]]:
-    """Return the keys, seeds apart, in which arms differ, each with one value an arm; `NO_EFFECT` where it is none."""
+    """Return the keys, seeds apart, in which arms differ, each with one value an arm.
+
+    `NO_EFFECT` stands where an arm's method does not read the setting; that alone is no difference.
+    """
     flat = [effective(g.spec) for g in groups]
     keys = sorted({key for own in flat for key in own} - {"seed"})
     rows = [(key, [own.get(key, NO_EFFECT) for own in flat]) for key in keys]
-    return [(key, values) for key, values in rows if any(value != values[0] for value in values)]
+    read = [(key, values, [value for value in values if value is not NO_EFFECT]) for key, values in rows]
+    return [(key, values) for key, values, known in read if any(value != known[0] for value in known)]
 
 
 def question(spec: RunSpec) -> str:
@@ -218,12 +222,16 @@ def contrasts(
     return adjust(rows)
 
 
-def published(rows: Sequence[Mapping[str, Any]], base: Group, scorer: str) -> list[tuple[int, str, float]]:
-    """Return the paper's gains where the question is the same in kind: the method against default LoRA."""
+def published(rows: Sequence[Mapping[str, Any]], base: Group, scorer: str) -> list[tuple[str, str, float]]:
+    """Return the paper's gains where the question is the same in kind: the method against default LoRA.
+
+    Returns:
+        (label of the row, benchmark and pair, points).
+    """
     if base.method != "default_lora":
         return []
-    places = [i for i, row in enumerate(rows) if row["method"] == "seeking" and row.get("unit") == SHARE]
-    return [(place, words, points) for place in places[:1] for words, points in PAPER.get(scorer, ())]
+    labels = [row["label"] for row in rows if row["method"] == "seeking" and row.get("unit") == SHARE]
+    return [(label, words, points) for label in labels[:1] for words, points in PAPER.get(scorer, ())]
 
 
 def matched(one: Group, other: Group) -> tuple[list[RunFolder], list[RunFolder], str]:
@@ -278,11 +286,11 @@ def adjust(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if row.get("difference") is None:
             row["says"] = row.get("problem") or "The scores are no averages over examples, so they are not paired."
             continue
-        how = row["paired"] if many < 2 or value is None else f"{row['paired']}, Holm-adjusted p = {p_text(value)}"
-        result = PairedResult(
-            row["difference"], row["difference_low"], row["difference_high"], row["shared"], value, how
-        )
-        row["says"] = says(result, row["unit"])
+        how = row["paired"] if many < 2 or value is None else f"{row['paired']}, Holm-adjusted p {p_words(value)}"
+        numbers = [row[key] for key in ("difference", "difference_low", "difference_high", "shared")]
+        apart, chance = not row["difference_low"] <= 0 <= row["difference_high"], value is not None and value >= 0.05
+        sentence = says(PairedResult(*numbers, None if apart else value, how), row["unit"])
+        row["says"] = f"Not told from chance (p {p_words(value)}): {sentence}" if apart and chance else sentence
     return rows
 
 
@@ -291,6 +299,12 @@ def p_text(p: float | None) -> str:
     if p is None or p != p:
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def p_words(p: float | None) -> str:
+    """Return a p-value for a sentence: `= 0.21`, `< 0.001`."""
+    text = p_text(p)
+    return text if text.startswith("<") else f"= {text}"
 
 
 def points_text(value: float | None, unit: str | None) -> str:

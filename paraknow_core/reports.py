@@ -144,7 +144,9 @@ def _scores(groups: Sequence[Group], base: Group, scorer: str, figures: list[str
     pictures = _figure(charts.score_forest(rows, "Test score", "lines: 95 % intervals over examples"), figures)
     if changes:
         title = f"Difference to {base.label}"
-        pictures += _figure(charts.difference_forest(changes, title, "paired by example; 95 % intervals"), figures)
+        own = {"label": base.label, "method": base.method, "variant": base.variant, "unit": rows[0].get("unit")}
+        lines_ = [by_label.get(g.label, own) for g in ready]
+        pictures += _figure(charts.difference_forest(lines_, title, "paired by example; 95 % intervals"), figures)
     return f"<h2>Score: {name}</h2>{_table(head, lines, right=range(1, 7))}{pictures}{words}"
 
 
@@ -186,17 +188,19 @@ def _settings(groups: Sequence[Group]) -> str:
 
 
 def _origin(groups: Sequence[Group]) -> str:
-    """Say which versions and which content made the numbers."""
-    lines = []
+    """Say which versions and which content made the numbers; runs that share them share a line."""
+    made: dict[tuple[str, str], list[str]] = {}
     for g in groups:
         for seed, run in zip(g.seeds, g.runs, strict=True):
             result = run.result() or {}
             versions = ", ".join(f"{name} {number}" for name, number in (result.get("versions") or {}).items())
-            prints = ", ".join(
-                f"{name} {str(value)[:12]}" for name, value in (result.get("fingerprints") or {}).items()
+            prints = (result.get("fingerprints") or {}).items()
+            of = ", ".join(f"{name} {str(value)[:12]}" for name, value in prints)
+            made.setdefault((versions or NOT_MEASURED, of or NOT_MEASURED), []).append(
+                f"{g.label}, seed {seed}: {run.id}"
             )
-            lines.append([f"{g.label}, seed {seed}", run.id, versions or NOT_MEASURED, prints or NOT_MEASURED])
-    head = ("run", "id", "versions", "fingerprints (sha256, first 12 digits)")
+    lines = [["; ".join(runs), *both] for both, runs in made.items()]
+    head = ("runs", "versions", "fingerprints (sha256, first 12 digits)")
     return f"<h2>Versions and fingerprints</h2>{_table(head, lines)}"
 
 

@@ -11,7 +11,7 @@ from pages._ui.compare_link import linked
 from pages._ui.layout import plain
 from paraknow_core import comparison
 from paraknow_core.comparison import Group
-from paraknow_core.display import LOWER_IS_BETTER, compact, scorer_label
+from paraknow_core.display import LOWER_IS_BETTER, scorer_label
 from paraknow_core.runs import RunFolder
 
 CSS = """<style>
@@ -119,8 +119,8 @@ def _pages(found: list[dict[str, Any]], names: tuple[str, str], question: str) -
 def _card(row: dict[str, Any], names: tuple[str, str]) -> str:
     head = f'<span class="pk-chip {CHIP[row["kind"]]}">{row["kind"]}</span><code>{escape(str(row["id"])[:120])}</code>'
     cells = [("Prompt", row["prompt"]), ("Reference", row["reference"]),
-             (f"{names[0]}: score {compact(row['score_a'])}", row["output_a"]),
-             (f"{names[1]}: score {compact(row['score_b'])}", row["output_b"])]  # fmt: skip
+             (f"score {row['score_a']:.3g} · {names[0]}", row["output_a"]),
+             (f"score {row['score_b']:.3g} · {names[1]}", row["output_b"])]  # fmt: skip
     body = "".join(f"<section><h4>{escape(name)}</h4><pre>{_shown(text)}</pre></section>" for name, text in cells)
     return f'<article class="pk-answer"><header>{head}</header><div>{body}</div></article>'
 

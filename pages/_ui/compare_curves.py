@@ -4,11 +4,10 @@ import pandas
 import streamlit as st
 
 from pages._ui import compare_data, layout
+from pages._ui.compare_link import kept
 from pages._ui.compare_scores import PLOT, about
 from paraknow_core.charts import compare as charts
 from paraknow_core.comparison import Group
-
-SMOOTHING = "compare.smoothing"
 
 
 def draw(groups: list[Group]) -> None:
@@ -22,12 +21,10 @@ def draw(groups: list[Group]) -> None:
     if not curves:
         st.info("None of these runs was trained: there are no curves.", icon=":material/show_chart:")
         return
-    st.session_state[f"{SMOOTHING}.widget"] = st.session_state.get(SMOOTHING, 0.0)
-    smoothing = st.slider(
-        "Smoothing", 0.0, 0.98, step=0.02, key=f"{SMOOTHING}.widget", width=320,
+    smoothing = kept(
+        st.slider, "Smoothing", "smoothing", 0.0, min_value=0.0, max_value=0.98, step=0.02, width=320,
         help="Exponential mean mₜ = w·mₜ₋₁ + (1 − w)·yₜ, freed of its start; the raw curve stays visible.",
     )  # fmt: skip
-    st.session_state[SMOOTHING] = smoothing
     runs = f"{about(groups)}; {len(curves)} run{'s' if len(curves) > 1 else ''}"
     dark, boxes = layout.is_dark(), st.container(key="stack-pictures-curves").columns(2, gap="medium")
     for box, column, title in zip(

@@ -8,7 +8,7 @@ import streamlit as st
 
 from pages._ui import layout
 from pages._ui.asking import answered
-from pages._ui.compare_link import linked
+from pages._ui.compare_link import kept, linked
 from pages._ui.compare_scores import PLOT
 from pages._ui.layout import plain
 from paraknow_core.charts import compare as charts
@@ -38,17 +38,14 @@ def draw(groups: list[Group]) -> None:
     labels = {run.id: f"{g.label}, seed {seed}" for g, seed, run in pairs}
     runs = {run.id: run for _, _, run in pairs}
     specs = {run.id: g.spec for g, _, run in pairs}
-    what, left, right = st.container(key="stack-fields-lens").columns([3.2, 2, 2], vertical_alignment="bottom")
-    with what:
-        show = linked(
-            st.segmented_control, "Show", "lens", list(SHOWS), format_func=SHOWS.get, required=True, help=HELP
-        )
+    show = linked(st.segmented_control, "Show", "lens", list(SHOWS), format_func=SHOWS.get, required=True, help=HELP)
+    left, right = st.columns(2)
     with left:
         first = linked(st.selectbox, "Run", "first", list(labels), format_func=labels.get)
     with right:
         rest = [NONE, *(run_id for run_id in labels if run_id != first)]
-        second = linked(st.selectbox, "Beside", "beside", rest, rest[1] if len(rest) > 1 else NONE,
-                        format_func=lambda i: labels.get(i, "nothing"))  # fmt: skip
+        other = next((g.runs[0].id for g in groups if all(run.id != first for run in g.runs)), rest[-1])
+        second = linked(st.selectbox, "Beside", "beside", rest, other, format_func=lambda i: labels.get(i, "nothing"))
     shown = [run_id for run_id in (first, second) if run_id != NONE]
     if show == "sensitivity":
         _sensitivity({i: runs[i] for i in shown}, labels, specs)
@@ -117,55 +114,64 @@ def _weight_words(modules: list[dict[str, Any]], show: str) -> str:
 
 def _sensitivity(runs: dict[str, RunFolder], labels: dict[str, str], specs: dict[str, Any]) -> None:
     """Draw how the student's own sensitivity moved; measured on request, because it takes a few backward passes."""
-    count = st.number_input(
-        "Seed samples", 1, 16, key="compare.lens.samples", value=st.session_state.get("compare.samples", 4), width=160,
+    count = kept(
+        st.number_input, "Seed samples", "samples", 4, min_value=1, max_value=16, step=1, width=160,
         help="The first seed samples of the run's task, each once forward and backward through the student, without "
         "and with the adapter: S = Σ |θ · ∂L/∂θ|.",
     )  # fmt: skip
-    st.session_state["compare.samples"] = count
     asked: set = st.session_state.setdefault(MEASURED, set())
-    boxes = st.container(key="stack-pictures-lens").columns(len(runs), gap="medium")
+    boxes = dict(zip(runs, st.container(key="stack-pictures-lens").columns(len(runs), gap="medium"), strict=True))
     found: dict[str, dict] = {}
-    for place, (box, (run_id, run)) in enumerate(zip(boxes, runs.items(), strict=True)):
-        with box:
+    for place, (run_id, run) in enumerate(runs.items()):
+        with boxes[run_id]:
             if (run_id, count) not in asked:
-                st.info(f"A map of where the sensitivity of {plain(labels[run_id])} moved will appear here.",
-                        icon=":material/grid_on:")  # fmt: skip
-                if st.button("Measure before and after", key=f"compare.measure.{place}", icon=":material/play_arrow:"):
-                    asked.add((run_id, count))
-                    st.rerun()
+                _offer(place, (run_id, count), labels[run_id])
                 continue
             reply = answered("sensitivity_change", {**_request(run), "samples": int(count)},
                              f"Measuring the student of {labels[run_id]} twice …")  # fmt: skip
         if reply is not None:
-            found[run_id] = reply.value
-            with box:
-                _moved(place, run_id, reply.value, labels, specs)
+            found[run_id] = _with_ratios(reply.value)
+    largest = max((abs(m["log2"]) for v in found.values() for m in v["modules"]
+                   if m["layer"] is not None and m["log2"] is not None), default=1.0)  # fmt: skip
+    for place, (run_id, value) in enumerate(found.items()):
+        with boxes[run_id]:
+            student = source_label(specs[run_id].student.source, 26)
+            _moved(place, labels[run_id], f"student {student}, n = {value['samples']} seed samples", value, largest)
     if found:
         _csv(pandas.DataFrame([{"run": i, **m} for i, v in found.items() for m in v["modules"]]), "sensitivity.csv")
 
 
-def _moved(place: int, run_id: str, value: dict[str, Any], labels: dict[str, str], specs: dict[str, Any]) -> None:
-    totals = [sum(m[when] for m in value["modules"]) for when in ("before", "after")]
+def _offer(place: int, key: tuple[str, int], label: str) -> None:
+    st.info(f"A map of where the sensitivity of {plain(label)} moved will appear here.", icon=":material/grid_on:")
+    if st.button("Measure before and after", key=f"compare.measure.{place}", icon=":material/play_arrow:"):
+        st.session_state[MEASURED].add(key)
+        st.rerun()
+
+
+def _with_ratios(value: dict[str, Any]) -> dict[str, Any]:
+    """Add S of all modules and, to each module, log2 of its share after over its share before."""
+    before, after = (sum(m[when] for m in value["modules"]) for when in ("before", "after"))
+    modules = []
     for module in value["modules"]:
-        shares = [
-            module[when] / total if total else 0.0 for when, total in zip(("before", "after"), totals, strict=True)
-        ]
-        module["log2"] = math.log2(shares[1] / shares[0]) if min(shares) > 0 else None
-    student = source_label(specs[run_id].student.source, 26)
+        known = before > 0 and after > 0 and module["before"] > 0 and module["after"] > 0
+        ratio = math.log2(module["after"] / after / (module["before"] / before)) if known else None
+        modules.append({**module, "log2": ratio})
+    return {**value, "modules": modules, "before": before, "after": after}
+
+
+def _moved(place: int, label: str, subtitle: str, value: dict[str, Any], largest: float) -> None:
     st.plotly_chart(
-        charts.module_map(value["modules"], "log2", f"Where sensitivity moved: {labels[run_id]}"[:90],
-                          f"student {student}, n = {value['samples']} seed samples", kind="change",
-                          words="log₂ share after / before", dark=layout.is_dark()),
+        charts.module_map(value["modules"], "log2", f"Where sensitivity moved: {label}"[:90], subtitle, kind="change",
+                          words="log₂ share after / before", limits=(-largest, largest), dark=layout.is_dark()),
         theme=None, config=PLOT, key=f"compare.moved.{place}",
-        alt=f"Heatmap by layer and module: change of the share of sensitivity, {labels[run_id]}",
+        alt=f"Heatmap by layer and module: change of the share of sensitivity, {label}",
     )  # fmt: skip
     outside = "; ".join(f"{m['role']} {m['log2']:+.2f}" for m in value["modules"]
                         if m["layer"] is None and m["log2"] is not None)  # fmt: skip
     st.caption(plain(
-        f"+1: twice the share, −1: half. S of all modules: {significant(totals[0])} before, {significant(totals[1])} "
-        f"after; loss on these samples {value['loss_before']:.3f} before, {value['loss_after']:.3f} after "
-        f"(nats per token).{f' Outside the layers: {outside}.' if outside else ''}"
+        f"+1: twice the share, −1: half. S of all modules: {significant(value['before'])} before, "
+        f"{significant(value['after'])} after; loss on these samples {value['loss_before']:.3f} before, "
+        f"{value['loss_after']:.3f} after (nats per token).{f' Outside the layers: {outside}.' if outside else ''}"
     ))  # fmt: skip
 
 

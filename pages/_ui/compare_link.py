@@ -12,26 +12,42 @@ from paraknow_core.errors import RunError
 from paraknow_core.runs import RunFolder
 
 MOST = 60  # runs in one comparison
-CHOSEN, LINK = "compare.runs", "compare.link"
+CHOSEN, LINK, PROBLEMS = "compare.runs", "compare.link", "compare.problems"
 
 
 def chosen(table: pandas.DataFrame) -> list[str]:
-    """Return the ids to compare: the address's, else those of a study, else the last ones, else a suggestion."""
+    """Return the ids to compare: the address's, else those of a study, else the last ones, else a suggestion.
+
+    Whatever it is, the address then names it.
+    """
     link = (st.query_params.get("run", ""), st.query_params.get("study", ""))
     if any(link) and link != st.session_state.get(LINK):
-        st.session_state[CHOSEN] = _from_link(table, *link)
+        st.session_state[CHOSEN], st.session_state[PROBLEMS] = _from_link(table, *link)
         st.session_state[LINK] = link
     elif CHOSEN not in st.session_state:
         st.session_state[CHOSEN] = suggestion(table)
+    for problem in st.session_state.get(PROBLEMS, []):
+        layout.say(problem)
     there = set(table["id"])
-    return [run_id for run_id in st.session_state[CHOSEN] if run_id in there]
+    ids = [run_id for run_id in st.session_state[CHOSEN] if run_id in there]
+    if ids and not link[1]:
+        _write(ids)
+    return ids
 
 
 def choose(ids: Sequence[str]) -> None:
     """Compare these from now on, and say so in the address."""
-    st.session_state[CHOSEN] = list(ids)[:MOST]
-    st.query_params["run"] = ",".join(st.session_state[CHOSEN])
-    st.session_state[LINK] = (st.query_params["run"], st.query_params.get("study", ""))
+    st.session_state[CHOSEN], st.session_state[PROBLEMS] = list(ids)[:MOST], []
+    if len(ids) > MOST:
+        st.session_state[PROBLEMS] = [f"compare: {len(ids)} runs chosen; the first {MOST} are compared, choose fewer"]
+    _write(st.session_state[CHOSEN])
+
+
+def _write(ids: Sequence[str]) -> None:
+    text = ",".join(ids)
+    if st.query_params.get("run", "") != text:
+        st.query_params["run"] = text
+    st.session_state[LINK] = (text, st.query_params.get("study", ""))
 
 
 def suggestion(table: pandas.DataFrame) -> list[str]:
@@ -44,19 +60,20 @@ def suggestion(table: pandas.DataFrame) -> list[str]:
     return [run.id for run in comparison.suggest(specs)]
 
 
-def _from_link(table: pandas.DataFrame, runs: str, study: str) -> list[str]:
-    found: list[str] = []
+def _from_link(table: pandas.DataFrame, runs: str, study: str) -> tuple[list[str], list[str]]:
+    """Return the ids that an address names, and a sentence for each part of it that names nothing."""
+    found, problems = [], []
     for name in [name.strip() for name in runs.split(",") if name.strip()][:MOST]:
         try:
             found.append(reading.run_named(state.place(), name).id)
         except RunError as error:
-            layout.say(error)
-    if not found and study and "spec.name" in table:
-        names = table["spec.name"].fillna("").astype(str)
+            problems.append(str(error))
+    if not found and study:
+        names = table["spec.name"].fillna("").astype(str) if "spec.name" in table else pandas.Series(dtype=str)
         found = list(table[(names == study) | names.str.startswith(f"{study} ")]["id"])[:MOST]
         if not found:
-            layout.say(f"study '{study[:60]}': no run has a name that begins with it; choose runs in the table")
-    return list(dict.fromkeys(found)) or suggestion(table)
+            problems.append(f"study '{study[:60]}': no run has a name that begins with it; choose runs in the table")
+    return list(dict.fromkeys(found)) or suggestion(table), problems
 
 
 def linked(
@@ -86,3 +103,22 @@ def linked(
     st.session_state[key] = current
     widget(label, options, key=key, on_change=store, **more)
     return st.session_state[key] or current
+
+
+def kept(widget: Callable[..., Any], label: str, name: str, first: Any, **more: Any) -> Any:
+    """Draw a widget whose value outlives a change of pages; return its value.
+
+    Args:
+        widget: of Streamlit.
+        label: its label.
+        name: of the value among those of this page.
+        first: the value where there was none.
+        more: for the widget.
+    """
+    key = f"compare.{name}.widget"
+
+    def store() -> None:
+        st.session_state[f"compare.{name}"] = st.session_state[key]
+
+    st.session_state[key] = st.session_state.get(f"compare.{name}", first)
+    return widget(label, key=key, on_change=store, **more)

@@ -45,6 +45,9 @@ def draw(groups: list[Group]) -> None:
     changes = comparison.contrasts(ready, base, scorer, compare_data.difference)
     published = comparison.published(changes, base, scorer) if paper else []
     _pictures(groups, rows, changes, base, published)
+    untouched = [f"{row['label']} {score_text(row)}" for row in rows if row["method"] in charts.UNTOUCHED]
+    if untouched:
+        st.caption(plain(f"Beside them: {'; '.join(untouched)}."))
     if paper:
         why = "" if published else " Nothing is published for this scorer, or the arm to compare with is another one."
         st.caption(plain(f"Diamonds: {PAPER_HELP}{why}"))
@@ -88,12 +91,19 @@ def _pictures(groups: list[Group], rows: list[dict], changes: list[dict], base: 
     n = f"n = {min(sizes):,}" + (f" to {max(sizes):,}" if len(sizes) > 1 else "") if sizes else "not paired"
     right.plotly_chart(
         charts.difference_forest(
-            changes, f"Difference to {base.label}", f"paired by example, {n}; lines: 95 % intervals",
-            published=published, dark=dark,
+            _with_base(rows, changes, base), f"Difference to {base.label}",
+            f"paired by example, {n}; lines: 95 % intervals", published=published, dark=dark,
         ),
         theme=None, config=PLOT, key="compare.differences",
         alt="Points with intervals: " + "; ".join(f"{c['label']}: {c['says']}" for c in changes),
     )  # fmt: skip
+
+
+def _with_base(rows: list[dict], changes: list[dict], base: Group) -> list[dict]:
+    """Return the differences in the rows of the scores, the arm to compare with in its place."""
+    by_label = {c["label"]: c for c in changes}
+    empty = {"label": base.label, "method": base.method, "variant": base.variant, "unit": rows[0].get("unit")}
+    return [by_label.get(row["label"], empty) for row in rows if row["method"] not in charts.UNTOUCHED]
 
 
 def _sentences(changes: list[dict[str, Any]], base: Group) -> None:

@@ -6,12 +6,13 @@ import pandas
 import streamlit as st
 
 from pages._ui import compare_link
+from pages._ui.compare_link import kept
 from pages._ui.layout import plain
 from paraknow_core.comparison import setting_text
 from paraknow_core.display import arm_of, score_text, shorten, source_label
 from paraknow_core.runs import differing_settings
 
-FILTERS = "compare.filters"
+FILTER = "filter."
 VERSION = "compare.table.version"
 SHOWN_APART = ("spec.teacher.source", "spec.student.source", "spec.task.source", "spec.method", "spec.seed")
 ROWS_HIGH = 9
@@ -23,7 +24,8 @@ def pick(table: pandas.DataFrame, chosen: list[str]) -> None:
     if shown.empty:
         st.info("No run matches these filters.", icon=":material/filter_alt_off:")
         if st.button("Clear the filters", icon=":material/filter_alt_off:"):
-            st.session_state[FILTERS] = {}
+            for name in [key for key in st.session_state if str(key).startswith(f"compare.{FILTER}")]:
+                del st.session_state[name]
             st.rerun()
         return
     ids = list(shown["id"])
@@ -45,15 +47,16 @@ def pick(table: pandas.DataFrame, chosen: list[str]) -> None:
 
 
 def _below(table: pandas.DataFrame, shown: pandas.DataFrame, chosen: list[str]) -> None:
-    words, newest, clear = st.columns([6, 2.1, 1.3], vertical_alignment="center")
     hidden = len(set(chosen) - set(shown["id"]))
     text = f"{len(chosen)} of {len(table)} runs chosen; tick rows to choose. Only settings that differ are columns."
-    words.caption(plain(text + (f" {hidden} chosen are hidden by the filters." if hidden else "")))
-    if newest.button("Newest and its siblings", icon=":material/auto_awesome:", type="tertiary",
+    line = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
+    line.caption(plain(text + (f" {hidden} chosen are hidden by the filters." if hidden else "")), width="content")
+    buttons = line.container(horizontal=True, width="content")
+    if buttons.button("Newest and its siblings", icon=":material/auto_awesome:", type="tertiary",
                      help="The newest finished run and all that ask the same: same models, task, rank and training, "
                      "any method and seed."):  # fmt: skip
         redraw(compare_link.suggestion(table))
-    if chosen and clear.button("Choose none", icon=":material/deselect:", type="tertiary"):
+    if chosen and buttons.button("Choose none", icon=":material/deselect:", type="tertiary"):
         redraw([])
 
 
@@ -71,25 +74,24 @@ def _key(ids: list[str]) -> str:
 
 
 def _filtered(table: pandas.DataFrame) -> pandas.DataFrame:
-    kept: dict[str, str] = st.session_state.setdefault(FILTERS, {})
     columns = st.container(key="stack-fields-filters").columns([2.2, 1.6, 1.5, 1.2, 2], vertical_alignment="bottom")
     values = {"Pair": _pairs(table), "Task": _labels(table, "spec.task.source"),
               "Method": _arms(table), "State": table["state"]}  # fmt: skip
     mask = pandas.Series(True, index=table.index)
     for column, (label, series) in zip(columns, values.items(), strict=False):
         options = ["all", *sorted(set(series) - {""})]
-        current = kept.get(label, "all") if kept.get(label) in options else "all"
-        key = f"compare.filter.{label}"
-        st.session_state[key] = current
-        kept[label] = column.selectbox(label, options, key=key)
-        if kept[label] != "all":
-            mask &= series == kept[label]
-    st.session_state["compare.filter.text"] = kept.get("text", "")
-    kept["text"] = columns[-1].text_input(
-        "Find", key="compare.filter.text", placeholder="name, id or setting", max_chars=200, icon=":material/search:"
-    )
-    if kept["text"].strip():
-        mask &= _haystack(table).str.contains(kept["text"].strip().lower(), regex=False)
+        name = f"{FILTER}{label}"
+        if st.session_state.get(f"compare.{name}") not in options:
+            st.session_state.pop(f"compare.{name}", None)
+        with column:
+            wanted = kept(st.selectbox, label, name, "all", options=options)
+        if wanted != "all":
+            mask &= series == wanted
+    with columns[-1]:
+        text = kept(st.text_input, "Find", f"{FILTER}text", "", placeholder="name, id or setting", max_chars=200,
+                    icon=":material/search:").strip().lower()  # fmt: skip
+    if text:
+        mask &= _haystack(table).str.contains(text, regex=False)
     return table[mask]
 
 
@@ -162,4 +164,5 @@ def _column(table: pandas.DataFrame, column: str) -> pandas.Series:
 def _haystack(table: pandas.DataFrame) -> pandas.Series:
     """Return everything that can be searched in a row, in lower case."""
     columns = ["id", *(c for c in table.columns if c.startswith("spec."))]
-    return table[columns].astype(str).agg(" ".join, axis=1).str.lower()
+    rows = table[columns].itertuples(index=False)
+    return pandas.Series([" ".join(map(str, row)).lower() for row in rows], index=table.index)

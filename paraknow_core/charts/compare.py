@@ -9,7 +9,7 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import SHARE, arm_of, compact, percent, scaled_score, score_text, shorten, significant
-from paraknow_core.figure_style import COLORBAR, blank, ink, log_scale, paper, points, thin
+from paraknow_core.figure_style import COLORBAR, blank, ink, log_scale, neutral, paper, points, thin
 
 if TYPE_CHECKING:
     import pandas
@@ -18,7 +18,8 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "penta
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 DIVERGING = ((0.0, "#0072B2"), (0.5, "#F7F7F5"), (1.0, "#D55E00"))
-_ROW = 54  # pixels
+_ROW = 60  # pixels
+UNTOUCHED = ("student", "teacher")
 _LABEL = 30  # characters a line beside an axis
 
 
@@ -48,58 +49,65 @@ def score_forest(
     """Draw each arm's score as a point with its 95 % interval, single seeds as small points under it.
 
     Args:
-        rows: label, method, variant, value, low, high, n, unit, seeds (a number or None), points (one value a seed).
+        rows: label, method, variant, value, low, high, n, unit, seeds, points (one value a seed). Those of untouched
+            models become dotted lines, where they lie among the arms; elsewhere they would press the arms together.
     """
-    figure = blank(title, subtitle, dark, height=100 + _ROW * max(1, len(rows)))
+    arms = [row for row in rows if row["method"] not in UNTOUCHED]
+    figure = blank(title, subtitle, dark, height=_height(len(arms)))
     edges: list[float] = []
-    for place, row in enumerate(rows):
-        value, low, high, unit = scaled_score(row)
+    for place, row in enumerate(arms):
+        value, low, high, _ = scaled_score(row)
         factor = 100.0 if row.get("unit") == SHARE else 1.0
         look = look_of(row["method"], row.get("variant", 0), dark)
         seeds = [factor * each for each in row.get("points") or []]
         edges += [v for v in (value, low, high, *seeds) if v is not None]
         if len(seeds) > 1:
             figure.add_trace(_seed_points(seeds, place + 0.24, look))
-        hollow = row["method"] in ("student", "teacher")
-        figure.add_trace(_point(value, low, high, place, look, hollow, dark, _score_hover(row)))
-        figure.add_annotation(x=value, y=place, text=_with_seeds(row), showarrow=False, yshift=15)
+        figure.add_trace(_point(value, low, high, place, look, dark, _score_hover(row)))
+        _write_over(figure, value, place, _with_seeds(row), dark)
+    ends = _room(edges)
+    for row in rows:
+        value = scaled_score(row)[0]
+        if row["method"] in UNTOUCHED and ends[0] <= value <= ends[1]:
+            figure.add_vline(x=value, line={"color": neutral(dark), "width": 1.4, "dash": "dot"})
+            side = "right" if value > sum(ends) / 2 else "left"
+            figure.add_annotation(x=value, y=len(arms) - 0.5, yanchor="bottom", text=escape(row["label"]), xanchor=side,
+                                  showarrow=False, font={"size": 11.5}, bgcolor=paper(dark))  # fmt: skip
     name = next((scaled_score(row)[3] for row in rows if scaled_score(row)[3]), "")
-    figure.update_xaxes(title_text=f"score [{name}]" if name else "score", range=_room(edges))
-    return _named_rows(figure, [row["label"] for row in rows])
+    figure.update_xaxes(title_text=f"score [{name}]" if name else "score", range=ends)
+    return _named_rows(figure, [row["label"] for row in arms])
 
 
 def difference_forest(
     rows: Sequence[Mapping[str, Any]], title: str = "", subtitle: str = "", *,
-    published: Sequence[tuple[int, str, float]] = (), dark: bool = False,
+    published: Sequence[tuple[str, str, float]] = (), dark: bool = False,
 ) -> go.Figure:  # fmt: skip
     """Draw each arm's paired difference with its 95 % interval around a line at no difference.
 
     Args:
         rows: label, method, variant, difference, difference_low, difference_high, unit; a difference of None is empty.
-        published: (row, words, points) of values that a paper reports for another setting, as hollow diamonds.
+            A row without the key `difference` is the arm that the others are compared with.
+        published: (label of a row, words, points) of values that a paper reports for another setting: hollow diamonds.
     """
-    figure = blank(title, subtitle, dark, height=100 + _ROW * max(1, len(rows)))
+    figure = blank(title, subtitle, dark, height=_height(len(rows)))
     edges = [0.0]
     figure.add_vline(x=0, line={"color": ink(dark), "width": 1.2})
     unit = next((row.get("unit") for row in rows if row.get("unit")), "")
     factor = 100.0 if unit == SHARE else 1.0
     for place, row in enumerate(rows):
         if row.get("difference") is None:
-            figure.add_annotation(x=0, y=place, text="not paired", showarrow=False, yshift=12)
+            _write_over(figure, 0, place, "not paired" if "difference" in row else "compared with this", dark, lift=0)
             continue
         value, low, high = (factor * row[key] for key in ("difference", "difference_low", "difference_high"))
         edges += [value, low, high]
         look = look_of(row["method"], row.get("variant", 0), dark)
         text = f"{_signed(value, unit)} ({_signed(low, unit)} to {_signed(high, unit)})"
         hover = f"{escape(row['label'])}<br>{text}<br>{escape(str(row.get('paired', '')))}"
-        figure.add_trace(_point(value, low, high, place, look, False, dark, hover))
-        figure.add_annotation(x=value, y=place, text=text, showarrow=False, yshift=15)
+        figure.add_trace(_point(value, low, high, place, look, dark, hover))
+        _write_over(figure, value, place, text, dark)
     if published:
+        _add_published(figure, published, [row["label"] for row in rows], dark)
         edges += [value for _, _, value in published]
-        figure.add_trace(_published(published, dark))
-        last = max(published, key=lambda each: each[2])
-        figure.add_annotation(x=last[2], y=last[0] + 0.3, text="paper (LLaMA-1)", showarrow=False, xanchor="left",
-                              xshift=9, font={"size": 12})  # fmt: skip
     words = "difference [points]" if unit == SHARE else f"difference [{unit}]" if unit else "difference"
     figure.update_xaxes(title_text=words, range=_room(edges))
     return _named_rows(figure, [row["label"] for row in rows])
@@ -191,10 +199,10 @@ def module_map(
     shown, bar = _coloured(matrix, kind, limits)
     text = numpy.vectorize(lambda v: _cell(v, kind), otypes=[object])(matrix) if matrix.size else matrix
     figure.add_trace(go.Heatmap(
-        z=shown, x=list(range(len(roles))), y=layers, xgap=2, ygap=2, customdata=numpy.dstack([names, text]),
-        hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[1]}<extra></extra>",
+        z=shown, x=list(range(len(roles))), y=layers, xgap=2, ygap=2, customdata=names,
+        text=text, hovertemplate="<b>%{customdata}</b><br>%{text}<extra></extra>",
         colorbar={**COLORBAR, **bar.pop("ticks", {}), "title": {"text": words, "side": "right", "font": {"size": 13}}},
-        **bar, texttemplate="%{customdata[1]}" if len(layers) <= 16 else None, textfont={"size": 11.5},
+        **bar, texttemplate="%{text}" if len(layers) <= 16 else None, textfont={"size": 11.5},
     ))  # fmt: skip
     figure.update_xaxes(title_text="module", tickvals=list(range(len(roles))), ticktext=roles, showgrid=False)
     step = max(1, len(layers) // 20)
@@ -217,6 +225,9 @@ def _coloured(
     both = numpy.concatenate([matrix.ravel(), [v for v in limits or () if v > 0]])
     logs, ticks = log_scale(both)
     known = logs[numpy.isfinite(logs)]
+    if known.size and numpy.ptp(known) < 2.5:  # ticks at whole powers of ten would be one or two
+        at = numpy.unique(numpy.linspace(known.min(), known.max(), 4))
+        ticks = {"tickvals": at.tolist(), "ticktext": [compact(10**tick) for tick in at]}
     ends = {"zmin": float(known.min()), "zmax": float(known.max())} if known.size else {}
     return logs[: matrix.size].reshape(matrix.shape), {"colorscale": "Cividis", "ticks": ticks, **ends}
 
@@ -229,14 +240,22 @@ def _cell(value: float, kind: str) -> str:
     return f"{value:+.2f}" if kind == "change" else compact(value)
 
 
+def _height(rows: int) -> int:
+    return 110 + _ROW * max(1, rows)
+
+
+def _write_over(figure: go.Figure, x: float, place: float, text: str, dark: bool, lift: int = 17) -> None:
+    figure.add_annotation(x=x, y=place, text=escape(text), showarrow=False, yshift=lift, bgcolor=paper(dark),
+                          borderpad=0, font={"size": 12.5})  # fmt: skip
+
+
 def _point(
-    value: float, low: float | None, high: float | None, place: float, look: Look, hollow: bool, dark: bool, hover: str
+    value: float, low: float | None, high: float | None, place: float, look: Look, dark: bool, hover: str
 ) -> go.Scatter:
     known = low is not None and high is not None
     return go.Scatter(
         x=[value], y=[place], mode="markers",
-        marker={"color": paper(dark) if hollow else look.colour, "size": 11, "symbol": look.symbol,
-                "line": {"color": look.colour if hollow else ink(dark), "width": 2 if hollow else 0.8}},
+        marker={"color": look.colour, "size": 11, "symbol": look.symbol, "line": {"color": ink(dark), "width": 0.8}},
         error_x={"type": "data", "symmetric": False, "array": [high - value if known else 0],
                  "arrayminus": [value - low if known else 0], "color": ink(dark), "thickness": 1.6, "width": 5},
         hovertemplate=f"{hover}<extra></extra>",
@@ -251,19 +270,24 @@ def _seed_points(seeds: Sequence[float], place: float, look: Look) -> go.Scatter
     )  # fmt: skip
 
 
-def _published(values: Sequence[tuple[int, str, float]], dark: bool) -> go.Scatter:
-    return go.Scatter(
-        x=[value for _, _, value in values], y=[row + 0.3 for row, _, _ in values], mode="markers",
+def _add_published(
+    figure: go.Figure, published: Sequence[tuple[str, str, float]], labels: Sequence[str], dark: bool
+) -> None:
+    heights = [labels.index(label) + 0.3 for label, _, _ in published]
+    figure.add_trace(go.Scatter(
+        x=[value for _, _, value in published], y=heights, mode="markers",
         marker={"symbol": "diamond-open", "size": 10, "color": ink(dark), "line": {"width": 1.6}},
-        customdata=[escape(words) for _, words, _ in values],
+        customdata=[escape(words) for _, words, _ in published],
         hovertemplate="paper (LLaMA-1): %{x:+.2f} points<br>%{customdata}<br>another setting<extra></extra>",
-    )  # fmt: skip
+    ))  # fmt: skip
+    figure.add_annotation(x=max(value for _, _, value in published), y=heights[0], text="paper (LLaMA-1)", xshift=9,
+                          showarrow=False, xanchor="left", font={"size": 12}, bgcolor=paper(dark))  # fmt: skip
 
 
 def _named_rows(figure: go.Figure, labels: Sequence[str]) -> go.Figure:
     figure.update_yaxes(
         tickvals=list(range(len(labels))), ticktext=[_wrapped(label) for label in labels], showgrid=False,
-        range=[len(labels) - 0.45, -0.62],
+        range=[len(labels) - 0.4, -0.6],
     )  # fmt: skip
     return figure
 
