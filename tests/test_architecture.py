@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "figures": {"errors", "display", "figure_style"},
     "charts": {"errors", "display", "figure_style", "figures", "lessons"},  # one module a page
     "reports": BASE | {"runs", "studies", "display", "figure_style", "figures", "charts", "sensitivity_store"},
-    "launcher": {"errors", "paths"},
+    "launcher": {"access", "errors", "paths"},
     "draft": BASE,
     "lessons": BASE | {"runs", "studies", "ops", "sensitivity_store", "display"},
     "access": {"errors", "paths", "spec"},

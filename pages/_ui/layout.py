@@ -87,8 +87,12 @@ def page(title: str) -> Iterator[None]:
 
 
 def _banner() -> None:
-    """Say who can reach this server when it is more than this machine."""
+    """Say who can reach this server when it is more than this machine, and what guards it when it is switched off."""
     access = state.access()
+    off = [name for name in ("server.enableXsrfProtection", "server.enableCORS") if not st.get_option(name)]
+    if off:
+        say(f"server: {' and '.join(off)} is switched off, so a foreign web page could act in your name; start the "
+            "workbench with `python -m paraknow_core ui`")  # fmt: skip
     if access.open_to:
         st.warning(
             plain(f"Open to other machines ({access.open_to}): everyone who can reach it can start and stop runs and "
