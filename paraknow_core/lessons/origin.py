@@ -107,7 +107,7 @@ LESSON = Lesson(
     {"teacher": "Yes: it beats default LoRA and both controls",
      "start": "No, it is the initialisation: it beats default LoRA, but not both controls",
      "nothing": "There is no clear gain at all"},
-    SPECS, 170, explain,
+    SPECS, 140, explain,
     (Preset("origin-full", "Repeat it at full size, five seeds", "pages/train.py", {},
             ("default_lora", "pissa", "random_offset"), 5),
      Preset("origin-rate", "Give every arm a higher learning rate", "pages/train.py",
