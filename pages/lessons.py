@@ -49,7 +49,8 @@ def overview() -> None:
 def steps(lesson: Lesson) -> None:
     """Draw one lesson: question, prediction, runs, explanation."""
     navigation(lesson)
-    st.subheader(lesson.question, anchor=False)
+    st.header(f"{lesson.number}. {plain(lesson.title)}", anchor=False)
+    st.markdown(f"**{plain(lesson.question)}**")
     st.markdown(plain(lesson.background))
     answer = predict(lesson)
     if answer is None:
@@ -74,7 +75,7 @@ def navigation(lesson: Lesson) -> None:
 def predict(lesson: Lesson) -> str | None:
     """Draw the choice of a prediction; return it once it is made. Results are not shown before."""
     answers = st.session_state.setdefault(ANSWERS, {})
-    st.markdown("#### 1. Predict")
+    st.subheader("Predict", anchor=False)
     given = answers.get(lesson.number)
     if given is not None:
         left, right = st.columns([5, 1.2], vertical_alignment="center")
@@ -97,7 +98,7 @@ def predict(lesson: Lesson) -> str | None:
 
 def run(lesson: Lesson, found: Found) -> None:
     """Draw what will be computed and its cost, or how far it is."""
-    st.markdown("#### 2. Run")
+    st.subheader("Run", anchor=False)
     if found.active:
         _follow(lesson)
         return
@@ -123,7 +124,7 @@ def _follow(lesson: Lesson) -> None:
 
 def explain(lesson: Lesson, found: Found, answer: str) -> None:
     """Draw what the runs say, the prediction beside it, and what to try next."""
-    st.markdown("#### 2. What came out")
+    st.subheader("What came out", anchor=False)
     try:
         made = explanation(lesson.number, tuple((label, run.id) for label, run in found.runs.items()))
     except (ParaknowError, KeyError, TypeError, ValueError) as error:
@@ -138,7 +139,7 @@ def explain(lesson: Lesson, found: Found, answer: str) -> None:
             charts.panel_figure(panel, dark=layout.is_dark()), theme=None, config=PLOT, alt=charts.alternative(panel),
             key=f"lesson:{lesson.number}:{number}",
         )  # fmt: skip
-    st.markdown("#### 3. In words")
+    st.subheader("In words", anchor=False)
     st.markdown("\n".join(f"- {plain(sentence)}" for sentence in made.sentences))
     with st.container(horizontal=True):
         st.download_button("Numbers as CSV", _csv(made), f"lesson-{lesson.number}.csv", "text/csv",
@@ -154,15 +155,16 @@ def _verdict(lesson: Lesson, made: Explanation, answer: str) -> None:
         st.info(plain(f"These runs do not decide it: {made.why}"), icon=":material/help:")
     elif made.right == answer:
         st.success(
-            plain(f"As you predicted: {lesson.options[answer]}. Because {made.why}"), icon=":material/check_circle:"
+            plain(f"As you predicted: {lesson.options[answer]}. {made.why[:1].upper()}{made.why[1:]}"),
+            icon=":material/check_circle:",
         )
     else:
         st.warning(plain(f"You predicted: {lesson.options[answer]}. The numbers say: {lesson.options[made.right]}. "
-                         f"Because {made.why}"), icon=":material/lightbulb:")  # fmt: skip
+                         f"{made.why[:1].upper()}{made.why[1:]}"), icon=":material/lightbulb:")  # fmt: skip
 
 
 def _next(lesson: Lesson) -> None:
-    st.markdown("#### 4. What to try next")
+    st.subheader("What to try next", anchor=False)
     st.markdown(plain(lesson.after))
     for preset in lesson.presets:
         st.page_link(preset.page, label=plain(preset.label), icon=":material/arrow_forward:",

@@ -107,7 +107,7 @@ def read_json(path: Path, default: Any = None) -> Any:
     """Read a JSON file; return `default` when it is missing or torn."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return default
 
 
@@ -121,7 +121,7 @@ def read_lines(path: Path) -> list[dict]:
     for line in content.split(b"\n"):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
             records.append(record)

@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "charts": {"errors", "display", "figure_style", "figures", "agreement", "lessons"},  # one module a page
     "reports": BASE | {"runs", "studies", "comparison", "display", "figure_style", "figures", "charts",
                        "sensitivity_store"},
-    "launcher": {"errors", "paths"},
+    "launcher": {"access", "errors", "paths"},
     "draft": BASE,
     "lessons": BASE | {"runs", "studies", "ops", "sensitivity_store", "display"},
     "access": {"errors", "paths", "spec"},

@@ -67,7 +67,7 @@ def tokens_html(column: Column, *, live: bool, right: bool) -> str:
     rich = not live and len(column.tokens) <= RICH
     parts = []
     for token in column.tokens:
-        text = token["text"] or (f"⟨{token['end_mark']}⟩" if "end_mark" in token else "")
+        text = token["text"] + (f"⟨{token['end_mark']}⟩" if "end_mark" in token else "")
         if not text:
             continue  # part of a character that the next token finishes
         tip = f'<span class="pk-tip">{_tip(token)}</span>' if rich else ""

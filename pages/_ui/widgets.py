@@ -15,7 +15,7 @@ from paraknow_core.display import arm_of, count, duration, shorten, source_label
 from paraknow_core.engines import local, queue
 from paraknow_core.errors import ParaknowError
 from paraknow_core.paths import PROJECT_ROOT, read_json
-from paraknow_core.runs import ACTIVE, RunFolder, Status, create_run
+from paraknow_core.runs import ACTIVE, RunFolder, Status, create_run, list_runs
 from paraknow_core.spec import RunSpec
 
 MODELS = PROJECT_ROOT / "paraknow_core" / "demo" / "models"
@@ -61,6 +61,7 @@ def start(*specs: RunSpec) -> RunFolder | None:
     try:
         for spec in specs:
             state.access().check_spec(spec)
+        state.access().check_amount(sum(run.status().active for run in list_runs(place)[:200]), len(specs))
         runs = [create_run(place, spec) for spec in specs]
         queue.submit(place, *runs)
     except ParaknowError as error:

@@ -28,13 +28,13 @@ def panel_figure(panel: Panel, *, dark: bool = False) -> go.Figure:
         error_x={"type": "data", "symmetric": False, "color": ink(dark), "thickness": 1.6, "width": 6,
                  "array": [0 if row.high is None else row.high - row.value for row in rows],
                  "arrayminus": [0 if row.low is None else row.value - row.low for row in rows]},
-        customdata=[[escape(row.label), row_text(row)] for row in rows],
+        customdata=[[escape(row.label), row_text(panel, row)] for row in rows],
         hovertemplate="%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
     ))  # fmt: skip
     ends = [max([row.value, *([row.high] if row.high is not None else []), *row.points]) for row in rows]
     figure.add_trace(go.Scatter(
         x=ends, y=list(range(len(rows))), mode="text", textposition="middle right", hoverinfo="skip",
-        cliponaxis=False, text=[f"   {significant(row.value)}" for row in rows],
+        cliponaxis=False, text=[f"   {_number(panel, row.value)}" for row in rows],
     ))  # fmt: skip
     low, high = _range(panel)
     figure.update_xaxes(title_text=panel.unit, range=[low, high], zeroline=False)
@@ -47,15 +47,21 @@ def panel_figure(panel: Panel, *, dark: bool = False) -> go.Figure:
     return figure
 
 
-def row_text(row: Row) -> str:
+def row_text(panel: Panel, row: Row) -> str:
     """Return a row in words: `0.92, 0.88 to 0.95`."""
-    interval = "" if row.low is None or row.high is None else f", {significant(row.low)} to {significant(row.high)}"
-    return f"{significant(row.value)}{interval}"
+    known = row.low is not None and row.high is not None
+    interval = f", {_number(panel, row.low)} to {_number(panel, row.high)}" if known else ""
+    return f"{_number(panel, row.value)}{interval}"
+
+
+def _number(panel: Panel, value: float) -> str:
+    sign = "+" if panel.zero and value > 0 else ""
+    return sign + (f"{value:.1f}" if panel.unit.endswith(("[%]", "[points]")) else significant(value))
 
 
 def alternative(panel: Panel) -> str:
     """Return the picture as a sentence, for those who do not see it."""
-    rows = "; ".join(f"{row.label} {row_text(row)}" for row in panel.rows)
+    rows = "; ".join(f"{row.label} {row_text(panel, row)}" for row in panel.rows)
     return f"{panel.title} ({panel.subtitle}), {panel.unit}: {rows}"
 
 

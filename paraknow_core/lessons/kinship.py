@@ -90,7 +90,7 @@ LESSON = Lesson(
     "kin's shape and skill but came from another start. Both move towards the teacher's most sensitive sub-matrices "
     "(injection mode difference), both are fine-tuned the same way, both have default LoRA beside them.",
     {"both": "Both", "kin": "Only kin", "stranger": "Only stranger", "neither": "Neither"},
-    SPECS, 80, explain,
+    SPECS, 70, explain,
     (Preset("kin-cosine", "See the cosine with the student, module by module", "pages/mapping.py",
             {**structure.SMALL, "injection.mode": "difference"}),
      Preset("stranger-residual", "Give stranger the paper's mode (residual)", "pages/train.py",

@@ -91,7 +91,7 @@ LESSON = Lesson(
     "draws of 1, 4, 16 and 64 examples measure the same teacher on word problems; two draws of one size are compared "
     "by Spearman's rank correlation over all modules of the layers: 1 is the same order, 0 none.",
     {**{str(size): f"{size}" for size in SIZES}, "more": f"Not even {SIZES[-1]}"},
-    SPECS, 45, explain,
+    SPECS, 35, explain,
     (Preset("one-sample", "Measure with a single sample", "pages/sensitivity.py",
             {"until": "sensitivity", "sensitivity.samples": 1}),
      Preset("few-windows", "See whether windows move with 4 samples", "pages/mapping.py", {"sensitivity.samples": 4})),

@@ -124,7 +124,7 @@ LESSON = Lesson(
     {"same": "The same: the ranking belongs to the model, not to the task",
      "alike": "Much alike, but two tasks differ more than two draws of one task",
      "other": "Different: each task has modules of its own"},
-    SPECS, 26, explain,
+    SPECS, 25, explain,
     (Preset("instructions", "Measure a third task: instructions", "pages/sensitivity.py",
             {"task.source": "bundled:instructions", "until": "sensitivity"}),
      Preset("choice", "Look into multiple choice, module by module", "pages/sensitivity.py",

@@ -118,7 +118,7 @@ LESSON = Lesson(
     "Here the student kin moves towards the picked block (injection mode difference: B A ≈ block − W), then all are "
     f"fine-tuned like {arm_of('default_lora').label}.",
     {**{key: _capital(label) for key, label in STRUCTURES.items()}, "none": "It makes no difference"},
-    SPECS, 100, explain,
+    SPECS, 80, explain,
     (Preset("structures", "Preview the four structures on one module", "pages/mapping.py",
             {**SMALL, "injection.mode": "difference"}),
      Preset("structure-paper", "Try them in the paper's mode (residual)", "pages/train.py",

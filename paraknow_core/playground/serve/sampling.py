@@ -79,6 +79,12 @@ class Pieces:
         self._shown = len(self._tokens)
         return text
 
+    def rest(self) -> str:
+        """Return what was held back, as it is: nothing more will finish it."""
+        text = self._added(self._tokens)
+        self._shown = len(self._tokens)
+        return text
+
     def _added(self, tokens: list[int]) -> str:
         before, after = self._decode(tokens[: self._shown]), self._decode(tokens)
         return after[len(before) :] if after.startswith(before) else after

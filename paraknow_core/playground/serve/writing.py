@@ -124,7 +124,7 @@ class _Row:
         named = [[self._name(other), share] for other, share in top]
         if token in self.ends:
             self.ended = "end"
-            return {"text": "", "end_mark": self._name(token), "p": p, "top": named}
+            return {"text": self.pieces.rest(), "end_mark": self._name(token), "p": p, "top": named}
         self.written.append(token)
         text = self.pieces.add(token)
         self.text += text
@@ -132,6 +132,7 @@ class _Row:
             self.ended = "turn"
         elif len(self.written) >= self.room:
             self.ended = "context" if self.room == self.cut else "max_new_tokens"
+            text += self.pieces.rest()
         return {"text": text, "p": p, "top": named}
 
     def score(self) -> float | None:
