@@ -1,57 +1,19 @@
-"""Sensitivity: measure a teacher on a task and see where the task lives: layer x module, then inside a module."""
-
-from collections.abc import Mapping
-from pathlib import Path
+"""Sensitivity: measure a model on a task and see where the task lives: layer x module, inside a module, compared."""
 
 import streamlit as st
 
-from pages._ui import layout, reading, state, widgets
+from pages._ui import layout, reading, sensitivity_compare, sensitivity_matrix, state, widgets
+from pages._ui import sensitivity_map as maps
+from pages._ui import sensitivity_measure as measure
 from pages._ui.reading import Facts
-from paraknow_core import figures
-from paraknow_core.display import percent, significant, source_label
-from paraknow_core.runs import RunFolder
-from paraknow_core.sensitivity_store import SensitivityStore
-from paraknow_core.spec import RunSpec
+from pages._ui.sensitivity_read import Saved, label, opened
+from paraknow_core.runs import RunFolder, list_runs
 
-MODULE = "sensitivity.module"
-VALUE = "sensitivity.value"
-FORMULAS = {
-    "sum": "S = Σ over seed samples of |θ · ∂L/∂θ|, summed over the module's weights",
-    "mean": "S per parameter: the module's S divided by its number of weights",
-    "share": "S of the module divided by S of the whole teacher",
-}
-PLOT = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
-        "toImageButtonOptions": {"format": "svg"}}  # fmt: skip
+BESIDE_DETAIL = 660  # pixels: as high as the module's map with its buttons
+List = list[tuple[RunFolder, Facts]]
 
 
-def controls() -> None:
-    """Draw what is measured, and the button that measures it."""
-    row = st.container(key="stack-fields")
-    teacher, task, samples, button = row.columns([3, 3, 1.3, 1.9], vertical_alignment="bottom")
-    with teacher:
-        widgets.model_field("Teacher", "teacher.source", "The larger model whose weights are measured.")
-    with task:
-        widgets.task_field()
-    with samples:
-        state.field(
-            st.number_input, "Seed samples", "sensitivity.samples", min_value=1, max_value=100_000, step=8,
-            help="N training examples with their answers. S = Σ over them of |θ · ∂L/∂θ|; the paper uses 32.",
-        )  # fmt: skip
-    if button.button("Compute sensitivity", type="primary", icon=":material/play_arrow:", width="stretch"):
-        name = f"Sensitivity of {source_label(state.draft().teacher.source, 30)}"
-        changes = {"until": "sensitivity", "name": state.draft().name or name}
-        run = widgets.start(state.draft().with_changes(changes))
-        if run is not None:
-            show(run.id)
-            st.rerun()
-
-
-def show(run_id: str) -> None:
-    """Make a run the one that the page and its address show."""
-    st.query_params["run"] = run_id
-
-
-def chosen_run() -> tuple[RunFolder | None, list[tuple[RunFolder, Facts]]]:
+def chosen_run() -> tuple[RunFolder | None, List]:
     """Return the run to show (the address's, else an active one, else the newest saved), and all that are saved."""
     place = state.place()
     run, problem = reading.run_in_link(place)
@@ -59,13 +21,14 @@ def chosen_run() -> tuple[RunFolder | None, list[tuple[RunFolder, Facts]]]:
         layout.say(problem)
     saved = reading.runs_with_sensitivity(place)
     if run is None:
-        recent = reading.all_facts(place)[:20]
-        measuring = (r for r, one in recent if one.spec and one.spec.until == "sensitivity" and r.status().active)
+        beside = st.session_state.get(measure.PENDING, [])
+        recent = (r for r in list_runs(place)[:20] if r.id not in beside and r.status().active)
+        measuring = (r for r in recent if (spec := reading.facts(r).spec) and spec.until == "sensitivity")
         run = next(measuring, saved[0][0] if saved else None)
     return run, saved
 
 
-def body(run: RunFolder | None, saved: list[tuple[RunFolder, Facts]]) -> None:
+def body(run: RunFolder | None, everything: List) -> None:
     """Draw the run's heatmap, its progress, or what to do first."""
     if run is None:
         st.info(
@@ -77,121 +40,72 @@ def body(run: RunFolder | None, saved: list[tuple[RunFolder, Facts]]) -> None:
     one = reading.facts(run)
     store = reading.store_of(state.place(), one)
     if store is not None:
-        results(run, one, store, saved)
+        measure.beside()
+        results(opened(run, one, store), everything)
     elif run.status().state == "done" or one.problem:
         layout.say(one.problem or f"run {run.id}: measured no sensitivity; choose another run, or compute it here")
     else:
-        widgets.follow(run, widgets.panel)
+        widgets.follow(run, measure.progress)
         widgets.log_tail(run)
 
 
-def results(run: RunFolder, one: Facts, store: SensitivityStore, saved: list[tuple[RunFolder, Facts]]) -> None:
-    """Draw everything about one saved sensitivity."""
-    totals = _totals(str(store.folder))
-    table = _modules(str(store.folder))
-    teacher, task = source_label(str(totals.get("teacher", ""))), source_label(str(totals.get("task", "")))
-    about = f"{teacher} on {task.replace('_', ' ')}, n = {totals.get('samples', 0):,} seed samples"
+def results(saved: Saved, everything: List) -> None:
+    """Draw everything about one saved sensitivity, and a second one beside it if one was chosen."""
+    other = look_fields(saved, everything)
+    chosen = maps.chosen_module(saved.table)
+    with st.container(horizontal=True):
+        sensitivity_compare.offer_student(saved, everything, other)
+    if other is not None:
+        kept = sensitivity_matrix.kept_layers(saved)
+        sensitivity_compare.comparison(saved, other, chosen, kept)
+    else:
+        alone(saved, chosen)
+    sensitivity_compare.stability(saved, everything)
+    measure.about_measurement(saved)
+    downloads(saved, other)
+
+
+def alone(saved: Saved, chosen: str) -> None:
+    """Draw one sensitivity: its map, the chosen module, layers and groups."""
     pictures = st.container(key="stack-pictures")
     picture, detail = pictures.columns([1.32, 1], gap="medium")
     with picture:
-        value = _pick_view(run, saved)
-        chosen = _heatmap(run, table, value, about)
+        maps.heatmap(saved, chosen, height=BESIDE_DETAIL)
     with detail:
-        _module(store, table, chosen)
+        sensitivity_matrix.picker(saved, chosen)
+        sensitivity_matrix.matrix(saved, chosen, with_block=True)
     ranking, groups = pictures.columns([1.32, 1], gap="medium")
-    kept = [layer for layer in one.result.get("layer_mapping") or [] if layer is not None] or None
-    dark = layout.is_dark()
-    ranking.plotly_chart(
-        figures.layer_ranking(store.layer_scores(), kept, "Layers by sensitivity",
-                              "number above the bar: rank" + ("; hatched: not kept" if kept else ""), dark=dark),
-        theme=None, config=PLOT, key="layers", alt="Bars: total sensitivity of each teacher layer",
-    )  # fmt: skip
-    groups.plotly_chart(
-        figures.group_shares(totals.get("groups") or {}, "Groups", about, dark=dark),
-        theme=None, config=PLOT, key="groups", alt="Bars: share of attention, ffn, embedding and other",
-    )  # fmt: skip
-    _downloads(run, table, store)
+    with ranking:
+        kept = sensitivity_matrix.kept_layers(saved)
+        layers = [layer for layer in kept or [] if layer is not None]
+        maps.ranking(saved, layers or None, state.draft().student.source)
+    with groups:
+        maps.groups(saved)
 
 
-def _pick_view(run: RunFolder, saved: list[tuple[RunFolder, Facts]]) -> str:
-    left, right = st.columns([1.6, 1.55], vertical_alignment="top")
-    ids = [r.id for r, _ in saved]
-    labels = {r.id: _label(one) for r, one in saved}
-    if run.id not in ids:  # an older run of the same saved sensitivity
-        ids.insert(0, run.id)
-    st.session_state["sensitivity.run"] = run.id
-    left.selectbox(
+def look_fields(saved: Saved, everything: List) -> Saved | None:
+    """Draw what is shown, beside what, and how; return the second sensitivity if one was chosen."""
+    row = st.container(key="stack-fields-look")
+    showing, beside, value, log = row.columns([2.15, 2.15, 1.95, 0.8], vertical_alignment="bottom")
+    ids = [r.id for r, _ in everything]
+    labels = {r.id: label(one) for r, one in everything}
+    if saved.run.id not in ids:  # an older run of the same saved sensitivity
+        ids.insert(0, saved.run.id)
+    st.session_state["sensitivity.run"] = saved.run.id
+    showing.selectbox(
         "Showing", ids, key="sensitivity.run", format_func=lambda i: labels.get(i, i),
-        on_change=lambda: show(st.session_state["sensitivity.run"]),
+        on_change=lambda: measure.show(st.session_state["sensitivity.run"]),
         help="Every saved sensitivity; a run with the same teacher and seed samples uses it again.",
     )  # fmt: skip
-    st.session_state.setdefault(VALUE, "sum")
-    with right:
-        value = st.segmented_control(
-            "Show", list(figures.VALUES), format_func=figures.VALUES.get, key="sensitivity.value.widget",
-            default=st.session_state[VALUE], required=True, help="; ".join(FORMULAS.values()),
-        )  # fmt: skip
-    st.session_state[VALUE] = value or "sum"
-    return st.session_state[VALUE]
+    found = sensitivity_compare.choose_other(beside, saved.run, everything)
+    maps.view_fields(value, log)
+    store = reading.store_of(state.place(), found[1]) if found else None
+    return opened(*found, store) if found and store is not None else None
 
 
-def _label(one: Facts) -> str:
-    spec = one.spec or RunSpec()
-    when = f"{one.id[4:6]}-{one.id[6:8]} {one.id[9:11]}:{one.id[11:13]}" if one.id[:8].isdigit() else one.id
-    return (
-        f"{source_label(spec.teacher.source, 24)} · {source_label(spec.task.source, 24)} · "
-        f"{spec.sensitivity.samples} samples · {when}"
-    )
-
-
-def _heatmap(run: RunFolder, table, value: str, about: str) -> str:  # noqa: ANN001 - pandas stays out of the signature
-    chosen = st.session_state.get(MODULE)
-    if chosen not in set(table["module"]):
-        inside = table[table["layer"].notna()]
-        chosen = (inside if len(inside) else table).sort_values("share", ascending=False)["module"].iloc[0]
-        st.session_state[MODULE] = chosen
-    title = {"sum": "Sensitivity by layer and module", "mean": "Sensitivity per parameter",
-             "share": "Share of the teacher's sensitivity"}[value]  # fmt: skip
-    key = f"heatmap:{run.id}:{value}"
-    st.plotly_chart(
-        figures.sensitivity_heatmap(table, value, title, about, chosen=chosen, dark=layout.is_dark()),
-        theme=None, config=PLOT, key=key, on_select=lambda: _clicked(key), selection_mode="points",
-        alt=f"Heatmap: {title}, layers upwards, modules from left to right; the table below holds the numbers",
-    )  # fmt: skip
-    return chosen
-
-
-def _clicked(key: str) -> None:
-    event = st.session_state.get(key)
-    points = (event.get("selection") or {}).get("points") if isinstance(event, Mapping) else None
-    if points and points[0].get("customdata"):
-        data = points[0]["customdata"]
-        st.session_state[MODULE] = data[0] if isinstance(data, list | tuple) else data["0"]
-
-
-def _module(store: SensitivityStore, table, chosen: str) -> None:  # noqa: ANN001
-    names = list(table["module"])
-    st.session_state["sensitivity.pick"] = chosen
-    st.selectbox(
-        "Module", names, key="sensitivity.pick", help="Or click a cell of the map.",
-        on_change=lambda: st.session_state.update({MODULE: st.session_state["sensitivity.pick"]}),
-    )  # fmt: skip
-    row = table[table["module"] == chosen].iloc[0]
-    facts = (
-        f"{row['rows']:,} x {row['cols']:,}, {row['role']} ({row['group']}), share {percent(row['share'])}, "
-        f"S {significant(row['sum'])}"
-    )
-    figure = figures.matrix_map(
-        store.block_map(chosen), store.row_sums(chosen), store.col_sums(chosen), None,
-        chosen.removeprefix("model."), facts, dark=layout.is_dark(),
-    )  # fmt: skip
-    st.plotly_chart(
-        figure, theme=None, config=PLOT, key=f"module:{chosen}",
-        alt=f"Map of {chosen}: block means of S, sums by row at the right and by column below",
-    )  # fmt: skip
-
-
-def _downloads(run: RunFolder, table, store: SensitivityStore) -> None:  # noqa: ANN001
+def downloads(saved: Saved, other: Saved | None) -> None:
+    """Draw the numbers as a table and as files."""
+    table, run_id = saved.table, saved.run.id
     with st.expander("Numbers", icon=":material/table:"):
         st.dataframe(
             table.sort_values("sum", ascending=False), hide_index=True, height=320,
@@ -200,29 +114,19 @@ def _downloads(run: RunFolder, table, store: SensitivityStore) -> None:  # noqa:
                            "mean": st.column_config.NumberColumn("S per parameter", format="%.4g")},
         )  # fmt: skip
     with st.container(horizontal=True):
-        st.download_button(
-            "Modules as CSV", table.to_csv(index=False), f"sensitivity-{run.id}.csv", "text/csv",
-            icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
-        layers = "\n".join(["layer,sum", *(f"{i},{s!r}" for i, s in enumerate(store.layer_scores()))])
-        st.download_button(
-            "Layers as CSV", layers + "\n", f"layers-{run.id}.csv", "text/csv", icon=":material/download:",
-            on_click="ignore",
-        )  # fmt: skip
+        _download("Modules as CSV", lambda: table.to_csv(index=False), f"sensitivity-{run_id}.csv")
+        layers = "\n".join(["layer,sum", *(f"{i},{s!r}" for i, s in enumerate(saved.store.layer_scores()))])
+        _download("Layers as CSV", lambda: layers + "\n", f"layers-{run_id}.csv")
+        if other is not None:
+            _download("Comparison as CSV", lambda: sensitivity_compare.comparison_csv(saved, other),
+                      f"comparison-{run_id}.csv")  # fmt: skip
     st.caption("Each chart saves itself as SVG: the camera in its upper right corner.")
 
 
-# A saved sensitivity never changes: its key names its content.
-@st.cache_data(max_entries=64, show_spinner=False)
-def _totals(folder: str) -> dict:
-    return SensitivityStore(Path(folder)).totals
-
-
-@st.cache_data(max_entries=64, show_spinner=False)
-def _modules(folder: str):  # noqa: ANN202
-    return SensitivityStore(Path(folder)).modules()
+def _download(text: str, content, name: str) -> None:  # noqa: ANN001 - called when the file is asked for
+    st.download_button(text, content, name, "text/csv", icon=":material/download:", on_click="ignore")
 
 
 with layout.page("Sensitivity"):
-    controls()
+    measure.controls()
     body(*chosen_run())

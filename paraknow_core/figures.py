@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 COLUMN_ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 TALL = 520  # pixels; the map of the teacher and the map of one module stand side by side
+MOST_LABELLED = 16  # layers whose cells have room for their numbers
 VALUES = {"sum": "total", "mean": "per parameter", "share": "share of all"}
 
 
@@ -57,14 +58,18 @@ class Curve:
 
 def sensitivity_heatmap(
     table: "pandas.DataFrame", value: str = "sum", title: str = "", subtitle: str = "", *,
-    chosen: str | None = None, dark: bool = False,
+    chosen: str | None = None, dark: bool = False, log: bool = True, limits: tuple[float, float] | None = None,
+    height: int = TALL,
 ) -> go.Figure:  # fmt: skip
-    """Draw layer x module, log colour, layers upwards; cells can be clicked.
+    """Draw layer x module, layers upwards; cells can be clicked.
 
     Args:
         table: one row a module, as `SensitivityStore.modules()` gives it; rows without a layer are left out.
         value: sum, mean (per parameter) or share.
         chosen: the module whose cell is framed.
+        log: colour by the logarithm.
+        limits: smallest and largest value of the colour scale, so that two maps can share it; default: the table's own.
+        height: in pixels, at least; many layers take more.
 
     Returns:
         A heatmap under a nearly transparent scatter whose `customdata` begins with the module's name: Plotly reports
@@ -74,24 +79,26 @@ def sensitivity_heatmap(
     roles = [role for role in COLUMN_ROLES if role in set(cells["role"])]
     layers = sorted({int(layer) for layer in cells["layer"]})
     matrix = numpy.full((len(layers), len(roles)), numpy.nan)
-    places = [(layers.index(int(r.layer)), roles.index(r.role)) for r in cells.itertuples()]
+    row_of, column_of = {layer: i for i, layer in enumerate(layers)}, {role: i for i, role in enumerate(roles)}
+    places = [(row_of[int(layer)], column_of[role]) for layer, role in zip(cells["layer"], cells["role"], strict=True)]
     for (row, column), number in zip(places, cells[value], strict=True):
         matrix[row, column] = number
-    figure = blank(title, subtitle, dark, height=max(TALL, min(900, 110 + 34 * len(layers))))
-    logs, ticks = log_scale(matrix)
+    height = max(height, min(900, 110 + 34 * len(layers)))
+    figure = blank(title, subtitle, dark, height=height)
+    colours, ticks = log_scale(matrix) if log else (matrix, {"tickformat": ".0%"} if value == "share" else {})
+    span = {}
+    if limits is not None:
+        ends, named = log_scale(numpy.array(limits)) if log else (limits, ticks)
+        ticks, span = named, {"zmin": ends[0], "zmax": ends[1]}
     figure.add_trace(go.Heatmap(
-        z=logs, x=list(range(len(roles))), y=layers, colorscale="Cividis", hoverinfo="skip", xgap=2, ygap=2,
+        z=colours, x=list(range(len(roles))), y=layers, colorscale="Cividis", hoverinfo="skip", xgap=2,
+        ygap=2 if len(layers) <= 40 else 1, **span,
         colorbar={**COLORBAR, **ticks, "title": {"text": f"S, {VALUES[value]}", "side": "right", "font": {"size": 13}}},
     ))  # fmt: skip
-    if len(layers) <= 16:
-        figure.add_trace(_cell_labels(cells[value], [logs[place] for place in places], places, layers, value))
-    figure.add_trace(_click_targets(cells, places, layers))
-    if chosen is not None and chosen in set(cells["module"]):
-        row, column = places[list(cells["module"]).index(chosen)]
-        figure.add_shape(
-            type="rect", x0=column - 0.5, x1=column + 0.5, y0=layers[row] - 0.5, y1=layers[row] + 0.5,
-            line={"color": HIGHLIGHT, "width": 3},
-        )  # fmt: skip
+    if len(layers) <= MOST_LABELLED:
+        figure.add_trace(_cell_labels(cells[value], [colours[place] for place in places], places, layers, value, span))
+    figure.add_trace(_click_targets(cells, places, layers, size=min(34, 0.95 * (height - 120) / max(1, len(layers)))))
+    frame_cell(figure, chosen)
     figure.update_layout(clickmode="event+select", hoverdistance=60, dragmode=False)
     figure.update_xaxes(
         title_text="module", tickvals=list(range(len(roles))), ticktext=roles, tickangle=0, showgrid=False,
@@ -100,6 +107,17 @@ def sensitivity_heatmap(
     step = max(1, len(layers) // 20)
     edges = [min(layers, default=0) - 0.5, max(layers, default=0) + 0.5]
     figure.update_yaxes(title_text="layer", tickvals=layers[::step], showgrid=False, range=edges)
+    return figure
+
+
+def frame_cell(figure: go.Figure, module: str | None) -> go.Figure:
+    """Frame a module's cell in a map whose last trace holds click targets, if it is there. Returns the figure."""
+    targets = figure.data[-1]
+    for data, x, y in zip(targets.customdata or (), targets.x or (), targets.y or (), strict=True):
+        if data[0] == module:
+            figure.add_shape(
+                type="rect", x0=x - 0.5, x1=x + 0.5, y0=y - 0.5, y1=y + 0.5, line={"color": HIGHLIGHT, "width": 3}
+            )
     return figure
 
 
@@ -157,27 +175,30 @@ def group_shares(groups: Mapping[str, float], title: str = "", subtitle: str = "
 def matrix_map(
     blocks: numpy.ndarray, row_profile: numpy.ndarray, col_profile: numpy.ndarray,
     window: tuple[int, int, int, int] | None = None, title: str = "", subtitle: str = "", *, dark: bool = False,
+    origin: tuple[int, int] = (0, 0), log: bool = True,
 ) -> go.Figure:  # fmt: skip
-    """Draw one module: block means with log colour, sums by row on the right, sums by column below.
+    """Draw one module, or a region of it: block means, sums by row on the right, sums by column below.
 
     Args:
         blocks: (<= 256, <= 256) block means of S; a whole weight never goes to the browser.
         row_profile: (rows,) sums over columns.
         col_profile: (cols,) sums over rows.
-        window: (row, col, height, width) of an extracted block, drawn as a frame.
+        window: (row, col, height, width) of an extracted block, drawn as a frame, in the whole module's numbering.
+        origin: row and column of the module at which the region begins.
+        log: colour by the logarithm.
     """
-    rows, cols = len(row_profile), len(col_profile)
+    (top, left), rows, cols = origin, len(row_profile), len(col_profile)
     figure = make_subplots(
         rows=2, cols=2, column_widths=[0.8, 0.2], row_heights=[0.8, 0.2], shared_xaxes=True, shared_yaxes=True,
         horizontal_spacing=0.03, vertical_spacing=0.03,
     )  # fmt: skip
     style(figure, title, subtitle, dark, height=TALL)
     # One cell in a hundred may be next to zero: colour is for the rest, the hover still names the true value.
-    logs, ticks = log_scale(blocks, floor=float(numpy.quantile(blocks, 0.01)))
+    logs, ticks = log_scale(blocks, floor=float(numpy.quantile(blocks, 0.01))) if log else (blocks, {"nticks": 4})
     high, wide = rows / blocks.shape[0], cols / blocks.shape[1]
     figure.add_trace(go.Heatmap(
-        z=logs.astype(numpy.float32), x0=wide / 2 - 0.5, dx=wide, y0=high / 2 - 0.5, dy=high, colorscale="Cividis",
-        customdata=blocks.astype(numpy.float32),
+        z=logs.astype(numpy.float32), x0=left + wide / 2 - 0.5, dx=wide, y0=top + high / 2 - 0.5, dy=high,
+        colorscale="Cividis", customdata=blocks.astype(numpy.float32),
         colorbar={**ticks, "orientation": "h", "thickness": 10, "outlinewidth": 0, "len": 0.8, "x": 0,
                   "xanchor": "left", "y": -0.19, "yanchor": "top",
                   "title": {"text": "S, block mean", "side": "bottom", "font": {"size": 13}}},
@@ -185,10 +206,10 @@ def matrix_map(
     ), row=1, col=1)  # fmt: skip
     line = {"color": BLUE, "width": 1.2}
     y, x = binned(row_profile)
-    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, fill="tozerox", showlegend=False,
+    figure.add_trace(go.Scatter(x=x, y=top + y, mode="lines", line=line, fill="tozerox", showlegend=False,
                                 hovertemplate="row %{y:.0f}: %{x:.3g}<extra></extra>"), row=1, col=2)  # fmt: skip
     x, y = binned(col_profile)
-    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, fill="tozeroy", showlegend=False,
+    figure.add_trace(go.Scatter(x=left + x, y=y, mode="lines", line=line, fill="tozeroy", showlegend=False,
                                 hovertemplate="column %{x:.0f}: %{y:.3g}<extra></extra>"), row=2, col=1)  # fmt: skip
     if window is not None:
         row, col, height, width = window
@@ -196,13 +217,14 @@ def matrix_map(
             type="rect", x0=col - 0.5, x1=col + width - 0.5, y0=row - 0.5, y1=row + height - 0.5,
             line={"color": HIGHLIGHT, "width": 2.5}, row=1, col=1,
         )  # fmt: skip
-    figure.update_yaxes(range=[rows - 0.5, -0.5], title_text="row", row=1, col=1, showgrid=False)
-    figure.update_yaxes(range=[rows - 0.5, -0.5], row=1, col=2)
-    figure.update_xaxes(range=[-0.5, cols - 0.5], title_text="column", row=2, col=1)
+    down, across = [top + rows - 0.5, top - 0.5], [left - 0.5, left + cols - 0.5]
+    figure.update_yaxes(range=down, title_text="row", row=1, col=1, showgrid=False)
+    figure.update_yaxes(range=down, row=1, col=2)
+    figure.update_xaxes(range=across, title_text="column", row=2, col=1)
     figure.update_yaxes(showticklabels=False, rangemode="tozero", row=2, col=1)
-    top = float(numpy.max(row_profile, initial=0.0)) or 1.0
-    figure.update_xaxes(showticklabels=False, range=[0, 1.05 * top], matches=None, row=1, col=2)
-    figure.update_xaxes(range=[-0.5, cols - 0.5], showgrid=False, row=1, col=1)
+    most = float(numpy.max(row_profile, initial=0.0)) or 1.0
+    figure.update_xaxes(showticklabels=False, range=[0, 1.05 * most], matches=None, row=1, col=2)
+    figure.update_xaxes(range=across, showgrid=False, row=1, col=1)
     return figure
 
 
@@ -286,10 +308,12 @@ def score_bars(table: "pandas.DataFrame", title: str = "", subtitle: str = "", *
 
 
 def _cell_labels(
-    numbers: Sequence[float], logs: Sequence[float], places: list[tuple[int, int]], layers: list[int], value: str
-) -> go.Scatter:
-    """Write each cell's number on it, light on dark colours and dark on light ones."""
-    middle = min(logs, default=0.0) + 0.5 * (max(logs, default=0.0) - min(logs, default=0.0))
+    numbers: Sequence[float], logs: Sequence[float], places: list[tuple[int, int]], layers: list[int], value: str,
+    span: Mapping[str, float],
+) -> go.Scatter:  # fmt: skip
+    """Write each cell's number on it, light on dark colours and dark on light ones; `span` is that of the colours."""
+    low, high = span.get("zmin", min(logs, default=0.0)), span.get("zmax", max(logs, default=0.0))
+    middle = low + 0.5 * (high - low)
     return go.Scatter(
         x=[column for _, column in places], y=[layers[row] for row, _ in places], mode="text", hoverinfo="skip",
         text=[percent(number) if value == "share" else compact(number) for number in numbers],
@@ -297,12 +321,16 @@ def _cell_labels(
     )  # fmt: skip
 
 
-def _click_targets(cells: "pandas.DataFrame", places: list[tuple[int, int]], layers: list[int]) -> go.Scatter:
-    data = [[r.module, significant(r.sum, 5), significant(r.mean, 5), percent(r.share), f"{r.rows:,} x {r.cols:,}"]
-            for r in cells.itertuples(index=False)]  # fmt: skip
+def _click_targets(
+    cells: "pandas.DataFrame", places: list[tuple[int, int]], layers: list[int], size: float
+) -> go.Scatter:
+    """Return nearly transparent squares, one a cell, no larger than it: their points carry clicks and the hover."""
+    columns = [cells[name] for name in ("module", "sum", "mean", "share", "rows", "cols")]
+    data = [[module, significant(total, 5), significant(mean, 5), percent(share), f"{rows:,} x {cols:,}"]
+            for module, total, mean, share, rows, cols in zip(*columns, strict=True)]  # fmt: skip
     return go.Scatter(
         x=[column for _, column in places], y=[layers[row] for row, _ in places], mode="markers", customdata=data,
-        marker={"symbol": "square", "size": 34, "color": "rgba(128,128,128,0.01)"},
+        marker={"symbol": "square", "size": size, "color": "rgba(128,128,128,0.01)"},
         selected={"marker": {"opacity": 0.02}}, unselected={"marker": {"opacity": 0.02}},
         hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[4]}<br>S total %{customdata[1]}<br>"
         "S per parameter %{customdata[2]}<br>share of all %{customdata[3]}<br><i>click to look inside</i>"

@@ -88,6 +88,22 @@ class SensitivityStore:
             raise DataError(f"{self.folder.name}: only reductions were kept; compute the sensitivity with full tensors")
         return self._read(FULL, parameter, framework)
 
+    def part(self, parameter: str, rows: slice, cols: slice) -> "numpy.ndarray":
+        """Read S of some rows and columns of one parameter, in its own stored orientation; the rest stays on disk.
+
+        Raises:
+            DataError: only reductions were kept, or there is no such parameter.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not self.has_full:
+            raise DataError(f"{self.folder.name}: only reductions were kept; compute the sensitivity with full tensors")
+        try:
+            with safe_open(self.folder / FULL, framework="numpy") as tensors:
+                return tensors.get_slice(parameter)[rows, cols]
+        except (SafetensorError, OSError):
+            raise DataError(f"{self.folder.name}/{FULL}: has no '{parameter}'; compute the sensitivity again") from None
+
     def choice(self, module: str, key: str) -> "tuple[dict[str, Any], dict[str, Any]]":
         """Read the block that was chosen for one module while the sensitivity was in memory.
 

@@ -1,6 +1,7 @@
 """Reading run folders for the pages; what cannot change any more is read once per session of the server."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import streamlit as st
@@ -53,7 +54,8 @@ def _stamp(path: Path) -> tuple[int, int]:
     return (status.st_mtime_ns, status.st_size)
 
 
-@st.cache_data(max_entries=5000, show_spinner=False)
+# Not Streamlit's cache, which unpickles a copy at every look: lists of hundreds of runs would feel it. Never changed.
+@lru_cache(maxsize=5000)
 def _facts(path: str, spec_stamp: tuple[int, int], result_stamp: tuple[int, int]) -> Facts:
     del spec_stamp, result_stamp  # only part of the key under which the answer is kept
     run = RunFolder(Path(path))
@@ -107,12 +109,12 @@ def store_of(place: Workspace, one: Facts) -> SensitivityStore | None:
 
 def runs_with_sensitivity(place: Workspace) -> list[tuple[RunFolder, Facts]]:
     """Return the newest run of every saved sensitivity, newest first."""
-    found: dict[Path, tuple[RunFolder, Facts]] = {}
+    found: dict[str, tuple[RunFolder, Facts] | None] = {}
     for run, one in all_facts(place):
-        store = store_of(place, one)
-        if store is not None:
-            found.setdefault(store.folder, (run, one))
-    return list(found.values())
+        key = (one.result.get("sensitivity") or {}).get("key")
+        if isinstance(key, str) and key not in found:
+            found[key] = (run, one) if store_of(place, one) is not None else None
+    return [each for each in found.values() if each is not None]
 
 
 def siblings(place: Workspace, one: Facts) -> dict[str, tuple[RunFolder, Facts]]:
@@ -124,7 +126,7 @@ def siblings(place: Workspace, one: Facts) -> dict[str, tuple[RunFolder, Facts]]
     for run, other in all_facts(place):
         if one.spec is None or other.spec is None or not other.scores or other.spec.method == one.spec.method:
             continue
-        if _question(other.spec) != _question(one.spec):
+        if question(other.spec) != question(one.spec):
             continue
         known = best.get(other.spec.method)
         if known is None or (other_settings(one, known[1]) and not other_settings(one, other)):
@@ -164,10 +166,11 @@ def _verdict(path: str, other_path: str, stamp: tuple[int, int], other_stamp: tu
 def unfinished_siblings(place: Workspace, one: Facts) -> int:
     """Return how many runs of the same teacher, student and task are still waiting or working."""
     return sum(
-        other.spec is not None and _question(other.spec) == _question(one.spec) and run.status().active
+        other.spec is not None and question(other.spec) == question(one.spec) and run.status().active
         for run, other in all_facts(place)[:50]
     ) if one.spec is not None else 0  # fmt: skip
 
 
-def _question(spec: RunSpec) -> tuple:
+def question(spec: RunSpec) -> tuple:
+    """Return what two runs must share to be compared: teacher, student and task."""
     return (spec.teacher, spec.student, spec.task.model_dump_json())

@@ -129,9 +129,8 @@ def field(
         options: passed to the widget.
     """
     key = f"field:{dotted}"
-    shown = to_widget(value_of(dotted))
-    if st.session_state.get(key) != shown:
-        st.session_state[key] = shown
+    # On every draw: where a draw is followed at once by another, the browser only sees the second one.
+    st.session_state[key] = to_widget(value_of(dotted))
     widget(label, key=key, on_change=_store, args=(dotted, key, to_draft), **options)
 
 

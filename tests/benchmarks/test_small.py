@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ def run(name, folder) -> dict:
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "ratio" in done.stdout or name in ("streaming", "scaling")  # which print shares and exponents
+    assert "ratio" in done.stdout or name in ("streaming", "scaling", "pages")
     return json.loads((folder / f"{name}_small.json").read_text(encoding="utf-8"))
 
 
@@ -64,8 +65,9 @@ def test_extraction_measures_every_matrix_of_a_layer_and_their_sum(tmp_path):
 
 def test_finetuning_ends_where_the_bare_loop_ends(tmp_path):
     rows = run("finetuning", tmp_path)["rows"]
-    assert [row["way"] for row in rows] == ["bare PEFT loop", "the project's stage"]
-    assert rows[0]["last_loss"] == pytest.approx(rows[1]["last_loss"], rel=1e-3)
+    assert [row["way"] for row in rows] == ["bare PEFT loop", "the project's stage", "bare, split alike"]
+    assert [row["last_loss"] for row in rows] == pytest.approx([rows[0]["last_loss"]] * 3, rel=1e-3)
+    assert rows[1]["padding"] < rows[0]["padding"]
     assert all(row["tokens_per_s"] > 0 and 0 < row["padding"] < 0.5 for row in rows)
 
 
@@ -92,3 +94,15 @@ def test_scaling_doubles_one_thing_at_a_time(tmp_path):
     rows = run("scaling", tmp_path)["rows"]
     assert [row["case"] for row in rows] == ["base", "2x layers", "2x width", "2x samples"]
     assert rows[3]["arithmetic"] == pytest.approx(1)
+
+
+def test_pages_are_drawn_and_clicked(tmp_path):
+    from tests.browser.conftest import BROWSERS
+
+    if not any(shutil.which(name) for name in BROWSERS):
+        pytest.skip("no Chromium or Chrome found")
+    rows = {(row["case"], row["what"]): row for row in run("pages", tmp_path)["rows"]}
+    assert rows["Start", "first heatmap"]["holds"]
+    for what in ("rerun", "click on the map"):
+        assert 0 < rows["Sensitivity", what]["median"] < 20  # the machine may be busy; that it is measured is tested
+    assert rows["Train, live", "memory over 0.1 min"]["resident"] > 0

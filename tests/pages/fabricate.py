@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from paraknow_core.paths import Workspace, write_json
 from paraknow_core.runs import RunFolder, Status, create_run, this_process
-from paraknow_core.sensitivity_store import REDUCTIONS, TOTALS
+from paraknow_core.sensitivity_store import FULL, REDUCTIONS, TOTALS
 from paraknow_core.spec import GROUP_OF_ROLE, RunSpec
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -21,13 +21,16 @@ PATHS = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_pro
          "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}  # fmt: skip
 
 
-def store(place: Workspace, key: str = KEY, layers: int = 6, teacher: str = "bundled:teacher") -> Path:
-    """Write a sensitivity store with plausible numbers; return its folder."""
+def store(
+    place: Workspace, key: str = KEY, layers: int = 6, teacher: str = "bundled:teacher", samples: int = 32,
+    sizes: dict = SHAPES,
+) -> Path:  # fmt: skip
+    """Write a sensitivity store with plausible numbers; return its folder. `sizes`: role -> shape of a weight."""
     random = numpy.random.default_rng(3)
     shapes = {"model.embed_tokens": ("embed", None, (1536, 192))}
     for layer in range(layers):
         for role, path in PATHS.items():
-            shapes[f"model.layers.{layer}.{path}"] = (role, layer, SHAPES[role])
+            shapes[f"model.layers.{layer}.{path}"] = (role, layer, sizes[role])
     reductions, modules = {}, {}
     for name, (role, layer, shape) in shapes.items():
         size = 10 ** random.uniform(-1, 1) * (1 + (layer or 0))
@@ -48,10 +51,18 @@ def store(place: Workspace, key: str = KEY, layers: int = 6, teacher: str = "bun
     save_file(reductions, folder / REDUCTIONS)
     by_layer = [sum(m["sum"] for m in modules.values() if m["layer"] == i) for i in range(layers)]
     write_json(folder / TOTALS, {
-        "version": 1, "teacher": teacher, "task": "word_problems", "template": "tulu", "key": key, "samples": 32,
+        "version": 1, "teacher": teacher, "task": "word_problems", "template": "tulu", "key": key, "samples": samples,
         "total": everything, "layers": by_layer, "groups": {**groups, "other": 0.002 * everything}, "modules": modules,
     })  # fmt: skip
     return folder
+
+
+def whole(folder: Path) -> None:
+    """Add S of every module's weight to a store, as if it had been kept whole."""
+    random = numpy.random.default_rng(4)
+    modules = json.loads((folder / TOTALS).read_text())["modules"]
+    save_file({f"{name}.weight": random.gamma(0.4, 1.0, module["shape"]).astype(numpy.float32)
+               for name, module in modules.items()}, folder / FULL)  # fmt: skip
 
 
 def run(

@@ -1,12 +1,15 @@
 """Sensitivity: empty, running, failed, lost, saved, and links that lead nowhere."""
 
 import json
+import re
+import time
 
 import pytest
 
+from pages._ui import sensitivity_matrix
 from paraknow_core.runs import RunFolder
 from tests.pages import fabricate
-from tests.pages.conftest import button, select, words
+from tests.pages.conftest import answer_desk, button, select, words
 
 ONLY = {"until": "sensitivity"}
 
@@ -42,7 +45,7 @@ def test_what_is_shown_can_be_switched(place, open_app):
     app = open_app("sensitivity")
     app.get("button_group")[0].set_value("share").run()
     assert not app.exception
-    assert figure(app, 0)["layout"]["title"]["text"] == "Share of the teacher's sensitivity"
+    assert figure(app, 0)["layout"]["title"]["text"] == "Share of the model's sensitivity"
 
 
 def test_two_saved_sensitivities_can_be_chosen_between(place, open_app):
@@ -116,3 +119,129 @@ def test_a_store_that_lost_its_maps_is_a_sentence(place, open_app):
     (folder / "reductions.safetensors").unlink()
     app = open_app("sensitivity")
     assert "compute the sensitivity again" in words(app)
+
+
+def saved_pair(place, other: dict, **store) -> tuple[RunFolder, RunFolder]:
+    """Two saved sensitivities; the second run's spec differs in `other`, its store in `store`."""
+    fabricate.store(place)
+    fabricate.store(place, "f" * 32, **store)
+    first = fabricate.run(place, "done", ONLY)
+    return first, fabricate.run(place, "done", {**ONLY, **other}, key="f" * 32)
+
+
+def charts(app) -> list[str]:
+    """The titles of all charts on the page."""
+    figures = [json.loads(chart.proto.spec)["layout"] for chart in app.get("plotly_chart")]
+    return [layout["title"]["text"] for layout in figures]
+
+
+def captions(app) -> str:
+    return " ".join(c.value for c in app.caption).replace("\\", "")
+
+
+def test_the_desk_marks_the_layers_that_the_draft_keeps(place, open_app):
+    fabricate.store(place)
+    fabricate.run(place, "done", ONLY)
+    app = open_app("sensitivity")
+    answer_desk(place, app)
+    ranking = figure(app, 2)
+    assert "hatched: not kept for stranger" in ranking["layout"]["title"]["subtitle"]["text"]
+    assert ranking["data"][0]["marker"]["pattern"]["shape"].count("/") == 2  # six layers, four are kept
+    assert "Only reductions were kept" in captions(app)
+    assert "not measured for this student" in captions(app)
+
+
+def test_a_second_sensitivity_is_compared(place, open_app):
+    first, second = saved_pair(place, {"task.source": "bundled:multiple_choice"})
+    app = open_app("sensitivity", first.id)
+    select(app, "Compare with").set_value(second.id).run()
+    answer_desk(place, app)
+    assert app.query_params["with"] in (second.id, [second.id])
+    assert {"Where they differ", "Module by module", "Layers", "The same layers on top?"} <= set(charts(app))
+    assert "ρ 1.00" in words(app)  # both fabricated alike
+    assert "Of the 4 most sensitive layers, 4 are the same" in words(app)
+    assert "Comparison as CSV" in {b.proto.label for b in app.get("download_button")}
+    select(app, "Compare with").set_value("").run()
+    assert "with" not in app.query_params
+    assert "Where they differ" not in charts(app)
+
+
+def test_models_of_different_depth_are_compared_by_relative_depth(place, open_app):
+    first, second = saved_pair(place, {"teacher.source": "bundled:stranger"}, layers=4, teacher="bundled:stranger")
+    app = open_app("sensitivity", first.id)
+    button(app, r"Compare with the student \(stranger\)").click().run()
+    answer_desk(place, app)
+    assert not app.exception
+    assert "They have 6 and 4 layers" in words(app)
+    difference = next(c for c in app.get("plotly_chart") if "Where they differ" in c.proto.spec)
+    assert json.loads(difference.proto.spec)["layout"]["yaxis"]["ticktext"] == ["0–25 %", "25–50 %", "50–75 %",
+                                                                                "75–100 %"]  # fmt: skip
+    select(app, "Module").set_value("model.layers.5.mlp.up_proj").run()
+    assert "stranger has no model.layers.5.mlp.up_proj" in words(app)
+
+
+def test_the_student_and_fewer_samples_can_be_measured_beside(place, open_app, submitted):
+    fabricate.store(place)
+    fabricate.run(place, "done", ONLY)
+    app = open_app("sensitivity")
+    button(app, r"Measure the student too \(stranger\)").click().run()
+    button(app, "Measure with 2, 4, 8, 16 samples").click().run()
+    assert not app.exception
+    specs = [RunFolder(place.runs / run).spec() for runs in submitted for run in runs]
+    assert [spec.teacher.source for spec in specs] == ["bundled:stranger"] + 4 * ["bundled:teacher"]
+    assert [spec.sensitivity.samples for spec in specs] == [32, 2, 4, 8, 16]
+    assert {spec.until for spec in specs} == {"sensitivity"}
+    assert "5 measurements are under way or waiting" in captions(app)
+    assert charts(app)[0] == "Sensitivity by layer and module"
+
+
+def test_sets_of_seed_samples_are_a_stability_curve(place, open_app):
+    first, _ = saved_pair(place, {"sensitivity.samples": 8}, samples=8)
+    app = open_app("sensitivity", first.id)
+    assert "Stability" in charts(app)
+    curve = figure(app, charts(app).index("Stability"))
+    assert curve["layout"]["xaxis"]["ticktext"] == ["8", "32"]
+
+
+def test_progress_says_what_is_left_and_what_was_predicted(place, open_app):
+    run = fabricate.run(place, "running", ONLY)
+    plan = {"way": "resident", "device": "cpu", "needs": {"resident": {"seconds": 45.0, "memory": 9e8, "disk": 0}}}
+    event = {"event": "plan", "time": time.time() - 40, "plan": plan}
+    run.file("events.jsonl").write_text(json.dumps(event) + "\n")
+    app = open_app("sensitivity", run.id)
+    said = captions(app).replace("*", "")
+    assert re.search("about 5[01] s left", said)  # 20 of 45 samples took 40 s
+    assert "predicted: 45 s, 900 MB of memory; resident on cpu" in said
+
+
+def test_the_whole_s_can_be_zoomed_and_the_block_is_drawn(place, open_app):
+    """Keeps S whole: a region is read by the desk, and the number inputs choose it."""
+    folder = fabricate.store(place)
+    fabricate.whole(folder)
+    fabricate.run(place, "done", ONLY)
+    app = open_app("sensitivity")
+    select(app, "Module").set_value("model.layers.2.mlp.down_proj").run()
+    answer_desk(place, app)
+    assert "Frame: what" in captions(app)
+    assert len(figure(app, 1)["layout"]["shapes"]) == 1
+    for label, value in (("First row", 150), ("Last row", 20), ("First column", 300), ("Last column", 399)):
+        next(n for n in app.number_input if n.label == label).set_value(value)
+    button(app, "Zoom").click().run()
+    answer_desk(place, app)
+    assert "rows 20–150, columns 300–399 of 192 x 512" in figure(app, 1)["layout"]["title"]["subtitle"]["text"]
+    button(app, "Back to the whole").click().run()
+    assert "rows" not in figure(app, 1)["layout"]["title"]["subtitle"]["text"]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "region"),
+    [
+        ([9.7, 49.3], [-0.4, 29.6], (0, 10, 30, 40)),
+        ([49.3, 9.7], [29.6, -0.4], (0, 10, 30, 40)),  # drawn from the lower right
+        ([-50, 900], [-9, 900], (0, 0, 100, 60)),  # over the edges
+        ([19.8, 20.4], [99, 99.2], (92, 17, 8, 8)),  # hardly a box: eight weights each way
+        ([70, 80], [10, 20], None),  # beside the module
+    ],
+)
+def test_a_drawn_box_is_a_region_inside_the_module(x, y, region):
+    assert sensitivity_matrix.region_of_box(x, y, (100, 60)) == region
