@@ -8,7 +8,7 @@ st.set_page_config(
     page_title="ParaKnow workbench",
     page_icon=":material/conversion_path:",
     layout="wide",
-    initial_sidebar_state=210,  # pixels; hidden on small screens
+    initial_sidebar_state=232,  # pixels; hidden on small screens
     menu_items={"About": "ParaKnow workbench: parametric knowledge transfer between language models."},
 )
 st.session_state[router.ROUTED] = True

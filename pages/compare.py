@@ -1,8 +1,75 @@
-"""Being built."""
+"""Compare: runs that differ in one stated way, their scores, paired differences, answers, weights, and a report."""
 
+import pandas
 import streamlit as st
 
-from pages._ui import layout
+from pages._ui import (
+    compare_answers,
+    compare_curves,
+    compare_data,
+    compare_files,
+    compare_lens,
+    compare_link,
+    compare_scores,
+    compare_table,
+    layout,
+)
+from pages._ui.layout import plain
 
-with layout.page("compare"):
-    st.info("…")
+VIEWS = {
+    "scores": ("Scores and differences", compare_scores.draw),
+    "curves": ("Curves", compare_curves.draw),
+    "answers": ("Answers", compare_answers.draw),
+    "lens": ("Before and after", compare_lens.draw),
+    "files": ("Report and files", compare_files.draw),
+}
+
+
+def empty() -> None:
+    """Say what will be here, and the way to it."""
+    st.info(
+        "Runs will be compared here: scores with intervals, paired differences, curves, answers side by side, and "
+        "where the weights moved. Start a transfer with default LoRA beside it first.",
+        icon=":material/balance:",
+    )
+    st.page_link("pages/train.py", label="Start a transfer on Train", icon=":material/play_arrow:")
+
+
+def body(table: pandas.DataFrame) -> None:
+    """Draw the table of runs and the view of those that were chosen."""
+    ids = compare_link.chosen(table)
+    compare_table.pick(table, ids)
+    groups, left_out = compare_data.finished(ids)
+    if left_out:
+        states = list(left_out.values())
+        words = ", ".join(f"{states.count(word)} {word}" for word in dict.fromkeys(states))
+        st.caption(plain(f"Not compared, because they have no scores: {words}."))
+    repeats = sum(g.repeats for g in groups)
+    if repeats:
+        st.caption(f"{repeats} older run{'s' if repeats > 1 else ''} with the same settings and seed left out.")
+    if not groups:
+        _nothing_chosen(table)
+        return
+    view = compare_link.linked(
+        st.segmented_control, "View", "view", list(VIEWS), format_func=lambda name: VIEWS[name][0], required=True,
+        label_visibility="collapsed",
+    )  # fmt: skip
+    VIEWS[view][1](groups)
+
+
+def _nothing_chosen(table: pandas.DataFrame) -> None:
+    finished = "score.value" in table and bool(table["score.value"].notna().any())
+    if finished:
+        st.info("Tick runs in the table to compare them: several arms, and several seeds of each.",
+                icon=":material/check_box:")  # fmt: skip
+        return
+    st.info("No run has scores yet. Runs that finish will be compared here.", icon=":material/hourglass_empty:")
+    st.page_link("pages/train.py", label="Start or resume a transfer on Train", icon=":material/play_arrow:")
+
+
+with layout.page("Compare"):
+    rows = compare_data.all_rows()
+    if rows.empty:
+        empty()
+    else:
+        body(rows)

@@ -1,8 +1,84 @@
-"""Being built."""
+"""Mapping & extraction: which teacher layer each student layer receives, what is cut, and what would be injected."""
 
 import streamlit as st
 
-from pages._ui import layout
+from pages._ui import layout, mapping_held, mapping_numbers, mapping_overview, mapping_preview, state
+from pages._ui.layout import plain
+from pages._ui.mapping_actions import actions, extraction_outcome
+from pages._ui.mapping_choice import Choice, choice_of
+from pages._ui.mapping_layers import editor
+from pages._ui.mapping_settings import settings
+from pages._ui.mapping_source import source_line
+from paraknow_core.display import arm_of
 
-with layout.page("mapping"):
-    st.info("…")
+MINE, HELD = "This choice", "Held choice"
+
+
+def body() -> None:
+    """Draw the draft's choice and, where one is held, the other beside it."""
+    choice = choice_of(state.draft())
+    if choice is None:
+        st.page_link("pages/models.py", label="Choose models and task", icon=":material/hub:")
+        return
+    _method_line(choice)
+    source_line(choice)
+    st.subheader("Layer mapping", anchor=False)
+    editor(choice)
+    st.subheader("Extraction and injection", anchor=False)
+    settings(choice)
+    st.subheader("What would be injected", anchor=False)
+    for sentence in choice.plan["blocking"]:
+        layout.say(sentence)
+    if choice.store is None or choice.plan["layers"] is None or not choice.pairs:
+        st.caption("The blocks will be drawn here as soon as layers are mapped and the teacher was measured.")
+        _skipped(choice)
+        return
+    choices = {MINE: choice}
+    held = mapping_held.held_choice()
+    if held is not None:
+        choices[HELD] = held
+        mapping_held.differences(choice, held)
+    above = st.container()  # drawn last: its means are over the table's rows
+    module = mapping_preview.pick_module(choice)
+    mapping_preview.pictures(choices, module)
+    _notes(choice)
+    for name, one in choices.items():
+        st.markdown(f"**All modules{'' if len(choices) == 1 else f': {name.lower()}'}**")
+        mapping_overview.table(one, name)
+    with above:
+        mapping_numbers.numbers({name: (one, mapping_overview.known_rows(one)[0]) for name, one in choices.items()})
+    _skipped(choice)
+
+
+def _method_line(choice: Choice) -> None:
+    method = choice.spec.method
+    if method == "seeking":
+        return
+    if method == "random_offset":
+        words = "The draft's method is the control random offset: windows lie at random places, whatever the structure."
+    else:
+        words = f"The draft's method is {arm_of(method).label}, which takes nothing from the teacher; shown is seeking."
+    left, right = st.columns([4, 1.3], vertical_alignment="center")
+    left.info(plain(words), icon=":material/info:")
+    right.button("Use seeking", on_click=lambda: state.change({"method": "seeking"}), width="stretch")
+
+
+def _notes(choice: Choice) -> None:
+    notes = choice.plan["notes"]
+    if notes:
+        st.caption(plain("About this pair: " + "; ".join(notes) + "."))
+
+
+def _skipped(choice: Choice) -> None:
+    """List modules of the origin that receive nothing, with the reason."""
+    skipped = [pair for pair in choice.plan["pairs"] if pair["action"] == "skip"]
+    if skipped:
+        with st.expander(f"{len(skipped)} modules receive nothing", icon=":material/block:"):
+            st.dataframe([{"student module": p["student_module"], "why": p["reason"]} for p in skipped],
+                         hide_index=True)  # fmt: skip
+
+
+with layout.page("Mapping & extraction"):
+    actions()
+    extraction_outcome()
+    body()

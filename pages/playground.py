@@ -1,8 +1,149 @@
-"""Being built."""
+"""Playground: one prompt to teacher, student, default LoRA and transferred student, side by side, token by token."""
 
 import streamlit as st
 
-from pages._ui import layout
+from pages._ui import layout, state
+from pages._ui import playground_answers as answers
+from pages._ui import playground_prompt as prompt
+from pages._ui import playground_slots as slots
+from pages._ui.layout import plain
+from pages._ui.playground_slots import Choice
+from paraknow_core import playground
+from paraknow_core.display import memory, shorten
+from paraknow_core.errors import ParaknowError
+from paraknow_core.playground import Generation, Holding, protocol
 
-with layout.page("playground"):
-    st.info("…")
+EVERY_S = 0.35
+
+
+def shown() -> Generation | None:
+    """Return the answers that the address names."""
+    name = st.query_params.get("generation", "")
+    if not name:
+        return None
+    try:
+        return playground.generation(state.place(), name)
+    except ParaknowError as error:
+        layout.say(error)
+        return None
+
+
+def buttons(found: prompt.Material, given: dict, chosen: list[Choice], held: dict[str, Holding], made) -> None:  # noqa: ANN001
+    """Draw what can be done with everybody at once: load, generate, stop, free."""
+    loaded = [one for one in chosen if held[one.slot.key].state == "loaded"]
+    missing = [one for one in chosen if held[one.slot.key].state in ("free", "failed", "unknown")]
+    needed = sum(held[one.slot.key].bytes for one in missing)
+    busy = made is not None and made.active
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if missing:
+            label = f"Load all ({memory(needed)})" if needed else "Load all"
+            tip = "Puts everybody's weights into memory; students share theirs, so it may take less."
+            if st.button(label, icon=":material/download:", type="secondary" if loaded else "primary", help=tip):
+                slots.do("load", *missing)
+                st.rerun()
+        tip = "Everybody who is loaded answers." if loaded else "Load a model first."
+        kind = "primary" if loaded else "secondary"
+        if st.button("Generate", icon=":material/play_arrow:", type=kind, disabled=not loaded or busy, help=tip):
+            _generate(found, given, loaded)
+        if busy and st.button("Stop", icon=":material/stop_circle:", help="Ends after the token it is at."):
+            protocol.stop(state.place(), made.id)
+            st.rerun()
+        if loaded and st.button("Free all", icon=":material/eject:", help="Drops these weights, for every window."):
+            slots.do("free", *loaded)
+            st.rerun()
+
+
+def _generate(found: prompt.Material, given: dict, loaded: list[Choice]) -> None:
+    try:
+        asked = prompt.request(found, given, [one.slot for one in loaded])
+    except ValueError as error:
+        message = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
+        layout.say(f"prompt: {message.removeprefix('Value error, ')}")
+        return
+    st.query_params["generation"] = playground.begin(state.place(), asked)
+    st.rerun()
+
+
+def columns(known: dict[str, Choice], chosen: list[Choice]) -> None:
+    """Draw a column for everybody: who it is, and the answer; again and again while something happens."""
+    place = state.place()
+    held, made = slots.look(chosen), _read()
+    moving = slots.unsettled(chosen, held) or (made is not None and made.active)
+
+    def tick() -> None:
+        now, answer = slots.look(chosen), _read()
+        if moving and not (slots.unsettled(chosen, now) or (answer is not None and answer.active)):
+            st.rerun()
+        slots.memory_line(chosen, now)
+        if answer is not None and answer.orphaned:
+            _say_orphaned(place)
+        if not chosen:
+            st.info("Choose who answers in the columns above.", icon=":material/chat:")
+        _grid(chosen, now, answer)
+
+    st.fragment(tick, run_every=EVERY_S if moving else None)()
+    _below(known, made)
+
+
+def _grid(chosen: list[Choice], held: dict[str, Holding], made: Generation | None) -> None:
+    row = st.container(key="stack-fields-answers").columns(max(1, len(chosen)))
+    for number, (one, column) in enumerate(zip(chosen, row, strict=False)):
+        with column:
+            slots.card(one, held[one.slot.key], layout.is_dark())
+            if made is not None and one.slot.key in made.columns:
+                answers.draw(made.columns[one.slot.key], made.orphaned, number)
+            elif held[one.slot.key].state == "loaded":
+                st.caption("Its answer will appear here: press Generate.")
+
+
+def _say_orphaned(place) -> None:  # noqa: ANN001
+    st.warning("These answers were cut off: the process that wrote them is gone, perhaps because memory ran out. What "
+               "was written is kept. Load the models and generate again.", icon=":material/link_off:")  # fmt: skip
+    del place
+
+
+def _read() -> Generation | None:
+    name = st.query_params.get("generation", "")
+    try:
+        return playground.generation(state.place(), name) if name else None
+    except ParaknowError:
+        return None
+
+
+def _below(known: dict[str, Choice], made: Generation | None) -> None:
+    """Draw the legend, what the models were given, and the numbers."""
+    if made is None:
+        return
+    answers.legend()
+    if made.active:
+        return
+    labels = {key: known[key].label if key in known else shorten(key, 8) for key in made.columns}
+    texts: dict[str, list[str]] = {}
+    for key, column in made.columns.items():
+        if column.prompt:
+            texts.setdefault(column.prompt, []).append(f"{labels[key]} ({column.prompt_tokens} tokens)")
+    with st.expander("What the models were given", icon=":material/notes:"):
+        for text, who in texts.items():
+            st.caption(plain(", ".join(who)))
+            st.code(text, language=None, wrap_lines=True)
+    asked = made.asked
+    how = "greedy" if asked.temperature == 0 else (
+        f"temperature {asked.temperature:g}, top-p {asked.top_p:g}, seed {asked.seed}"
+    )  # fmt: skip
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.download_button("Tokens as CSV", answers.table(made, labels), f"tokens-{made.id}.csv", "text/csv",
+                           icon=":material/download:", on_click="ignore")  # fmt: skip
+        st.caption(plain(f"{how}, at most {asked.max_new_tokens} new tokens, template {asked.template}. "
+                         "This page's address keeps the answers."))  # fmt: skip
+
+
+with layout.page("Playground"):
+    st.html(answers.CSS)
+    found = prompt.material()
+    everybody = slots.choices()
+    if found is not None:
+        with st.container(border=True):
+            given = prompt.fields(found)
+            chosen_ones = slots.choose(everybody)
+            buttons(found, given, chosen_ones, slots.look(chosen_ones), shown())
+        columns(everybody, chosen_ones)

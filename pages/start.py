@@ -1,4 +1,4 @@
-"""Start: what this is, one click to the first heatmap, and the recent runs."""
+"""Start: what this is, one click to the first heatmap, the lessons, and the recent runs."""
 
 import time
 
@@ -7,20 +7,66 @@ import streamlit as st
 from pages._ui import layout, state, widgets
 from pages._ui.reading import Facts, facts
 from paraknow_core.display import arm_of, duration, score_text, shorten
+from paraknow_core.lessons import LESSONS
 from paraknow_core.runs import RunFolder, list_runs
 from paraknow_core.spec import RunSpec
 
 SHOWN = 12
-COLUMNS = (2.2, 2.4, 1.5, 1.9, 2.2)
-PICTURE = """<ol class="pk-steps">
-<li><b>Measure</b><span>Sensitivity of every teacher weight on a few seed samples of the task.</span></li>
-<li><b>Map layers</b><span>The most sensitive teacher layers, one for each student layer.</span></li>
-<li><b>Extract</b><span>From each weight the block of the student's size that carries most.</span></li>
-<li><b>Factorise</b><span>Truncated SVD: the block becomes two thin LoRA factors.</span></li>
-<li><b>Inject</b><span>The student starts from them, its outputs unchanged at step 0.</span></li>
-<li><b>Fine-tune</b><span>On the task's answers, beside default LoRA and other controls.</span></li>
-<li><b>Evaluate</b><span>Test scores with n and 95 % intervals, beside the untouched student.</span></li>
-</ol>"""
+COLUMNS = (3.0, 2.3, 1.6, 2.1, 2.5)
+STEPS = (
+    ("Measure", "pages/sensitivity.py", "Sensitivity of every teacher weight on a few seed samples of the task."),
+    ("Map layers", "pages/mapping.py", "The most sensitive teacher layers, one for each student layer."),
+    ("Extract", "pages/mapping.py", "From each weight the block of the student's size that carries most."),
+    ("Factorise", "pages/mapping.py", "Truncated SVD: the block becomes two thin LoRA factors."),
+    ("Inject", "pages/mapping.py", "The student starts from them, its outputs unchanged at step 0."),
+    ("Fine-tune", "pages/train.py", "On the task's answers, beside default LoRA and other controls."),
+    ("Evaluate", "pages/compare.py", "Test scores with n and 95 % intervals, beside the untouched student."),
+)
+CSS = """<style>
+[class*="st-key-step-"] {border: 1px solid rgba(128,136,140,.4); border-radius: .35rem; padding: .35rem .5rem .55rem;
+  min-height: 8.2rem; position: relative;}
+[class*="st-key-step-"]:hover {border-color: #2E94D0;}
+[class*="st-key-step-"] p {font-size: .83rem; line-height: 1.2rem;}
+[class*="st-key-step-"] [data-testid="stPageLink"] a {padding: .1rem .2rem; margin-left: -.2rem;}
+[class*="st-key-step-"] [data-testid="stPageLink"] p {font-size: .95rem; font-weight: 650; white-space: nowrap;}
+.st-key-steps [data-testid="stColumn"]:not(:last-child) [class*="st-key-step-"]::after {content: "→";
+  position: absolute; right: -1.05rem; top: calc(50% - .7rem); opacity: .6;}
+@media (max-width: 1150px) {
+  .st-key-steps [data-testid="stHorizontalBlock"] {flex-wrap: wrap; row-gap: .8rem;}
+  .st-key-steps [data-testid="stColumn"] {min-width: 0; flex: 0 0 calc(25% - 1.5rem);}
+  [class*="st-key-step-"] {min-height: 7.4rem;}
+  .st-key-steps [data-testid="stColumn"]:nth-child(4) [class*="st-key-step-"]::after {display: none;}
+}
+@media (max-width: 1080px) {
+  .st-key-body > div > [data-testid="stHorizontalBlock"], .st-key-body > [data-testid="stHorizontalBlock"] {
+    flex-wrap: wrap;}
+  .st-key-body > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"],
+  .st-key-body > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] {min-width: 100%;}
+}
+.st-key-lessons [data-testid="stPageLink"] p {font-size: .92rem; overflow-wrap: anywhere; white-space: normal;}
+</style>"""
+
+
+def picture() -> None:
+    """Draw the method as a row of steps, each with the way to the page where it is looked at."""
+    st.html(CSS)
+    columns = st.container(key="steps").columns(len(STEPS), gap="medium")
+    for number, ((name, page, words), column) in enumerate(zip(STEPS, columns, strict=True), 1):
+        with column, st.container(key=f"step-{number}", gap=None):
+            st.page_link(page, label=f":blue[{number}] {name}", width="stretch")
+            st.caption(words)
+
+
+def lessons() -> None:
+    """Draw the guided experiments."""
+    st.subheader("Lessons", anchor=False)
+    st.caption("Predict, run, explain: minutes each, on the bundled models.")
+    with st.container(key="lessons", gap="small"):
+        for one in LESSONS:
+            st.page_link(
+                "pages/lessons.py", label=f"{one.number}. {layout.plain(one.title)}", icon=":material/school:",
+                query_params={"lesson": str(one.number)}, help=one.question, width="stretch",
+            )  # fmt: skip
 
 
 def try_it_now() -> None:
@@ -88,6 +134,10 @@ with layout.page("ParaKnow workbench"):
         "Takes knowledge out of a larger language model's weights and starts a smaller one's fine-tuning from it. "
         "See where in the teacher a task lives, transfer it, and compare with controls that tell you whether it helped."
     )
-    st.html(PICTURE)
+    picture()
     try_it_now()
-    recent_runs()
+    left, right = st.container(key="body").columns([3.6, 1], gap="large")
+    with right:
+        lessons()
+    with left:
+        recent_runs()

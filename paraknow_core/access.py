@@ -11,7 +11,8 @@ from paraknow_core.spec import RunSpec
 DEMO_VARIABLE = "PARAKNOW_DEMO"
 ROOTS_VARIABLE = "PARAKNOW_ROOTS"  # folders, separated like $PATH, whose models and data other people may use
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
-DEMO_LIMITS = {"epochs": 5.0, "max_steps": 200, "train": 1000, "test": 300, "samples": 64, "rank": 64, "seeds": 3}
+DEMO_LIMITS = {"epochs": 5.0, "max_steps": 200, "train": 1000, "test": 300, "samples": 64, "rank": 64, "seeds": 3,
+               "validation": 300, "batch_size": 256, "validations": 50, "new_tokens": 128, "waiting": 24}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,47 @@ class Access:
             raise DataError(f"{where}: '{source}' given; in demo mode only bundled models and tasks can be used")
         if not _is_path(source):
             return
-        path = Path(source).expanduser().resolve()
-        if not any(path.is_relative_to(root) for root in self.roots):
+        path = _resolved(source)
+        if path is None or not any(path.is_relative_to(root) for root in self.roots):
             raise DataError(
                 f"{where}: this path is outside the folders that people on other machines may use; "
-                f"start the workbench with ${ROOTS_VARIABLE} naming its folder, or use it on this machine only"
+                f"start the workbench with `ui --root FOLDER` (or ${ROOTS_VARIABLE}), or use it on this machine only"
+            )
+
+    def check_upload(self) -> None:
+        """Refuse a file from a visitor's machine where visitors share this one.
+
+        Raises:
+            DataError: one sentence.
+        """
+        if self.demo:
+            raise DataError("upload: in demo mode nothing can be uploaded; choose a bundled task")
+
+    def check_delete(self) -> None:
+        """Refuse to remove what others may be looking at.
+
+        Raises:
+            DataError: one sentence.
+        """
+        if self.demo:
+            raise DataError("delete: in demo mode nothing can be deleted; whoever started the workbench can, with "
+                            "`runs delete`")  # fmt: skip
+
+    def check_amount(self, waiting: int, more: int) -> None:
+        """Refuse more runs than a shared machine gets done in a lesson.
+
+        Args:
+            waiting: runs that are queued or running now.
+            more: runs to be added.
+
+        Raises:
+            DataError: one sentence.
+        """
+        most = DEMO_LIMITS["waiting"]
+        if self.demo and waiting + more > most:
+            raise DataError(
+                f"queue: {waiting} runs are waiting or running and {more} more were asked for; in demo mode at most "
+                f"{most} at a time, so wait until some are done"
             )
 
     def check_spec(self, spec: RunSpec) -> None:
@@ -81,12 +118,23 @@ def access(place: Workspace, address: str = "127.0.0.1") -> Access:
     return Access(os.environ.get(DEMO_VARIABLE, "") == "1", open_to, roots)
 
 
+def _resolved(source: str) -> Path | None:
+    """Return where a path leads, links followed; None for what cannot be a path."""
+    try:
+        return Path(source).expanduser().resolve()
+    except (OSError, ValueError, RuntimeError):  # a zero byte, a circle of links, an unknown user's home
+        return None
+
+
 def _is_path(source: str) -> bool:
     """A hub id is OWNER/NAME and no folder here; everything else that is not a known scheme is taken as a path."""
     if source.startswith("hub:"):
         return False
     owner_and_name = source.count("/") == 1 and not source.startswith(("/", ".", "~"))
-    return not owner_and_name or Path(source).exists()
+    try:
+        return not owner_and_name or Path(source).exists()
+    except (OSError, ValueError):  # too long for a name, or with a zero byte: no path, and no hub id either
+        return True
 
 
 def _check_size(spec: RunSpec) -> None:
@@ -96,6 +144,13 @@ def _check_size(spec: RunSpec) -> None:
         "finetuning.max_steps": (tuning.max_steps or 0, DEMO_LIMITS["max_steps"]),
         "task.sizes.train": (sizes.train or 10**9, DEMO_LIMITS["train"]),
         "task.sizes.test": (sizes.test or 10**9, DEMO_LIMITS["test"]),
+        "task.sizes.validation": (
+            sizes.validation if sizes.validation is not None else 10**9,
+            DEMO_LIMITS["validation"],
+        ),
+        "task.max_new_tokens": (spec.task.max_new_tokens or 0, DEMO_LIMITS["new_tokens"]),
+        "finetuning.batch_size": (tuning.batch_size, DEMO_LIMITS["batch_size"]),
+        "finetuning.validations": (tuning.validations, DEMO_LIMITS["validations"]),
         "sensitivity.samples": (spec.sensitivity.samples, DEMO_LIMITS["samples"]),
         "factorisation.rank": (spec.factorisation.rank, DEMO_LIMITS["rank"]),
     }

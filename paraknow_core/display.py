@@ -17,6 +17,28 @@ GROUP_COLOURS = {
     "attention": "#0072B2", "ffn": "#D55E00", "embedding": "#009E73", "norm": "#999999", "other": "#999999",
 }  # fmt: skip
 
+STRATEGY_TEXTS = {
+    "sensitivity": "the teacher layers with the largest S, in their order (the paper)",
+    "top": "the first teacher layers, from the input on",
+    "last": "the last teacher layers, up to the output",
+    "random": "any teacher layers, in their order: a control",
+    "uniform": "evenly spaced teacher layers, first and last included",
+    "manual": "as set here, layer by layer",
+}
+STRUCTURE_TEXTS = {
+    "submatrix": "the window of the student's shape with the largest sum of S (the paper)",
+    "row_column": "the rows and the columns with the largest mean S, in their order, intersected",
+    "neuron": "the single weights with the largest S, in reading order (our definition)",
+    "random": "single weights at random, in reading order: a control (our definition)",
+    "random_offset": "a window of the student's shape at a random place: a control",
+}
+MODE_TEXTS = {
+    "residual": "W − s·B₀A₀ + s·BA: outputs unchanged at step 0 (the paper)",
+    "additive": "W + s·BA with BA ≈ block: the block is added",
+    "difference": "W + s·BA with s·BA ≈ block − W: the weight moves towards the block",
+}
+SPLIT_TEXTS = {"us_v": "B = U·S, A = Vᵀ (the paper)", "sqrt": "B = U·√S, A = √S·Vᵀ (as in PiSSA)"}
+
 
 @dataclass(frozen=True)
 class Arm:

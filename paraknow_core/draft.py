@@ -10,6 +10,14 @@ from paraknow_core.spec import RunSpec, Strict
 
 FILE = "draft.json"
 Control = Literal["seeking", "default_lora", "pissa", "olora", "random_offset"]
+# What makes a reference arm of the draft; a test holds it to be what `studies.ARMS` says, which draws on much more.
+ARMS: dict[str, dict[str, str]] = {
+    "default_lora": {"method": "default_lora"},
+    "pissa": {"method": "pissa"},
+    "olora": {"method": "olora"},
+    "random_offset": {"method": "random_offset", "injection.mode": "residual"},
+    "seeking": {"method": "seeking", "injection.mode": "residual"},
+}
 
 
 class Draft(Strict):
@@ -25,12 +33,16 @@ class Draft(Strict):
         return self.model_copy(update={"spec": spec})
 
     def planned(self) -> list[RunSpec]:
-        """Return the specs of all runs that Start creates: the draft first, then its arms, seed by seed."""
-        methods = list(dict.fromkeys([self.spec.method, *self.arms]))
+        """Return the specs of all runs that Start creates: the draft first, then its arms, seed by seed.
+
+        The draft's own method runs as it is set up; the others run as the arms of a study do (`studies.ARMS`).
+        """
+        changes: dict[str, dict] = {self.spec.method: {}}
+        changes |= {name: ARMS[name] for name in self.arms if name != self.spec.method}
         return [
-            self.spec.with_changes({"method": method, "seed": (self.spec.seed + number) % 2**32})
+            self.spec.with_changes({**change, "until": "evaluation", "seed": (self.spec.seed + number) % 2**32})
             for number in range(self.seeds)
-            for method in methods
+            for change in changes.values()
         ]
 
 

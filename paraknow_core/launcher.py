@@ -9,8 +9,11 @@ import sys
 import threading
 import time
 import webbrowser
+from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
+from paraknow_core.access import DEMO_VARIABLE, ROOTS_VARIABLE
 from paraknow_core.errors import RunError
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 
@@ -19,7 +22,10 @@ WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where this mac
 START_S = 60.0  # how long a browser window waits for the server
 
 
-def launch(place: Workspace, host: str, port: int, *, open_browser: bool = True) -> int:
+def launch(
+    place: Workspace, host: str, port: int, *, open_browser: bool = True, demo: bool = False,
+    roots: Sequence[Path] = (),
+) -> int:  # fmt: skip
     """Serve the workbench until it is ended.
 
     Args:
@@ -27,13 +33,17 @@ def launch(place: Workspace, host: str, port: int, *, open_browser: bool = True)
         host: a name or address of this machine; anything but loopback lets other people in.
         port: a free port.
         open_browser: open a window once the server answers.
+        demo: a classroom: bundled models and small runs only; see `access`.
+        roots: folders whose models and data people on other machines may name.
 
     Returns:
         The server's exit code.
 
     Raises:
-        RunError: the port is taken, the host is not of this machine, or the server is not installed.
+        RunError: the port is taken, the host is not of this machine, the server is not installed, or a root is no
+            folder.
     """
+    limits = limiting(demo, roots)
     if not (PROJECT_ROOT / "app.py").exists():
         raise RunError(f"ui: there is no app.py in {PROJECT_ROOT}; start it from a checkout of the project")
     if find_spec("streamlit") is None:
@@ -41,11 +51,29 @@ def launch(place: Workspace, host: str, port: int, *, open_browser: bool = True)
     address = check_address(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(banner(url, host, port, is_loopback(address)), file=sys.stderr, flush=True)
-    environment = {**os.environ, WORKSPACE_VARIABLE: str(place.root)}
+    if demo:
+        print("Demo mode: bundled models and tasks, small runs; no uploads, no deletes.", file=sys.stderr, flush=True)
+    environment = {**os.environ, WORKSPACE_VARIABLE: str(place.root), **limits}
     child = subprocess.Popen(server_command(host, port), cwd=PROJECT_ROOT, env=environment, stdin=subprocess.DEVNULL)
     if open_browser and _has_screen():
         threading.Thread(target=_open_when_ready, args=(child, address, port, url), daemon=True).start()
     return _wait(child)
+
+
+def limiting(demo: bool, roots: Sequence[Path]) -> dict[str, str]:
+    """Return the environment that tells the pages what visitors may do.
+
+    Raises:
+        RunError: a root is no folder, or its name cannot be part of a list of folders.
+    """
+    for root in roots:
+        if not root.expanduser().is_dir():
+            raise RunError(f"ui: --root {root}: there is no such folder; give one that holds models or data")
+        if os.pathsep in str(root):
+            raise RunError(f"ui: --root {root}: has a '{os.pathsep}' in its name; rename it, or give its parent")
+    named = [os.environ.get(ROOTS_VARIABLE, ""), *(str(root.expanduser().resolve()) for root in roots)]
+    found = {ROOTS_VARIABLE: os.pathsep.join(filter(None, named))} if any(named) else {}
+    return found | ({DEMO_VARIABLE: "1"} if demo else {})
 
 
 def server_command(host: str, port: int) -> list[str]:

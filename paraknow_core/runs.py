@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.paths import Workspace, contained, read_json, read_lines, write_atomic, write_json
+from paraknow_core.paths import Workspace, contained, file_stamp, read_json, read_lines, write_atomic, write_json
 from paraknow_core.spec import RunSpec, read_spec
 
 if TYPE_CHECKING:
@@ -211,11 +211,27 @@ def list_runs(place: Workspace) -> list[RunFolder]:
     return [RunFolder(place.runs / name) for name in names if (place.runs / name / "spec.yaml").exists()]
 
 
-def runs_table(runs: list[RunFolder]) -> "pandas.DataFrame":
-    """Return one row a run: id, state, stage, progress, main score with interval, and every setting as `spec.<key>`."""
+def runs_table(runs: list[RunFolder], memo: dict | None = None) -> "pandas.DataFrame":
+    """Return one row a run: id, state, stage, progress, main score with interval, and every setting as `spec.<key>`.
+
+    Args:
+        runs: which, in this order.
+        memo: rows of runs that have ended, kept between calls; read again when one of their files has changed.
+    """
     import pandas
 
-    return pandas.DataFrame([_row(run) for run in runs])
+    return pandas.DataFrame([_row(run) if memo is None else _known_row(run, memo) for run in runs])
+
+
+def _known_row(run: RunFolder, memo: dict) -> dict[str, Any]:
+    stamps = tuple(file_stamp(run.file(name)) for name in ("spec.yaml", "status.json", "result.json"))
+    known = memo.get(run.path)
+    if known is not None and known[0] == stamps:
+        return known[1]
+    row = _row(run)
+    if row["state"] not in ACTIVE:  # an active one may be gone at any moment without a file that says so
+        memo[run.path] = (stamps, row)
+    return row
 
 
 def differing_settings(table: "pandas.DataFrame") -> list[str]:

@@ -20,6 +20,7 @@ from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, rea
 from paraknow_core.runs import is_alive, this_process
 
 RESTART_AFTER_S = 4.0  # a service that ends at once is not started again and again
+STARTING_S = 20.0  # until then a process that was launched may not have said that it is there
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Service:
         """Tell whether the process is there (or was started a moment ago)."""
         known = read_json(self.folder / "process.json", {})
         return bool(known) and is_alive(known["host"], known["pid"], known["process_started"], 0)
+
+    @property
+    def starting(self) -> bool:
+        """True from the moment the process was launched until it is there, at most for some seconds."""
+        return not self.alive() and time.time() - self._launched() < STARTING_S
 
     def start(self) -> None:
         """Start the process unless it is there; returns at once. Its output goes to log.txt, never through a pipe.

@@ -30,6 +30,7 @@ class Settings(Strict):
     )
     offline: bool = Field(False, description="never ask a hub; only what is on this machine")
     checkpoint_seconds: float = Field(60, ge=0, description="at most this much training is lost by a kill")
+    workers: int = Field(1, ge=1, le=64, description="runs of the queue that are executed at the same time")
     student_bits: Literal[4] | None = Field(
         None, description="4: the student's frozen weights in 4 bits while it is trained and scored (bitsandbytes)"
     )

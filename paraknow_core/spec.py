@@ -1,12 +1,14 @@
 """The spec: one strict, portable description of a run. It says what to compute, never where (see settings.py)."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from paraknow_core.errors import SpecError
 
@@ -20,6 +22,8 @@ GROUPS = ("attention", "ffn", "embedding")
 STRUCTURES = ("submatrix", "row_column", "neuron", "random")
 STRATEGIES = ("sensitivity", "top", "last", "random", "uniform", "manual")
 METHODS = ("seeking", "default_lora", "pissa", "olora", "random_offset")
+HIDDEN = "hidden"  # the type of a refusal that must not repeat what was given
+MOST_VALUES, MOST_LEVELS = 100_000, 50  # of a spec; more is no spec, whatever it is
 SCORERS = (
     "number_match", "multiple_choice", "exact_match", "rouge_l", "perplexity", "win_rate",
 )  # fmt: skip
@@ -34,11 +38,26 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+_SECRET = re.compile(r"://[^/\s]*@|\bhf_[A-Za-z0-9]{16,}")
+
+
+def _holds_no_secret(source: str) -> str:
+    """Refuse a password or token where a name belongs: specs are kept, shown and shared. Never repeats it."""
+    if _SECRET.search(source):
+        raise PydanticCustomError(
+            HIDDEN, "holds a password or a token; give only the name, and put the token into $HF_TOKEN"
+        )
+    return source
+
+
+Source = Annotated[str, AfterValidator(_holds_no_secret)]
+
+
 class ModelSpec(Strict):
     """A model to load: `bundled:NAME`, a local folder, or a hub id with an optional revision."""
 
-    source: str = Field(min_length=1, max_length=4096, description="bundled:NAME, a local folder, or a hub id")
-    revision: str | None = Field(None, description="hub only: branch, tag or commit; resolved to its commit")
+    source: Source = Field(min_length=1, max_length=4096, description="bundled:NAME, a local folder, or a hub id")
+    revision: Source | None = Field(None, description="hub only: branch, tag or commit; resolved to its commit")
 
 
 class SplitSizes(Strict):
@@ -52,12 +71,12 @@ class SplitSizes(Strict):
 class TaskSpec(Strict):
     """A task: its examples, how they are rendered, and how answers are scored."""
 
-    source: str = Field("bundled:word_problems", min_length=1, max_length=4096,
+    source: Source = Field("bundled:word_problems", min_length=1, max_length=4096,
                         description="bundled:NAME, a data file, a folder of split files, or hub:ID")  # fmt: skip
     format: Literal["auto", "chat_jsonl", "gsm8k", "mmlu", "text", "hub"] = "auto"
-    test_source: str | None = Field(None, description="a second file that holds the test split")
+    test_source: Source | None = Field(None, description="a second file that holds the test split")
     subset: str | None = Field(None, description="hub only: configuration name")
-    revision: str | None = Field(None, description="hub only: branch, tag or commit")
+    revision: Source | None = Field(None, description="hub only: branch, tag or commit")
     columns: dict[str, str] = Field(default_factory=dict,
                                     description="hub only: question, answer (and choices) -> column names")  # fmt: skip
     template: Literal["tulu", "chat", "plain"] = "tulu"
@@ -236,15 +255,45 @@ def parse_spec(data: Any, where: str = "spec") -> RunSpec:
     """
     if not isinstance(data, dict):
         raise SpecError(f"{where}: holds {type(data).__name__}, not a mapping; start from `spec show`")
+    _refuse_bombs(data, where)
     try:
         # Through JSON, because only there strict mode (no "3" or true for 3) still takes lists for tuples.
         return RunSpec.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
         raise SpecError(f"{where}: {_first_problem(error)}") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        raise SpecError(f"{where}: holds a value that cannot be written down; give plain numbers and text") from None
+
+
+def _refuse_depth(text: str, where: str) -> None:
+    """Refuse a text that nests thousands of levels, before it is loaded: libyaml would end the whole process."""
+    if len(text) < 20_000 and sum(map(text.count, "[{-?")) <= MOST_LEVELS:
+        return  # too few signs to nest so far
+    level = 0
+    try:
+        for event in yaml.parse(text, Loader=_SafeLoader):
+            level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if level > MOST_LEVELS:
+                raise SpecError(f"{where}: is nested far beyond a spec; give the keys of `spec show`")
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return  # the loader names the place
+
+
+def _refuse_bombs(data: Any, where: str) -> None:
+    """Refuse data that grows beyond measure once its aliases are written out: a YAML alias costs a few bytes only."""
+    waiting, seen = [(data, 0)], 0
+    while waiting:
+        node, level = waiting.pop()
+        seen += 1
+        if seen > MOST_VALUES or level > MOST_LEVELS:
+            raise SpecError(f"{where}: is nested or repeated far beyond a spec; give the keys of `spec show`")
+        children = node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple | set) else ()
+        waiting.extend((child, level + 1) for child in children)
 
 
 def parse_yaml(text: str, where: str = "spec") -> RunSpec:
     """Validate a YAML (or JSON) text as a spec; see `parse_spec`."""
+    _refuse_depth(text, where)
     try:
         data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader subclass
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -283,7 +332,9 @@ def _first_problem(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         section = ".".join(location[:-1])
         known = ", ".join(sorted(_known_keys(location[:-1])))
-        return f"unknown key '{location[-1]}'{f' under {section}' if section else ''}; known keys are {known}"
+        return f"unknown key '{location[-1][:60]}'{f' under {section}' if section else ''}; known keys are {known}"
+    if first["type"] == HIDDEN:
+        return f"{place}: {first['msg']}"
     given = repr(first.get("input"))
     given = given if len(given) <= 60 else given[:57] + "..."
     message = first["msg"].removeprefix("Value error, ")

@@ -41,12 +41,15 @@ def arms(spec: RunSpec, names: Sequence[str] = STANDARD) -> dict[str, RunSpec]:
     return {name: spec.with_changes({**ARMS[name], "name": f"{prefix}{name}"[:120]}) for name in names}
 
 
-def compare(runs: Mapping[str, Sequence[RunFolder]], against: str = REFERENCE) -> "pandas.DataFrame":
+def compare(
+    runs: Mapping[str, Sequence[RunFolder]], against: str = REFERENCE, scorer: str | None = None
+) -> "pandas.DataFrame":
     """Set the scores of finished runs side by side, example by example.
 
     Args:
         runs: for each arm its finished runs, one a seed, the same seeds in the same order in every arm.
         against: the arm that the others are subtracted from.
+        scorer: which of the runs' scorers; None for the first.
 
     Returns:
         One row an arm, and one for each untrained reference model: arm, scorer, unit, value, low, high (95 %), n,
@@ -60,13 +63,11 @@ def compare(runs: Mapping[str, Sequence[RunFolder]], against: str = REFERENCE) -
 
     if against not in runs:
         raise RunError(f"study: '{against}' is not among the arms {', '.join(runs)}; give one that is")
-    rows = _reference_rows(next(iter(runs.values()))[0])
-    base = [_example_scores(run) for run in runs[against]]
+    rows = _reference_rows(next(iter(runs.values()))[0], scorer)
     for name, seeds in runs.items():
-        own = [_example_scores(run) for run in seeds]
-        row = {"arm": name, **_pooled(seeds, own)}
-        if name != against and all(base) and all(own):
-            row |= _difference(own, base)
+        row = {"arm": name, **pooled(seeds, scorer)}
+        if name != against:
+            row |= difference(seeds, runs[against], scorer)
         rows.append(row)
     return pandas.DataFrame(rows)
 
@@ -84,21 +85,82 @@ def verdict(table: "pandas.DataFrame", arm: str = METHOD, against: str = REFEREN
     return f"{arm} against {against}: {says(result, row['unit'])}"
 
 
-def _main_score(run: RunFolder) -> dict[str, Any]:
+def pooled(runs: Sequence[RunFolder], scorer: str | None = None) -> dict[str, Any]:
+    """Return one arm's score: the run's own interval, or over several seeds the mean with an interval over examples.
+
+    Args:
+        runs: of one arm, one a seed.
+        scorer: which of their scorers; None for the first.
+
+    Returns:
+        scorer, unit, value, low, high (None where the score is no average over examples), n, seeds.
+
+    Raises:
+        RunError: a run has no such score.
+    """
+    first = _plain(score_of(runs[0], scorer)) | {"seeds": len(runs)}
+    if len(runs) == 1:
+        return first
+    from paraknow_core.ops.statistics import bootstrap_interval
+
+    value = sum(score_of(run, scorer)["value"] for run in runs) / len(runs)
+    own = [example_scores(run, scorer) for run in runs]
+    if not all(own):
+        return first | {"value": value, "low": None, "high": None}
+    low, high = bootstrap_interval(_aligned(own, _shared(own)).mean(0))
+    return first | {"value": value, "low": float(low), "high": float(high)}
+
+
+def difference(runs: Sequence[RunFolder], base: Sequence[RunFolder], scorer: str | None = None) -> dict[str, Any]:
+    """Return how one arm differs from another on the examples that both have.
+
+    Args:
+        runs, base: of the two arms, the same seeds in the same order.
+        scorer: which of their scorers; None for the first.
+
+    Returns:
+        difference, difference_low, difference_high (95 %), p_value, paired (the method, in words), shared (the number
+        of examples); nothing where the score is no average over examples.
+
+    Raises:
+        RunError: a run has no such score, or no example is shared; ShapeError: another number of seeds.
+    """
+    from paraknow_core.ops.statistics import paired_over_seeds
+
+    own, other = ([example_scores(run, scorer) for run in arm] for arm in (runs, base))
+    if not all([*own, *other]):
+        return {}
+    ids = _shared([*own, *other])
+    result = paired_over_seeds(list(_aligned(own, ids)), list(_aligned(other, ids)))
+    return {
+        "difference": result.difference, "difference_low": result.low, "difference_high": result.high,
+        "p_value": result.p_value, "paired": result.method, "shared": len(ids),
+    }  # fmt: skip
+
+
+def score_of(run: RunFolder, scorer: str | None = None) -> dict[str, Any]:
+    """Return a run's score by this scorer, or its main one.
+
+    Raises:
+        RunError: it has none.
+    """
     scores = (run.result() or {}).get("scores")
     if not scores:
         raise RunError(f"run {run.id}: has no scores ({run.status().state}); let it finish, or leave it out")
-    return scores[0]
+    found = next((score for score in scores if scorer in (None, score.get("scorer"))), None)
+    if found is None:
+        raise RunError(f"run {run.id}: was not scored by {scorer}; choose another scorer, or leave the run out")
+    return found
 
 
-def _reference_rows(run: RunFolder) -> list[dict[str, Any]]:
-    scorer = _main_score(run)["scorer"]
+def _reference_rows(run: RunFolder, scorer: str | None) -> list[dict[str, Any]]:
+    wanted = score_of(run, scorer)["scorer"]
     found = (run.result() or {}).get("references", {})
     return [
         {"arm": f"untouched {name}", "seeds": None, **_plain(score)}
         for name, scores in found.items()
         for score in scores
-        if score["scorer"] == scorer
+        if score["scorer"] == wanted
     ]
 
 
@@ -106,37 +168,12 @@ def _plain(score: dict[str, Any]) -> dict[str, Any]:
     return {key: score.get(key) for key in ("scorer", "unit", "value", "low", "high", "n")}
 
 
-def _example_scores(run: RunFolder) -> dict[str, float]:
-    """Return example id -> score of the main scorer; nothing if their mean is not the run's score (a perplexity)."""
-    score = _main_score(run)
+def example_scores(run: RunFolder, scorer: str | None = None) -> dict[str, float]:
+    """Return example id -> score of a scorer; nothing if their mean is not the run's score (a perplexity)."""
+    score = score_of(run, scorer)
     own = {p["id"]: float(p["score"]) for p in run.predictions() if p.get("scorer") == score["scorer"]}
     is_mean = own and abs(sum(own.values()) / len(own) - score["value"]) < 1e-6
     return own if is_mean else {}
-
-
-def _pooled(runs: Sequence[RunFolder], own: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """One arm's score: the run's own interval, or over several seeds the mean with an interval over examples."""
-    first = _plain(_main_score(runs[0])) | {"seeds": len(runs)}
-    if len(runs) == 1:
-        return first
-    from paraknow_core.ops.statistics import bootstrap_interval
-
-    value = sum(_main_score(run)["value"] for run in runs) / len(runs)
-    if not all(own):
-        return first | {"value": value, "low": None, "high": None}
-    low, high = bootstrap_interval(_aligned(own, _shared(own)).mean(0))
-    return first | {"value": value, "low": float(low), "high": float(high)}
-
-
-def _difference(own: Sequence[dict[str, float]], base: Sequence[dict[str, float]]) -> dict[str, Any]:
-    from paraknow_core.ops.statistics import paired_over_seeds
-
-    ids = _shared([*own, *base])
-    result = paired_over_seeds(list(_aligned(own, ids)), list(_aligned(base, ids)))
-    return {
-        "difference": result.difference, "difference_low": result.low, "difference_high": result.high,
-        "p_value": result.p_value, "paired": result.method,
-    }  # fmt: skip
 
 
 def _shared(scores: Sequence[dict[str, float]]) -> list[str]:

@@ -1,9 +1,11 @@
 """A stand-in for the Python that the local engine starts: executes run folders without a model.
 
 Called as `slow_worker.py -m paraknow_core run FOLDER...`. A folder's spec decides what happens: the name `fails` ends
-in a failure, `slow` goes on until it is stopped, anything else ends at once.
+in a failure, `slow` goes on until it is stopped, `deaf` does not even hear that, anything else ends at once. Called
+with `serve queue`, it is the real queue, which then starts this very file.
 """
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,20 +24,36 @@ def work(run: RunFolder) -> None:
         print(f"working on {name}", flush=True)
         if name == "fails":
             raise DataError("task: no such file; give a path that exists")
-        for step in range(1, 600 if name == "slow" else 2):
-            writer.check_stop()
+        for step in range(1, 600 if name in ("slow", "deaf") else 2):
+            if name != "deaf":
+                writer.check_stop()
             writer.progress(step, 600)
             writer.event("metrics", step=step, loss=1 / step)
-            time.sleep(0.1 if name == "slow" else 0)
+            time.sleep(0.1 if name in ("slow", "deaf") else 0)
     if run.status().state == "done":
         write_json(run.file("result.json"), {"scores": [], "timings": {}})
 
 
-if __name__ == "__main__":
-    module, target, command, *folders = sys.argv[1:]
-    assert (module, target, command) == ("-m", "paraknow_core", "run")
-    for folder in folders:
+def main(module: str, target: str, command: str, *rest: str) -> None:
+    """Do what the command line would."""
+    assert (module, target) == ("-m", "paraknow_core")
+    if command == "serve":
+        from paraknow_core.engines import queue_service
+        from paraknow_core.paths import workspace
+
+        sys.executable = str(Path(sys.argv[0]).resolve())
+        queue_service.GRACE_S = queue_service.HARDER_S = 0.5
+        queue_service.serve(workspace())
+        return
+    assert command == "run"
+    for folder in rest:
         try:
             work(RunFolder(Path(folder)))
         except DataError as error:
             print(error, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[3] == "run":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as a run that is busy with one long computation
+    main(*sys.argv[1:])

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "memory": set(),
     "tensor_file": {"errors"},
     "planner": BASE | {"models", "display"},
+    "estimates": BASE | {"models", "planner"},
     "sensitivity_store": BASE,
     "agreement": BASE,
     "runs": BASE,
@@ -32,23 +33,26 @@ MAY_IMPORT = {
                       "planner", "display"},
     "methods": BASE | {"settings", "ops", "models", "tasks", "sensitivity_store", "stages"},
     "pipeline": BASE | {"settings", "runs", "writer", "sensitivity_store", "models", "tasks", "stages", "methods"},
-    "engines": BASE | {"runs", "services"},
+    "engines": BASE | {"runs", "services", "settings"},
     "playground": BASE | {"services", "runs"},  # what pages know of it
     "playground.serve": BASE | {"playground", "services", "runs", "settings", "models", "tasks", "stages", "memory"},
     "studies": BASE | {"runs", "ops"},
+    "comparison": BASE | {"runs", "studies", "ops", "display"},
     "display": set(),
     "figure_style": {"display"},
     "figures": {"errors", "display", "figure_style"},
-    "charts": {"errors", "display", "figure_style", "figures", "agreement"},  # one module a page
-    "reports": BASE | {"runs", "studies", "display", "figure_style", "figures", "charts", "sensitivity_store"},
-    "launcher": {"errors", "paths"},
+    "charts": {"errors", "display", "figure_style", "figures", "agreement", "lessons"},  # one module a page
+    "reports": BASE | {"runs", "studies", "comparison", "display", "figure_style", "figures", "charts",
+                       "sensitivity_store"},
+    "launcher": {"access", "errors", "paths"},
     "draft": BASE,
+    "lessons": BASE | {"runs", "studies", "ops", "sensitivity_store", "display"},
     "access": {"errors", "paths", "spec"},
     "services": BASE | {"runs"},
     "desk": BASE | {"services"},
     # What the desk works out: only its own process imports it.
     "desk.kinds": BASE | {"desk", "settings", "runs", "sensitivity_store", "services", "ops", "models", "tasks",
-                          "stages", "methods", "memory", "planner", "display", "demo", "pipeline"},
+                          "stages", "methods", "memory", "planner", "estimates", "display", "demo", "pipeline"},
     "cli": BASE | {"settings", "runs", "writer", "models", "tasks", "stages", "pipeline", "engines", "studies",
                    "launcher", "display", "desk"},
     "__main__": {"cli"},
@@ -56,8 +60,8 @@ MAY_IMPORT = {
 }  # fmt: skip
 # What pages and app.py may know of the core: run folders and pictures, nothing that computes.
 PAGES_MAY_IMPORT = BASE | {
-    "settings", "runs", "sensitivity_store", "studies", "figures", "display", "engines", "demo", "draft", "access",
-    "services", "desk", "playground", "charts", "reports", "planner", "agreement",
+    "settings", "runs", "sensitivity_store", "studies", "comparison", "figures", "display", "engines", "demo", "draft",
+    "access", "services", "desk", "playground", "charts", "reports", "planner", "agreement", "lessons",
 }  # fmt: skip
 # The interface of methods belongs to the stages, which call it; the methods themselves stand above them. The desk's
 # loop and its kinds of questions are not the part that pages know.

@@ -2,7 +2,8 @@
 
 import pytest
 
-from paraknow_core.draft import FILE, Draft, load_draft, save_draft, stamp
+from paraknow_core import studies
+from paraknow_core.draft import ARMS, FILE, Draft, load_draft, save_draft, stamp
 from paraknow_core.errors import SpecError
 from paraknow_core.paths import Workspace
 from paraknow_core.spec import RunSpec
@@ -31,3 +32,13 @@ def test_all_arms_run_with_every_seed():
     draft = Draft(spec=RunSpec(seed=5), arms=("default_lora", "seeking", "pissa"), seeds=2)
     planned = [(spec.method, spec.seed) for spec in draft.planned()]
     assert planned == [(m, s) for s in (5, 6) for m in ("seeking", "default_lora", "pissa")]
+
+
+def test_arms_are_those_of_a_study_and_the_draft_itself_stays_as_it_is_set_up():
+    assert all(changes in studies.ARMS.values() for changes in ARMS.values())
+    spec = RunSpec().with_changes({"injection.mode": "difference", "until": "sensitivity"})
+    own, default, offset = Draft(spec=spec, arms=("default_lora", "random_offset")).planned()
+    assert own == spec.with_changes({"until": "evaluation"})
+    assert (default.method, default.injection.mode) == ("default_lora", "difference")
+    assert (offset.method, offset.injection.mode) == ("random_offset", "residual")
+    assert {default.until, offset.until} == {"evaluation"}

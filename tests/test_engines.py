@@ -116,10 +116,8 @@ def test_nothing_or_the_same_run_twice_is_refused(place, worker):
     assert run.status().state == "queued"
 
 
-def test_a_process_that_does_not_listen_is_ended_after_the_grace_period(place, worker, tmp_path):
-    deaf = tmp_path / "worker"
-    deaf.write_text(deaf.read_text().replace("writer.check_stop()", "").replace('writer.stage("fine-tuning")', ""))
-    run = make(place, "slow")
+def test_a_process_that_does_not_listen_is_ended_after_the_grace_period(place, worker):
+    run = make(place, "deaf")
     pid = local.submit(place, run)
     wait(run, "running")
     local.stop(run, grace_s=0.5)

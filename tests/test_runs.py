@@ -207,3 +207,20 @@ def test_log_tail_shows_the_last_drawing_of_a_progress_bar(place):
 def test_status_ignores_unknown_keys():
     assert Status.from_dict({"state": "done", "colour": "blue"}).state == "done"
     assert Status.from_dict(None).state == "queued"
+
+
+def test_a_memo_keeps_rows_of_ended_runs_until_a_file_changes(place, monkeypatch):
+    done, active = create_run(place, RunSpec(seed=1)), create_run(place, RunSpec(seed=2))
+    with RunWriter(done):
+        pass
+    memo: dict = {}
+    first = runs_table([done, active], memo)
+    assert set(memo) == {done.path}
+    read = []
+    monkeypatch.setattr("paraknow_core.runs.read_spec", lambda path: read.append(path) or RunSpec(seed=9))
+    again = runs_table([done, active], memo)
+    assert [path.parent for path in read] == [active.path]
+    assert list(first["spec.seed"]) == [1, 2]
+    assert list(again["spec.seed"]) == [1, 9]
+    write_json(done.file("result.json"), {"scores": [{"scorer": "number_match", "value": 0.5}]})
+    assert runs_table([done], memo)["score.value"][0] == 0.5

@@ -108,3 +108,18 @@ def test_refusals_are_sentences(finished, tmp_path):
         compare({REFERENCE: [empty]})
     with pytest.raises(RunError, match="share no test example"):
         compare({REFERENCE: [finished({"a": 1.0})], "seeking": [finished({"b": 1.0})]})
+
+
+def test_another_scorer_is_compared_when_asked(finished):
+    runs = {REFERENCE: [finished(answers(0, 1))], "seeking": [finished(answers(1, 1))]}
+    assert compare(runs)["scorer"].iloc[-1] == "number_match"
+    with pytest.raises(RunError, match="was not scored by rouge_l"):
+        compare(runs, scorer="rouge_l")
+    for [run] in runs.values():
+        result = run.result()
+        result["scores"].append({**result["scores"][0], "scorer": "exact_match", "value": 0.75})
+        run.file("result.json").write_text(json.dumps(result))
+    table = compare(runs, scorer="exact_match")  # the mean of its records is another number: not paired
+    assert set(table["scorer"]) == {"exact_match"}
+    assert table["value"].iloc[-1] == 0.75
+    assert "difference" not in table

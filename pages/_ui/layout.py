@@ -6,7 +6,7 @@ from html import escape
 
 import streamlit as st
 
-from pages._ui import router, state
+from pages._ui import presets, router, state
 from paraknow_core.display import shorten, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import list_runs
@@ -27,18 +27,6 @@ CSS = """<style>
 .pk-stopped {background: #6B7377; color: #fff;}
 .pk-failed {background: #D55E00; color: #fff;}
 .pk-lost {border-color: #D55E00; border-style: dashed;}
-ol.pk-steps {display: grid; grid-template-columns: repeat(7, 1fr); gap: .6rem 1.25rem; counter-reset: step;
-  padding: 0 !important; margin: .2rem 0 .6rem !important;}
-@media (max-width: 1150px) {ol.pk-steps {grid-template-columns: repeat(4, 1fr);}
-  .pk-steps li:nth-child(4)::after {display: none;}}
-.pk-steps li {list-style: none; border: 1px solid rgba(128,136,140,.4); border-radius: .35rem;
-  padding: .5rem .6rem .55rem; position: relative; margin: 0 !important; font-size: .83rem; line-height: 1.2rem;}
-.pk-steps li::before {counter-increment: step; content: counter(step); font-weight: 700; color: #2E94D0;
-  margin-right: .4rem;}
-.pk-steps li b {font-weight: 650; font-size: .95rem;}
-.pk-steps li span {display: block; margin-top: .15rem; opacity: .78;}
-.pk-steps li:not(:last-child)::after {content: "→"; position: absolute; right: -1.12rem; top: calc(50% - .7rem);
-  opacity: .6;}
 .st-key-rows p, .st-key-rows .stHtml {font-size: .9rem; white-space: nowrap; overflow: hidden;
   text-overflow: ellipsis;}
 .st-key-rows [data-testid="stHorizontalBlock"] {border-bottom: 1px solid rgba(128,136,140,.22); min-height: 2.5rem;}
@@ -92,14 +80,19 @@ def page(title: str) -> Iterator[None]:
     if problem:
         say(problem)
     try:
+        presets.take()
         yield
     except ParaknowError as error:
         say(error)
 
 
 def _banner() -> None:
-    """Say who can reach this server when it is more than this machine."""
+    """Say who can reach this server when it is more than this machine, and what guards it when it is switched off."""
     access = state.access()
+    off = [name for name in ("server.enableXsrfProtection", "server.enableCORS") if not st.get_option(name)]
+    if off:
+        say(f"server: {' and '.join(off)} is switched off, so a foreign web page could act in your name; start the "
+            "workbench with `python -m paraknow_core ui`")  # fmt: skip
     if access.open_to:
         st.warning(
             plain(f"Open to other machines ({access.open_to}): everyone who can reach it can start and stop runs and "
@@ -163,7 +156,7 @@ def _strip_text() -> None:
         f'<span><b title="{escape(draft.teacher.source)}">{escape(source_label(draft.teacher.source, 32))}</b> → '
         f'<b title="{escape(draft.student.source)}">{escape(source_label(draft.student.source, 32))}</b></span>'
     )
-    task = f'<span class="pk-quiet">task</span> {escape(source_label(draft.task.source, 32))}'
+    task = f'<span class="pk-quiet">task</span> {escape(state.task_label(draft.task.source, 32))}'
     st.html(
         f'<div class="pk-strip" data-testid="strip">{pair}<span>{task}</span>'
         f'<span title="{hint}"><span class="pk-quiet">draft</span> {edits}</span><span>{_jobs()}</span></div>'

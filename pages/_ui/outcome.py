@@ -5,7 +5,7 @@ from typing import Any
 import pandas
 import streamlit as st
 
-from pages._ui import layout, state
+from pages._ui import layout, state, train_estimate
 from pages._ui.reading import Facts, other_settings, siblings, unfinished_siblings, verdict
 from paraknow_core import figures
 from paraknow_core.display import (
@@ -21,41 +21,10 @@ from paraknow_core.display import (
     significant,
 )
 from paraknow_core.errors import ParaknowError
-from paraknow_core.figures import Curve
 from paraknow_core.runs import RunFolder
 
 PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
 ORDER = ("seeking", "default_lora", "pissa", "olora", "random_offset")
-
-
-def training(run: RunFolder, one: Facts) -> None:
-    """Draw loss, learning rate and gradient norm of a run so far."""
-    records = run.metrics()
-    if not records:
-        if run.status().active:
-            st.caption("The loss will be drawn here as soon as fine-tuning begins.")
-        return
-    table = pandas.DataFrame(records)
-    arm = one.spec.method if one.spec else "seeking"
-    dark = layout.is_dark()
-    latest = records[-1]
-    about = f"{arm_of(arm).label}, {one.pair}, {one.task}; step {latest['step']:,}"
-    st.plotly_chart(
-        figures.loss_curves([Curve(run.id, arm, table)], "Loss on answers", about, dark=dark),
-        theme=None, config=PLOT, key=f"loss:{run.id}", alt="Curves: training and validation loss by optimiser step",
-    )  # fmt: skip
-    small = [("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm"), ("tokens_per_s", "Tokens per second")]
-    shown = [(column, label) for column, label in small if column in table.columns and table[column].notna().any()]
-    if shown:
-        for box, (column, label) in zip(st.columns(len(shown)), shown, strict=True):
-            box.plotly_chart(
-                figures.metric_curve(table, column, label, arm, dark=dark),
-                theme=None, config=PLOT, key=f"{column}:{run.id}", alt=f"Curve: {label} by optimiser step",
-            )  # fmt: skip
-    st.download_button(
-        "Curves as CSV", table.drop(columns=["event", "time"], errors="ignore").to_csv(index=False),
-        f"metrics-{run.id}.csv", "text/csv", icon=":material/download:", on_click="ignore", key=f"csv:{run.id}",
-    )  # fmt: skip
 
 
 def scores(run: RunFolder, one: Facts) -> None:
@@ -141,8 +110,13 @@ def _row(arm: str, label: str, score: dict) -> dict[str, Any]:
     return {"arm": arm, "label": label, **{key: score.get(key) for key in ("value", "low", "high", "n", "unit")}}
 
 
-def checks(one: Facts) -> None:
-    """Draw what was verified, and what the run cost."""
+def checks(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]]) -> None:
+    """Draw what was verified, and what the run cost beside what was to be expected.
+
+    Args:
+        run, one: the run that is done.
+        trained: all runs that train, newest first.
+    """
     st.subheader("Checks and cost", anchor=False)
     result = one.result
     step0, export = (result.get("step0") or {}).get("evaluation") or {}, result.get("export_check") or {}
@@ -167,8 +141,22 @@ def checks(one: Facts) -> None:
     words = [f"{stage} {duration(seconds)}" for stage, seconds in timings.items()]
     if words:
         st.caption(layout.plain(f"{'; '.join(words)}. Peak memory {memory(result.get('peak_memory_bytes'))}."))
+        st.caption(layout.plain(_expected(run, one, trained, sum(timings.values()))))
     for warning in result.get("warnings") or []:
         st.warning(layout.plain(warning), icon=":material/warning:")
+
+
+def _expected(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]], took: float) -> str:
+    """Say how long the run was to take, judging by the runs that had finished before it began."""
+    past = train_estimate.past_runs(one.spec, trained, before=run.status().started or 0.0)
+    if not past:
+        return "No estimate was possible before it began: it was the first of its pair and task."
+    found = train_estimate.estimate(one.spec, past)
+    return (
+        f"Estimated before it began, from {found.runs} earlier run{'s' if found.runs > 1 else ''}: "
+        f"{duration(found.seconds)} and {memory(found.memory)}; measured: {duration(took)} and "
+        f"{memory(one.result.get('peak_memory_bytes'))}."
+    )
 
 
 def _difference(value: float | None) -> str:

@@ -126,7 +126,7 @@ def siblings(place: Workspace, one: Facts) -> dict[str, tuple[RunFolder, Facts]]
     for run, other in all_facts(place):
         if one.spec is None or other.spec is None or not other.scores or other.spec.method == one.spec.method:
             continue
-        if _question(other.spec) != _question(one.spec):
+        if question(other.spec) != question(one.spec):
             continue
         known = best.get(other.spec.method)
         if known is None or (other_settings(one, known[1]) and not other_settings(one, other)):
@@ -166,10 +166,11 @@ def _verdict(path: str, other_path: str, stamp: tuple[int, int], other_stamp: tu
 def unfinished_siblings(place: Workspace, one: Facts) -> int:
     """Return how many runs of the same teacher, student and task are still waiting or working."""
     return sum(
-        other.spec is not None and _question(other.spec) == _question(one.spec) and run.status().active
+        other.spec is not None and question(other.spec) == question(one.spec) and run.status().active
         for run, other in all_facts(place)[:50]
     ) if one.spec is not None else 0  # fmt: skip
 
 
-def _question(spec: RunSpec) -> tuple:
+def question(spec: RunSpec) -> tuple:
+    """Return what two runs must share to be compared: teacher, student and task."""
     return (spec.teacher, spec.student, spec.task.model_dump_json())

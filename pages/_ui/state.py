@@ -6,6 +6,7 @@ In demo mode every window has a draft of its own: a class shares a machine, not 
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -13,9 +14,10 @@ import streamlit as st
 from paraknow_core import draft as drafts
 from paraknow_core.access import Access
 from paraknow_core.access import access as access_of
+from paraknow_core.display import shorten, source_label
 from paraknow_core.draft import Draft
 from paraknow_core.errors import ParaknowError, SpecError
-from paraknow_core.paths import Workspace, workspace
+from paraknow_core.paths import Workspace, read_json, workspace
 from paraknow_core.spec import RunSpec
 
 DRAFT = "draft"
@@ -127,9 +129,8 @@ def field(
         options: passed to the widget.
     """
     key = f"field:{dotted}"
-    shown = to_widget(value_of(dotted))
-    if st.session_state.get(key) != shown:
-        st.session_state[key] = shown
+    # On every draw: where a draw is followed at once by another, the browser only sees the second one.
+    st.session_state[key] = to_widget(value_of(dotted))
     widget(label, key=key, on_change=_store, args=(dotted, key, to_draft), **options)
 
 
@@ -137,6 +138,14 @@ def _store(dotted: str, key: str, to_draft: Callable[[Any], Any]) -> None:
     value = st.session_state.get(key)
     if value is not None:
         change({dotted: to_draft(value)})
+
+
+def task_label(source: str, limit: int = 40) -> str:
+    """Return a task's name for people: an upload is called what its user called it, not by its generated name."""
+    path = Path(source)
+    known = read_json(path.with_suffix(".json")) if path.parent == place().uploads else None
+    label = known.get("label") if isinstance(known, dict) else None
+    return shorten(label, limit) if isinstance(label, str) and label else source_label(source, limit)
 
 
 def take_problem() -> str | None:

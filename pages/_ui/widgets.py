@@ -1,5 +1,7 @@
 """Widgets that several pages use: choosing models and tasks, submitting, and the live panel of a run."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 
@@ -9,11 +11,11 @@ from pages._ui import state
 from pages._ui.layout import chip, plain, say
 from pages._ui.reading import Facts, facts
 from paraknow_core.demo.tasks import TASKS
-from paraknow_core.display import arm_of, count, duration, source_label
-from paraknow_core.engines import local
-from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.display import arm_of, count, duration, shorten, source_label
+from paraknow_core.engines import local, queue
+from paraknow_core.errors import ParaknowError
 from paraknow_core.paths import PROJECT_ROOT, read_json
-from paraknow_core.runs import ACTIVE, RunFolder, Status, create_run
+from paraknow_core.runs import ACTIVE, RunFolder, Status, create_run, list_runs
 from paraknow_core.spec import RunSpec
 
 MODELS = PROJECT_ROOT / "paraknow_core" / "demo" / "models"
@@ -54,13 +56,14 @@ def task_field() -> None:
 
 
 def start(*specs: RunSpec) -> RunFolder | None:
-    """Create a run for each spec, hand them to the local engine in this order, and return the first."""
+    """Create a run for each spec, put them at the end of the queue in this order, and return the first."""
     place = state.place()
     try:
         for spec in specs:
             state.access().check_spec(spec)
+        state.access().check_amount(sum(run.status().active for run in list_runs(place)[:200]), len(specs))
         runs = [create_run(place, spec) for spec in specs]
-        local.submit(place, *runs)
+        queue.submit(place, *runs)
     except ParaknowError as error:
         say(error)
         return None
@@ -71,24 +74,30 @@ def start(*specs: RunSpec) -> RunFolder | None:
     return runs[0]
 
 
+def run_name(one: Facts) -> str:
+    """Return what a run is called: its arm, and the name that somebody gave it."""
+    if one.spec is None:
+        return one.id
+    arm = arm_of(one.spec.method).label
+    return f"{shorten(one.spec.name, 60)} · {arm}" if one.spec.name else arm
+
+
 def headline(run: RunFolder, one: Facts, status: Status) -> None:
-    """Draw a run in one line: state, name, pair, task, how long it has been going."""
+    """Draw a run in one line: state, name, pair, task, seed, how long it has been going."""
     end = status.ended or (status.heartbeat if status.state == "lost" else 0)
     spent = duration((end or max(status.heartbeat, status.started)) - status.started) if status.started else ""
-    name = (one.spec.name or arm_of(one.spec.method).label) if one.spec else run.id
+    seed = f"seed {one.spec.seed}" if one.spec else ""
+    quiet = "".join(f'<span class="pk-quiet">{escape(words)}</span>' for words in (one.task, seed, spent) if words)
     st.html(
-        f'<div class="pk-line" data-testid="headline">{chip(status.state)}<span class="pk-name">{escape(name)}</span>'
-        f'<span>{escape(one.pair)}</span><span class="pk-quiet">{escape(one.task)}</span>'
-        f'<span class="pk-quiet">{escape(spent)}</span><code>{escape(run.id)}</code></div>'
+        f'<div class="pk-line" data-testid="headline">{chip(status.state)}'
+        f'<span class="pk-name">{escape(run_name(one))}</span><span>{escape(one.pair)}</span>{quiet}'
+        f"<code>{escape(run.id)}</code></div>"
     )
 
 
 def progress_bar(status: Status, until: str = "evaluation") -> None:
     """Draw which stage a run is in and how far that stage is."""
     steps = STEPS[:2] if until == "sensitivity" else STEPS[:3] if until == "extraction" else STEPS
-    if status.state == "queued":
-        st.progress(0.0, text="Waiting for its turn")
-        return
     number = f"Stage {steps.index(status.stage) + 1} of {len(steps)}: " if status.stage in steps else ""
     amount = f" – {status.done:g} of {status.total:g}" if status.total else ""
     words = f" {status.message}" if status.message else ""
@@ -99,52 +108,90 @@ def panel(run: RunFolder) -> None:
     """Draw a run that is not done: progress while it is active, otherwise what happened and the way on."""
     status, one = run.status(), facts(run)
     headline(run, one, status)
-    if _never_started(run, status):
-        st.info("Not started yet: no process was given this run.", icon=":material/hourglass_empty:")
-    elif status.active:
+    if status.state in ("running", "stopping"):
         progress_bar(status, one.spec.until if one.spec else "evaluation")
-    elif status.state == "failed":
-        say(status.message or "The run failed without a message; the end of its log says more.")
-    elif status.state == "lost":
-        message = f"{status.message[:1].upper()}{status.message[1:]}."
-        st.warning(plain(message), icon=":material/link_off:")
-    elif status.state == "stopped":
-        st.info("Stopped; what was computed is saved. Resume goes on from there.", icon=":material/pause_circle:")
+    _explain(run, status)
     buttons(run, status)
 
 
+def _explain(run: RunFolder, status: Status) -> None:
+    """Say what a state means and what comes next."""
+    if status.state == "queued":
+        st.info(plain(_queued_words(run)), icon=":material/hourglass_empty:")
+    elif status.state == "stopping":
+        st.caption("Saves at the next step, then ends. One step of a large model can take a while; End now does not "
+                   "wait, and what was computed since the last save is lost.")  # fmt: skip
+    elif status.state == "failed":
+        say(status.message or "The run failed without a message; the end of its log says more.")
+        st.caption("Mend what the sentence names and resume, or duplicate the run and change the setting.")
+    elif status.state == "lost":
+        message = f"{status.message[:1].upper()}{status.message[1:]}."
+        st.warning(
+            plain(f"{message} It was killed, memory ran out, or the machine was restarted; the end of its log may say "
+                  "more."),
+            icon=":material/link_off:",
+        )  # fmt: skip
+    elif status.state == "stopped":
+        if status.message:
+            words = f"{status.message[:1].upper()}{status.message[1:]}."
+        else:
+            words = "Stopped; what was computed is saved. Resume goes on from there."
+        st.info(plain(words), icon=":material/pause_circle:")
+
+
+def _queued_words(run: RunFolder) -> str:
+    order = queue.read(state.place())
+    if run.id in order.waiting:
+        before = order.waiting.index(run.id) + len(order.working)
+        turn = "It begins next" if not before else f"Waiting: {before} run{'s' if before > 1 else ''} before it"
+        return f"{turn}. It begins by itself, whether this page is open or not."
+    if run.file("process.json").exists():
+        return "Its process is starting."
+    return "Not started yet: it is not in the queue. Start puts it there."
+
+
 def buttons(run: RunFolder, status: Status) -> None:
-    """Draw what can be done with a run in this state: stop it, resume it, start it."""
+    """Draw what can be done with a run in this state: take it out of the queue, stop, end, start, resume it."""
+    place = state.place()
+    waiting = status.state == "queued" and run.id in queue.read(place).waiting
+    idle = status.state == "queued" and not waiting and not run.file("process.json").exists()
     with st.container(horizontal=True):
-        never_started = _never_started(run, status)
-        if status.active and not never_started and st.button(
+        if waiting and st.button(
+            "Take out of the queue", key=f"cancel:{run.id}", icon=":material/close:",
+            help="The run stays in the list as stopped; Resume puts it back.",
+        ):  # fmt: skip
+            act(lambda: queue.cancel(place, run))
+        if status.active and not waiting and not idle and st.button(
             "Stop and save", key=f"stop:{run.id}", icon=":material/stop_circle:", disabled=status.state == "stopping",
             help="Saves at the next step, then ends. Resume continues from there.",
         ):  # fmt: skip
-            _act(lambda: local.stop(run))
-        resumable = status.state in ("stopped", "failed", "lost")
-        word = "Start" if never_started else "Resume"
-        if (resumable or never_started) and st.button(
-            word, key=f"resume:{run.id}", icon=":material/play_arrow:", type="primary",
-            help="Continues after the last thing that was saved.",
+            act(lambda: local.stop(run))
+        if status.state == "stopping" and st.button(
+            "End now", key=f"end:{run.id}", icon=":material/dangerous:",
+            help="Ends the process after a few seconds even if it could not save. Resume continues from its last save.",
         ):  # fmt: skip
-            _act(lambda: local.submit(state.place(), run))
+            act(lambda: queue.end(place, run))
+        if (idle or status.state in ("stopped", "failed", "lost")) and st.button(
+            "Start" if idle else "Resume", key=f"resume:{run.id}", icon=":material/play_arrow:", type="primary",
+            help="Puts it at the end of the queue; it continues after the last thing that was saved.",
+        ):  # fmt: skip
+            act(lambda: queue.submit(place, run))
 
 
-def _never_started(run: RunFolder, status: Status) -> bool:
-    return status.state == "queued" and not run.file("process.json").exists()
-
-
-def _act(what) -> None:  # noqa: ANN001 - a callable without arguments
+def act(what: Callable[[], object]) -> None:
+    """Do what a button says and draw the page again; a refusal is a sentence."""
     try:
         what()
-    except (ParaknowError, OSError) as error:
-        say(error if isinstance(error, RunError) else f"run: {error}; reload the page and try again")
+    except ParaknowError as error:
+        say(error)
+        return
+    except OSError as error:
+        say(f"run: {error.strerror or error}; reload the page and try again")
         return
     st.rerun()
 
 
-def follow(run: RunFolder, draw) -> None:  # noqa: ANN001 - a callable that takes the run
+def follow(run: RunFolder, draw: Callable[[RunFolder], None]) -> None:
     """Draw a run again and again while it is active; when it ends, draw the whole page once.
 
     Args:
@@ -154,6 +201,7 @@ def follow(run: RunFolder, draw) -> None:  # noqa: ANN001 - a callable that take
     was_active = run.status().active
 
     def tick() -> None:
+        keep_going(run)
         draw(run)
         if was_active and run.status().state not in ACTIVE:
             st.rerun()
@@ -161,11 +209,22 @@ def follow(run: RunFolder, draw) -> None:  # noqa: ANN001 - a callable that take
     st.fragment(tick, run_every=1.0 if was_active else None)()
 
 
+def keep_going(run: RunFolder) -> None:
+    """Where a run waits and the queue's process was killed, start it again."""
+    if run.status().state in ("queued", "stopping"):
+        with suppress(OSError):  # a full disk; the page goes on showing what there is
+            queue.ensure(state.place())
+
+
 def log_tail(run: RunFolder) -> None:
-    """Draw the end of the run's own output, folded."""
-    text = run.log_tail(40)
-    with st.expander("Log", icon=":material/notes:"):
+    """Draw the end of the run's own output, folded; it grows while the run is active."""
+
+    def tail() -> None:
+        text = run.log_tail(60)
         if text:
             st.code(text, language=None, wrap_lines=True, height=260)
         else:
             st.caption("What the process prints will appear here.")
+
+    with st.expander("Log", icon=":material/notes:"):
+        st.fragment(tail, run_every=2.0 if run.status().active else None)()

@@ -1,5 +1,6 @@
 """The command that opens the workbench in the browser."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,8 +16,15 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on (default: this machine only).")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8501,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser window.")] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="For a class: bundled models, small runs, no uploads, no deletes.")
+    ] = False,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="With --host: a folder whose models and data others may name (repeatable)."),
+    ] = None,
 ) -> None:
     """Open the workbench in the browser; Ctrl-C ends it, runs go on."""
     from paraknow_core.launcher import launch
 
-    raise typer.Exit(launch(context.obj, host, port, open_browser=not no_browser))
+    raise typer.Exit(launch(context.obj, host, port, open_browser=not no_browser, demo=demo, roots=root or ()))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -77,15 +78,17 @@ def ask(place: Workspace, kind: str, request: dict[str, Any]) -> Reply:
     answer = desk_folder(place) / key
     known = read_json(answer / ANSWER)
     if isinstance(known, dict):
-        os.utime(answer)  # answers that nobody reads any more are removed first
+        with suppress(FileNotFoundError):  # just now replaced
+            os.utime(answer)  # answers that nobody reads any more are removed first
         if "error" in known:
             return Reply("failed", error=known["error"], folder=answer)
         return Reply("done", known["value"], folder=answer)
     question = desk_folder(place) / "questions" / f"{key}.json"
-    if question.exists():
-        os.utime(question)
-    else:
-        write_json(question, {"kind": kind, "request": request}, durable=False)
+    if not question.with_suffix(".working").exists():  # otherwise it would be worked out twice
+        try:
+            os.utime(question)
+        except FileNotFoundError:
+            write_json(question, {"kind": kind, "request": request}, durable=False)
     Service(place, "desk").start()
     return Reply("waiting", folder=answer)
 

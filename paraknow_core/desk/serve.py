@@ -31,7 +31,8 @@ def serve(place: Workspace) -> None:
         _fail_interrupted(place, questions)
         _prepare_torch(place)
         last = time.monotonic()
-        while not service.asked_to_stop and time.monotonic() - last < IDLE_S:
+        # A workspace that was removed takes its helper with it.
+        while questions.is_dir() and not service.asked_to_stop and time.monotonic() - last < IDLE_S:
             question = _next(questions)
             if question is None:
                 time.sleep(POLL_S)

@@ -25,12 +25,9 @@ def submit(place: Workspace, *runs: RunFolder) -> int:
     """
     if not runs or len({run.path for run in runs}) < len(runs):
         raise RunError("submit: needs run folders, each only once; create one with `run SPEC.yaml --out DIR`")
-    attempts = [_prepare(run) for run in runs]
+    attempts = [next_attempt(run) for run in runs]
     for run, attempt in zip(runs, attempts, strict=True):
-        for name in ("stop", "process.json"):
-            run.file(name).unlink(missing_ok=True)
-        # Nobody holds the folder now, so this is still the only writer: readers see the request at once.
-        write_json(run.file("status.json"), asdict(Status(attempt=attempt)))
+        reset(run, attempt)
     with runs[0].file("log.txt").open("ab") as log:
         for run in runs[1:]:
             if not run.file("log.txt").exists():
@@ -47,8 +44,19 @@ def submit(place: Workspace, *runs: RunFolder) -> int:
     return process.pid
 
 
-def _prepare(run: RunFolder) -> int:
-    """Return the number of a run's last attempt, or refuse a run that is going on."""
+def reset(run: RunFolder, attempt: int) -> None:
+    """Make a run that nobody holds `queued` again: this is still the only writer, and readers see it at once."""
+    for name in ("stop", "process.json"):
+        run.file(name).unlink(missing_ok=True)
+    write_json(run.file("status.json"), asdict(Status(attempt=attempt)))
+
+
+def next_attempt(run: RunFolder) -> int:
+    """Return the number of a run's last attempt, which a new one adds to.
+
+    Raises:
+        RunError: the run is going on.
+    """
     status = run.status()
     launched = read_json(run.file("process.json"), {})
     starting = status.state == "queued" and launched.get("attempt") == status.attempt
@@ -69,7 +77,7 @@ def stop(run: RunFolder, grace_s: float | None = None) -> None:
     if _wait_until_ended(run, grace_s):
         return
     for number in (signal.SIGTERM, signal.SIGKILL):
-        _signal_group(run, number)
+        signal_group(run, number)
         if _wait_until_ended(run, 5):
             return
 
@@ -83,12 +91,14 @@ def _wait_until_ended(run: RunFolder, seconds: float) -> bool:
     return False
 
 
-def _signal_group(run: RunFolder, number: signal.Signals) -> None:
+def signal_group(run: RunFolder, number: signal.Signals) -> None:
+    """Send a signal to the process of a run and to all that it has started."""
     status = run.status()
-    if status.pid and is_alive(status.host, status.pid, status.process_started, 0):
+    known = asdict(status) if status.pid else read_json(run.file("process.json"), {})  # its first second has no status
+    if known and is_alive(known["host"], known["pid"], known["process_started"], 0):
         try:
-            group = os.getpgid(status.pid)
+            group = os.getpgid(known["pid"])
             # A run started by hand shares the shell's group: then only the process itself may be hit.
-            os.killpg(group, number) if group == status.pid else os.kill(status.pid, number)
+            os.killpg(group, number) if group == known["pid"] else os.kill(known["pid"], number)
         except ProcessLookupError:
             return

@@ -90,7 +90,7 @@ def resolve_model(
     if not _HUB_ID.fullmatch(label):
         hint = f"did you mean {BUNDLED_PREFIX}{label}?" if label in bundled_names() else "check the spelling"
         raise ModelError(
-            f"model '{label}': neither an existing folder nor a hub id like owner/name nor bundled:NAME; {hint}"
+            f"model '{_short(label)}': neither an existing folder nor a hub id like owner/name nor bundled:NAME; {hint}"
         )
     from paraknow_core.models import hub  # loads huggingface_hub, which only hub models need
 
@@ -138,7 +138,7 @@ def _bundled_folder(label: str) -> Path:
     name, known = label.removeprefix(BUNDLED_PREFIX), bundled_names()
     if name not in known:  # also keeps names such as ../.. out
         choice = f"choose from {', '.join(known)}" if known else "none are installed; run `make demo`"
-        raise ModelError(f"model '{label}': there is no bundled model of that name; {choice}")
+        raise ModelError(f"model '{_short(label)}': there is no bundled model of that name; {choice}")
     return BUNDLED_FOLDER / name
 
 
@@ -157,8 +157,13 @@ def _local_folder(folder: Path, label: str) -> Path:
     except (OSError, ValueError):
         found_file = False
     if found_file:
-        raise ModelError(f"model '{label}': is a file; give the folder that holds config.json and the weights")
-    raise ModelError(f"model '{label}': there is no such folder; check the path")
+        raise ModelError(f"model '{_short(label)}': is a file; give the folder that holds config.json and the weights")
+    raise ModelError(f"model '{_short(label)}': there is no such folder; check the path")
+
+
+def _short(label: str) -> str:
+    """Return a name for a sentence: of a very long one, its two ends."""
+    return label if len(label) <= 200 else f"{label[:80]}…{label[-80:]}"
 
 
 def _refuse_revision(label: str, revision: str | None) -> None:

@@ -198,6 +198,32 @@ def paired_over_seeds(a: Sequence[ArrayLike], b: Sequence[ArrayLike], seed: int 
     return _over_seeds(table, seed)
 
 
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjust p-values for the number of comparisons, so that the chance of any false alarm stays at the level.
+
+    Args:
+        p_values: one a comparison; None where a comparison gives none: it is not counted.
+
+    Returns:
+        The adjusted values in the same order, each at most 1 and at least the one given.
+
+    Raises:
+        NumericError: a value outside 0 to 1.
+
+    Source:
+        Holm, Scandinavian Journal of Statistics 6 (1979).
+    """
+    known = [(p, place) for place, p in enumerate(p_values) if p is not None]
+    if any(not 0 <= p <= 1 for p, _ in known):
+        raise NumericError("Holm: a p-value is not between 0 and 1; check the tests that gave them")
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(sorted(known)):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        adjusted[place] = largest
+    return adjusted
+
+
 def says(result: PairedResult, unit: str = "share") -> str:
     """Put a paired result into a sentence.
 

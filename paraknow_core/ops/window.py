@@ -66,7 +66,7 @@ def best_window(score: Tensor, height: int, width: int) -> Window:
         Zhong et al., ICLR 2024, arXiv:2310.11451.
     """
     score = require_matrix("window search", score)
-    _require_fit(score.shape, height, width)
+    require_fit(score.shape, height, width)
     largest, mass = _magnitudes(score)
     if mass == 0:
         return Window(0, 0, height, width)
@@ -97,7 +97,7 @@ def window_sums(score: Tensor, height: int, width: int) -> Tensor:
         ShapeError: the window does not fit the matrix.
     """
     score = require_matrix("window sums", score)
-    _require_fit(score.shape, height, width)
+    require_fit(score.shape, height, width)
     return _all_sums(score, height, width, ())
 
 
@@ -118,7 +118,7 @@ def random_window(shape: tuple[int, int], height: int, width: int, generator: to
     Raises:
         ShapeError: the window does not fit the shape.
     """
-    _require_fit(shape, height, width)
+    require_fit(shape, height, width)
     row, col = (
         int(torch.randint(size - length + 1, (), generator=generator, device=generator.device))
         for size, length in zip(shape, (height, width), strict=True)
@@ -153,7 +153,12 @@ def area_fraction(shape: tuple[int, int], window: Window) -> float:
     return window.area / (shape[0] * shape[1])
 
 
-def _require_fit(shape: tuple[int, int], height: int, width: int) -> None:
+def require_fit(shape: tuple[int, int], height: int, width: int) -> None:
+    """Refuse a window that does not fit a (rows, cols) shape.
+
+    Raises:
+        ShapeError: says what would fit.
+    """
     rows, cols = shape
     if not (1 <= height <= rows and 1 <= width <= cols):
         raise ShapeError(
@@ -163,7 +168,7 @@ def _require_fit(shape: tuple[int, int], height: int, width: int) -> None:
 
 
 def _require_inside(shape: tuple[int, int], window: Window) -> None:
-    _require_fit(shape, window.height, window.width)
+    require_fit(shape, window.height, window.width)
     last_row, last_col = shape[0] - window.height, shape[1] - window.width
     if not (0 <= window.row <= last_row and 0 <= window.col <= last_col):
         raise ShapeError(
@@ -194,7 +199,7 @@ def _magnitudes(score: Tensor) -> tuple[float, float]:
 def _candidates(score: Tensor, height: int, width: int, tolerance: float) -> tuple[int, int, int, int]:
     """Bound the offsets whose float64 sum is within the tolerance of the largest: (top, bottom, left, right)."""
     best, best_sums, row_maxima = -math.inf, None, []
-    for sums in _sum_strips(score, height, width, ()):
+    for sums in sum_strips(score, height, width):
         row_maxima.append(sums.amax(dim=1))
         strip_best, row = row_maxima[-1].max(dim=0)
         if strip_best.item() > best:
@@ -207,8 +212,13 @@ def _candidates(score: Tensor, height: int, width: int, tolerance: float) -> tup
     return top, bottom, near_cols[0].item(), near_cols[-1].item()
 
 
-def _sum_strips(score: Tensor, height: int, width: int, quanta: tuple[float, ...]) -> Iterator[Tensor]:
-    """Yield the window sums strip by strip: (1, cols - width + 1) for the first row offset, then several at a time."""
+def sum_strips(score: Tensor, height: int, width: int, quanta: tuple[float, ...] = ()) -> Iterator[Tensor]:
+    """Yield the window sums strip by strip: (1, cols - width + 1) for the first row offset, then several at a time.
+
+    Args:
+        score, height, width: see `window_sums`.
+        quanta: only the piece of each score at the last of these powers of two counts (see `_piece`).
+    """
     rows, cols = score.shape
     column_sums = torch.zeros(cols, dtype=torch.float64, device=score.device)
     for part in row_slices(height, cols, score.device):
@@ -235,7 +245,7 @@ def _all_sums(score: Tensor, height: int, width: int, quanta: tuple[float, ...])
     rows, cols = score.shape
     sums = torch.empty(rows - height + 1, cols - width + 1, dtype=torch.float64, device=score.device)
     start = 0
-    for strip in _sum_strips(score, height, width, quanta):
+    for strip in sum_strips(score, height, width, quanta):
         sums[start : start + len(strip)] = strip
         start += len(strip)
     return sums

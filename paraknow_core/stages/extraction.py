@@ -96,13 +96,22 @@ def extract_blocks(
         else:
             choice = recall(context, store, structure, source, target)
         own = logical_weight(student_parameters[target.parameter].detach(), target).float().to(weight.device)
-        yield _cut(context, pair, source, target, weight, choice, own)
+        yield cut(context, pair, source, target, weight, choice, own)
 
 
-def _cut(
+def cut(
     context: Context, pair: Pairing, source: LogicalModule, target: LogicalModule,
     weight: Tensor, choice: Choice, own: Tensor,
 ) -> Block:  # fmt: skip
+    """Take the chosen entries of one teacher weight and lay them out in the student's shape.
+
+    Args:
+        context: the run's.
+        pair: what the record says about the two modules.
+        source, target: the teacher's and the student's module.
+        weight, own: their weights in logical orientation, float32, on one device.
+        choice: which entries.
+    """
     weight, shared = to_student_vocabulary(context, target, weight)
     selection, (height, width) = choice.selection, choice.selection.shape
     block, received = torch.zeros_like(own), torch.zeros(own.shape, dtype=torch.bool, device=own.device)

@@ -1,5 +1,6 @@
 """Stage fine-tuning: train the adapter with Hugging Face Trainer; stream metrics, save, stop, resume."""
 
+import gc
 import math
 import shutil
 import time
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from paraknow_core.tasks.templates import Encoded
 
 COMPLETE = "complete"  # marks a checkpoint that was written to its end
-TOKENS_PER_PASS = 16_384  # padded tokens of one forward pass: enough to fill the cores, small enough for a laptop
+# Padded tokens of one forward pass: enough to fill the cores (more passes a step: less padding), or a GPU.
+TOKENS_PER_PASS, TOKENS_PER_GPU_PASS = 2_048, 16_384
 IGNORED = -100
 
 
@@ -37,12 +39,12 @@ def total_steps(spec: FinetuningSpec, examples: int) -> int:
     return math.ceil(spec.epochs * math.ceil(examples / spec.batch_size))
 
 
-def micro_batch_size(spec: FinetuningSpec, longest: int) -> int:
+def micro_batch_size(spec: FinetuningSpec, longest: int, device: str) -> int:
     """Return how many examples one forward pass takes: the spec's, else the largest divisor of the batch that fits."""
     if spec.micro_batch_size:
         return spec.micro_batch_size
-    fitting = (d for d in range(spec.batch_size, 0, -1) if spec.batch_size % d == 0 and d * longest <= TOKENS_PER_PASS)
-    return next(fitting, 1)
+    most = TOKENS_PER_PASS if device == "cpu" else TOKENS_PER_GPU_PASS
+    return next((d for d in range(spec.batch_size, 0, -1) if spec.batch_size % d == 0 and d * longest <= most), 1)
 
 
 class Collator:
@@ -237,7 +239,7 @@ def finetune(
     """
     recipe = spec.finetuning
     steps = total_steps(recipe, len(train))
-    micro = micro_batch_size(recipe, max(len(e.input_ids) for e in train))
+    micro = micro_batch_size(recipe, max(len(e.input_ids) for e in train), peft_model.device.type)
     collate, checkpoint = Collator(pad_id), last_checkpoint(folder)
     report.progress(0, steps, "optimiser steps")
     padding = None
@@ -256,9 +258,11 @@ def finetune(
         trainer.add_callback(follow)
         trainer.remove_callback(PrinterCallback)  # the run's events say all of it
         trainer.label = spec.student.source
+        gc.freeze()  # Trainer collects garbage; what all the libraries hold need not be looked through for it
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
+            gc.unfreeze()
             if settings.gradient_checkpointing:
                 peft_model.gradient_checkpointing_disable()
         if follow.stopped:

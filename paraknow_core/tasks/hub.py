@@ -46,7 +46,10 @@ def read_hub(name: str, spec: TaskSpec, *, offline: bool = False) -> Parts:
         parts[split] = (
             _text_examples(data, columns["text"], label)
             if layout == "text"
-            else tuple(_example(row, columns, label, index) for index, row in enumerate(data, 1))
+            else tuple(
+                example_of_row(row, columns, f"{label} row {index}", f"{label}:{index}")
+                for index, row in enumerate(data, 1)
+            )
         )
         check_unique(parts[split], f"{name} ({label})")
     settled, more = settle_dev({split: part for split, part in parts.items() if part})
@@ -57,6 +60,33 @@ def read_hub(name: str, spec: TaskSpec, *, offline: bool = False) -> Parts:
     commit = _commit(loaded)
     notes += _check_commit(name, spec.revision, commit)
     return Parts(layout, settled, (*notes, *more), revision=commit, label=name)
+
+
+def hub_columns(name: str, spec: TaskSpec, *, offline: bool = False) -> dict[str, Any]:
+    """Tell what a hub data set holds, so that its columns can be mapped.
+
+    Args:
+        name: OWNER/NAME.
+        spec: `subset` and `revision`.
+
+    Returns:
+        `splits` (name -> rows) and `columns` (column -> the start of its first value, as text).
+
+    Raises:
+        DataError: it cannot be reached or read.
+    """
+    if not _REPOSITORY.fullmatch(name):
+        raise DataError(f"task.source: 'hub:{name[:80]}' is not a hub data set; write hub:OWNER/NAME")
+    loaded = _load(name, spec, offline)
+    if not isinstance(loaded, Mapping):
+        loaded = {"train": loaded}
+    first = next((data for data in loaded.values() if len(data)), None)
+    if first is None:
+        raise DataError(f"{name}: holds no rows; choose another data set or subset")
+    return {
+        "splits": {label: len(data) for label, data in loaded.items()},
+        "columns": {column: str(first[0][column])[:200] for column in first.column_names},
+    }
 
 
 def _load(name: str, spec: TaskSpec, offline: bool) -> Any:
@@ -162,9 +192,15 @@ def _layout(columns: Mapping[str, str]) -> str:
     return "text"
 
 
-def _example(row: Mapping[str, Any], columns: Mapping[str, str], label: str, index: int) -> Example:
-    record = {key: row[column] for key, column in columns.items()}
-    where, name, layout = f"{label} row {index}", f"{label}:{index}", _layout(columns)
+def example_of_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str, name: str) -> Example:
+    """Turn one row of a table into an example.
+
+    Args:
+        row: column -> value.
+        columns: question, answer, choices, messages, id -> column; decides the layout.
+        where: names the row in messages; name: its id if it has none.
+    """
+    record, layout = {key: row[column] for key, column in columns.items()}, _layout(columns)
     if "id" in record and isinstance(record["id"], str | int) and not isinstance(record["id"], bool):
         name = str(record["id"]) or name
     if layout == "chat_jsonl":

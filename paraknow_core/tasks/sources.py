@@ -49,15 +49,23 @@ def read_path(path: Path, format: str) -> Parts:
     Raises:
         DataError: names the file or folder and what would be right.
     """
-    if not path.exists():
+    if not _exists(path):
+        shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:80]}…{str(path)[-80:]}"
         raise DataError(
-            f"task.source: '{path}' does not exist; give bundled:NAME, a .jsonl, .csv or .txt file, a folder of split "
+            f"task.source: '{shown}' does not exist; give bundled:NAME, a .jsonl, .csv or .txt file, a folder of split "
             "files, or hub:OWNER/NAME"
         )
     if not path.is_dir():
         detected, examples = read_examples(path, format)
         return Parts(detected, {"all": examples})
     return _read_folder(path, format)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long for the file system, or one with a zero byte
+        return False
 
 
 def split_of(name: str) -> str | None:

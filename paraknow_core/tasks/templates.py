@@ -113,6 +113,23 @@ def encode_prompt(example: Example, template: str, tokenizer: Any, max_length: i
     return tokens
 
 
+def encode_raw(text: str, tokenizer: Any, max_length: int, room: int) -> list[int]:
+    """Return the tokens of a text that is to be continued as it is, without a template.
+
+    Raises:
+        DataError: nothing is left of it, or it is too long; see `encode_prompt`.
+    """
+    tokens = _prompt_tokens(Rendered(text, ""), "plain", tokenizer)
+    if not tokens:
+        raise DataError("prompt: this tokenizer makes no token of it; write at least one word")
+    if len(tokens) + room > max_length:
+        raise DataError(
+            f"prompt: has {len(tokens)} tokens and {room} more are needed for the answer, the limit is {max_length}; "
+            "shorten it, or take a model with a longer context"
+        )
+    return tokens
+
+
 def windows(examples: Iterable[Example], tokenizer: Any, length: int) -> list[Encoded]:
     """Cut text examples into consecutive windows of at most `length` tokens; every token is predicted once.
 

@@ -65,8 +65,9 @@ def test_extraction_measures_every_matrix_of_a_layer_and_their_sum(tmp_path):
 
 def test_finetuning_ends_where_the_bare_loop_ends(tmp_path):
     rows = run("finetuning", tmp_path)["rows"]
-    assert [row["way"] for row in rows] == ["bare PEFT loop", "the project's stage"]
-    assert rows[0]["last_loss"] == pytest.approx(rows[1]["last_loss"], rel=1e-3)
+    assert [row["way"] for row in rows] == ["bare PEFT loop", "the project's stage", "bare, split alike"]
+    assert [row["last_loss"] for row in rows] == pytest.approx([rows[0]["last_loss"]] * 3, rel=1e-3)
+    assert rows[1]["padding"] < rows[0]["padding"]
     assert all(row["tokens_per_s"] > 0 and 0 < row["padding"] < 0.5 for row in rows)
 
 

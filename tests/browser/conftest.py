@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
+from paraknow_core.services import Service
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = Path(__file__).parent / "screenshots"
@@ -77,6 +78,8 @@ def site(place) -> Iterator[Callable[[], str]]:
     server.terminate()
     server.wait(timeout=20)
     log.close()
+    for name in ("queue", "playground", "desk"):
+        Service(place, name).stop(wait_s=20)
 
 
 def _wait_until_up(address: str, server: subprocess.Popen, seconds: float = 90) -> None:

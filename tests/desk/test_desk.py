@@ -96,6 +96,15 @@ def test_a_question_that_nobody_waits_for_is_dropped_and_the_newest_comes_first(
     assert len(list(folder.iterdir())) == 2
 
 
+def test_a_question_that_is_being_worked_out_is_not_asked_anew(place, echo):
+    desk.ask(place, "echo", {"say": "slow"})
+    folder = questions.desk_folder(place) / "questions"
+    [question] = folder.iterdir()
+    question.replace(question.with_suffix(".working"))
+    assert desk.ask(place, "echo", {"say": "slow"}).state == "waiting"
+    assert [file.suffix for file in folder.iterdir()] == [".working"]
+
+
 def test_a_question_that_ended_the_process_is_answered_with_that(place, echo):
     desk.ask(place, "echo", {"say": "boom"})
     folder = questions.desk_folder(place) / "questions"

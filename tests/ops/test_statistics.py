@@ -6,13 +6,14 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paraknow_core.errors import NumericError, ShapeError
 from paraknow_core.ops.statistics import (
     PairedResult,
     bootstrap_interval,
+    holm,
     mcnemar,
     mean_interval,
     paired_difference,
@@ -198,3 +199,23 @@ def test_works_without_torch():
     use = "import sys, paraknow_core.ops.statistics as s; s.paired_difference([1, 0], [0, 0])"
     code = f"{use}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=8))
+def test_holm_agrees_with_stepping_down_by_hand(values):
+    found = holm(values)
+    known = sorted((p, i) for i, p in enumerate(values) if p is not None)
+    for place, value in enumerate(values):
+        if value is None:
+            assert found[place] is None
+            continue
+        before = [(len(known) - k) * p for k, (p, _) in enumerate(known) if (p, _) <= (value, place)]
+        assert found[place] == pytest.approx(min(1.0, max(before)))
+
+
+def test_holm_known_values_and_refusal():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    with pytest.raises(NumericError, match="between 0 and 1"):
+        holm([1.5])

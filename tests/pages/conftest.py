@@ -6,7 +6,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from paraknow_core.engines import local
+from paraknow_core.engines import queue
 from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
 from paraknow_core.services import Service
 
@@ -19,14 +19,15 @@ def place(tmp_path, monkeypatch) -> Workspace:
     monkeypatch.setattr(Service, "start", lambda _self: None)  # questions are answered by `answer_desk`, here
     monkeypatch.setattr("pages._ui.asking.PATIENCE_S", 0.0)
     st.cache_data.clear()
+    st.cache_resource.clear()
     return Workspace(tmp_path)
 
 
 @pytest.fixture
 def submitted(monkeypatch) -> list:
-    """Runs that a page handed to the engine; no process is started."""
+    """Runs that a page put into the queue; no process is started."""
     calls = []
-    monkeypatch.setattr(local, "submit", lambda _place, *runs: calls.append([run.id for run in runs]))
+    monkeypatch.setattr(queue, "submit", lambda _place, *runs: calls.append([run.id for run in runs]))
     return calls
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from paraknow_core.draft import Draft
-from paraknow_core.engines import local
+from paraknow_core.engines import queue
 from paraknow_core.errors import RunError
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import RunSpec
@@ -104,7 +104,7 @@ def test_an_engine_that_refuses_is_a_sentence(place, open_app, monkeypatch):
     def refuse(*_):
         raise RunError("run x: is already running; watch it, or stop it first")
 
-    monkeypatch.setattr(local, "submit", refuse)
+    monkeypatch.setattr(queue, "submit", refuse)
     app = open_app("train")
     button(app, "Start transfer").click().run()
     assert not app.exception
@@ -157,8 +157,8 @@ def test_the_curve_comes_from_whole_lines_only(place, open_app):
     run = fabricate.run(place, "running")
     chart = json.loads(open_app("train", run.id).get("plotly_chart")[0].proto.spec)
     names = [trace["name"] for trace in chart["data"]]
-    assert names == ["training", "validation"]
-    assert chart["layout"]["uirevision"] == "live"
+    assert names == ["training, raw", "training", "validation"]
+    assert chart["layout"]["uirevision"] == "step"
 
 
 def test_a_sensitivity_run_points_to_its_page(place, open_app):

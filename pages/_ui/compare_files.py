@@ -1,0 +1,111 @@
+"""What can be taken away from a comparison: the report, records, specs and adapters; and a way back into the draft."""
+
+import io
+from collections.abc import Callable
+
+import pandas
+import streamlit as st
+
+from pages._ui import state
+from pages._ui.compare_link import linked
+from pages._ui.layout import plain
+from paraknow_core import comparison, reports
+from paraknow_core.comparison import Group, setting_text
+from paraknow_core.display import source_label
+from paraknow_core.errors import ParaknowError
+from paraknow_core.runs import RunFolder
+
+
+def draw(groups: list[Group]) -> None:
+    """Draw the view."""
+    _together(groups)
+    _differences(groups)
+    _one_run(groups)
+
+
+def _together(groups: list[Group]) -> None:
+    st.subheader("This comparison", anchor=False)
+    runs = sum(len(g.runs) for g in groups)
+    st.caption(plain(f"{len(groups)} arm{'s' if len(groups) > 1 else ''}, {runs} run{'s' if runs > 1 else ''}. The "
+                     "report holds scores, differences in words, curves, settings, versions and how to reproduce; it "
+                     "opens without a network."))  # fmt: skip
+    base = st.query_params.get("base") or st.session_state.get("compare.base") or ""
+    with st.container(horizontal=True):
+        _download("Report as HTML", lambda: reports.html_report(groups, base), "comparison.html", "text/html",
+                  icon=":material/description:", primary=True)  # fmt: skip
+        _download("Records as CSV", lambda: reports.records_table(groups).to_csv(index=False), "records.csv",
+                  "text/csv", tip="One line a run, scorer and example: prompt, reference, output, score.")  # fmt: skip
+        _download("Records as Parquet", lambda: _parquet(reports.records_table(groups)), "records.parquet",
+                  "application/vnd.apache.parquet")  # fmt: skip
+
+
+def _differences(groups: list[Group]) -> None:
+    """Draw the settings in which the arms differ, one column an arm."""
+    rows = comparison.settings_that_differ(groups)
+    st.subheader("Settings that differ", anchor=False)
+    if not rows:
+        st.caption("All chosen runs have the same settings, seeds apart.")
+        return
+    columns = {g.label: [_shown(key, values[place]) for key, values in rows] for place, g in enumerate(groups)}
+    table = pandas.DataFrame({"setting": [key for key, _ in rows], **columns})
+    st.dataframe(table, hide_index=True, alt="Table of the settings that differ between the arms")
+    st.caption("no effect: the arm's method does not read this setting.")
+
+
+def _shown(key: str, value: object) -> str:
+    if value is comparison.NO_EFFECT:
+        return "no effect"
+    if key.endswith("source") and isinstance(value, str):
+        return source_label(value, 40)
+    return setting_text("value", value).removeprefix("value").strip()
+
+
+def _one_run(groups: list[Group]) -> None:
+    """Draw what one run has to give, and the ways on from it."""
+    st.subheader("One run", anchor=False)
+    pairs = {run.id: (g, seed, run) for g in groups for seed, run in zip(g.seeds, g.runs, strict=True)}
+    chosen = linked(st.selectbox, "Run", "first", list(pairs), width=560,
+                    format_func=lambda i: f"{pairs[i][0].label}, seed {pairs[i][1]}, {i}")  # fmt: skip
+    run = pairs[chosen][2]
+    name = reports.safe_name(run.id)
+    with st.container(horizontal=True):
+        if run.file("adapter").is_dir():
+            _download("Adapter as zip", lambda: reports.adapter_zip(run), f"adapter-{name}.zip", "application/zip",
+                      tip="adapter_config.json and adapter_model.safetensors, for the untouched student: "
+                      "PeftModel.from_pretrained(student, 'adapter').")  # fmt: skip
+        _download("spec.yaml", lambda: _spec_text(run), f"{name}.yaml", "application/yaml")
+        if st.button("Duplicate and tweak", icon=":material/content_copy:",
+                     help="Makes this run's spec the draft, and opens Train to change and start it."):  # fmt: skip
+            _duplicate(run)
+    st.page_link("pages/train.py", label="Open this run on Train", icon=":material/show_chart:",
+                 query_params={"run": run.id})  # fmt: skip
+
+
+def _duplicate(run: RunFolder) -> None:
+    own = run.spec()
+    try:
+        state.access().check_spec(own)
+    except ParaknowError as error:
+        state.tell(error)
+        st.rerun()
+    state.replace_spec(own)
+    st.switch_page("pages/train.py")
+
+
+def _spec_text(run: RunFolder) -> str:
+    return run.file("spec.yaml").read_text(encoding="utf-8")
+
+
+def _parquet(table: pandas.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _download(
+    label: str, make: Callable[[], str | bytes], name: str, kind: str, *, tip: str | None = None,
+    icon: str = ":material/download:", primary: bool = False,
+) -> None:  # fmt: skip
+    """Draw a button whose file is made when it is pressed."""
+    st.download_button(label, make, name, kind, icon=icon, help=tip, on_click="ignore", key=f"compare.take.{label}",
+                       type="primary" if primary else "secondary")  # fmt: skip

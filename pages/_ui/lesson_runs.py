@@ -1,0 +1,114 @@
+"""The runs of a lesson: found again by what they compute, submitted where they are missing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import streamlit as st
+
+from pages._ui import layout, reading, state, widgets
+from paraknow_core.display import duration
+from paraknow_core.lessons import Lesson
+from paraknow_core.runs import RunFolder
+from paraknow_core.spec import RunSpec
+
+ENDED_BADLY = ("failed", "lost", "stopped")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Which runs of a lesson are there.
+
+    Attributes:
+        runs: label -> the best run of this spec: done, else active, else the newest that ended otherwise.
+        states: label -> its state; "" where there is none.
+    """
+
+    runs: Mapping[str, RunFolder]
+    states: Mapping[str, str]
+
+    @property
+    def done(self) -> bool:
+        return all(word == "done" for word in self.states.values())
+
+    @property
+    def active(self) -> bool:
+        return any(word in ("queued", "running", "stopping") for word in self.states.values())
+
+    @property
+    def missing(self) -> list[str]:
+        return [label for label, word in self.states.items() if not word or word in ENDED_BADLY]
+
+    @property
+    def finished(self) -> int:
+        return sum(word == "done" for word in self.states.values())
+
+
+def find(lesson: Lesson) -> Found:
+    """Look for a run of every spec of the lesson, names apart."""
+    wanted = {_computes(spec): label for label, spec in lesson.specs.items()}
+    runs: dict[str, RunFolder] = {}
+    states: dict[str, str] = {}
+    for run, one in reading.all_facts(state.place()):
+        label = wanted.get(_computes(one.spec)) if one.spec is not None else None
+        if label is None or states.get(label) == "done":
+            continue
+        word = run.status().state
+        word = "lost" if word == "done" and not one.result else word  # its result was removed
+        if label not in runs or _rank(word) < _rank(states[label]):
+            runs[label], states[label] = run, word
+    return Found(runs, {label: states.get(label, "") for label in lesson.specs})
+
+
+def _rank(word: str) -> int:
+    return 0 if word == "done" else 2 if word in ENDED_BADLY else 1
+
+
+def _computes(spec: RunSpec) -> str:
+    return spec.model_copy(update={"name": ""}).model_dump_json()
+
+
+def submit(lesson: Lesson, found: Found) -> None:
+    """Start every run that is missing, in the lesson's order."""
+    if widgets.start(*(lesson.specs[label] for label in found.missing)) is not None:
+        st.rerun()
+
+
+def progress(lesson: Lesson, found: Found) -> None:
+    """Draw how far the lesson's runs are, and what each is doing."""
+    total = len(lesson.specs)
+    running = next((label for label, word in found.states.items() if word == "running"), None)
+    part = found.runs[running].status() if running else None
+    share = (found.finished + (0.5 * part.fraction if part else 0.0)) / total
+    stage = f", {running}: {part.stage or 'starting'}" if part else ""
+    st.progress(min(1.0, share), text=layout.plain(f"{found.finished} of {total} runs done{stage}"))
+    with st.expander("The runs", expanded=False, icon=":material/list:"):
+        table(lesson, found)
+
+
+def table(lesson: Lesson, found: Found) -> None:
+    """Draw every run of the lesson with its state and the way to look at it."""
+    for label, spec in lesson.specs.items():
+        name, word = st.columns([4, 1.4], vertical_alignment="center", wrap=False)
+        run = found.runs.get(label)
+        if run is None:
+            name.markdown(layout.plain(label))
+            word.html('<span class="pk-quiet">not started</span>')
+            continue
+        page = "pages/sensitivity.py" if spec.until == "sensitivity" else "pages/train.py"
+        name.page_link(page, label=layout.plain(label), query_params={"run": run.id}, help=run.id)
+        word.html(layout.chip(found.states[label]))
+
+
+def problems(found: Found) -> None:
+    """Say of runs that ended otherwise what happened."""
+    for label, word in found.states.items():
+        if word in ENDED_BADLY:
+            message = found.runs[label].status().message
+            st.warning(layout.plain(f"{label}: {word}. {message}"), icon=":material/error:")
+
+
+def cost(lesson: Lesson, found: Found) -> str:
+    """Say what the missing runs will take."""
+    number = len(found.missing)
+    seconds = max(10.0, round(number / len(lesson.specs) * lesson.seconds, -1))
+    return f"{number} run{'s' if number != 1 else ''}, about {duration(seconds)}"

@@ -1,0 +1,105 @@
+"""What can be done with a choice: hold it beside another, extract it, train it."""
+
+import streamlit as st
+
+from pages._ui import mapping_held, reading, state, widgets
+from paraknow_core.display import memory
+from paraknow_core.errors import RunError
+from paraknow_core.runs import RunFolder
+
+EXTRACTION = "mapping.extraction"  # id of the run that this page started
+
+
+def actions() -> None:
+    """Draw the row of buttons above everything else."""
+    held = state.whole_draft().held is not None
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+        st.button(
+            "Hold this choice",
+            icon=":material/bookmark:",
+            on_click=mapping_held.hold,
+            help="Keeps these settings beside the draft, so that the next ones are compared with them.",
+        )
+        st.button("Swap", icon=":material/swap_horiz:", on_click=mapping_held.swap, disabled=not held,
+                  help="Edit the held choice, and hold this one.")  # fmt: skip
+        st.button("Drop", icon=":material/bookmark_remove:", on_click=mapping_held.drop, disabled=not held,
+                  help="Forget the held choice.")  # fmt: skip
+        st.space("stretch")
+        if st.button("Extract only", icon=":material/content_cut:",
+                     help="Computes the blocks and the initial adapter, and does not train."):  # fmt: skip
+            _extract()
+        if st.button("Start transfer", type="primary", icon=":material/play_arrow:",
+                     help="Leads to Train with these settings: controls, seeds, and the start."):  # fmt: skip
+            st.switch_page("pages/train.py")
+
+
+def _extract() -> None:
+    draft = state.draft()
+    run = widgets.start(draft.with_changes({"until": "extraction", "name": draft.name or "Extraction"}))
+    if run is not None:
+        st.session_state[EXTRACTION] = run.id
+        st.query_params["run"] = run.id
+        st.rerun()
+
+
+def extraction_outcome() -> None:
+    """Draw the extraction that the address or this page names: its progress, then where the adapter lies."""
+    name = st.query_params.get("run") or st.session_state.get(EXTRACTION)
+    if not name:
+        return
+    try:
+        run = reading.run_named(state.place(), name)
+    except RunError:
+        st.session_state.pop(EXTRACTION, None)
+        return
+    one = reading.facts(run)
+    if one.spec is None or one.spec.until != "extraction":
+        return
+    with st.container(border=True):
+        if run.status().state == "done":
+            widgets.headline(run, one, run.status())
+            _products(run)
+        else:
+            widgets.follow(run, widgets.panel)
+
+
+def _products(run: RunFolder) -> None:
+    folder = f"{state.place().root.name}/runs/{run.id}"
+    weights = run.file("init_adapter") / "adapter_model.safetensors"
+    size = f" ({memory(weights.stat().st_size)})" if weights.exists() else ""
+    st.markdown(
+        f"The initial adapter, in PEFT format, lies in `{plain_code(folder)}/init_adapter/`{size}; "
+        f"`extraction.json` beside it says which block of which teacher module went where."
+    )
+    record = run.file("extraction.json")
+    with st.container(horizontal=True):
+        if record.exists():
+            st.download_button("extraction.json", record.read_bytes(), f"extraction-{run.id}.json", "application/json",
+                               icon=":material/download:", on_click="ignore", key="mapping.record")  # fmt: skip
+        if weights.exists():
+            st.download_button("init_adapter.zip", lambda: _zipped(run), f"init_adapter-{run.id}.zip",
+                               "application/zip", icon=":material/download:", on_click="ignore",
+                               key="mapping.adapter")  # fmt: skip
+        st.button("Close", icon=":material/close:", on_click=_close, help="The run itself stays in the list on Start.")
+
+
+def _close() -> None:
+    st.session_state.pop(EXTRACTION, None)
+    st.query_params.pop("run", None)
+
+
+def plain_code(text: str) -> str:
+    """Return text that may stand between backticks."""
+    return text.replace("`", "'").replace("\n", " ")
+
+
+def _zipped(run: RunFolder) -> bytes:
+    """Pack the initial adapter's files, flat, as PEFT reads them from a folder."""
+    import io
+    import zipfile
+
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for file in sorted(run.file("init_adapter").iterdir()):
+            archive.write(file, f"init_adapter/{file.name}")
+    return packed.getvalue()

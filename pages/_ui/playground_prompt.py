@@ -1,0 +1,167 @@
+"""The playground's prompt: a task's example or one's own text, how it is rendered, how tokens are drawn."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import streamlit as st
+
+from pages._ui import asking, state
+from pages._ui.layout import plain
+from paraknow_core.access import DEMO_LIMITS
+from paraknow_core.demo.tasks import TASKS, examples
+from paraknow_core.display import shorten, source_label
+from paraknow_core.playground.protocol import MAX_NEW_TOKENS, MAX_PROMPT, Asked, Slot, Turn
+
+PROMPT = "playground.prompt"
+EXAMPLE = "playground.example"
+TASK = "playground.task"  # the task that the kept example belongs to
+TEMPLATES = {
+    "task": "as the task renders it",
+    "none": "raw: the text as it is",
+    "tulu": "tulu: <|user|> … <|assistant|>",
+    "chat": "chat: the model's own template",
+    "plain": "plain: the text and a line break",
+}
+
+
+@dataclass(frozen=True)
+class Material:
+    """Examples of the draft's task, and how the task renders and scores them."""
+
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    template: str = "tulu"
+    max_new_tokens: int = 64
+    scorer: str = ""
+
+
+def kept(widget: Callable[..., Any], label: str, key: str, default: Any, **options: Any) -> Any:
+    """Draw a widget whose value outlives its page; returns the value."""
+    name = f"{key}.widget"
+    st.session_state[name] = st.session_state.get(key, default)
+    st.session_state[key] = widget(
+        label, key=name, on_change=lambda: st.session_state.update({key: st.session_state[name]}), **options
+    )
+    return st.session_state[key]
+
+
+def material() -> Material | None:
+    """Return examples of the draft's task; None while they are being read (a line says so) or cannot be."""
+    task = state.draft().task
+    name = task.source.removeprefix("bundled:")
+    if task.source == f"bundled:{name}" and name in TASKS:
+        info = TASKS[name]
+        rows = [
+            {"id": row["id"], "turns": row["messages"][:-1], "reference": row["messages"][-1]["content"]}
+            for row in examples(name, "test")
+        ]
+        return Material(rows, task.template, task.max_new_tokens or info.max_new_tokens, info.scorer)
+    reply = asking.answered(
+        "task_examples",
+        {"task": task.model_dump(mode="json"), "split": "test"},
+        waiting="Reading the task's examples …",
+    )
+    if reply is None:
+        return None
+    value = reply.value
+    return Material(value["examples"], value["template"], value["max_new_tokens"], value["scorer"])
+
+
+def question(example: dict[str, Any]) -> str:
+    """Return the text of an example's turns."""
+    return "\n\n".join(turn["content"] for turn in example["turns"])
+
+
+def fields(found: Material) -> dict[str, Any]:
+    """Draw the prompt's fields; return what `request` needs."""
+    left, right = st.container(key="stack-pictures-prompt").columns([1.9, 1], gap="medium")
+    with left:
+        example = _example(found)
+        text = kept(
+            st.text_area, "Prompt", PROMPT, question(example) if example else "", height=118, max_chars=MAX_PROMPT,
+            help="Choose an example, or write your own.",
+        )  # fmt: skip
+        own = example is None or text != question(example)
+        if example is not None:
+            words = (
+                "Your own prompt: there is no reference answer."
+                if own
+                else f"Reference: {' ⏎ '.join(example['reference'].splitlines())}"
+            )
+            st.caption(plain(shorten(words, 400)))
+    with right:
+        template = kept(
+            st.selectbox, "Template", "playground.template", "task", options=list(TEMPLATES),
+            format_func=lambda key: TEMPLATES[key] + (f" ({found.template})" if key == "task" else ""),
+            help="What is put around the prompt. Models that were trained with a template answer badly without it. "
+            "What each model is really given is shown under its answer.",
+        )  # fmt: skip
+        chance = _chance(found)
+    return {"text": text, "example": None if own else example, "template": template, **chance}
+
+
+def _example(found: Material) -> dict[str, Any] | None:
+    if not found.examples:
+        return None
+    numbers = range(len(found.examples))
+    task = state.draft().task.source
+    if st.session_state.get(TASK) != task:  # another task: its first example, unless the prompt is one's own
+        st.session_state[TASK] = task
+        st.session_state[EXAMPLE] = 0
+        st.session_state[PROMPT] = question(found.examples[0])
+    st.session_state[EXAMPLE] = min(st.session_state.get(EXAMPLE, 0), len(found.examples) - 1)
+    number = kept(
+        st.selectbox, f"Example of {source_label(task, 30)}, test split", EXAMPLE, 0, options=numbers,
+        format_func=lambda n: f"{n + 1}. {shorten(' '.join(question(found.examples[n]).split()), 90)}",
+        help="No model was trained on the test split. Type to search.",
+    )  # fmt: skip
+    example = found.examples[number]
+    if st.session_state.get("playground.taken") != (task, number):
+        st.session_state["playground.taken"] = (task, number)
+        st.session_state[PROMPT] = question(example)
+    return example
+
+
+def _chance(found: Material) -> dict[str, Any]:
+    most = DEMO_LIMITS["new_tokens"] if state.access().demo else MAX_NEW_TOKENS
+    a, b = st.columns(2, vertical_alignment="bottom")
+    with a:
+        longest = kept(
+            st.number_input, "New tokens, at most", "playground.new_tokens", min(found.max_new_tokens, most),
+            min_value=1, max_value=most, help="An answer ends earlier at an end mark or the end of the context.",
+        )  # fmt: skip
+    with b:
+        how = kept(
+            st.selectbox, "Next token", "playground.how", "greedy", options=["greedy", "sampled"],
+            help="greedy: always the most likely token. sampled: drawn from softmax(logits / temperature), from the "
+            "fewest most likely tokens whose probabilities add up to top-p.",
+        )  # fmt: skip
+    if how == "greedy":
+        return {"max_new_tokens": longest, "temperature": 0.0, "top_p": 1.0, "seed": 0}
+    a, b, c = st.columns(3)
+    with a:
+        temperature = kept(st.number_input, "Temperature", "playground.temperature", 0.8, min_value=0.05, max_value=5.0,
+                           step=0.1, help="Below 1: bolder on the likely ones; above 1: flatter.")  # fmt: skip
+    with b:
+        top_p = kept(st.number_input, "Top-p", "playground.top_p", 0.95, min_value=0.01, max_value=1.0, step=0.05)
+    with c:
+        seed = kept(st.number_input, "Seed", "playground.seed", 0, min_value=0, max_value=2**32 - 1,
+                    help="The same seed gives the same answer on the same machine.")  # fmt: skip
+    return {"max_new_tokens": longest, "temperature": temperature, "top_p": top_p, "seed": seed}
+
+
+def request(found: Material, given: dict[str, Any], slots: list[Slot]) -> Asked:
+    """Make the request of the fields' values.
+
+    Raises:
+        ValueError: the prompt is empty (pydantic's error).
+    """
+    example = given["example"]
+    turns = example["turns"] if example else [{"role": "user", "content": given["text"]}]
+    return Asked(
+        slots=tuple(slots), turns=tuple(Turn(**turn) for turn in turns),
+        template=found.template if given["template"] == "task" else given["template"],
+        max_length=state.draft().task.max_length, max_new_tokens=given["max_new_tokens"],
+        temperature=given["temperature"], top_p=given["top_p"], seed=given["seed"],
+        reference=example["reference"] if example else None, scorer=found.scorer if example else "",
+    )  # fmt: skip

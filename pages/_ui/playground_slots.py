@@ -1,0 +1,204 @@
+"""The playground's upper half: who answers, what that takes in memory, and loading and freeing it."""
+
+from dataclasses import dataclass
+from html import escape
+
+import streamlit as st
+
+from pages._ui import layout, reading, state, widgets
+from pages._ui.layout import plain
+from paraknow_core import playground
+from paraknow_core.display import arm_of, count, memory, score_text, shorten, source_label
+from paraknow_core.playground import Holding, Slot
+from paraknow_core.playground.protocol import same_wish, service
+
+COLUMNS = 4
+NOBODY = ""
+CHOSEN = "playground.slots"
+OWNED = "playground.loaded"  # keys that were loaded when this window was last drawn
+WORDS = {"unknown": "looking", "free": "not loaded", "loading": "loading", "loaded": "loaded", "failed": "failed"}
+IDLE_MINUTES = 15
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Somebody who can answer: how it is called, and the colour that its arm has everywhere."""
+
+    slot: Slot
+    label: str
+    arm: str
+    detail: str = ""
+
+
+def choices() -> dict[str, Choice]:
+    """Return by key all who can answer: the draft's pair, bundled models, and every run with a trained adapter."""
+    draft = state.draft()
+    found: dict[str, Choice] = {}
+
+    def add(slot: Slot, label: str, arm: str, detail: str = "") -> None:
+        found.setdefault(slot.key, Choice(slot, label, arm, detail))
+
+    teacher, student = draft.teacher, draft.student
+    add(Slot(source=teacher.source, revision=teacher.revision), source_label(teacher.source, 30), "teacher",
+        "the draft's teacher, untouched")  # fmt: skip
+    add(Slot(source=student.source, revision=student.revision), source_label(student.source, 30), "student",
+        "the draft's student, untouched")  # fmt: skip
+    for source in widgets.bundled_models() if widgets.MODELS.is_dir() else {}:
+        add(Slot(source=source), source_label(source), "student", "bundled")
+    for run, one in reading.all_facts(state.place()):
+        if one.spec is None or not one.result or not run.file("adapter").is_dir():
+            continue
+        revision = (one.result.get("revisions") or {}).get("student") or one.spec.student.revision
+        slot = Slot(source=one.spec.student.source, revision=revision, run=run.id)
+        name = f"{shorten(one.spec.name, 28)}, " if one.spec.name else ""
+        score = f", {score_text(one.scores[0]).split(' (')[0]}" if one.scores else ""
+        add(
+            slot,
+            arm_of(one.spec.method).label,
+            one.spec.method,
+            f"{name}{source_label(one.spec.student.source, 24)}, {one.task}{score}",
+        )
+    return found
+
+
+def choose(known: dict[str, Choice]) -> list[Choice]:
+    """Draw one select box a column; return who was chosen, in order, nobody twice."""
+    keys = _starting(known)
+    row = st.container(key="stack-fields-slots").columns(COLUMNS)
+    for place, column in enumerate(row):
+        widget = f"playground.slot.{place}"
+        st.session_state[widget] = keys[place] if keys[place] in known else NOBODY
+        keys[place] = column.selectbox(
+            f"Column {place + 1}", [NOBODY, *known], key=widget, format_func=lambda key: _option(known, key),
+            help="A model as it is, or the student of a finished run with the adapter that the run trained.",
+            on_change=_remember, args=(place, widget),
+        )  # fmt: skip
+    st.session_state[CHOSEN] = keys
+    return [known[key] for key in dict.fromkeys(keys) if key != NOBODY]
+
+
+def _option(known: dict[str, Choice], key: str) -> str:
+    if key == NOBODY:
+        return "nobody"
+    one = known[key]
+    return f"{one.label} · {one.detail}" if one.detail else one.label
+
+
+def _remember(place: int, widget: str) -> None:
+    keys = list(st.session_state.get(CHOSEN) or [NOBODY] * COLUMNS)
+    keys[place] = st.session_state[widget]
+    st.session_state[CHOSEN] = keys
+
+
+def _starting(known: dict[str, Choice]) -> list[str]:
+    """Return the columns' choices: kept ones, else teacher, student, newest default LoRA and newest transfer."""
+    kept = st.session_state.get(CHOSEN)
+    if kept is None:
+        draft = state.draft()
+        fits = [k for k, one in known.items() if one.slot.run and one.slot.source == draft.student.source]
+        runs = fits or [k for k, one in known.items() if one.slot.run]
+        default = next((k for k in runs if known[k].arm == "default_lora"), NOBODY)
+        method = next((k for k in runs if known[k].arm == "seeking"), next((k for k in runs if k != default), NOBODY))
+        kept = [*list(known)[:2], default, method]
+        kept = (kept + [NOBODY] * COLUMNS)[:COLUMNS]
+    named = next((k for k, one in known.items() if one.slot.run and one.slot.run == _run_in_link()), None)
+    if named is not None and named not in kept and st.session_state.get("playground.linked") != named:
+        kept = [*kept[: COLUMNS - 1], named]
+        st.session_state["playground.linked"] = named  # once: afterwards the column can be changed
+    return kept
+
+
+def _run_in_link() -> str:
+    run, problem = reading.run_in_link(state.place())
+    if problem:
+        layout.say(problem)
+    return run.id if run is not None else ""
+
+
+def look(chosen: list[Choice]) -> dict[str, Holding]:
+    """Return what the process says about everybody chosen, asking it about those it has not looked at."""
+    place = state.place()
+    held = {one.slot.key: playground.holding(place, one.slot) for one in chosen}
+    for one in chosen:
+        if held[one.slot.key].state == "unknown":
+            if same_wish(place, "look", one.slot):
+                service(place).start()
+            else:
+                playground.ask(place, "look", one.slot)
+    return held
+
+
+def unsettled(chosen: list[Choice], held: dict[str, Holding]) -> bool:
+    """True while something about the weights will change by itself."""
+    place = state.place()
+    moving = any(one.state in ("unknown", "loading") for one in held.values())
+    return moving or any(same_wish(place, wish, one.slot) for one in chosen for wish in ("load", "free"))
+
+
+def memory_line(chosen: list[Choice], held: dict[str, Holding]) -> None:
+    """Say what the process takes as a whole, and say so once when it is gone with what it had loaded."""
+    place = state.place()
+    loaded = {one.slot.key for one in chosen if held[one.slot.key].state == "loaded"}
+    before = st.session_state.get(OWNED, set())
+    alive = playground.process_memory(place)
+    if before and not loaded and all(held.get(key, Holding()).state in ("unknown", "free") for key in before):
+        if not st.session_state.get("playground.freed"):
+            st.warning(
+                "The process that held the weights is gone: it was ended, ran out of memory, or nobody used it for "
+                f"{IDLE_MINUTES} minutes. Load the models again.", icon=":material/link_off:",
+            )  # fmt: skip
+    else:
+        st.session_state[OWNED] = loaded
+    st.session_state["playground.freed"] = st.session_state.get("playground.freed", False) and not loaded
+    log = service(place).folder / "log.txt"
+    if alive is None and not service(place).starting and log.exists() and _broken(log):
+        layout.say(f"playground: its process does not start; the end of its log: {_broken(log)}")
+    words = f"The playground's process takes {memory(alive)} in all" if alive else "No process yet"
+    st.caption(f"{words}; weights that nobody uses for {IDLE_MINUTES} minutes are freed. Other windows of this "
+               "workspace share them.")  # fmt: skip
+
+
+def _broken(log) -> str:  # noqa: ANN001 - a path
+    try:
+        text = log.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+    return text.splitlines()[-1][:300] if "Error" in text[-2000:] else ""
+
+
+def card(one: Choice, holding: Holding, dark: bool) -> None:
+    """Draw who answers in a column: name, state, memory, and the button that loads or frees."""
+    shared = f" ({memory(holding.shared)} shared)" if holding.shared else ""
+    takes = "takes" if holding.state == "loaded" else "needs"
+    size = f"{takes} {memory(holding.bytes)}{shared}" if holding.bytes else ""
+    parameters = f"{count(holding.parameters)} weights" if holding.parameters else ""
+    st.html(
+        f'<div class="pk-who" title="{escape(one.slot.run or one.slot.source, quote=True)}" '
+        f'style="border-color:{arm_of(one.arm).shade(dark)}"><b>{escape(one.label)}</b>'
+        f'<span class="pk-quiet">{escape(one.detail)}</span>'
+        f'<span data-testid="holding"><span class="pk-hold pk-hold-{holding.state}">{WORDS[holding.state]}</span> '
+        f'<span class="pk-quiet">{escape(" · ".join(part for part in (parameters, size) if part))}</span></span></div>'
+    )
+    if holding.error:
+        layout.say(holding.error)
+    if holding.state == "loaded":
+        _button("Free", "free", one, ":material/eject:", "Drops the weights from memory, for every window.")
+    elif holding.state in ("free", "failed", "unknown"):
+        _button("Load", "load", one, ":material/download:", f"Puts the weights into memory. {plain(size)}")
+
+
+def _button(label: str, wish: str, one: Choice, icon: str, tip: str) -> None:
+    place = state.place()
+    waiting = same_wish(place, wish, one.slot)
+    if st.button(label, key=f"{wish}:{one.slot.key}", icon=icon, help=tip, disabled=waiting, width="stretch"):
+        do(wish, one)
+        st.rerun()
+
+
+def do(wish: str, *them: Choice) -> None:
+    """Leave a wish for each of them, after checking that this visitor may use the model."""
+    for one in them:
+        state.access().check_source(one.slot.source, "model")
+    if wish == "free":
+        st.session_state["playground.freed"] = True
+    playground.ask(state.place(), wish, *(one.slot for one in them))

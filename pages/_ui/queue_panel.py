@@ -1,0 +1,107 @@
+"""The queue as everybody sees it: what is going on, what waits, in which order; moved and cancelled by anyone."""
+
+from contextlib import suppress
+from html import escape
+
+import streamlit as st
+
+from pages._ui import state, widgets
+from pages._ui.layout import chip, plain
+from pages._ui.reading import facts
+from paraknow_core.engines import queue
+from paraknow_core.runs import RunFolder, list_runs
+from paraknow_core.services import Service
+
+MOST_ROWS = 8
+CSS = """<style>
+.st-key-queue [data-testid="stHorizontalBlock"] {border-bottom: 1px solid rgba(128,136,140,.22); min-height: 2.6rem;}
+.st-key-queue .pk-line {flex-wrap: nowrap; overflow: hidden;}
+.st-key-queue .pk-line > span {white-space: nowrap; overflow: hidden; text-overflow: ellipsis; flex-shrink: 1;}
+.st-key-queue .pk-line > .pk-chip {overflow: visible; flex-shrink: 0;}
+.pk-bar {display: inline-block; width: 7rem; height: .45rem; border-radius: .25rem; background: rgba(128,136,140,.28);
+  vertical-align: middle; margin-right: .5rem; overflow: hidden;}
+.pk-bar i {display: block; height: 100%; background: #0072B2;}
+@media (max-width: 1080px) {.st-key-queue .pk-pair {display: none;} .pk-bar {width: 4rem;}}
+</style>"""
+
+
+def draw(shown: RunFolder | None) -> None:
+    """Draw the queue, and go on drawing it.
+
+    Args:
+        shown: the run that the page is about; its row is marked.
+    """
+    st.html(CSS)
+    st.fragment(lambda: _panel(shown), run_every=2.0 if _rows()[0] else 6.0)()
+
+
+def _rows() -> tuple[list[RunFolder], list[RunFolder]]:
+    """Return the runs that are going on (from the command line, too), and those that wait."""
+    place = state.place()
+    order = queue.read(place)
+    waiting = [queue.run_of(place, name) for name in order.waiting]
+    known = set(order.waiting)
+    working = [run for run in list_runs(place)[:200] if run.id not in known and run.status().active and _begun(run)]
+    return working[::-1], waiting
+
+
+def _begun(run: RunFolder) -> bool:
+    return run.status().state != "queued" or run.file("process.json").exists()
+
+
+def _panel(shown: RunFolder | None) -> None:
+    working, waiting = _rows()
+    if waiting:
+        with suppress(OSError):  # a full disk: what waits goes on waiting
+            queue.ensure(state.place())
+    words = f"{len(working)} going on, {len(waiting)} waiting" if working or waiting else "empty"
+    st.markdown(f"**Queue** :gray[{words}]")
+    if not working and not waiting:
+        return
+    with st.container(key="queue", gap=None):
+        for run in working:
+            _row(run, 0, 0, shown)
+        for number, run in enumerate(waiting[:MOST_ROWS], 1):
+            _row(run, number, len(waiting), shown)
+    if len(waiting) > MOST_ROWS:
+        st.caption(f"and {len(waiting) - MOST_ROWS} more after them")
+    if waiting and not working and not Service(state.place(), "queue").alive():
+        st.caption("The process that starts runs is being started.")
+
+
+def _row(run: RunFolder, number: int, last: int, shown: RunFolder | None) -> None:
+    """Draw one run; `number` is its place in the line, 0 for one that is going on."""
+    status, one = run.status(), facts(run)
+    name, amount, tools = st.columns([5.2, 2.6, 1.9], vertical_alignment="center", wrap=False)
+    mark = " pk-shown" if shown is not None and run.id == shown.id else ""
+    weight = "700" if mark else "500"
+    name.html(
+        f'<div class="pk-line" data-testid="queue-row">{chip(status.state)}<span style="font-weight:{weight}">'
+        f'{escape(widgets.run_name(one))}</span><span class="pk-quiet">seed {one.spec.seed if one.spec else "?"}</span>'
+        f'<span class="pk-quiet pk-pair">{escape(one.pair)}, {escape(one.task)}</span></div>'
+    )  # fmt: skip
+    percent = round(100 * status.fraction)
+    words = f"{status.stage or 'starting'} {percent} %" if not number else f"{number} in line"
+    bar = f'<span class="pk-bar"><i style="width:{percent}%"></i></span>' if not number else ""
+    amount.html(f'{bar}<span class="pk-quiet">{escape(words)}</span>')
+    with tools.container(horizontal=True, gap="small", horizontal_alignment="right"):
+        if number:
+            _tool(run, "up", ":material/arrow_upward:", "Run it earlier", number == 1,
+                  lambda: queue.move(state.place(), run, -1))  # fmt: skip
+            _tool(run, "down", ":material/arrow_downward:", "Run it later", number == last,
+                  lambda: queue.move(state.place(), run, 1))  # fmt: skip
+        _tool(run, "show", ":material/visibility:", "Show it below", bool(mark), lambda: _show(run))
+        _tool(run, "cancel", ":material/close:", "Take it out of the queue" if number else "Stop and save",
+              status.state == "stopping", lambda: queue.cancel(state.place(), run))  # fmt: skip
+
+
+def _tool(run: RunFolder, what: str, icon: str, tip: str, disabled: bool, do) -> None:  # noqa: ANN001 - a callable
+    pressed = st.button(
+        "", key=f"queue:{what}:{run.id}", icon=icon, help=plain(tip), disabled=disabled, type="tertiary",
+    )  # fmt: skip
+    if pressed:
+        widgets.act(do)
+
+
+def _show(run: RunFolder) -> None:
+    st.query_params["run"] = run.id

@@ -1,0 +1,233 @@
+"""A run while it trains and afterwards: where it is, its curves beside its siblings', and what can be done with it."""
+
+from html import escape
+
+import streamlit as st
+
+from pages._ui import curves, layout, reading, state, widgets
+from pages._ui.reading import Facts
+from paraknow_core.charts import train as charts
+from paraknow_core.charts.train import Line
+from paraknow_core.display import NOT_MEASURED, arm_of, duration, memory, significant
+from paraknow_core.runs import RunFolder, Status
+
+PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
+MOST_SIBLINGS, MOST_TICKED = 12, 4
+CSS = """<style>
+.pk-facts {display: grid; grid-template-columns: repeat(auto-fit, minmax(7.4rem, 1fr)); gap: .2rem 1rem;
+  margin: .1rem 0 .3rem; padding: 0;}
+.pk-facts div {border-left: 2px solid rgba(128,136,140,.35); padding-left: .6rem;}
+.pk-facts dt {font-size: .8rem; opacity: .75; font-weight: 400;}
+.pk-facts dd {font-size: 1.15rem; font-weight: 600; margin: 0; white-space: nowrap;}
+.pk-facts dd small {font-weight: 400; opacity: .75; font-size: .8rem;}
+</style>"""
+
+
+def follow(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]]) -> None:
+    """Draw a run that has not ended, or did not end well, and go on drawing it while it is active."""
+    st.html(CSS)
+    beside = siblings(one, trained)
+    widgets.follow(run, lambda run: _live(run, one, beside))
+    manage(run, one)
+
+
+def _live(run: RunFolder, one: Facts, beside: list[tuple[RunFolder, Facts]]) -> None:
+    widgets.panel(run)
+    pictures(run, one, beside)
+
+
+def ended(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]]) -> None:
+    """Draw the curves of a run that is done; a long one is read piece by piece."""
+    st.html(CSS)
+    beside = siblings(one, trained)
+    behind = curves.metrics_of(run).behind
+    st.fragment(lambda: pictures(run, one, beside), run_every=0.3 if behind else None)()
+
+
+def siblings(one: Facts, trained: list[tuple[RunFolder, Facts]]) -> list[tuple[RunFolder, Facts]]:
+    """Return the runs to draw beside a run: same pair and task, those that differ in method and seed alone first."""
+    if one.spec is None:
+        return []
+    same = [
+        (run, other) for run, other in trained
+        if other.id != one.id and other.spec is not None and reading.question(other.spec) == reading.question(one.spec)
+        and run.file("events.jsonl").exists()
+    ]  # fmt: skip
+    return sorted(same, key=lambda pair: not is_clean(one, pair[1]))[:MOST_SIBLINGS]
+
+
+def is_clean(one: Facts, other: Facts) -> bool:
+    """Tell whether two runs differ in nothing but method and seed."""
+    return set(reading.other_settings(one, other)) <= {"seed"}
+
+
+def pictures(run: RunFolder, one: Facts, beside: list[tuple[RunFolder, Facts]]) -> None:
+    """Draw the numbers of this moment, then the curves with their controls."""
+    metrics = curves.metrics_of(run)
+    status = run.status()
+    if status.active and status.state != "queued":
+        _facts(metrics, status)
+    if not metrics.steps:
+        if status.state in ("running", "stopping"):
+            st.caption("The loss will be drawn here as soon as fine-tuning begins.")
+        return
+    axis, smoothing, chosen = _controls(one, beside)
+    shown = [(run, one), *((r, other) for r, other in beside if r.id in chosen)]
+    _charts(shown, axis, smoothing)
+    _downloads(run, shown)
+
+
+def _facts(metrics: curves.Metrics, status: Status) -> None:
+    """Draw where the run is: one row of numbers."""
+    left, unit = eta(metrics, status), "of this stage"
+    cells = []
+    if status.stage == "fine-tuning" and metrics.steps:
+        cells = [
+            ("Step", f"{status.done:,.0f}", f"of {status.total:,.0f}"),
+            ("Training loss", significant(metrics.latest("loss"), 4), "nats"),
+            ("Validation loss", significant(metrics.latest("validation_loss"), 4), "nats"),
+            ("Speed", f"{metrics.latest('tokens_per_s') or 0:,.0f}", "tokens/s"),
+            ("Memory", memory(metrics.latest("memory_bytes")), ""),
+        ]
+        unit = "of fine-tuning"
+    cells.append(("Time left", f"≈ {duration(left)}" if left is not None else NOT_MEASURED, unit if left else ""))
+    rows = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)} <small>{escape(unit)}</small></dd></div>"
+        for name, value, unit in cells
+    )
+    st.html(f'<dl class="pk-facts" data-testid="facts">{rows}</dl>')
+
+
+def eta(metrics: curves.Metrics, status: Status) -> float | None:
+    """Return the seconds that the stage will still take at its speed so far; None before that can be said."""
+    remaining = status.total - status.done
+    if status.total <= 0 or remaining < 0:
+        return None
+    if status.stage == "fine-tuning":
+        rate = metrics.rate()
+        return remaining / rate if rate else None
+    spent = status.heartbeat - metrics.stage_began
+    known = status.done > 0 and metrics.stage == status.stage and spent > 0
+    return remaining * spent / status.done if known else None
+
+
+def _controls(one: Facts, beside: list[tuple[RunFolder, Facts]]) -> tuple[str, float, list[str]]:
+    """Draw how curves are shown: x axis, smoothing, and which siblings stand beside the run."""
+    left, right = st.container(key="stack-fields-curves").columns([1, 1], vertical_alignment="bottom")
+    st.session_state.setdefault("train.axis", "step")
+    st.session_state.setdefault("train.smoothing", 0.6)
+    axis = left.segmented_control(
+        "Over", list(charts.AXES), key="train.axis", required=True, persist_state="session",
+        format_func={"step": "steps", "epoch": "epochs", "elapsed": "time"}.get,
+    )  # fmt: skip
+    smoothing = right.slider(
+        "Smoothing", 0.0, 0.99, step=0.01, key="train.smoothing", persist_state="session",
+        help="Moving average m_t = β m_(t−1) + (1 − β) x_t, divided by 1 − β^t. The raw values stay visible behind; "
+        "validation losses are never smoothed.",
+    )  # fmt: skip
+    if not beside:
+        return axis or "step", smoothing, []
+    ids = [run.id for run, _ in beside]
+    key = f"train.beside:{one.id}"
+    clean = [run.id for run, other in beside if is_clean(one, other)]
+    st.session_state.setdefault(key, clean[: MOST_TICKED - 1])
+    st.session_state[key] = [name for name in st.session_state[key] if name in ids]
+    names = _names(one, beside)
+    chosen = st.pills(
+        "Beside it", ids, selection_mode="multi", key=key, format_func=lambda i: names[i], persist_state="session",
+        help="Runs of the same pair and task. Those marked * differ from this one in more than method and seed.",
+    )  # fmt: skip
+    return axis or "step", smoothing, list(chosen or [])
+
+
+def _names(one: Facts, beside: list[tuple[RunFolder, Facts]]) -> dict[str, str]:
+    """Name siblings as shortly as tells them apart."""
+    names: dict[str, str] = {}
+    for run, other in beside:
+        name = label(other) + ("" if is_clean(one, other) else " *")
+        names[run.id] = name if name not in names.values() else f"{name} {run.id[-4:]}"
+    return names
+
+
+def label(one: Facts) -> str:
+    """Return a run's name in a picture: its arm and seed."""
+    return f"{arm_of(one.spec.method).label}, seed {one.spec.seed}" if one.spec else one.id
+
+
+def lines(
+    shown: list[tuple[RunFolder, Facts]], column: str, axis: str, smoothing: float, validation: bool = False
+) -> list[Line]:
+    """Return one line a run; the first is the one that the page is about, and is drawn last, on top."""
+    made: list[Line] = []
+    seen: dict[str, int] = {}
+    for number, (run, one) in enumerate(shown):
+        metrics, arm = curves.metrics_of(run), one.spec.method if one.spec else ""
+        raw = metrics.line(column, axis)
+        if not len(raw[0]) and not validation:
+            continue
+        made.append(Line(
+            label(one), arm, metrics.line(column, axis, smoothing) if smoothing else raw, raw if smoothing else None,
+            metrics.line("validation_loss", axis) if validation else None, number == 0, seen.get(arm, 0),
+        ))  # fmt: skip
+        seen[arm] = seen.get(arm, 0) + 1
+    return made[::-1]
+
+
+def _charts(shown: list[tuple[RunFolder, Facts]], axis: str, smoothing: float) -> None:
+    run, one = shown[0]
+    dark = layout.is_dark()
+    words = f"{label(one)}; {one.pair}, {one.task}" if len(shown) == 1 else f"{one.pair}, {one.task}"
+    drawn = "pale: as measured; " if smoothing else ""
+    about = f"{words}; {drawn}dashed: validation"
+    st.plotly_chart(
+        charts.loss(lines(shown, "loss", axis, smoothing, True), axis, "Loss on answers", about, dark=dark),
+        theme=None, config=PLOT, key=f"loss:{run.id}",
+        alt=f"Curves: training and validation loss of {', '.join(label(other) for _, other in shown)}",
+    )  # fmt: skip
+    row = st.container(key="stack-fields-small").columns(len(charts.SMALL))
+    for box, column in zip(row, charts.SMALL, strict=True):
+        found = lines(shown, column, axis, 0.0 if column == "learning_rate" else smoothing)
+        if found:
+            box.plotly_chart(
+                charts.metric(found, column, axis, dark=dark), theme=None, config=PLOT, key=f"{column}:{run.id}",
+                alt=f"Curves: {charts.SMALL[column][0].lower()}",
+            )  # fmt: skip
+
+
+def _downloads(run: RunFolder, shown: list[tuple[RunFolder, Facts]]) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        for other, facts in shown:
+            name = "Curves as CSV" if other is run else f"{label(facts)}: CSV"
+            st.download_button(
+                name, curves.csv_of(other), f"metrics-{other.id}.csv", "text/csv", icon=":material/download:",
+                on_click="ignore", key=f"csv:{run.id}:{other.id}", type="secondary" if other is run else "tertiary",
+            )  # fmt: skip
+    if any(curves.metrics_of(other).behind for other, _ in shown):
+        st.caption("Long runs: more points are being read …")
+
+
+def manage(run: RunFolder, one: Facts) -> None:
+    """Draw what is done with a run as a whole: take its settings, delete it."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if one.spec is not None and st.button(
+            "Duplicate and tweak", icon=":material/content_copy:", key=f"copy:{run.id}",
+            help="Takes this run's settings as the draft. Change what you like above, then start it as a new run.",
+        ):  # fmt: skip
+            state.replace_spec(one.spec)
+            st.toast("The draft now has this run's settings.", icon=":material/content_copy:")
+            st.rerun()
+        _delete(run)
+
+
+def _delete(run: RunFolder) -> None:
+    if state.access().demo or run.status().active:
+        return
+    with st.popover("Delete", icon=":material/delete:", type="tertiary"):
+        st.markdown("Removes the run's folder with its scores, curves and adapters. This cannot be undone.")
+        if st.button("Delete for good", key=f"delete:{run.id}", type="primary", icon=":material/delete_forever:"):
+
+            def away() -> None:
+                run.delete()
+                st.query_params.pop("run", None)
+
+            widgets.act(away)

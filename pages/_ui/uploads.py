@@ -1,0 +1,206 @@
+"""Uploaded data files: kept under generated names, read strictly by the desk before anything may use them.
+
+A file waits as `waiting-<name>` until the desk has read every line; then it gets its final name and a label beside it,
+or it is removed. The user's own name of it is only ever a label.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from pages._ui import asking, state
+from pages._ui.layout import plain, say
+from paraknow_core.display import count, memory, shorten
+from paraknow_core.paths import Workspace, read_json, write_atomic, write_json
+
+SUFFIXES = (".jsonl", ".csv", ".txt")
+MAX_BYTES = 20_000_000
+WAITING = "waiting-"
+FORGOTTEN_S = 3600.0  # a file that nobody came back for
+PENDING, REFUSED = "uploads.pending", "uploads.refused"
+FIELD = "uploads.file"
+LAYOUTS = """One example a line:
+
+- `.jsonl`: `{"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}` or
+  `{"question": …, "answer": …}`; other keys can be mapped
+- `.csv`: question, four choices and the letter of the right one, without a header; or with a header, mapped
+- `.txt`: plain text, for language modelling
+
+At most 20 MB, UTF-8."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One finished upload: its path, what the user called it, and what is in it."""
+
+    path: Path
+    label: str
+    format: str
+    examples: int
+    bytes: int
+
+    @property
+    def text(self) -> str:
+        """Return one line for a list."""
+        size = memory(self.bytes) if self.bytes >= 1e6 else f"{self.bytes / 1e3:.0f} kB"
+        return f"{shorten(self.label, 48)} · {count(self.examples)} examples · {size}"
+
+
+def finished(place: Workspace) -> list[Upload]:
+    """Return every finished upload, newest first."""
+    found = []
+    for note in place.uploads.glob("*.json"):
+        known = read_json(note)
+        file = known.get("file") if isinstance(known, dict) else None
+        path = place.uploads / file if isinstance(file, str) and Path(file).name == file else None
+        if path is not None and path.is_file():
+            found.append((note.stat().st_mtime, Upload(
+                path, str(known.get("label", file)), str(known.get("format", "")), int(known.get("examples", 0)),
+                path.stat().st_size,
+            )))  # fmt: skip
+    return [upload for _, upload in sorted(found, key=lambda pair: -pair[0])]
+
+
+def keep(place: Workspace, name: str, content: bytes) -> Path | str:
+    """Write an upload under a generated name, to wait for being read; return its path, or why it is refused.
+
+    Args:
+        place: the workspace.
+        name: the user's own name of the file; only its extension is used.
+        content: the file.
+    """
+    suffix = Path(name.replace("\\", "/")).suffix.lower()
+    if suffix not in SUFFIXES:
+        return f"the extension '{suffix[:20]}' is not one of a data file; use {', '.join(SUFFIXES)}"
+    if len(content) > MAX_BYTES:
+        return f"has {memory(len(content))}; at most {memory(MAX_BYTES)} can be uploaded; give a smaller part of it"
+    path = place.uploads / f"{WAITING}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}{suffix}"
+    try:
+        write_atomic(path, content)
+    except OSError as error:
+        return f"cannot be kept ({error.strerror}); free some space in the workspace"
+    return path
+
+
+def accept(place: Workspace, path: Path, label: str, reply: dict[str, Any]) -> Path:
+    """Give a file that was read its final name, with the user's name of it as a label; return its path."""
+    read = place.uploads / reply["file"]
+    final = place.uploads / (f"upload-{path.stem.removeprefix(WAITING)}{read.suffix}")
+    read.rename(final)
+    write_json(final.with_suffix(".json"), {
+        "file": final.name, "label": label[:200], "format": reply["format"], "examples": reply["examples"],
+    })  # fmt: skip
+    discard(path)
+    return final
+
+
+def discard(path: Path) -> None:
+    """Remove a waiting file and what was written beside it."""
+    for file in (path, path.with_suffix(".mapped.jsonl")):
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+
+
+def sweep(place: Workspace) -> None:
+    """Remove waiting files whose window was closed."""
+    for file in place.uploads.glob(f"{WAITING}*"):
+        with suppress(OSError):
+            if time.time() - file.stat().st_mtime > FORGOTTEN_S:
+                file.unlink()
+
+
+def uploader(use: Callable[[str], None]) -> None:
+    """Draw the field for an upload, and what becomes of it: read, mapped, refused, or used.
+
+    Args:
+        use: called with the path of a file that was read to its end.
+    """
+    place = state.place()
+    sweep(place)
+    st.file_uploader(
+        "Data file", type=[suffix[1:] for suffix in SUFFIXES], key=FIELD, help=LAYOUTS, max_upload_size=20,
+        on_change=lambda: _take(st.session_state.get(FIELD)), disabled=state.access().demo,
+    )  # fmt: skip
+    refused = st.session_state.get(REFUSED)
+    if refused:
+        say(refused)
+    pending = st.session_state.get(PENDING)
+    if pending and not state.access().demo:
+        _work_on(place, pending, use)
+
+
+def _take(file: Any) -> None:
+    """Keep what was just chosen; an earlier file that still waits is dropped."""
+    _drop()
+    st.session_state.pop(REFUSED, None)
+    if file is None or state.access().demo:
+        return
+    path = keep(state.place(), file.name, file.getvalue())
+    if isinstance(path, str):
+        st.session_state[REFUSED] = f"{shorten(file.name, 60)}: {path}"
+        return
+    st.session_state[PENDING] = {"path": str(path), "label": file.name, "columns": {}}
+
+
+def _drop() -> None:
+    pending = st.session_state.pop(PENDING, None)
+    if pending:
+        discard(Path(pending["path"]))
+
+
+def _work_on(place: Workspace, pending: dict[str, Any], use: Callable[[str], None]) -> None:
+    path, label = Path(pending["path"]), shorten(pending["label"], 60)
+    reply = asking.answered("upload", {"path": str(path), "columns": pending["columns"]}, f"Reading {label} …")
+    if reply is None:
+        return
+    refused = reply.value["refused"]
+    if not refused:
+        final = accept(place, path, pending["label"], reply.value)
+        st.session_state.pop(PENDING)
+        use(str(final))
+        st.rerun()
+    said = refused.replace(path.with_suffix(".mapped.jsonl").name, f"{label}, as mapped,").replace(path.name, label)
+    if reply.value["columns"]:
+        _mapping(pending, said, reply.value["columns"])
+        return
+    _drop()
+    st.session_state[REFUSED] = said
+    st.rerun()
+
+
+def _mapping(pending: dict[str, Any], said: str, columns: dict[str, str]) -> None:
+    """Draw the columns of a file whose layout is not known, to be mapped."""
+    st.warning(plain(said), icon=":material/view_column:")
+    st.caption("Or say which column is which: the file is then written anew. To drop it, remove it from the field.")
+    names = list(columns)
+    with st.form("uploads.columns", border=True):
+        boxes = st.columns(3)
+        chosen = {
+            key: box.selectbox(
+                word, names, index=_guess(names, key), key=f"uploads.column.{key}", placeholder="none",
+                format_func=lambda name: f"{shorten(name, 30)}: {shorten(columns[name], 40)}",
+            )
+            for box, (key, word) in zip(boxes, WORDS.items(), strict=True)
+        }  # fmt: skip
+        if st.form_submit_button("Use these columns", icon=":material/check:", type="primary"):
+            pending["columns"] = {key: name for key, name in chosen.items() if name}
+            st.rerun()
+
+
+WORDS = {"question": "Question", "answer": "Answer", "choices": "Choices (a list)"}
+_USUAL = {
+    "question": ("question", "instruction", "prompt", "input", "problem", "query"),
+    "answer": ("answer", "output", "response", "solution", "completion", "target", "label"),
+    "choices": ("choices", "options"),
+}
+
+
+def _guess(names: list[str], key: str) -> int | None:
+    lower = [name.casefold() for name in names]
+    return next((lower.index(usual) for usual in _USUAL[key] if usual in lower), None)

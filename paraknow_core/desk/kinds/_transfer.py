@@ -1,0 +1,100 @@
+"""What the questions about a transfer share: the pair's context, and blocks that were cut a moment ago."""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from paraknow_core.desk.questions import question_key
+from paraknow_core.paths import Workspace, contained
+from paraknow_core.sensitivity_store import SensitivityStore
+from paraknow_core.settings import Settings
+from paraknow_core.spec import ModelSpec, RunSpec
+from paraknow_core.stages.context import Context
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from paraknow_core.stages.preview import Preview
+
+KEPT_BYTES = 4e8  # of weights, blocks and scores held for the next question about the same modules
+
+
+def context_of(place: Workspace, settings: Settings, request: Mapping[str, Any]) -> Context:
+    """Return the context of a request's pair, origin and seed; the last few are kept with what they read."""
+    named = {"teacher": request["teacher"], "student": request["student"]}
+    extraction = {key: request[key] for key in ("origin", "seed") if key in request}
+    # The key holds the state of the models' files, so that changed files are read again.
+    return _context(place, settings, json.dumps([named, extraction]), question_key("pair", named))
+
+
+@lru_cache(maxsize=12)
+def _context(place: Workspace, settings: Settings, asked: str, _stamp: str) -> Context:
+    named, extraction = json.loads(asked)
+    spec = RunSpec(**{who: ModelSpec(**named[who]) for who in named})
+    return Context(
+        spec.with_changes({f"extraction.{key}": value for key, value in extraction.items()}), settings, place
+    )
+
+
+def store_of(place: Workspace, name: str) -> SensitivityStore:
+    """Return a saved sensitivity of the workspace by its folder's name."""
+    return SensitivityStore(contained(place.sensitivity, name))
+
+
+def weights_of(context: Context) -> "tuple[Mapping[str, Tensor], Mapping[str, Tensor]]":
+    """Return the teacher's and the student's weights; files are opened once a context."""
+    known = vars(context).setdefault("_weights", None)
+    if known is None:
+        known = vars(context)["_weights"] = (context.teacher.weights(), context.student.weights())
+    return known
+
+
+class _Recent:
+    """The blocks cut last, as many as a limit of memory allows."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[str, Preview] = {}
+
+    def get(self, key: str) -> "Preview | None":
+        if key in self.blocks:
+            self.blocks[key] = self.blocks.pop(key)
+        return self.blocks.get(key)
+
+    def put(self, key: str, one: "Preview") -> None:
+        self.blocks[key] = one
+        while len(self.blocks) > 1 and sum(_size(each) for each in self.blocks.values()) > KEPT_BYTES:
+            del self.blocks[next(iter(self.blocks))]
+
+
+_RECENT = _Recent()
+
+
+def _size(one: "Preview") -> int:
+    held = (one.weight, one.own, one.block.weight, one.block.received, one.score)
+    return sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)
+
+
+def preview_of(place: Workspace, settings: Settings, request: Mapping[str, Any], pair: Mapping[str, Any]) -> "Preview":
+    """Cut one pairing's block, or return it if it was cut a moment ago.
+
+    Args:
+        place, settings: of the desk.
+        request: teacher, student, store, structure and seed.
+        pair: a pairing as `transfer_plan` gives it.
+    """
+    from paraknow_core.models.compat import Pairing
+    from paraknow_core.stages.preview import preview
+
+    upstream = {key: request[key] for key in ("teacher", "student", "store", "structure", "seed")}
+    key = question_key("preview", {**upstream, "modules": [pair["student_module"], pair["teacher_module"]]})
+    known = _RECENT.get(key)
+    if known is not None:
+        return known
+    context = context_of(place, settings, request)
+    one = preview(
+        context, store_of(place, request["store"]), request["structure"],
+        Pairing(**{name: pair[name] for name in Pairing.__dataclass_fields__}), *weights_of(context),
+    )  # fmt: skip
+    _RECENT.put(key, one)
+    return one

@@ -1,0 +1,157 @@
+"""The queue of a workspace: which runs wait for their turn, and which have it.
+
+`queue/order.json` is the whole protocol. It is changed under a lock and replaced at once, so that any number of windows
+and the process that starts the runs (`queue_service.py`) see the same order. A waiting run is `queued` and has no
+process yet; it is taken out of the file when its process is there.
+"""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from paraknow_core.engines import local
+from paraknow_core.errors import RunError
+from paraknow_core.paths import Workspace, contained, read_json, write_json
+from paraknow_core.runs import RunFolder, Status
+from paraknow_core.services import Service
+
+CANCELLED = "taken out of the queue before it began"
+
+
+@dataclass
+class Order:
+    """Run ids: those that wait, first come first; those that have a process; when the end of some was asked for."""
+
+    waiting: list[str] = field(default_factory=list)
+    working: list[str] = field(default_factory=list)
+    ending: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """True when nobody needs the queue's process."""
+        return not (self.waiting or self.working or self.ending)
+
+
+def folder_of(place: Workspace) -> Path:
+    """Return where the queue lies."""
+    return place.root / "queue"
+
+
+def read(place: Workspace) -> Order:
+    """Read the order; what is damaged or names no run folder is left out."""
+    data = read_json(folder_of(place) / "order.json", {})
+    data = data if isinstance(data, dict) else {}
+    ending = data.get("ending")
+    ending = ending if isinstance(ending, dict) else {}
+    return Order(
+        _known(place, data.get("waiting")),
+        _known(place, data.get("working")),
+        {name: ending[name] for name in _known(place, list(ending)) if isinstance(ending[name], int | float)},
+    )
+
+
+def _known(place: Workspace, names: object) -> list[str]:
+    found: list[str] = []
+    for name in names if isinstance(names, list) else []:
+        with suppress(RunError, OSError, ValueError, TypeError):
+            if name not in found and (contained(place.runs, name) / "spec.yaml").exists():
+                found.append(name)
+    return found
+
+
+@contextmanager
+def changing(place: Workspace) -> Iterator[Order]:
+    """Hold the queue alone; what is changed inside is written when it ends without an error."""
+    folder = folder_of(place)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        order = read(place)
+        yield order
+        if asdict(order) != read_json(folder / "order.json"):
+            write_json(folder / "order.json", asdict(order))
+
+
+def run_of(place: Workspace, name: str) -> RunFolder:
+    """Return the run with this id."""
+    return RunFolder(place.runs / name)
+
+
+def submit(place: Workspace, *runs: RunFolder) -> None:
+    """Put runs at the end of the queue, new ones or such that go on after a stop, a failure or a kill.
+
+    Raises:
+        RunError: no run was given, or one is waiting, going on or done; nothing was changed then.
+    """
+    if not runs or len({run.path for run in runs}) < len(runs):
+        raise RunError("queue: needs run folders, each only once; create one first")
+    with changing(place) as order:
+        attempts = [_attempt(place, run, order) for run in runs]
+        for run, attempt in zip(runs, attempts, strict=True):
+            local.reset(run, attempt)
+            order.waiting.append(run.id)
+    Service(place, "queue").start()
+
+
+def _attempt(place: Workspace, run: RunFolder, order: Order) -> int:
+    if run.path.parent.resolve() != place.runs.resolve():
+        raise RunError(f"run {run.id}: lies outside the workspace; `runs resume` goes on with it")
+    if run.id in order.waiting:
+        raise RunError(f"run {run.id}: is waiting already; watch it, or take it out of the queue")
+    if run.status().state == "done":
+        raise RunError(f"run {run.id}: is done; duplicate it to run it with other settings")
+    return local.next_attempt(run)
+
+
+def ensure(place: Workspace) -> None:
+    """Start the queue's process again if somebody needs it and it is gone (killed, or the machine was restarted)."""
+    if not read(place).empty:
+        Service(place, "queue").start()
+
+
+def cancel(place: Workspace, run: RunFolder) -> None:
+    """Take a waiting run out of the queue; one that is going on is asked to save and stop.
+
+    Raises:
+        RunError: the run has ended.
+    """
+    with changing(place) as order:
+        if run.id in order.waiting:
+            order.waiting.remove(run.id)
+            write_stopped(run, CANCELLED)
+            return
+    local.stop(run)
+
+
+def write_stopped(run: RunFolder, message: str) -> None:
+    """Say that a run which no process holds is stopped."""
+    now = time.time()
+    before = Status.from_dict(read_json(run.file("status.json"), {}))
+    status = {**asdict(before), "state": "stopped", "message": message, "ended": now}
+    write_json(run.file("status.json"), status)
+    run.file("stop").unlink(missing_ok=True)
+
+
+def move(place: Workspace, run: RunFolder, by: int) -> None:
+    """Move a waiting run so many places back (negative: forward); beyond an end means that end."""
+    with changing(place) as order:
+        if run.id not in order.waiting:
+            return  # its turn came while somebody was looking
+        at = order.waiting.index(run.id)
+        order.waiting.pop(at)
+        order.waiting.insert(max(0, at + by), run.id)
+
+
+def end(place: Workspace, run: RunFolder) -> None:
+    """Ask a run to save and stop, and let the queue's process end it if it has not after a few seconds.
+
+    Raises:
+        RunError: the run is not active.
+    """
+    run.request_stop()
+    with changing(place) as order:
+        order.ending.setdefault(run.id, time.time())
+    Service(place, "queue").start()

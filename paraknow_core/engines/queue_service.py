@@ -1,0 +1,133 @@
+"""The queue's process: starts the first waiting run as a process of its own, waits for its end, takes the next one.
+
+It holds nothing that its file does not say, and a run outlives it: killed and started again, it finds which runs are
+still going on and which wait.
+"""
+
+import os
+import signal
+import time
+from contextlib import suppress
+
+from paraknow_core.engines import local
+from paraknow_core.engines.queue import CANCELLED, Order, changing, folder_of, run_of, write_stopped
+from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.paths import Workspace, read_json, write_json
+from paraknow_core.runs import RunFolder, is_alive
+from paraknow_core.services import Service
+from paraknow_core.settings import load_settings
+
+IDLE_S = 600.0
+POLL_S = 0.2
+GRACE_S = 5.0  # a run whose end was asked for has so long to save
+HARDER_S = 4.0  # and so long after SIGTERM
+LINGER_S = 10.0  # a process that has said how its run ended has so long to go; after that nobody waits for it
+ENDED = "ended before it could save; resume goes on from its last save"
+
+
+def serve(place: Workspace) -> None:
+    """Start waiting runs, as many at a time as the settings say, until asked to stop or idle."""
+    service = Service(place, "queue")
+    with service.hold() as mine:
+        if not mine:
+            return
+        folder_of(place).mkdir(parents=True, exist_ok=True)
+        last = time.monotonic()
+        while folder_of(place).is_dir() and not service.asked_to_stop:
+            if _one_turn(place):
+                last = time.monotonic()
+            elif time.monotonic() - last > IDLE_S and _leave(place, service):
+                return
+            time.sleep(POLL_S)
+
+
+def _leave(place: Workspace, service: Service) -> bool:
+    """Go only if nobody has submitted meanwhile: whoever does so after this finds no process and starts one."""
+    with changing(place) as order:
+        if order.empty:
+            (service.folder / "process.json").unlink(missing_ok=True)
+        return order.empty
+
+
+def _one_turn(place: Workspace) -> bool:
+    try:
+        return turn(place)
+    except OSError as error:  # a full disk passes; the order is as it was
+        print(f"queue: {error}", flush=True)
+        return True
+
+
+def turn(place: Workspace) -> bool:
+    """Look after the runs that are going on and start the next ones; False when there is nothing to do."""
+    _reap()
+    with changing(place) as order:
+        for name in list(order.ending):
+            if _has_ended(run_of(place, name), order.ending[name]):
+                del order.ending[name]
+        for name in [name for name in order.working if not _is_busy(run_of(place, name))]:
+            order.working.remove(name)
+            print(f"{name}: {run_of(place, name).status().state}", flush=True)
+        while order.waiting and len(order.working) < _workers(place):
+            _start_next(place, order)
+        return not order.empty
+
+
+def _start_next(place: Workspace, order: Order) -> None:
+    """Give the first waiting run its process; one that cannot be started says so itself, and the next one follows."""
+    run = run_of(place, order.waiting.pop(0))
+    if _is_busy(run):  # started by hand, or by this queue just before it was killed
+        order.working.append(run.id)
+        return
+    if run.file("stop").exists():
+        write_stopped(run, CANCELLED)
+        return
+    try:
+        print(f"{run.id}: starts as process {local.submit(place, run)}", flush=True)
+        order.working.append(run.id)
+    except RunError as error:  # done or going on elsewhere meanwhile
+        print(error, flush=True)
+    except OSError as error:
+        print(f"{run.id}: {error}", flush=True)
+        with suppress(OSError):
+            _write_failed(run, f"queue: could not be started ({error.strerror}); free some space and resume it")
+
+
+def _write_failed(run: RunFolder, message: str) -> None:
+    status = read_json(run.file("status.json"), {})
+    write_json(run.file("status.json"), {**status, "state": "failed", "message": message, "ended": time.time()})
+
+
+def _workers(place: Workspace) -> int:
+    try:
+        return load_settings(place).workers
+    except ParaknowError:
+        return 1  # the run itself will say what is wrong with the settings
+
+
+def _is_busy(run: RunFolder) -> bool:
+    """Tell whether the run's process is still there."""
+    known = read_json(run.file("process.json"), {})
+    if not known or not is_alive(known["host"], known["pid"], known["process_started"], known.get("launched", 0)):
+        return False
+    status = run.status()
+    return status.active or time.time() - status.ended < LINGER_S
+
+
+def _has_ended(run: RunFolder, asked: float) -> bool:
+    """Go on with ending a run, harder as time passes; True when it is over."""
+    status = run.status()
+    if not status.active:
+        if status.state == "lost":
+            write_stopped(run, ENDED)
+        return True
+    waited = time.time() - asked
+    if waited > GRACE_S:
+        local.signal_group(run, signal.SIGKILL if waited > GRACE_S + HARDER_S else signal.SIGTERM)
+    return False
+
+
+def _reap() -> None:
+    """Take leave of children that have ended, so that they do not stay in the table of processes."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue

@@ -1,0 +1,99 @@
+"""Lesson 3: kin and strangers. The same transfer into two students of one shape."""
+
+from paraknow_core.lessons import structure
+from paraknow_core.lessons.base import (
+    Explanation,
+    Lesson,
+    Panel,
+    Preset,
+    Row,
+    Runs,
+    difference_row,
+    is_clear,
+    paired,
+    say,
+    score_row,
+    untouched_row,
+)
+from paraknow_core.paths import Workspace, read_json
+
+STUDENTS = ("kin", "stranger")
+SPECS = {
+    label: spec
+    for student in STUDENTS
+    for label, spec in (
+        (f"{student}: default LoRA", structure.control(f"bundled:{student}", f"Lesson 3, {student}, default LoRA")),
+        (f"{student}: transfer", structure.difference("submatrix", f"bundled:{student}", f"Lesson 3, {student}")),
+    )
+}
+
+
+def explain(place: Workspace, runs: Runs) -> Explanation:
+    """Set the gain of the transfer in the one student beside that in the other."""
+    del place
+    gains = {s: paired([runs[f"{s}: transfer"]], [runs[f"{s}: default LoRA"]]) for s in STUDENTS}
+    n = runs["kin: transfer"].result()["scores"][0]["n"]
+    gain = Panel(
+        "Gain of the transfer over default LoRA", f"paired by example, n = {n}; bars: 95 % intervals",
+        "difference [points]", tuple(difference_row(student, "seeking", result) for student, result in gains.items()),
+        zero=True,
+    )  # fmt: skip
+    scores = Panel(
+        "Test scores", "word problems; bars: 95 % intervals over examples", "score [%]",
+        tuple(row for s in STUDENTS for row in _scores(s, runs)),
+    )  # fmt: skip
+    right, why = _judge(gains)
+    return Explanation((gain, scores), _sentences(gains, runs), right, why)
+
+
+def _scores(student: str, runs: Runs) -> list[Row]:
+    control, transfer = runs[f"{student}: default LoRA"], runs[f"{student}: transfer"]
+    before = [Row(f"{student}, untouched", row.arm, row.value, row.low, row.high) for row in untouched_row(control)]
+    return [*before, score_row(f"{student}, default LoRA", "default_lora", control),
+            score_row(f"{student}, transfer", "seeking", transfer)]  # fmt: skip
+
+
+def _judge(gains: dict) -> tuple[str, str]:
+    helped = {s: is_clear(result) and result.difference > 0 for s, result in gains.items()}
+    key = {(True, True): "both", (True, False): "kin", (False, True): "stranger", (False, False): "neither"}[
+        helped["kin"], helped["stranger"]
+    ]
+    return key, "; ".join(f"{student}: {say(result)[:-1]}" for student, result in gains.items()) + "."
+
+
+def _sentences(gains: dict, runs: Runs) -> tuple[str, ...]:
+    words = [f"The transfer in {s} against its own default LoRA: {say(result)}" for s, result in gains.items()]
+    for student in STUDENTS:
+        cosine = _cosine(runs[f"{student}: transfer"])
+        if cosine:
+            words.append(
+                f"Cosine of the teacher's block with {student}'s own weight: {sum(cosine) / len(cosine):.2f} "
+                f"on average (range {min(cosine):.2f} to {max(cosine):.2f}, {len(cosine)} modules)."
+            )
+    words.append(
+        "Two networks can compute alike with their channels in any order. Where the orders were never shared, a block "
+        "is noise to the student; a cosine near 0 says so before anything is trained."
+    )
+    return tuple(words)
+
+
+def _cosine(run) -> list[float]:  # noqa: ANN001
+    modules = (read_json(run.file("extraction.json"), {}) or {}).get("modules") or {}
+    found = (m.get("cosine_with_student") for m in modules.values() if isinstance(m, dict))
+    return [value for value in found if value is not None]
+
+
+LESSON = Lesson(
+    3, "Kin and strangers",
+    "Two students of the same shape: one that the teacher grew from, one trained on its own. Who gains?",
+    "The bundled teacher was made by widening kin, without changing what it computes, and training it on. Stranger has "
+    "kin's shape and skill but came from another start. Both move towards the teacher's most sensitive sub-matrices "
+    "(injection mode difference), both are fine-tuned the same way, both have default LoRA beside them.",
+    {"both": "Both", "kin": "Only kin", "stranger": "Only stranger", "neither": "Neither"},
+    SPECS, 70, explain,
+    (Preset("kin-cosine", "See the cosine with the student, module by module", "pages/mapping.py",
+            {**structure.SMALL, "injection.mode": "difference"}),
+     Preset("stranger-residual", "Give stranger the paper's mode (residual)", "pages/train.py",
+            {**structure.SMALL, "student.source": "bundled:stranger"}, ("default_lora", "random_offset"))),
+    "Published pairs are strangers in this sense. In residual mode nothing is destroyed: does anything arrive?",
+)  # fmt: skip

@@ -1,0 +1,127 @@
+"""Lesson 2: why structure matters. The same amount of teacher, picked in four ways, in a student that is its kin."""
+
+from paraknow_core.display import arm_of
+from paraknow_core.lessons.base import (
+    Explanation,
+    Lesson,
+    Panel,
+    Preset,
+    Row,
+    Runs,
+    is_clear,
+    paired,
+    say,
+    score_row,
+    untouched_row,
+)
+from paraknow_core.paths import Workspace, read_json
+from paraknow_core.spec import RunSpec
+
+STRUCTURES = {"submatrix": "sub-matrix", "row_column": "rows and columns", "neuron": "single weights by S",
+              "random": "single weights at random"}  # fmt: skip
+COLOURS = {"submatrix": "seeking", "row_column": "pissa", "neuron": "olora", "random": "random_offset"}
+SMALL = {
+    "student.source": "bundled:kin", "task.sizes.train": 256, "task.sizes.validation": 32, "task.sizes.test": 100,
+    "finetuning.epochs": 2, "finetuning.batch_size": 16, "factorisation.split": "sqrt",
+}  # fmt: skip
+CONTROL = "default LoRA"
+
+
+def difference(structure: str, student: str = "bundled:kin", name: str = "") -> RunSpec:
+    """Return a small run that moves the student towards a block of the teacher."""
+    changes = {**SMALL, "injection.mode": "difference", "extraction.structure": structure, "student.source": student}
+    return RunSpec(name=name).with_changes(changes)
+
+
+def control(student: str = "bundled:kin", name: str = "") -> RunSpec:
+    """Return the same small run without a teacher."""
+    return RunSpec(name=name).with_changes({**SMALL, "method": "default_lora", "student.source": student})
+
+
+SPECS = {CONTROL: control(name="Lesson 2, default LoRA")} | {
+    label: difference(key, name=f"Lesson 2, {label}") for key, label in STRUCTURES.items()
+}
+
+
+def explain(place: Workspace, runs: Runs) -> Explanation:
+    """Set the scores of the structures beside how much sensitivity each of them caught."""
+    del place
+    results = {key: paired([runs[label]], [runs[CONTROL]]) for key, label in STRUCTURES.items()}
+    mass = {key: _captured(runs[label]) for key, label in STRUCTURES.items()}
+    scores = Panel(
+        "Test score after fine-tuning", _about(runs), "score [%]",
+        (*untouched_row(runs[CONTROL]), score_row(CONTROL, "default_lora", runs[CONTROL]),
+         *(score_row(label, COLOURS[key], runs[label]) for key, label in STRUCTURES.items())),
+    )  # fmt: skip
+    caught = Panel(
+        "Sensitivity that the picked weights hold", "mean over modules; bars: range over modules",
+        "share of the module's S [%]",
+        tuple(Row(STRUCTURES[key], COLOURS[key], 100 * sum(m) / len(m), 100 * min(m), 100 * max(m))
+              for key, m in mass.items() if m),
+    )  # fmt: skip
+    right, why = _judge(runs)
+    return Explanation((scores, caught), _sentences(results, mass), right, why)
+
+
+def _judge(runs: Runs) -> tuple[str, str]:
+    """Return the structure that beats every other one by example, if there is one."""
+    order = sorted(STRUCTURES, key=lambda key: -_score(runs[STRUCTURES[key]]))
+    best, others = order[0], order[1:]
+    worst = min((paired([runs[STRUCTURES[best]]], [runs[STRUCTURES[other]]]) for other in others), key=lambda r: r.low)
+    if is_clear(worst):
+        return best, f"{STRUCTURES[best]} is ahead of every other structure, of the nearest by {say(worst)[:-1]}."
+    return "none", f"the best two are not told apart: {say(worst)}"
+
+
+def _score(run) -> float:  # noqa: ANN001
+    return run.result()["scores"][0]["value"]
+
+
+def _captured(run) -> list[float]:  # noqa: ANN001
+    modules = (read_json(run.file("extraction.json"), {}) or {}).get("modules") or {}
+    return [m["captured_mass"] for m in modules.values() if isinstance(m, dict) and m.get("captured_mass") is not None]
+
+
+def _about(runs: Runs) -> str:
+    n = runs[CONTROL].result()["scores"][0]["n"]
+    return f"teacher → kin, word problems, difference injection; bars: 95 % interval over n = {n} examples"
+
+
+def _sentences(results: dict, mass: dict) -> tuple[str, ...]:
+    words = [f"{_capital(STRUCTURES[key])} against default LoRA: {say(result)}" for key, result in results.items()]
+    means = {key: sum(m) / len(m) for key, m in mass.items() if m}
+    if means:
+        most = max(means, key=means.get)
+        ahead = max(results, key=lambda key: results[key].difference)
+        tail = "It is also the one with the best score." if most == ahead else (
+            f"Yet {STRUCTURES[ahead]} has the better score: what the weights do together counts, not how much "
+            "sensitivity they hold one by one."
+        )  # fmt: skip
+        words.append(f"Most sensitivity is held by {STRUCTURES[most]}: {100 * means[most]:.0f} % on average. {tail}")
+    words.append(
+        "One seed and one pair. This teacher was grown out of this student, so a block that keeps its neighbours "
+        "fits; with a stranger nothing has to (lesson 3)."
+    )
+    return tuple(words)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+LESSON = Lesson(
+    2, "Why structure matters",
+    "The same number of teacher weights, picked in four ways. Which helps the student most?",
+    "The student's matrices are smaller than the teacher's, so a part must be picked. A sub-matrix is a window of "
+    "neighbours. Rows and columns takes the best rows and the best columns. Single weights by S takes the most "
+    "sensitive weights wherever they are and packs them together; single weights at random does so without looking. "
+    "Here the student kin moves towards the picked block (injection mode difference: B A ≈ block − W), then all are "
+    f"fine-tuned like {arm_of('default_lora').label}.",
+    {**{key: _capital(label) for key, label in STRUCTURES.items()}, "none": "It makes no difference"},
+    SPECS, 80, explain,
+    (Preset("structures", "Preview the four structures on one module", "pages/mapping.py",
+            {**SMALL, "injection.mode": "difference"}),
+     Preset("structure-paper", "Try them in the paper's mode (residual)", "pages/train.py",
+            {**SMALL, "injection.mode": "residual"}, ("default_lora",))),
+    "In the paper's mode (residual) the student's function is the same at the start: is structure as decisive there?",
+)  # fmt: skip

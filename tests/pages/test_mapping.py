@@ -1,0 +1,339 @@
+"""Mapping & extraction: empty, measuring, loaded, changed, held, extracted, and pairs that do not fit."""
+
+import json
+import shutil
+
+import numpy
+import pytest
+
+from pages._ui.mapping_layers import RECEIVES, after_click, after_edit, notes
+from pages._ui.mapping_settings import origin_of
+from paraknow_core.draft import load_draft
+from paraknow_core.paths import Workspace, write_json
+from paraknow_core.runs import RunFolder
+from paraknow_core.settings import Settings
+from paraknow_core.spec import RunSpec
+from tests.pages import fabricate
+from tests.pages.conftest import answer_desk, button, select, words
+
+SAMPLES = {"sensitivity.samples": 2}
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory) -> Workspace:
+    """A workspace where the bundled teacher was really measured, on two seed samples."""
+    from paraknow_core.stages.context import Context
+    from paraknow_core.stages.sensitivity import sensitivity
+
+    place = Workspace(tmp_path_factory.mktemp("measured"))
+    sensitivity(Context(RunSpec().with_changes(SAMPLES), Settings(threads=2), place))
+    return place
+
+
+@pytest.fixture
+def loaded(place, measured, open_app):
+    """The page over the measured teacher; `changes` go into the draft before it is opened."""
+
+    def opened(changes=None, page="mapping"):
+        shutil.copytree(measured.sensitivity, place.sensitivity, dirs_exist_ok=True)
+        save(place, RunSpec().with_changes({**SAMPLES, **(changes or {})}))
+        app = open_app(page)
+        answer_desk(place, app)
+        return app
+
+    return opened
+
+
+def save(place, spec, held=None) -> None:
+    write_json(place.root / "draft.json", {"spec": spec.model_dump(mode="json"),
+                                           "held": held and held.model_dump(mode="json")})  # fmt: skip
+
+
+def figures(app) -> dict[str, dict]:
+    found = (json.loads(chart.proto.spec) for chart in app.get("plotly_chart"))
+    return {figure["layout"]["title"]["text"]: figure for figure in found}
+
+
+def subtitle(figure) -> str:
+    return figure["layout"]["title"]["subtitle"]["text"]
+
+
+def group(app, label):
+    return next(g for g in app.get("button_group") if g.label == label)
+
+
+def overview(app):
+    return next(d.value for d in app.dataframe if "ratio" in d.value.columns)
+
+
+def test_without_a_measurement_it_says_what_will_appear_and_offers_it(place, open_app, submitted):
+    app = open_app("mapping")
+    assert app.title[0].value == "Mapping & extraction"
+    answer_desk(place, app)
+    assert "the block that would be injected will appear here" in words(app)
+    assert "known once the teacher's sensitivity was measured" in words(app)
+    assert "Which layer goes where" in figures(app)
+    button(app, "Compute sensitivity").click().run()
+    assert not app.exception
+    [[run_id]] = submitted
+    assert RunFolder(place.runs / run_id).spec().until == "sensitivity"
+    assert "Not started yet" in words(app)
+
+
+def test_a_strategy_that_needs_no_measurement_is_drawn_without(place, open_app):
+    save(place, RunSpec().with_changes({"mapping.strategy": "last"}))
+    app = open_app("mapping")
+    answer_desk(place, app)
+    links = [t for t in figures(app)["Which layer goes where"]["data"] if t.get("mode") == "lines"]
+    assert len(links) == 4
+    assert not app.error
+
+
+@pytest.mark.parametrize(("state", "said"), [("running", "Stop and save"), ("failed", "Resume"), ("lost", "Resume")])
+def test_a_measurement_on_its_way_is_followed(place, open_app, state, said):
+    fabricate.run(place, state, {"until": "sensitivity"})
+    app = open_app("mapping")
+    answer_desk(place, app)
+    assert button(app, said)
+    assert "Compute sensitivity" not in {b.label for b in app.button}
+
+
+def test_everything_is_shown_at_once_from_the_saved_sensitivity(place, loaded):
+    app = loaded()
+    assert "S from teacher on word problems, 2 seed samples" in words(app)
+    drawn = figures(app)
+    assert {"Captured share of S, against every offset", "Singular values of the block",
+            "Cosine with the student's own weight"} <= set(drawn)  # fmt: skip
+    assert "best of" in subtitle(drawn["Captured share of S, against every offset"])
+    table = overview(app)
+    assert len(table) == 29
+    assert (table["captured"] > table["area"]).all()
+    assert (table["percentile"] == 100).all()
+    assert "184 k, 737 kB" in words(app)
+    assert "unchanged" in words(app)
+    assert not (place.runs.exists() and list(place.runs.iterdir()))
+
+
+def test_structure_rank_and_mode_change_the_preview_without_a_run(place, loaded):
+    app = loaded()
+    before = overview(app)
+    group(app, "Structure").set_value("random").run()
+    answer_desk(place, app)
+    density = next(f for title, f in figures(app).items() if title.startswith("Taken from"))
+    assert density["data"][0]["type"] == "heatmap"
+    assert "single weights" in subtitle(density)
+    after = overview(app)
+    assert abs((after["captured"] / after["area"]).mean() - 1) < 0.1
+    assert (before["captured"] > after["captured"]).mean() > 0.9
+    next(n for n in app.number_input if n.label == "Rank r").set_value(4).run()
+    assert not (place.root / "desk" / "questions").exists() or not list((place.root / "desk" / "questions").iterdir())
+    assert "rank 4:" in json.dumps(figures(app)["Singular values of the block"], ensure_ascii=False)
+    assert (overview(app)["retained"] < after["retained"]).all()
+    group(app, "Injection mode").set_value("difference").run()
+    answer_desk(place, app)
+    assert "Singular values of the block − student's weight" in figures(app)
+    assert "changed, " in words(app)
+    assert load_draft(place).spec.injection.mode == "difference"
+
+
+def test_strategies_change_the_links_and_manual_starts_from_what_is_shown(place, loaded):
+    app = loaded({"mapping.strategy": "last"})
+    group(app, "Strategy").set_value("manual").run()
+    answer_desk(place, app)
+    spec = load_draft(place).spec.mapping
+    assert (spec.strategy, spec.layers) == ("manual", (2, 3, 4, 5))
+    group(app, "Strategy").set_value("top").run()
+    answer_desk(place, app)
+    assert load_draft(place).spec.mapping.layers == ()
+    assert not app.error
+
+
+@pytest.mark.parametrize(
+    ("clicked", "picked", "now", "linked"),
+    [
+        (("teacher", 5), None, ("teacher", 5), None),
+        (("student", 1), ("teacher", 5), None, [0, 5, None, 3]),
+        (("teacher", 0), ("student", 2), None, [0, 1, 0, 3]),
+        (("teacher", 2), ("teacher", 5), ("teacher", 2), None),
+        (None, ("teacher", 5), None, None),
+        (("student", 9), ("teacher", 5), None, None),
+    ],
+)
+def test_two_clicks_make_a_link(clicked, picked, now, linked):
+    assert after_click(clicked, picked, [0, 1, None, 3]) == (now, linked)
+
+
+def test_edits_of_the_table_become_a_mapping():
+    edited = {"1": {RECEIVES: 4}, 2: {RECEIVES: None}, "0": {"S": 3}, "77": {RECEIVES: 1}}
+    assert after_edit(edited, [0, 1, 2]) == [0, 4, None]
+
+
+def test_notes_say_what_is_allowed_but_worth_knowing():
+    assert notes([0, 1, 2], 3) == []
+    said = " ".join(notes([2, 2, None, 1], 6))
+    assert "Teacher layer 2 given more than once" in said
+    assert "Student layer 2: nothing received" in said
+    assert "Not in the teacher's order" in said
+    assert "4 of 6 teacher layers give nothing" in said
+
+
+@pytest.mark.parametrize(
+    ("wanted", "origin"),
+    [
+        (["q", "k", "v", "o", "gate", "up", "down", "embed"], ["all"]),
+        (["q", "k", "v", "o"], ["attention"]),
+        (["q", "k", "v", "o", "down"], ["attention", "down"]),
+        (["q", "down"], ["q", "down"]),
+    ],
+)
+def test_origins_are_written_in_the_fewest_words(wanted, origin):
+    assert origin_of(wanted, ["q", "k", "v", "o", "gate", "up", "down", "embed"]) == origin
+
+
+def test_groups_and_roles_are_kept_in_step(place, loaded):
+    app = loaded()
+    group(app, "Origin by group").set_value(["attention", "embedding"]).run()
+    answer_desk(place, app)
+    assert load_draft(place).spec.extraction.origin == ("attention", "embedding")
+    assert group(app, "Origin by role").value == ["q", "k", "v", "o", "embed"]
+    assert len(overview(app)) == 17
+    group(app, "Origin by role").set_value(["q"]).run()
+    answer_desk(place, app)
+    assert group(app, "Origin by group").value == []
+    group(app, "Origin by role").set_value([]).run()
+    assert "choose at least one role" in app.error[0].value
+    assert load_draft(place).spec.extraction.origin == ("q",)
+
+
+def test_two_choices_are_held_side_by_side_swapped_and_dropped(place, loaded):
+    app = loaded()
+    button(app, "Hold this choice").click().run()
+    assert "Both choices are the same so far" in words(app)
+    group(app, "Structure").set_value("row_column").run()
+    answer_desk(place, app)
+    assert load_draft(place).held.extraction.structure == "submatrix"
+    named = next(d.value for d in app.dataframe if "setting" in d.value.columns)
+    assert named.values.tolist() == [["extraction.structure", "row_column", "submatrix"]]
+    lines = [subtitle(json.loads(c.proto.spec)) for c in app.get("plotly_chart")]
+    assert {line.split(":")[0] for line in lines if "choice:" in line} == {"This choice", "Held choice"}
+    button(app, "Swap").click().run()
+    answer_desk(place, app)
+    assert load_draft(place).held.extraction.structure == "row_column"
+    button(app, "Drop").click().run()
+    assert load_draft(place).held is None
+    assert button(app, "Swap").disabled
+
+
+def test_a_module_is_chosen_for_the_pictures(place, loaded):
+    app = loaded()
+    select(app, "Student module").set_value("model.layers.1.mlp.down_proj").run()
+    answer_desk(place, app)
+    assert any(title.startswith("Taken from") and title.endswith("mlp.down_proj") for title in figures(app))
+
+
+def test_another_measurement_of_the_teacher_is_used_and_said(place, loaded, submitted):
+    app = loaded({"sensitivity.samples": 3})
+    assert "another measurement: teacher on word problems, 2 seed samples" in words(app)
+    assert len(overview(app)) == 29
+    button(app, "Compute sensitivity").click().run()
+    assert RunFolder(place.runs / submitted[0][0]).spec().sensitivity.samples == 3
+
+
+def test_a_mapping_of_another_pair_is_named_and_can_be_fitted(place, loaded):
+    app = loaded({"mapping.strategy": "manual", "mapping.layers": [0, 17]})
+    assert "2 entries, but the student has 4 layers" in words(app)
+    button(app, "Fit to this pair").click().run()
+    answer_desk(place, app)
+    assert load_draft(place).spec.mapping.layers == (0, None, None, None)
+    assert not app.error
+    assert len(overview(app)) == 8
+    assert any("modules receive nothing" in e.label for e in app.expander)
+
+
+def test_a_rank_that_does_not_fit_is_a_sentence(place, loaded):
+    app = loaded({"factorisation.rank": 500})
+    assert "Rank 500 does not fit model.embed_tokens: choose 1 to 128" in words(app)
+    assert overview(app)["retained"].isna().all()
+
+
+def test_the_method_of_the_draft_is_said_where_it_is_a_control(place, loaded):
+    app = loaded({"method": "random_offset"})
+    assert "windows lie at random places" in words(app)
+    assert overview(app)["percentile"].min() < 100
+    button(app, "Use seeking").click().run()
+    answer_desk(place, app)
+    assert load_draft(place).spec.method == "seeking"
+    assert overview(app)["percentile"].min() == 100
+
+
+@pytest.mark.parametrize("source", ["/no/such <b>folder</b>", "bundled:nothing"])
+def test_a_model_that_is_not_there_is_a_sentence(place, open_app, source):
+    save(place, RunSpec().with_changes({"teacher.source": source}))
+    app = open_app("mapping")
+    answer_desk(place, app)
+    assert len(app.error) == 1
+    assert button(app, "Start transfer")
+
+
+def test_extract_only_submits_a_run_and_shows_where_the_adapter_lies(place, loaded, submitted):
+    app = loaded()
+    button(app, "Extract only").click().run()
+    [[run_id]] = submitted
+    run = RunFolder(place.runs / run_id)
+    assert run.spec().until == "extraction"
+    assert "Not started yet" in words(app)
+    fabricated = fabricate.run(place, "done", {"until": "extraction"})
+    (fabricated.file("init_adapter")).mkdir()
+    (fabricated.file("init_adapter") / "adapter_model.safetensors").write_bytes(b"0" * 2_000_000)
+    (fabricated.file("extraction.json")).write_text("{}")
+    app.query_params["run"] = fabricated.id
+    app.run()
+    assert not app.exception
+    assert f"runs/{fabricated.id}/init_adapter/" in words(app)
+    assert {"extraction.json", "init_adapter.zip"} <= {b.label for b in app.get("download_button")}
+    button(app, "Close").click().run()
+    assert "init_adapter/" not in words(app)
+
+
+def test_reductions_alone_say_what_they_cannot_show(place, measured, open_app):
+    """A streamed measurement keeps what the run's student needs, and no S."""
+    from paraknow_core.stages.context import Context
+    from paraknow_core.stages.sensitivity import sensitivity
+
+    spec = RunSpec().with_changes({"sensitivity.samples": 1})
+    place.root.mkdir(exist_ok=True)
+    sensitivity(Context(spec, Settings(threads=2, keep="reductions"), place))
+    save(place, spec)
+    app = open_app("mapping")
+    answer_desk(place, app)
+    assert "Only its reductions were kept" in words(app)
+    assert "what other offsets hold cannot be shown" in words(app)
+    assert any(title.startswith("Taken from") for title in figures(app))
+    assert overview(app)["percentile"].isna().all()
+    assert overview(app)["captured"].notna().all()
+    group(app, "Structure").set_value("neuron").run()
+    answer_desk(place, app)
+    assert "made for other students or structures" in words(app)
+    assert not app.exception
+
+
+def test_the_table_in_numbers_is_what_a_run_writes(place, loaded):
+    """The preview is the extraction itself: same places, masses and energies as extraction.json."""
+    from paraknow_core.methods import method
+    from paraknow_core.methods.base import MethodInputs
+    from paraknow_core.stages.context import Context
+    from paraknow_core.stages.extraction import layer_mapping
+    from paraknow_core.stages.sensitivity import sensitivity
+
+    table = overview(loaded()).set_index("student module")
+    context = Context(RunSpec().with_changes(SAMPLES), Settings(), place)
+    store = sensitivity(context)
+    student = dict(context.student.load().named_parameters())
+    inputs = MethodInputs(context, student, context.teacher.weights(), store, layer_mapping(context, store))
+    for update in method("seeking").updates(inputs):
+        row, record = table.loc[update.module.name.removeprefix("model.")], update.record
+        assert row["taken at"] == "{}, {}".format(*record["top_left"])
+        got = numpy.array([row["captured"], row["area"], row["cosine"], row["retained"]])
+        want = [100 * record["captured_mass"], 100 * record["area_fraction"], record["cosine_with_student"],
+                100 * record["retained_energy"]]  # fmt: skip
+        numpy.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)

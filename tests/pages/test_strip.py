@@ -1,0 +1,80 @@
+"""The strip on every page: one draft for all windows, specs that come in, and who can reach the server."""
+
+import pytest
+import streamlit as st
+
+from paraknow_core.access import DEMO_VARIABLE
+from paraknow_core.draft import FILE, load_draft
+from paraknow_core.spec import RunSpec
+from tests.pages.conftest import button, words
+
+
+def paste(app, text: str):
+    """Paste a text into Import YAML and press Import."""
+    next(area for area in app.text_area if area.label == "Import YAML").set_value(text)
+    button(app, "Import").click().run()
+    assert not app.exception, app.exception
+    return app
+
+
+def test_a_pasted_spec_becomes_the_draft_and_survives_a_new_window(place, open_app):
+    app = paste(open_app("train"), "factorisation: {rank: 8}\nseed: 3\n")
+    assert "2 changes" in words(app)
+    assert load_draft(place).spec == RunSpec().with_changes({"factorisation.rank": 8, "seed": 3})
+    assert "2 changes" in words(open_app("sensitivity"))
+    button(app, "Back to the defaults").click().run()
+    assert "draft</span> defaults" in words(app)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "nothing was pasted"),
+        ("rnak: 3", "unknown key 'rnak'"),
+        ("factorisation: {rank: '8'}", "factorisation.rank: '8' given"),
+        ("a: [", "not valid YAML at line"),
+        ("&a [*a, *a]", "imported spec"),
+        ("x: &x [1,1,1]\ny: &y [*x,*x,*x]\nz: [*y,*y,*y]", "unknown key 'x'"),
+        ("!!python/object/apply:os.system ['true']", "not valid YAML"),
+    ],
+)
+def test_a_bad_spec_is_named_and_changes_nothing(place, open_app, text, message):
+    app = paste(open_app("train"), text)
+    assert message in words(app)
+    assert load_draft(place).spec == RunSpec()
+
+
+def test_two_windows_see_each_others_changes_and_keep_both(place, open_app):
+    one, other = open_app("train"), open_app("train")
+    paste(one, "seed: 7")
+    other.run()
+    assert "1 change<" in words(other)
+    paste(other, "seed: 7\nname: both")
+    assert load_draft(place).spec.name == "both"
+
+
+def test_a_damaged_draft_file_is_a_sentence_and_the_defaults(place, open_app):
+    place.root.mkdir(exist_ok=True)
+    (place.root / FILE).write_text('{"spec": {"seed": -1}}')
+    app = open_app()
+    assert "the draft starts from the defaults again" in words(app)
+    assert "draft</span> defaults" in words(app)
+
+
+def test_demo_mode_says_so_keeps_drafts_apart_and_refuses_what_is_typed(place, open_app, monkeypatch):
+    monkeypatch.setenv(DEMO_VARIABLE, "1")
+    app = paste(open_app("train"), "teacher: {source: /etc}")
+    assert "Demo mode" in words(app)
+    assert "only bundled models" in words(app)
+    paste(app, "seed: 7")
+    assert "1 change<" in words(app)
+    assert not (place.root / FILE).exists()
+    assert "draft</span> defaults" in words(open_app("train"))
+
+
+def test_a_server_that_others_can_reach_says_so_on_the_page(open_app, monkeypatch):
+    before = st.get_option
+    monkeypatch.setattr(st, "get_option", lambda key: "0.0.0.0" if key == "server.address" else before(key))
+    text = words(open_app("train"))
+    assert "Open to other machines (0.0.0.0)" in text
+    assert "no password" in text

@@ -1,0 +1,266 @@
+"""The playground's loop: answers are those of plain generation, weights are shared and freed, windows do not mix."""
+
+import json
+
+import pytest
+
+from paraknow_core import playground
+from paraknow_core.errors import RunError
+from paraknow_core.playground import protocol
+from paraknow_core.playground.protocol import Asked, Slot, Turn
+from paraknow_core.playground.serve import Desk
+from tests.playground.conftest import work
+
+
+def asked(*slots: Slot, text: str = "3 + 4?", **options) -> Asked:
+    values = {"max_new_tokens": 12, "template": "tulu", **options}
+    return Asked(slots=slots, turns=[Turn(content=text)], **values)
+
+
+def greedy_tokens(source: str, adapter=None, text: str = "3 + 4?", count: int = 12) -> str:
+    """The same answer by the project's own batch generation on a freshly loaded model."""
+    from peft import PeftModel
+
+    from paraknow_core.models.load import load_model, load_tokenizer
+    from paraknow_core.models.source import resolve_model
+    from paraknow_core.tasks.generation import end_tokens, generate
+
+    found = resolve_model(source)
+    model, tokenizer = load_model(found), load_tokenizer(found)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(adapter)).eval()
+    prompt = tokenizer(f"<|user|>\n{text}\n\n<|assistant|>\n")["input_ids"]
+    [made] = generate(model, [prompt], max_new_tokens=count, limit=128, ends=end_tokens(model, tokenizer))
+    return tokenizer.decode(made.tokens, skip_special_tokens=True)
+
+
+def first_probability(source: str, adapter=None) -> float:
+    """The probability of the most likely first token, on a freshly loaded model."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, str(adapter)) if adapter is not None else model
+    ids = AutoTokenizer.from_pretrained(source)("<|user|>\n3 + 4?\n\n<|assistant|>\n", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        return model.eval()(ids).logits[0, -1].double().softmax(-1).max().item()
+
+
+def load(place, desk, *slots):
+    playground.ask(place, "load", *slots)
+    work(desk)
+    for slot in slots:
+        assert playground.holding(place, slot).state == "loaded", playground.holding(place, slot).error
+
+
+def test_everybody_answers_as_in_plain_generation_from_one_shared_base(place, desk, student, make_run):
+    plain, one, two = Slot(source=student), make_run(1), make_run(2)
+    load(place, desk, plain, one, two)
+    assert len(desk.shelf.bases) == 1
+    name = playground.begin(place, asked(one, plain, two))
+    work(desk)
+    made = playground.generation(place, name)
+    assert not made.active
+    adapters = {slot.key: place.runs / slot.run / "adapter" for slot in (one, two)}
+    for slot in (plain, one, two):
+        column = made.columns[slot.key]
+        assert column.text == greedy_tokens(student, adapters.get(slot.key)), slot
+        assert column.tokens[0]["p"] == pytest.approx(first_probability(student, adapters.get(slot.key)), abs=1e-6)
+        assert column.prompt == "<s><|user|>\n3 + 4?\n\n<|assistant|>\n"
+        assert column.end in ("max_new_tokens", "end", "turn")
+        for token in column.tokens:
+            assert token["p"] == pytest.approx(token["top"][0][1])  # greedy takes the most likely
+            assert [p for _, p in token["top"]] == sorted((p for _, p in token["top"]), reverse=True)
+            assert len(token["top"]) == 5
+    assert len({round(column.tokens[0]["p"], 5) for column in made.columns.values()}) == 3
+
+
+def test_freeing_an_adapter_leaves_the_base_as_it_was_and_the_last_one_frees_it(place, desk, student, make_run):
+    plain, one = Slot(source=student), make_run(1)
+    load(place, desk, one, plain)
+    both = playground.holding(place, one)
+    assert both.shared == playground.holding(place, plain).bytes > 0
+    assert both.bytes > both.shared
+    playground.ask(place, "free", one)
+    work(desk)
+    assert playground.holding(place, one).state == "free"
+    assert playground.holding(place, plain).shared == 0
+    name = playground.begin(place, asked(plain))
+    work(desk)
+    assert playground.generation(place, name).columns[plain.key].text == greedy_tokens(student)
+    playground.ask(place, "free", plain)
+    work(desk)
+    assert desk.shelf.bases == {}
+
+
+def test_what_a_look_promises_is_what_loading_takes(place, desk, student, make_run):
+    for slot in (Slot(source=student), make_run(1)):
+        playground.ask(place, "look", slot)
+        work(desk)
+        promised = playground.holding(place, slot)
+        assert promised.state == "free"
+        load(place, desk, slot)
+        taken = playground.holding(place, slot)
+        assert (taken.bytes, taken.parameters) == (promised.bytes, promised.parameters)
+    assert playground.process_memory(place) > 10_000_000
+
+
+def test_two_windows_grow_side_by_side_and_do_not_mix(place, desk, student):
+    slot = Slot(source=student)
+    load(place, desk, slot)
+    first = playground.begin(place, asked(slot, text="one", max_new_tokens=30))
+    second = playground.begin(place, asked(slot, text="quite another", max_new_tokens=30))
+    for _ in range(6):
+        desk.step()
+    halfway = [len(playground.generation(place, name).columns[slot.key].tokens) for name in (first, second)]
+    assert all(0 < count < 30 for count in halfway)
+    work(desk)
+    for name, text in ((first, "one"), (second, "quite another")):
+        assert playground.generation(place, name).columns[slot.key].text == greedy_tokens(student, None, text, 30)
+
+
+def test_stop_ends_after_the_token_it_is_at_and_keeps_what_is_written(place, desk, student):
+    slot = Slot(source=student)
+    load(place, desk, slot)
+    name = playground.begin(place, asked(slot, max_new_tokens=100))
+    for _ in range(4):
+        desk.step()
+    protocol.stop(place, name)
+    work(desk)
+    column = playground.generation(place, name).columns[slot.key]
+    assert column.end == "stopped"
+    assert 0 < len(column.tokens) < 10
+
+
+def test_sampling_repeats_with_its_seed_and_differs_with_another(place, desk, student):
+    slot = Slot(source=student)
+    load(place, desk, slot)
+    texts = []
+    for seed in (1, 1, 2):
+        name = playground.begin(place, asked(slot, temperature=1.5, seed=seed))
+        work(desk)
+        texts.append(playground.generation(place, name).columns[slot.key].text)
+    assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize(
+    ("slot", "text", "options", "message"),
+    [
+        (None, "x" * 400, {}, "prompt has"),
+        (None, "x" * 400, {"template": "none"}, "prompt: has"),
+        (None, "hello", {"template": "chat"}, "no chat template"),
+        (Slot(source="bundled:teacher"), "hello", {}, "not loaded"),
+    ],
+)
+def test_what_cannot_be_answered_is_a_sentence_in_its_column(place, desk, student, slot, text, options, message):
+    loaded = Slot(source=student)
+    load(place, desk, loaded)
+    name = playground.begin(place, asked(slot or loaded, text=text, **options))
+    work(desk)
+    [column] = playground.generation(place, name).columns.values()
+    assert column.end == "failed"
+    assert message in column.error
+
+
+def test_a_raw_prompt_is_given_as_it_is(place, desk, student):
+    slot = Slot(source=student)
+    load(place, desk, slot)
+    name = playground.begin(place, asked(slot, text="once upon", template="none"))
+    work(desk)
+    assert playground.generation(place, name).columns[slot.key].prompt == "<s>once upon"
+
+
+def test_the_answer_is_scored_by_the_tasks_scorer(place, desk, student):
+    slot = Slot(source=student)
+    load(place, desk, slot)
+    text = greedy_tokens(student)
+    for reference, score in ((text, 1.0), ("certainly not this", 0.0)):
+        name = playground.begin(place, asked(slot, reference=reference, scorer="exact_match"))
+        work(desk)
+        assert playground.generation(place, name).columns[slot.key].score == score
+
+
+def test_what_cannot_be_loaded_is_a_sentence_and_the_loop_goes_on(place, desk, student, make_run, monkeypatch):
+    broken = make_run(1)
+    (place.runs / broken.run / "adapter" / "adapter_model.safetensors").write_bytes(b"nothing")
+    gone = Slot(source=student, run="20200101-000000-gone")
+    missing = Slot(source="/no/such/folder")
+    playground.ask(place, "load", broken, gone, missing)
+    work(desk)
+    words = [playground.holding(place, slot).error for slot in (broken, gone, missing)]
+    assert "adapter cannot be read" in words[0]
+    assert "no run has this id" in words[1]
+    assert "no such folder" in words[2]
+    assert desk.shelf.bases == {}
+    monkeypatch.setattr("paraknow_core.playground.serve.shelf.available_bytes", lambda: 200_000_100)
+    playground.ask(place, "load", Slot(source=student))
+    work(desk)
+    assert "of memory" in playground.holding(place, Slot(source=student)).error
+
+
+def test_an_answer_whose_process_was_killed_is_orphaned_and_a_new_process_begins_clean(
+    place, desk, student, monkeypatch
+):
+    slot = Slot(source=student)
+    load(place, desk, slot)
+    name = playground.begin(place, asked(slot, max_new_tokens=100))
+    for _ in range(3):
+        desk.step()
+    assert playground.generation(place, name).active
+    monkeypatch.setattr(protocol, "_owner", lambda _place: None)
+    dead = playground.generation(place, name)
+    assert dead.orphaned
+    assert not dead.active
+    assert dead.columns[slot.key].tokens
+    assert playground.holding(place, slot).state == "unknown"
+    monkeypatch.setattr(protocol, "_owner", lambda _place: ["next", 2.0])
+    after = Desk(place, ["next", 2.0])
+    after.clean_up()
+    assert playground.holding(place, slot).state == "unknown"
+    assert work(after) == 0
+
+
+def test_a_wish_that_ended_the_process_is_not_tried_again(place, desk, student):
+    slot = Slot(source=student)
+    playground.ask(place, "load", slot)
+    [wish] = (protocol.folder(place) / "commands").glob("*.json")
+    wish.replace(wish.with_suffix(".working"))
+    desk.clean_up()
+    assert work(desk) == 0
+    assert "memory ran out" in playground.holding(place, slot).error
+
+
+def test_unused_weights_are_freed_and_then_the_process_may_end(place, desk, student):
+    slot = Slot(source=student)
+    load(place, desk, slot)
+    assert desk.busy(60)
+    desk.shelf.held[slot.key].used -= 100
+    desk.last -= 100
+    assert not desk.busy(60)
+    assert desk.shelf.bases == {}
+    assert playground.holding(place, slot).state == "free"
+
+
+@pytest.mark.parametrize("name", ["../../x", "", "20260101-000000-zzzzzzzz", "20260101-000000-00000000", "a\0b"])
+def test_a_generation_that_is_not_there_is_a_sentence(place, name):
+    with pytest.raises(RunError, match="not kept"):
+        playground.generation(place, name)
+
+
+def test_damaged_files_do_not_end_the_loop(place, desk, student):
+    commands = protocol.folder(place) / "commands"
+    commands.mkdir(parents=True)
+    for number, text in enumerate(
+        (
+            "{",
+            "[]",
+            '{"do": "load"}',
+            '{"do": "load", "slot": {"source": 3}}',
+            '{"do": "generate", "id": "../x"}',
+            json.dumps({"do": "x", "slot": None}),
+        )
+    ):
+        (commands / f"{number}.json").write_text(text)
+    work(desk, 50)
+    assert not list(commands.iterdir())

@@ -1,0 +1,164 @@
+"""Comparisons: which runs are one arm, what makes a comparison unclean, and what may be said of several."""
+
+import pytest
+
+from paraknow_core import comparison
+from paraknow_core.errors import RunError
+from paraknow_core.paths import Workspace
+from paraknow_core.runs import list_runs
+from paraknow_core.spec import RunSpec
+from tests.pages import compared
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Workspace(tmp_path)
+
+
+def groups_of(place):
+    return comparison.group([(run, run.spec()) for run in sorted(list_runs(place), key=lambda r: r.id, reverse=True)])
+
+
+def test_runs_that_differ_in_their_seed_and_name_only_are_one_arm(place):
+    runs = compared.study(place)
+    found = groups_of(place)
+    assert [(g.label, g.seeds) for g in found] == [
+        ("seeking (the method)", (0, 1, 2)), ("default LoRA", (0, 1, 2)), ("PiSSA", (0, 1, 2)),
+    ]  # fmt: skip
+    assert [run.spec().seed for run in found[0].runs] == [0, 1, 2]
+    assert {run.id for run in found[1].runs} == {run.id for run in runs["default_lora"]}
+
+
+def test_arms_of_one_method_are_told_apart_by_what_separates_them(place):
+    compared.run(place, "seeking", factorisation__rank=4)
+    compared.run(place, "seeking", injection__mode="difference")
+    compared.run(place, "default_lora", mapping__strategy="top")  # reads no mapping: the same arm as the next one
+    compared.run(place, "default_lora", mapping__strategy="last")
+    found = {g.label: g for g in groups_of(place)}
+    assert set(found) == {
+        "seeking (the method), rank 4, residual", "seeking (the method), rank 16, difference", "default LoRA",
+    }  # fmt: skip
+    assert found["default LoRA"].repeats == 1
+    assert sorted(g.variant for g in found.values()) == [0, 0, 1]
+
+
+def test_labels_stay_short_and_different(place):
+    for number in range(3):
+        compared.run(place, "seeking", student__source="/models/" + "x" * 300 + str(number))
+    labels = [g.label for g in groups_of(place)]
+    assert len(set(labels)) == 3
+    assert max(map(len, labels)) <= 64
+
+
+def test_other_settings_count_only_where_both_methods_read_them():
+    one = RunSpec().with_changes({"injection.mode": "difference", "finetuning.epochs": 2})
+    other = RunSpec().with_changes({"method": "default_lora", "seed": 3, "name": "x"})
+    assert comparison.other_settings(one, other) == ["finetuning.epochs"]
+    assert comparison.other_settings(one, RunSpec()) == ["finetuning.epochs", "injection.mode"]
+
+
+def test_the_suggestion_is_the_newest_run_with_all_that_ask_the_same(place):
+    compared.run(place, "pissa", finetuning__epochs=9)
+    runs = compared.study(place, seeds=2)
+    known = [(run, run.spec()) for same in runs.values() for run in same]
+    odd = [(run, run.spec()) for run in list_runs(place) if run.spec().finetuning.epochs == 9]
+    assert {run.id for run in comparison.suggest([*known, *odd])} == {run.id for run, _ in known}
+    assert comparison.suggest([]) == []
+
+
+def test_differences_are_paired_adjusted_and_said(place):
+    compared.study(place)
+    found = groups_of(place)
+    base = found[1]
+    rows = {row["label"]: row for row in comparison.contrasts(found, base, "number_match")}
+    assert set(rows) == {"seeking (the method)", "PiSSA"}
+    method = rows["seeking (the method)"]
+    shares = [{p["id"]: p["score"] for p in g.runs[0].predictions() if p["scorer"] == "number_match"} for g in found]
+    assert method["shared"] == compared.N
+    assert shares[0].keys() == shares[1].keys()
+    by_hand = [comparison.studies.score_of(run, "number_match")["value"] for g in found[:2] for run in g.runs]
+    assert method["difference"] == pytest.approx(sum(by_hand[:3]) / 3 - sum(by_hand[3:]) / 3)
+    assert method["p_adjusted"] == pytest.approx(min(1, 2 * method["p_value"]))  # the smaller of two
+    assert method["says"].startswith("+")
+    assert "Holm-adjusted p" in method["says"]
+    assert rows["PiSSA"]["says"].startswith("No difference larger than")
+    assert comparison.contrasts(found, base, "rouge_l")[0]["difference"] == pytest.approx(method["difference"] / 4)
+
+
+def test_what_stands_in_the_way_is_said(place):
+    compared.run(place, "seeking", 0, 0.6, factorisation__rank=4)
+    compared.run(place, "default_lora", 1, 0.4, n=40)
+    found = groups_of(place)
+    [row] = comparison.contrasts(found, found[1], "number_match")
+    words = "; ".join(row["cautions"])
+    for part in ("factorisation.rank also differs", "only 40 of 60 test examples", "are few", "no seed is shared"):
+        assert part in words
+    compared.run(place, "seeking", 1, 0.6, factorisation__rank=4)
+    found = groups_of(place)
+    [row] = comparison.contrasts(found, found[1], "number_match")
+    assert row["seeds"] == 1
+    assert "only 1 of 2 seeds are in both arms" in row["cautions"]
+
+
+def test_scores_come_with_their_seeds_and_the_untouched_models_once(place):
+    compared.study(place, seeds=2)
+    found = groups_of(place)
+    rows = comparison.score_rows(found, "rouge_l")
+    assert [row["method"] for row in rows][:3] == ["seeking", "default_lora", "pissa"]
+    assert [len(row["points"]) for row in rows[:3]] == [2, 2, 2]
+    assert rows[0]["value"] == pytest.approx(sum(rows[0]["points"]) / 2)
+    assert all(row["method"] == "student" for row in rows[3:])
+    assert comparison.scorers(found) == ["number_match", "rouge_l"]
+    assert comparison.scored_by(found, "perplexity") == []
+    with pytest.raises(RunError, match="was not scored by perplexity"):
+        comparison.score_rows(found, "perplexity")
+
+
+def test_settings_that_differ_leave_out_what_a_method_does_not_read(place):
+    compared.run(place, "seeking", factorisation__rank=4)
+    compared.run(place, "default_lora")
+    found = comparison.settings_that_differ(groups_of(place))
+    assert dict(found) == {"factorisation.rank": [4, 16], "method": ["seeking", "default_lora"]}
+
+
+def test_answers_side_by_side_are_gained_lost_or_the_same():
+    def record(name, score, output):
+        return {"id": name, "scorer": "s", "score": score, "output": output, "prompt": "p", "reference": "r"}
+
+    one = [record("a", 0, "x"), record("b", 1, "x"), record("c", 1, "x"), record("gone", 1, "x"), {"id": "a"}]
+    other = [record("c", 1, "y"), record("b", 0, "y"), record("a", 1, None)]
+    rows = comparison.side_by_side(one, other, "s")
+    assert [(row["id"], row["kind"]) for row in rows] == [("a", "gained"), ("b", "lost"), ("c", "same")]
+    assert (rows[0]["output_a"], rows[0]["output_b"]) == ("x", "")
+    assert [row["kind"] for row in comparison.side_by_side(one, other, "s", lower_is_better=True)] == [
+        "lost", "gained", "same",
+    ]  # fmt: skip
+
+
+def test_published_gains_stand_only_beside_the_same_question(place):
+    compared.study(place, seeds=1)
+    found = groups_of(place)
+    lora = next(g for g in found if g.method == "default_lora")
+    pissa = next(g for g in found if g.method == "pissa")
+    rows = comparison.contrasts(found, lora, "number_match")
+    assert comparison.published(rows, lora, "number_match")[0] == ("seeking (the method)", "GSM8K, 13B → 7B", 1.47)
+    assert comparison.published(rows, pissa, "number_match") == []
+    assert comparison.published(rows, lora, "perplexity") == []
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(None, "–"), (0.0001, "< 0.001"), (0.0123, "0.012"), (0.21, "0.21"), (1.0, "1.00")]
+)
+def test_p_values_as_people_write_them(p, text):
+    assert comparison.p_text(p) == text
+
+
+def test_an_interval_beside_zero_is_not_enough_after_several_comparisons():
+    row = {"difference": 0.3, "difference_low": 0.09, "difference_high": 0.51, "shared": 60, "unit": "share",
+           "paired": "2 seeds", "p_value": 0.03}  # fmt: skip
+    [alone] = comparison.adjust([dict(row)])
+    assert alone["says"].startswith("+30.0 points")
+    first, other = comparison.adjust([dict(row), {**row, "p_value": 0.9}])
+    assert first["p_adjusted"] == pytest.approx(0.06)
+    assert first["says"].startswith("Not told from chance (p = 0.060): +30.0 points")
+    assert other["p_adjusted"] == pytest.approx(0.9)

@@ -1,0 +1,216 @@
+"""The queue with real processes: order, moves, cancelling, failures, kills of everybody, and hostile names."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from paraknow_core.engines import local, queue, queue_service
+from paraknow_core.errors import RunError
+from paraknow_core.paths import Workspace, read_json, write_json
+from paraknow_core.runs import RunFolder, create_run
+from paraknow_core.services import Service
+from paraknow_core.spec import RunSpec
+from tests.test_engines import ROOT, wait
+
+
+@pytest.fixture
+def place(tmp_path) -> Workspace:
+    return Workspace(tmp_path / "a folder with spaces; $(touch hacked) 'quotes'")
+
+
+@pytest.fixture
+def quiet(monkeypatch) -> None:
+    """No process is started: what the file says is looked at alone."""
+    monkeypatch.setattr(Service, "start", lambda _self: None)
+
+
+@pytest.fixture
+def worker(place, tmp_path, monkeypatch):
+    """Runs and queue are real processes, but no model is loaded; all are ended after the test."""
+    script = tmp_path / "worker"
+    script.write_text(f"#!{sys.executable}\n{(ROOT / 'tests' / 'slow_worker.py').read_text()}")
+    script.chmod(0o755)
+    monkeypatch.setattr(local.sys, "executable", str(script))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr("paraknow_core.services.RESTART_AFTER_S", 0.5)
+    yield
+    Service(place, "queue").stop(wait_s=10)
+    for process in psutil.process_iter(["cmdline"]):
+        if str(script) in (process.info["cmdline"] or []):
+            process.kill()
+
+
+def make(place: Workspace, *names: str) -> list[RunFolder]:
+    return [create_run(place, RunSpec(name=name)) for name in names]
+
+
+def until(condition, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def ids(*runs: RunFolder) -> list[str]:
+    return [run.id for run in runs]
+
+
+def test_runs_go_one_after_the_other_and_a_failure_does_not_keep_the_next_one(place, worker):
+    runs = make(place, "first", "fails", "third; $(touch hacked)")
+    queue.submit(place, *runs)
+    assert [wait(run, "done", "failed") for run in runs] == ["done", "failed", "done"]
+    times = [(run.events()[0]["time"], run.events()[-1]["time"]) for run in runs]
+    assert times[0][1] <= times[1][0]
+    assert times[1][1] <= times[2][0]
+    assert [f"working on {run.spec().name}" in run.log_tail() for run in runs] == [True] * 3
+    assert "working on first" not in runs[2].log_tail()
+    until(lambda: queue.read(place).empty)
+    assert not list(Path.cwd().rglob("hacked"))[:1]
+
+
+def test_a_waiting_run_is_queued_has_no_process_and_can_be_moved_and_cancelled(place, worker):
+    slow, second, third, fourth = runs = make(place, "slow", "second", "third", "fourth")
+    queue.submit(place, *runs)
+    wait(slow, "running")
+    assert [run.status().state for run in runs[1:]] == ["queued"] * 3
+    assert not second.file("process.json").exists()
+    queue.move(place, fourth, -2)
+    assert queue.read(place).waiting == ids(fourth, second, third)
+    queue.move(place, fourth, 99)
+    assert queue.read(place).waiting == ids(second, third, fourth)
+    queue.cancel(place, third)
+    assert (third.status().state, third.status().message) == ("stopped", queue.CANCELLED)
+    local.stop(fourth)  # from the command line
+    queue.cancel(place, slow)
+    assert [wait(run, "stopped", "done") for run in runs] == ["stopped", "done", "stopped", "stopped"]
+    assert third.metrics() == []
+    queue.submit(place, third)
+    assert wait(third, "done") == "done"
+
+
+def test_a_killed_queue_is_started_again_and_knows_who_works_and_who_waits(place, worker):
+    slow, second = make(place, "slow", "second")
+    queue.submit(place, slow, second)
+    wait(slow, "running")
+    service = Service(place, "queue")
+    pid = read_json(service.folder / "process.json")["pid"]
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not service.alive())
+    time.sleep(0.5)
+    queue.ensure(place)
+    until(service.alive)
+    assert read_json(service.folder / "process.json")["pid"] != pid
+    time.sleep(1)
+    assert slow.status().state == "running"
+    assert second.status().state == "queued"
+    local.stop(slow)
+    assert wait(second, "done") == "done"
+    assert slow.status().attempt == 1
+
+
+def test_a_killed_worker_is_lost_the_next_one_follows_and_the_lost_one_resumes(place, worker):
+    slow, second = make(place, "slow", "second")
+    queue.submit(place, slow, second)
+    wait(slow, "running")
+    os.kill(slow.status().pid, signal.SIGKILL)
+    assert wait(slow, "lost") == "lost"
+    assert wait(second, "done") == "done"
+    queue.submit(place, slow)
+    until(lambda: [e["attempt"] for e in slow.events() if e["event"] == "started"] == [1, 2])
+    assert slow.status().state == "running"
+
+
+def test_two_at_once_when_the_settings_say_so(place, worker):
+    write_json(place.settings_file, {"workers": 2})  # JSON is YAML, too
+    one, two, three = make(place, "slow", "slow", "third")
+    queue.submit(place, one, two, three)
+    wait(one, "running")
+    wait(two, "running")
+    assert three.status().state == "queued"
+    local.stop(two)
+    assert wait(three, "done") == "done"
+    assert one.status().state == "running"
+
+
+def test_a_run_that_does_not_listen_is_ended_and_can_be_resumed(place, worker):
+    deaf, second = make(place, "deaf", "second")
+    queue.submit(place, deaf, second)
+    wait(deaf, "running")
+    pid = deaf.status().pid
+    queue.end(place, deaf)
+    assert wait(deaf, "stopped") == "stopped"
+    assert deaf.status().message == queue_service.ENDED
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert wait(second, "done") == "done"
+    until(lambda: queue.read(place).empty)
+
+
+def test_what_is_going_on_waiting_done_or_elsewhere_is_refused_and_nothing_changes(place, quiet, tmp_path):
+    waiting, done, other = make(place, "waiting", "done", "other")
+    queue.submit(place, waiting)
+    write_json(done.file("status.json"), {"state": "done"})
+    elsewhere = create_run(place, RunSpec(), tmp_path / "elsewhere")
+    for refused, words in ((waiting, "waiting already"), (done, "is done"), (elsewhere, "outside the workspace")):
+        with pytest.raises(RunError, match=words):
+            queue.submit(place, other, refused)
+    with pytest.raises(RunError, match="each only once"):
+        queue.submit(place, other, other)
+    with pytest.raises(RunError, match="each only once"):
+        queue.submit(place)
+    assert queue.read(place).waiting == [waiting.id]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"waiting": 3, "working": null, "ending": []}', '{"waiting": [null, 3, "../..", "", "gone"]}',
+     '{"ending": {"gone": "soon"}}'],
+)  # fmt: skip
+def test_a_damaged_file_is_an_empty_queue(place, quiet, content):
+    queue.folder_of(place).mkdir(parents=True)
+    (queue.folder_of(place) / "order.json").write_text(content)
+    assert queue.read(place) == queue.Order()
+    [run] = make(place, "next")
+    queue.submit(place, run)
+    assert json.loads((queue.folder_of(place) / "order.json").read_text())["waiting"] == [run.id]
+
+
+def test_a_deleted_run_leaves_the_queue_and_a_moved_one_that_began_is_no_error(place, quiet):
+    first, second = make(place, "first", "second")
+    queue.submit(place, first, second)
+    first.delete()
+    assert queue.read(place).waiting == [second.id]
+    queue.move(place, first, 1)
+    assert queue.read(place).waiting == [second.id]
+
+
+def test_an_idle_queue_goes_only_when_nobody_has_submitted_meanwhile(place, quiet):
+    service = Service(place, "queue")
+    [run] = make(place, "late")
+    with service.hold():
+        queue.submit(place, run)
+        assert not queue_service._leave(place, service)
+        assert service.alive()
+        queue.cancel(place, run)
+        assert queue_service._leave(place, service)
+        assert not service.alive()
+
+
+def test_broken_settings_do_not_stop_the_queue_and_a_full_disk_is_said_in_the_run(place, quiet, monkeypatch):
+    place.root.mkdir(parents=True)
+    place.settings_file.write_text("workers: many")
+    [run] = make(place, "unlucky")
+    queue.submit(place, run)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(local, "submit", full)
+    assert queue_service.turn(place) is False
+    assert run.status().state == "failed"
+    assert "No space left on device" in run.status().message
