@@ -1,6 +1,7 @@
 """Sensitivity: empty, running, failed, lost, saved, and links that lead nowhere."""
 
 import json
+import re
 import time
 
 import pytest
@@ -244,3 +245,12 @@ def test_the_whole_s_can_be_zoomed_and_the_block_is_drawn(place, open_app):
 )
 def test_a_drawn_box_is_a_region_inside_the_module(x, y, region):
     assert sensitivity_matrix.region_of_box(x, y, (100, 60)) == region
+
+
+def test_what_it_will_take_is_said_before_it_is_started(place, open_app):
+    app = open_app("sensitivity")
+    button(app, "What will it take?").click().run()
+    answer_desk(place, app)
+    assert re.search(r"About [\d.]+ (s|m)\b.* of memory for 32 seed samples", captions(app))
+    button(app, "Hide the estimate").click().run()
+    assert "seed samples," not in captions(app)
