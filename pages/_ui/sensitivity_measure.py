@@ -110,7 +110,7 @@ def progress(run: RunFolder) -> None:
     plan, left = _plan(run)
     words = []
     if left is not None:
-        words.append(f"about **{layout.plain(duration(left))}** left")
+        words.append(f"About **{layout.plain(duration(left))}** left")
     if plan:
         words.append(layout.plain(f"predicted: {_amounts(_need(plan))}; {plan.get('way', '')} on {plan.get('device')}"))
     if words:

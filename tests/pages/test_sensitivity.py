@@ -210,7 +210,7 @@ def test_progress_says_what_is_left_and_what_was_predicted(place, open_app):
     run.file("events.jsonl").write_text(json.dumps(event) + "\n")
     app = open_app("sensitivity", run.id)
     said = captions(app).replace("*", "")
-    assert "about 1 h 23 m left" in said  # 20 of 45 samples took 4000 s
+    assert "About 1 h 23 m left" in said  # 20 of 45 samples took 4000 s
     assert "predicted: 45 s, 900 MB of memory; resident on cpu" in said
 
 
