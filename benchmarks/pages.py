@@ -74,7 +74,7 @@ class Size:
     warm_s: float
 
 
-FULL = Size(80, 200, 25, PAGES, 2.0, 30.0)
+FULL = Size(80, 200, 15, PAGES, 2.0, 30.0)
 SMALL = Size(12, 20, 3, ("Start", "Sensitivity"), 0.1, 3.0)
 
 
@@ -112,7 +112,7 @@ def _wait_until_up(address: str) -> None:
 
 @contextmanager
 def window() -> Iterator[Any]:
-    """Open an empty browser window of 1280 x 1000."""
+    """Open an empty browser window of 1280 x 1500: the whole map is in view."""
     from playwright.sync_api import sync_playwright
 
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
@@ -120,7 +120,7 @@ def window() -> Iterator[Any]:
         raise SystemExit("pages: no Chromium or Chrome found; `apt-get install chromium` brings one")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+        page = browser.new_context(viewport={"width": 1280, "height": 1500}).new_page()
         page.set_default_timeout(120_000)
         yield page
         browser.close()

@@ -36,6 +36,7 @@ def body(run: RunFolder | None, everything: List) -> None:
             "task depends on it. Press **Compute sensitivity**.",
             icon=":material/grid_on:",
         )
+        measure.prediction()
         return
     one = reading.facts(run)
     store = reading.store_of(state.place(), one)
@@ -53,8 +54,9 @@ def results(saved: Saved, everything: List) -> None:
     """Draw everything about one saved sensitivity, and a second one beside it if one was chosen."""
     other = look_fields(saved, everything)
     chosen = maps.chosen_module(saved.table)
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         sensitivity_compare.offer_student(saved, everything, other)
+        measure.prediction()
     if other is not None:
         kept = sensitivity_matrix.kept_layers(saved)
         sensitivity_compare.comparison(saved, other, chosen, kept)

@@ -90,6 +90,8 @@ def sensitivity_heatmap(
     if limits is not None:
         ends, named = log_scale(numpy.array(limits)) if log else (limits, ticks)
         ticks, span = named, {"zmin": ends[0], "zmax": ends[1]}
+    if log and value == "share":
+        ticks = {**ticks, "ticktext": [f"{significant(100 * 10**tick, 2)} %" for tick in ticks["tickvals"]]}
     figure.add_trace(go.Heatmap(
         z=colours, x=list(range(len(roles))), y=layers, colorscale="Cividis", hoverinfo="skip", xgap=2,
         ygap=2 if len(layers) <= 40 else 1, **span,

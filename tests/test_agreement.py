@@ -5,7 +5,7 @@ import math
 import numpy
 import pandas
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
@@ -23,6 +23,7 @@ def table(cells: dict[tuple[int, str], float], outside: float = 0.0) -> pandas.D
     return pandas.DataFrame(rows)
 
 
+@settings(deadline=None, max_examples=40)
 @given(numbers, st.randoms(use_true_random=False))
 def test_rank_correlation_is_that_of_scipy(a, random):
     b = a[:]
@@ -42,6 +43,7 @@ def test_rank_correlation_leaves_out_what_is_missing_and_says_so():
     assert rank_correlation([1, 1, 1], [1, 2, 3]).kendall is None
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(1, 12), st.integers(1, 12))
 def test_depth_weights_divide_every_layer_completely(layers, rows):
     weights = depth_weights(layers, rows)
@@ -55,6 +57,7 @@ def test_depth_weights_divide_every_layer_completely(layers, rows):
             assert weights[row, layer] == pytest.approx(sum(inside) / 1000, abs=2e-3)
 
 
+@settings(deadline=None, max_examples=40)
 @given(numbers, st.randoms(use_true_random=False))
 def test_top_overlap_counts_common_members(a, random):
     b = a[:]

@@ -16,6 +16,7 @@ from paraknow_core import figures
 from paraknow_core.charts import sensitivity as charts
 from paraknow_core.desk import Reply
 from paraknow_core.display import percent, shorten, significant, source_label
+from paraknow_core.errors import ParaknowError
 
 Region = tuple[int, int, int, int]  # row, col, height, width
 REGION = "sensitivity.region"
@@ -57,7 +58,11 @@ def matrix(saved: Saved, module: str, *, with_block: bool, name: str = "") -> No
         part = zoomed.value["sum"] / row["sum"] if row["sum"] else 0.0
         rows, cols = (f"{region[i]:,}–{region[i] + region[i + 2] - 1:,}" for i in (0, 1))
         facts = f"rows {rows}, columns {cols} of {size}; {percent(part)} of the module's S"
-    figure = _figure(saved, module, title, facts, zoomed, region, block)
+    try:
+        figure = _figure(saved, module, title, facts, zoomed, region, block)
+    except ParaknowError as error:  # a store that lost a file: the rest of the page is still there
+        place.error(plain(error), icon=":material/error:")
+        return
     key = f"module:{saved.store.folder.name}:{module}:{region}"
     with place:
         st.plotly_chart(

@@ -6,12 +6,15 @@ from typing import Any
 import streamlit as st
 
 from pages._ui import layout, state, widgets
+from pages._ui.asking import answered
+from pages._ui.models_estimate import estimate_request
 from pages._ui.sensitivity_read import Saved
 from paraknow_core.display import duration, memory, significant, source_label
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import RunSpec
 
 PENDING = "sensitivity.pending"  # ids of runs that were started beside the one that is shown
+PREDICT = "sensitivity.predict"
 FORMULA = "S = Σ over N seed samples of |θ · ∂L/∂θ|"
 
 
@@ -33,6 +36,27 @@ def controls() -> None:
         if run is not None:
             show(run.id)
             st.rerun()
+
+
+def prediction() -> None:
+    """Offer to say, before anything is loaded, what measuring the draft will take."""
+    asked = st.session_state.get(PREDICT, False)
+    if st.button("Hide the estimate" if asked else "What will it take?", icon=":material/timer:", type="tertiary",
+                 help="Memory and time of this measurement on this machine, before any weight is loaded."):  # fmt: skip
+        st.session_state[PREDICT] = not asked
+        st.rerun()
+    if not asked:
+        return
+    reply = answered("estimate", estimate_request(state.draft()), waiting="Measuring this machine for a second …")
+    if reply is None:
+        return
+    found = reply.value["sensitivity"]
+    plan = found.get("plan") or {}
+    what = f"{found['samples']:,} seed samples, {found['tokens']:,} tokens"
+    st.caption(layout.plain(
+        found["problem"] or f"About {_amounts(_need(plan))} for {what}: {plan.get('way')} on {plan.get('device')}, "
+        f"because {plan.get('reason')}."
+    ))  # fmt: skip
 
 
 def measuring(spec: RunSpec) -> RunSpec:
@@ -86,7 +110,7 @@ def progress(run: RunFolder) -> None:
     plan, left = _plan(run)
     words = []
     if left is not None:
-        words.append(f"about **{layout.plain(duration(left))}** left")
+        words.append(f"About **{layout.plain(duration(left))}** left")
     if plan:
         words.append(layout.plain(f"predicted: {_amounts(_need(plan))}; {plan.get('way', '')} on {plan.get('device')}"))
     if words:

@@ -9,7 +9,7 @@ import streamlit as st
 from pages._ui import reading, state
 from pages._ui.reading import Facts
 from paraknow_core.agreement import Agreement, agreement
-from paraknow_core.display import source_label
+from paraknow_core.display import shorten, source_label
 from paraknow_core.runs import RunFolder
 from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
@@ -39,11 +39,11 @@ class Saved:
 
     @property
     def teacher(self) -> str:
-        return source_label(str(self.totals.get("teacher", "")), 40)
+        return source_label(str(self.totals.get("teacher", "")), 30)
 
     @property
     def task(self) -> str:
-        return source_label(str(self.totals.get("task", "")), 40).replace("_", " ")
+        return source_label(str(self.totals.get("task", "")), 30).replace("_", " ")
 
     @property
     def samples(self) -> int:
@@ -100,7 +100,8 @@ def names_of(first: Saved, second: Saved) -> tuple[str, str]:
     differing = [pair for pair in pairs if pair[0] != pair[1]]
     if not differing:
         return "this one", "the other one"
-    return tuple(", ".join(pair[side] for pair in differing[:2]) for side in (0, 1))
+    first_name, second_name = (shorten(", ".join(pair[side] for pair in differing[:2]), 24) for side in (0, 1))
+    return first_name, second_name
 
 
 def compared(first: Saved, second: Saved) -> Agreement:

@@ -79,9 +79,11 @@ def run(
     if state in ("running", "stopping"):
         process = this_process()
     training = spec.until == "evaluation"
+    working = "step 20" if training else "seed samples"
     status = Status(
-        state="running" if state == "lost" else state, stage="fine-tuning" if training else "sensitivity",
-        done=20, total=45, message="step 20" if training else "seed samples", heartbeat=now - 3, started=now - 130,
+        message="" if state == "stopped" else working, state="running" if state == "lost" else state,
+        stage="fine-tuning" if training else "sensitivity",
+        done=20, total=45, heartbeat=now - 3, started=now - 130,
         ended=now - 3 if state in ("done", "failed", "stopped") else 0, attempt=1,
         **process,
     )  # fmt: skip

@@ -206,11 +206,11 @@ def test_sets_of_seed_samples_are_a_stability_curve(place, open_app):
 def test_progress_says_what_is_left_and_what_was_predicted(place, open_app):
     run = fabricate.run(place, "running", ONLY)
     plan = {"way": "resident", "device": "cpu", "needs": {"resident": {"seconds": 45.0, "memory": 9e8, "disk": 0}}}
-    event = {"event": "plan", "time": time.time() - 40, "plan": plan}
+    event = {"event": "plan", "time": time.time() - 4000, "plan": plan}
     run.file("events.jsonl").write_text(json.dumps(event) + "\n")
     app = open_app("sensitivity", run.id)
     said = captions(app).replace("*", "")
-    assert re.search("about 5[01] s left", said)  # 20 of 45 samples took 40 s
+    assert "About 1 h 23 m left" in said  # 20 of 45 samples took 4000 s
     assert "predicted: 45 s, 900 MB of memory; resident on cpu" in said
 
 
@@ -245,3 +245,12 @@ def test_the_whole_s_can_be_zoomed_and_the_block_is_drawn(place, open_app):
 )
 def test_a_drawn_box_is_a_region_inside_the_module(x, y, region):
     assert sensitivity_matrix.region_of_box(x, y, (100, 60)) == region
+
+
+def test_what_it_will_take_is_said_before_it_is_started(place, open_app):
+    app = open_app("sensitivity")
+    button(app, "What will it take?").click().run()
+    answer_desk(place, app)
+    assert re.search(r"About [\d.]+ (s|m)\b.* of memory for 32 seed samples", captions(app))
+    button(app, "Hide the estimate").click().run()
+    assert "seed samples," not in captions(app)

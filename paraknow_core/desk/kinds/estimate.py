@@ -88,7 +88,7 @@ def _student(
     )
     if not train:
         raise DataError(f"{task.name}: no training example has a token to predict; give longer examples")
-    training = _training(spec, task, train, validation)
+    training = _training(spec, task, train, validation, device)
     answering = _answering(spec, task, test)
     own = _rates(dtype, device, min(training.tokens, 2048), student.hidden_size, student.intermediate_size, None)
     # What is moved here are the states of many tokens, larger than any cache: measured on a matrix that is, too.
@@ -106,13 +106,13 @@ def _student(
     }  # fmt: skip
 
 
-def _training(spec: RunSpec, task: Task, train: list[Encoded], validation: list[Encoded]) -> Training:
+def _training(spec: RunSpec, task: Task, train: list[Encoded], validation: list[Encoded], device: str) -> Training:
     from paraknow_core.stages.finetuning import micro_batch_size, total_steps
 
     recipe, lengths = spec.finetuning, [len(each.input_ids) for each in train]
     share = len(train) / max(1, min(LOOKED_AT, len(task.split("train"))))  # windows an example of plain text gives
     examples = round(share * len(task.split("train")))
-    micro = micro_batch_size(recipe, max(lengths))
+    micro = micro_batch_size(recipe, max(lengths), device)
     steps = total_steps(recipe, examples)
     size = min(micro, examples)
     tokens = size * _filled(lengths, size)
