@@ -26,6 +26,7 @@ def targets(page):
 
 
 def click_on(page, number: int) -> None:
+    page.locator(".js-plotly-plot").first.scroll_into_view_if_needed()
     box = targets(page).nth(number).bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     settle(page)
@@ -59,7 +60,9 @@ def test_a_preview_follows_every_change_without_a_new_run(browser, page, site, p
     click_on(page, 6 + 1)
     wait_for(lambda: load_draft(place).spec.mapping.layers == (0, 5, 2, 3), 30)
     settle(page)
-    table = page.get_by_test_id("stDataFrame").first.bounding_box()
+    editor = page.get_by_test_id("stDataFrame").first
+    editor.scroll_into_view_if_needed()
+    table = editor.bounding_box()
     page.mouse.dblclick(table["x"] + 150, table["y"] + 35 * 3 + 18)  # the third student layer's cell
     page.keyboard.press("Control+a")
     page.keyboard.type("4")
