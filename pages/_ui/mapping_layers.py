@@ -187,7 +187,7 @@ def _table(choice: Choice, layers: list[int | None]) -> None:
     key = f"mapping.table:{choice.plan['teacher_layers']}:{layers}"  # a new mapping makes a new, unedited table
     st.data_editor(
         table, hide_index=True, key=key, on_change=_edited, args=(key, layers), height="content" if len(layers) < 13
-        else 480, disabled=["student layer", "S", "share"],
+        else 480, disabled=["student layer", "S", "share"], placeholder="–",
         column_config={
             RECEIVES: st.column_config.NumberColumn(
                 min_value=0, max_value=choice.plan["teacher_layers"] - 1, step=1, width=155,

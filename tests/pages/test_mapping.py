@@ -242,6 +242,13 @@ def test_another_measurement_of_the_teacher_is_used_and_said(place, loaded, subm
     assert RunFolder(place.runs / submitted[0][0]).spec().sensitivity.samples == 3
 
 
+def test_a_task_that_cannot_be_read_is_said_and_not_measured(loaded):
+    app = loaded({"task.source": "/no such file.jsonl"})
+    assert "seed samples cannot be read" in words(app)
+    assert "Compute sensitivity" not in {b.label for b in app.button}
+    assert len(overview(app)) == 29
+
+
 def test_a_mapping_of_another_pair_is_named_and_can_be_fitted(place, loaded):
     app = loaded({"mapping.strategy": "manual", "mapping.layers": [0, 17]})
     assert "2 entries, but the student has 4 layers" in words(app)
