@@ -32,6 +32,23 @@ def click_on(page, number: int) -> None:
     settle(page)
 
 
+def type_layer(page, student: int, text: str, done) -> None:
+    """Type into the table's cell of a student layer; the grid is a canvas, and opens its field when it has time."""
+    for _ in range(4):
+        editor = page.get_by_test_id("stDataFrame").first
+        editor.scroll_into_view_if_needed()
+        table = editor.bounding_box()
+        page.mouse.dblclick(table["x"] + 150, table["y"] + 35 * (student + 1) + 18)
+        page.wait_for_timeout(1500)
+        page.keyboard.press("Control+a")
+        page.keyboard.type(text)
+        page.keyboard.press("Enter")
+        page.wait_for_timeout(2500)
+        if done():
+            return
+    raise AssertionError("what was typed into the table did not reach the draft")
+
+
 @pytest.mark.usefixtures("helped")
 def test_a_preview_follows_every_change_without_a_new_run(browser, page, site, place):
     spec = RunSpec().with_changes({"sensitivity.samples": 2})
@@ -54,20 +71,15 @@ def test_a_preview_follows_every_change_without_a_new_run(browser, page, site, p
 
     page.get_by_role("radio", name="top", exact=True).click()
     wait_for(lambda: load_draft(place).spec.mapping.strategy == "top", 30)
+    expect(page.get_by_text("layers so far")).to_have_count(0, timeout=PATIENCE_MS)
     settle(page)
     click_on(page, 5)
     expect(page.get_by_text("Teacher layer 5 is chosen")).to_be_visible()
     click_on(page, 6 + 1)
     wait_for(lambda: load_draft(place).spec.mapping.layers == (0, 5, 2, 3), 30)
+    expect(page.get_by_text("layers so far")).to_have_count(0, timeout=PATIENCE_MS)
     settle(page)
-    editor = page.get_by_test_id("stDataFrame").first
-    editor.scroll_into_view_if_needed()
-    table = editor.bounding_box()
-    page.mouse.dblclick(table["x"] + 150, table["y"] + 35 * 3 + 18)  # the third student layer's cell
-    page.keyboard.press("Control+a")
-    page.keyboard.type("4")
-    page.keyboard.press("Enter")
-    wait_for(lambda: load_draft(place).spec.mapping.layers == (0, 5, 4, 3), 30)
+    type_layer(page, 2, "4", lambda: load_draft(place).spec.mapping.layers == (0, 5, 4, 3))
     settle(page)
 
     page.get_by_role("button", name="Hold this choice").click()
