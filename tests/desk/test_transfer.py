@@ -16,12 +16,10 @@ def ask(teacher, make_context, session_place):
 
     def asked(student, structure="submatrix", mode="block", **more):
         store = sensitivity(make_context(student))
-        spec = (
-            RunSpec().with_changes({"teacher.source": teacher, "student.source": str(student)}).model_dump(mode="json")
-        )
-        base = {"teacher": spec["teacher"], "student": spec["student"]}
-        plan, _ = work_out(session_place, "transfer_plan", {
-            **base, "mapping": {"strategy": "last"}, "origin": ["all"], "stores": [store.folder.name], **more})  # fmt: skip
+        spec = RunSpec().with_changes({"teacher.source": teacher, "student.source": str(student)})
+        base = {who: getattr(spec, who).model_dump(mode="json") for who in ("teacher", "student")}
+        wanted = {"mapping": {"strategy": "last"}, "origin": ["all"], "stores": [store.folder.name], **more}
+        plan, _ = work_out(session_place, "transfer_plan", base | wanted)
         request = {**base, "store": plan["store"], "structure": structure, "seed": 0}
         answers = [
             work_out(session_place, "transfer_layer", {
