@@ -197,7 +197,7 @@ def act(what: Callable[[], object]) -> None:
 
 
 def follow(run: RunFolder, draw: Callable[[RunFolder], None]) -> None:
-    """Draw a run again and again while it is active; when it ends, draw the whole page once.
+    """Draw a run again and again; when it ends, or goes on again, draw the whole page once.
 
     Args:
         run: what is followed.
@@ -208,10 +208,10 @@ def follow(run: RunFolder, draw: Callable[[RunFolder], None]) -> None:
     def tick() -> None:
         keep_going(run)
         draw(run)
-        if was_active and run.status().state not in ACTIVE:
+        if run.status().active != was_active:  # it has ended, or another window has resumed it
             st.rerun()
 
-    st.fragment(tick, run_every=1.0 if was_active else None)()
+    st.fragment(tick, run_every=1.0 if was_active else 4.0)()
 
 
 def keep_going(run: RunFolder) -> None:

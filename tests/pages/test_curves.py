@@ -82,8 +82,8 @@ def test_a_replaced_or_removed_file_is_read_anew(path):
 
 def test_a_resumed_run_replaces_what_it_repeats_and_its_clock_leaves_the_pause_out(path):
     metrics = Metrics(path)
-    write(path, {"event": "started", "time": 95.0, "attempt": 1}, {"event": "stage", "stage": "fine-tuning", "time": 100.0},
-          *(step(n, loss=n) for n in (1, 2, 3, 4)))  # fmt: skip
+    write(path, {"event": "started", "time": 95.0}, {"event": "stage", "stage": "fine-tuning", "time": 100.0})
+    write(path, *(step(n, loss=n) for n in (1, 2, 3, 4)))
     assert known(metrics, "elapsed") == [1, 2, 3, 4]
     write(path, {"event": "started", "time": 5000.0, "attempt": 2},
           {"event": "stage", "stage": "fine-tuning", "time": 5010.0}, step(3, 4912, loss=30))  # fmt: skip
