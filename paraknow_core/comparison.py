@@ -290,7 +290,7 @@ def adjust(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         numbers = [row[key] for key in ("difference", "difference_low", "difference_high", "shared")]
         apart, chance = not row["difference_low"] <= 0 <= row["difference_high"], value is not None and value >= 0.05
         sentence = says(PairedResult(*numbers, None if apart else value, how), row["unit"])
-        row["says"] = f"Not told from chance (p {p_words(value)}): {sentence}" if apart and chance else sentence
+        row["says"] = f"Not told from chance: {sentence}" if apart and chance else sentence
     return rows
 
 

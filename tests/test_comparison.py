@@ -160,5 +160,6 @@ def test_an_interval_beside_zero_is_not_enough_after_several_comparisons():
     assert alone["says"].startswith("+30.0 points")
     first, other = comparison.adjust([dict(row), {**row, "p_value": 0.9}])
     assert first["p_adjusted"] == pytest.approx(0.06)
-    assert first["says"].startswith("Not told from chance (p = 0.060): +30.0 points")
+    assert first["says"].startswith("Not told from chance: +30.0 points")
+    assert "Holm-adjusted p = 0.060" in first["says"]
     assert other["p_adjusted"] == pytest.approx(0.9)

@@ -109,10 +109,15 @@ def _with_base(rows: list[dict], changes: list[dict], base: Group) -> list[dict]
 def _sentences(changes: list[dict[str, Any]], base: Group) -> None:
     """Say each difference in words, and what stands in its way."""
     tests = sum(c["p_adjusted"] is not None for c in changes)
+    of_all = [part for part in changes[0]["cautions"] if all(part in c["cautions"] for c in changes)] if changes else []
     for change in changes:
         st.markdown(f"**{plain(change['label'])}** against {plain(base.label)}: {plain(change['says'])}")
-        if change["cautions"]:
-            st.caption(f":material/warning: {plain('; '.join(change['cautions']))}.")
+        own = [part for part in change["cautions"] if part not in of_all]
+        if own:
+            st.caption(f":material/warning: {plain('; '.join(own))}.")
+    if of_all:
+        which = "For all of these: " if len(changes) > 1 else ""
+        st.caption(f":material/warning: {which}{plain('; '.join(of_all))}.")
     if tests > 1:
         st.caption(f"{tests} comparisons were made with this arm; p-values are adjusted for their number (Holm).")
 
