@@ -124,7 +124,7 @@ def test_damaged_results_are_a_sentence(place, open_app):
 
 def test_the_prediction_is_judged_by_the_numbers(place, open_app):
     finish(place, LESSONS[2])
-    assert "As you predicted: Only kin" in predict(open_lesson(open_app, 3), "kin").success[0].value
+    assert "Only kin" in predict(open_lesson(open_app, 3), "kin").success[0].value
     text = words(predict(open_lesson(open_app, 3), "both"))
     assert "You predicted: Both. The numbers say: Only kin" in text
 
