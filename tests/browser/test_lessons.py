@@ -1,4 +1,4 @@
-"""What a class does: open a lesson by its address, predict, run it for real, read what came out, go on with a preset."""
+"""What a class does: open a lesson by its address, predict, run it for real, read it, go on with a preset."""
 
 import pytest
 from playwright.sync_api import expect
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.browser
 
 
 def predict(page, answer: str) -> None:
-    page.get_by_text(answer, exact=True).click()
+    page.get_by_test_id("stRadioGroup").get_by_text(answer, exact=True).click()
     settle(page)
     page.get_by_role("button", name="This is my prediction").click()
     settle(page)

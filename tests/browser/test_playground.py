@@ -57,7 +57,7 @@ def test_a_long_answer_can_be_stopped(page, site, place, tidy):
     page.get_by_role("button", name="Load", exact=True).first.click()
     expect(loaded(page)).to_have_count(1, timeout=PATIENCE_MS)
     settle(page)
-    field = page.get_by_label("New tokens, at most").first
+    field = page.get_by_role("spinbutton", name="New tokens, at most")
     field.fill("400")
     field.press("Enter")
     template = page.get_by_role("combobox", name="Template")

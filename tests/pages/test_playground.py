@@ -168,7 +168,7 @@ def test_a_finished_answer_shows_tokens_alternatives_prompt_and_score(place, ope
     assert '<span class="pk-t pk-td" tabindex="0">&lt;b&gt;7' in text  # 7 %: the class below 20 %
     assert "2. &lt;i&gt;8  7.0 %" in text
     assert "⟨&lt;/s&gt;⟩" in text
-    assert "1 tokens" in text
+    assert "1 token ·" in text
     assert "matches the reference" in text
     assert any("3 + 4?" in code.value for code in app.code)
 
