@@ -90,8 +90,11 @@ def test_streamed_is_what_the_whole_model_gives(family, overrides, tiny, tmp_pat
     assert totals["modules"].keys() == wanted["modules"].keys()
     assert (totals["plan"]["way"], wanted["plan"]["way"]) == ("streamed", "resident")
     reductions = load_file(found / "reductions.safetensors")
-    for name, tensor in load_file(expected / "reductions.safetensors").items():
-        torch.testing.assert_close(reductions[name], tensor, rtol=1e-4, atol=1e-6 * tensor.max().item())
+    wanted_reductions = load_file(expected / "reductions.safetensors")
+    typical = sorted(tensor.max().item() for tensor in wanted_reductions.values())[len(wanted_reductions) // 2]
+    for name, tensor in wanted_reductions.items():  # the same room as above: some weights' S is rounding alone
+        room = 1e-6 * max(tensor.max().item(), typical)
+        torch.testing.assert_close(reductions[name], tensor, rtol=1e-4, atol=room)
 
 
 @pytest.mark.parametrize(("family", "overrides"), [
