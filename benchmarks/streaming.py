@@ -31,9 +31,10 @@ NOTES = [
     "Memory: peak anonymous memory (RssAnon) of a process of its own, polled from outside every 20 ms. Bound: 1.25 x",
     "(8 bytes x largest layer + 4 bytes x largest tensor) + 0.5 GB. Rate: 8 operations a layer weight and token",
     "(forward, forward again, two products backward; 6 where nothing is computed again) and 6 a weight of the output",
-    "layer, over the seconds of the whole measurement, reading and reducing included. Square: the best rate of",
-    "float32 products of 2048 x 4096 x 4096 right before and after; shapes: that of the layer's own products, whose",
-    "weight gradients are (inner, tokens of one sample) x (tokens, hidden). Published: a gradient and a product for",
+    "layer, over the seconds of the whole measurement: start, reading and reducing included. The machine's rate, right",
+    "before and after. Square: the best of float32 products of 2048 x 4096 x 4096. Shapes: that of the layer's own,",
+    "all tokens together forward and to the input, but to the weight one sample at a time, (inner, tokens) x (tokens,",
+    "hidden), because |gradient| is taken sample by sample. Published: a gradient and a product for",
     "each parameter of each sample, as the method's released script does. Predicted: what was said before the start.",
 ]
 

@@ -1,5 +1,7 @@
 """Train: start a transfer and its controls, watch it, stop and resume it, and read what came out."""
 
+from typing import Any
+
 import streamlit as st
 
 from pages._ui import layout, outcome, queue_panel, reading, state, train_live, train_settings, widgets
@@ -15,8 +17,9 @@ def chosen_run(trained: list[tuple[RunFolder, Facts]]) -> RunFolder | None:
     if problem:
         layout.say(problem)
     if run is None and trained:
-        active = (r for r, _ in reversed(trained[:20]) if r.status().active)
-        run = next(active, trained[0][0])
+        states = {r: r.status().state for r, _ in trained[:50]}
+        active = [r for word in ("running", "stopping", "queued") for r, known in states.items() if known == word]
+        run = active[0] if active else trained[0][0]
     return run
 
 
@@ -66,15 +69,25 @@ def _outcome(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]])
     train_live.manage(run, one)
 
 
+def _setup(run: RunFolder | None) -> Any:
+    """Return the box of the settings: folded while somebody watches a run, open when there is something to prepare."""
+    unfolded = st.session_state.get(train_live.UNFOLD)
+    watching = run is not None and ("run" in st.query_params or run.status().active) and run.id != unfolded
+    label = f"**Set up a transfer**  {plain(train_settings.summary())}" if watching else "**Set up a transfer**"
+    return st.expander(
+        label, expanded=not watching, icon=":material/tune:", key=f"train.setup.{watching}.{unfolded}"
+    )  # fmt: skip
+
+
 def main() -> None:
     """Draw the page: what to start, what is going on, and one run."""
     trained = [
         (r, one) for r, one in reading.all_facts(state.place()) if not one.spec or one.spec.until != "sensitivity"
     ]
-    with st.container(border=True, key="stack-fields"):
+    run = chosen_run(trained)
+    with _setup(run), st.container(key="stack-fields"):
         train_settings.settings()
         train_settings.launch(trained)
-    run = chosen_run(trained)
     queue_panel.draw(run)
     st.subheader("Run", anchor=False)
     if run is None:

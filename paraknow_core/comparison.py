@@ -12,6 +12,7 @@ from paraknow_core.runs import RunFolder
 from paraknow_core.spec import RunSpec
 
 ORDER = ("seeking", "default_lora", "pissa", "olora", "random_offset")
+NATS = "nats per token"  # perplexities are paired by the logarithm of each example's
 FEW_EXAMPLES, FEW_SEEDS = 100, 3
 # What a method without a teacher does not read: a difference there separates no two runs.
 _TEACHER_ONLY = ("teacher.", "sensitivity.", "mapping.", "extraction.structure", "extraction.seed", "injection.",
@@ -216,6 +217,9 @@ def contrasts(
         row = {"label": g.label, "method": g.method, "variant": g.variant, "key": g.key, "unit": score.get("unit"),
                "n": score.get("n"), "seeds": len(own), "difference": None, "p_value": None}  # fmt: skip
         row |= difference(own, other, scorer)
+        if row["unit"] == "ppl" and row["difference"] is None and "problem" not in row:
+            paired = difference(own, other, scorer, means_only=False)
+            row |= paired | ({"unit": NATS} if paired else {})
         prints = tuple((result.get("fingerprints") or {}) for result in (g.runs[0].result() or {}, base_result))
         row["cautions"] = cautions(g, base, row, prints, note)
         rows.append(row)
@@ -269,6 +273,8 @@ def cautions(
         said.append(f"only {row['shared']:,} of {row['n']:,} test examples are in both")
     if row.get("n") is not None and row["n"] < FEW_EXAMPLES:
         said.append(f"n = {row['n']} test examples are few")
+    if row.get("unit") == NATS:
+        said.append("paired by each example's nats per token, long and short ones alike; lower is better")
     seeds = min(len(one.seeds), len(other.seeds))
     if seeds < FEW_SEEDS:
         said.append("one seed says nothing about the next one" if seeds == 1 else f"{seeds} seeds are few")
@@ -290,7 +296,7 @@ def adjust(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         numbers = [row[key] for key in ("difference", "difference_low", "difference_high", "shared")]
         apart, chance = not row["difference_low"] <= 0 <= row["difference_high"], value is not None and value >= 0.05
         sentence = says(PairedResult(*numbers, None if apart else value, how), row["unit"])
-        row["says"] = f"Not told from chance (p {p_words(value)}): {sentence}" if apart and chance else sentence
+        row["says"] = f"Not told from chance: {sentence}" if apart and chance else sentence
     return rows
 
 
@@ -311,7 +317,8 @@ def points_text(value: float | None, unit: str | None) -> str:
     """Return a difference with its sign: shares in points (hundredths), anything else in its own unit."""
     if value is None or value != value:
         return "–"
-    return f"{100 * value:+.1f}" if unit == SHARE else f"{'+' if value >= 0 else '-'}{significant(abs(value))}"
+    points = 100 * value if abs(value) >= 0.0005 else 0.0  # never a minus before 0.0
+    return f"{points:+.1f}" if unit == SHARE else f"{'+' if value >= 0 else '-'}{significant(abs(value))}"
 
 
 def side_by_side(

@@ -3,6 +3,7 @@
 Pure arithmetic on an anatomy and a few measured rates; needs no torch, so that a page can show it too.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ _SMALL = 30e6  # code that is loaded late, small buffers
 MAP_SIZE = 256  # largest side of a module's map
 _BESIDE_PRODUCTS = 1.15  # attention, norms and activations, in time: measured on Llama shapes
 _CALL_SECONDS = 0.006  # one batch through one layer, forward and back, however small
-_START_SECONDS = 2.5  # code that is loaded late, opening the files, first touch of memory
+_START_SECONDS = 2.0  # code that is loaded late, opening the files
 _ALONE = 1.4  # how much slower the products of one sample are than those of a batch
 _MARGIN = 0.9  # of the budget, for choosing to hold the whole teacher
 
@@ -40,11 +41,13 @@ class Rates:
         flops: operations of the model's own matrix products.
         bytes: read and written by plain passes over memory.
         disk: bytes read from the weights' files.
+        fresh: bytes of memory written for the first time, which the system has to find first.
     """
 
     flops: float
     bytes: float
     disk: float
+    fresh: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -242,6 +245,8 @@ def _resident_seconds(size: Sizes, lengths: Sequence[int], rates: Rates, stored:
     slower = _ALONE if batch_tokens(size, lengths) > max(lengths) else 1.0
     flops = slower * 6 * (size.layers * _BESIDE_PRODUCTS + size.vocabulary) * sum(lengths)
     passes = size.all * (6 + 8 * F32)
+    fresh = 2 * F32 * size.all  # weights and sums; a streamed layer's go where the last one's were
     disk = stored + F32 * size.all * full
     calls = _CALL_SECONDS * size.num_hidden_layers * len(lengths)
-    return _START_SECONDS + calls + flops / rates.flops + passes / rates.bytes + disk / rates.disk
+    moving = passes / rates.bytes + fresh / rates.fresh + disk / rates.disk
+    return _START_SECONDS + calls + flops / rates.flops + moving

@@ -135,7 +135,8 @@ def _scores(groups: Sequence[Group], base: Group, scorer: str, figures: list[str
         return f"<h2>{escape(scorer_label(rows[0]))}</h2><p>{escape(str(error))}</p>"
     by_label = {c["label"]: c for c in changes}
     lines = [_score_line(row, by_label.get(row["label"])) for row in rows]
-    unit = "points" if rows[0].get("unit") == SHARE else rows[0].get("unit") or "score"
+    unit = (changes[0] if changes else rows[0]).get("unit") or "score"
+    unit = "points" if unit == SHARE else unit
     head = ("arm", "score", "seeds", f"difference [{unit}]", "95 % interval", "p", "p, Holm")
     words = "".join(f"<p><b>{escape(c['label'])}</b> against {escape(base.label)}: {escape(c['says'])}"
                     + (f'<br><span class="caution">{escape("; ".join(c["cautions"]))}.</span>' if c["cautions"] else "")
@@ -144,7 +145,7 @@ def _scores(groups: Sequence[Group], base: Group, scorer: str, figures: list[str
     pictures = _figure(charts.score_forest(rows, "Test score", "lines: 95 % intervals over examples"), figures)
     if changes:
         title = f"Difference to {base.label}"
-        own = {"label": base.label, "method": base.method, "variant": base.variant, "unit": rows[0].get("unit")}
+        own = {"label": base.label, "method": base.method, "variant": base.variant}
         lines_ = [by_label.get(g.label, own) for g in ready]
         pictures += _figure(charts.difference_forest(lines_, title, "paired by example; 95 % intervals"), figures)
     return f"<h2>Score: {name}</h2>{_table(head, lines, right=range(1, 7))}{pictures}{words}"

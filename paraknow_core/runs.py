@@ -52,8 +52,12 @@ class Status:
 
     @classmethod
     def from_dict(cls, data: Any) -> "Status":
-        known = {f: data[f] for f in cls.__dataclass_fields__ if isinstance(data, dict) and f in data}
-        return cls(**known)
+        """Take the fields that are whole; a file edited by hand must not break a list of runs."""
+        given = data if isinstance(data, dict) else {}
+        kinds = {
+            name: str if isinstance(f.default, str) else int | float for name, f in cls.__dataclass_fields__.items()
+        }
+        return cls(**{name: given[name] for name, kind in kinds.items() if isinstance(given.get(name), kind)})
 
 
 def this_process() -> dict[str, Any]:

@@ -111,12 +111,15 @@ def pooled(runs: Sequence[RunFolder], scorer: str | None = None) -> dict[str, An
     return first | {"value": value, "low": float(low), "high": float(high)}
 
 
-def difference(runs: Sequence[RunFolder], base: Sequence[RunFolder], scorer: str | None = None) -> dict[str, Any]:
+def difference(
+    runs: Sequence[RunFolder], base: Sequence[RunFolder], scorer: str | None = None, *, means_only: bool = True
+) -> dict[str, Any]:
     """Return how one arm differs from another on the examples that both have.
 
     Args:
         runs, base: of the two arms, the same seeds in the same order.
         scorer: which of their scorers; None for the first.
+        means_only: False pairs the records of a score that is not their mean, too: a perplexity's nats per token.
 
     Returns:
         difference, difference_low, difference_high (95 %), p_value, paired (the method, in words), shared (the number
@@ -127,7 +130,7 @@ def difference(runs: Sequence[RunFolder], base: Sequence[RunFolder], scorer: str
     """
     from paraknow_core.ops.statistics import paired_over_seeds
 
-    own, other = ([example_scores(run, scorer) for run in arm] for arm in (runs, base))
+    own, other = ([example_scores(run, scorer, means_only=means_only) for run in arm] for arm in (runs, base))
     if not all([*own, *other]):
         return {}
     ids = _shared([*own, *other])
@@ -168,12 +171,12 @@ def _plain(score: dict[str, Any]) -> dict[str, Any]:
     return {key: score.get(key) for key in ("scorer", "unit", "value", "low", "high", "n")}
 
 
-def example_scores(run: RunFolder, scorer: str | None = None) -> dict[str, float]:
-    """Return example id -> score of a scorer; nothing if their mean is not the run's score (a perplexity)."""
+def example_scores(run: RunFolder, scorer: str | None = None, *, means_only: bool = True) -> dict[str, float]:
+    """Return example id -> score of a scorer; nothing if only means are wanted and the run's score is not theirs."""
     score = score_of(run, scorer)
     own = {p["id"]: float(p["score"]) for p in run.predictions() if p.get("scorer") == score["scorer"]}
     is_mean = own and abs(sum(own.values()) / len(own) - score["value"]) < 1e-6
-    return own if is_mean else {}
+    return own if is_mean or not means_only else {}
 
 
 def _shared(scores: Sequence[dict[str, float]]) -> list[str]:

@@ -54,3 +54,36 @@ def test_demo_mode_is_bundled_and_small(place, monkeypatch, changes, message):
     demo.check_spec(RunSpec())
     with pytest.raises(DataError, match=message):
         demo.check_spec(RunSpec().with_changes(changes))
+
+
+def test_what_cannot_be_a_path_is_refused_without_a_traceback(place, tmp_path):
+    opened = access(place, "0.0.0.0")
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    for source in ("a\0b", "/" + "x" * 5000, "x" * 5000 + "/y", "~nobody-here/x", str(circle), "", " "):
+        with pytest.raises(DataError, match="outside the folders"):
+            opened.check_source(source)
+
+
+def test_demo_mode_refuses_uploads_deletes_and_long_queues(place, monkeypatch):
+    free = access(place)
+    free.check_upload()
+    free.check_delete()
+    free.check_amount(1000, 1000)
+    monkeypatch.setenv(DEMO_VARIABLE, "1")
+    demo = access(place)
+    demo.check_amount(12, 12)
+    for refused in (demo.check_upload, demo.check_delete, lambda: demo.check_amount(20, 5)):
+        with pytest.raises(DataError, match="in demo mode"):
+            refused()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"task.sizes.validation": None}, {"task.max_new_tokens": 4000}, {"finetuning.batch_size": 4096},
+     {"finetuning.validations": 500}],
+)  # fmt: skip
+def test_demo_mode_limits_whatever_costs_time(place, monkeypatch, changes):
+    monkeypatch.setenv(DEMO_VARIABLE, "1")
+    with pytest.raises(DataError, match="at most"):
+        access(place).check_spec(RunSpec().with_changes(changes))

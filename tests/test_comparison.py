@@ -1,5 +1,8 @@
 """Comparisons: which runs are one arm, what makes a comparison unclean, and what may be said of several."""
 
+import json
+import math
+
 import pytest
 
 from paraknow_core import comparison
@@ -85,6 +88,21 @@ def test_differences_are_paired_adjusted_and_said(place):
     assert comparison.contrasts(found, base, "rouge_l")[0]["difference"] == pytest.approx(method["difference"] / 4)
 
 
+def test_perplexities_are_paired_by_the_nats_of_each_example(place):
+    for method, nats in (("seeking", 2.0), ("default_lora", 2.5)):
+        run = compared.run(place, method)
+        lines = [{"scorer": "perplexity", "id": f"t/{i}", "score": nats + 0.1 * (i % 3)} for i in range(30)]
+        run.file("predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        score = {"scorer": "perplexity", "value": math.exp(nats), "low": 1.0, "high": 20.0, "n": 30, "unit": "ppl"}
+        run.file("result.json").write_text(json.dumps({**run.result(), "scores": [score]}))
+    found = groups_of(place)
+    [row] = comparison.contrasts(found, found[1], "perplexity")
+    assert row["difference"] == pytest.approx(-0.5)
+    assert row["unit"] == "nats per token"
+    assert row["says"].startswith("-0.500 nats per token")
+    assert any("lower is better" in part for part in row["cautions"])
+
+
 def test_what_stands_in_the_way_is_said(place):
     compared.run(place, "seeking", 0, 0.6, factorisation__rank=4)
     compared.run(place, "default_lora", 1, 0.4, n=40)
@@ -160,5 +178,14 @@ def test_an_interval_beside_zero_is_not_enough_after_several_comparisons():
     assert alone["says"].startswith("+30.0 points")
     first, other = comparison.adjust([dict(row), {**row, "p_value": 0.9}])
     assert first["p_adjusted"] == pytest.approx(0.06)
-    assert first["says"].startswith("Not told from chance (p = 0.060): +30.0 points")
+    assert first["says"].startswith("Not told from chance: +30.0 points")
+    assert "Holm-adjusted p = 0.060" in first["says"]
     assert other["p_adjusted"] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(0.0213, "share", "+2.1"), (-0.0001, "share", "+0.0"), (None, "share", "–"), (-0.5, "nats per token", "-0.500")],
+)
+def test_differences_carry_their_sign(value, unit, text):
+    assert comparison.points_text(value, unit) == text

@@ -1,5 +1,6 @@
 """The browser workbench's launcher: where it listens, what it says, and how it ends. Uses the real server."""
 
+import http.client
 import os
 import signal
 import socket
@@ -11,8 +12,9 @@ import urllib.request
 import psutil
 import pytest
 
+from paraknow_core.access import DEMO_VARIABLE, ROOTS_VARIABLE
 from paraknow_core.errors import RunError
-from paraknow_core.launcher import banner, check_address, is_loopback, server_command
+from paraknow_core.launcher import banner, check_address, is_loopback, limiting, server_command
 from paraknow_core.paths import PROJECT_ROOT
 
 
@@ -105,3 +107,68 @@ def test_it_listens_on_loopback_whatever_the_environment_says_and_ends_with_its_
     assert "this machine only" in errors
     assert "Traceback" not in errors
     assert not server.is_running()
+
+
+def test_demo_mode_and_roots_reach_the_pages_by_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv(ROOTS_VARIABLE, raising=False)
+    assert limiting(False, ()) == {}
+    assert limiting(True, ()) == {DEMO_VARIABLE: "1"}
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    monkeypatch.setenv(ROOTS_VARIABLE, str(two))
+    assert limiting(False, [one]) == {ROOTS_VARIABLE: f"{two}{os.pathsep}{one}"}
+    with pytest.raises(RunError, match="no such folder"):
+        limiting(False, [tmp_path / "three"])
+    odd = tmp_path / f"a{os.pathsep}b"
+    odd.mkdir()
+    with pytest.raises(RunError, match="in its name"):
+        limiting(False, [odd])
+
+
+def test_demo_mode_is_said_and_reaches_the_server(free_port, workspace):
+    child = subprocess.Popen(
+        [sys.executable, "-m", "paraknow_core", "ui", "--demo", "--port", str(free_port), "--no-browser"],
+        cwd=PROJECT_ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "STREAMLIT_SERVER_ENABLE_XSRF_PROTECTION": "false", "STREAMLIT_SERVER_ENABLE_CORS": "false"},
+    )  # fmt: skip
+    try:
+        assert answers(free_port)
+        (server,) = psutil.Process(child.pid).children()
+        assert server.environ()[DEMO_VARIABLE] == "1"
+        assert upgrade(free_port, "localhost") == 101
+        assert upgrade(free_port, "evil.example") == 403  # whatever the environment says
+        child.send_signal(signal.SIGTERM)
+        _, errors = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert "Demo mode" in errors
+
+
+def upgrade(port: int, host: str) -> int:
+    """Ask for the pages' connection as a web page of this host would, and return the status."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/_stcore/stream", headers={
+        "Host": host, "Origin": f"http://{host}", "Upgrade": "websocket", "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13",
+    })  # fmt: skip
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_started_by_streamlit_itself_from_anywhere_it_is_guarded_as_well(free_port, workspace, tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, "-m", "streamlit", "run", str(PROJECT_ROOT / "app.py"), "--server.port", str(free_port),
+         "--server.headless", "true"], cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        assert answers(free_port)
+        listening = {c.laddr.ip for c in psutil.Process(child.pid).net_connections("inet")
+                     if c.status == psutil.CONN_LISTEN}  # fmt: skip
+        assert listening == {"127.0.0.1"}
+        assert upgrade(free_port, "evil.example") == 403
+    finally:
+        child.terminate()
+        child.wait(30)

@@ -80,3 +80,9 @@ def test_counts_are_those_of_the_anatomy(anatomy):
     assert size.layers == sum(m.shape[0] * m.shape[1] for m in anatomy.modules if m.layer is not None)
     assert size.largest_layer * anatomy.num_hidden_layers == size.layers
     assert (size.hidden_size, size.embedding_size, size.num_hidden_layers) == (32, 32, 2)
+
+
+def test_finding_memory_takes_time(anatomy):
+    slow = Rates(1e11, 1e10, 1e9, fresh=1e3)
+    swift, waiting = (plan(anatomy, 10**12, rates=rates).needs["resident"].seconds for rates in (RATES, slow))
+    assert waiting - swift == pytest.approx(8 * anatomy.parameters / 1e3)

@@ -1,5 +1,8 @@
 """The spec: strict, portable, and its mistakes told in one sentence."""
 
+import subprocess
+import sys
+
 import pytest
 
 from paraknow_core.errors import SpecError
@@ -87,3 +90,38 @@ def test_schema_names_every_section():
     properties = schema()["properties"]
     assert set(properties) == set(RunSpec.model_fields)
     assert schema()["additionalProperties"] is False
+
+
+def bomb(levels: int = 9) -> str:
+    """Aliases of aliases: a kilobyte that would be ten to the ninth values when written out."""
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 10)}]" for i in range(levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [bomb(), "a: &a [*a]", "a: &a {b: *a}", "x: " + "9" * 5000, "x: 0x" + "f" * 20000, "x: \ud800", "\0"],
+)
+def test_a_yaml_bomb_is_a_sentence_at_once(text):
+    with pytest.raises(SpecError, match="spec: "):
+        parse_yaml(text)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 30_000, "- " * 50_000, "? " * 50_000])
+def test_a_text_that_nests_beyond_measure_does_not_end_the_process(text):
+    code = "import sys\nfrom paraknow_core.spec import parse_yaml\ntry: parse_yaml(sys.stdin.read())\n"
+    code += "except Exception as error: print(type(error).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], input=text, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, "SpecError")
+
+
+@pytest.mark.parametrize("key", ["teacher.source", "student.revision", "task.source", "task.test_source"])
+@pytest.mark.parametrize(
+    "secret", ["hf_abcdefghijklmnopqrstuvwxyz", "https://me:hf_secretsecretsecret@hub.example/a/b"]
+)
+def test_a_secret_is_refused_and_never_repeated(key, secret):
+    with pytest.raises(SpecError, match="password or a token") as refused:
+        RunSpec().with_changes({key: secret})
+    assert "secret" not in str(refused.value)
+    assert "hf_abc" not in str(refused.value)

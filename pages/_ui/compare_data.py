@@ -47,9 +47,11 @@ def pooled(runs: Sequence[RunFolder], scorer: str) -> dict[str, Any]:
     return _pooled(*_keys(runs), scorer)
 
 
-def difference(runs: Sequence[RunFolder], base: Sequence[RunFolder], scorer: str) -> dict[str, Any]:
+def difference(
+    runs: Sequence[RunFolder], base: Sequence[RunFolder], scorer: str, *, means_only: bool = True
+) -> dict[str, Any]:
     """Return `studies.difference`, remembered; arms that share no example have none."""
-    return _difference(*_keys(runs), *_keys(base), scorer)
+    return _difference(*_keys(runs), *_keys(base), scorer, means_only)
 
 
 @st.cache_data(max_entries=2000, show_spinner=False)
@@ -60,12 +62,17 @@ def _pooled(paths: tuple[str, ...], stamps: tuple, scorer: str) -> dict[str, Any
 
 @st.cache_data(max_entries=2000, show_spinner=False)
 def _difference(
-    paths: tuple[str, ...], stamps: tuple, base: tuple[str, ...], base_stamps: tuple, scorer: str
+    paths: tuple[str, ...],
+    stamps: tuple,
+    base: tuple[str, ...],
+    base_stamps: tuple,
+    scorer: str,
+    means_only: bool,
 ) -> dict[str, Any]:
     del stamps, base_stamps  # only part of the key under which the answer is kept
     arms = ([RunFolder(Path(path)) for path in each] for each in (paths, base))
     try:
-        return studies.difference(*arms, scorer)
+        return studies.difference(*arms, scorer, means_only=means_only)
     except ParaknowError as error:
         return {"problem": str(error)}
 

@@ -49,7 +49,8 @@ def _differences(groups: list[Group]) -> None:
     columns = {g.label: [_shown(key, values[place]) for key, values in rows] for place, g in enumerate(groups)}
     table = pandas.DataFrame({"setting": [key for key, _ in rows], **columns})
     st.dataframe(table, hide_index=True, alt="Table of the settings that differ between the arms")
-    st.caption("no effect: the arm's method does not read this setting.")
+    if any(value is comparison.NO_EFFECT for _, values in rows for value in values):
+        st.caption("no effect: the arm's method does not read this setting.")
 
 
 def _shown(key: str, value: object) -> str:

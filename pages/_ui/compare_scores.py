@@ -14,6 +14,7 @@ from paraknow_core.comparison import Group, p_text, points_text
 from paraknow_core.display import SHARE, score_text, scorer_label
 
 PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
+MOST_SAID = 5  # differences in words before the rest is folded
 PAPER_HELP = (
     "The method's gain over default LoRA as published: LLaMA-1, 7B student, teachers of 13 and 30 billion weights, one "
     "run each. Other models, data and scale: only the sign and the size of the effect can be held beside this one."
@@ -102,28 +103,42 @@ def _pictures(groups: list[Group], rows: list[dict], changes: list[dict], base: 
 def _with_base(rows: list[dict], changes: list[dict], base: Group) -> list[dict]:
     """Return the differences in the rows of the scores, the arm to compare with in its place."""
     by_label = {c["label"]: c for c in changes}
-    empty = {"label": base.label, "method": base.method, "variant": base.variant, "unit": rows[0].get("unit")}
+    empty = {"label": base.label, "method": base.method, "variant": base.variant}
     return [by_label.get(row["label"], empty) for row in rows if row["method"] not in charts.UNTOUCHED]
 
 
 def _sentences(changes: list[dict[str, Any]], base: Group) -> None:
     """Say each difference in words, and what stands in its way."""
     tests = sum(c["p_adjusted"] is not None for c in changes)
-    for change in changes:
-        st.markdown(f"**{plain(change['label'])}** against {plain(base.label)}: {plain(change['says'])}")
-        if change["cautions"]:
-            st.caption(f":material/warning: {plain('; '.join(change['cautions']))}.")
+    of_all = [part for part in changes[0]["cautions"] if all(part in c["cautions"] for c in changes)] if changes else []
+    for change in changes[:MOST_SAID]:
+        _sentence(change, base, of_all)
+    if len(changes) > MOST_SAID:
+        with st.expander(f"{len(changes) - MOST_SAID} more differences in words", icon=":material/notes:"):
+            for change in changes[MOST_SAID:]:
+                _sentence(change, base, of_all)
+    if of_all:
+        which = "For all of these: " if len(changes) > 1 else ""
+        st.caption(f":material/warning: {which}{plain('; '.join(of_all))}.")
     if tests > 1:
         st.caption(f"{tests} comparisons were made with this arm; p-values are adjusted for their number (Holm).")
+
+
+def _sentence(change: dict[str, Any], base: Group, of_all: list[str]) -> None:
+    st.markdown(f"**{plain(change['label'])}** against {plain(base.label)}: {plain(change['says'])}")
+    own = [part for part in change["cautions"] if part not in of_all]
+    if own:
+        st.caption(f":material/warning: {plain('; '.join(own))}.")
 
 
 def _table(rows: list[dict[str, Any]], changes: list[dict[str, Any]], base: Group) -> None:
     """Draw every number as a table, and hand it out."""
     by_label = {c["label"]: c for c in changes}
+    unit_of_all = changes[0]["unit"] if changes else rows[0].get("unit")
     records = []
     for row in rows:
         change = by_label.get(row["label"], {})
-        unit = row.get("unit")
+        unit = change.get("unit", unit_of_all)
         low, high = change.get("difference_low"), change.get("difference_high")
         paired = change.get("difference") is not None
         records.append({

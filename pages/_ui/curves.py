@@ -9,7 +9,7 @@ import math
 import os
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy
@@ -32,7 +32,7 @@ class Metrics:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self._forget()
 
     def _forget(self) -> None:
@@ -117,16 +117,14 @@ class Metrics:
 
     def latest(self, name: str) -> float | None:
         """Return the newest value of a column that there is."""
-        column = self.columns[name]
-        return next((v for v in reversed(column[-RECENT:]) if math.isfinite(v)), None)
-
-    def has(self, name: str) -> bool:
-        """Tell whether a column has any value (looked for among the newest)."""
-        return self.latest(name) is not None or bool(numpy.isfinite(self.array(name)).any())
+        values = self.array(name)
+        there = numpy.flatnonzero(numpy.isfinite(values))
+        return float(values[there[-1]]) if len(there) else None
 
     def array(self, name: str) -> numpy.ndarray:
         """Return a column as an array of its own."""
-        return numpy.array(self.columns[name], dtype=numpy.float64)
+        with self.lock:
+            return numpy.array(self.columns[name], dtype=numpy.float64)
 
     def line(self, name: str, axis: str, smoothing: float = 0.0) -> tuple[numpy.ndarray, numpy.ndarray]:
         """Return x and y of a column to draw, smoothed and then thinned; kept until there are new steps."""
@@ -148,17 +146,18 @@ class Metrics:
 
     def rate(self) -> float | None:
         """Return optimiser steps a second over the last steps, or None before there are two of one attempt."""
-        steps, elapsed = self.columns["step"][-RECENT:], self.columns["elapsed"][-RECENT:]
+        steps, elapsed = self.array("step")[-RECENT:], self.array("elapsed")[-RECENT:]
         if len(steps) < 2 or elapsed[-1] <= elapsed[0]:
             return None
         return (steps[-1] - steps[0]) / (elapsed[-1] - elapsed[0])
 
-    def csv(self) -> str:
-        """Return all steps as CSV."""
-        self.refresh(everything=True)
-        table = pandas.DataFrame({name: self.array(name) for name in COLUMNS})
+    def table(self) -> pandas.DataFrame:
+        """Return all steps, read to the end."""
+        with self.lock:
+            self.refresh(everything=True)
+            table = pandas.DataFrame({name: self.array(name) for name in COLUMNS})
         table["step"], table["elapsed"] = table["step"].astype(int), table["elapsed"].round(3)
-        return table.rename(columns={"elapsed": "training_seconds"}).to_csv(index=False)
+        return table.rename(columns={"elapsed": "training_seconds"})
 
 
 def metrics_of(run: RunFolder) -> Metrics:
@@ -171,9 +170,14 @@ def _metrics(path: str) -> Metrics:
     return Metrics(Path(path) / "events.jsonl")
 
 
-def csv_of(run: RunFolder) -> Callable[[], str]:
-    """Return what makes a run's CSV when somebody asks for it."""
-    return lambda: _metrics(str(run.path)).csv()
+def csv_of(runs: Sequence[tuple[str, RunFolder]]) -> Callable[[], str]:
+    """Return what makes the CSV of runs by their names, when somebody asks for it."""
+
+    def make() -> str:
+        tables = [_metrics(str(run.path)).table().assign(run=run.id, label=name) for name, run in runs]
+        return pandas.concat(tables).set_index(["run", "label"]).to_csv()
+
+    return make
 
 
 def _records(lines: bytes) -> list[dict]:

@@ -24,14 +24,15 @@ def editor(choice: Choice) -> None:
     layers = plan["layers"]
     if layers is None:
         _repair(choice)
-        layers = _fitted(choice)
+        manual = choice.spec.mapping.strategy == "manual"
+        layers = _fitted(choice) if manual else [None] * plan["student_layers"]
     row = st.container(key="stack-pictures-mapping")
     picture, table = row.columns([1.45, 1], gap="medium")
     with picture:
         _diagram(choice, layers)
     with table:
         _table(choice, layers)
-        for note in notes(layers, plan["teacher_layers"]):
+        for note in notes(layers, plan["teacher_layers"]) if any(i is not None for i in layers) else []:
             st.caption(f":material/info: {plain(note)}")
 
 
@@ -124,7 +125,8 @@ def _diagram(choice: Choice, layers: list[int | None]) -> None:
     picked = st.session_state.get(PICKED)
     figure = layer_links(
         layers, choice.plan["teacher_layers"], choice.plan["scores"], "Which layer goes where",
-        f"{choice.about()}; width: S of the layer", picked=picked, dark=layout.is_dark(),
+        f"{choice.about()}; width: S of the layer" if choice.plan["scores"] else choice.about(), picked=picked,
+        dark=layout.is_dark(),
     )  # fmt: skip
     said = ", ".join(f"{i} from {'nothing' if t is None else t}" for i, t in enumerate(layers))
     st.plotly_chart(
@@ -185,7 +187,7 @@ def _table(choice: Choice, layers: list[int | None]) -> None:
     key = f"mapping.table:{choice.plan['teacher_layers']}:{layers}"  # a new mapping makes a new, unedited table
     st.data_editor(
         table, hide_index=True, key=key, on_change=_edited, args=(key, layers), height="content" if len(layers) < 13
-        else 480, disabled=["student layer", "S", "share"],
+        else 480, disabled=["student layer", "S", "share"], placeholder="–",
         column_config={
             RECEIVES: st.column_config.NumberColumn(
                 min_value=0, max_value=choice.plan["teacher_layers"] - 1, step=1, width=155,

@@ -31,6 +31,9 @@ def source_line(choice: Choice) -> None:
         reduced = "" if choice.plan["full"] else f" {REDUCED}"
         st.caption(f":material/check: S from {plain(what + '.' + reduced)}")
         return
+    if choice.problem:
+        st.caption(plain(f"Shown with S of the same teacher from another measurement: {what}."))
+        return
     left, right = st.columns([4, 1.3], vertical_alignment="center")
     left.warning(plain(f"Shown with S of the same teacher from another measurement: {what}. A run measures "
                        f"{_wanted(choice.spec)} first, and may choose other layers and blocks."),

@@ -221,7 +221,7 @@ def _assumptions(found: dict[str, Any], spec: RunSpec) -> None:
         f"of its logits, optimiser, and {memory(found['process'])} for the process with its libraries.",
         f"Evaluation: {answering['models']:,} {'models' if answering['models'] > 1 else 'model'}, "
         f"{answering['batches']:,} batches of {answering['batch']:,}; {answers}. A score saved before costs nothing.",
-        "Times are rough: within a factor of two where the machine is idle. Lengths come from at most the first 300 "
+        "Times are rough, and other work on the machine makes them longer. Lengths come from at most the first 300 "
         "examples of each split.",
     ]  # fmt: skip
     with st.expander("Assumptions", icon=":material/rule:", expanded=True):

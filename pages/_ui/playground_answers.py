@@ -116,7 +116,7 @@ def draw(column: Column, orphaned: bool, place: int) -> None:
 
 def _how(column: Column, orphaned: bool) -> str:
     written = sum("end_mark" not in token for token in column.tokens)
-    parts = [f"{written} tokens"] if written else []
+    parts = [f"{written} token{'s' if written > 1 else ''}"] if written else []
     if column.per_second:
         parts.append(f"{significant(column.per_second, 2)} tokens/s")
     if column.tokens:

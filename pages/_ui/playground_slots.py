@@ -48,7 +48,9 @@ def choices() -> dict[str, Choice]:
     for run, one in reading.all_facts(state.place()):
         if one.spec is None or not one.result or not run.file("adapter").is_dir():
             continue
-        revision = (one.result.get("revisions") or {}).get("student") or one.spec.student.revision
+        revisions = one.result.get("revisions")
+        known = revisions.get("student") if isinstance(revisions, dict) else None
+        revision = known if isinstance(known, str) else one.spec.student.revision
         slot = Slot(source=one.spec.student.source, revision=revision, run=run.id)
         name = f"{shorten(one.spec.name, 28)}, " if one.spec.name else ""
         score = f", {score_text(one.scores[0]).split(' (')[0]}" if one.scores else ""

@@ -7,21 +7,25 @@ import streamlit as st
 
 from pages._ui import state, widgets
 from pages._ui.layout import chip, plain
-from pages._ui.reading import facts
+from pages._ui.reading import Facts, facts
 from paraknow_core.engines import queue
 from paraknow_core.runs import RunFolder, list_runs
 from paraknow_core.services import Service
 
 MOST_ROWS = 8
 CSS = """<style>
-.st-key-queue [data-testid="stHorizontalBlock"] {border-bottom: 1px solid rgba(128,136,140,.22); min-height: 2.6rem;}
+.st-key-queue > div > [data-testid="stHorizontalBlock"], .st-key-queue > [data-testid="stHorizontalBlock"] {
+  border-bottom: 1px solid rgba(128,136,140,.22); min-height: 2.6rem;}
 .st-key-queue .pk-line {flex-wrap: nowrap; overflow: hidden;}
-.st-key-queue .pk-line > span {white-space: nowrap; overflow: hidden; text-overflow: ellipsis; flex-shrink: 1;}
-.st-key-queue .pk-line > .pk-chip {overflow: visible; flex-shrink: 0;}
+.st-key-queue .pk-line > span {white-space: nowrap; flex-shrink: 0;}
+.st-key-queue .pk-line > .pk-title {overflow: hidden; text-overflow: ellipsis; flex-shrink: 1; min-width: 6rem;}
+.st-key-queue .pk-line > .pk-pair {overflow: hidden; text-overflow: ellipsis; flex-shrink: 30; min-width: 0;}
+.st-key-queue .pk-amount {white-space: nowrap;}
+.st-key-queue .pk-line > .pk-chip {min-width: 4.7rem; text-align: center;}
 .pk-bar {display: inline-block; width: 7rem; height: .45rem; border-radius: .25rem; background: rgba(128,136,140,.28);
   vertical-align: middle; margin-right: .5rem; overflow: hidden;}
 .pk-bar i {display: block; height: 100%; background: #0072B2;}
-@media (max-width: 1080px) {.st-key-queue .pk-pair {display: none;} .pk-bar {width: 4rem;}}
+@media (max-width: 1080px) {.st-key-queue .pk-pair {display: none;} .st-key-queue .pk-bar {display: none;}}
 </style>"""
 
 
@@ -55,44 +59,58 @@ def _panel(shown: RunFolder | None) -> None:
         with suppress(OSError):  # a full disk: what waits goes on waiting
             queue.ensure(state.place())
     words = f"{len(working)} going on, {len(waiting)} waiting" if working or waiting else "empty"
-    st.markdown(f"**Queue** :gray[{words}]")
+    questions = {_about(facts(run)) for run in [*working, *waiting]}
+    shared = f", all {questions.pop()}" if len(questions) == 1 and len(working) + len(waiting) > 1 else ""
+    st.markdown(f"**Queue** :gray[{plain(words + shared)}]")
     if not working and not waiting:
         return
     with st.container(key="queue", gap=None):
         for run in working:
-            _row(run, 0, 0, shown)
+            _row(run, 0, 0, shown, not shared)
         for number, run in enumerate(waiting[:MOST_ROWS], 1):
-            _row(run, number, len(waiting), shown)
+            _row(run, number, len(waiting), shown, not shared)
     if len(waiting) > MOST_ROWS:
         st.caption(f"and {len(waiting) - MOST_ROWS} more after them")
     if waiting and not working and not Service(state.place(), "queue").alive():
         st.caption("The process that starts runs is being started.")
 
 
-def _row(run: RunFolder, number: int, last: int, shown: RunFolder | None) -> None:
-    """Draw one run; `number` is its place in the line, 0 for one that is going on."""
+def _about(one: Facts) -> str:
+    return f"{one.pair}, {one.task}"
+
+
+def _row(run: RunFolder, number: int, last: int, shown: RunFolder | None, about: bool) -> None:
+    """Draw one run; `number` is its place in the line, 0 for one that is going on; `about` names pair and task, too."""
     status, one = run.status(), facts(run)
-    name, amount, tools = st.columns([5.2, 2.6, 1.9], vertical_alignment="center", wrap=False)
-    mark = " pk-shown" if shown is not None and run.id == shown.id else ""
-    weight = "700" if mark else "500"
+    name, amount, tools = st.columns([5.2, 2.5, 1.9], vertical_alignment="center", wrap=False)
+    mark = shown is not None and run.id == shown.id
+    title = f'<span class="pk-title" style="font-weight:{700 if mark else 500}">{escape(widgets.run_name(one))}</span>'
+    pair = f'<span class="pk-quiet pk-pair">{escape(_about(one))}</span>' if about else ""
     name.html(
-        f'<div class="pk-line" data-testid="queue-row">{chip(status.state)}<span style="font-weight:{weight}">'
-        f'{escape(widgets.run_name(one))}</span><span class="pk-quiet">seed {one.spec.seed if one.spec else "?"}</span>'
-        f'<span class="pk-quiet pk-pair">{escape(one.pair)}, {escape(one.task)}</span></div>'
+        f'<div class="pk-line" data-testid="queue-row">{chip(status.state)}{title}'
+        f'<span class="pk-quiet">seed {one.spec.seed if one.spec else "?"}</span>{pair}</div>'
     )  # fmt: skip
     percent = round(100 * status.fraction)
-    words = f"{status.stage or 'starting'} {percent} %" if not number else f"{number} in line"
+    words = f"{status.stage or 'starting'} {percent} %" if not number else _place(number)
     bar = f'<span class="pk-bar"><i style="width:{percent}%"></i></span>' if not number else ""
-    amount.html(f'{bar}<span class="pk-quiet">{escape(words)}</span>')
+    amount.html(f'<div class="pk-amount">{bar}<span class="pk-quiet">{escape(words)}</span></div>')
     with tools.container(horizontal=True, gap="small", horizontal_alignment="right"):
         if number:
             _tool(run, "up", ":material/arrow_upward:", "Run it earlier", number == 1,
                   lambda: queue.move(state.place(), run, -1))  # fmt: skip
             _tool(run, "down", ":material/arrow_downward:", "Run it later", number == last,
                   lambda: queue.move(state.place(), run, 1))  # fmt: skip
-        _tool(run, "show", ":material/visibility:", "Show it below", bool(mark), lambda: _show(run))
+        _tool(run, "show", ":material/visibility:", "Show it below", mark, lambda: _show(run))
         _tool(run, "cancel", ":material/close:", "Take it out of the queue" if number else "Stop and save",
               status.state == "stopping", lambda: queue.cancel(state.place(), run))  # fmt: skip
+
+
+def _place(number: int) -> str:
+    """Return a place in the line in words."""
+    if number == 1:
+        return "next"
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending} in line"
 
 
 def _tool(run: RunFolder, what: str, icon: str, tip: str, disabled: bool, do) -> None:  # noqa: ANN001 - a callable

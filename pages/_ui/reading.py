@@ -28,7 +28,9 @@ class Facts:
 
     @property
     def scores(self) -> list[dict]:
-        return self.result.get("scores") or []
+        """The scores that are whole: a file edited by hand must not break a list of runs."""
+        given = self.result.get("scores")
+        return [score for score in given if _is_whole(score)] if isinstance(given, list) else []
 
     @property
     def pair(self) -> str:
@@ -39,6 +41,12 @@ class Facts:
     @property
     def task(self) -> str:
         return "" if self.spec is None else source_label(self.spec.task.source, 32)
+
+
+def _is_whole(score: object) -> bool:
+    if not isinstance(score, dict) or not isinstance(score.get("value"), int | float):
+        return False
+    return all(isinstance(score.get(key), int | float | None) for key in ("low", "high", "n"))
 
 
 def facts(run: RunFolder) -> Facts:

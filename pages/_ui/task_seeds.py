@@ -10,6 +10,7 @@ from pages._ui import asking, state
 from pages._ui.layout import plain
 from pages._ui.task_view import ask_lengths, limit_of, nothing_left, seed_request
 from paraknow_core.display import shorten
+from paraknow_core.spec import SensitivitySpec
 
 SELECTIONS = {"first": "First", "random": "Random", "manual": "By hand"}
 SELECTION_HELP = (
@@ -18,6 +19,8 @@ SELECTION_HELP = (
 )
 BASE = "seeds.base"
 SEARCH = "seeds.search"
+ROUND = "seeds.round"
+EDITOR = "seeds.editor"
 MOST_IDS = 100_000
 
 
@@ -57,23 +60,34 @@ def _select(key: str, train: int) -> None:
 def body(task: dict[str, Any]) -> None:
     """Draw which training examples are taken, with their lengths, and flag those a run would refuse."""
     spec = state.draft().sensitivity
-    taken = asking.answered("seeds", seed_request(task, spec), "Choosing seed samples …")
+    taken = _taken(task, spec)
     lengths = ask_lengths(task, "teacher", "train")
     if taken is None or lengths is None:
         return
-    st.session_state["seeds.now"] = taken.value["ids"]
+    st.session_state["seeds.now"] = taken
     limit = limit_of(lengths.value["context"])
     table = examples_table(lengths.value, lengths.array("whole"), lengths.array("prompt"), limit)
-    place = {name: index for index, name in enumerate(taken.value["ids"])}
+    place = {name: index for index, name in enumerate(taken)}
     table.insert(0, "taken", table["id"].isin(place.keys()))
     if not table["question"].any():  # plain text
         table = table.drop(columns="question").rename(columns={"answer": "text"})
+    if not table["note"].any():
+        table = table.drop(columns="note")
+    word = _find() if spec.selection == "manual" else ""
     _summary(table, len(place), limit)
     if spec.selection == "manual":
-        _by_hand(table, list(place))
+        _by_hand(table, list(place), word)
         return
     shown = table[table["taken"]].drop(columns="taken").sort_values("id", key=lambda ids: ids.map(place))
     _read_only(shown)
+
+
+def _taken(task: dict[str, Any], spec: SensitivitySpec) -> list[str] | None:
+    """Return the ids of the seed samples; those chosen by hand are known without asking, and never waited for."""
+    if spec.selection == "manual":
+        return list(spec.ids)
+    reply = asking.answered("seeds", seed_request(task, spec), "Choosing seed samples …")
+    return reply.value["ids"] if reply else None
 
 
 def examples_table(value: dict[str, Any], whole: numpy.ndarray, prompt: numpy.ndarray, limit: int) -> pandas.DataFrame:
@@ -102,9 +116,10 @@ def _summary(table: pandas.DataFrame, number: int, limit: int) -> None:
     seen = table[table["taken"]]
     said = f"{number:,} seed samples, {int(seen['tokens'].sum()):,} tokens, {int(seen['learnt'].sum()):,} learnt"
     beyond = number - len(seen)
-    said += f"; {beyond:,} of them are further back and not counted here" if beyond else ""
+    if beyond:
+        said += f"; {beyond:,} of them are not among the {len(table):,} training examples looked at here"
     st.markdown(plain(said + "."))
-    refused = seen[seen["note"].str.startswith("masked out")]
+    refused = seen[seen["note"].str.startswith("masked out")] if "note" in seen else ()
     if len(refused):
         st.warning(plain(
             f"{len(refused):,} of them have nothing to learn within {limit:,} tokens (first: "
@@ -113,7 +128,7 @@ def _summary(table: pandas.DataFrame, number: int, limit: int) -> None:
 
 
 COLUMNS = {
-    "taken": st.column_config.CheckboxColumn("Taken", width=60),
+    "taken": st.column_config.CheckboxColumn("Taken", width=84),
     "id": st.column_config.TextColumn("Example", width=170),
     "question": st.column_config.TextColumn("Question", width=340),
     "answer": st.column_config.TextColumn("Answer", width=170),
@@ -125,22 +140,26 @@ COLUMNS = {
 
 
 def _read_only(shown: pandas.DataFrame) -> None:
-    shown = shown if shown["note"].any() else shown.drop(columns="note")
     st.dataframe(shown, hide_index=True, column_config=COLUMNS, height=min(460, 40 + 35 * len(shown)))
     st.download_button("Seed samples as CSV", shown.to_csv(index=False), "seed-samples.csv", "text/csv",
                        icon=":material/download:", on_click="ignore")  # fmt: skip
 
 
-def _by_hand(table: pandas.DataFrame, chosen: list[str]) -> None:
-    """Draw a tick for each training example; every change is the draft's at once."""
+def _find() -> str:
+    """Draw the field for words to find, and the button that brings the ticked examples to the top."""
     left, right = st.container(key="stack-fields-hand").columns([2, 1], vertical_alignment="bottom")
     word = left.text_input("Find", key=SEARCH, placeholder="words of the question or answer", max_chars=200)
     if right.button("Put the ticked ones first", icon=":material/vertical_align_top:", width="stretch"):
         st.session_state.pop(BASE, None)
+    return word
+
+
+def _by_hand(table: pandas.DataFrame, chosen: list[str], word: str) -> None:
+    """Draw a tick for each training example; every change is the draft's at once."""
     base = _base(table, chosen, word)
     shown = table.loc[base["order"]].assign(taken=base["ticked"])
     edited = st.data_editor(
-        shown, hide_index=True, key=f"seeds.editor.{base['round']}", column_config=COLUMNS, height=460,
+        shown, hide_index=True, key=f"{EDITOR}.{base['round']}", column_config=COLUMNS, height=460,
         disabled=[name for name in shown.columns if name != "taken"],
     )  # fmt: skip
     ids = merged(chosen, list(shown["id"]), set(edited.loc[edited["taken"], "id"]))
@@ -168,8 +187,10 @@ def _base(table: pandas.DataFrame, chosen: list[str], word: str) -> dict[str, An
     Another word to find, or ids that changed elsewhere, begin a new editor, the ticked examples on top.
     """
     known = st.session_state.get(BASE)
-    if known and known["for"] == (word, tuple(chosen)):
+    # Streamlit forgets an editor's ticks when its page is left: then it begins anew, too.
+    if known and known["for"] == (word, tuple(chosen)) and f"{EDITOR}.{known['round']}" in st.session_state:
         return known
+    st.session_state[ROUND] = st.session_state.get(ROUND, 0) + 1  # another key: nothing ticked in an old one counts
     matching = table
     if word.strip():
         words = [table[name] for name in ("id", "question", "answer", "text") if name in table]
@@ -177,6 +198,6 @@ def _base(table: pandas.DataFrame, chosen: list[str], word: str) -> dict[str, An
         matching = table[found.any(axis=1)]
     ordered = pandas.concat([matching[matching["taken"]], matching[~matching["taken"]]])
     base = {"for": (word, tuple(chosen)), "order": list(ordered.index), "ticked": list(ordered["taken"]),
-            "round": (known["round"] if known else 0) + 1}  # fmt: skip
+            "round": st.session_state[ROUND]}  # fmt: skip
     st.session_state[BASE] = base
     return base

@@ -26,7 +26,7 @@ CSS = """<style>
   border-bottom: 2px solid transparent;}
 .pk-legend i {padding: .1rem .35rem; margin: 0 .4rem 0 0;}
 .pk-given {background: rgba(128,136,140,.20);}
-.pk-learnt {background: rgba(0,114,178,.26); border-bottom-color: #0072B2 !important;}
+.pk-learnt {background: rgba(0,114,178,.34); border-bottom-color: #0072B2 !important;}
 .pk-cut {background: rgba(213,94,0,.16); border-bottom: 2px dashed #D55E00 !important; text-decoration: line-through;}
 .pk-special {font-family: monospace; font-size: .8rem; outline: 1px solid rgba(128,136,140,.75); outline-offset: -1px;
   padding: .12rem .25rem !important;}

@@ -8,17 +8,19 @@ from pages._ui import curves, layout, reading, state, widgets
 from pages._ui.reading import Facts
 from paraknow_core.charts import train as charts
 from paraknow_core.charts.train import Line
-from paraknow_core.display import NOT_MEASURED, arm_of, duration, memory, significant
+from paraknow_core.display import ARMS, arm_of, duration, memory, significant
 from paraknow_core.runs import RunFolder, Status
 
 PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
-MOST_SIBLINGS, MOST_TICKED = 12, 4
+PICTURES_S = 2.0
+UNFOLD = "train.unfold"  # the run whose settings were just taken: they are shown unfolded
+MOST_SIBLINGS, MOST_TICKED = 12, 4  # with the run itself as many lines as can be named at their ends
 CSS = """<style>
 .pk-facts {display: grid; grid-template-columns: repeat(auto-fit, minmax(7.4rem, 1fr)); gap: .2rem 1rem;
-  margin: .1rem 0 .3rem; padding: 0;}
+  margin: .1rem 0 .3rem !important; padding: 0 !important;}
 .pk-facts div {border-left: 2px solid rgba(128,136,140,.35); padding-left: .6rem;}
 .pk-facts dt {font-size: .8rem; opacity: .75; font-weight: 400;}
-.pk-facts dd {font-size: 1.15rem; font-weight: 600; margin: 0; white-space: nowrap;}
+.pk-facts dd {font-size: 1.15rem; font-weight: 600; margin: 0 !important; white-space: nowrap;}
 .pk-facts dd small {font-weight: 400; opacity: .75; font-size: .8rem;}
 </style>"""
 
@@ -27,13 +29,16 @@ def follow(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]]) -
     """Draw a run that has not ended, or did not end well, and go on drawing it while it is active."""
     st.html(CSS)
     beside = siblings(one, trained)
-    widgets.follow(run, lambda run: _live(run, one, beside))
-    manage(run, one)
+    widgets.follow(run, lambda run: _live(run, one))
+    # Pictures cost more than words: they follow every other second, and only they are drawn when a control changes.
+    st.fragment(lambda: pictures(run, one, beside), run_every=PICTURES_S if run.status().active else None)()
 
 
-def _live(run: RunFolder, one: Facts, beside: list[tuple[RunFolder, Facts]]) -> None:
-    widgets.panel(run)
-    pictures(run, one, beside)
+def _live(run: RunFolder, one: Facts) -> None:
+    widgets.panel(run, lambda: _manage(run, one))
+    status = run.status()
+    if status.state in ("running", "stopping"):
+        _facts(curves.metrics_of(run), status)
 
 
 def ended(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]]) -> None:
@@ -53,7 +58,13 @@ def siblings(one: Facts, trained: list[tuple[RunFolder, Facts]]) -> list[tuple[R
         if other.id != one.id and other.spec is not None and reading.question(other.spec) == reading.question(one.spec)
         and run.file("events.jsonl").exists()
     ]  # fmt: skip
-    return sorted(same, key=lambda pair: not is_clean(one, pair[1]))[:MOST_SIBLINGS]
+    order = list(ARMS)
+
+    def rank(pair: tuple[RunFolder, Facts]) -> tuple:
+        spec = pair[1].spec
+        return not is_clean(one, pair[1]), spec.seed != one.spec.seed, order.index(spec.method), spec.seed
+
+    return sorted(same, key=rank)[:MOST_SIBLINGS]
 
 
 def is_clean(one: Facts, other: Facts) -> bool:
@@ -64,22 +75,25 @@ def is_clean(one: Facts, other: Facts) -> bool:
 def pictures(run: RunFolder, one: Facts, beside: list[tuple[RunFolder, Facts]]) -> None:
     """Draw the numbers of this moment, then the curves with their controls."""
     metrics = curves.metrics_of(run)
-    status = run.status()
-    if status.active and status.state != "queued":
-        _facts(metrics, status)
     if not metrics.steps:
-        if status.state in ("running", "stopping"):
+        if run.status().state in ("running", "stopping"):
             st.caption("The loss will be drawn here as soon as fine-tuning begins.")
         return
-    axis, smoothing, chosen = _controls(one, beside)
+    names = _names(run, one, beside)
+    axis, smoothing, chosen = _controls(one, beside, names)
     shown = [(run, one), *((r, other) for r, other in beside if r.id in chosen)]
-    _charts(shown, axis, smoothing)
-    _downloads(run, shown)
+    _charts(shown, names, axis, smoothing)
+    st.download_button(
+        "Curves as CSV", curves.csv_of([(names[r.id], r) for r, _ in shown]), f"curves-{run.id}.csv", "text/csv",
+        icon=":material/download:", on_click="ignore", key=f"csv:{run.id}", help="All runs that are drawn, every step.",
+    )  # fmt: skip
+    if any(curves.metrics_of(other).behind for other, _ in shown):
+        st.caption("Long runs: more points are being read …")
 
 
 def _facts(metrics: curves.Metrics, status: Status) -> None:
     """Draw where the run is: one row of numbers."""
-    left, unit = eta(metrics, status), "of this stage"
+    left, of_what = eta(metrics, status), "this stage"
     cells = []
     if status.stage == "fine-tuning" and metrics.steps:
         cells = [
@@ -89,8 +103,11 @@ def _facts(metrics: curves.Metrics, status: Status) -> None:
             ("Speed", f"{metrics.latest('tokens_per_s') or 0:,.0f}", "tokens/s"),
             ("Memory", memory(metrics.latest("memory_bytes")), ""),
         ]
-        unit = "of fine-tuning"
-    cells.append(("Time left", f"≈ {duration(left)}" if left is not None else NOT_MEASURED, unit if left else ""))
+        of_what = "fine-tuning"
+    if left is not None:
+        cells.append((f"Left of {of_what}", f"≈ {duration(left)}", ""))
+    if not cells:
+        return
     rows = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)} <small>{escape(unit)}</small></dd></div>"
         for name, value, unit in cells
@@ -111,7 +128,7 @@ def eta(metrics: curves.Metrics, status: Status) -> float | None:
     return remaining * spent / status.done if known else None
 
 
-def _controls(one: Facts, beside: list[tuple[RunFolder, Facts]]) -> tuple[str, float, list[str]]:
+def _controls(one: Facts, beside: list[tuple[RunFolder, Facts]], names: dict[str, str]) -> tuple[str, float, list[str]]:
     """Draw how curves are shown: x axis, smoothing, and which siblings stand beside the run."""
     left, right = st.container(key="stack-fields-curves").columns([1, 1], vertical_alignment="bottom")
     st.session_state.setdefault("train.axis", "step")
@@ -129,10 +146,9 @@ def _controls(one: Facts, beside: list[tuple[RunFolder, Facts]]) -> tuple[str, f
         return axis or "step", smoothing, []
     ids = [run.id for run, _ in beside]
     key = f"train.beside:{one.id}"
-    clean = [run.id for run, other in beside if is_clean(one, other)]
-    st.session_state.setdefault(key, clean[: MOST_TICKED - 1])
+    clean = [run.id for run, other in beside if is_clean(one, other) and other.spec.seed == one.spec.seed]
+    st.session_state.setdefault(key, clean[:MOST_TICKED])
     st.session_state[key] = [name for name in st.session_state[key] if name in ids]
-    names = _names(one, beside)
     chosen = st.pills(
         "Beside it", ids, selection_mode="multi", key=key, format_func=lambda i: names[i], persist_state="session",
         help="Runs of the same pair and task. Those marked * differ from this one in more than method and seed.",
@@ -140,23 +156,21 @@ def _controls(one: Facts, beside: list[tuple[RunFolder, Facts]]) -> tuple[str, f
     return axis or "step", smoothing, list(chosen or [])
 
 
-def _names(one: Facts, beside: list[tuple[RunFolder, Facts]]) -> dict[str, str]:
-    """Name siblings as shortly as tells them apart."""
+def _names(run: RunFolder, one: Facts, beside: list[tuple[RunFolder, Facts]]) -> dict[str, str]:
+    """Name the run and its siblings as shortly as tells them apart."""
+    seeds = {other.spec.seed for _, other in [(run, one), *beside] if other.spec}
     names: dict[str, str] = {}
-    for run, other in beside:
-        name = label(other) + ("" if is_clean(one, other) else " *")
-        names[run.id] = name if name not in names.values() else f"{name} {run.id[-4:]}"
+    for folder, other in [(run, one), *beside]:
+        name = arm_of(other.spec.method).label + (f", seed {other.spec.seed}" if len(seeds) > 1 else "")
+        name += "" if is_clean(one, other) else " *"
+        names[folder.id] = name if name not in names.values() else f"{name} {folder.id[-4:]}"
     return names
 
 
-def label(one: Facts) -> str:
-    """Return a run's name in a picture: its arm and seed."""
-    return f"{arm_of(one.spec.method).label}, seed {one.spec.seed}" if one.spec else one.id
-
-
 def lines(
-    shown: list[tuple[RunFolder, Facts]], column: str, axis: str, smoothing: float, validation: bool = False
-) -> list[Line]:
+    shown: list[tuple[RunFolder, Facts]], names: dict[str, str], column: str, axis: str, smoothing: float,
+    validation: bool = False,
+) -> list[Line]:  # fmt: skip
     """Return one line a run; the first is the one that the page is about, and is drawn last, on top."""
     made: list[Line] = []
     seen: dict[str, int] = {}
@@ -166,27 +180,29 @@ def lines(
         if not len(raw[0]) and not validation:
             continue
         made.append(Line(
-            label(one), arm, metrics.line(column, axis, smoothing) if smoothing else raw, raw if smoothing else None,
+            names[run.id], arm, metrics.line(column, axis, smoothing) if smoothing else raw, raw if smoothing else None,
             metrics.line("validation_loss", axis) if validation else None, number == 0, seen.get(arm, 0),
         ))  # fmt: skip
         seen[arm] = seen.get(arm, 0) + 1
     return made[::-1]
 
 
-def _charts(shown: list[tuple[RunFolder, Facts]], axis: str, smoothing: float) -> None:
+def _charts(shown: list[tuple[RunFolder, Facts]], names: dict[str, str], axis: str, smoothing: float) -> None:
     run, one = shown[0]
     dark = layout.is_dark()
-    words = f"{label(one)}; {one.pair}, {one.task}" if len(shown) == 1 else f"{one.pair}, {one.task}"
+    about = f"{names[run.id]}; {one.pair}, {one.task}" if len(shown) == 1 else f"{one.pair}, {one.task}"
     drawn = "pale: as measured; " if smoothing else ""
-    about = f"{words}; {drawn}dashed: validation"
     st.plotly_chart(
-        charts.loss(lines(shown, "loss", axis, smoothing, True), axis, "Loss on answers", about, dark=dark),
+        charts.loss(
+            lines(shown, names, "loss", axis, smoothing, True), axis, "Loss on answers",
+            f"{about}; {drawn}dashed: validation", dark=dark,
+        ),
         theme=None, config=PLOT, key=f"loss:{run.id}",
-        alt=f"Curves: training and validation loss of {', '.join(label(other) for _, other in shown)}",
+        alt=f"Curves: training and validation loss of {', '.join(names[other.id] for other, _ in shown)}",
     )  # fmt: skip
     row = st.container(key="stack-fields-small").columns(len(charts.SMALL))
     for box, column in zip(row, charts.SMALL, strict=True):
-        found = lines(shown, column, axis, 0.0 if column == "learning_rate" else smoothing)
+        found = lines(shown, names, column, axis, 0.0 if column == "learning_rate" else smoothing)
         if found:
             box.plotly_chart(
                 charts.metric(found, column, axis, dark=dark), theme=None, config=PLOT, key=f"{column}:{run.id}",
@@ -194,29 +210,22 @@ def _charts(shown: list[tuple[RunFolder, Facts]], axis: str, smoothing: float) -
             )  # fmt: skip
 
 
-def _downloads(run: RunFolder, shown: list[tuple[RunFolder, Facts]]) -> None:
-    with st.container(horizontal=True, vertical_alignment="center"):
-        for other, facts in shown:
-            name = "Curves as CSV" if other is run else f"{label(facts)}: CSV"
-            st.download_button(
-                name, curves.csv_of(other), f"metrics-{other.id}.csv", "text/csv", icon=":material/download:",
-                on_click="ignore", key=f"csv:{run.id}:{other.id}", type="secondary" if other is run else "tertiary",
-            )  # fmt: skip
-    if any(curves.metrics_of(other).behind for other, _ in shown):
-        st.caption("Long runs: more points are being read …")
-
-
 def manage(run: RunFolder, one: Facts) -> None:
     """Draw what is done with a run as a whole: take its settings, delete it."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        if one.spec is not None and st.button(
-            "Duplicate and tweak", icon=":material/content_copy:", key=f"copy:{run.id}",
-            help="Takes this run's settings as the draft. Change what you like above, then start it as a new run.",
-        ):  # fmt: skip
-            state.replace_spec(one.spec)
-            st.toast("The draft now has this run's settings.", icon=":material/content_copy:")
-            st.rerun()
-        _delete(run)
+        _manage(run, one)
+
+
+def _manage(run: RunFolder, one: Facts) -> None:
+    if one.spec is not None and st.button(
+        "Duplicate and tweak", icon=":material/content_copy:", key=f"copy:{run.id}",
+        help="Takes this run's settings as the draft. Change what you like, then start it as a new run.",
+    ):  # fmt: skip
+        state.replace_spec(one.spec)
+        st.session_state[UNFOLD] = run.id
+        st.toast("The draft now has this run's settings.", icon=":material/content_copy:")
+        st.rerun()
+    _delete(run)
 
 
 def _delete(run: RunFolder) -> None:

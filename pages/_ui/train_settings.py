@@ -33,7 +33,7 @@ ROW = 4
 
 def settings() -> None:
     """Draw everything about the training that can be set; the rest of the draft is a folded summary."""
-    with _folded_transfer():
+    with st.expander(f"**What is transferred**  {plain(summary())}", key="train.transfer", type="compact"):
         _transfer()
     _row(
         lambda: _choice("Method", "method", list(ARMS), METHOD_HELP, lambda name: arm_of(name).label),
@@ -52,11 +52,12 @@ def settings() -> None:
         _seeds,
         _back_to_the_recipe,
     )  # fmt: skip
-    with st.expander("More settings"):
+    with st.expander("More settings", type="compact"):
         _more()
 
 
-def _folded_transfer() -> Any:
+def summary() -> str:
+    """Return the draft in one line, for a folded box."""
     draft = state.draft()
     names = [source_label(source, 24) for source in (draft.teacher.source, draft.student.source, draft.task.source)]
     parts = [
@@ -64,8 +65,7 @@ def _folded_transfer() -> Any:
         "all modules" if draft.extraction.origin == ("all",) else " and ".join(draft.extraction.origin),
         draft.injection.mode,
     ]  # fmt: skip
-    words = f"{names[0]} → {names[1]} on {names[2]}; {', '.join(parts)}"
-    return st.expander(f"**What is transferred**  {plain(words)}", key="train.transfer")
+    return f"{names[0]} → {names[1]} on {names[2]}; {', '.join(parts)}"
 
 
 def _transfer() -> None:

@@ -104,14 +104,21 @@ def progress_bar(status: Status, until: str = "evaluation") -> None:
     st.progress(status.fraction, text=plain(f"{number}{status.stage or 'starting'}{amount}{words}"))
 
 
-def panel(run: RunFolder) -> None:
-    """Draw a run that is not done: progress while it is active, otherwise what happened and the way on."""
+def panel(run: RunFolder, more: Callable[[], None] = lambda: None) -> None:
+    """Draw a run that is not done: progress while it is active, otherwise what happened and the way on.
+
+    Args:
+        run: the run.
+        more: draws what else can be done with it, in the row of the buttons.
+    """
     status, one = run.status(), facts(run)
     headline(run, one, status)
     if status.state in ("running", "stopping"):
         progress_bar(status, one.spec.until if one.spec else "evaluation")
     _explain(run, status)
-    buttons(run, status)
+    with st.container(horizontal=True):
+        buttons(run, status)
+        more()
 
 
 def _explain(run: RunFolder, status: Status) -> None:
@@ -155,27 +162,26 @@ def buttons(run: RunFolder, status: Status) -> None:
     place = state.place()
     waiting = status.state == "queued" and run.id in queue.read(place).waiting
     idle = status.state == "queued" and not waiting and not run.file("process.json").exists()
-    with st.container(horizontal=True):
-        if waiting and st.button(
-            "Take out of the queue", key=f"cancel:{run.id}", icon=":material/close:",
-            help="The run stays in the list as stopped; Resume puts it back.",
-        ):  # fmt: skip
-            act(lambda: queue.cancel(place, run))
-        if status.active and not waiting and not idle and st.button(
-            "Stop and save", key=f"stop:{run.id}", icon=":material/stop_circle:", disabled=status.state == "stopping",
-            help="Saves at the next step, then ends. Resume continues from there.",
-        ):  # fmt: skip
-            act(lambda: local.stop(run))
-        if status.state == "stopping" and st.button(
-            "End now", key=f"end:{run.id}", icon=":material/dangerous:",
-            help="Ends the process after a few seconds even if it could not save. Resume continues from its last save.",
-        ):  # fmt: skip
-            act(lambda: queue.end(place, run))
-        if (idle or status.state in ("stopped", "failed", "lost")) and st.button(
-            "Start" if idle else "Resume", key=f"resume:{run.id}", icon=":material/play_arrow:", type="primary",
-            help="Puts it at the end of the queue; it continues after the last thing that was saved.",
-        ):  # fmt: skip
-            act(lambda: queue.submit(place, run))
+    if waiting and st.button(
+        "Take out of the queue", key=f"cancel:{run.id}", icon=":material/close:",
+        help="The run stays in the list as stopped; Resume puts it back.",
+    ):  # fmt: skip
+        act(lambda: queue.cancel(place, run))
+    if status.active and not waiting and not idle and st.button(
+        "Stop and save", key=f"stop:{run.id}", icon=":material/stop_circle:", disabled=status.state == "stopping",
+        help="Saves at the next step, then ends. Resume continues from there.",
+    ):  # fmt: skip
+        act(lambda: local.stop(run))
+    if status.state == "stopping" and st.button(
+        "End now", key=f"end:{run.id}", icon=":material/dangerous:",
+        help="Ends the process after a few seconds even if it could not save. Resume continues from its last save.",
+    ):  # fmt: skip
+        act(lambda: queue.end(place, run))
+    if (idle or status.state in ("stopped", "failed", "lost")) and st.button(
+        "Start" if idle else "Resume", key=f"resume:{run.id}", icon=":material/play_arrow:", type="primary",
+        help="Puts it at the end of the queue; it continues after the last thing that was saved.",
+    ):  # fmt: skip
+        act(lambda: queue.submit(place, run))
 
 
 def act(what: Callable[[], object]) -> None:
@@ -192,7 +198,7 @@ def act(what: Callable[[], object]) -> None:
 
 
 def follow(run: RunFolder, draw: Callable[[RunFolder], None]) -> None:
-    """Draw a run again and again while it is active; when it ends, draw the whole page once.
+    """Draw a run again and again; when it ends, or goes on again, draw the whole page once.
 
     Args:
         run: what is followed.
@@ -203,10 +209,10 @@ def follow(run: RunFolder, draw: Callable[[RunFolder], None]) -> None:
     def tick() -> None:
         keep_going(run)
         draw(run)
-        if was_active and run.status().state not in ACTIVE:
+        if run.status().active != was_active:  # it has ended, or another window has resumed it
             st.rerun()
 
-    st.fragment(tick, run_every=1.0 if was_active else None)()
+    st.fragment(tick, run_every=1.0 if was_active else 4.0)()
 
 
 def keep_going(run: RunFolder) -> None:

@@ -321,6 +321,7 @@ def _score_hover(row: Mapping[str, Any]) -> str:
 
 
 def _signed(value: float, unit: str | None) -> str:
+    value += 0.0 if abs(value) >= 0.05 or unit != SHARE else -value  # never a minus before 0.0
     return f"{value:+.1f}" if unit == SHARE else f"{'+' if value >= 0 else '-'}{significant(abs(value))}"
 
 

@@ -8,7 +8,7 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import arm_of, duration, memory
-from paraknow_core.figure_style import blank, ink, label_ends
+from paraknow_core.figure_style import blank, ink
 
 Points = tuple[numpy.ndarray, numpy.ndarray]
 AXES = {"step": "optimiser step", "epoch": "epoch", "elapsed": "training time"}
@@ -20,6 +20,8 @@ SMALL = {
     "tokens_per_s": ("Speed", "tokens per second", "%{y:,.0f} tokens/s"),
     "memory_bytes": ("Memory", "of the run's process", "%{y:.3~s}B"),
 }
+HEIGHT, INNER = 350, 240  # pixels of the large picture, and of the lines in it
+MOST_LABELS = 5
 NATS = "%{y:.4f} nats"
 DASHES = ("solid", "dot", "dashdot", "longdash", "longdashdot")  # for several seeds of one arm
 
@@ -64,18 +66,17 @@ def smoothed(values: numpy.ndarray, beta: float) -> numpy.ndarray:
 
 def loss(lines: Sequence[Line], axis: str = "step", title: str = "", subtitle: str = "", *, dark: bool) -> go.Figure:
     """Draw training loss (line; pale where raw) and validation loss (dashed, markers) of one or several runs."""
-    figure = blank(title, subtitle, dark, height=350)
-    ends: list[tuple[float, float, str, str]] = []
+    figure = blank(title, subtitle, dark, height=HEIGHT)
+    ends: list[tuple[Points, str, Line]] = []
     for line in lines:
         name = "" if len(lines) == 1 else f"{line.label}, "
         _add(figure, line, f"{name}training", axis, dark, NATS)
-        if len(line.shown[0]):
-            ends.append((*_last(line.shown), _end(line, lines, "training"), _label_colour(line, dark)))
+        ends.append((line.shown, line.label if name else "training", line))
         if line.validation is not None and len(line.validation[0]):
             _add_validation(figure, line, f"{name}validation", axis, dark)
-            if len(lines) == 1:
-                ends.append((*_last(line.validation), "validation", _label_colour(line, dark)))
-    label_ends(figure, ends)
+            if not name:
+                ends.append((line.validation, "validation", line))
+    _label(figure, [end for end in ends if len(end[0][0])], dark)
     figure.update_yaxes(title_text="loss [nats per token]")
     return _finish(figure, axis, lines)
 
@@ -124,24 +125,41 @@ def _add_validation(figure: go.Figure, line: Line, name: str, axis: str, dark: b
     ))  # fmt: skip
 
 
-def _last(points: Points) -> tuple[float, float]:
-    return float(points[0][-1]), float(points[1][-1])
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Return the places moved up just so far that each is at least `gap` above the one below it."""
+    moved = list(places)
+    below = -numpy.inf
+    for index in sorted(range(len(moved)), key=lambda index: moved[index]):
+        below = moved[index] = max(moved[index], below + gap)
+    return moved
 
 
-def _end(line: Line, lines: Sequence[Line], alone: str) -> str:
-    return alone if len(lines) == 1 else line.label
-
-
-def _label_colour(line: Line, dark: bool) -> str:
-    return ink(dark) if dark else arm_of(line.arm).shade(dark)
+def _label(figure: go.Figure, ends: list[tuple[Points, str, Line]], dark: bool) -> None:
+    """Name the lines at their ends, above each other where they end close together; more than five in a legend."""
+    if len(ends) > MOST_LABELS:
+        figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.22, "x": 0, "yanchor": "top"},
+                             height=HEIGHT + 60)  # fmt: skip
+        return
+    heights = numpy.concatenate([numpy.asarray(trace.y) for trace in figure.data] or [numpy.zeros(1)])
+    pixels = INNER / (float(numpy.ptp(heights)) or 1.0)  # a unit of loss, on screen
+    places = spread([float(points[1][-1]) * pixels for points, _, _ in ends], 16)
+    for (points, text, line), place in zip(ends, places, strict=True):
+        figure.add_annotation(
+            x=float(points[0][-1]), y=float(points[1][-1]), text=escape(text), xanchor="left", xshift=6,
+            yshift=place - float(points[1][-1]) * pixels, showarrow=False,
+            font={"color": ink(dark) if dark else arm_of(line.arm).shade(dark)},
+        )  # fmt: skip
+    if ends:
+        figure.update_layout(margin={"r": 24 + 7 * max(len(text) for _, text, _ in ends)})
 
 
 def _finish(figure: go.Figure, axis: str, lines: Sequence[Line]) -> go.Figure:
     """Name the axis; a zoom stays while new points come, until another axis is chosen."""
-    figure.update_xaxes(title_text=AXES[axis], rangemode="tozero")
-    if axis == "elapsed":
-        longest = max((float(line.shown[0][-1]) for line in lines if len(line.shown[0])), default=0.0)
-        ticks = numpy.linspace(0, longest, 5) if longest > 0 else numpy.zeros(1)
+    longest = max((float(line.shown[0][-1]) for line in lines if len(line.shown[0])), default=0.0)
+    # Labels stand in the margin: left to itself, the axis would make room for them a second time.
+    figure.update_xaxes(title_text=AXES[axis], range=[0, longest * 1.01] if longest > 0 else None)
+    if axis == "elapsed" and longest > 0:
+        ticks = numpy.linspace(0, longest, 5)
         figure.update_xaxes(tickvals=ticks, ticktext=[duration(float(tick)) for tick in ticks])
     figure.update_layout(uirevision=axis)
     return figure

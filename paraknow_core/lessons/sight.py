@@ -37,7 +37,7 @@ def explain(place: Workspace, runs: Runs) -> Explanation:
     """Compare how modules rank within one task and between the two."""
     sums = {t: [module_sums(place, runs[f"{t}, draw {d + 1}"]) for d in range(DRAWS)] for t in TASKS.values()}
     within = {t: [rank_correlation(a, b) for a, b in combinations(draws, 2)] for t, draws in sums.items()}
-    first, second = TASKS.values()
+    first, second = TASKS.values()  # the names under which the sums are kept
     between = [rank_correlation(a, b) for a, b in product(sums[first], sums[second])]
     right, why = _judge([value for values in within.values() for value in values], between)
     agreement = Panel(
@@ -45,7 +45,7 @@ def explain(place: Workspace, runs: Runs) -> Explanation:
         f"Spearman's rank correlation of {len(sums[first][0])} modules; bars: range over pairs of draws",
         "rank correlation",
         (*(_range(f"{t}: two draws", "seeking", values) for t, values in within.items()),
-         _range(f"{first} against {second}", "teacher", between)),
+         _range("one task against the other", "teacher", between)),
     )  # fmt: skip
     return Explanation((agreement, _groups(place, runs)), _sentences(sums, within, between), right, why)
 

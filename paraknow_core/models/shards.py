@@ -33,7 +33,19 @@ class Shards(Mapping):
         self._files: dict[str, object] = {}
 
     def __getitem__(self, name: str) -> "Tensor":
-        return self.stored(name).to(device=self.device, dtype=self.dtype)
+        return self.read(name)
+
+    def read(self, name: str, room: "Tensor | None" = None) -> "Tensor":
+        """Return a parameter, in the given memory if it has to be converted and fits: fresh memory is slow."""
+        stored = self.stored(name)
+        if room is not None and room.shape == stored.shape and self.converts(name):
+            return room.copy_(stored)
+        return stored.to(device=self.device, dtype=self.dtype)
+
+    def converts(self, name: str) -> bool:
+        """Return whether a parameter takes memory of its own, because it is not stored as it is used."""
+        stored = self.stored(name)
+        return stored.dtype != self.dtype or stored.device.type != self.device
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._headers)

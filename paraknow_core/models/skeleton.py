@@ -81,6 +81,7 @@ class Skeleton:
         self.head_bias = f"{family.head}.bias" if f"{family.head}.bias" in shards else None
         self.softcap: float | None = getattr(self.model.config, "final_logit_softcapping", None)
         self._prefix = f"{family.layers}."
+        self._room: dict[str, Tensor] = {}  # memory of the last layer's converted weights, for the next one's
         self._arguments: list[dict[int, tuple]] = [{} for _ in self.layers]
         large = (self._prefix, f"{family.embed}.", f"{family.head}.")
         self.outside = {name: nn.Parameter(shards[name]) for name in shards if not name.startswith(large)}
@@ -97,9 +98,11 @@ class Skeleton:
 
     @contextmanager
     def layer(self, index: int) -> Iterator[Layer]:
-        """Bring one layer to life; its weights are gone again afterwards."""
+        """Bring one layer to life; its weights are gone again afterwards: the next layer's take their place."""
         module, prefix = self.layers[index], f"{self._prefix}{index}."
-        weights = {name.removeprefix(prefix): self.shards[name] for name in self.layer_parameters(index)}
+        names = {name.removeprefix(prefix): name for name in self.layer_parameters(index)}
+        weights = {own: self.shards.read(name, self._room.pop(own, None)) for own, name in names.items()}
+        self._room = {own: weights[own] for own, name in names.items() if self.shards.converts(name)}
         module.load_state_dict(weights, strict=True, assign=True)
         del weights
         parameters = {f"{prefix}{name}": parameter for name, parameter in module.named_parameters()}
@@ -111,6 +114,10 @@ class Skeleton:
                 for name, parameter in list(owner._parameters.items()):  # noqa: SLF001 - no public way keeps buffers
                     if parameter is not None:
                         owner._parameters[name] = nn.Parameter(torch.empty_like(parameter, device="meta"))  # noqa: SLF001
+
+    def leave(self) -> None:
+        """Give back the memory that waits for another layer: there is none for a while."""
+        self._room = {}
 
     def prefetch(self, index: int) -> None:
         """Have a layer's weights read from disk while another is computed."""

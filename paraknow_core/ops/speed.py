@@ -9,20 +9,22 @@ import torch
 from paraknow_core.ops.folding import fold_outer_
 
 _SECONDS = 0.12  # for each kind of product
+_FRESH = 1 << 26  # bytes: so many that the C library asks the system for them, each time anew
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Operations a second of matrix products, and bytes a second of plain passes over memory."""
+    """What is done in a second: operations of matrix products, bytes of passes over memory, bytes of fresh memory."""
 
     flops: float
     bytes: float
+    fresh: float
 
 
 def measure_speed(
     dtype: torch.dtype, device: str, tokens: int, in_features: int, out_features: int, sample: int | None = None
 ) -> Speed:
-    """Time the three products of a linear layer (forward, to the input, to the weight) and a pass over memory.
+    """Time the three products of a linear layer (forward, to the input, to the weight) and passes over memory.
 
     Args:
         dtype: of the numbers.
@@ -44,7 +46,9 @@ def measure_speed(
     # A streamed layer takes the first product twice: once forward, once again before its gradient.
     flops = 2 * tokens * in_features * out_features * 4 / (2 * forward + back + fold)
     passing = _best(lambda: total.add_(weight.abs()), device)
-    return Speed(flops, (2 * dtype.itemsize + 4 + 4 + dtype.itemsize) * out_features * in_features / passing)
+    fresh = _best(lambda: torch.ones(_FRESH, dtype=torch.uint8, device=device), device)
+    moved = (2 * dtype.itemsize + 4 + 4 + dtype.itemsize) * out_features * in_features
+    return Speed(flops, moved / passing, _FRESH / fresh)
 
 
 def faster_dtype(device: str, tokens: int, in_features: int, out_features: int) -> str:

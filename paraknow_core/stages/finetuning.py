@@ -199,8 +199,10 @@ class Follow(TrainerCallback):
 
     def _validate(self, step: int) -> None:
         if self.validate:
+            began = time.monotonic()
             self.report.event("metrics", step=step, validation_loss=self.validate())
-            self.logged_at = time.monotonic()  # the rate of training tokens leaves validation out
+            # The rate of training tokens leaves validation out. The step's own line comes only after this.
+            self.logged_at += time.monotonic() - began
 
 
 def last_checkpoint(folder: Path) -> Path | None:

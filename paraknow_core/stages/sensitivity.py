@@ -239,7 +239,7 @@ def plan_for(
         base=0 if on_gpu else anonymous_bytes(),
         way={"auto": "auto", "always": "streamed", "never": "resident"}[settings.streaming],
         full=full if full is not None else {"full": True, "reductions": False, "auto": None}[settings.keep],
-        rates=Rates(speed.flops, speed.bytes, _DISK_RATE),
+        rates=Rates(speed.flops, speed.bytes, _DISK_RATE, speed.fresh),
     )  # fmt: skip
 
 

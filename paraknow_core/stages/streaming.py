@@ -104,6 +104,8 @@ class Stream:
 
     def output(self, last: int) -> None:
         """Take every sample's loss, and its gradient to the last layer's output."""
+        self.model.leave()
+        release()
         sums, losses = OutputSums(self.model, self.ids, self.state), {}
         with folding(self.model.outside) as outside:
             for group in self.follow(self.groups(sums.layer.size)):
@@ -143,6 +145,8 @@ class Stream:
     def embedding(self, _: int) -> None:
         """Finish what lies before the layers: embedding, position table; and what lies after them, with its sums."""
         self._used = []
+        self.model.leave()
+        release()
         tied, name = "tied" in self.state, self.model.embed_name
         stored = self.model.shards.stored(name)
         total = torch.zeros(stored.shape, dtype=torch.float32, device=self.device)

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,24 +60,40 @@ def place(tmp_path) -> Workspace:
     return Workspace(tmp_path)
 
 
-@pytest.fixture
-def site(place) -> Iterator[Callable[[], str]]:
-    """Start a server for the workspace and return its address; it is ended after the test."""
+def start_server(place: Workspace) -> tuple[str, subprocess.Popen]:
+    """Start a server for a workspace; return its address and its process, which the caller ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = (place.root / "server.log").open("wb")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.headless", "true"],
-        cwd=ROOT, env={**os.environ, WORKSPACE_VARIABLE: str(place.root), "HF_HUB_OFFLINE": "1"},
-        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    with (place.root / "server.log").open("ab") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.headless",
+             "true"],
+            cwd=ROOT, env={**os.environ, WORKSPACE_VARIABLE: str(place.root), "HF_HUB_OFFLINE": "1"},
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
     _wait_until_up(address, server)
-    yield address
+    return address, server
+
+
+def stop_server(server: subprocess.Popen) -> None:
+    """End a server as Ctrl-C does."""
     server.terminate()
     server.wait(timeout=20)
-    log.close()
+
+
+@pytest.fixture
+def site(place) -> Iterator[str]:
+    """Start a server for the workspace and return its address; it is ended after the test."""
+    address, server = start_server(place)
+    yield address
+    stop_server(server)
+    end_helpers(place)
+
+
+def end_helpers(place: Workspace) -> None:
+    """End the processes that the pages have started."""
     for name in ("queue", "playground", "desk"):
         Service(place, name).stop(wait_s=20)
 

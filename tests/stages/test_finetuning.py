@@ -1,11 +1,14 @@
 """Fine-tuning: what splitting a step and saving memory must not change, and what they must."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from paraknow_core.settings import Settings
 from paraknow_core.stages.context import Silent
-from paraknow_core.stages.finetuning import AlikeTogether, Collator, finetune
+from paraknow_core.stages.finetuning import AlikeTogether, Collator, Follow, finetune
 from paraknow_core.stages.injection import inject
 from paraknow_core.tasks.templates import Encoded
 from paraknow_core.writer import StopRequested
@@ -105,3 +108,21 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same(train):
     for one, other in zip(plain[2].parameters(), saving[2].parameters(), strict=True):
         torch.testing.assert_close(one, other)
     assert not saving[2].base_model.model.is_gradient_checkpointing
+
+
+def test_the_rate_of_tokens_leaves_validation_out():
+    lines = []
+
+    class Rates(Silent):
+        def event(self, name, **fields):
+            lines.append(fields)
+
+    tokens = iter((100,))
+    follow = Follow(Rates(), lambda: False, lambda: time.sleep(0.2) or 1.0, 1, 1e9, lambda: next(tokens))
+    state = SimpleNamespace(global_step=0, max_steps=9, epoch=0.1)
+    follow.on_train_begin(None, state, None)
+    state.global_step = 1
+    time.sleep(0.1)
+    follow.on_step_end(None, state, SimpleNamespace())
+    follow.on_log(None, state, None, {"loss": 1.0})
+    assert 200 < lines[-1]["tokens_per_s"] <= 1000

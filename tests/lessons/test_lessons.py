@@ -1,0 +1,134 @@
+"""Lessons: sentences and verdicts follow from the numbers, and turn with them."""
+
+import json
+
+import pytest
+
+from paraknow_core.errors import DataError, ParaknowError
+from paraknow_core.lessons import LESSONS
+from paraknow_core.lessons.base import mean_and_interval, rank_correlation
+from paraknow_core.paths import Workspace, read_json, write_json
+from tests.lessons.outcomes import finish, sensitivity
+
+
+@pytest.fixture
+def place(tmp_path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+def explain(place, number: int, runs=None):
+    lesson = LESSONS[number - 1]
+    return lesson.explain(place, runs or finish(place, lesson))
+
+
+def test_lessons_are_numbered_and_their_options_and_costs_are_small():
+    assert [one.number for one in LESSONS] == [1, 2, 3, 4, 5]
+    for one in LESSONS:
+        assert 0 < one.seconds < 240
+        assert len(one.options) >= 3
+        assert len({spec.model_copy(update={"name": ""}).model_dump_json() for spec in one.specs.values()}) == len(
+            one.specs)  # fmt: skip
+
+
+def test_lessons_fit_into_demo_mode(place, monkeypatch):
+    from paraknow_core.access import DEMO_LIMITS, DEMO_VARIABLE, access
+
+    monkeypatch.setenv(DEMO_VARIABLE, "1")
+    for one in LESSONS:
+        for spec in one.specs.values():
+            access(place).check_spec(spec)
+        assert len(one.specs) <= DEMO_LIMITS["waiting"]
+
+
+@pytest.mark.parametrize(("number", "right"), [(1, "alike"), (2, "submatrix"), (3, "kin"), (4, "1"), (5, "start")])
+def test_the_numbers_decide(place, number, right):
+    made = explain(place, number)
+    if number == 4:
+        assert made.right in LESSONS[3].options
+    else:
+        assert made.right == right
+    assert made.right in LESSONS[number - 1].options
+    assert all(panel.rows for panel in made.panels)
+    assert made.why.endswith(".")
+
+
+def test_lesson_1_turns_when_the_tasks_do_not_differ(place):
+    runs = finish(place, LESSONS[0])
+    for number, run in enumerate(runs.values()):
+        sensitivity(place, run.result()["sensitivity"]["key"], 0.05, 100 + number, tilt=0.0)
+    assert explain(place, 1, runs).right == "same"
+    for label, run in runs.items():
+        sensitivity(place, run.result()["sensitivity"]["key"], 0.01, 3, tilt=60.0 if "choice" in label else 0.0)
+    assert explain(place, 1, runs).right in ("alike", "other")
+
+
+def test_lesson_2_says_that_it_makes_no_difference_when_all_score_alike(place):
+    runs = finish(place, LESSONS[1])
+    for run in runs.values():
+        lines = [{"scorer": "number_match", "id": f"test/{i}", "score": float(i < 20)} for i in range(60)]
+        run.file("predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        result = run.result()
+        result["scores"][0]["value"] = 20 / 60
+        write_json(run.file("result.json"), result)
+    made = explain(place, 2, runs)
+    assert made.right == "none"
+    assert "No difference larger than" in " ".join(made.sentences)
+
+
+def test_lesson_2_compares_what_is_caught_with_what_scores(place):
+    words = " ".join(explain(place, 2).sentences)
+    assert "Most sensitivity is held by single weights by S: 95 %" in words
+    assert "Yet sub-matrix has the better score" in words
+
+
+def test_lesson_4_needs_as_many_samples_as_the_noise_says(place):
+    runs = finish(place, LESSONS[3])
+    assert "agree to" in explain(place, 4, runs).sentences[0]
+    for number, run in enumerate(runs.values()):
+        sensitivity(place, run.result()["sensitivity"]["key"], 3.0, number)
+    assert explain(place, 4, runs).right == "more"
+    for run in runs.values():
+        sensitivity(place, run.result()["sensitivity"]["key"], 0.0, 0)
+    made = explain(place, 4, runs)
+    assert made.right == "1"
+    assert "Every draw of every size chose the same 4 layers (2, 3, 4, 5)" in " ".join(made.sentences)
+
+
+def test_lesson_5_turns_with_the_losses(place):
+    runs = finish(place, LESSONS[4])
+
+    def set_loss(values: dict) -> None:
+        for run in runs.values():
+            spec, result = run.spec(), read_json(run.file("result.json"))
+            result["training"]["last_validation_loss"] = values[spec.method] + 0.001 * ((3 * spec.seed) % 4)
+            write_json(run.file("result.json"), result)
+
+    set_loss({"seeking": 0.1, "random_offset": 0.2, "pissa": 0.2, "default_lora": 0.2})
+    assert explain(place, 5, runs).right == "teacher"
+    set_loss({"seeking": 0.3, "random_offset": 0.2, "pissa": 0.2, "default_lora": 0.2})
+    assert explain(place, 5, runs).right == "nothing"
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_what_is_missing_is_a_sentence(place, number):
+    lesson = LESSONS[number - 1]
+    runs = finish(place, lesson)
+    write_json(next(iter(runs.values())).file("result.json"), {})
+    with pytest.raises(ParaknowError):
+        lesson.explain(place, runs)
+
+
+def test_rank_correlation_by_hand_and_its_refusals():
+    # Ranks 1 2 3 4 against 2 1 4 3: 1 - 6 * 4 / (4 * 15) = 0.6
+    first, second = dict(zip("abcd", (1, 2, 3, 4), strict=True)), dict(zip("abcd", (20, 10, 40, 30), strict=True))
+    assert rank_correlation(first, second) == pytest.approx(0.6)
+    with pytest.raises(DataError, match="fewer than three"):
+        rank_correlation({"a": 1}, {"a": 2})
+    with pytest.raises(DataError, match="same sensitivity"):
+        rank_correlation(dict.fromkeys("abcd", 1.0), second)
+
+
+def test_one_value_has_no_interval():
+    assert mean_and_interval([2.0]) == (2.0, None, None)
+    mean, low, high = mean_and_interval([1.0, 3.0])
+    assert (mean, round(high - mean, 3), round(mean - low, 3)) == (2.0, 12.706, 12.706)

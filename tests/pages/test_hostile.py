@@ -1,0 +1,134 @@
+"""Addresses, drafts and pasted texts made to break a page: each is a sentence, and the page goes on working."""
+
+import json
+
+import pytest
+
+from paraknow_core import draft as drafts
+from paraknow_core.spec import RunSpec
+from tests.pages import fabricate
+from tests.pages.conftest import button, words
+
+PAGES = ("start", "models", "sensitivity", "mapping", "train", "compare", "playground", "lessons")
+HOSTILE = (
+    "../../etc/passwd",
+    "\0",
+    "x" * 5000,
+    "<script>alert(1)</script>",
+    "%00",
+    ".",
+    "..",
+    "a/b",
+    "[x](http://y)",
+    "١",
+)
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("key", ["run", "lesson", "preset", "generation", "study"])
+def test_every_page_survives_every_address(place, open_app, page, key):
+    app = open_app()
+    for value in HOSTILE:
+        app.query_params[key] = value
+        app.switch_page(f"pages/{page}.py").run()
+        assert not app.exception, (page, key, value, app.exception)
+        assert app.title
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "3", '"x"', '{"spec": 3}', '{"spec": {"teacher": {"source": ""}}}', "[" * 100_000,
+     '{"arms": ["x"]}', '{"seeds": 1e9}', "\x00\xff", '{"spec": {"name": "' + "x" * 500 + '"}}'],
+)  # fmt: skip
+def test_a_damaged_draft_file_starts_from_the_defaults_and_can_be_written_again(place, open_app, content):
+    (place.root / drafts.FILE).write_text(content)
+    app = open_app("train")
+    assert "draft</span> defaults" in words(app)
+    next(n for n in app.number_input if n.label == "Rank r").set_value(4).run()
+    assert not app.exception
+    assert drafts.load_draft(place).spec.factorisation.rank == 4
+
+
+def test_a_draft_that_is_a_folder_is_a_sentence(place, open_app):
+    (place.root / drafts.FILE).mkdir()
+    app = open_app("train")
+    next(n for n in app.number_input if n.label == "Rank r").set_value(4).run()
+    assert not app.exception
+    app.run()
+    assert not app.exception
+
+
+def test_two_windows_see_each_others_changes_and_lose_none(place, open_app):
+    one, two = open_app("train"), open_app("train")
+    rank = lambda app: next(n for n in app.number_input if n.label == "Rank r")  # noqa: E731
+    rank(one).set_value(4).run()
+    two.run()
+    assert rank(two).value == 4
+    next(n for n in two.number_input if n.label == "Epochs").set_value(7.0).run()
+    one.run()
+    kept = drafts.load_draft(place).spec
+    assert (kept.factorisation.rank, kept.finetuning.epochs) == (4, 7.0)
+    assert rank(one).value == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [x,x]\nb: &b [*a,*a]\nc: [*b]", "unknown key"),
+        ("[" * 90_000, "nested far beyond"),
+        ("teacher: {source: hf_abcdefghijklmnopqrstuvwxyz}", "password or a token"),
+        ("rnak: 3", "unknown key 'rnak'"),
+        ("!!python/object/apply:os.system [ls]", "not valid YAML"),
+        ("   ", "nothing was pasted"),
+    ],
+)
+def test_a_pasted_spec_that_is_bad_is_named_and_changes_nothing(place, open_app, text, message):
+    app = open_app()
+    next(area for area in app.text_area if area.label == "Import YAML").set_value(text)
+    button(app, "Import").click().run()
+    assert not app.exception
+    assert message in words(app)
+    assert drafts.load_draft(place).spec == RunSpec()
+
+
+def test_damaged_run_folders_break_no_page(place, open_app):
+    for number, content in enumerate(("[]", "3", '{"scores": 3}', '{"scores": [3, {"value": "x"}, {}]}',
+                                      '{"sensitivity": {"key": "../.."}}', '{"revisions": 3, "references": [1]}',
+                                      '{"scores": [{"value": 1e400}]}')):  # fmt: skip
+        run = fabricate.run(place, "done", {"name": f"damaged {number}"})
+        run.file("result.json").write_text(content)
+        run.file("adapter").mkdir()
+    torn = fabricate.run(place, "done")
+    torn.file("status.json").write_text(json.dumps({"state": 3, "heartbeat": "x"}))
+    for page in ("start", "playground", "lessons"):
+        open_app(page if page != "start" else None)
+
+
+def test_demo_mode_says_so_keeps_the_draft_private_and_refuses_typed_names(place, open_app, submitted, monkeypatch):
+    monkeypatch.setenv("PARAKNOW_DEMO", "1")
+    app = open_app("train")
+    assert "Demo mode" in words(app)
+    app.session_state["draft"] = drafts.Draft(spec=RunSpec().with_changes({"teacher.source": "/etc"}))
+    app.run()
+    button(app, "Start transfer").click().run()
+    assert "in demo mode only bundled" in words(app)
+    assert submitted == []
+    assert not (place.root / drafts.FILE).exists()
+
+
+def test_demo_mode_takes_no_more_runs_than_a_class_can_wait_for(place, open_app, submitted, monkeypatch):
+    monkeypatch.setenv("PARAKNOW_DEMO", "1")
+    for _ in range(24):
+        fabricate.run(place, "running")
+    app = open_app()
+    button(app, "Try it now").click().run()
+    assert "in demo mode at most 24" in words(app)
+    assert submitted == []
+
+
+def test_a_server_without_its_guards_says_so(place, open_app, monkeypatch):
+    import streamlit as st
+
+    real = st.get_option
+    monkeypatch.setattr(st, "get_option", lambda key: False if key == "server.enableXsrfProtection" else real(key))
+    assert "server.enableXsrfProtection is switched off" in words(open_app())

@@ -1,0 +1,239 @@
+"""Playground: who can answer, loading and freeing, answers in every state, links that lead nowhere."""
+
+import pytest
+
+from paraknow_core.paths import append_line, open_lines, write_json
+from paraknow_core.playground import protocol
+from paraknow_core.playground.protocol import Asked, Slot, Turn
+from tests.pages import fabricate
+from tests.pages.conftest import button, select, words
+
+OWNER = ["here", 1.0]
+
+
+@pytest.fixture
+def living(monkeypatch):
+    """Make the test itself the process that holds weights."""
+    monkeypatch.setattr(protocol, "_owner", lambda _place: OWNER)
+
+
+def prompt(app):
+    """The field of the prompt, None while there is none."""
+    return next((area for area in app.text_area if area.label == "Prompt"), None)
+
+
+def hold(place, slot: Slot, state: str = "loaded", **facts) -> None:
+    facts = {"bytes": 4_000_000, "parameters": 1_000_000, "process": OWNER, "state": state, **facts}
+    write_json(protocol.folder(place) / "models" / f"{slot.key}.json", facts)
+
+
+def wishes(place) -> list[tuple[str, str]]:
+    from paraknow_core.paths import read_json
+
+    found = [read_json(path) for path in sorted((protocol.folder(place) / "commands").glob("*.json"))]
+    return [(wish["do"], wish.get("slot", {}).get("source", wish.get("id"))) for wish in found]
+
+
+def answer(place, slot: Slot, *lines: dict, name: str = "20260101-120000-0123abcd", process=OWNER) -> str:
+    """Write a generation as the process would."""
+    asked = Asked(slots=[slot], turns=[Turn(content="3 + 4?")])
+    folder = protocol.folder(place) / "generations" / name
+    write_json(folder / "request.json", asked.model_dump(mode="json"))
+    file = open_lines(folder / "lines.jsonl")
+    append_line(file, {"process": process})
+    append_line(file, {"slot": slot.key, "event": "start", "prompt": "<|user|>\n3 + 4?", "prompt_tokens": 9})
+    for line in lines:
+        append_line(file, {"slot": slot.key, **line})
+    return name
+
+
+TOKEN = {"text": "<b>7", "p": 0.07, "top": [["7", 0.9], ["<i>8", 0.07]]}
+END = {"event": "end", "reason": "end", "error": "", "score": 1.0, "per_second": 21.0}
+
+
+def test_first_visit_chooses_teacher_and_student_looks_and_offers_to_load(place, open_app):
+    app = open_app("playground")
+    assert app.title[0].value == "Playground"
+    assert ("look", "bundled:teacher") in wishes(place)
+    assert ("look", "bundled:stranger") in wishes(place)
+    assert button(app, "Generate").disabled
+    assert prompt(app).value  # an example of the task, with its reference
+    assert "Reference: " in words(app)
+    count = len(wishes(place))
+    app.run()
+    assert len(wishes(place)) == count  # a page that is drawn again asks once
+
+
+def test_finished_runs_with_an_adapter_take_the_last_columns(place, open_app):
+    fabricate.run(place, "failed")
+    for method in ("default_lora", "seeking"):
+        run = fabricate.run(place, "done", {"method": method})
+        run.file("adapter").mkdir()
+    fabricate.run(place, "done", {"method": "pissa"})  # its adapter was removed
+    app = open_app("playground")
+    assert [s.value != "" for s in app.selectbox if s.label.startswith("Column")] == [True] * 4
+    text = words(app)
+    assert "default LoRA" in text
+    assert "seeking (the method)" in text
+    assert "PiSSA" not in text
+
+
+def test_a_run_in_the_address_takes_a_column(place, open_app):
+    for name in ("first", "second", "third"):
+        fabricate.run(place, "done", {"name": name}).file("adapter").mkdir()
+    wanted = fabricate.run(place, "done", {"name": "wanted", "method": "olora"})
+    wanted.file("adapter").mkdir()
+    wanted.path.rename(place.runs / "20000101-000000-wanted")
+    app = open_app("playground", "20000101-000000-wanted")
+    assert "wanted" in words(app)
+
+
+def test_load_and_free_leave_wishes_and_say_the_memory(place, open_app, living):
+    for source in ("bundled:teacher", "bundled:stranger"):
+        hold(place, Slot(source=source), "free")
+    app = open_app("playground")
+    assert "needs 4 MB" in words(app)
+    button(app, "Load all (8 MB)").click().run()
+    assert {wish for wish in wishes(place) if wish[0] == "load"} == {
+        ("load", "bundled:teacher"), ("load", "bundled:stranger")}  # fmt: skip
+    hold(place, Slot(source="bundled:teacher"), "loaded", shared=1_000_000)
+    app.run()
+    assert "takes 4 MB (1 MB shared)" in words(app)
+    button(app, "Free").click().run()
+    assert ("free", "bundled:teacher") in wishes(place)
+
+
+def test_generate_asks_those_who_are_loaded_with_the_tasks_turns_and_reference(place, open_app, living):
+    hold(place, Slot(source="bundled:teacher"))
+    hold(place, Slot(source="bundled:stranger"), "free")
+    app = open_app("playground")
+    button(app, "Generate").click().run()
+    assert not app.exception
+    [name] = [wish[1] for wish in wishes(place) if wish[0] == "generate"]
+    asked = protocol.generation(place, name).asked
+    assert [slot.source for slot in asked.slots] == ["bundled:teacher"]
+    assert (asked.template, asked.scorer, asked.temperature) == ("tulu", "number_match", 0.0)
+    assert asked.turns[0].content == prompt(app).value
+    assert "####" in asked.reference
+    assert app.query_params["generation"] in (name, [name])
+
+
+def test_an_own_prompt_has_no_reference_and_an_empty_one_is_refused(place, open_app, living):
+    hold(place, Slot(source="bundled:teacher"))
+    app = open_app("playground")
+    prompt(app).set_value("   ").run()
+    button(app, "Generate").click().run()
+    assert "the prompt is empty" in words(app)
+    prompt(app).set_value("What now?").run()
+    assert "there is no reference answer" in words(app)
+    select(app, "Next token").set_value("sampled").run()
+    button(app, "Generate").click().run()
+    [name] = [wish[1] for wish in wishes(place) if wish[0] == "generate"]
+    asked = protocol.generation(place, name).asked
+    assert (asked.reference, asked.scorer, asked.turns[0].content) == (None, "", "What now?")
+    assert (asked.temperature, asked.top_p) == (0.8, 0.95)
+
+
+def test_what_is_chosen_survives_a_page_switch_and_another_task_brings_another_example(place, open_app):
+    app = open_app("playground")
+    select(app, "Column 2").set_value(Slot(source="bundled:kin").key).run()
+    prompt(app).set_value("my own words").run()
+    app.switch_page("pages/start.py").run()
+    app.switch_page("pages/playground.py").run()
+    assert select(app, "Column 2").value == Slot(source="bundled:kin").key
+    assert prompt(app).value == "my own words"
+    from paraknow_core import draft as drafts
+    from paraknow_core.spec import RunSpec
+
+    drafts.save_draft(place, drafts.Draft(spec=RunSpec().with_changes({"task.source": "bundled:instructions"})))
+    app.run()
+    assert not app.exception
+    assert prompt(app).value != "my own words"
+
+
+def open_with(open_app, place, name: str):
+    app = open_app()
+    app.query_params["generation"] = name
+    app.switch_page("pages/playground.py").run()
+    assert not app.exception, app.exception
+    return app
+
+
+def test_a_finished_answer_shows_tokens_alternatives_prompt_and_score(place, open_app, living):
+    slot = Slot(source="bundled:teacher")
+    hold(place, slot)
+    name = answer(place, slot, TOKEN, {"text": "", "end_mark": "</s>", "p": 0.99, "top": [["</s>", 0.99]]}, END)
+    app = open_with(open_app, place, name)
+    text = words(app)
+    assert '<span class="pk-t pk-td" tabindex="0">&lt;b&gt;7' in text  # 7 %: the class below 20 %
+    assert "2. &lt;i&gt;8  7.0 %" in text
+    assert "⟨&lt;/s&gt;⟩" in text
+    assert "1 token ·" in text
+    assert "matches the reference" in text
+    assert any("3 + 4?" in code.value for code in app.code)
+
+
+def test_a_running_answer_can_be_stopped(place, open_app, living):
+    slot = Slot(source="bundled:teacher")
+    hold(place, slot)
+    name = answer(place, slot, TOKEN)
+    app = open_with(open_app, place, name)
+    assert 'class="pk-caret"' in words(app)
+    assert button(app, "Generate").disabled
+    button(app, "Stop").click().run()
+    assert (protocol.folder(place) / "generations" / name / "stop").exists()
+
+
+def test_an_answer_whose_process_is_gone_is_said_to_be_cut_off_and_a_new_one_can_be_made(place, open_app):
+    name = answer(place, Slot(source="bundled:teacher"), TOKEN)
+    app = open_with(open_app, place, name)
+    assert "the process that wrote them is gone" in words(app)
+    assert 'class="pk-caret"' not in words(app)
+    assert not [b for b in app.button if b.label == "Stop"]
+
+
+def test_a_failure_to_load_or_to_answer_is_a_sentence_with_a_way_on(place, open_app, living):
+    slot = Slot(source="bundled:teacher")
+    hold(place, slot, "failed", error="bundled:teacher: needs 9.0 GB of memory and 1.0 GB are free; free another")
+    hold(place, Slot(source="bundled:stranger"), "free")
+    name = answer(place, slot, {"event": "end", "reason": "failed", "error": "not loaded; load it and generate again"})
+    text = words(open_with(open_app, place, name))
+    assert "needs 9.0 GB" in text
+    assert "load it and generate again" in text
+
+
+@pytest.mark.parametrize("name", ["../../etc", "x" * 5000, "20260101-120000-0123abcd", "<script>", "\0"])
+def test_a_link_to_answers_that_are_not_there_is_a_sentence(place, open_app, name):
+    assert "these answers are not kept" in words(open_with(open_app, place, name))
+
+
+def test_a_damaged_generation_is_a_sentence(place, open_app):
+    name = answer(place, Slot(source="bundled:teacher"), TOKEN)
+    (protocol.folder(place) / "generations" / name / "request.json").write_text('{"slots": []}')
+    assert "is damaged" in words(open_with(open_app, place, name))
+
+
+def test_examples_of_another_task_come_from_the_desk(place, open_app, tmp_path):
+    from paraknow_core import draft as drafts
+    from paraknow_core.spec import RunSpec
+    from tests.pages.conftest import answer_desk
+
+    file = tmp_path / "sums.jsonl"
+    line = '{"messages": [{"role": "user", "content": "%d + 1?"}, {"role": "assistant", "content": "#### %d"}]}\n'
+    file.write_text("".join(line % (n, n + 1) for n in range(30)))
+    drafts.save_draft(place, drafts.Draft(spec=RunSpec().with_changes({"task.source": str(file)})))
+    app = open_app("playground")
+    assert prompt(app) is None
+    answer_desk(place, app)
+    assert prompt(app).value.endswith("+ 1?")
+    drafts.save_draft(place, drafts.Draft(spec=RunSpec().with_changes({"task.source": "/no/such/file.jsonl"})))
+    app.run()
+    answer_desk(place, app)
+    assert not app.exception
+    assert app.error
+
+
+def test_demo_mode_keeps_answers_short(place, open_app, monkeypatch):
+    monkeypatch.setenv("PARAKNOW_DEMO", "1")
+    app = open_app("playground")
+    assert next(n for n in app.number_input if n.label.startswith("New tokens")).max == 128
