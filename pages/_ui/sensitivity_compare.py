@@ -204,7 +204,7 @@ def stability(saved: Saved, everything: List) -> None:
             other = _open(run, one)
             if other is not None and other.totals.get("fingerprint") == saved.totals.get("fingerprint"):
                 family[other.samples] = other
-    with st.expander("How many seed samples are enough?", expanded=len(family) > 2, icon=":material/timeline:"):
+    with st.expander("How many seed samples are enough?", expanded=len(family) > 1, icon=":material/timeline:"):
         if len(family) > 1:
             _stability_curve([family[n] for n in sorted(family)])
         _offer_fewer(saved, family)
