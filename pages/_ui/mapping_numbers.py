@@ -33,10 +33,13 @@ def numbers(choices: dict[str, tuple[Choice, list[dict[str, Any]]]]) -> None:
             for label, value, note in cells
         ) + "</div>")  # fmt: skip
         return
-    first = next(iter(found.values()))
-    table = pandas.DataFrame({"": [f"{label}: {note}" for label, _, note in first]} | {
-        name: [value for _, value, _ in cells] for name, cells in found.items()
-    })  # fmt: skip
+    rows = []
+    for cells in zip(*found.values(), strict=True):
+        label, notes = cells[0][0], {note for _, _, note in cells}
+        shared = len(notes) == 1  # else each choice says what its own number is
+        texts = [value if shared else f"{value} ({note})" for _, value, note in cells]
+        rows.append([f"{label}: {notes.pop()}" if shared else label, *texts])
+    table = pandas.DataFrame(rows, columns=["", *found])
     st.dataframe(table, hide_index=True, height="content", key="mapping.measures")
 
 

@@ -171,7 +171,8 @@ def density_map(
     figure.add_trace(go.Heatmap(
         z=100 * density, x0=wide / 2 - 0.5, dx=wide, y0=high / 2 - 0.5, dy=high, colorscale="Cividis", zmin=0, zmax=100,
         colorbar={"orientation": "h", "thickness": 10, "outlinewidth": 0, "len": 0.8, "x": 0, "xanchor": "left",
-                  "y": -0.19, "yanchor": "top", "title": {"text": "weights taken [%]", "side": "bottom"}},
+                  "y": -0.19, "yanchor": "top",
+                  "title": {"text": "weights taken [%]", "side": "bottom", "font": {"size": 13}}},
         hovertemplate="row %{y:.0f}, column %{x:.0f}<br>%{z:.0f} % taken<extra></extra>",
     ))  # fmt: skip
     figure.update_yaxes(range=[rows - 0.5, -0.5], title_text="row", showgrid=False)

@@ -217,6 +217,8 @@ def test_two_choices_are_held_side_by_side_swapped_and_dropped(place, loaded):
     assert load_draft(place).held.extraction.structure == "submatrix"
     named = next(d.value for d in app.dataframe if "setting" in d.value.columns)
     assert named.values.tolist() == [["extraction.structure", "row_column", "submatrix"]]
+    compared = next(d.value for d in app.dataframe if "Held choice" in d.value.columns)
+    assert compared["This choice"].tolist()[:2] == compared["Held choice"].tolist()[:2] == ["29", "184 k, 737 kB"]
     lines = [subtitle(json.loads(c.proto.spec)) for c in app.get("plotly_chart")]
     assert {line.split(":")[0] for line in lines if "choice:" in line} == {"This choice", "Held choice"}
     button(app, "Swap").click().run()
