@@ -15,7 +15,7 @@ from paraknow_core.display import arm_of, count, duration, shorten, source_label
 from paraknow_core.engines import local, queue
 from paraknow_core.errors import ParaknowError
 from paraknow_core.paths import PROJECT_ROOT, read_json
-from paraknow_core.runs import ACTIVE, RunFolder, Status, create_run
+from paraknow_core.runs import RunFolder, Status, create_run
 from paraknow_core.spec import RunSpec
 
 MODELS = PROJECT_ROOT / "paraknow_core" / "demo" / "models"
