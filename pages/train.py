@@ -72,7 +72,9 @@ def _outcome(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]])
 def _setup(run: RunFolder | None) -> Any:
     """Return the box of the settings: folded while somebody watches a run, open when there is something to prepare."""
     unfolded = st.session_state.get(train_live.UNFOLD)
-    watching = run is not None and ("run" in st.query_params or run.status().active) and run.id != unfolded
+    linked = st.query_params.get("run", "")
+    shown = run is not None and (bool(linked) and run.id.startswith(linked) or run.status().active)
+    watching = shown and run.id != unfolded
     label = f"**Set up a transfer**  {plain(train_settings.summary())}" if watching else "**Set up a transfer**"
     return st.expander(
         label, expanded=not watching, icon=":material/tune:", key=f"train.setup.{watching}.{unfolded}"

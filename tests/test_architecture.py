@@ -61,7 +61,7 @@ MAY_IMPORT = {
 # What pages and app.py may know of the core: run folders and pictures, nothing that computes.
 PAGES_MAY_IMPORT = BASE | {
     "settings", "runs", "sensitivity_store", "studies", "comparison", "figures", "display", "engines", "demo", "draft",
-    "access", "services", "desk", "playground", "charts", "reports", "planner", "agreement", "lessons",
+    "access", "services", "desk", "playground", "charts", "reports", "planner", "agreement", "lessons", "figure_style",
 }  # fmt: skip
 # The interface of methods belongs to the stages, which call it; the methods themselves stand above them. The desk's
 # loop and its kinds of questions are not the part that pages know.

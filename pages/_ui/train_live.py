@@ -9,10 +9,12 @@ from pages._ui.reading import Facts
 from paraknow_core.charts import train as charts
 from paraknow_core.charts.train import Line
 from paraknow_core.display import ARMS, arm_of, duration, memory, significant
+from paraknow_core.figure_style import MAX_POINTS
 from paraknow_core.runs import RunFolder, Status
 
 PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
 PICTURES_S = 2.0
+SMALL_POINTS = 500  # of a curve in a small picture
 UNFOLD = "train.unfold"  # the run whose settings were just taken: they are shown unfolded
 MOST_SIBLINGS, MOST_TICKED = 12, 4  # with the run itself as many lines as can be named at their ends
 CSS = """<style>
@@ -146,7 +148,10 @@ def _controls(one: Facts, beside: list[tuple[RunFolder, Facts]], names: dict[str
         return axis or "step", smoothing, []
     ids = [run.id for run, _ in beside]
     key = f"train.beside:{one.id}"
-    clean = [run.id for run, other in beside if is_clean(one, other) and other.spec.seed == one.spec.seed]
+    clean = [
+        run.id for run, other in beside
+        if is_clean(one, other) and other.spec.seed == one.spec.seed and other.spec.method != one.spec.method
+    ]  # fmt: skip
     st.session_state.setdefault(key, clean[:MOST_TICKED])
     st.session_state[key] = [name for name in st.session_state[key] if name in ids]
     chosen = st.pills(
@@ -176,11 +181,13 @@ def lines(
     seen: dict[str, int] = {}
     for number, (run, one) in enumerate(shown):
         metrics, arm = curves.metrics_of(run), one.spec.method if one.spec else ""
-        raw = metrics.line(column, axis)
+        limit = MAX_POINTS if validation else SMALL_POINTS
+        raw = metrics.line(column, axis, limit=limit)
         if not len(raw[0]) and not validation:
             continue
         made.append(Line(
-            names[run.id], arm, metrics.line(column, axis, smoothing) if smoothing else raw, raw if smoothing else None,
+            names[run.id], arm, metrics.line(column, axis, smoothing, limit) if smoothing else raw,
+            raw if smoothing else None,
             metrics.line("validation_loss", axis) if validation else None, number == 0, seen.get(arm, 0),
         ))  # fmt: skip
         seen[arm] = seen.get(arm, 0) + 1

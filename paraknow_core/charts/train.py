@@ -101,8 +101,9 @@ def _add(figure: go.Figure, line: Line, name: str, axis: str, dark: bool, value:
     if line.raw is not None and len(line.raw[0]):
         x, y = line.raw
         figure.add_trace(go.Scatter(
-            x=x, y=y, mode="lines", line={"color": colour, "width": 1}, opacity=0.3 if line.focus else 0.16,
-            hoverinfo="skip", showlegend=False, name=f"{name}, raw",
+            x=x, y=y, mode="lines", line={"color": colour, "width": 1},
+            opacity=0.16 if not line.focus else 0.45 if dark else 0.3, hoverinfo="skip", showlegend=False,
+            name=f"{name}, raw",
         ))  # fmt: skip
     x, y = line.shown
     if not len(x):

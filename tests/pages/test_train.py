@@ -172,3 +172,128 @@ def test_an_unreadable_spec_is_a_sentence(place, open_app):
     run = fabricate.run(place, "done")
     run.file("spec.yaml").write_text("version: [")
     assert "not valid YAML" in words(open_app("train", run.id))
+
+
+def test_a_waiting_run_says_how_many_are_before_it_and_can_be_taken_out(place, open_app):
+    first, second = fabricate.run(place, "queued"), fabricate.run(place, "queued", {"seed": 1})
+    queue.submit(place, first, second)
+    app = open_app("train", second.id)
+    text = words(app)
+    assert "Waiting: 1 run before it" in text
+    assert "0 going on, 2 waiting" in text
+    assert text.index("next") < text.index("2nd in line")
+    button(app, "Take out of the queue").click().run()
+    assert not app.exception
+    assert second.status().state == "stopped"
+    assert "Taken out of the queue before it began" in words(app)
+    button(app, "Resume").click().run()
+    assert queue.read(place).waiting == [first.id, second.id]
+
+
+def test_the_queue_is_reordered_by_its_buttons(place, open_app):
+    runs = [fabricate.run(place, "queued", {"seed": seed}) for seed in range(12)]
+    queue.submit(place, *runs)
+    app = open_app("train")
+    assert "and 4 more after them" in words(app)
+    next(b for b in app.button if b.key == f"queue:up:{runs[2].id}").click().run()
+    next(b for b in app.button if b.key == f"queue:cancel:{runs[0].id}").click().run()
+    assert not app.exception
+    assert queue.read(place).waiting[:3] == [runs[2].id, runs[1].id, runs[3].id]
+
+
+def test_a_run_that_no_queue_knows_can_be_started(place, open_app, submitted):
+    run = fabricate.run(place, "queued")
+    app = open_app("train", run.id)
+    assert "not in the queue" in words(app)
+    button(app, "Start").click().run()
+    assert submitted == [[run.id]]
+
+
+def test_a_stopping_run_can_be_ended(place, open_app):
+    run = fabricate.run(place, "stopping")
+    button(open_app("train", run.id), "End now").click().run()
+    assert list(queue.read(place).ending) == [run.id]
+
+
+def test_seeds_and_arms_are_planned_and_said_before_they_start(place, open_app, submitted):
+    app = open_app("train")
+    assert "1 run, seed 0" in words(app).replace("*", "")
+    number(app, "Number of seeds").set_value(3).run()
+    next(c for c in app.checkbox if c.label == "PiSSA").check().run()
+    text = words(app).replace("*", "")
+    assert "6 runs: 2 arms, 3 seeds (0 to 2), one after the other" in text
+    assert "No estimate: no run of this pair and task has finished" in text
+    button(app, "Start transfer").click().run()
+    specs = [RunFolder(place.runs / name).spec() for name in submitted[0]]
+    assert [(s.method, s.seed) for s in specs] == [(m, s) for s in range(3) for m in ("seeking", "pissa")]
+
+
+def test_an_estimate_comes_from_earlier_runs_and_is_compared_with_what_was_measured(place, open_app):
+    fabricate.run(place, "done")
+    text = words(open_app("train"))
+    assert "judging by 1 earlier run of this pair and task" in text
+    later = fabricate.run(place, "done")
+    status = json.loads(later.file("status.json").read_text())
+    later.file("status.json").write_text(json.dumps({**status, "started": status["ended"] + 3600}))
+    assert "Estimated before it began, from 2 earlier runs" in words(open_app("train", later.id))
+
+
+def test_back_to_the_papers_recipe_changes_the_recipe_alone(open_app):
+    app = open_app("train")
+    assert button(app, "Back to the paper's recipe").disabled
+    number(app, "Learning rate").set_value(0.01).run()
+    number(app, "At most steps").set_value(50).run()
+    number(app, "Test examples").set_value(40).run()
+    assert app.session_state["draft"].spec.finetuning.max_steps == 50
+    button(app, "Back to the paper's recipe").click().run()
+    spec = app.session_state["draft"].spec
+    assert spec == RunSpec().with_changes({"task.sizes.test": 40})
+    assert number(app, "At most steps").value == 0
+
+
+def test_a_run_is_duplicated_into_the_draft(place, open_app):
+    run = fabricate.run(place, "failed", {"factorisation.rank": 3, "name": "mine"})
+    app = open_app("train", run.id)
+    button(app, "Duplicate and tweak").click().run()
+    assert not app.exception
+    assert app.session_state["draft"].spec == run.spec()
+    assert number(app, "Rank r").value == 3
+
+
+def test_a_run_is_deleted_for_good_but_not_in_a_classroom(place, open_app, monkeypatch):
+    run, other = fabricate.run(place, "lost"), fabricate.run(place, "stopped")
+    app = open_app("train", run.id)
+    button(app, "Delete for good").click().run()
+    assert not app.exception
+    assert not run.path.exists()
+    assert f"<code>{other.id}</code>" in words(app)
+    monkeypatch.setenv("PARAKNOW_DEMO", "1")
+    app = open_app("train", other.id)
+    assert "Delete for good" not in [b.label for b in app.button]
+    assert number(app, "Number of seeds").max == 3
+
+
+def test_siblings_are_drawn_beside_a_run_clean_ones_first(place, open_app):
+    clean = fabricate.run(place, "done", {"method": "default_lora"})
+    unclean = fabricate.run(place, "done", {"method": "pissa", "finetuning.learning_rate": 1e-3})
+    fabricate.run(place, "done", {"task.source": "bundled:instructions"})
+    run = fabricate.run(place, "running")
+    app = open_app("train", run.id)
+    pills = next(p for p in app.get("button_group") if p.label == "Beside it")
+    assert [option.content for option in pills.proto.options] == ["default LoRA", "PiSSA *"]
+    chart = json.loads(app.get("plotly_chart")[0].proto.spec)
+    assert "default LoRA, training" in [trace["name"] for trace in chart["data"]]
+    assert app.session_state[f"train.beside:{run.id}"] == [clean.id]
+    assert unclean.id not in app.session_state[f"train.beside:{run.id}"]
+    assert "Left of fine-tuning" in words(app)
+
+
+def test_hostile_names_and_rubbish_in_the_folder_are_drawn(place, open_app):
+    run = fabricate.run(place, "running", {"name": "<b>x</b> [a](b) $c$ | " + "w" * 90})
+    run.file("events.jsonl").write_bytes(
+        b'\xff\xfe\n{"event": "metrics", "step": 1e400}\n{"event": "metrics", "step": 2}\n'
+    )
+    run.file("log.txt").write_bytes(b"\x00\xff" * 100)
+    app = open_app("train", run.id)
+    assert "&lt;b&gt;x" in words(app)
+    assert "<b>x" not in words(app)
