@@ -19,7 +19,6 @@ from paraknow_core.spec import RunSpec
 
 STRUCTURES = {"submatrix": "sub-matrix", "row_column": "rows and columns", "neuron": "single weights by S",
               "random": "single weights at random"}  # fmt: skip
-COLOURS = {"submatrix": "seeking", "row_column": "pissa", "neuron": "olora", "random": "random_offset"}
 SMALL = {
     "student.source": "bundled:kin", "task.sizes.train": 256, "task.sizes.validation": 32, "task.sizes.test": 100,
     "finetuning.epochs": 2, "finetuning.batch_size": 16, "factorisation.split": "sqrt",
@@ -51,12 +50,12 @@ def explain(place: Workspace, runs: Runs) -> Explanation:
     scores = Panel(
         "Test score after fine-tuning", _about(runs), "score [%]",
         (*untouched_row(runs[CONTROL]), score_row(CONTROL, "default_lora", runs[CONTROL]),
-         *(score_row(label, COLOURS[key], runs[label]) for key, label in STRUCTURES.items())),
+         *(score_row(label, "seeking", runs[label]) for key, label in STRUCTURES.items())),
     )  # fmt: skip
     caught = Panel(
         "Sensitivity that the picked weights hold", "mean over modules; bars: range over modules",
         "share of the module's S [%]",
-        tuple(Row(STRUCTURES[key], COLOURS[key], 100 * sum(m) / len(m), 100 * min(m), 100 * max(m))
+        tuple(Row(STRUCTURES[key], "seeking", 100 * sum(m) / len(m), 100 * min(m), 100 * max(m))
               for key, m in mass.items() if m),
     )  # fmt: skip
     right, why = _judge(runs)

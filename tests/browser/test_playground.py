@@ -1,4 +1,4 @@
-"""What a person does on Playground: load, ask, watch, point at a token, stop, lose the process, load again."""
+"""What a person does on Playground: load, ask, watch, point at a token, lose the process, load again."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from paraknow_core.paths import read_json
 from paraknow_core.playground import protocol
-from tests.browser.driving import PATIENCE_MS, settle, shoot, visit, wait_for
+from tests.browser.driving import PATIENCE_MS, settle, shoot, visit
 
 pytestmark = pytest.mark.browser
 
@@ -50,23 +50,3 @@ def test_teacher_and_student_answer_side_by_side_and_survive_a_killed_process(pa
     expect(page.get_by_test_id("holding").get_by_text("not loaded", exact=True)).to_have_count(2, timeout=PATIENCE_MS)
     page.get_by_role("button", name="Load all").click()
     expect(loaded(page)).to_have_count(2, timeout=PATIENCE_MS)
-
-
-def test_a_long_answer_can_be_stopped(page, site, place, tidy):
-    visit(page, f"{site}/playground")
-    page.get_by_role("button", name="Load", exact=True).first.click()
-    expect(loaded(page)).to_have_count(1, timeout=PATIENCE_MS)
-    settle(page)
-    field = page.get_by_role("spinbutton", name="New tokens, at most")
-    field.fill("400")
-    field.press("Enter")
-    template = page.get_by_role("combobox", name="Template")
-    template.fill("raw")
-    template.press("Enter")
-    settle(page)
-    page.get_by_role("button", name="Generate").click()
-    page.get_by_role("button", name="Stop").click()
-    wait_for(lambda: list((protocol.folder(place) / "generations").glob("*/stop")))
-    expect(page.get_by_role("button", name="Stop")).to_have_count(0, timeout=PATIENCE_MS)
-    settle(page)
-    assert "stopped" in page.locator("body").inner_text() or "ended by itself" in page.locator("body").inner_text()
