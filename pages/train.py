@@ -7,8 +7,11 @@ import streamlit as st
 from pages._ui import layout, outcome, queue_panel, reading, state, train_live, train_settings, widgets
 from pages._ui.layout import plain
 from pages._ui.reading import Facts
+from paraknow_core import comparison
 from paraknow_core.display import arm_of
 from paraknow_core.runs import RunFolder
+
+SIDE_BY_SIDE = 20  # runs that the link to Compare names
 
 
 def chosen_run(trained: list[tuple[RunFolder, Facts]]) -> RunFolder | None:
@@ -63,10 +66,19 @@ def _outcome(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]])
     widgets.headline(run, one, run.status())
     outcome.scores(run, one)
     st.page_link("pages/compare.py", label="Compare it with other runs, example by example", icon=":material/balance:",
-                 query_params={"run": run.id})  # fmt: skip
+                 query_params={"run": ",".join(_comparable(run, one, trained))})  # fmt: skip
     train_live.ended(run, one, trained)
     outcome.checks(run, one, trained)
     train_live.manage(run, one)
+
+
+def _comparable(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]]) -> list[str]:
+    """Return the ids of this run and of those that ask the same question with another method or seed.
+
+    A control that is still going on is among them: Compare counts it in when it is done.
+    """
+    others = [(r, other.spec) for r, other in trained if r.id != run.id and other.spec]
+    return [r.id for r in comparison.suggest([(run, one.spec), *others])][:SIDE_BY_SIDE]
 
 
 def _setup(run: RunFolder | None) -> Any:
