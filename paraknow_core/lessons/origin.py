@@ -105,7 +105,7 @@ LESSON = Lesson(
     "things: larger, better shaped factors, and what the teacher knows. Two controls part them: a block from anywhere "
     "in the same teacher layer (random offset), and the student's own weights (PiSSA). Three seeds each.",
     {"teacher": "Yes: it beats default LoRA and both controls",
-     "start": "No, it is the initialisation: it beats default LoRA, but not both controls",
+     "start": "Not shown: it beats default LoRA, but not both controls",
      "nothing": "There is no clear gain at all"},
     SPECS, 140, explain,
     (Preset("origin-full", "Repeat it at full size, five seeds", "pages/train.py", {},
