@@ -102,7 +102,8 @@ def _add(figure: go.Figure, line: Line, name: str, axis: str, dark: bool, value:
         x, y = line.raw
         figure.add_trace(go.Scatter(
             x=x, y=y, mode="lines", line={"color": colour, "width": 1},
-            opacity=0.16 if not line.focus else 0.45 if dark else 0.3, hoverinfo="skip", showlegend=False, name=f"{name}, raw",
+            opacity=0.16 if not line.focus else 0.45 if dark else 0.3, hoverinfo="skip", showlegend=False,
+            name=f"{name}, raw",
         ))  # fmt: skip
     x, y = line.shown
     if not len(x):
