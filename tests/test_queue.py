@@ -145,7 +145,7 @@ def test_a_run_that_does_not_listen_is_ended_and_can_be_resumed(place, worker):
     pid = deaf.status().pid
     queue.end(place, deaf)
     assert wait(deaf, "stopped") == "stopped"
-    assert deaf.status().message == queue_service.ENDED
+    assert deaf.status().message == queue.ENDED
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     assert wait(second, "done") == "done"
     until(lambda: queue.read(place).empty)
