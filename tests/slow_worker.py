@@ -1,8 +1,8 @@
 """A stand-in for the Python that the local engine starts: executes run folders without a model.
 
 Called as `slow_worker.py -m paraknow_core run FOLDER...`. A folder's spec decides what happens: the name `fails` ends
-in a failure, `slow` goes on until it is stopped, `deaf` does not even hear that, anything else ends at once. Called
-with `serve queue`, it is the real queue, which then starts this very file.
+in a failure, `slow` goes on until it is stopped, `deaf` does not even hear that, `short` takes a second, anything else
+ends at once. Called with `serve queue`, it is the real queue, which then starts this very file.
 """
 
 import signal
@@ -15,6 +15,8 @@ from paraknow_core.paths import write_json
 from paraknow_core.runs import RunFolder
 from paraknow_core.writer import RunWriter
 
+STEPS = {"slow": 600, "deaf": 600, "short": 10}  # of a tenth of a second
+
 
 def work(run: RunFolder) -> None:
     """Execute one folder."""
@@ -24,12 +26,12 @@ def work(run: RunFolder) -> None:
         print(f"working on {name}", flush=True)
         if name == "fails":
             raise DataError("task: no such file; give a path that exists")
-        for step in range(1, 600 if name in ("slow", "deaf") else 2):
+        for step in range(1, STEPS.get(name, 1) + 1):
             if name != "deaf":
                 writer.check_stop()
             writer.progress(step, 600)
             writer.event("metrics", step=step, loss=1 / step)
-            time.sleep(0.1 if name in ("slow", "deaf") else 0)
+            time.sleep(0.1 if name in STEPS else 0)
     if run.status().state == "done":
         write_json(run.file("result.json"), {"scores": [], "timings": {}})
 

@@ -62,14 +62,14 @@ def ids(*runs: RunFolder) -> list[str]:
 
 
 def test_runs_go_one_after_the_other_and_a_failure_does_not_keep_the_next_one(place, worker):
-    runs = make(place, "first", "fails", "third; $(touch hacked)")
+    runs = make(place, "short", "fails", "third; $(touch hacked)")
     queue.submit(place, *runs)
     assert [wait(run, "done", "failed") for run in runs] == ["done", "failed", "done"]
     times = [(run.events()[0]["time"], run.events()[-1]["time"]) for run in runs]
     assert times[0][1] <= times[1][0]
     assert times[1][1] <= times[2][0]
     assert [f"working on {run.spec().name}" in run.log_tail() for run in runs] == [True] * 3
-    assert "working on first" not in runs[2].log_tail()
+    assert "working on short" not in runs[2].log_tail()
     until(lambda: queue.read(place).empty)
     assert not list(Path.cwd().rglob("hacked"))[:1]
 
@@ -145,7 +145,7 @@ def test_a_run_that_does_not_listen_is_ended_and_can_be_resumed(place, worker):
     pid = deaf.status().pid
     queue.end(place, deaf)
     assert wait(deaf, "stopped") == "stopped"
-    assert deaf.status().message == queue_service.ENDED
+    assert deaf.status().message == queue.ENDED
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     assert wait(second, "done") == "done"
     until(lambda: queue.read(place).empty)

@@ -17,7 +17,6 @@ import pandas
 import streamlit as st
 
 from paraknow_core.charts import train as charts
-from paraknow_core.figure_style import MAX_POINTS, thin
 from paraknow_core.runs import RunFolder
 
 COLUMNS = ("step", "epoch", "elapsed", "loss", "validation_loss", "learning_rate", "grad_norm", "tokens_per_s",
@@ -127,7 +126,7 @@ class Metrics:
             return numpy.array(self.columns[name], dtype=numpy.float64)
 
     def line(
-        self, name: str, axis: str, smoothing: float = 0.0, limit: int = MAX_POINTS
+        self, name: str, axis: str, smoothing: float = 0.0, limit: int = charts.LARGE_POINTS
     ) -> tuple[numpy.ndarray, numpy.ndarray]:
         """Return x and y of a column to draw, smoothed and then thinned; kept until there are new steps."""
         with self.lock:
@@ -143,9 +142,7 @@ class Metrics:
         if axis == "epoch" and len(x):
             x[0] = 0.0 if self.columns["step"][0] == 0 and not math.isfinite(x[0]) else x[0]
         there = numpy.isfinite(x) & numpy.isfinite(y)
-        x, y = x[there], y[there]
-        x, y = thin(x, charts.smoothed(y, smoothing) if smoothing else y, limit)
-        return x.astype(numpy.float32), y.astype(numpy.float32)  # half as much to send, and no screen is finer
+        return charts.to_draw(x[there], y[there], smoothing, limit)
 
     def rate(self) -> float | None:
         """Return optimiser steps a second over the last steps, or None before there are two of one attempt."""

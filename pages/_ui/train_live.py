@@ -9,12 +9,10 @@ from pages._ui.reading import Facts
 from paraknow_core.charts import train as charts
 from paraknow_core.charts.train import Line
 from paraknow_core.display import ARMS, arm_of, duration, memory, significant
-from paraknow_core.figure_style import MAX_POINTS
 from paraknow_core.runs import RunFolder, Status
 
 PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
 PICTURES_S = 2.0
-SMALL_POINTS = 500  # of a curve in a small picture
 UNFOLD = "train.unfold"  # the run whose settings were just taken: they are shown unfolded
 MOST_SIBLINGS, MOST_TICKED = 12, 4  # with the run itself as many lines as can be named at their ends
 CSS = """<style>
@@ -181,7 +179,7 @@ def lines(
     seen: dict[str, int] = {}
     for number, (run, one) in enumerate(shown):
         metrics, arm = curves.metrics_of(run), one.spec.method if one.spec else ""
-        limit = MAX_POINTS if validation else SMALL_POINTS
+        limit = charts.LARGE_POINTS if validation else charts.SMALL_POINTS
         raw = metrics.line(column, axis, limit=limit)
         if not len(raw[0]) and not validation:
             continue

@@ -139,7 +139,7 @@ def _explain(run: RunFolder, status: Status) -> None:
             icon=":material/link_off:",
         )  # fmt: skip
     elif status.state == "stopped":
-        if status.message:
+        if status.message in (queue.CANCELLED, queue.ENDED):
             words = f"{status.message[:1].upper()}{status.message[1:]}."
         else:
             words = "Stopped; what was computed is saved. Resume goes on from there."

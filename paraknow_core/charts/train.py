@@ -8,7 +8,7 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import arm_of, duration, memory
-from paraknow_core.figure_style import blank, ink
+from paraknow_core.figure_style import MAX_POINTS, blank, ink, thin
 
 Points = tuple[numpy.ndarray, numpy.ndarray]
 AXES = {"step": "optimiser step", "epoch": "epoch", "elapsed": "training time"}
@@ -22,6 +22,7 @@ SMALL = {
 }
 HEIGHT, INNER = 350, 240  # pixels of the large picture, and of the lines in it
 MOST_LABELS = 5
+LARGE_POINTS, SMALL_POINTS = MAX_POINTS, 500  # of one curve in the large and in a small picture
 NATS = "%{y:.4f} nats"
 DASHES = ("solid", "dot", "dashdot", "longdash", "longdashdot")  # for several seeds of one arm
 
@@ -62,6 +63,12 @@ def smoothed(values: numpy.ndarray, beta: float) -> numpy.ndarray:
     if beta <= 0 or not len(values):
         return numpy.asarray(values, dtype=numpy.float64)
     return pandas.Series(values).ewm(alpha=1 - beta, adjust=True).mean().to_numpy()
+
+
+def to_draw(x: numpy.ndarray, y: numpy.ndarray, beta: float, limit: int = LARGE_POINTS) -> Points:
+    """Return a curve's points smoothed, then thinned to `limit`, in 32 bits: no screen is finer."""
+    x, y = thin(x, smoothed(y, beta), limit)
+    return x.astype(numpy.float32), y.astype(numpy.float32)
 
 
 def loss(lines: Sequence[Line], axis: str = "step", title: str = "", subtitle: str = "", *, dark: bool) -> go.Figure:

@@ -18,7 +18,9 @@ from paraknow_core.paths import Workspace, contained, read_json, write_json
 from paraknow_core.runs import RunFolder, Status
 from paraknow_core.services import Service
 
+# What a run says that was stopped without a process of its own to say it.
 CANCELLED = "taken out of the queue before it began"
+ENDED = "ended before it could save; resume goes on from its last save"
 
 
 @dataclass

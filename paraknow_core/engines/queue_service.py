@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 
 from paraknow_core.engines import local
-from paraknow_core.engines.queue import CANCELLED, Order, changing, folder_of, run_of, write_stopped
+from paraknow_core.engines.queue import CANCELLED, ENDED, Order, changing, folder_of, run_of, write_stopped
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, read_json, write_json
 from paraknow_core.runs import RunFolder, is_alive
@@ -22,7 +22,6 @@ POLL_S = 0.2
 GRACE_S = 5.0  # a run whose end was asked for has so long to save
 HARDER_S = 4.0  # and so long after SIGTERM
 LINGER_S = 10.0  # a process that has said how its run ended has so long to go; after that nobody waits for it
-ENDED = "ended before it could save; resume goes on from its last save"
 
 
 def serve(place: Workspace) -> None:
