@@ -28,7 +28,7 @@ demo: setup
 # Without a browser its tests are skipped, except where CI is set: there a missing browser is a failure.
 test: setup
 	@scripts/find_browser >/dev/null || [ -z "$$CI" ]
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest -n 2 --dist loadfile
 
 lint: setup
 	@$(PYTHON) -m ruff check .
