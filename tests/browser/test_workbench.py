@@ -25,9 +25,12 @@ def test_try_it_now_leads_to_a_heatmap_that_can_be_clicked(page, site, place):
     inside = table[table["layer"].notna()]
     module = page.get_by_role("combobox", name="Module")
     expect(module).to_have_value(inside.loc[inside["share"].idxmax(), "module"])
+    expect(page.get_by_text(re.compile("would receive"))).to_be_visible()  # the desk has answered: nothing moves now
     for number in (1, len(inside) - 2):  # clicked near the cell's corner, not on its middle
-        points = page.locator(".js-plotly-plot").first.locator(".scatterlayer .trace").last.locator("path.point")
-        box = points.nth(number).bounding_box()
+        chart = page.locator(".js-plotly-plot").first
+        chart.scroll_into_view_if_needed()
+        page.wait_for_timeout(800)
+        box = chart.locator(".scatterlayer .trace").last.locator("path.point").nth(number).bounding_box()
         page.mouse.click(box["x"] + box["width"] / 2 + 22, box["y"] + box["height"] / 2 - 22)
         expect(module).to_have_value(inside["module"].iloc[number], timeout=30_000)
         settle(page)
