@@ -52,6 +52,9 @@ def quantise(peft_model: "PeftModel") -> int:
             )  # fmt: skip
             made.weight = Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
             made.bias = child.bias
+            # On processors with bfloat16 the first evaluation would lay the weights out anew for good, and training
+            # could then not go on.
+            made.support_avx512bf16_for_cpu = False
             setattr(owner, name, made.to(child.weight.device))
             turned += 1
     return turned
