@@ -1,12 +1,15 @@
 """The workbench's router, nothing computed. Start it with `python -m paraknow_core ui`."""
 
+from pathlib import Path
+
 import streamlit as st
 
 from pages._ui import router
 
 st.set_page_config(
     page_title="ParaKnow workbench",
-    page_icon=":material/conversion_path:",
+    # A file: an icon by name would be fetched from the network.
+    page_icon=str(Path(__file__).parent / "pages" / "_ui" / "icon.svg"),
     layout="wide",
     initial_sidebar_state=232,  # pixels; hidden on small screens
     menu_items={"About": "ParaKnow workbench: parametric knowledge transfer between language models."},

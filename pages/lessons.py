@@ -42,8 +42,16 @@ def overview() -> None:
             word = "results are there" if found.done else f"{found.finished} of {len(one.specs)} runs done" if (
                 found.finished) else f"{len(one.specs)} runs, about {duration(one.seconds)}"  # fmt: skip
             left.caption(plain(word))
-            right.page_link("pages/lessons.py", label="Open", icon=":material/arrow_forward:", width="stretch",
-                            query_params={"lesson": str(one.number)})  # fmt: skip
+            right.button("Open", key=f"lesson.open.{one.number}", icon=":material/arrow_forward:", width="stretch",
+                         on_click=_open, args=(one.number,))  # fmt: skip
+
+
+def _open(number: int | None) -> None:
+    """Put a lesson into the address: a link to the page that one is on already would leave the address as it is."""
+    if number is None:
+        st.query_params.pop("lesson", None)
+    else:
+        st.query_params["lesson"] = str(number)
 
 
 def steps(lesson: Lesson) -> None:
@@ -65,11 +73,11 @@ def steps(lesson: Lesson) -> None:
 def navigation(lesson: Lesson) -> None:
     """Draw the way to the other lessons."""
     with st.container(horizontal=True, gap="small"):
-        st.page_link("pages/lessons.py", label="All lessons", icon=":material/school:")
+        st.button("All lessons", icon=":material/school:", type="tertiary", on_click=_open, args=(None,))
         for one in LESSONS:
             label = f"**{one.number}**" if one is lesson else str(one.number)
-            st.page_link("pages/lessons.py", label=label, help=one.title, query_params={"lesson": str(one.number)},
-                         disabled=one is lesson)  # fmt: skip
+            st.button(label, help=one.title, key=f"lesson.go.{one.number}", type="tertiary", disabled=one is lesson,
+                      on_click=_open, args=(one.number,))  # fmt: skip
 
 
 def predict(lesson: Lesson) -> str | None:
@@ -171,8 +179,8 @@ def _next(lesson: Lesson) -> None:
                      query_params={"preset": preset.name})  # fmt: skip
     following = next((one for one in LESSONS if one.number == lesson.number + 1), None)
     if following is not None:
-        st.page_link("pages/lessons.py", label=plain(f"Lesson {following.number}: {following.title}"),
-                     icon=":material/school:", query_params={"lesson": str(following.number)})  # fmt: skip
+        st.button(plain(f"Lesson {following.number}: {following.title}"), icon=":material/school:",
+                  on_click=_open, args=(following.number,))  # fmt: skip
 
 
 def _csv(made: Explanation) -> str:

@@ -52,7 +52,9 @@ def style(figure: go.Figure, title: str, subtitle: str, dark: bool, height: int)
                             "font": {"size": 12.5, "color": "#9AA2A6" if dark else "#5F676B"}}},
         hoverlabel={"bgcolor": "#252C31" if dark else "#FFFFFF", "bordercolor": neutral(dark),
                     "font": {"color": ink(dark), "size": 13}},
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": neutral(dark), "activecolor": ink(dark)},
+        # Few buttons: a long bar would lie over the title. Dragging zooms, a double click goes back.
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": neutral(dark), "activecolor": ink(dark),
+                 "remove": ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale"]},
     )  # fmt: skip
     axis = {"gridcolor": grid, "zeroline": False, "linecolor": grid, "automargin": True,
             "title": {"standoff": 8, "font": {"size": 13}}}  # fmt: skip

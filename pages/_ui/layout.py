@@ -72,7 +72,7 @@ def is_dark() -> bool:
 def page(title: str) -> Iterator[None]:
     """Draw strip and title, then the page's body; a `ParaknowError` in it becomes a sentence."""
     router.require_router()
-    st.html(CSS)
+    st.html(CSS + router.icons())
     _banner()
     _strip()
     st.title(title, anchor=False)

@@ -7,21 +7,42 @@ import streamlit as st
 ROUTED = "routed"
 
 
+# File, title, and the name of a Material symbol. Ablations takes its place after Compare: grids of runs, and the
+# verdict on where a gain comes from.
+PAGES = (
+    ("start", "Start", "home"),
+    ("models", "Models & task", "hub"),
+    ("sensitivity", "Sensitivity", "grid_on"),
+    ("mapping", "Mapping & extraction", "conversion_path"),
+    ("train", "Train", "show_chart"),
+    ("compare", "Compare", "balance"),
+    ("playground", "Playground", "chat"),
+    ("lessons", "Lessons", "school"),
+)
+
+
 def navigation() -> Any:
-    """Declare the pages and return the one that the address names."""
+    """Declare the pages and return the one that the address names.
+
+    They have no icons here: a browser would fetch the current one's from the network, for its tab. See `icons`.
+    """
     return st.navigation(
-        [
-            st.Page("pages/start.py", title="Start", icon=":material/home:", default=True),
-            st.Page("pages/models.py", title="Models & task", icon=":material/hub:"),
-            st.Page("pages/sensitivity.py", title="Sensitivity", icon=":material/grid_on:"),
-            st.Page("pages/mapping.py", title="Mapping & extraction", icon=":material/conversion_path:"),
-            st.Page("pages/train.py", title="Train", icon=":material/show_chart:"),
-            st.Page("pages/compare.py", title="Compare", icon=":material/balance:"),
-            # Ablations takes its place here: grids of runs, and the verdict on where a gain comes from.
-            st.Page("pages/playground.py", title="Playground", icon=":material/chat:"),
-            st.Page("pages/lessons.py", title="Lessons", icon=":material/school:"),
-        ]
+        [st.Page(f"pages/{file}.py", title=title, default=file == "start") for file, title, _ in PAGES]
     )
+
+
+def icons() -> str:
+    """Return the style that draws the pages' icons in the sidebar, in the font that the server itself has."""
+    rules = [
+        f'[data-testid="stSidebarNavItems"] > :nth-child({number}) [data-testid="stSidebarNavLink"]::before '
+        f'{{content: "{icon}";}}'
+        for number, (_, _, icon) in enumerate(PAGES, 1)
+    ]
+    shared = (
+        '[data-testid="stSidebarNavLink"]::before {font-family: "Material Symbols Rounded"; font-size: 1.1rem; '
+        "line-height: 1; font-feature-settings: 'liga'; flex: none; width: 1.25rem; overflow: hidden;}"
+    )
+    return f"<style>{shared}{' '.join(rules)}</style>"
 
 
 def require_router() -> None:

@@ -8,8 +8,10 @@ import streamlit as st
 from pages._ui import state, train_estimate, widgets
 from pages._ui.layout import plain
 from pages._ui.reading import Facts
+from paraknow_core import desk
 from paraknow_core.access import DEMO_LIMITS
 from paraknow_core.display import arm_of, duration, memory, source_label
+from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import GROUPS, ROLES, STRATEGIES, STRUCTURES, RunSpec
 
@@ -203,15 +205,41 @@ def launch(trained: list[tuple[RunFolder, Facts]]) -> None:
                 _arm(name, tip)
     words, button = st.columns([4, 1.25], vertical_alignment="center")
     count = len(set(draft.arms) | {draft.spec.method}) * draft.seeds
-    words.markdown(f"{_plan(count)} {_cost(trained)}")
+    problem = _rank_problem()
+    if problem:
+        words.error(plain(problem), icon=":material/error:")
+    else:
+        words.markdown(f"{_plan(count)} {_cost(trained)}")
     if button.button(
-        "Start transfer", type="primary", icon=":material/play_arrow:", width="stretch", key="train.start"
+        "Start transfer",
+        type="primary",
+        icon=":material/play_arrow:",
+        width="stretch",
+        key="train.start",
+        disabled=bool(problem),
     ):
         with st.spinner(f"Putting {count} runs into the queue …", show_time=False):
             run = widgets.start(*state.whole_draft().planned())
         if run is not None:
             st.query_params["run"] = run.id
             st.rerun()
+
+
+def _rank_problem() -> str:
+    """Return why no run of the draft could begin, where the desk knows the student already; it is not waited for."""
+    draft = state.draft()
+    try:
+        state.access().check_source(draft.student.source)
+        reply = desk.ask(state.place(), "anatomy", draft.student.model_dump(mode="json"))
+    except (ParaknowError, OSError):
+        return ""  # told where the student is chosen, and by Start
+    parts = [part for part in reply.value.get("parts", []) if part["role"] in draft.extraction.roles]
+    smallest = min(parts, key=lambda part: min(part["shape"]), default=None)
+    if smallest is None or draft.factorisation.rank <= min(smallest["shape"]):
+        return ""
+    most = min(smallest["shape"])
+    return (f"rank {draft.factorisation.rank} does not fit {smallest['first']} of the student, "
+            f"{smallest['shape'][0]} x {smallest['shape'][1]}; choose 1 to {most}")  # fmt: skip
 
 
 def _arm(name: str, tip: str) -> None:

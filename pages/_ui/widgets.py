@@ -130,7 +130,8 @@ def _explain(run: RunFolder, status: Status) -> None:
                    "wait, and what was computed since the last save is lost.")  # fmt: skip
     elif status.state == "failed":
         say(status.message or "The run failed without a message; the end of its log says more.")
-        st.caption("Mend what the sentence names and resume, or duplicate the run and change the setting.")
+        st.caption("If the sentence names a setting, duplicate the run and change it: a run's own settings are frozen. "
+                   "Otherwise mend what it names and resume.")  # fmt: skip
     elif status.state == "lost":
         message = f"{status.message[:1].upper()}{status.message[1:]}."
         st.warning(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,14 +41,20 @@ def browser() -> Iterator:
         browser.close()
 
 
+def _leaves(url: str) -> bool:
+    """Tell whether an address is not of this machine: the pages ask nobody else for anything."""
+    return url.startswith(("http", "ws")) and urllib.parse.urlsplit(url).hostname not in ("127.0.0.1", "localhost")
+
+
 @pytest.fixture
 def page(browser) -> Iterator:
-    """A window of 1280 x 900; an exception in the page's own scripts fails the test."""
+    """A window of 1280 x 900; an exception in the page's own scripts, or a request to elsewhere, fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     broken: list[str] = []
     page.on("pageerror", lambda error: broken.append(str(error)))
+    page.on("request", lambda request: broken.append(request.url) if _leaves(request.url) else None)
     yield page
     context.close()
     assert not broken

@@ -34,14 +34,20 @@ def click_on(page, number: int) -> None:
 
 def type_layer(page, student: int, text: str, done) -> None:
     """Type into the table's cell of a student layer; the grid is a canvas, and opens its field when it has time."""
-    for _ in range(4):
+    for attempt in range(4):
         editor = page.get_by_test_id("stDataFrame").first
         page.evaluate("document.querySelector('[data-testid=stMain]').scrollTo(0, 0)")  # nothing lies under the header
         table = editor.bounding_box()
-        page.mouse.dblclick(table["x"] + 150, table["y"] + 35 * (student + 1) + 18)
-        page.wait_for_timeout(1500)
-        page.keyboard.press("Control+a")
+        cell = table["x"] + 150, table["y"] + 35 * (student + 1) + 18
+        if attempt % 2:  # people do either: open the cell, or type over what is selected
+            page.mouse.dblclick(*cell)
+            page.wait_for_timeout(1500)
+            page.keyboard.press("Control+a")
+        else:
+            page.mouse.click(*cell)
+            page.wait_for_timeout(800)
         page.keyboard.type(text)
+        page.wait_for_timeout(300)
         page.keyboard.press("Enter")
         page.wait_for_timeout(2500)
         if done():
