@@ -341,6 +341,8 @@ def side_by_side(
         if record.get("scorer") != scorer or record.get("id") not in second:
             continue
         match = second[record["id"]]
+        if not studies.same_content(map(studies.content_of, (record, match))):
+            continue
         a, b = float(record.get("score", 0.0)), float(match.get("score", 0.0))
         change = (a - b) if lower_is_better else (b - a)
         kind = "gained" if change > 1e-9 else "lost" if change < -1e-9 else "same"

@@ -1,6 +1,8 @@
 """Studies: several runs that differ in one stated way, and what their scores say together. Needs no torch."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.errors import RunError
@@ -171,22 +173,41 @@ def _plain(score: dict[str, Any]) -> dict[str, Any]:
     return {key: score.get(key) for key in ("scorer", "unit", "value", "low", "high", "n")}
 
 
-def example_scores(run: RunFolder, scorer: str | None = None, *, means_only: bool = True) -> dict[str, float]:
-    """Return example id -> score of a scorer; nothing if only means are wanted and the run's score is not theirs."""
+def example_scores(
+    run: RunFolder, scorer: str | None = None, *, means_only: bool = True
+) -> dict[str, tuple[float, str]]:
+    """Return example id -> score and `content_of`; nothing if only means are wanted and the score is not theirs."""
     score = score_of(run, scorer)
-    own = {p["id"]: float(p["score"]) for p in run.predictions() if p.get("scorer") == score["scorer"]}
-    is_mean = own and abs(sum(own.values()) / len(own) - score["value"]) < 1e-6
+    records = [p for p in run.predictions() if p.get("scorer") == score["scorer"]]
+    own = {p["id"]: (float(p["score"]), content_of(p)) for p in records}
+    is_mean = own and abs(sum(value for value, _ in own.values()) / len(own) - score["value"]) < 1e-6
     return own if is_mean or not means_only else {}
 
 
-def _shared(scores: Sequence[dict[str, float]]) -> list[str]:
-    return sorted(set.intersection(*(set(one) for one in scores)))
+def content_of(record: Mapping[str, Any]) -> str:
+    """Return a hash of a record's prompt and reference; empty where it holds neither."""
+    content = [str(record.get(key) or "") for key in ("prompt", "reference")]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest() if any(content) else ""
 
 
-def _aligned(scores: Sequence[dict[str, float]], ids: Sequence[str]) -> "numpy.ndarray":
+def same_content(contents: Iterable[str]) -> bool:
+    """Tell whether records of one id are of one example: an id may be a line number, which names another one later.
+
+    Args:
+        contents: `content_of` each; an empty one agrees with all.
+    """
+    return len(set(contents) - {""}) <= 1
+
+
+def _shared(scores: Sequence[dict[str, tuple[float, str]]]) -> list[str]:
+    ids = set.intersection(*(set(one) for one in scores))
+    return sorted(name for name in ids if same_content(one[name][1] for one in scores))
+
+
+def _aligned(scores: Sequence[dict[str, tuple[float, str]]], ids: Sequence[str]) -> "numpy.ndarray":
     """Return (seeds, examples) scores in the order of ids."""
     import numpy
 
     if not ids:
         raise RunError("study: the runs share no test example; compare runs of one task and split")
-    return numpy.array([[one[name] for name in ids] for one in scores])
+    return numpy.array([[one[name][0] for name in ids] for one in scores])

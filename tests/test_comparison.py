@@ -153,6 +153,12 @@ def test_answers_side_by_side_are_gained_lost_or_the_same():
     ]  # fmt: skip
 
 
+def test_answers_to_another_example_of_the_same_id_do_not_stand_side_by_side():
+    one = [{"id": str(i), "scorer": "s", "score": 0, "prompt": f"p{i}", "reference": "r"} for i in range(3)]
+    other = [dict(one[0]), {**one[1], "prompt": "another"}, {"id": "2", "scorer": "s", "score": 1}]
+    assert [row["id"] for row in comparison.side_by_side(one, other, "s")] == ["0", "2"]
+
+
 def test_published_gains_stand_only_beside_the_same_question(place):
     compared.study(place, seeds=1)
     found = groups_of(place)

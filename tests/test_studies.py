@@ -9,7 +9,7 @@ import pytest
 from paraknow_core.errors import RunError, ShapeError
 from paraknow_core.runs import RunFolder, create_run
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies import ARMS, REFERENCE, STANDARD, arms, compare, verdict
+from paraknow_core.studies import ARMS, REFERENCE, STANDARD, arms, compare, difference, verdict
 
 
 @pytest.fixture
@@ -62,6 +62,22 @@ def test_the_difference_is_paired_by_example_whatever_their_order(finished):
     assert numpy.isnan(table.loc[REFERENCE, "difference"])
     assert table.loc["untouched student", "value"] == 0.125
     assert set(table["scorer"]) == {"number_match"}
+
+
+def test_examples_of_one_line_number_but_another_text_are_not_paired(finished):
+    def with_text(run, texts):
+        lines = [{**line, "prompt": texts[i] if i < len(texts) else "", "reference": "r"}
+                 for i, line in enumerate(run.predictions())]  # fmt: skip
+        run.file("predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return run
+
+    own = with_text(finished(answers(1, 1, 1)), ["a", "b", "c"])
+    base = with_text(finished(answers(0, 0, 1)), ["x", "b", "c"])
+    assert difference([own], [base])["shared"] == 2
+    assert difference([own], [base])["difference"] == pytest.approx(0.5)
+    assert difference([own], [finished(answers(0, 0, 1))])["shared"] == 3  # records without texts pair by their ids
+    with pytest.raises(RunError, match="share no test example"):
+        difference([own], [with_text(finished(answers(0, 0, 1)), ["x", "y", "z"])])
 
 
 def test_pairing_narrows_the_interval(finished):
