@@ -118,6 +118,52 @@ def test_what_stands_in_the_way_is_said(place):
     assert "only 1 of 2 seeds are in both arms" in row["cautions"]
 
 
+def amend(run, **parts):
+    result = run.result()
+    for name, values in parts.items():
+        result[name] = {**(result.get(name) or {}), **values}
+    run.file("result.json").write_text(json.dumps(result))
+
+
+def test_a_file_that_changed_between_seeds_makes_another_arm(place):
+    first, second = compared.run(place, "default_lora", 0), compared.run(place, "default_lora", 1)
+    amend(first, fingerprints={"teacher": "1" * 64})
+    amend(second, fingerprints={"teacher": "2" * 64})  # default LoRA reads no teacher
+    [whole] = groups_of(place)
+    assert whole.seeds == (0, 1)
+    amend(second, fingerprints={"train": "c" * 64, "student": "d" * 64})
+    assert {g.label for g in groups_of(place)} == {
+        "default LoRA, student aaaaaa",
+        "default LoRA, student dddddd, train cccccc",
+    }
+    for run in (first, second):  # older runs say nothing of their content
+        run.file("result.json").write_text(json.dumps({**run.result(), "fingerprints": None}))
+    assert [g.seeds for g in groups_of(place)] == [(0, 1)]
+
+
+def test_content_and_machine_are_compared_over_all_seeds(place):
+    runs = compared.study(place, seeds=2)
+    found = groups_of(place)
+    before = "; ".join(
+        part for row in comparison.contrasts(found, found[1], "number_match") for part in row["cautions"]
+    )
+    assert "not the same" not in before and "computed with" not in before
+    for run in runs["seeking"]:
+        amend(run, fingerprints={"train": "1" * 64}, machine={"device": "cuda", "dtype": "bfloat16"})
+    for run in runs["default_lora"]:
+        amend(run, fingerprints={"train": "2" * 64}, machine={"device": "cpu", "dtype": "float32"})
+    found = groups_of(place)
+    rows = comparison.contrasts(found, found[1], "number_match")
+    assert "the training examples are not the same" in rows[0]["cautions"]
+    assert "computed with another device and dtype, which may change numbers" in rows[0]["cautions"]
+    assert "not the same" not in "; ".join(rows[1]["cautions"])
+    amend(runs["seeking"][1], machine={"device": "cpu", "dtype": "float32"})
+    amend(runs["seeking"][0], machine={"device": "cpu", "dtype": "float32"})
+    amend(runs["default_lora"][1], machine={"device": "mps"})  # only the second seed
+    rows = comparison.contrasts(groups_of(place), found[1], "number_match")
+    assert "computed with another device, which may change numbers" in rows[0]["cautions"]
+
+
 def test_scores_come_with_their_seeds_and_the_untouched_models_once(place):
     compared.study(place, seeds=2)
     found = groups_of(place)

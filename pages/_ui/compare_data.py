@@ -39,7 +39,7 @@ def finished(ids: Sequence[str]) -> tuple[list[Group], dict[str, str]]:
         else:
             status = run.status().state
             left_out[run_id] = "unreadable" if one.problem else "no scores" if status == "done" else status
-    return comparison.group(ready), left_out
+    return comparison.group(ready, lambda run: reading.facts(run).result), left_out
 
 
 def pooled(runs: Sequence[RunFolder], scorer: str) -> dict[str, Any]:
