@@ -88,14 +88,15 @@ def verdict(table: "pandas.DataFrame", arm: str = METHOD, against: str = REFEREN
 
 
 def pooled(runs: Sequence[RunFolder], scorer: str | None = None) -> dict[str, Any]:
-    """Return one arm's score: the run's own interval, or over several seeds the mean with an interval over examples.
+    """Return one arm's score: one run's own, or over several seeds mean, interval and n of the examples all have.
 
     Args:
         runs: of one arm, one a seed.
         scorer: which of their scorers; None for the first.
 
     Returns:
-        scorer, unit, value, low, high (None where the score is no average over examples), n, seeds.
+        scorer, unit, value, low, high (None where the score is no average over examples, or the seeds share none: the
+        value is then the mean of the runs' own), n, seeds.
 
     Raises:
         RunError: a run has no such score.
@@ -105,12 +106,16 @@ def pooled(runs: Sequence[RunFolder], scorer: str | None = None) -> dict[str, An
         return first
     from paraknow_core.ops.statistics import bootstrap_interval
 
-    value = sum(score_of(run, scorer)["value"] for run in runs) / len(runs)
+    scores = [score_of(run, scorer) for run in runs]
     own = [example_scores(run, scorer) for run in runs]
-    if not all(own):
-        return first | {"value": value, "low": None, "high": None}
-    low, high = bootstrap_interval(_aligned(own, _shared(own)).mean(0))
-    return first | {"value": value, "low": float(low), "high": float(high)}
+    ids = _shared(own)
+    if not ids:
+        sizes = {score.get("n") for score in scores}
+        value = sum(score["value"] for score in scores) / len(scores)
+        return first | {"value": value, "low": None, "high": None, "n": sizes.pop() if len(sizes) == 1 else None}
+    means = _aligned(own, ids).mean(0)
+    low, high = bootstrap_interval(means)
+    return first | {"value": float(means.mean()), "low": float(low), "high": float(high), "n": len(ids)}
 
 
 def difference(

@@ -9,7 +9,7 @@ import pytest
 from paraknow_core.errors import RunError, ShapeError
 from paraknow_core.runs import RunFolder, create_run
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies import ARMS, REFERENCE, STANDARD, arms, compare, difference, verdict
+from paraknow_core.studies import ARMS, REFERENCE, STANDARD, arms, compare, difference, pooled, verdict
 
 
 @pytest.fixture
@@ -106,6 +106,18 @@ def test_several_seeds_are_averaged_and_need_the_same_seeds(finished):
     assert table.loc[REFERENCE, "low"] <= 0.375 <= table.loc[REFERENCE, "high"]
     with pytest.raises(ShapeError, match="1 seeds against 2"):
         compare({REFERENCE: base, "seeking": own[:1]})
+
+
+def test_mean_interval_and_n_of_several_seeds_are_of_the_same_examples(finished):
+    arm = pooled([finished(answers(0, 0, 1, 1, 1, 1)), finished(answers(0, 1))])
+    assert (arm["value"], arm["n"]) == (0.25, 2)
+    assert arm["low"] <= 0.25 <= arm["high"]
+
+
+def test_seeds_that_share_no_example_have_a_mean_without_an_interval(finished):
+    arm = pooled([finished({"a": 1.0, "b": 0.0}), finished({"c": 1.0})])
+    assert arm["value"] == pytest.approx(0.75)
+    assert (arm["low"], arm["high"], arm["n"]) == (None, None, None)
 
 
 def test_a_score_that_is_no_average_is_not_paired(finished):
