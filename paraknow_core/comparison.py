@@ -8,6 +8,7 @@ from typing import Any
 
 from paraknow_core import studies
 from paraknow_core.display import SHARE, arm_of, compact, shorten, significant, source_label
+from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import RunSpec
 
@@ -225,7 +226,8 @@ def contrasts(
 
     Returns:
         Rows of label, method, variant, key, unit, n, seeds (compared), difference, difference_low, difference_high,
-        p_value, paired, shared, p_adjusted, says (a sentence) and cautions (parts of a sentence).
+        p_value, paired, shared, p_adjusted, says (a sentence) and cautions (parts of a sentence). An arm that cannot be
+        paired has a problem (a sentence) instead; the others keep their differences.
     """
     rows = []
     for g in groups:
@@ -236,13 +238,23 @@ def contrasts(
         score = studies.score_of(own[0], scorer)
         row = {"label": g.label, "method": g.method, "variant": g.variant, "key": g.key, "unit": score.get("unit"),
                "n": score.get("n"), "seeds": len(own), "difference": None, "p_value": None}  # fmt: skip
-        row |= difference(own, other, scorer)
-        if row["unit"] == "ppl" and row["difference"] is None and "problem" not in row:
-            paired = difference(own, other, scorer, means_only=False)
-            row |= paired | ({"unit": NATS} if paired else {})
+        row |= _paired(own, other, scorer, row["unit"], difference)
         row["cautions"] = cautions(g, base, row, results, note)
         rows.append(row)
     return adjust(rows)
+
+
+def _paired(
+    own: Sequence[RunFolder], other: Sequence[RunFolder], scorer: str, unit: str | None, difference: Callable
+) -> dict[str, Any]:
+    try:
+        paired = difference(own, other, scorer)
+        if paired or unit != "ppl":
+            return paired
+        paired = difference(own, other, scorer, means_only=False)
+    except ParaknowError as error:
+        return {"problem": str(error)}
+    return paired | ({"unit": NATS} if paired and "problem" not in paired else {})
 
 
 def published(rows: Sequence[Mapping[str, Any]], base: Group, scorer: str) -> list[tuple[str, str, float]]:

@@ -164,6 +164,21 @@ def test_content_and_machine_are_compared_over_all_seeds(place):
     assert "computed with another device, which may change numbers" in rows[0]["cautions"]
 
 
+def test_an_arm_that_shares_no_example_leaves_the_others_their_differences(place):
+    runs = compared.study(place, seeds=1)
+    rename_examples(runs["pissa"][0])
+    found = groups_of(place)
+    rows = {row["label"]: row for row in comparison.contrasts(found, found[1], "number_match")}
+    assert "share no test example" in rows["PiSSA"]["says"]
+    assert rows["PiSSA"]["difference"] is None
+    assert rows["seeking (the method)"]["shared"] == compared.N
+
+
+def rename_examples(run):
+    file = run.file("predictions.jsonl")
+    file.write_text(file.read_text().replace('"test/', '"other/'))
+
+
 def test_scores_come_with_their_seeds_and_the_untouched_models_once(place):
     compared.study(place, seeds=2)
     found = groups_of(place)

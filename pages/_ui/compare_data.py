@@ -73,7 +73,7 @@ def _difference(
     arms = ([RunFolder(Path(path)) for path in each] for each in (paths, base))
     try:
         return studies.difference(*arms, scorer, means_only=means_only)
-    except ParaknowError as error:
+    except ParaknowError as error:  # as a value, as `comparison.contrasts` has it: an error would not be remembered
         return {"problem": str(error)}
 
 
