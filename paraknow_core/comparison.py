@@ -344,7 +344,8 @@ def adjust(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         how = row["paired"] if many < 2 or value is None else f"{row['paired']}, Holm-adjusted p {p_words(value)}"
         numbers = [row[key] for key in ("difference", "difference_low", "difference_high", "shared")]
-        apart, chance = not row["difference_low"] <= 0 <= row["difference_high"], value is not None and value >= 0.05
+        low, high = row["difference_low"], row["difference_high"]
+        apart, chance = low is not None and not low <= 0 <= high, value is not None and value >= 0.05
         sentence = says(PairedResult(*numbers, None if apart else value, how), row["unit"])
         row["says"] = f"Not told from chance: {sentence}" if apart and chance else sentence
     return rows
@@ -369,6 +370,11 @@ def points_text(value: float | None, unit: str | None) -> str:
         return "–"
     points = 100 * value if abs(value) >= 0.0005 else 0.0  # never a minus before 0.0
     return f"{points:+.1f}" if unit == SHARE else f"{'+' if value >= 0 else '-'}{significant(abs(value))}"
+
+
+def interval_text(low: float | None, high: float | None, unit: str | None) -> str:
+    """Return an interval of a difference, as `points_text` writes its ends."""
+    return "none" if low is None or high is None else f"{points_text(low, unit)} to {points_text(high, unit)}"
 
 
 def side_by_side(

@@ -153,10 +153,9 @@ def _score_line(row: dict[str, Any], change: dict[str, Any] | None) -> list[str]
     line = [row["label"], score_text(row), "" if row["seeds"] is None else str(row["seeds"])]
     if change is None or change.get("difference") is None:
         return [*line, "", "", "", ""]
-    value, low, high = (
-        points_text(change[k], row["unit"]) for k in ("difference", "difference_low", "difference_high")
-    )
-    return [*line, value, f"{low} to {high}", p_text(change["p_value"]), p_text(change["p_adjusted"])]
+    value = points_text(change["difference"], row["unit"])
+    interval = comparison.interval_text(change["difference_low"], change["difference_high"], row["unit"])
+    return [*line, value, interval, p_text(change["p_value"]), p_text(change["p_adjusted"])]
 
 
 def _curves(groups: Sequence[Group], figures: list[str]) -> str:

@@ -81,9 +81,8 @@ def verdict(table: "pandas.DataFrame", arm: str = METHOD, against: str = REFEREN
     row = table[table["arm"] == arm].iloc[0]
     if "difference" not in table or row["difference"] != row["difference"]:  # NaN: could not be paired
         return f"{arm} against {against}: the scores are no averages over examples, so they are not paired."
-    result = PairedResult(
-        row["difference"], row["difference_low"], row["difference_high"], int(row["n"]), row["p_value"], row["paired"]
-    )
+    low, high = (None if row[key] != row[key] else row[key] for key in ("difference_low", "difference_high"))
+    result = PairedResult(row["difference"], low, high, int(row["n"]), row["p_value"], row["paired"])
     return f"{arm} against {against}: {says(result, row['unit'])}"
 
 
@@ -129,8 +128,9 @@ def difference(
         means_only: False pairs the records of a score that is not their mean, too: a perplexity's nats per token.
 
     Returns:
-        difference, difference_low, difference_high (95 %), p_value, paired (the method, in words), shared (the number
-        of examples); nothing where the score is no average over examples.
+        difference, difference_low, difference_high (95 %; None where all scores are alike and nothing bounds them),
+        p_value, paired (the method, in words), shared (the number of examples); nothing where the score is no average
+        over examples.
 
     Raises:
         RunError: a run has no such score, or no example is shared; ShapeError: another number of seeds.

@@ -6,8 +6,10 @@ import math
 import pytest
 
 from paraknow_core import comparison
+from paraknow_core.charts.compare import difference_forest
 from paraknow_core.errors import RunError
 from paraknow_core.paths import Workspace
+from paraknow_core.reports import html_report
 from paraknow_core.runs import list_runs
 from paraknow_core.spec import RunSpec
 from tests.pages import compared
@@ -101,6 +103,21 @@ def test_perplexities_are_paired_by_the_nats_of_each_example(place):
     assert row["unit"] == "nats per token"
     assert row["says"].startswith("-0.500 nats per token")
     assert any("lower is better" in part for part in row["cautions"])
+
+
+def test_nats_that_are_all_alike_have_no_interval_anywhere(place):
+    for method in ("seeking", "default_lora"):
+        run = compared.run(place, method)
+        lines = [{"scorer": "perplexity", "id": f"t/{i}", "score": 2.0 + 0.1 * (i % 3)} for i in range(30)]
+        run.file("predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        score = {"scorer": "perplexity", "value": 8.2, "low": 1.0, "high": 20.0, "n": 30, "unit": "ppl"}
+        run.file("result.json").write_text(json.dumps({**run.result(), "scores": [score]}))
+    found = groups_of(place)
+    [row] = comparison.contrasts(found, found[1], "perplexity")
+    assert (row["difference"], row["difference_low"], row["difference_high"]) == (0.0, None, None)
+    assert row["says"] == "No difference was seen, and nothing bounds one (30 examples, all alike)."
+    assert difference_forest([row]).data
+    assert "<td class=n>none</td>" in html_report(found)
 
 
 def test_what_stands_in_the_way_is_said(place):
