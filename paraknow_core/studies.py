@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import numpy
     import pandas
 
+    from paraknow_core.ops.statistics import PairedResult
+
+Pair = tuple[RunFolder, RunFolder]
 METHOD, REFERENCE = "seeking", "default LoRA"
 # Arms by the name people see. All else (modules, rank, steps, data, seed) is the same in every arm.
 ARMS: dict[str, dict[str, Any]] = {
@@ -146,6 +149,25 @@ def difference(
         "difference": result.difference, "difference_low": result.low, "difference_high": result.high,
         "p_value": result.p_value, "paired": result.method, "shared": len(ids),
     }  # fmt: skip
+
+
+def gains_differ(one: Pair, other: Pair, scorer: str | None = None) -> "PairedResult":
+    """Return by how much the gain of one pair of runs exceeds that of another, on the examples that all four have.
+
+    Args:
+        one, other: a run and the run that it is measured against.
+        scorer: which of their scorers; None for the first.
+
+    Raises:
+        RunError: a run has no such score, its score is no average over examples, or no example is shared.
+    """
+    from paraknow_core.ops.statistics import paired_difference
+
+    scores = [example_scores(run, scorer) for run in (*one, *other)]
+    if not all(scores):
+        raise RunError("study: a score is no average over examples, so gains cannot be paired; choose another scorer")
+    a, a_base, b, b_base = _aligned(scores, _shared(scores))
+    return paired_difference(a - a_base, b - b_base)
 
 
 def score_of(run: RunFolder, scorer: str | None = None) -> dict[str, Any]:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from paraknow_core.ops.statistics import PairedResult
 
 
+MARGIN = 0.1  # share: a difference of scores below 10 points counts as none in a lesson of some 100 examples
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of a picture: a value, its interval, and the single values that it was made of.
@@ -205,6 +208,16 @@ def is_clear(result: "PairedResult") -> bool:
     if result.low is None or result.high is None:
         return False
     return (result.low > 0 or result.high < 0) and (result.p_value is None or result.p_value < 0.05)
+
+
+def is_none(result: "PairedResult", margin: float = MARGIN) -> bool:
+    """True if the whole interval lies within the margin: the runs rule out a difference that counts."""
+    return result.low is not None and result.high is not None and max(-result.low, result.high) < margin
+
+
+def is_no_gain(result: "PairedResult", margin: float = MARGIN) -> bool:
+    """True if the whole interval lies below the margin: no gain that counts, perhaps a loss."""
+    return result.high is not None and result.high < margin
 
 
 def say(result: "PairedResult") -> str:
