@@ -8,6 +8,7 @@ from typing import Any
 
 from paraknow_core import studies
 from paraknow_core.display import SHARE, arm_of, compact, shorten, significant, source_label
+from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import RunSpec
 
@@ -24,6 +25,11 @@ _WORDS = {
     "mapping.layers": "layers", "extraction.structure": "", "extraction.origin": "origin", "injection.mode": "",
     "factorisation.rank": "rank", "factorisation.split": "split", "finetuning.learning_rate": "learning rate",
     "sensitivity.samples": "seed samples", "sensitivity.ids": "seed sample ids",
+}  # fmt: skip
+_CONTENT = {
+    "test": "the test examples are not the same", "train": "the training examples are not the same",
+    "validation": "the validation examples are not the same", "student": "the student's weights are not the same",
+    "teacher": "the teacher's weights are not the same", "tokenizer": "the tokenizer is not the same",
 }  # fmt: skip
 _LABEL = 58  # characters
 NO_EFFECT = object()  # the value of a setting that an arm's method does not read
@@ -116,24 +122,39 @@ def suggest(runs: Sequence[tuple[RunFolder, RunSpec]], most: int = 40) -> list[R
     return [run for run, spec in runs if question(spec) == newest][:most]
 
 
-def group(runs: Sequence[tuple[RunFolder, RunSpec]]) -> list[Group]:
+def content(spec: RunSpec, result: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the fingerprints in a run's result of the data and weights that its numbers depend on; {} without any."""
+    found = (result or {}).get("fingerprints") or {}
+    return {
+        name: str(value) for name, value in found.items() if name != "teacher" or "teacher.source" in effective(spec)
+    }
+
+
+def group(
+    runs: Sequence[tuple[RunFolder, RunSpec]],
+    result_of: Callable[[RunFolder], Mapping[str, Any] | None] = RunFolder.result,
+) -> list[Group]:
     """Put finished runs together into arms, in the order of the methods.
 
     Args:
-        runs: newest first; of several with the same settings and seed the first one counts.
+        runs: newest first; of several with the same settings, content and seed the first one counts. A file that was
+            changed between two runs makes two arms of them; runs without fingerprints stay together.
+        result_of: reads a run's result, or remembers it.
     """
     found: dict[str, dict[int, tuple[RunFolder, RunSpec]]] = {}
     repeats: dict[str, int] = {}
+    prints: dict[str, dict[str, str]] = {}
     for run, spec in runs:
         settings = {key: value for key, value in effective(spec).items() if key != "seed"}
-        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-        arm = found.setdefault(key, {})
+        made_of = content(spec, result_of(run))
+        key = hashlib.sha256(json.dumps([settings, made_of], sort_keys=True).encode()).hexdigest()[:16]
+        arm, prints[key] = found.setdefault(key, {}), made_of
         repeats[key] = repeats.get(key, 0) + (spec.seed in arm)
         arm.setdefault(spec.seed, (run, spec))
     place = {method: number for number, method in enumerate(ORDER)}
     specs = {key: next(iter(arm.values()))[1] for key, arm in found.items()}
     keys = sorted(found, key=lambda k: place.get(specs[k].method, len(place)))
-    labels = _labels([specs[key] for key in keys])
+    labels = _labels([specs[key] for key in keys], [prints[key] for key in keys])
     groups: list[Group] = []
     for key, label in zip(keys, labels, strict=True):
         seeds = sorted(found[key])
@@ -205,25 +226,35 @@ def contrasts(
 
     Returns:
         Rows of label, method, variant, key, unit, n, seeds (compared), difference, difference_low, difference_high,
-        p_value, paired, shared, p_adjusted, says (a sentence) and cautions (parts of a sentence).
+        p_value, paired, shared, p_adjusted, says (a sentence) and cautions (parts of a sentence). An arm that cannot be
+        paired has a problem (a sentence) instead; the others keep their differences.
     """
     rows = []
-    base_result = base.runs[0].result() or {}
     for g in groups:
         if g.key == base.key:
             continue
         own, other, note = matched(g, base)
+        results = tuple([run.result() or {} for run in arm] for arm in (own, other))
         score = studies.score_of(own[0], scorer)
         row = {"label": g.label, "method": g.method, "variant": g.variant, "key": g.key, "unit": score.get("unit"),
                "n": score.get("n"), "seeds": len(own), "difference": None, "p_value": None}  # fmt: skip
-        row |= difference(own, other, scorer)
-        if row["unit"] == "ppl" and row["difference"] is None and "problem" not in row:
-            paired = difference(own, other, scorer, means_only=False)
-            row |= paired | ({"unit": NATS} if paired else {})
-        prints = tuple((result.get("fingerprints") or {}) for result in (g.runs[0].result() or {}, base_result))
-        row["cautions"] = cautions(g, base, row, prints, note)
+        row |= _paired(own, other, scorer, row["unit"], difference)
+        row["cautions"] = cautions(g, base, row, results, note)
         rows.append(row)
     return adjust(rows)
+
+
+def _paired(
+    own: Sequence[RunFolder], other: Sequence[RunFolder], scorer: str, unit: str | None, difference: Callable
+) -> dict[str, Any]:
+    try:
+        paired = difference(own, other, scorer)
+        if paired or unit != "ppl":
+            return paired
+        paired = difference(own, other, scorer, means_only=False)
+    except ParaknowError as error:
+        return {"problem": str(error)}
+    return paired | ({"unit": NATS} if paired and "problem" not in paired else {})
 
 
 def published(rows: Sequence[Mapping[str, Any]], base: Group, scorer: str) -> list[tuple[str, str, float]]:
@@ -252,24 +283,32 @@ def matched(one: Group, other: Group) -> tuple[list[RunFolder], list[RunFolder],
 
 
 def cautions(
-    one: Group, other: Group, row: Mapping[str, Any], prints: tuple[Mapping, Mapping], note: str = ""
+    one: Group,
+    other: Group,
+    row: Mapping[str, Any],
+    results: tuple[Sequence[Mapping], Sequence[Mapping]],
+    note: str = "",
 ) -> list[str]:
     """Return what stands between a difference and its meaning, as parts of a sentence.
 
     Args:
         one, other: the two arms.
         row: of their scores: n, and shared if they were paired.
-        prints: the fingerprints in the results of their first runs.
+        results: of their runs that were compared.
         note: what `matched` said.
     """
-    said = []
+    said: list[str] = []
     keys = other_settings(one.spec, other.spec)
     if keys:
         said.append(f"{', '.join(keys)} also {'differs' if len(keys) == 1 else 'differ'}")
-    tests = [each.get("test") for each in prints]
-    if all(tests) and tests[0] != tests[1]:
-        said.append("the test examples are not the same")
-    elif row.get("shared") is not None and row.get("n") is not None and row["shared"] < row["n"]:
+    changed = _changed(one, other, results)
+    said += changed
+    if (
+        _CONTENT["test"] not in changed
+        and row.get("shared") is not None
+        and row.get("n") is not None
+        and row["shared"] < row["n"]
+    ):
         said.append(f"only {row['shared']:,} of {row['n']:,} test examples are in both")
     if row.get("n") is not None and row["n"] < FEW_EXAMPLES:
         said.append(f"n = {row['n']} test examples are few")
@@ -279,6 +318,17 @@ def cautions(
     if seeds < FEW_SEEDS:
         said.append("one seed says nothing about the next one" if seeds == 1 else f"{seeds} seeds are few")
     return [*said, note] if note else said
+
+
+def _changed(one: Group, other: Group, results: tuple[Sequence[Mapping], Sequence[Mapping]]) -> list[str]:
+    """Say which data, weights and machine settings are not the same in all runs of two arms."""
+    pairs = [(arm.spec, result) for arm, own in zip((one, other), results, strict=True) for result in own]
+    prints = [content(spec, result) for spec, result in pairs]
+    said = [words for name, words in _CONTENT.items() if len({own[name] for own in prints if name in own}) > 1]
+    machines = [result["machine"] for _, result in pairs if isinstance(result.get("machine"), dict)]
+    keys = sorted({key for machine in machines for key in machine})
+    differing = [key for key in keys if len({str(machine.get(key)) for machine in machines}) > 1]
+    return [*said, f"computed with another {' and '.join(differing)}, which may change numbers"] if differing else said
 
 
 def adjust(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -294,7 +344,8 @@ def adjust(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         how = row["paired"] if many < 2 or value is None else f"{row['paired']}, Holm-adjusted p {p_words(value)}"
         numbers = [row[key] for key in ("difference", "difference_low", "difference_high", "shared")]
-        apart, chance = not row["difference_low"] <= 0 <= row["difference_high"], value is not None and value >= 0.05
+        low, high = row["difference_low"], row["difference_high"]
+        apart, chance = low is not None and not low <= 0 <= high, value is not None and value >= 0.05
         sentence = says(PairedResult(*numbers, None if apart else value, how), row["unit"])
         row["says"] = f"Not told from chance: {sentence}" if apart and chance else sentence
     return rows
@@ -321,6 +372,11 @@ def points_text(value: float | None, unit: str | None) -> str:
     return f"{points:+.1f}" if unit == SHARE else f"{'+' if value >= 0 else '-'}{significant(abs(value))}"
 
 
+def interval_text(low: float | None, high: float | None, unit: str | None) -> str:
+    """Return an interval of a difference, as `points_text` writes its ends."""
+    return "none" if low is None or high is None else f"{points_text(low, unit)} to {points_text(high, unit)}"
+
+
 def side_by_side(
     one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]], scorer: str, *, lower_is_better: bool = False
 ) -> list[dict[str, Any]]:  # fmt: skip
@@ -341,6 +397,8 @@ def side_by_side(
         if record.get("scorer") != scorer or record.get("id") not in second:
             continue
         match = second[record["id"]]
+        if not studies.same_content(map(studies.content_of, (record, match))):
+            continue
         a, b = float(record.get("score", 0.0)), float(match.get("score", 0.0))
         change = (a - b) if lower_is_better else (b - a)
         kind = "gained" if change > 1e-9 else "lost" if change < -1e-9 else "same"
@@ -366,15 +424,17 @@ def setting_text(key: str, value: Any) -> str:
     return shorten(f"{word} {shown.replace('_', ' ')}".strip(), 34)
 
 
-def _labels(specs: Sequence[RunSpec]) -> list[str]:
-    """Name arms by their method and by what separates those of one method."""
-    settings = [effective(spec) for spec in specs]
+def _labels(specs: Sequence[RunSpec], prints: Sequence[Mapping[str, str]]) -> list[str]:
+    """Name arms by their method and by what separates those of one method: settings, else data and weights."""
+    settings = [effective(spec) | {"seed": None} for spec in specs]
     labels: list[str] = []
-    for spec, own in zip(specs, settings, strict=True):
+    for spec, own, made_of in zip(specs, settings, prints, strict=True):
+        twins = [other for other, s in zip(prints, settings, strict=True) if s == own]
         rivals = [s for other, s in zip(specs, settings, strict=True) if other.method == spec.method]
-        keys = [k for k in own if k != "seed" and any(s.get(k) != own[k] for s in rivals)]
+        keys = [k for k in own if any(s.get(k) != own[k] for s in rivals)]
         special = spec.method == "seeking" and spec.injection.mode != "residual" and "injection.mode" not in keys
         parts = [setting_text(k, own[k]) for k in [*(["injection.mode"] if special else []), *keys]]
+        parts += [f"{k} {v[:6]}" for k, v in made_of.items() if any(other.get(k) != v for other in twins)]
         label = shorten(", ".join([arm_of(spec.method).label, *parts]), _LABEL)
         again = sum(known == label or known.startswith(f"{label} (") for known in labels)
         labels.append(f"{label} ({again + 1})" if again else label)

@@ -112,8 +112,16 @@ class _Work:
                 **{name: task.fingerprint(name) for name in task.splits},
             },
             "revisions": {"teacher": context.teacher.source.revision, "student": context.student.source.revision},
-            "versions": versions(),
+            "versions": versions(), "machine": self._machine(),
         }  # fmt: skip
+
+    def _machine(self) -> dict[str, Any]:
+        """Return the settings that may change numbers, as they were decided here."""
+        from paraknow_core.models.load import pick_device
+
+        settings = self.context.settings
+        device = str(pick_device(settings.device)).partition(":")[0]
+        return {"device": device, "dtype": self.context.student.dtype, "student_bits": settings.student_bits}
 
     def _sensitivity(self) -> "SensitivityStore":
         from paraknow_core.stages.sensitivity import sensitivity

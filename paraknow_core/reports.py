@@ -13,7 +13,7 @@ from paraknow_core import comparison
 from paraknow_core.charts import compare as charts
 from paraknow_core.comparison import Group, p_text, points_text
 from paraknow_core.display import NOT_MEASURED, SHARE, score_text, scorer_label, source_label
-from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.errors import RunError
 from paraknow_core.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -127,12 +127,10 @@ def _question(groups: Sequence[Group], base: Group) -> str:
 
 def _scores(groups: Sequence[Group], base: Group, scorer: str, figures: list[str]) -> str:
     ready = comparison.scored_by(groups, scorer)
+    if not ready:  # no arm has it in all of its runs
+        return ""
     rows = comparison.score_rows(ready, scorer)
-    paired = base if base in ready else None
-    try:
-        changes = comparison.contrasts(ready, paired, scorer) if paired else []
-    except ParaknowError as error:
-        return f"<h2>{escape(scorer_label(rows[0]))}</h2><p>{escape(str(error))}</p>"
+    changes = comparison.contrasts(ready, base, scorer) if base in ready else []
     by_label = {c["label"]: c for c in changes}
     lines = [_score_line(row, by_label.get(row["label"])) for row in rows]
     unit = (changes[0] if changes else rows[0]).get("unit") or "score"
@@ -155,10 +153,9 @@ def _score_line(row: dict[str, Any], change: dict[str, Any] | None) -> list[str]
     line = [row["label"], score_text(row), "" if row["seeds"] is None else str(row["seeds"])]
     if change is None or change.get("difference") is None:
         return [*line, "", "", "", ""]
-    value, low, high = (
-        points_text(change[k], row["unit"]) for k in ("difference", "difference_low", "difference_high")
-    )
-    return [*line, value, f"{low} to {high}", p_text(change["p_value"]), p_text(change["p_adjusted"])]
+    value = points_text(change["difference"], row["unit"])
+    interval = comparison.interval_text(change["difference_low"], change["difference_high"], row["unit"])
+    return [*line, value, interval, p_text(change["p_value"]), p_text(change["p_adjusted"])]
 
 
 def _curves(groups: Sequence[Group], figures: list[str]) -> str:

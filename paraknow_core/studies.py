@@ -1,6 +1,8 @@
 """Studies: several runs that differ in one stated way, and what their scores say together. Needs no torch."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.errors import RunError
@@ -11,6 +13,9 @@ if TYPE_CHECKING:
     import numpy
     import pandas
 
+    from paraknow_core.ops.statistics import PairedResult
+
+Pair = tuple[RunFolder, RunFolder]
 METHOD, REFERENCE = "seeking", "default LoRA"
 # Arms by the name people see. All else (modules, rank, steps, data, seed) is the same in every arm.
 ARMS: dict[str, dict[str, Any]] = {
@@ -79,21 +84,21 @@ def verdict(table: "pandas.DataFrame", arm: str = METHOD, against: str = REFEREN
     row = table[table["arm"] == arm].iloc[0]
     if "difference" not in table or row["difference"] != row["difference"]:  # NaN: could not be paired
         return f"{arm} against {against}: the scores are no averages over examples, so they are not paired."
-    result = PairedResult(
-        row["difference"], row["difference_low"], row["difference_high"], int(row["n"]), row["p_value"], row["paired"]
-    )
+    low, high = (None if row[key] != row[key] else row[key] for key in ("difference_low", "difference_high"))
+    result = PairedResult(row["difference"], low, high, int(row["n"]), row["p_value"], row["paired"])
     return f"{arm} against {against}: {says(result, row['unit'])}"
 
 
 def pooled(runs: Sequence[RunFolder], scorer: str | None = None) -> dict[str, Any]:
-    """Return one arm's score: the run's own interval, or over several seeds the mean with an interval over examples.
+    """Return one arm's score: one run's own, or over several seeds mean, interval and n of the examples all have.
 
     Args:
         runs: of one arm, one a seed.
         scorer: which of their scorers; None for the first.
 
     Returns:
-        scorer, unit, value, low, high (None where the score is no average over examples), n, seeds.
+        scorer, unit, value, low, high (None where the score is no average over examples, or the seeds share none: the
+        value is then the mean of the runs' own), n, seeds.
 
     Raises:
         RunError: a run has no such score.
@@ -103,12 +108,16 @@ def pooled(runs: Sequence[RunFolder], scorer: str | None = None) -> dict[str, An
         return first
     from paraknow_core.ops.statistics import bootstrap_interval
 
-    value = sum(score_of(run, scorer)["value"] for run in runs) / len(runs)
+    scores = [score_of(run, scorer) for run in runs]
     own = [example_scores(run, scorer) for run in runs]
-    if not all(own):
-        return first | {"value": value, "low": None, "high": None}
-    low, high = bootstrap_interval(_aligned(own, _shared(own)).mean(0))
-    return first | {"value": value, "low": float(low), "high": float(high)}
+    ids = _shared(own)
+    if not ids:
+        sizes = {score.get("n") for score in scores}
+        value = sum(score["value"] for score in scores) / len(scores)
+        return first | {"value": value, "low": None, "high": None, "n": sizes.pop() if len(sizes) == 1 else None}
+    means = _aligned(own, ids).mean(0)
+    low, high = bootstrap_interval(means)
+    return first | {"value": float(means.mean()), "low": float(low), "high": float(high), "n": len(ids)}
 
 
 def difference(
@@ -122,8 +131,9 @@ def difference(
         means_only: False pairs the records of a score that is not their mean, too: a perplexity's nats per token.
 
     Returns:
-        difference, difference_low, difference_high (95 %), p_value, paired (the method, in words), shared (the number
-        of examples); nothing where the score is no average over examples.
+        difference, difference_low, difference_high (95 %; None where all scores are alike and nothing bounds them),
+        p_value, paired (the method, in words), shared (the number of examples); nothing where the score is no average
+        over examples.
 
     Raises:
         RunError: a run has no such score, or no example is shared; ShapeError: another number of seeds.
@@ -139,6 +149,25 @@ def difference(
         "difference": result.difference, "difference_low": result.low, "difference_high": result.high,
         "p_value": result.p_value, "paired": result.method, "shared": len(ids),
     }  # fmt: skip
+
+
+def gains_differ(one: Pair, other: Pair, scorer: str | None = None) -> "PairedResult":
+    """Return by how much the gain of one pair of runs exceeds that of another, on the examples that all four have.
+
+    Args:
+        one, other: a run and the run that it is measured against.
+        scorer: which of their scorers; None for the first.
+
+    Raises:
+        RunError: a run has no such score, its score is no average over examples, or no example is shared.
+    """
+    from paraknow_core.ops.statistics import paired_difference
+
+    scores = [example_scores(run, scorer) for run in (*one, *other)]
+    if not all(scores):
+        raise RunError("study: a score is no average over examples, so gains cannot be paired; choose another scorer")
+    a, a_base, b, b_base = _aligned(scores, _shared(scores))
+    return paired_difference(a - a_base, b - b_base)
 
 
 def score_of(run: RunFolder, scorer: str | None = None) -> dict[str, Any]:
@@ -171,22 +200,41 @@ def _plain(score: dict[str, Any]) -> dict[str, Any]:
     return {key: score.get(key) for key in ("scorer", "unit", "value", "low", "high", "n")}
 
 
-def example_scores(run: RunFolder, scorer: str | None = None, *, means_only: bool = True) -> dict[str, float]:
-    """Return example id -> score of a scorer; nothing if only means are wanted and the run's score is not theirs."""
+def example_scores(
+    run: RunFolder, scorer: str | None = None, *, means_only: bool = True
+) -> dict[str, tuple[float, str]]:
+    """Return example id -> score and `content_of`; nothing if only means are wanted and the score is not theirs."""
     score = score_of(run, scorer)
-    own = {p["id"]: float(p["score"]) for p in run.predictions() if p.get("scorer") == score["scorer"]}
-    is_mean = own and abs(sum(own.values()) / len(own) - score["value"]) < 1e-6
+    records = [p for p in run.predictions() if p.get("scorer") == score["scorer"]]
+    own = {p["id"]: (float(p["score"]), content_of(p)) for p in records}
+    is_mean = own and abs(sum(value for value, _ in own.values()) / len(own) - score["value"]) < 1e-6
     return own if is_mean or not means_only else {}
 
 
-def _shared(scores: Sequence[dict[str, float]]) -> list[str]:
-    return sorted(set.intersection(*(set(one) for one in scores)))
+def content_of(record: Mapping[str, Any]) -> str:
+    """Return a hash of a record's prompt and reference; empty where it holds neither."""
+    content = [str(record.get(key) or "") for key in ("prompt", "reference")]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest() if any(content) else ""
 
 
-def _aligned(scores: Sequence[dict[str, float]], ids: Sequence[str]) -> "numpy.ndarray":
+def same_content(contents: Iterable[str]) -> bool:
+    """Tell whether records of one id are of one example: an id may be a line number, which names another one later.
+
+    Args:
+        contents: `content_of` each; an empty one agrees with all.
+    """
+    return len(set(contents) - {""}) <= 1
+
+
+def _shared(scores: Sequence[dict[str, tuple[float, str]]]) -> list[str]:
+    ids = set.intersection(*(set(one) for one in scores))
+    return sorted(name for name in ids if same_content(one[name][1] for one in scores))
+
+
+def _aligned(scores: Sequence[dict[str, tuple[float, str]]], ids: Sequence[str]) -> "numpy.ndarray":
     """Return (seeds, examples) scores in the order of ids."""
     import numpy
 
     if not ids:
         raise RunError("study: the runs share no test example; compare runs of one task and split")
-    return numpy.array([[one[name] for name in ids] for one in scores])
+    return numpy.array([[one[name][0] for name in ids] for one in scores])

@@ -6,8 +6,10 @@ import math
 import pytest
 
 from paraknow_core import comparison
+from paraknow_core.charts.compare import difference_forest
 from paraknow_core.errors import RunError
 from paraknow_core.paths import Workspace
+from paraknow_core.reports import html_report
 from paraknow_core.runs import list_runs
 from paraknow_core.spec import RunSpec
 from tests.pages import compared
@@ -103,6 +105,21 @@ def test_perplexities_are_paired_by_the_nats_of_each_example(place):
     assert any("lower is better" in part for part in row["cautions"])
 
 
+def test_nats_that_are_all_alike_have_no_interval_anywhere(place):
+    for method in ("seeking", "default_lora"):
+        run = compared.run(place, method)
+        lines = [{"scorer": "perplexity", "id": f"t/{i}", "score": 2.0 + 0.1 * (i % 3)} for i in range(30)]
+        run.file("predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        score = {"scorer": "perplexity", "value": 8.2, "low": 1.0, "high": 20.0, "n": 30, "unit": "ppl"}
+        run.file("result.json").write_text(json.dumps({**run.result(), "scores": [score]}))
+    found = groups_of(place)
+    [row] = comparison.contrasts(found, found[1], "perplexity")
+    assert (row["difference"], row["difference_low"], row["difference_high"]) == (0.0, None, None)
+    assert row["says"] == "No difference was seen, and nothing bounds one (30 examples, all alike)."
+    assert difference_forest([row]).data
+    assert "<td class=n>none</td>" in html_report(found)
+
+
 def test_what_stands_in_the_way_is_said(place):
     compared.run(place, "seeking", 0, 0.6, factorisation__rank=4)
     compared.run(place, "default_lora", 1, 0.4, n=40)
@@ -116,6 +133,67 @@ def test_what_stands_in_the_way_is_said(place):
     [row] = comparison.contrasts(found, found[1], "number_match")
     assert row["seeds"] == 1
     assert "only 1 of 2 seeds are in both arms" in row["cautions"]
+
+
+def amend(run, **parts):
+    result = run.result()
+    for name, values in parts.items():
+        result[name] = {**(result.get(name) or {}), **values}
+    run.file("result.json").write_text(json.dumps(result))
+
+
+def test_a_file_that_changed_between_seeds_makes_another_arm(place):
+    first, second = compared.run(place, "default_lora", 0), compared.run(place, "default_lora", 1)
+    amend(first, fingerprints={"teacher": "1" * 64})
+    amend(second, fingerprints={"teacher": "2" * 64})  # default LoRA reads no teacher
+    [whole] = groups_of(place)
+    assert whole.seeds == (0, 1)
+    amend(second, fingerprints={"train": "c" * 64, "student": "d" * 64})
+    assert {g.label for g in groups_of(place)} == {
+        "default LoRA, student aaaaaa",
+        "default LoRA, student dddddd, train cccccc",
+    }
+    for run in (first, second):  # older runs say nothing of their content
+        run.file("result.json").write_text(json.dumps({**run.result(), "fingerprints": None}))
+    assert [g.seeds for g in groups_of(place)] == [(0, 1)]
+
+
+def test_content_and_machine_are_compared_over_all_seeds(place):
+    runs = compared.study(place, seeds=2)
+    found = groups_of(place)
+    before = "; ".join(
+        part for row in comparison.contrasts(found, found[1], "number_match") for part in row["cautions"]
+    )
+    assert "not the same" not in before and "computed with" not in before
+    for run in runs["seeking"]:
+        amend(run, fingerprints={"train": "1" * 64}, machine={"device": "cuda", "dtype": "bfloat16"})
+    for run in runs["default_lora"]:
+        amend(run, fingerprints={"train": "2" * 64}, machine={"device": "cpu", "dtype": "float32"})
+    found = groups_of(place)
+    rows = comparison.contrasts(found, found[1], "number_match")
+    assert "the training examples are not the same" in rows[0]["cautions"]
+    assert "computed with another device and dtype, which may change numbers" in rows[0]["cautions"]
+    assert "not the same" not in "; ".join(rows[1]["cautions"])
+    amend(runs["seeking"][1], machine={"device": "cpu", "dtype": "float32"})
+    amend(runs["seeking"][0], machine={"device": "cpu", "dtype": "float32"})
+    amend(runs["default_lora"][1], machine={"device": "mps"})  # only the second seed
+    rows = comparison.contrasts(groups_of(place), found[1], "number_match")
+    assert "computed with another device, which may change numbers" in rows[0]["cautions"]
+
+
+def test_an_arm_that_shares_no_example_leaves_the_others_their_differences(place):
+    runs = compared.study(place, seeds=1)
+    rename_examples(runs["pissa"][0])
+    found = groups_of(place)
+    rows = {row["label"]: row for row in comparison.contrasts(found, found[1], "number_match")}
+    assert "share no test example" in rows["PiSSA"]["says"]
+    assert rows["PiSSA"]["difference"] is None
+    assert rows["seeking (the method)"]["shared"] == compared.N
+
+
+def rename_examples(run):
+    file = run.file("predictions.jsonl")
+    file.write_text(file.read_text().replace('"test/', '"other/'))
 
 
 def test_scores_come_with_their_seeds_and_the_untouched_models_once(place):
@@ -151,6 +229,12 @@ def test_answers_side_by_side_are_gained_lost_or_the_same():
     assert [row["kind"] for row in comparison.side_by_side(one, other, "s", lower_is_better=True)] == [
         "lost", "gained", "same",
     ]  # fmt: skip
+
+
+def test_answers_to_another_example_of_the_same_id_do_not_stand_side_by_side():
+    one = [{"id": str(i), "scorer": "s", "score": 0, "prompt": f"p{i}", "reference": "r"} for i in range(3)]
+    other = [dict(one[0]), {**one[1], "prompt": "another"}, {"id": "2", "scorer": "s", "score": 1}]
+    assert [row["id"] for row in comparison.side_by_side(one, other, "s")] == ["0", "2"]
 
 
 def test_published_gains_stand_only_beside_the_same_question(place):

@@ -34,9 +34,9 @@ def run_to_end(place, spec):
 
 def same(result):
     """What must not depend on when and how fast a run was made."""
-    return {key: result[key] for key in ("scores", "references", "layer_mapping", "step0", "fingerprints")} | {
-        "losses": [result["training"]["last_loss"], result["training"]["last_validation_loss"]]
-    }
+    return {
+        key: result[key] for key in ("scores", "references", "layer_mapping", "step0", "fingerprints", "machine")
+    } | {"losses": [result["training"]["last_loss"], result["training"]["last_validation_loss"]]}
 
 
 def test_end_to_end_leaves_what_the_run_folder_promises(spec, tmp_path):
@@ -52,6 +52,7 @@ def test_end_to_end_leaves_what_the_run_folder_promises(spec, tmp_path):
     assert result["training"]["last_loss"] < result["training"]["first_loss"]
     assert result["step0"]["evaluation"]["passed"]
     assert result["export_check"]["passed"]
+    assert result["machine"] == {"device": "cpu", "dtype": "float32", "student_bits": None}
     score = result["scores"][0]
     assert (score["scorer"], score["n"]) == ("number_match", 6)
     assert score["low"] <= score["value"] <= score["high"]

@@ -1,6 +1,7 @@
 """The report and the files of a run: whole, escaped, loaded from nowhere."""
 
 import io
+import json
 import re
 import zipfile
 from html.parser import HTMLParser
@@ -85,6 +86,26 @@ def test_a_report_of_one_arm_or_of_none(place):
     compared.run(place, "pissa")
     _, text = parsed(reports.html_report(groups_of(place)))
     assert "differences are to PiSSA" in " ".join(text.split())
+
+
+def test_an_arm_without_shared_examples_takes_nothing_from_the_report(place):
+    runs = compared.study(place, seeds=1)
+    file = runs["pissa"][0].file("predictions.jsonl")
+    file.write_text(file.read_text().replace('"test/', '"other/'))
+    _, text = parsed(reports.html_report(groups_of(place)))
+    assert text.count("share no test example") == 2  # once a scorer
+    assert text.count("p, Holm") == 2
+    assert "points (95 %" in text
+
+
+def test_a_scorer_that_no_arm_has_in_all_its_runs_is_left_out(place):
+    runs = compared.study(place, seeds=2)
+    for same in runs.values():
+        result = same[1].result()
+        result["scores"] = result["scores"][:1]
+        same[1].file("result.json").write_text(json.dumps(result))
+    _, text = parsed(reports.html_report(groups_of(place)))
+    assert text.count("p, Holm") == 1
 
 
 def test_the_zip_holds_the_adapter_and_nothing_else(place, tmp_path):

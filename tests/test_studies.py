@@ -9,7 +9,7 @@ import pytest
 from paraknow_core.errors import RunError, ShapeError
 from paraknow_core.runs import RunFolder, create_run
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies import ARMS, REFERENCE, STANDARD, arms, compare, verdict
+from paraknow_core.studies import ARMS, REFERENCE, STANDARD, arms, compare, difference, pooled, verdict
 
 
 @pytest.fixture
@@ -64,6 +64,22 @@ def test_the_difference_is_paired_by_example_whatever_their_order(finished):
     assert set(table["scorer"]) == {"number_match"}
 
 
+def test_examples_of_one_line_number_but_another_text_are_not_paired(finished):
+    def with_text(run, texts):
+        lines = [{**line, "prompt": texts[i] if i < len(texts) else "", "reference": "r"}
+                 for i, line in enumerate(run.predictions())]  # fmt: skip
+        run.file("predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return run
+
+    own = with_text(finished(answers(1, 1, 1)), ["a", "b", "c"])
+    base = with_text(finished(answers(0, 0, 1)), ["x", "b", "c"])
+    assert difference([own], [base])["shared"] == 2
+    assert difference([own], [base])["difference"] == pytest.approx(0.5)
+    assert difference([own], [finished(answers(0, 0, 1))])["shared"] == 3  # records without texts pair by their ids
+    with pytest.raises(RunError, match="share no test example"):
+        difference([own], [with_text(finished(answers(0, 0, 1)), ["x", "y", "z"])])
+
+
 def test_pairing_narrows_the_interval(finished):
     generator = numpy.random.default_rng(0)
     hard = generator.random(400) < 0.5
@@ -90,6 +106,18 @@ def test_several_seeds_are_averaged_and_need_the_same_seeds(finished):
     assert table.loc[REFERENCE, "low"] <= 0.375 <= table.loc[REFERENCE, "high"]
     with pytest.raises(ShapeError, match="1 seeds against 2"):
         compare({REFERENCE: base, "seeking": own[:1]})
+
+
+def test_mean_interval_and_n_of_several_seeds_are_of_the_same_examples(finished):
+    arm = pooled([finished(answers(0, 0, 1, 1, 1, 1)), finished(answers(0, 1))])
+    assert (arm["value"], arm["n"]) == (0.25, 2)
+    assert arm["low"] <= 0.25 <= arm["high"]
+
+
+def test_seeds_that_share_no_example_have_a_mean_without_an_interval(finished):
+    arm = pooled([finished({"a": 1.0, "b": 0.0}), finished({"c": 1.0})])
+    assert arm["value"] == pytest.approx(0.75)
+    assert (arm["low"], arm["high"], arm["n"]) == (None, None, None)
 
 
 def test_a_score_that_is_no_average_is_not_paired(finished):

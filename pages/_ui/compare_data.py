@@ -39,7 +39,7 @@ def finished(ids: Sequence[str]) -> tuple[list[Group], dict[str, str]]:
         else:
             status = run.status().state
             left_out[run_id] = "unreadable" if one.problem else "no scores" if status == "done" else status
-    return comparison.group(ready), left_out
+    return comparison.group(ready, lambda run: reading.facts(run).result), left_out
 
 
 def pooled(runs: Sequence[RunFolder], scorer: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _difference(
     arms = ([RunFolder(Path(path)) for path in each] for each in (paths, base))
     try:
         return studies.difference(*arms, scorer, means_only=means_only)
-    except ParaknowError as error:
+    except ParaknowError as error:  # as a value, as `comparison.contrasts` has it: an error would not be remembered
         return {"problem": str(error)}
 
 

@@ -145,7 +145,7 @@ def _table(rows: list[dict[str, Any]], changes: list[dict[str, Any]], base: Grou
             "arm": row["label"], "score": score_text(row), "seeds": "" if row["seeds"] is None else str(row["seeds"]),
             f"difference [{'points' if unit == SHARE else unit}]": points_text(change["difference"], unit)
             if paired else "",
-            "95 % interval": f"{points_text(low, unit)} to {points_text(high, unit)}" if paired else "",
+            "95 % interval": comparison.interval_text(low, high, unit) if paired else "",
             "p": p_text(change.get("p_value")) if paired else "",
             "p, Holm": p_text(change.get("p_adjusted")) if paired else "",
             "test": str(change.get("paired", "")),

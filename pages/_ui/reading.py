@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages._ui.state import differing
+from paraknow_core import comparison
 from paraknow_core.display import arm_of, source_label
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, contained
@@ -143,11 +143,14 @@ def siblings(place: Workspace, one: Facts) -> dict[str, tuple[RunFolder, Facts]]
 
 
 def other_settings(one: Facts, other: Facts) -> list[str]:
-    """Return the settings, method and name apart, in which two runs differ: what makes a comparison unclean."""
+    """Return the settings, method and name apart, in which two single runs differ: what makes a comparison unclean.
+
+    As `comparison.other_settings`, and the seed, which is part of an arm there but not of a pair of runs here.
+    """
     if one.spec is None or other.spec is None:
         return ["everything"]
-    keys = differing(one.spec.model_dump(mode="json"), other.spec.model_dump(mode="json"))
-    return [key for key in keys if key not in ("method", "name")]
+    keys = comparison.other_settings(one.spec, other.spec)
+    return keys if one.spec.seed == other.spec.seed else [*keys, "seed"]
 
 
 def verdict(run: RunFolder, other: RunFolder) -> str:

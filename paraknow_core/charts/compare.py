@@ -98,10 +98,15 @@ def difference_forest(
         if row.get("difference") is None:
             _write_over(figure, 0, place, "not paired" if "difference" in row else "compared with this", dark, lift=0)
             continue
-        value, low, high = (factor * row[key] for key in ("difference", "difference_low", "difference_high"))
-        edges += [value, low, high]
+        keys = ("difference", "difference_low", "difference_high")
+        value, low, high = (None if row[key] is None else factor * row[key] for key in keys)
+        edges += [number for number in (value, low, high) if number is not None]
         look = look_of(row["method"], row.get("variant", 0), dark)
-        text = f"{_signed(value, unit)} ({_signed(low, unit)} to {_signed(high, unit)})"
+        text = (
+            _signed(value, unit)
+            if low is None
+            else f"{_signed(value, unit)} ({_signed(low, unit)} to {_signed(high, unit)})"
+        )
         hover = f"{escape(row['label'])}<br>{text}<br>{escape(str(row.get('paired', '')))}"
         figure.add_trace(_point(value, low, high, place, look, dark, hover))
         _write_over(figure, value, place, text, dark)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from paraknow_core.ops.statistics import PairedResult
 
 
+MARGIN = 0.1  # share: a difference of scores below 10 points counts as none in a lesson of some 100 examples
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of a picture: a value, its interval, and the single values that it was made of.
@@ -190,19 +193,31 @@ def paired(arms: Sequence[RunFolder], against: Sequence[RunFolder]) -> "PairedRe
     row = table[table["arm"] == "arm"].iloc[0]
     if "difference" not in table or row["difference"] != row["difference"]:
         raise RunError("lesson: these scores cannot be paired by example; run the lesson again")
-    return PairedResult(
-        row["difference"], row["difference_low"], row["difference_high"], int(row["n"]), row["p_value"], row["paired"]
-    )
+    low, high = (None if row[key] != row[key] else row[key] for key in ("difference_low", "difference_high"))
+    return PairedResult(row["difference"], low, high, int(row["n"]), row["p_value"], row["paired"])
 
 
 def difference_row(label: str, arm: str, result: "PairedResult") -> Row:
     """Return a paired difference of shares, in points."""
-    return Row(label, arm, 100 * result.difference, 100 * result.low, 100 * result.high)
+    low, high = (None if bound is None else 100 * bound for bound in (result.low, result.high))
+    return Row(label, arm, 100 * result.difference, low, high)
 
 
 def is_clear(result: "PairedResult") -> bool:
     """True if an interval leaves zero out and the test agrees."""
+    if result.low is None or result.high is None:
+        return False
     return (result.low > 0 or result.high < 0) and (result.p_value is None or result.p_value < 0.05)
+
+
+def is_none(result: "PairedResult", margin: float = MARGIN) -> bool:
+    """True if the whole interval lies within the margin: the runs rule out a difference that counts."""
+    return result.low is not None and result.high is not None and max(-result.low, result.high) < margin
+
+
+def is_no_gain(result: "PairedResult", margin: float = MARGIN) -> bool:
+    """True if the whole interval lies below the margin: no gain that counts, perhaps a loss."""
+    return result.high is not None and result.high < margin
 
 
 def say(result: "PairedResult") -> str:

@@ -1,7 +1,10 @@
 """Lesson 3: kin and strangers. The same transfer into two students of one shape."""
 
+from typing import TYPE_CHECKING
+
 from paraknow_core.lessons import structure
 from paraknow_core.lessons.base import (
+    MARGIN,
     Explanation,
     Lesson,
     Panel,
@@ -10,12 +13,17 @@ from paraknow_core.lessons.base import (
     Runs,
     difference_row,
     is_clear,
+    is_no_gain,
     paired,
     say,
     score_row,
     untouched_row,
 )
 from paraknow_core.paths import Workspace, read_json
+from paraknow_core.studies import gains_differ
+
+if TYPE_CHECKING:
+    from paraknow_core.ops.statistics import PairedResult
 
 STUDENTS = ("kin", "stranger")
 SPECS = {
@@ -42,7 +50,8 @@ def explain(place: Workspace, runs: Runs) -> Explanation:
         "Test scores", "word problems; bars: 95 % intervals over examples", "score [%]",
         tuple(row for s in STUDENTS for row in _scores(s, runs)),
     )  # fmt: skip
-    right, why = _judge(gains)
+    transfer, control = ([runs[f"{s}: {arm}"] for s in STUDENTS] for arm in ("transfer", "default LoRA"))
+    right, why = _judge(gains, gains_differ(*zip(transfer, control, strict=True)))
     return Explanation((gain, scores), _sentences(gains, runs), right, why)
 
 
@@ -53,12 +62,23 @@ def _scores(student: str, runs: Runs) -> list[Row]:
             score_row(f"{student}, transfer", "seeking", transfer)]  # fmt: skip
 
 
-def _judge(gains: dict) -> tuple[str, str]:
-    helped = {s: is_clear(result) and result.difference > 0 for s, result in gains.items()}
-    key = {(True, True): "both", (True, False): "kin", (False, True): "stranger", (False, False): "neither"}[
-        helped["kin"], helped["stranger"]
-    ]
-    return key, "; ".join(f"{student}: {say(result)[:-1]}" for student, result in gains.items()) + "."
+def _judge(gains: dict, excess: "PairedResult") -> tuple[str, str]:
+    """Return who gains, as far as these runs decide it.
+
+    Args:
+        gains: of the transfer in each student.
+        excess: how much more kin gains than stranger: one clear gain beside an unclear one does not show it.
+    """
+    helped = [s for s, result in gains.items() if is_clear(result) and result.difference > 0]
+    words = "; ".join(f"{student}: {say(result)[:-1]}" for student, result in gains.items())
+    if len(helped) == 2:
+        return "both", f"{words}."
+    words = f"{words}; kin's gain minus stranger's: {say(excess)}"
+    if len(helped) == 1 and is_clear(excess) and (excess.difference > 0) == (helped == ["kin"]):
+        return helped[0], words
+    if not helped and all(is_no_gain(result) for result in gains.values()):
+        return "neither", f"no gain of {100 * MARGIN:.0f} points or more is possible in either: {words}"
+    return "", words
 
 
 def _sentences(gains: dict, runs: Runs) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from paraknow_core.lessons.base import (
 from paraknow_core.paths import Workspace
 from paraknow_core.spec import RunSpec
 
+MARGIN = 0.02  # nats per token (2 % of a perplexity): a smaller gain counts as none
 METHODS = ("seeking", "random_offset", "pissa", "default_lora")
 SEEDS = (0, 1, 2)
 SMALL = {
@@ -78,7 +79,9 @@ def _judge(intervals: dict) -> tuple[str, str]:
     if better["default_lora"]:
         equal = " and ".join(arm_of(m).label for m, ahead in better.items() if not ahead)
         return "start", f"the method beats default LoRA, but not {equal}: {words}."
-    return "nothing", f"not even default LoRA is beaten for sure: {words}."
+    if all(low is not None and low > -MARGIN for _, low, _ in intervals.values()):
+        return "nothing", f"no control is beaten by {MARGIN} nats or more: {words}."
+    return "", f"a gain over default LoRA is neither shown nor ruled out: {words}."
 
 
 def _say(interval: tuple) -> str:
@@ -106,7 +109,7 @@ LESSON = Lesson(
     "in the same teacher layer (random offset), and the student's own weights (PiSSA). Three seeds each.",
     {"teacher": "Yes: it beats default LoRA and both controls",
      "start": "Not shown: it beats default LoRA, but not both controls",
-     "nothing": "There is no clear gain at all"},
+     "nothing": "No: there is no gain worth the name"},
     SPECS, 140, explain,
     (Preset("origin-full", "Repeat it at full size, five seeds", "pages/train.py", {},
             ("default_lora", "pissa", "random_offset"), 5),

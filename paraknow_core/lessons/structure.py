@@ -1,7 +1,10 @@
 """Lesson 2: why structure matters. The same amount of teacher, picked in four ways, in a student that is its kin."""
 
+from itertools import combinations
+
 from paraknow_core.display import arm_of
 from paraknow_core.lessons.base import (
+    MARGIN,
     Explanation,
     Lesson,
     Panel,
@@ -9,6 +12,7 @@ from paraknow_core.lessons.base import (
     Row,
     Runs,
     is_clear,
+    is_none,
     paired,
     say,
     score_row,
@@ -63,13 +67,28 @@ def explain(place: Workspace, runs: Runs) -> Explanation:
 
 
 def _judge(runs: Runs) -> tuple[str, str]:
-    """Return the structure that beats every other one by example, if there is one."""
+    """Return the structure that beats every other one by example, `none` if no two differ, or nothing.
+
+    That two are not told apart is no finding: `none` needs every pair's interval within the margin.
+    """
     order = sorted(STRUCTURES, key=lambda key: -_score(runs[STRUCTURES[key]]))
-    best, others = order[0], order[1:]
-    worst = min((paired([runs[STRUCTURES[best]]], [runs[STRUCTURES[other]]]) for other in others), key=lambda r: r.low)
-    if is_clear(worst):
-        return best, f"{STRUCTURES[best]} is ahead of every other structure, of the nearest by {say(worst)[:-1]}."
-    return "none", f"the best two are not told apart: {say(worst)}"
+    pairs = {(a, b): paired([runs[STRUCTURES[a]]], [runs[STRUCTURES[b]]]) for a, b in combinations(order, 2)}
+    best, last = order[0], order[-1]
+    ahead = [pairs[best, other] for other in order[1:]]
+    if all(is_clear(result) and result.difference > 0 for result in ahead):
+        nearest = min(ahead, key=lambda result: result.difference)
+        return best, f"{STRUCTURES[best]} is ahead of every other structure, of the nearest by {say(nearest)[:-1]}."
+    if all(is_none(result) for result in pairs.values()):
+        widest = max(pairs.values(), key=lambda result: max(-result.low, result.high))
+        return (
+            "none",
+            f"no two structures differ by {100 * MARGIN:.0f} points or more; of the widest pair: {say(widest)}",
+        )
+    words = f"{STRUCTURES[best]} and {STRUCTURES[order[1]]} are not told apart: {say(pairs[best, order[1]])}"
+    ends = f"{STRUCTURES[best]} against {STRUCTURES[last]}, the last: {say(pairs[best, last])}"
+    if is_clear(pairs[best, last]):
+        return "", f"that it makes a difference is clear, not which is best. {_capital(ends)} But {words}"
+    return "", f"{words} {_capital(ends)}"
 
 
 def _score(run) -> float:  # noqa: ANN001

@@ -19,15 +19,16 @@ class PairedResult:
 
     Attributes:
         difference: mean of a - b, in the scores' own unit.
-        low, high: 95 % interval of the difference.
+        low, high: 95 % interval of the difference; None where nothing bounds it: scores that are all alike, of no known
+            range.
         n: examples that were compared (per seed).
         p_value: two-sided, of no difference; None if the method gives none.
         method: what was done, in words.
     """
 
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
     p_value: float | None
     method: str
@@ -121,8 +122,8 @@ def paired_difference(a: ArrayLike, b: ArrayLike, seed: int = 0) -> PairedResult
         seed: of the bootstrap.
 
     Returns:
-        mean(a - b) with a bootstrap interval over examples. The p-value is McNemar's exact one when all scores are 0
-        or 1, else that of a sign-flip test.
+        mean(a - b) with a bootstrap interval over examples, an exact one or none where no example differs. The p-value
+        is McNemar's exact one when all scores are 0 or 1, else that of a sign-flip test.
 
     Raises:
         ShapeError: different lengths; NumericError: fewer than two examples, NaN or infinity.
@@ -137,7 +138,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, seed: int = 0) -> PairedResult
     )
     low, high = _percentiles(draws, 0.95)
     if not differences.any():
-        low, high = _no_difference_seen(n)
+        return _all_alike(n, np.concatenate([first, second]), _examples(n))
     if np.isin(np.concatenate([first, second]), (0.0, 1.0)).all():
         p_value, test = mcnemar(first, second), ", exact McNemar test"
     else:
@@ -195,6 +196,9 @@ def paired_over_seeds(a: Sequence[ArrayLike], b: Sequence[ArrayLike], seed: int 
         return paired_difference(*pairs[0], seed=seed)
     _require_spread(len(pairs[0][0]))
     table = np.stack([first - second for first, second in pairs])
+    if not table.any():
+        n = len(pairs[0][0])
+        return _all_alike(n, np.asarray(pairs), f"{len(pairs)} seeds, {_examples(n)}")
     return _over_seeds(table, seed)
 
 
@@ -232,8 +236,11 @@ def says(result: PairedResult, unit: str = "share") -> str:
 
     Returns:
         With an interval that includes zero, or a p-value of 0.05 or more, the largest difference that the data allow
-        ("No difference larger than 0.9 points (...)."); otherwise the difference ("+2.1 points (...).").
+        ("No difference larger than 0.9 points (...)."); otherwise the difference ("+2.1 points (...)."). Without an
+        interval: that no difference was seen.
     """
+    if result.low is None or result.high is None:
+        return f"No difference was seen, and nothing bounds one ({result.method})."
     factor, name = (100.0, "points") if unit == "share" else (1.0, unit)
     low, high = factor * result.low, factor * result.high
     digits = 1 if unit == "share" else 3
@@ -252,9 +259,6 @@ def _over_seeds(table: np.ndarray, seed: int) -> PairedResult:
     generator = np.random.default_rng(seed)
     draws = np.concatenate([_resampled_means(table, part, generator) for part in _parts(_RESAMPLES, n)])
     by_bootstrap = _percentiles(draws, 0.95)
-    if not table.any():
-        low, high = _no_difference_seen(n)
-        return PairedResult(0.0, low, high, n, 1.0, f"{seeds} seeds, {_examples(n)}, exact bound: all alike")
     means = table.mean(axis=1)
     by_t = mean_interval(means)
     tested = ttest_1samp(means, 0.0).pvalue if means.std() > 0 else (1.0 if means[0] == 0 else 0.0)
@@ -274,14 +278,16 @@ def _resampled_means(table: np.ndarray, resamples: int, generator: np.random.Gen
     return np.take_along_axis(by_seed, generator.integers(seeds, size=(resamples, seeds)), axis=1).mean(axis=1)
 
 
-def _no_difference_seen(n: int) -> tuple[float, float]:
-    """Interval of a mean difference of scores of 0 to 1 when none of n examples differed.
+def _all_alike(n: int, scores: np.ndarray, what: str) -> PairedResult:
+    """Result of n examples of which none differed: bounded where scores lie in 0 to 1, else without an interval.
 
     Resampling zeros gives an interval of no width, which would claim certainty. The exact (Clopper-Pearson) bound on
-    the share of examples that differ is 1 - 0.025^(1/n), about 3.7 / n; each may count for either arm.
+    the share of examples that differ is 1 - 0.025^(1/n), about 3.7 / n; each may count for either arm, by 1 at most.
     """
+    if scores.min() < 0 or scores.max() > 1:
+        return PairedResult(0.0, None, None, n, 1.0, f"{what}, all alike")
     bound = 1 - 0.025 ** (1 / n)
-    return -bound, bound
+    return PairedResult(0.0, -bound, bound, n, 1.0, f"{what}, exact bound: all alike")
 
 
 def _sign_flip_p(differences: np.ndarray, generator: np.random.Generator) -> float:

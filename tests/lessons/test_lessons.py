@@ -81,6 +81,56 @@ def test_lesson_2_compares_what_is_caught_with_what_scores(place):
     assert "Yet sub-matrix has the better score" in words
 
 
+def set_right(run, right: int, n: int = 60) -> None:
+    """Let a run answer the first examples correctly."""
+    lines = [{"scorer": "number_match", "id": f"test/{i}", "score": float(i < right)} for i in range(n)]
+    run.file("predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = run.result()
+    result["scores"][0] |= {"value": right / n, "n": n}
+    write_json(run.file("result.json"), result)
+
+
+@pytest.mark.parametrize(
+    ("rights", "right", "words"),
+    [
+        ((80, 79, 10, 5), "", "that it makes a difference is clear"),
+        ((30, 28, 26, 20), "", "Sub-matrix against single weights at random, the last: +10.0 points"),
+        ((24, 23, 22, 18), "", "are not told apart"),
+        ((30, 30, 30, 30), "none", "no two structures differ by 10 points or more"),
+        ((30, 29, 30, 28), "none", "no two structures differ by 10 points or more"),
+        ((80, 40, 39, 38), "submatrix", "of the nearest by +40.0 points"),
+    ],
+)
+def test_lesson_2_calls_a_tie_of_the_best_two_no_finding(place, rights, right, words):
+    runs = finish(place, LESSONS[1])
+    for run, many in zip(runs.values(), (20, *rights), strict=True):  # default LoRA is the first
+        set_right(run, many, 100)
+    made = explain(place, 2, runs)
+    assert made.right == right
+    assert words in made.why
+
+
+@pytest.mark.parametrize(
+    ("kin", "stranger", "right"),
+    [
+        (25, 24, ""),  # intervals that hold 10 points and more
+        (30, 25, ""),  # kin gains clearly, stranger perhaps: the two gains are not told apart
+        (21, 20, "neither"),
+        (21, 5, "neither"),  # a loss is no gain either
+        (40, 20, "kin"),
+        (20, 40, "stranger"),
+        (40, 40, "both"),
+    ],
+)
+def test_lesson_3_says_who_gains_only_where_the_runs_decide_it(place, kin, stranger, right):
+    runs = finish(place, LESSONS[2])
+    for label, run in runs.items():
+        set_right(run, 20 if "LoRA" in label else kin if label.startswith("kin") else stranger)
+    made = explain(place, 3, runs)
+    assert made.right == right
+    assert right == "both" or "kin's gain minus stranger's" in made.why
+
+
 def test_lesson_4_needs_as_many_samples_as_the_noise_says(place):
     runs = finish(place, LESSONS[3])
     assert "agree to" in explain(place, 4, runs).sentences[0]
@@ -107,6 +157,13 @@ def test_lesson_5_turns_with_the_losses(place):
     assert explain(place, 5, runs).right == "teacher"
     set_loss({"seeking": 0.3, "random_offset": 0.2, "pissa": 0.2, "default_lora": 0.2})
     assert explain(place, 5, runs).right == "nothing"
+    for run in runs.values():  # seeds that disagree decide nothing
+        result, spec = run.result(), run.spec()
+        result["training"]["last_validation_loss"] = 0.2 + (0.1 * (spec.seed - 1) if spec.method == "seeking" else 0.0)
+        write_json(run.file("result.json"), result)
+    made = explain(place, 5, runs)
+    assert made.right == ""
+    assert "neither shown nor ruled out" in made.why
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])

@@ -219,3 +219,17 @@ def test_holm_known_values_and_refusal():
     assert holm([]) == []
     with pytest.raises(NumericError, match="between 0 and 1"):
         holm([1.5])
+
+
+@pytest.mark.parametrize("compared", [
+    paired_difference([2.0, 3.5, 2.5], [2.0, 3.5, 2.5]),
+    paired_over_seeds([[2.0, 3.5], [2.5, 3.0]], [[2.0, 3.5], [2.5, 3.0]]),
+])  # fmt: skip
+def test_alike_scores_outside_0_to_1_have_no_interval(compared):
+    assert (compared.difference, compared.low, compared.high, compared.p_value) == (0.0, None, None, 1.0)
+    assert says(compared, "nats per token").startswith("No difference was seen, and nothing bounds one (")
+
+
+def test_alike_shares_keep_their_exact_bound():
+    one = paired_difference([0.25, 1.0, 0.5], [0.25, 1.0, 0.5])
+    assert (one.low, one.high) == pytest.approx((-(1 - 0.025 ** (1 / 3)), 1 - 0.025 ** (1 / 3)))

@@ -174,6 +174,16 @@ def test_runs_of_two_tasks_share_no_example(place, compare):
     assert "share no test example" in view(app, "answers")
 
 
+def test_seeds_that_share_no_example_still_have_a_score(place, compare):
+    runs = compared.study(place, seeds=2)
+    file = runs["seeking"][0].file("predictions.jsonl")
+    file.write_text(file.read_text().replace('"test/', '"other/'))
+    app = compare()
+    assert not app.exception
+    assert "share no test example" in words(app)
+    assert "seeking (the method)" in words(app)
+
+
 def test_answers_are_sorted_into_gained_lost_and_same(place, compare):
     compared.study(place, seeds=1)
     app = compare(view="answers")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pages._ui.reading import facts, other_settings
 from paraknow_core.draft import Draft
 from paraknow_core.engines import queue
 from paraknow_core.errors import RunError
@@ -271,6 +272,18 @@ def test_a_run_is_deleted_for_good_but_not_in_a_classroom(place, open_app, monke
     app = open_app("train", other.id)
     assert "Delete for good" not in [b.label for b in app.button]
     assert number(app, "Number of seeds").max == 3
+
+
+def test_what_only_a_method_with_a_teacher_reads_makes_no_comparison_unclean(place, open_app):
+    teacher_only = {"injection.mode": "difference", "mapping.strategy": "top"}
+    control = fabricate.run(place, "done", {"method": "default_lora", **teacher_only})
+    run = fabricate.run(place, "done")
+    assert "Not a clean comparison" not in words(open_app("train", run.id))
+    assert other_settings(facts(run), facts(control)) == []
+    reseeded = fabricate.run(place, "done", {"method": "default_lora", "seed": 7})
+    assert other_settings(facts(run), facts(reseeded)) == ["seed"]
+    difference = fabricate.run(place, "done", {"method": "random_offset", **teacher_only})
+    assert other_settings(facts(run), facts(difference)) == ["injection.mode", "mapping.strategy"]
 
 
 def test_siblings_are_drawn_beside_a_run_clean_ones_first(place, open_app):
