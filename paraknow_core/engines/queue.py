@@ -25,11 +25,14 @@ ENDED = "ended before it could save; resume goes on from its last save"
 
 @dataclass
 class Order:
-    """Run ids: those that wait, first come first; those that have a process; when the end of some was asked for."""
+    """Run ids: those that wait, first come first; those that have a process; those whose end was asked for.
+
+    `ending` holds when that was, and of which attempt: a run that was resumed meanwhile is not ended.
+    """
 
     waiting: list[str] = field(default_factory=list)
     working: list[str] = field(default_factory=list)
-    ending: dict[str, float] = field(default_factory=dict)
+    ending: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
@@ -51,8 +54,12 @@ def read(place: Workspace) -> Order:
     return Order(
         _known(place, data.get("waiting")),
         _known(place, data.get("working")),
-        {name: ending[name] for name in _known(place, list(ending)) if isinstance(ending[name], int | float)},
+        {name: ending[name] for name in _known(place, list(ending)) if _is_whole(ending[name])},
     )
+
+
+def _is_whole(entry: object) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, int | float) for part in entry)
 
 
 def _known(place: Workspace, names: object) -> list[str]:
@@ -94,6 +101,8 @@ def submit(place: Workspace, *runs: RunFolder) -> None:
         attempts = [_attempt(place, run, order) for run in runs]
         for run, attempt in zip(runs, attempts, strict=True):
             local.reset(run, attempt)
+            order.ending.pop(run.id, None)  # that was said of the attempt before
+            order.working = [name for name in order.working if name != run.id]
             order.waiting.append(run.id)
     Service(place, "queue").start()
 
@@ -147,6 +156,11 @@ def move(place: Workspace, run: RunFolder, by: int) -> None:
         order.waiting.insert(max(0, at + by), run.id)
 
 
+def attempt_of(status: Status) -> int:
+    """Return the number of the attempt that a run is at; a queued one is still before it."""
+    return status.attempt + (status.state == "queued")
+
+
 def end(place: Workspace, run: RunFolder) -> None:
     """Ask a run to save and stop, and let the queue's process end it if it has not after a few seconds.
 
@@ -154,6 +168,8 @@ def end(place: Workspace, run: RunFolder) -> None:
         RunError: the run is not active.
     """
     run.request_stop()
+    attempt = attempt_of(run.status())
     with changing(place) as order:
-        order.ending.setdefault(run.id, time.time())
+        if order.ending.get(run.id, [0, None])[1] != attempt:
+            order.ending[run.id] = [time.time(), attempt]
     Service(place, "queue").start()
