@@ -207,6 +207,15 @@ def test_a_resumed_run_is_not_ended_by_what_was_asked_of_the_attempt_before(plac
     assert list(queue.read(place).ending) == ids(deaf)
 
 
+def test_a_run_behind_a_link_is_refused_as_it_would_vanish_from_the_queue(place, quiet, tmp_path):
+    elsewhere = create_run(place, RunSpec(), tmp_path / "elsewhere")
+    place.runs.mkdir(parents=True)
+    (place.runs / "linked").symlink_to(elsewhere.path)
+    with pytest.raises(RunError, match="outside the workspace"):
+        queue.submit(place, queue.run_of(place, "linked"))
+    assert queue.read(place).empty
+
+
 def test_a_deleted_run_leaves_the_queue_and_a_moved_one_that_began_is_no_error(place, quiet):
     first, second = make(place, "first", "second")
     queue.submit(place, first, second)

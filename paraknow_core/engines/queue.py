@@ -108,7 +108,8 @@ def submit(place: Workspace, *runs: RunFolder) -> None:
 
 
 def _attempt(place: Workspace, run: RunFolder, order: Order) -> int:
-    if run.path.parent.resolve() != place.runs.resolve():
+    # The same test as in `read`: what it would leave out must not be put in.
+    if run.path.parent.resolve() != place.runs.resolve() or not _known(place, [run.id]):
         raise RunError(f"run {run.id}: lies outside the workspace; `runs resume` goes on with it")
     if run.id in order.waiting:
         raise RunError(f"run {run.id}: is waiting already; watch it, or take it out of the queue")
