@@ -80,6 +80,14 @@ class Service:
             with suppress(psutil.NoSuchProcess):
                 psutil.Process(read_json(self.folder / "process.json")["pid"]).kill()
 
+    def last_error(self) -> str:
+        """Return the last line of the log where its end names an error; it says why a process does not stay."""
+        try:
+            text = (self.folder / "log.txt").read_text(errors="replace").strip()
+        except OSError:
+            return ""
+        return text.splitlines()[-1][:300] if "Error" in text[-2000:] else ""
+
     def _launched(self) -> float:
         try:
             return (self.folder / "launched").stat().st_mtime

@@ -152,20 +152,12 @@ def memory_line(chosen: list[Choice], held: dict[str, Holding]) -> None:
     else:
         st.session_state[OWNED] = loaded
     st.session_state["playground.freed"] = st.session_state.get("playground.freed", False) and not loaded
-    log = service(place).folder / "log.txt"
-    if alive is None and not service(place).starting and log.exists() and _broken(log):
-        layout.say(f"playground: its process does not start; the end of its log: {_broken(log)}")
+    problem = service(place).last_error() if alive is None and not service(place).starting else ""
+    if problem:
+        layout.say(f"playground: its process does not start; the end of its log: {problem}")
     words = f"The playground's process takes {memory(alive)} in all" if alive else "No process yet"
     st.caption(f"{words}; weights that nobody uses for {IDLE_MINUTES} minutes are freed. Other windows of this "
                "workspace share them.")  # fmt: skip
-
-
-def _broken(log) -> str:  # noqa: ANN001 - a path
-    try:
-        text = log.read_text(errors="replace").strip()
-    except OSError:
-        return ""
-    return text.splitlines()[-1][:300] if "Error" in text[-2000:] else ""
 
 
 def card(one: Choice, holding: Holding, dark: bool) -> None:

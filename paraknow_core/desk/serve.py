@@ -47,7 +47,11 @@ def _prepare_torch(place: Workspace) -> None:
 
     import torch
 
-    torch.set_num_threads(load_settings(place).threads or max(1, (os.cpu_count() or 2) - 1))
+    try:
+        threads = load_settings(place).threads
+    except ParaknowError:
+        threads = None  # every question is answered with that sentence; a process that ends answers nothing
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) - 1))
 
 
 def answer_question(place: Workspace, question: Path) -> None:

@@ -75,6 +75,15 @@ def test_a_failure_is_a_sentence_and_can_be_asked_again(place, echo, kind, reque
     assert desk.ask(place, kind, request_).state == "waiting"
 
 
+def test_bad_settings_are_the_answer_to_every_question_and_do_not_end_the_process(place, echo):
+    place.root.mkdir(parents=True)
+    place.settings_file.write_text("threads: many")
+    serve._prepare_torch(place)
+    desk.ask(place, "echo", {"say": "hello"})
+    answer_all(place)
+    assert "settings: 'threads'" in desk.ask(place, "echo", {"say": "hello"}).error
+
+
 def test_a_changed_file_is_another_question(place, tmp_path):
     file = tmp_path / "data.jsonl"
     file.write_text("{}\n")

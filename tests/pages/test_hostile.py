@@ -5,6 +5,7 @@ import json
 import pytest
 
 from paraknow_core import draft as drafts
+from paraknow_core.services import Service
 from paraknow_core.spec import RunSpec
 from tests.pages import fabricate
 from tests.pages.conftest import button, words
@@ -47,6 +48,15 @@ def test_a_damaged_draft_file_starts_from_the_defaults_and_can_be_written_again(
     next(n for n in app.number_input if n.label == "Rank r").set_value(4).run()
     assert not app.exception
     assert drafts.load_draft(place).spec.factorisation.rank == 4
+
+
+def test_a_desk_that_does_not_stay_is_said_while_a_page_waits(place, open_app, monkeypatch):
+    folder = Service(place, "desk").folder
+    folder.mkdir(parents=True)
+    (folder / "log.txt").write_text("Traceback\n  File\nImportError: no such thing\n")
+    assert "no such thing" not in words(open_app("models"))  # it may only be starting
+    monkeypatch.setattr("pages._ui.asking.GONE_S", -1.0)
+    assert "ImportError: no such thing" in words(open_app("models"))
 
 
 def test_a_draft_that_is_a_folder_is_a_sentence(place, open_app):
