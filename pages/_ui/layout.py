@@ -1,13 +1,14 @@
 """The frame around every page: the strip on top, title, and errors as sentences."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from html import escape
 
 import streamlit as st
 
 from pages._ui import presets, router, state
 from paraknow_core.display import shorten, source_label
+from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import list_runs
 from paraknow_core.spec import RunSpec, parse_yaml
@@ -148,6 +149,8 @@ def _import() -> None:
 
 
 def _strip_text() -> None:
+    with suppress(OSError):  # every page comes by here: what waits goes on, whichever one is open
+        queue.ensure(state.place())
     draft = state.draft()
     changed = state.changed_settings()
     hint = escape(", ".join(changed) or "all settings are at their defaults", quote=True)
@@ -164,10 +167,10 @@ def _strip_text() -> None:
 
 
 def _active() -> list[tuple[str, str, str, float]]:
-    active = []
+    active, order = [], queue.read(state.place())
     for run in list_runs(state.place())[:200]:
         status = run.status()
-        if status.active:
+        if status.active and not queue.never_started(run, order):
             active.append((run.id, status.state, status.stage, status.fraction))
     return active
 

@@ -8,6 +8,7 @@ import streamlit as st
 
 from pages._ui.state import differing
 from paraknow_core.display import arm_of, source_label
+from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs import RunFolder, find_run, list_runs
@@ -173,10 +174,13 @@ def _verdict(path: str, other_path: str, stamp: tuple[int, int], other_stamp: tu
 
 def unfinished_siblings(place: Workspace, one: Facts) -> int:
     """Return how many runs of the same teacher, student and task are still waiting or working."""
+    if one.spec is None:
+        return 0
+    order = queue.read(place)
     return sum(
-        other.spec is not None and question(other.spec) == question(one.spec) and run.status().active
+        other.spec is not None and question(other.spec) == question(one.spec) and queue.is_active(run, order)
         for run, other in all_facts(place)[:50]
-    ) if one.spec is not None else 0  # fmt: skip
+    )
 
 
 def question(spec: RunSpec) -> tuple:

@@ -58,20 +58,33 @@ def task_field() -> None:
 def start(*specs: RunSpec) -> RunFolder | None:
     """Create a run for each spec, put them at the end of the queue in this order, and return the first."""
     place = state.place()
+    runs: list[RunFolder] = []
     try:
         for spec in specs:
             state.access().check_spec(spec)
-        state.access().check_amount(sum(run.status().active for run in list_runs(place)[:200]), len(specs))
-        runs = [create_run(place, spec) for spec in specs]
+        order = queue.read(place)
+        active = sum(queue.is_active(run, order) for run in list_runs(place)[:200])
+        state.access().check_amount(active, len(specs))
+        for spec in specs:
+            runs.append(create_run(place, spec))
         queue.submit(place, *runs)
     except ParaknowError as error:
+        _take_back(runs)
         say(error)
         return None
     except OSError as error:
+        _take_back(runs)
         say(f"workspace: {Path(error.filename or place.root).name} cannot be written ({error.strerror}); "
             "free some space or choose another folder with --workspace")  # fmt: skip
         return None
     return runs[0]
+
+
+def _take_back(runs: list[RunFolder]) -> None:
+    """Remove new runs that could not be put into the queue: nobody would ever start them."""
+    for run in runs:
+        with suppress(ParaknowError, OSError):
+            run.delete()
 
 
 def run_name(one: Facts) -> str:

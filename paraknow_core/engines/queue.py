@@ -118,6 +118,18 @@ def _attempt(place: Workspace, run: RunFolder, order: Order) -> int:
     return local.next_attempt(run)
 
 
+def never_started(run: RunFolder, order: Order) -> bool:
+    """Tell whether a run is only a folder: it says `queued`, but it neither waits here nor has a process."""
+    if run.id in order.waiting or run.file("process.json").exists():
+        return False
+    return run.status().state == "queued"
+
+
+def is_active(run: RunFolder, order: Order) -> bool:
+    """Tell whether a run waits or goes on, so that something will still come of it."""
+    return run.status().active and not never_started(run, order)
+
+
 def ensure(place: Workspace) -> None:
     """Start the queue's process again if somebody needs it and it is gone (killed, or the machine was restarted)."""
     if not read(place).empty:
