@@ -60,11 +60,7 @@ def start(*specs: RunSpec) -> RunFolder | None:
     place = state.place()
     runs: list[RunFolder] = []
     try:
-        for spec in specs:
-            state.access().check_spec(spec)
-        order = queue.read(place)
-        active = sum(queue.is_active(run, order) for run in list_runs(place)[:200])
-        state.access().check_amount(active, len(specs))
+        _check(*specs)
         for spec in specs:
             runs.append(create_run(place, spec))
         queue.submit(place, *runs)
@@ -78,6 +74,30 @@ def start(*specs: RunSpec) -> RunFolder | None:
             "free some space or choose another folder with --workspace")  # fmt: skip
         return None
     return runs[0]
+
+
+def _check(*specs: RunSpec) -> None:
+    """Refuse what this visitor may not compute here: asked before every submit, of new runs and of old ones alike.
+
+    Raises:
+        DataError: one sentence.
+    """
+    place, access = state.place(), state.access()
+    for spec in specs:
+        access.check_spec(spec)
+    order = queue.read(place)
+    access.check_amount(sum(queue.is_active(run, order) for run in list_runs(place)[:200]), len(specs))
+
+
+def resume(run: RunFolder) -> None:
+    """Put a run that is there back into the queue.
+
+    Raises:
+        ParaknowError: this visitor may not, or the run cannot go on.
+        OSError: the workspace cannot be written.
+    """
+    _check(run.spec())
+    queue.submit(state.place(), run)
 
 
 def _take_back(runs: list[RunFolder]) -> None:
@@ -194,7 +214,7 @@ def buttons(run: RunFolder, status: Status) -> None:
         "Start" if idle else "Resume", key=f"resume:{run.id}", icon=":material/play_arrow:", type="primary",
         help="Puts it at the end of the queue; it continues after the last thing that was saved.",
     ):  # fmt: skip
-        act(lambda: queue.submit(place, run))
+        act(lambda: resume(run))
 
 
 def act(what: Callable[[], object]) -> None:

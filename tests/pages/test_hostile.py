@@ -136,6 +136,24 @@ def test_demo_mode_takes_no_more_runs_than_a_class_can_wait_for(place, open_app,
     assert submitted == []
 
 
+def test_demo_mode_resumes_no_run_that_it_would_not_start(place, open_app, submitted, monkeypatch):
+    large = fabricate.run(place, "stopped", {"finetuning.epochs": 50})
+    small = fabricate.run(place, "stopped", {"task.sizes.train": 100, "task.sizes.test": 50})
+    monkeypatch.setenv("PARAKNOW_DEMO", "1")
+    app = open_app("train", large.id)
+    button(app, "Resume").click().run()
+    assert "finetuning.epochs: 50 given; in demo mode at most 5" in words(app)
+    assert submitted == []
+    button(open_app("train", small.id), "Resume").click().run()
+    assert submitted == [[small.id]]
+    for _ in range(24):
+        fabricate.run(place, "running")
+    app = open_app("train", small.id)
+    button(app, "Resume").click().run()
+    assert "in demo mode at most 24" in words(app)
+    assert submitted == [[small.id]]
+
+
 def test_a_server_without_its_guards_says_so(place, open_app, monkeypatch):
     import streamlit as st
 
