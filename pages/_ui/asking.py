@@ -6,7 +6,7 @@ from typing import Any
 import streamlit as st
 
 from pages._ui import state
-from pages._ui.layout import plain, say
+from pages._ui.layout import plain, say, sentences, unwritable
 from paraknow_core import desk
 from paraknow_core.desk import Reply
 from paraknow_core.errors import ParaknowError
@@ -34,7 +34,7 @@ def answered(kind: str, request: dict[str, Any], waiting: str = "Working it out 
         say(error)
         return None
     except OSError as error:
-        say(f"workspace: cannot be written ({error.strerror}); free some space or choose another with --workspace")
+        say(unwritable(error))
         return None
     if reply.state == "done":
         return reply
@@ -63,8 +63,9 @@ def _wait(kind: str, request: dict[str, Any], waiting: str) -> None:
 
     def tick() -> None:
         nonlocal problem
-        if desk.ask(state.place(), kind, request).state != "waiting":
-            st.rerun()
+        with sentences():
+            if desk.ask(state.place(), kind, request).state != "waiting":
+                st.rerun()
         if time.monotonic() - began > GONE_S and not service.alive():
             problem = service.last_error() or problem  # a start empties the log
         if problem:

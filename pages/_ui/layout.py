@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from html import escape
+from pathlib import Path
 
 import streamlit as st
 
@@ -71,7 +72,7 @@ def is_dark() -> bool:
 
 @contextmanager
 def page(title: str) -> Iterator[None]:
-    """Draw strip and title, then the page's body; a `ParaknowError` in it becomes a sentence."""
+    """Draw strip and title, then the page's body; what the user can mend in it becomes a sentence."""
     router.require_router()
     st.html(CSS)
     _banner()
@@ -80,11 +81,27 @@ def page(title: str) -> Iterator[None]:
     problem = state.take_problem()
     if problem:
         say(problem)
-    try:
+    with sentences():
         presets.take()
+        yield
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Say what the user can mend, a refusal or a full disk; a fragment that writes needs this of its own."""
+    try:
         yield
     except ParaknowError as error:
         say(error)
+    except OSError as error:
+        say(unwritable(error))
+
+
+def unwritable(error: OSError) -> str:
+    """Return the sentence for a workspace that is full, read-only, or gone."""
+    name = Path(str(error.filename)).name if error.filename else "a file"
+    return (f"workspace: {name} cannot be written or read ({error.strerror or error}); free some space, or choose "
+            "another folder with --workspace")  # fmt: skip
 
 
 def _banner() -> None:

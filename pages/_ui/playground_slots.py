@@ -185,8 +185,9 @@ def _button(label: str, wish: str, one: Choice, icon: str, tip: str) -> None:
     place = state.place()
     waiting = same_wish(place, wish, one.slot)
     if st.button(label, key=f"{wish}:{one.slot.key}", icon=icon, help=tip, disabled=waiting, width="stretch"):
-        do(wish, one)
-        st.rerun()
+        with layout.sentences():
+            do(wish, one)
+            st.rerun()
 
 
 def do(wish: str, *them: Choice) -> None:

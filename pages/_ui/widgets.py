@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from contextlib import suppress
 from html import escape
-from pathlib import Path
 
 import streamlit as st
 
 from pages._ui import state
-from pages._ui.layout import chip, plain, say
+from pages._ui.layout import chip, plain, say, unwritable
 from pages._ui.reading import Facts, facts
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.display import arm_of, count, duration, shorten, source_label
@@ -64,14 +63,9 @@ def start(*specs: RunSpec) -> RunFolder | None:
         for spec in specs:
             runs.append(create_run(place, spec))
         queue.submit(place, *runs)
-    except ParaknowError as error:
+    except (ParaknowError, OSError) as error:
         _take_back(runs)
-        say(error)
-        return None
-    except OSError as error:
-        _take_back(runs)
-        say(f"workspace: {Path(error.filename or place.root).name} cannot be written ({error.strerror}); "
-            "free some space or choose another folder with --workspace")  # fmt: skip
+        say(unwritable(error) if isinstance(error, OSError) else error)
         return None
     return runs[0]
 
