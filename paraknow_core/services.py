@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, read_json, write_json
-from paraknow_core.runs import is_alive, this_process
+from paraknow_core.runs import is_there, this_process
 
 RESTART_AFTER_S = 4.0  # a service that ends at once is not started again and again
 STARTING_S = 20.0  # until then a process that was launched may not have said that it is there
@@ -41,8 +41,7 @@ class Service:
 
     def alive(self) -> bool:
         """Tell whether the process is there (or was started a moment ago)."""
-        known = read_json(self.folder / "process.json", {})
-        return bool(known) and is_alive(known["host"], known["pid"], known["process_started"], 0)
+        return is_there(read_json(self.folder / "process.json"))
 
     @property
     def starting(self) -> bool:

@@ -29,9 +29,7 @@ class Facts:
 
     @property
     def scores(self) -> list[dict]:
-        """The scores that are whole: a file edited by hand must not break a list of runs."""
-        given = self.result.get("scores")
-        return [score for score in given if _is_whole(score)] if isinstance(given, list) else []
+        return self.result.get("scores") or []
 
     @property
     def pair(self) -> str:
@@ -42,12 +40,6 @@ class Facts:
     @property
     def task(self) -> str:
         return "" if self.spec is None else source_label(self.spec.task.source, 32)
-
-
-def _is_whole(score: object) -> bool:
-    if not isinstance(score, dict) or not isinstance(score.get("value"), int | float):
-        return False
-    return all(isinstance(score.get(key), int | float | None) for key in ("low", "high", "n"))
 
 
 def facts(run: RunFolder) -> Facts:
@@ -68,8 +60,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _facts(path: str, spec_stamp: tuple[int, int], result_stamp: tuple[int, int]) -> Facts:
     del spec_stamp, result_stamp  # only part of the key under which the answer is kept
     run = RunFolder(Path(path))
-    result = run.result()
-    result = result if isinstance(result, dict) else {}
+    result = run.result() or {}
     try:
         return Facts(run.id, run.spec(), "", result)
     except ParaknowError as error:

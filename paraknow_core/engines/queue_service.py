@@ -13,7 +13,7 @@ from paraknow_core.engines import local
 from paraknow_core.engines.queue import CANCELLED, ENDED, Order, attempt_of, changing, folder_of, run_of, write_stopped
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, read_json, write_json
-from paraknow_core.runs import RunFolder, is_alive
+from paraknow_core.runs import RunFolder, is_there
 from paraknow_core.services import Service
 from paraknow_core.settings import load_settings
 
@@ -105,8 +105,7 @@ def _workers(place: Workspace) -> int:
 
 def _is_busy(run: RunFolder) -> bool:
     """Tell whether the run's process is still there."""
-    known = read_json(run.file("process.json"), {})
-    if not known or not is_alive(known["host"], known["pid"], known["process_started"], known.get("launched", 0)):
+    if not is_there(read_json(run.file("process.json")), "launched"):
         return False
     status = run.status()
     return status.active or time.time() - status.ended < LINGER_S

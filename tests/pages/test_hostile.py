@@ -5,6 +5,9 @@ import json
 import pytest
 
 from paraknow_core import draft as drafts
+from paraknow_core.engines import queue, queue_service
+from paraknow_core.paths import read_json, write_json
+from paraknow_core.runs import list_runs
 from paraknow_core.services import Service
 from paraknow_core.spec import RunSpec
 from tests.pages import fabricate
@@ -102,16 +105,32 @@ def test_a_pasted_spec_that_is_bad_is_named_and_changes_nothing(place, open_app,
 
 
 def test_damaged_run_folders_break_no_page(place, open_app):
+    whole = fabricate.run(place, "done").result()
     for number, content in enumerate(("[]", "3", '{"scores": 3}', '{"scores": [3, {"value": "x"}, {}]}',
                                       '{"sensitivity": {"key": "../.."}}', '{"revisions": 3, "references": [1]}',
-                                      '{"scores": [{"value": 1e400}]}')):  # fmt: skip
+                                      '{"scores": [{"value": 1e400}]}', '{"sensitivity": "x", "task": {"sizes": 3}}',
+                                      json.dumps({**whole, "references": [1], "timings": {"prepare": "x"},
+                                                  "step0": {"evaluation": "x"}, "export_check": 3}),
+                                      json.dumps({**whole, "references": {"student": 3, "teacher": ["x"]},
+                                                  "timings": [], "warnings": 3}))):  # fmt: skip
         run = fabricate.run(place, "done", {"name": f"damaged {number}"})
         run.file("result.json").write_text(content)
         run.file("adapter").mkdir()
     torn = fabricate.run(place, "done")
     torn.file("status.json").write_text(json.dumps({"state": 3, "heartbeat": "x"}))
-    for page in ("start", "playground", "lessons"):
+    for number, content in enumerate(("[]", "3", '{"attempt": 1}', '{"host": 3, "pid": "x", "attempt": 1}')):
+        for state in ("queued", "running"):
+            run = fabricate.run(place, state, {"name": f"process {number}"})
+            write_json(run.file("status.json"), {**read_json(run.file("status.json")), "attempt": 1})
+            run.file("process.json").write_text(content)
+        (place.root / "services" / "queue").mkdir(parents=True, exist_ok=True)
+        (place.root / "services" / "queue" / "process.json").write_text(content)
+        queue.ensure(place)
+        queue_service.turn(place)
+    for page in ("start", "playground", "lessons", "sensitivity", "compare", "train"):
         open_app(page if page != "start" else None)
+    for run in list_runs(place):
+        open_app("train", run.id)
 
 
 def test_demo_mode_says_so_keeps_the_draft_private_and_refuses_typed_names(place, open_app, submitted, monkeypatch):
