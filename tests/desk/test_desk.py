@@ -114,6 +114,34 @@ def test_a_question_that_is_being_worked_out_is_not_asked_anew(place, echo):
     assert [file.suffix for file in folder.iterdir()] == [".working"]
 
 
+def test_an_answer_that_comes_between_two_looks_is_taken_and_not_worked_out_again(place, echo, monkeypatch):
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "waiting"
+    looks: list[object] = []
+    before = questions.read_json
+
+    def late(path, *default):
+        looks.append(path)
+        if len(looks) > 1:
+            return before(path, *default)
+        answer_all(place)  # the first look finds nothing; now it is answered, and no `.working` is left
+        return None
+
+    monkeypatch.setattr(questions, "read_json", late)
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "done"
+    assert not list((questions.desk_folder(place) / "questions").iterdir())
+
+
+def test_a_question_whose_answer_is_there_is_dropped(place, echo, monkeypatch):
+    desk.ask(place, "echo", {"say": "hello"})
+    [question] = (questions.desk_folder(place) / "questions").iterdir()
+    content = question.read_text()
+    answer_all(place)
+    question.write_text(content)
+    monkeypatch.setattr(serve, "work_out", lambda *_: pytest.fail("worked out twice"))
+    answer_all(place)
+    assert not question.exists()
+
+
 def test_a_question_that_ended_the_process_is_answered_with_that(place, echo):
     desk.ask(place, "echo", {"say": "boom"})
     folder = questions.desk_folder(place) / "questions"
