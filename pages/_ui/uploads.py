@@ -17,6 +17,7 @@ import streamlit as st
 from pages._ui import asking, state
 from pages._ui.layout import plain, say, unwritable
 from paraknow_core.display import count, memory, shorten
+from paraknow_core.errors import DataError
 from paraknow_core.paths import Workspace, read_json, write_atomic, write_json
 
 SUFFIXES = (".jsonl", ".csv", ".txt")
@@ -140,7 +141,12 @@ def _take(file: Any) -> None:
     """Keep what was just chosen; an earlier file that still waits is dropped."""
     _drop()
     st.session_state.pop(REFUSED, None)
-    if file is None or state.access().demo:
+    if file is None:
+        return
+    try:
+        state.access().check_upload()
+    except DataError as error:
+        st.session_state[REFUSED] = str(error)
         return
     path = keep(state.place(), file.name, file.getvalue())
     if isinstance(path, str):
@@ -156,6 +162,7 @@ def _drop() -> None:
 
 
 def _work_on(place: Workspace, pending: dict[str, Any], use: Callable[[str], None]) -> None:
+    state.access().check_upload()
     path, label = Path(pending["path"]), shorten(pending["label"], 60)
     reply = asking.answered("upload", {"path": str(path), "columns": pending["columns"]}, f"Reading {label} …")
     if reply is None:

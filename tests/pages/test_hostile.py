@@ -1,11 +1,14 @@
 """Addresses, drafts and pasted texts made to break a page: each is a sentence, and the page goes on working."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from pages._ui import train_live, uploads
 from paraknow_core import draft as drafts
 from paraknow_core.engines import queue, queue_service
+from paraknow_core.errors import DataError
 from paraknow_core.paths import read_json, write_json
 from paraknow_core.runs import list_runs
 from paraknow_core.services import Service
@@ -153,6 +156,22 @@ def test_demo_mode_takes_no_more_runs_than_a_class_can_wait_for(place, open_app,
     button(app, "Try it now").click().run()
     assert "in demo mode at most 24" in words(app)
     assert submitted == []
+
+
+def test_demo_mode_refuses_uploads_and_deletes_where_they_are_done(place, monkeypatch):
+    run = fabricate.run(place, "done")
+    monkeypatch.setenv("PARAKNOW_DEMO", "1")
+    with pytest.raises(DataError, match="nothing can be deleted"):
+        train_live._delete_for_good(run)
+    assert run.path.exists()
+    kept: dict = {}
+    monkeypatch.setattr(uploads.st, "session_state", kept)
+    uploads._take(SimpleNamespace(name="a.jsonl", getvalue=lambda: b"{}"))
+    assert "nothing can be uploaded" in kept[uploads.REFUSED]
+    assert uploads.PENDING not in kept
+    assert not place.uploads.exists()
+    with pytest.raises(DataError, match="nothing can be uploaded"):
+        uploads._work_on(place, {}, lambda _path: None)
 
 
 def test_demo_mode_resumes_no_run_that_it_would_not_start(place, open_app, submitted, monkeypatch):
