@@ -6,6 +6,7 @@ it prints, a file `stop` asks it to end. A service also ends by itself when nobo
 
 import fcntl
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -41,7 +42,21 @@ class Service:
 
     def alive(self) -> bool:
         """Tell whether the process is there (or was started a moment ago)."""
-        return is_there(read_json(self.folder / "process.json"))
+        known = read_json(self.folder / "process.json")
+        return is_there(known) or self._held_elsewhere(known)
+
+    def _held_elsewhere(self, known: object) -> bool:
+        """Tell whether a process of another host, which cannot be looked at from here, still holds the lock."""
+        if not isinstance(known, dict) or known.get("host") in (None, socket.gethostname()):
+            return False
+        try:
+            with (self.folder / "lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     @property
     def starting(self) -> bool:
@@ -75,9 +90,10 @@ class Service:
         deadline = time.monotonic() + wait_s
         while self.alive() and time.monotonic() < deadline:
             time.sleep(0.05)
-        if wait_s and self.alive():
+        known = read_json(self.folder / "process.json")
+        if wait_s and is_there(known):  # on this host: the same number elsewhere is another process here
             with suppress(psutil.NoSuchProcess):
-                psutil.Process(read_json(self.folder / "process.json")["pid"]).kill()
+                psutil.Process(known["pid"]).kill()
 
     def last_error(self) -> str:
         """Return the last line of the log where its end names an error; it says why a process does not stay."""

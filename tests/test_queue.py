@@ -237,6 +237,19 @@ def test_an_idle_queue_goes_only_when_nobody_has_submitted_meanwhile(place, quie
         assert not service.alive()
 
 
+def test_a_process_of_another_host_is_alive_while_it_holds_the_lock_and_is_never_killed_here(place, monkeypatch):
+    service = Service(place, "queue")
+    with service.hold():
+        mine = read_json(service.folder / "process.json")
+        write_json(service.folder / "process.json", {**mine, "host": "another host"})
+        assert service.alive()
+        monkeypatch.setattr(psutil.Process, "kill", lambda _self: pytest.fail("killed a process of this host"))
+        service.stop(wait_s=0.2)
+        assert service.asked_to_stop
+    write_json(service.folder / "process.json", {**mine, "host": "another host"})
+    assert not service.alive()  # it was killed, or its host is gone: the lock is free
+
+
 def test_broken_settings_do_not_stop_the_queue_and_a_full_disk_is_said_in_the_run(place, quiet, monkeypatch):
     place.root.mkdir(parents=True)
     place.settings_file.write_text("workers: many")
