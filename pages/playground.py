@@ -1,5 +1,7 @@
 """Playground: one prompt to teacher, student, default LoRA and transferred student, side by side, token by token."""
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from pages._ui import layout, state
@@ -39,18 +41,22 @@ def buttons(found: prompt.Material, given: dict, chosen: list[Choice], held: dic
             label = f"Load all ({memory(needed)})" if needed else "Load all"
             tip = "Puts everybody's weights into memory; students share theirs, so it may take less."
             if st.button(label, icon=":material/download:", type="secondary" if loaded else "primary", help=tip):
-                slots.do("load", *missing)
-                st.rerun()
+                _do(lambda: slots.do("load", *missing))
         tip = "Everybody who is loaded answers." if loaded else "Load a model first."
         kind = "primary" if loaded else "secondary"
         if st.button("Generate", icon=":material/play_arrow:", type=kind, disabled=not loaded or busy, help=tip):
             _generate(found, given, loaded)
         if busy and st.button("Stop", icon=":material/stop_circle:", help="Ends after the token it is at."):
-            protocol.stop(state.place(), made.id)
-            st.rerun()
+            _do(lambda: protocol.stop(state.place(), made.id))
         if loaded and st.button("Free all", icon=":material/eject:", help="Drops these weights, for every window."):
-            slots.do("free", *loaded)
-            st.rerun()
+            _do(lambda: slots.do("free", *loaded))
+
+
+def _do(what: Callable[[], object]) -> None:
+    """Do what a button says and draw the page again; where that cannot be written, the page stays and says so."""
+    with layout.sentences():
+        what()
+        st.rerun()
 
 
 def _generate(found: prompt.Material, given: dict, loaded: list[Choice]) -> None:
@@ -60,8 +66,11 @@ def _generate(found: prompt.Material, given: dict, loaded: list[Choice]) -> None
         message = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
         layout.say(f"prompt: {message.removeprefix('Value error, ')}")
         return
-    st.query_params["generation"] = playground.begin(state.place(), asked)
-    st.rerun()
+
+    def begin() -> None:
+        st.query_params["generation"] = playground.begin(state.place(), asked)
+
+    _do(begin)
 
 
 def columns(known: dict[str, Choice], chosen: list[Choice]) -> None:
@@ -71,6 +80,10 @@ def columns(known: dict[str, Choice], chosen: list[Choice]) -> None:
     moving = slots.unsettled(chosen, held) or (made is not None and made.active)
 
     def tick() -> None:
+        with layout.sentences():
+            draw()
+
+    def draw() -> None:
         now, answer = slots.look(chosen), _read()
         if moving and not (slots.unsettled(chosen, now) or (answer is not None and answer.active)):
             st.rerun()

@@ -73,10 +73,25 @@ def is_alive(host: str, pid: int, process_started: float, heartbeat: float) -> b
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - process_started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, ValueError):
+    except (psutil.NoSuchProcess, ValueError, TypeError, OverflowError):
         return False
     except psutil.AccessDenied:
         return True
+
+
+def is_there(known: object, key: str = "") -> bool:
+    """Tell whether the process that a file names is alive; a file edited by hand that names none names nobody.
+
+    Args:
+        known: content of a `process.json`.
+        key: under which it says when the process was last heard of; for a process of another host.
+    """
+    if not isinstance(known, dict):
+        return False
+    host, pid, started, heard = (known.get(name) for name in ("host", "pid", "process_started", key))
+    if not isinstance(host, str) or not isinstance(pid, int) or not isinstance(started, int | float):
+        return False
+    return is_alive(host, pid, started, heard if isinstance(heard, int | float) else 0)
 
 
 @dataclass(frozen=True)
@@ -105,9 +120,8 @@ class RunFolder:
         status = Status.from_dict(read_json(self.path / "status.json", {}))
         if status.state == "queued":
             launched = read_json(self.path / "process.json")
-            gone = launched and launched.get("attempt") == status.attempt and not is_alive(
-                launched["host"], launched["pid"], launched["process_started"], launched.get("launched", 0)
-            )  # fmt: skip
+            ours = isinstance(launched, dict) and launched.get("attempt") == status.attempt
+            gone = ours and not is_there(launched, "launched")
             return replace(status, state="lost", message="the process ended before it began") if gone else status
         if status.active and not is_alive(status.host, status.pid, status.process_started, status.heartbeat):
             return replace(status, state="lost", message="the process is gone; resume continues from its last save")
@@ -126,7 +140,9 @@ class RunFolder:
         return [by_step[step] for step in sorted(by_step)]
 
     def result(self) -> dict | None:
-        return read_json(self.path / "result.json")
+        """Read what the run found; what is of another kind than a run writes is left out, for every reader."""
+        found = read_json(self.path / "result.json")
+        return _whole_result(found) if isinstance(found, dict) else None
 
     def predictions(self) -> list[dict]:
         """Return one record per scorer and test example; the last one counts."""
@@ -167,6 +183,40 @@ class RunFolder:
         grave = self.path.with_name(f".deleted.{self.id}")
         self.path.rename(grave)  # at once invisible to readers, even if removing takes a while
         shutil.rmtree(grave, ignore_errors=True)
+
+
+_DICTS = ("sensitivity", "references", "step0", "export_check", "timings", "training", "task", "revisions",
+          "fingerprints", "versions")  # fmt: skip
+
+
+def _whole_result(found: dict) -> dict:
+    """Drop what a hand-edited or foreign file holds in the wrong shape; nothing is added."""
+    kept = {key: value for key, value in found.items() if key not in _DICTS or isinstance(value, dict)}
+    if "scores" in kept:
+        kept["scores"] = _whole_scores(kept["scores"])
+    if "references" in kept:
+        kept["references"] = {name: _whole_scores(scores) for name, scores in kept["references"].items()}
+    if "timings" in kept:
+        kept["timings"] = {stage: s for stage, s in kept["timings"].items() if isinstance(s, int | float)}
+    if "warnings" in kept:
+        kept["warnings"] = kept["warnings"] if isinstance(kept["warnings"], list) else []
+    for key, inner in (("step0", "evaluation"), ("task", "sizes")):
+        if inner in kept.get(key, {}) and not isinstance(kept[key][inner], dict):
+            kept[key] = {name: value for name, value in kept[key].items() if name != inner}
+    return kept
+
+
+def _whole_scores(given: object) -> list[dict]:
+    return [score for score in given if _is_whole(score)] if isinstance(given, list) else []
+
+
+def _is_whole(score: object) -> bool:
+    if not isinstance(score, dict) or not isinstance(score.get("value"), int | float):
+        return False
+    extra = score.get("extra")
+    return (extra is None or isinstance(extra, dict)) and all(
+        isinstance(score.get(key), int | float | None) for key in ("low", "high", "n")
+    )
 
 
 def create_run(place: Workspace, spec: RunSpec, folder: Path | None = None) -> RunFolder:

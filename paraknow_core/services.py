@@ -6,6 +6,7 @@ it prints, a file `stop` asks it to end. A service also ends by itself when nobo
 
 import fcntl
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, read_json, write_json
-from paraknow_core.runs import is_alive, this_process
+from paraknow_core.runs import is_there, this_process
 
 RESTART_AFTER_S = 4.0  # a service that ends at once is not started again and again
 STARTING_S = 20.0  # until then a process that was launched may not have said that it is there
@@ -41,8 +42,21 @@ class Service:
 
     def alive(self) -> bool:
         """Tell whether the process is there (or was started a moment ago)."""
-        known = read_json(self.folder / "process.json", {})
-        return bool(known) and is_alive(known["host"], known["pid"], known["process_started"], 0)
+        known = read_json(self.folder / "process.json")
+        return is_there(known) or self._held_elsewhere(known)
+
+    def _held_elsewhere(self, known: object) -> bool:
+        """Tell whether a process of another host, which cannot be looked at from here, still holds the lock."""
+        if not isinstance(known, dict) or known.get("host") in (None, socket.gethostname()):
+            return False
+        try:
+            with (self.folder / "lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     @property
     def starting(self) -> bool:
@@ -76,9 +90,18 @@ class Service:
         deadline = time.monotonic() + wait_s
         while self.alive() and time.monotonic() < deadline:
             time.sleep(0.05)
-        if wait_s and self.alive():
+        known = read_json(self.folder / "process.json")
+        if wait_s and is_there(known):  # on this host: the same number elsewhere is another process here
             with suppress(psutil.NoSuchProcess):
-                psutil.Process(read_json(self.folder / "process.json")["pid"]).kill()
+                psutil.Process(known["pid"]).kill()
+
+    def last_error(self) -> str:
+        """Return the last line of the log where its end names an error; it says why a process does not stay."""
+        try:
+            text = (self.folder / "log.txt").read_text(errors="replace").strip()
+        except OSError:
+            return ""
+        return text.splitlines()[-1][:300] if "Error" in text[-2000:] else ""
 
     def _launched(self) -> float:
         try:

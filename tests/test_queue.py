@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,7 @@ import pytest
 from paraknow_core.engines import local, queue, queue_service
 from paraknow_core.errors import RunError
 from paraknow_core.paths import Workspace, read_json, write_json
-from paraknow_core.runs import RunFolder, create_run
+from paraknow_core.runs import RunFolder, create_run, this_process
 from paraknow_core.services import Service
 from paraknow_core.spec import RunSpec
 from tests.test_engines import ROOT, wait
@@ -169,7 +170,7 @@ def test_what_is_going_on_waiting_done_or_elsewhere_is_refused_and_nothing_chang
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", '{"waiting": 3, "working": null, "ending": []}', '{"waiting": [null, 3, "../..", "", "gone"]}',
-     '{"ending": {"gone": "soon"}}'],
+     '{"ending": {"gone": "soon"}}', '{"ending": {"gone": 3.5}}'],
 )  # fmt: skip
 def test_a_damaged_file_is_an_empty_queue(place, quiet, content):
     queue.folder_of(place).mkdir(parents=True)
@@ -178,6 +179,41 @@ def test_a_damaged_file_is_an_empty_queue(place, quiet, content):
     [run] = make(place, "next")
     queue.submit(place, run)
     assert json.loads((queue.folder_of(place) / "order.json").read_text())["waiting"] == [run.id]
+
+
+def at_work(run: RunFolder, attempt: int, state: str = "running") -> None:
+    """Say that this process works on a run."""
+    write_json(run.file("status.json"), {"state": state, "attempt": attempt, **this_process()})
+
+
+def test_a_resumed_run_is_not_ended_by_what_was_asked_of_the_attempt_before(place, quiet, monkeypatch):
+    killed: list[str] = []
+    monkeypatch.setattr(local, "signal_group", lambda run, _number: killed.append(run.id))
+    monkeypatch.setattr(queue_service, "GRACE_S", -1.0)
+    resumed, by_hand, deaf = make(place, "resumed", "by hand", "deaf")
+    for run in (resumed, by_hand, deaf):
+        at_work(run, 1)
+        queue.end(place, run)
+    for run in (resumed, by_hand):
+        write_json(run.file("status.json"), {"state": "stopped", "attempt": 1})
+    write_json(queue.folder_of(place) / "order.json", {**asdict(queue.read(place)), "working": ids(resumed)})
+    queue.submit(place, resumed)
+    order = queue.read(place)
+    assert (order.waiting, order.working, list(order.ending)) == (ids(resumed), [], ids(by_hand, deaf))
+    at_work(by_hand, 2)  # from the command line, which knows no queue
+    monkeypatch.setattr(local, "submit", lambda *_: 1)
+    queue_service.turn(place)
+    assert killed == ids(deaf)
+    assert list(queue.read(place).ending) == ids(deaf)
+
+
+def test_a_run_behind_a_link_is_refused_as_it_would_vanish_from_the_queue(place, quiet, tmp_path):
+    elsewhere = create_run(place, RunSpec(), tmp_path / "elsewhere")
+    place.runs.mkdir(parents=True)
+    (place.runs / "linked").symlink_to(elsewhere.path)
+    with pytest.raises(RunError, match="outside the workspace"):
+        queue.submit(place, queue.run_of(place, "linked"))
+    assert queue.read(place).empty
 
 
 def test_a_deleted_run_leaves_the_queue_and_a_moved_one_that_began_is_no_error(place, quiet):
@@ -199,6 +235,19 @@ def test_an_idle_queue_goes_only_when_nobody_has_submitted_meanwhile(place, quie
         queue.cancel(place, run)
         assert queue_service._leave(place, service)
         assert not service.alive()
+
+
+def test_a_process_of_another_host_is_alive_while_it_holds_the_lock_and_is_never_killed_here(place, monkeypatch):
+    service = Service(place, "queue")
+    with service.hold():
+        mine = read_json(service.folder / "process.json")
+        write_json(service.folder / "process.json", {**mine, "host": "another host"})
+        assert service.alive()
+        monkeypatch.setattr(psutil.Process, "kill", lambda _self: pytest.fail("killed a process of this host"))
+        service.stop(wait_s=0.2)
+        assert service.asked_to_stop
+    write_json(service.folder / "process.json", {**mine, "host": "another host"})
+    assert not service.alive()  # it was killed, or its host is gone: the lock is free
 
 
 def test_broken_settings_do_not_stop_the_queue_and_a_full_disk_is_said_in_the_run(place, quiet, monkeypatch):

@@ -6,14 +6,16 @@ from typing import Any
 import streamlit as st
 
 from pages._ui import state
-from pages._ui.layout import plain, say
+from pages._ui.layout import plain, say, sentences, unwritable
 from paraknow_core import desk
 from paraknow_core.desk import Reply
 from paraknow_core.errors import ParaknowError
+from paraknow_core.services import Service
 
 PATIENCE_S = 0.5  # a quick answer is drawn at once, without a second rerun
 STEP_S = 0.02
 EVERY_S = 0.4
+GONE_S = 8.0  # a desk that is not there after so long does not stay; it is started again every few seconds
 
 
 def answered(kind: str, request: dict[str, Any], waiting: str = "Working it out …") -> Reply | None:
@@ -32,7 +34,7 @@ def answered(kind: str, request: dict[str, Any], waiting: str = "Working it out 
         say(error)
         return None
     except OSError as error:
-        say(f"workspace: cannot be written ({error.strerror}); free some space or choose another with --workspace")
+        say(unwritable(error))
         return None
     if reply.state == "done":
         return reply
@@ -57,9 +59,17 @@ def _patient(kind: str, request: dict[str, Any]) -> Reply:
 def _wait(kind: str, request: dict[str, Any], waiting: str) -> None:
     """Keep the question asked while the page is open, and draw the page again when the answer is there."""
 
+    began, service, problem = time.monotonic(), Service(state.place(), "desk"), ""
+
     def tick() -> None:
-        if desk.ask(state.place(), kind, request).state != "waiting":
-            st.rerun()
+        nonlocal problem
+        with sentences():
+            if desk.ask(state.place(), kind, request).state != "waiting":
+                st.rerun()
+        if time.monotonic() - began > GONE_S and not service.alive():
+            problem = service.last_error() or problem  # a start empties the log
+        if problem:
+            say(f"desk: its process does not stay, and is started again and again; the end of its log: {problem}")
         st.caption(f":material/hourglass_top: {plain(waiting)}")
 
     st.fragment(tick, run_every=EVERY_S)()

@@ -1,13 +1,15 @@
 """The frame around every page: the strip on top, title, and errors as sentences."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from html import escape
+from pathlib import Path
 
 import streamlit as st
 
 from pages._ui import presets, router, state
 from paraknow_core.display import shorten, source_label
+from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import list_runs
 from paraknow_core.spec import RunSpec, parse_yaml
@@ -70,7 +72,7 @@ def is_dark() -> bool:
 
 @contextmanager
 def page(title: str) -> Iterator[None]:
-    """Draw strip and title, then the page's body; a `ParaknowError` in it becomes a sentence."""
+    """Draw strip and title, then the page's body; what the user can mend in it becomes a sentence."""
     router.require_router()
     st.html(CSS + router.icons())
     _banner()
@@ -79,11 +81,27 @@ def page(title: str) -> Iterator[None]:
     problem = state.take_problem()
     if problem:
         say(problem)
-    try:
+    with sentences():
         presets.take()
+        yield
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Say what the user can mend, a refusal or a full disk; a fragment that writes needs this of its own."""
+    try:
         yield
     except ParaknowError as error:
         say(error)
+    except OSError as error:
+        say(unwritable(error))
+
+
+def unwritable(error: OSError) -> str:
+    """Return the sentence for a workspace that is full, read-only, or gone."""
+    name = Path(str(error.filename)).name if error.filename else "a file"
+    return (f"workspace: {name} cannot be written or read ({error.strerror or error}); free some space, or choose "
+            "another folder with --workspace")  # fmt: skip
 
 
 def _banner() -> None:
@@ -148,6 +166,8 @@ def _import() -> None:
 
 
 def _strip_text() -> None:
+    with suppress(OSError):  # every page comes by here: what waits goes on, whichever one is open
+        queue.ensure(state.place())
     draft = state.draft()
     changed = state.changed_settings()
     hint = escape(", ".join(changed) or "all settings are at their defaults", quote=True)
@@ -164,10 +184,10 @@ def _strip_text() -> None:
 
 
 def _active() -> list[tuple[str, str, str, float]]:
-    active = []
+    active, order = [], queue.read(state.place())
     for run in list_runs(state.place())[:200]:
         status = run.status()
-        if status.active:
+        if status.active and not queue.never_started(run, order):
             active.append((run.id, status.state, status.stage, status.fraction))
     return active
 

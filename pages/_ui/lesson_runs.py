@@ -7,6 +7,7 @@ import streamlit as st
 
 from pages._ui import layout, reading, state, widgets
 from paraknow_core.display import duration
+from paraknow_core.engines import queue
 from paraknow_core.lessons import Lesson
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import RunSpec
@@ -48,9 +49,10 @@ def find(lesson: Lesson) -> Found:
     wanted = {_computes(spec): label for label, spec in lesson.specs.items()}
     runs: dict[str, RunFolder] = {}
     states: dict[str, str] = {}
+    order = queue.read(state.place())
     for run, one in reading.all_facts(state.place()):
         label = wanted.get(_computes(one.spec)) if one.spec is not None else None
-        if label is None or states.get(label) == "done":
+        if label is None or states.get(label) == "done" or queue.never_started(run, order):
             continue
         word = run.status().state
         word = "lost" if word == "done" and not one.result else word  # its result was removed

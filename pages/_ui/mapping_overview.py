@@ -101,7 +101,10 @@ def _ask_on(choice: Choice) -> str:
     folders, layers, deadline = _folders(choice), _layers(choice), time.monotonic() + asking.PATIENCE_S
     while len(folders) < len(layers):
         request = choice.request(pairs=layers[len(folders)], mode=choice.mode, rank=choice.spectrum_rank())
-        reply = desk.ask(state.place(), "transfer_layer", request)
+        try:
+            reply = desk.ask(state.place(), "transfer_layer", request)
+        except OSError as error:
+            return layout.unwritable(error)
         if reply.state == "failed":
             return reply.error
         if reply.state == "done":

@@ -152,20 +152,12 @@ def memory_line(chosen: list[Choice], held: dict[str, Holding]) -> None:
     else:
         st.session_state[OWNED] = loaded
     st.session_state["playground.freed"] = st.session_state.get("playground.freed", False) and not loaded
-    log = service(place).folder / "log.txt"
-    if alive is None and not service(place).starting and log.exists() and _broken(log):
-        layout.say(f"playground: its process does not start; the end of its log: {_broken(log)}")
+    problem = service(place).last_error() if alive is None and not service(place).starting else ""
+    if problem:
+        layout.say(f"playground: its process does not start; the end of its log: {problem}")
     words = f"The playground's process takes {memory(alive)} in all" if alive else "No process yet"
     st.caption(f"{words}; weights that nobody uses for {IDLE_MINUTES} minutes are freed. Other windows of this "
                "workspace share them.")  # fmt: skip
-
-
-def _broken(log) -> str:  # noqa: ANN001 - a path
-    try:
-        text = log.read_text(errors="replace").strip()
-    except OSError:
-        return ""
-    return text.splitlines()[-1][:300] if "Error" in text[-2000:] else ""
 
 
 def card(one: Choice, holding: Holding, dark: bool) -> None:
@@ -193,8 +185,9 @@ def _button(label: str, wish: str, one: Choice, icon: str, tip: str) -> None:
     place = state.place()
     waiting = same_wish(place, wish, one.slot)
     if st.button(label, key=f"{wish}:{one.slot.key}", icon=icon, help=tip, disabled=waiting, width="stretch"):
-        do(wish, one)
-        st.rerun()
+        with layout.sentences():
+            do(wish, one)
+            st.rerun()
 
 
 def do(wish: str, *them: Choice) -> None:

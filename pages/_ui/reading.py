@@ -8,6 +8,7 @@ import streamlit as st
 
 from paraknow_core import comparison
 from paraknow_core.display import arm_of, source_label
+from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs import RunFolder, find_run, list_runs
@@ -28,9 +29,7 @@ class Facts:
 
     @property
     def scores(self) -> list[dict]:
-        """The scores that are whole: a file edited by hand must not break a list of runs."""
-        given = self.result.get("scores")
-        return [score for score in given if _is_whole(score)] if isinstance(given, list) else []
+        return self.result.get("scores") or []
 
     @property
     def pair(self) -> str:
@@ -41,12 +40,6 @@ class Facts:
     @property
     def task(self) -> str:
         return "" if self.spec is None else source_label(self.spec.task.source, 32)
-
-
-def _is_whole(score: object) -> bool:
-    if not isinstance(score, dict) or not isinstance(score.get("value"), int | float):
-        return False
-    return all(isinstance(score.get(key), int | float | None) for key in ("low", "high", "n"))
 
 
 def facts(run: RunFolder) -> Facts:
@@ -67,8 +60,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _facts(path: str, spec_stamp: tuple[int, int], result_stamp: tuple[int, int]) -> Facts:
     del spec_stamp, result_stamp  # only part of the key under which the answer is kept
     run = RunFolder(Path(path))
-    result = run.result()
-    result = result if isinstance(result, dict) else {}
+    result = run.result() or {}
     try:
         return Facts(run.id, run.spec(), "", result)
     except ParaknowError as error:
@@ -176,10 +168,13 @@ def _verdict(path: str, other_path: str, stamp: tuple[int, int], other_stamp: tu
 
 def unfinished_siblings(place: Workspace, one: Facts) -> int:
     """Return how many runs of the same teacher, student and task are still waiting or working."""
+    if one.spec is None:
+        return 0
+    order = queue.read(place)
     return sum(
-        other.spec is not None and question(other.spec) == question(one.spec) and run.status().active
+        other.spec is not None and question(other.spec) == question(one.spec) and queue.is_active(run, order)
         for run, other in all_facts(place)[:50]
-    ) if one.spec is not None else 0  # fmt: skip
+    )
 
 
 def question(spec: RunSpec) -> tuple:

@@ -239,9 +239,10 @@ def _delete(run: RunFolder) -> None:
     with st.popover("Delete", icon=":material/delete:", type="tertiary"):
         st.markdown("Removes the run's folder with its scores, curves and adapters. This cannot be undone.")
         if st.button("Delete for good", key=f"delete:{run.id}", type="primary", icon=":material/delete_forever:"):
+            widgets.act(lambda: _delete_for_good(run))
 
-            def away() -> None:
-                run.delete()
-                st.query_params.pop("run", None)
 
-            widgets.act(away)
+def _delete_for_good(run: RunFolder) -> None:
+    state.access().check_delete()  # here, whatever was drawn: the page may be older than the rule
+    run.delete()
+    st.query_params.pop("run", None)

@@ -15,8 +15,9 @@ from typing import Any
 import streamlit as st
 
 from pages._ui import asking, state
-from pages._ui.layout import plain, say
+from pages._ui.layout import plain, say, unwritable
 from paraknow_core.display import count, memory, shorten
+from paraknow_core.errors import DataError
 from paraknow_core.paths import Workspace, read_json, write_atomic, write_json
 
 SUFFIXES = (".jsonl", ".csv", ".txt")
@@ -92,10 +93,11 @@ def accept(place: Workspace, path: Path, label: str, reply: dict[str, Any]) -> P
     """Give a file that was read its final name, with the user's name of it as a label; return its path."""
     read = place.uploads / reply["file"]
     final = place.uploads / (f"upload-{path.stem.removeprefix(WAITING)}{read.suffix}")
-    read.rename(final)
+    # The note first: where the disk is full, the file is still there under the name by which it is found again.
     write_json(final.with_suffix(".json"), {
         "file": final.name, "label": label[:200], "format": reply["format"], "examples": reply["examples"],
     })  # fmt: skip
+    read.rename(final)
     discard(path)
     return final
 
@@ -139,7 +141,12 @@ def _take(file: Any) -> None:
     """Keep what was just chosen; an earlier file that still waits is dropped."""
     _drop()
     st.session_state.pop(REFUSED, None)
-    if file is None or state.access().demo:
+    if file is None:
+        return
+    try:
+        state.access().check_upload()
+    except DataError as error:
+        st.session_state[REFUSED] = str(error)
         return
     path = keep(state.place(), file.name, file.getvalue())
     if isinstance(path, str):
@@ -155,13 +162,18 @@ def _drop() -> None:
 
 
 def _work_on(place: Workspace, pending: dict[str, Any], use: Callable[[str], None]) -> None:
+    state.access().check_upload()
     path, label = Path(pending["path"]), shorten(pending["label"], 60)
     reply = asking.answered("upload", {"path": str(path), "columns": pending["columns"]}, f"Reading {label} …")
     if reply is None:
         return
     refused = reply.value["refused"]
     if not refused:
-        final = accept(place, path, pending["label"], reply.value)
+        try:
+            final = accept(place, path, pending["label"], reply.value)
+        except OSError as error:  # the file goes on waiting: the next draw tries again
+            say(unwritable(error))
+            return
         st.session_state.pop(PENDING)
         use(str(final))
         st.rerun()

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from contextlib import suppress
 from html import escape
-from pathlib import Path
 
 import streamlit as st
 
 from pages._ui import state
-from pages._ui.layout import chip, plain, say
+from pages._ui.layout import chip, plain, say, unwritable
 from pages._ui.reading import Facts, facts
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.display import arm_of, count, duration, shorten, source_label
@@ -58,20 +57,48 @@ def task_field() -> None:
 def start(*specs: RunSpec) -> RunFolder | None:
     """Create a run for each spec, put them at the end of the queue in this order, and return the first."""
     place = state.place()
+    runs: list[RunFolder] = []
     try:
+        _check(*specs)
         for spec in specs:
-            state.access().check_spec(spec)
-        state.access().check_amount(sum(run.status().active for run in list_runs(place)[:200]), len(specs))
-        runs = [create_run(place, spec) for spec in specs]
+            runs.append(create_run(place, spec))
         queue.submit(place, *runs)
-    except ParaknowError as error:
-        say(error)
-        return None
-    except OSError as error:
-        say(f"workspace: {Path(error.filename or place.root).name} cannot be written ({error.strerror}); "
-            "free some space or choose another folder with --workspace")  # fmt: skip
+    except (ParaknowError, OSError) as error:
+        _take_back(runs)
+        say(unwritable(error) if isinstance(error, OSError) else error)
         return None
     return runs[0]
+
+
+def _check(*specs: RunSpec) -> None:
+    """Refuse what this visitor may not compute here: asked before every submit, of new runs and of old ones alike.
+
+    Raises:
+        DataError: one sentence.
+    """
+    place, access = state.place(), state.access()
+    for spec in specs:
+        access.check_spec(spec)
+    order = queue.read(place)
+    access.check_amount(sum(queue.is_active(run, order) for run in list_runs(place)[:200]), len(specs))
+
+
+def resume(run: RunFolder) -> None:
+    """Put a run that is there back into the queue.
+
+    Raises:
+        ParaknowError: this visitor may not, or the run cannot go on.
+        OSError: the workspace cannot be written.
+    """
+    _check(run.spec())
+    queue.submit(state.place(), run)
+
+
+def _take_back(runs: list[RunFolder]) -> None:
+    """Remove new runs that could not be put into the queue: nobody would ever start them."""
+    for run in runs:
+        with suppress(ParaknowError, OSError):
+            run.delete()
 
 
 def run_name(one: Facts) -> str:
@@ -182,7 +209,7 @@ def buttons(run: RunFolder, status: Status) -> None:
         "Start" if idle else "Resume", key=f"resume:{run.id}", icon=":material/play_arrow:", type="primary",
         help="Puts it at the end of the queue; it continues after the last thing that was saved.",
     ):  # fmt: skip
-        act(lambda: queue.submit(place, run))
+        act(lambda: resume(run))
 
 
 def act(what: Callable[[], object]) -> None:

@@ -76,21 +76,30 @@ def ask(place: Workspace, kind: str, request: dict[str, Any]) -> Reply:
     """
     key = question_key(kind, request)
     answer = desk_folder(place) / key
-    known = read_json(answer / ANSWER)
-    if isinstance(known, dict):
-        with suppress(FileNotFoundError):  # just now replaced
-            os.utime(answer)  # answers that nobody reads any more are removed first
-        if "error" in known:
-            return Reply("failed", error=known["error"], folder=answer)
-        return Reply("done", known["value"], folder=answer)
     question = desk_folder(place) / "questions" / f"{key}.json"
-    if not question.with_suffix(".working").exists():  # otherwise it would be worked out twice
-        try:
-            os.utime(question)
-        except FileNotFoundError:
-            write_json(question, {"kind": kind, "request": request}, durable=False)
+    found = _answer(answer)
+    if found is None and not question.with_suffix(".working").exists():  # otherwise it would be worked out twice
+        found = _answer(answer)  # it may have come between the two looks
+        if found is None:
+            try:
+                os.utime(question)
+            except FileNotFoundError:
+                write_json(question, {"kind": kind, "request": request}, durable=False)
+    if found is not None:
+        return found
     Service(place, "desk").start()
     return Reply("waiting", folder=answer)
+
+
+def _answer(folder: Path) -> Reply | None:
+    known = read_json(folder / ANSWER)
+    if not isinstance(known, dict):
+        return None
+    with suppress(FileNotFoundError):  # just now replaced
+        os.utime(folder)  # answers that nobody reads any more are removed first
+    if "error" in known:
+        return Reply("failed", error=known["error"], folder=folder)
+    return Reply("done", known["value"], folder=folder)
 
 
 def forget(reply: Reply) -> None:

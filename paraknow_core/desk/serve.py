@@ -47,13 +47,18 @@ def _prepare_torch(place: Workspace) -> None:
 
     import torch
 
-    torch.set_num_threads(load_settings(place).threads or max(1, (os.cpu_count() or 2) - 1))
+    try:
+        threads = load_settings(place).threads
+    except ParaknowError:
+        threads = None  # every question is answered with that sentence; a process that ends answers nothing
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) - 1))
 
 
 def answer_question(place: Workspace, question: Path) -> None:
     """Work one question out and remove it; a failure is an answer, too."""
     asked = read_json(question)
-    if not isinstance(asked, dict):
+    # An answer that is there was written while the question was left once more: `forget` would have removed it.
+    if not isinstance(asked, dict) or isinstance(read_json(desk_folder(place) / question.stem / ANSWER), dict):
         question.unlink(missing_ok=True)
         return
     working = question.with_suffix(".working")

@@ -11,7 +11,7 @@ import psutil
 
 from paraknow_core.errors import RunError
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, read_json, write_json
-from paraknow_core.runs import ACTIVE, RunFolder, Status, is_alive
+from paraknow_core.runs import ACTIVE, RunFolder, Status, is_there
 
 
 def submit(place: Workspace, *runs: RunFolder) -> int:
@@ -58,8 +58,9 @@ def next_attempt(run: RunFolder) -> int:
         RunError: the run is going on.
     """
     status = run.status()
-    launched = read_json(run.file("process.json"), {})
-    starting = status.state == "queued" and launched.get("attempt") == status.attempt
+    launched = read_json(run.file("process.json"))
+    ours = isinstance(launched, dict) and launched.get("attempt") == status.attempt
+    starting = status.state == "queued" and ours
     if status.state in ("running", "stopping") or starting:
         raise RunError(f"run {run.id}: is already {status.state}; watch it, or stop it first")
     return status.attempt
@@ -94,8 +95,8 @@ def _wait_until_ended(run: RunFolder, seconds: float) -> bool:
 def signal_group(run: RunFolder, number: signal.Signals) -> None:
     """Send a signal to the process of a run and to all that it has started."""
     status = run.status()
-    known = asdict(status) if status.pid else read_json(run.file("process.json"), {})  # its first second has no status
-    if known and is_alive(known["host"], known["pid"], known["process_started"], 0):
+    known = asdict(status) if status.pid else read_json(run.file("process.json"))  # its first second has no status
+    if is_there(known):
         try:
             group = os.getpgid(known["pid"])
             # A run started by hand shares the shell's group: then only the process itself may be hit.

@@ -25,11 +25,14 @@ ENDED = "ended before it could save; resume goes on from its last save"
 
 @dataclass
 class Order:
-    """Run ids: those that wait, first come first; those that have a process; when the end of some was asked for."""
+    """Run ids: those that wait, first come first; those that have a process; those whose end was asked for.
+
+    `ending` holds when that was, and of which attempt: a run that was resumed meanwhile is not ended.
+    """
 
     waiting: list[str] = field(default_factory=list)
     working: list[str] = field(default_factory=list)
-    ending: dict[str, float] = field(default_factory=dict)
+    ending: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
@@ -51,8 +54,12 @@ def read(place: Workspace) -> Order:
     return Order(
         _known(place, data.get("waiting")),
         _known(place, data.get("working")),
-        {name: ending[name] for name in _known(place, list(ending)) if isinstance(ending[name], int | float)},
+        {name: ending[name] for name in _known(place, list(ending)) if _is_whole(ending[name])},
     )
+
+
+def _is_whole(entry: object) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, int | float) for part in entry)
 
 
 def _known(place: Workspace, names: object) -> list[str]:
@@ -94,18 +101,33 @@ def submit(place: Workspace, *runs: RunFolder) -> None:
         attempts = [_attempt(place, run, order) for run in runs]
         for run, attempt in zip(runs, attempts, strict=True):
             local.reset(run, attempt)
+            order.ending.pop(run.id, None)  # that was said of the attempt before
+            order.working = [name for name in order.working if name != run.id]
             order.waiting.append(run.id)
     Service(place, "queue").start()
 
 
 def _attempt(place: Workspace, run: RunFolder, order: Order) -> int:
-    if run.path.parent.resolve() != place.runs.resolve():
+    # The same test as in `read`: what it would leave out must not be put in.
+    if run.path.parent.resolve() != place.runs.resolve() or not _known(place, [run.id]):
         raise RunError(f"run {run.id}: lies outside the workspace; `runs resume` goes on with it")
     if run.id in order.waiting:
         raise RunError(f"run {run.id}: is waiting already; watch it, or take it out of the queue")
     if run.status().state == "done":
         raise RunError(f"run {run.id}: is done; duplicate it to run it with other settings")
     return local.next_attempt(run)
+
+
+def never_started(run: RunFolder, order: Order) -> bool:
+    """Tell whether a run is only a folder: it says `queued`, but it neither waits here nor has a process."""
+    if run.id in order.waiting or run.file("process.json").exists():
+        return False
+    return run.status().state == "queued"
+
+
+def is_active(run: RunFolder, order: Order) -> bool:
+    """Tell whether a run waits or goes on, so that something will still come of it."""
+    return run.status().active and not never_started(run, order)
 
 
 def ensure(place: Workspace) -> None:
@@ -147,6 +169,11 @@ def move(place: Workspace, run: RunFolder, by: int) -> None:
         order.waiting.insert(max(0, at + by), run.id)
 
 
+def attempt_of(status: Status) -> int:
+    """Return the number of the attempt that a run is at; a queued one is still before it."""
+    return status.attempt + (status.state == "queued")
+
+
 def end(place: Workspace, run: RunFolder) -> None:
     """Ask a run to save and stop, and let the queue's process end it if it has not after a few seconds.
 
@@ -154,6 +181,8 @@ def end(place: Workspace, run: RunFolder) -> None:
         RunError: the run is not active.
     """
     run.request_stop()
+    attempt = attempt_of(run.status())
     with changing(place) as order:
-        order.ending.setdefault(run.id, time.time())
+        if order.ending.get(run.id, [0, None])[1] != attempt:
+            order.ending[run.id] = [time.time(), attempt]
     Service(place, "queue").start()

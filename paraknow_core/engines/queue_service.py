@@ -10,10 +10,10 @@ import time
 from contextlib import suppress
 
 from paraknow_core.engines import local
-from paraknow_core.engines.queue import CANCELLED, ENDED, Order, changing, folder_of, run_of, write_stopped
+from paraknow_core.engines.queue import CANCELLED, ENDED, Order, attempt_of, changing, folder_of, run_of, write_stopped
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, read_json, write_json
-from paraknow_core.runs import RunFolder, is_alive
+from paraknow_core.runs import RunFolder, is_there
 from paraknow_core.services import Service
 from paraknow_core.settings import load_settings
 
@@ -61,7 +61,7 @@ def turn(place: Workspace) -> bool:
     _reap()
     with changing(place) as order:
         for name in list(order.ending):
-            if _has_ended(run_of(place, name), order.ending[name]):
+            if _has_ended(run_of(place, name), *order.ending[name]):
                 del order.ending[name]
         for name in [name for name in order.working if not _is_busy(run_of(place, name))]:
             order.working.remove(name)
@@ -105,20 +105,21 @@ def _workers(place: Workspace) -> int:
 
 def _is_busy(run: RunFolder) -> bool:
     """Tell whether the run's process is still there."""
-    known = read_json(run.file("process.json"), {})
-    if not known or not is_alive(known["host"], known["pid"], known["process_started"], known.get("launched", 0)):
+    if not is_there(read_json(run.file("process.json")), "launched"):
         return False
     status = run.status()
     return status.active or time.time() - status.ended < LINGER_S
 
 
-def _has_ended(run: RunFolder, asked: float) -> bool:
-    """Go on with ending a run, harder as time passes; True when it is over."""
+def _has_ended(run: RunFolder, asked: float, attempt: float) -> bool:
+    """Go on with ending an attempt of a run, harder as time passes; True when it is over."""
     status = run.status()
     if not status.active:
         if status.state == "lost":
             write_stopped(run, ENDED)
         return True
+    if attempt_of(status) != attempt:
+        return True  # resumed from the command line, which knows no queue
     waited = time.time() - asked
     if waited > GRACE_S:
         local.signal_group(run, signal.SIGKILL if waited > GRACE_S + HARDER_S else signal.SIGTERM)

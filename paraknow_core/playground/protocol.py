@@ -229,7 +229,8 @@ def _owner(place: Workspace) -> list | None:
 
 def _waiting(place: Workspace, name: str) -> bool:
     """True while a generation is still a wish that a living (or starting) process may fulfil."""
-    wishes = (read_json(path, {}) for path in (folder(place) / "commands").glob("*.json"))
+    commands = folder(place) / "commands"  # `.working`: just being taken up
+    wishes = (read_json(path, {}) for kind in ("*.json", "*.working") for path in commands.glob(kind))
     return any(isinstance(wish, dict) and wish.get("id") == name for wish in wishes) and (
         service(place).alive() or service(place).starting
     )

@@ -75,6 +75,15 @@ def test_a_failure_is_a_sentence_and_can_be_asked_again(place, echo, kind, reque
     assert desk.ask(place, kind, request_).state == "waiting"
 
 
+def test_bad_settings_are_the_answer_to_every_question_and_do_not_end_the_process(place, echo):
+    place.root.mkdir(parents=True)
+    place.settings_file.write_text("threads: many")
+    serve._prepare_torch(place)
+    desk.ask(place, "echo", {"say": "hello"})
+    answer_all(place)
+    assert "settings: 'threads'" in desk.ask(place, "echo", {"say": "hello"}).error
+
+
 def test_a_changed_file_is_another_question(place, tmp_path):
     file = tmp_path / "data.jsonl"
     file.write_text("{}\n")
@@ -103,6 +112,34 @@ def test_a_question_that_is_being_worked_out_is_not_asked_anew(place, echo):
     question.replace(question.with_suffix(".working"))
     assert desk.ask(place, "echo", {"say": "slow"}).state == "waiting"
     assert [file.suffix for file in folder.iterdir()] == [".working"]
+
+
+def test_an_answer_that_comes_between_two_looks_is_taken_and_not_worked_out_again(place, echo, monkeypatch):
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "waiting"
+    looks: list[object] = []
+    before = questions.read_json
+
+    def late(path, *default):
+        looks.append(path)
+        if len(looks) > 1:
+            return before(path, *default)
+        answer_all(place)  # the first look finds nothing; now it is answered, and no `.working` is left
+        return None
+
+    monkeypatch.setattr(questions, "read_json", late)
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "done"
+    assert not list((questions.desk_folder(place) / "questions").iterdir())
+
+
+def test_a_question_whose_answer_is_there_is_dropped(place, echo, monkeypatch):
+    desk.ask(place, "echo", {"say": "hello"})
+    [question] = (questions.desk_folder(place) / "questions").iterdir()
+    content = question.read_text()
+    answer_all(place)
+    question.write_text(content)
+    monkeypatch.setattr(serve, "work_out", lambda *_: pytest.fail("worked out twice"))
+    answer_all(place)
+    assert not question.exists()
 
 
 def test_a_question_that_ended_the_process_is_answered_with_that(place, echo):

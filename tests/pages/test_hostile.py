@@ -1,10 +1,17 @@
 """Addresses, drafts and pasted texts made to break a page: each is a sentence, and the page goes on working."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from pages._ui import train_live, uploads
 from paraknow_core import draft as drafts
+from paraknow_core.engines import queue, queue_service
+from paraknow_core.errors import DataError
+from paraknow_core.paths import read_json, write_json
+from paraknow_core.runs import list_runs
+from paraknow_core.services import Service
 from paraknow_core.spec import RunSpec
 from tests.pages import fabricate
 from tests.pages.conftest import button, words
@@ -47,6 +54,15 @@ def test_a_damaged_draft_file_starts_from_the_defaults_and_can_be_written_again(
     next(n for n in app.number_input if n.label == "Rank r").set_value(4).run()
     assert not app.exception
     assert drafts.load_draft(place).spec.factorisation.rank == 4
+
+
+def test_a_desk_that_does_not_stay_is_said_while_a_page_waits(place, open_app, monkeypatch):
+    folder = Service(place, "desk").folder
+    folder.mkdir(parents=True)
+    (folder / "log.txt").write_text("Traceback\n  File\nImportError: no such thing\n")
+    assert "no such thing" not in words(open_app("models"))  # it may only be starting
+    monkeypatch.setattr("pages._ui.asking.GONE_S", -1.0)
+    assert "ImportError: no such thing" in words(open_app("models"))
 
 
 def test_a_draft_that_is_a_folder_is_a_sentence(place, open_app):
@@ -92,16 +108,32 @@ def test_a_pasted_spec_that_is_bad_is_named_and_changes_nothing(place, open_app,
 
 
 def test_damaged_run_folders_break_no_page(place, open_app):
+    whole = fabricate.run(place, "done").result()
     for number, content in enumerate(("[]", "3", '{"scores": 3}', '{"scores": [3, {"value": "x"}, {}]}',
                                       '{"sensitivity": {"key": "../.."}}', '{"revisions": 3, "references": [1]}',
-                                      '{"scores": [{"value": 1e400}]}')):  # fmt: skip
+                                      '{"scores": [{"value": 1e400}]}', '{"sensitivity": "x", "task": {"sizes": 3}}',
+                                      json.dumps({**whole, "references": [1], "timings": {"prepare": "x"},
+                                                  "step0": {"evaluation": "x"}, "export_check": 3}),
+                                      json.dumps({**whole, "references": {"student": 3, "teacher": ["x"]},
+                                                  "timings": [], "warnings": 3}))):  # fmt: skip
         run = fabricate.run(place, "done", {"name": f"damaged {number}"})
         run.file("result.json").write_text(content)
         run.file("adapter").mkdir()
     torn = fabricate.run(place, "done")
     torn.file("status.json").write_text(json.dumps({"state": 3, "heartbeat": "x"}))
-    for page in ("start", "playground", "lessons"):
+    for number, content in enumerate(("[]", "3", '{"attempt": 1}', '{"host": 3, "pid": "x", "attempt": 1}')):
+        for state in ("queued", "running"):
+            run = fabricate.run(place, state, {"name": f"process {number}"})
+            write_json(run.file("status.json"), {**read_json(run.file("status.json")), "attempt": 1})
+            run.file("process.json").write_text(content)
+        (place.root / "services" / "queue").mkdir(parents=True, exist_ok=True)
+        (place.root / "services" / "queue" / "process.json").write_text(content)
+        queue.ensure(place)
+        queue_service.turn(place)
+    for page in ("start", "playground", "lessons", "sensitivity", "compare", "train"):
         open_app(page if page != "start" else None)
+    for run in list_runs(place):
+        open_app("train", run.id)
 
 
 def test_demo_mode_says_so_keeps_the_draft_private_and_refuses_typed_names(place, open_app, submitted, monkeypatch):
@@ -124,6 +156,40 @@ def test_demo_mode_takes_no_more_runs_than_a_class_can_wait_for(place, open_app,
     button(app, "Try it now").click().run()
     assert "in demo mode at most 24" in words(app)
     assert submitted == []
+
+
+def test_demo_mode_refuses_uploads_and_deletes_where_they_are_done(place, monkeypatch):
+    run = fabricate.run(place, "done")
+    monkeypatch.setenv("PARAKNOW_DEMO", "1")
+    with pytest.raises(DataError, match="nothing can be deleted"):
+        train_live._delete_for_good(run)
+    assert run.path.exists()
+    kept: dict = {}
+    monkeypatch.setattr(uploads.st, "session_state", kept)
+    uploads._take(SimpleNamespace(name="a.jsonl", getvalue=lambda: b"{}"))
+    assert "nothing can be uploaded" in kept[uploads.REFUSED]
+    assert uploads.PENDING not in kept
+    assert not place.uploads.exists()
+    with pytest.raises(DataError, match="nothing can be uploaded"):
+        uploads._work_on(place, {}, lambda _path: None)
+
+
+def test_demo_mode_resumes_no_run_that_it_would_not_start(place, open_app, submitted, monkeypatch):
+    large = fabricate.run(place, "stopped", {"finetuning.epochs": 50})
+    small = fabricate.run(place, "stopped", {"task.sizes.train": 100, "task.sizes.test": 50})
+    monkeypatch.setenv("PARAKNOW_DEMO", "1")
+    app = open_app("train", large.id)
+    button(app, "Resume").click().run()
+    assert "finetuning.epochs: 50 given; in demo mode at most 5" in words(app)
+    assert submitted == []
+    button(open_app("train", small.id), "Resume").click().run()
+    assert submitted == [[small.id]]
+    for _ in range(24):
+        fabricate.run(place, "running")
+    app = open_app("train", small.id)
+    button(app, "Resume").click().run()
+    assert "in demo mode at most 24" in words(app)
+    assert submitted == [[small.id]]
 
 
 def test_a_server_without_its_guards_says_so(place, open_app, monkeypatch):

@@ -98,6 +98,12 @@ def test_while_runs_go_on_their_progress_is_shown(place, open_app, state):
     assert "0 of 12 runs done" in "".join(p.proto.text for p in app.get("progress"))
 
 
+def test_a_run_that_was_never_put_into_the_queue_does_not_keep_a_lesson_waiting(place, open_app):
+    fabricate.run(place, "queued", _changes(next(iter(LESSONS[3].specs.values()))))
+    app = predict(open_lesson(open_app, 4), "4")
+    assert button(app, "Run the experiment")
+
+
 def _changes(spec) -> dict:
     return {"until": spec.until, "sensitivity.samples": spec.sensitivity.samples, "name": spec.name,
             "sensitivity.selection": spec.sensitivity.selection, "sensitivity.seed": spec.sensitivity.seed}  # fmt: skip

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy
 import pytest
 
+from pages._ui import mapping_overview
 from pages._ui.mapping_layers import RECEIVES, after_click, after_edit, notes
 from pages._ui.mapping_settings import origin_of
 from paraknow_core.draft import load_draft
@@ -49,6 +51,16 @@ def loaded(place, measured, open_app):
 def save(place, spec, held=None) -> None:
     write_json(place.root / "draft.json", {"spec": spec.model_dump(mode="json"),
                                            "held": held and held.model_dump(mode="json")})  # fmt: skip
+
+
+def test_a_question_that_cannot_be_written_is_a_sentence_of_the_table(place, monkeypatch):
+    def full(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(mapping_overview.desk, "ask", full)
+    choice = SimpleNamespace(plan_id="p", mode="residual", pairs=[{"layer": 0}], spectrum_rank=lambda: 1,
+                             request=lambda **changes: dict(changes))  # fmt: skip
+    assert "Read-only file system" in mapping_overview._ask_on(choice)
 
 
 def figures(app) -> dict[str, dict]:

@@ -248,6 +248,19 @@ def test_a_broken_upload_is_one_sentence_and_leaves_nothing(place, uploading, na
     assert spec(place).task == before
 
 
+def test_an_upload_that_cannot_be_kept_is_a_sentence_and_is_tried_again(place, uploading, monkeypatch):
+    def full(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(uploads, "write_json", full)
+        upload(place, uploading, "mine.jsonl", GOOD)
+        assert "No space left on device" in words(uploading)
+    uploading.run()
+    assert spec(place).task.source.startswith(str(place.uploads / "upload-"))
+    assert not list(place.uploads.glob("waiting-*"))
+
+
 def test_an_unknown_layout_is_mapped_by_its_columns(place, uploading):
     rows = b"".join(b'{"instruction": "say %d", "output": %d}\n' % (i, i) for i in range(60))
     upload(place, uploading, "mine.jsonl", rows)

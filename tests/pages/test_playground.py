@@ -64,6 +64,28 @@ def test_first_visit_chooses_teacher_and_student_looks_and_offers_to_load(place,
     assert len(wishes(place)) == count  # a page that is drawn again asks once
 
 
+def full(*_args, **_options):
+    raise OSError(28, "No space left on device", "/somewhere/commands")
+
+
+def test_a_full_disk_is_a_sentence_and_the_page_stays(place, open_app, living, monkeypatch):
+    for source in ("bundled:teacher", "bundled:stranger"):
+        hold(place, Slot(source=source))
+    app = open_app("playground")
+    monkeypatch.setattr(protocol, "write_json", full)
+    for label in ("Generate", "Free all", "Free"):
+        button(app, label).click().run()
+        assert not app.exception, (label, app.exception)
+        assert "commands cannot be written or read (No space left on device)" in words(app)
+        assert prompt(app)
+    assert "generation" not in app.query_params
+
+
+def test_a_full_disk_at_the_first_look_is_a_sentence(place, open_app, monkeypatch):
+    monkeypatch.setattr(protocol, "write_json", full)
+    assert "No space left on device" in words(open_app("playground"))
+
+
 def test_finished_runs_with_an_adapter_take_the_last_columns(place, open_app):
     fabricate.run(place, "failed")
     for method in ("default_lora", "seeking"):

@@ -5,6 +5,9 @@ import streamlit as st
 
 from paraknow_core.access import DEMO_VARIABLE
 from paraknow_core.draft import FILE, load_draft
+from paraknow_core.engines import queue
+from paraknow_core.runs import create_run
+from paraknow_core.services import Service
 from paraknow_core.spec import RunSpec
 from tests.pages.conftest import button, words
 
@@ -70,6 +73,17 @@ def test_demo_mode_says_so_keeps_drafts_apart_and_refuses_what_is_typed(place, o
     assert "1 change<" in words(app)
     assert not (place.root / FILE).exists()
     assert "draft</span> defaults" in words(open_app("train"))
+
+
+def test_every_page_brings_back_a_queue_that_somebody_needs(place, open_app, monkeypatch):
+    started: list[str] = []
+    monkeypatch.setattr(Service, "start", lambda self: started.append(self.name))
+    open_app("compare")
+    assert "queue" not in started
+    queue.submit(place, create_run(place, RunSpec()))
+    started.clear()
+    open_app("compare")
+    assert "queue" in started
 
 
 def test_a_server_that_others_can_reach_says_so_on_the_page(open_app, monkeypatch):

@@ -210,6 +210,25 @@ def test_a_run_that_no_queue_knows_can_be_started(place, open_app, submitted):
     assert submitted == [[run.id]]
 
 
+def test_a_run_that_no_queue_knows_counts_as_never_started(place, open_app):
+    fabricate.run(place, "done")
+    fabricate.run(place, "queued", {"method": "pissa"})
+    text = words(open_app("train"))
+    assert "no run active" in text
+    assert "will be added when done" not in words(open_app("train", fabricate.run(place, "done").id))
+
+
+def test_runs_that_cannot_be_put_into_the_queue_leave_nothing_behind(place, open_app, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(queue, "submit", full)
+    app = open_app("train")
+    button(app, "Start transfer").click().run()
+    assert "No space left on device" in words(app)
+    assert not list(place.runs.iterdir())
+
+
 def test_a_stopping_run_can_be_ended(place, open_app):
     run = fabricate.run(place, "stopping")
     button(open_app("train", run.id), "End now").click().run()

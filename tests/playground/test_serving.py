@@ -3,12 +3,14 @@
 import json
 
 import pytest
+import torch
 
 from paraknow_core import playground
 from paraknow_core.errors import RunError
 from paraknow_core.playground import protocol
 from paraknow_core.playground.protocol import Asked, Slot, Turn
-from paraknow_core.playground.serve import Desk
+from paraknow_core.playground.serve import Desk, writing
+from paraknow_core.tasks import scorers
 from tests.playground.conftest import work
 
 
@@ -246,6 +248,55 @@ def test_unused_weights_are_freed_and_then_the_process_may_end(place, desk, stud
 def test_a_generation_that_is_not_there_is_a_sentence(place, name):
     with pytest.raises(RunError, match="not kept"):
         playground.generation(place, name)
+
+
+@pytest.mark.parametrize("trouble", ["logits", "score", "disk", "row", "begin"])
+def test_what_fails_while_answers_are_written_ends_one_answer_and_not_the_process(
+    place, desk, student, monkeypatch, trouble
+):
+    slot = Slot(source=student)
+    load(place, desk, slot)
+    before, name = writing.append_line, playground.begin(place, asked(slot, reference="7", scorer="exact_match"))
+
+    def broken(*_args, **_options):
+        raise ZeroDivisionError("one by nothing")
+
+    def full(file, record):
+        if "text" in record or len(refused) < 2:
+            refused.append(record)
+            raise OSError(28, "No space left on device")
+        before(file, record)
+
+    refused: list[dict] = []
+    infinite = torch.tensor([0.0, float("inf"), 1.0])
+    patches = {"logits": (writing._Row, "_logits", lambda _self: infinite), "score": (scorers, "score_output", broken),
+               "disk": (writing, "append_line", full), "row": (writing, "context_limit", broken),
+               "begin": (writing, "open_lines", broken)}  # fmt: skip
+    with monkeypatch.context() as patch:
+        if trouble == "disk":  # it fills up after the answer has begun
+            desk.step()
+        patch.setattr(*patches[trouble])
+        assert work(desk, 200) < 200
+    made = playground.generation(place, name)
+    assert not made.active
+    assert not list((protocol.folder(place) / "commands").iterdir())
+    said = {"logits": "NaN or infinity", "score": "", "disk": "No space left", "row": "one by nothing", "begin": ""}
+    assert said[trouble] in made.columns[slot.key].error
+    again = playground.begin(place, asked(slot))
+    work(desk)
+    assert playground.generation(place, again).columns[slot.key].text == greedy_tokens(student)
+
+
+def test_a_full_disk_does_not_end_the_process_that_holds_weights(place, desk, student, monkeypatch):
+    def full(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    slot, other = Slot(source=student), Slot(source="/no/such/folder")
+    load(place, desk, slot)
+    playground.ask(place, "look", slot, other)
+    monkeypatch.setattr("paraknow_core.playground.serve.write_json", full)
+    work(desk)
+    assert list(desk.shelf.held) == [slot.key]
 
 
 def test_damaged_files_do_not_end_the_loop(place, desk, student):

@@ -5,6 +5,7 @@ windows therefore grow side by side. torch is loaded with the first weights, so 
 """
 
 import time
+import traceback
 from pathlib import Path
 
 from paraknow_core.errors import ParaknowError
@@ -87,15 +88,24 @@ class Desk:
             file.unlink(missing_ok=True)
             return
         if wish.get("do") == "generate":
-            writing = begin_writing(self.place, str(wish.get("id")), self.shelf, self.owner)
-            self.writings += [writing] if writing is not None else []
-            file.unlink(missing_ok=True)
+            self._begin(file, str(wish.get("id")))
             return
         working = file.with_suffix(".working")
         file.replace(working)
         slot = _slot_of(wish)
         if slot is not None:
             self._hold(wish.get("do"), slot)
+        working.unlink(missing_ok=True)
+
+    def _begin(self, file: Path, name: str) -> None:
+        """Take a prompt up, once: one that ends the process is not taken up by the next one."""
+        working = file.with_suffix(".working")
+        file.replace(working)
+        try:
+            writing = begin_writing(self.place, name, self.shelf, self.owner)
+            self.writings += [writing] if writing is not None else []
+        except Exception:  # a full disk; for the page these answers are cut off
+            traceback.print_exc()
         working.unlink(missing_ok=True)
 
     def _hold(self, wish: object, slot: Slot) -> None:
@@ -121,15 +131,21 @@ class Desk:
 
     def _tell(self, slot: Slot, facts: dict) -> None:
         path = folder(self.place) / "models" / f"{slot.key}.json"
-        write_json(path, {**facts, "process": self.owner}, durable=False)
+        _write(path, {**facts, "process": self.owner})
 
     def _report_memory(self) -> None:
         import psutil
 
         resident = psutil.Process().memory_info().rss
-        write_json(
-            folder(self.place) / "process.json", {"resident": resident, "process": self.owner}, durable=False
-        )  # fmt: skip
+        _write(folder(self.place) / "process.json", {"resident": resident, "process": self.owner})
+
+
+def _write(path: Path, facts: dict) -> None:
+    """Say something to the pages; a full disk must not take the weights of every window with it."""
+    try:
+        write_json(path, facts, durable=False)
+    except OSError as error:
+        print(f"playground: {path.name}: {error.strerror}", flush=True)
 
 
 def _slot_of(wish: object) -> Slot | None:

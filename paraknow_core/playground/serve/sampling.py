@@ -22,12 +22,12 @@ def choose(logits: "Tensor", temperature: float, top_p: float, generator: "Gener
         generator: where chance comes from.
 
     Raises:
-        NumericError: a logit is NaN, or all are -infinite.
+        NumericError: a logit is NaN or +infinite, or all are -infinite.
     """
     import torch
 
-    if torch.isnan(logits).any() or not torch.isfinite(logits).any():
-        raise NumericError("the model gives no number (NaN) for the next token; its weights may be damaged")
+    if torch.isnan(logits).any() or torch.isposinf(logits).any() or not torch.isfinite(logits).any():
+        raise NumericError("the model gives no number (NaN or infinity) for the next token; its weights may be damaged")
     if temperature == 0:
         return int(logits.argmax())
     logits = logits.double().cpu()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core.errors import ModelError, ParaknowError, RunError
+from paraknow_core.errors import ModelError, RunError
 from paraknow_core.memory import available_bytes, release
 from paraknow_core.paths import Workspace
 from paraknow_core.playground.protocol import Slot
@@ -193,7 +193,7 @@ class Shelf:
     def _tell_all(self) -> None:
         """Say of every known slot what it takes; with each that comes or goes, what is shared changes."""
         for slot in self._looked.values():
-            with suppress(ParaknowError):  # its run was deleted meanwhile
+            with suppress(Exception):  # its run was deleted meanwhile, or its files are damaged, which raises anything
                 self.look(slot)
         for key, held in self.held.items():
             base = held.base

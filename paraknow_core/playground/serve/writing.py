@@ -1,5 +1,6 @@
 """Answers being written: every slot of a prompt has its own cache and takes one step at a time."""
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from paraknow_core.playground.serve.shelf import Held, Shelf
 from paraknow_core.tasks.examples import Example, Message
 from paraknow_core.tasks.generation import TURN_MARKS, answer_text, context_limit, end_tokens, keeps_logits
 from paraknow_core.tasks.templates import encode_prompt, encode_raw
+
+RETRY_S = 0.2
+GIVE_UP_S = 600.0  # after so long on a full disk nobody looks any more
 
 
 def begin_writing(place: Workspace, name: str, shelf: Shelf, owner: list) -> "Writing | None":
@@ -36,6 +40,8 @@ class Writing:
         self.lines = open_lines(folder / "lines.jsonl")
         append_line(self.lines, {"process": owner, "time": time.time()})
         self.rows: list[_Row] = []
+        self.unsaid: list[dict[str, Any]] = []  # ends that could not be written yet
+        self.began = time.time()
         for slot in asked.slots:
             held = shelf.held.get(slot.key)
             if held is None:
@@ -46,8 +52,8 @@ class Writing:
                 append_line(self.lines, {"slot": slot.key, "event": "start", "prompt": row.prompt_text,
                                          "prompt_tokens": len(row.prompt)})  # fmt: skip
                 self.rows.append(row)
-            except ParaknowError as error:
-                self._end(slot.key, "failed", error=str(error))
+            except Exception as error:  # a damaged tokenizer raises anything; the others are still asked
+                self._end(slot.key, "failed", error=_sentence(error))
 
     def step(self) -> bool:
         """Write one token of every answer; False once all have ended."""
@@ -59,10 +65,23 @@ class Writing:
             self._advance(row)
             if row.ended:
                 self.rows.remove(row)
-        if not self.rows:
-            with suppress(OSError):
-                os.close(self.lines)
-        return bool(self.rows)
+        if self.rows or not self._all_said():
+            return True
+        with suppress(OSError):
+            os.close(self.lines)
+        return False
+
+    def _all_said(self) -> bool:
+        """Say again what a full disk refused: an answer without its end would look as if it were being written."""
+        if self.unsaid and not self.rows:
+            time.sleep(RETRY_S)  # nothing else is to be done here, but other windows may be
+        while self.unsaid:
+            try:
+                append_line(self.lines, self.unsaid[0])
+            except OSError:
+                return time.time() - self.began > GIVE_UP_S
+            self.unsaid.pop(0)
+        return True
 
     def drop(self, key: str) -> None:
         """End the answer of a slot whose weights are being freed."""
@@ -73,14 +92,11 @@ class Writing:
     def _advance(self, row: "_Row") -> None:
         try:
             token = row.next()
-        except ParaknowError as error:
-            self._finish(row, "failed", error=f"{row.held.slot.source}: {error}")
+            self.shelf.touch(row.held.slot.key)
+            append_line(self.lines, {"slot": row.held.slot.key, **token})
+        except Exception as error:  # memory of a device, a broken model, a full disk: the others go on
+            self._finish(row, "failed", error=f"{row.held.slot.source}: {_sentence(error)}")
             return
-        except Exception as error:  # memory of a device, a broken model: the others go on
-            self._finish(row, "failed", error=f"{row.held.slot.source}: {type(error).__name__}: {str(error)[:200]}")
-            return
-        self.shelf.touch(row.held.slot.key)
-        append_line(self.lines, {"slot": row.held.slot.key, **token})
         if row.ended:
             self._finish(row, row.ended)
 
@@ -91,8 +107,16 @@ class Writing:
     def _end(
         self, key: str, reason: str, error: str = "", score: float | None = None, per_second: float | None = None
     ) -> None:
-        append_line(self.lines, {"slot": key, "event": "end", "reason": reason, "error": error, "score": score,
-                                 "per_second": per_second})  # fmt: skip
+        record = {"slot": key, "event": "end", "reason": reason, "error": error, "score": score,
+                  "per_second": per_second}  # fmt: skip
+        try:
+            append_line(self.lines, record)
+        except OSError:
+            self.unsaid.append(record)
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, ParaknowError) else f"{type(error).__name__}: {str(error)[:200]}"
 
 
 class _Row:
@@ -144,11 +168,12 @@ class _Row:
             return None
         from paraknow_core.tasks.scorers import score_output
 
-        output = answer_text(self.held.base.tokenizer, self.written, asked.template)
         try:
-            return float(score_output(asked.scorer, _example(asked), output).score)
-        except ParaknowError:
+            output = answer_text(self.held.base.tokenizer, self.written, asked.template)
+            score = float(score_output(asked.scorer, _example(asked), output).score)
+        except Exception:  # an answer that cannot be compared is still an answer
             return None
+        return score if math.isfinite(score) else None
 
     def per_second(self) -> float | None:
         return len(self.written) / max(1e-6, time.monotonic() - self.began) if self.written else None
