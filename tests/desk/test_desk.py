@@ -84,15 +84,47 @@ def test_a_changed_file_is_another_question(place, tmp_path):
     assert questions.question_key("echo", {"task": {"source": str(file)}}) != before
 
 
+def test_changed_settings_are_another_question(place, echo, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    desk.ask(place, "echo", {"say": "hello"})
+    answer_all(place)
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "done"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "waiting"
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    place.settings_file.write_text("dtype: bfloat16\n")
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "waiting"
+
+
+def test_a_rebuilt_bundled_model_and_a_changed_file_with_a_colon_are_other_questions(tmp_path, monkeypatch):
+    monkeypatch.setattr(questions, "_DEMO_MODELS", tmp_path)
+    (tmp_path / "one").mkdir()
+    for source, file in (("bundled:one", tmp_path / "one" / "config.json"), (f"{tmp_path}/a:b", tmp_path / "a:b")):
+        before = questions.question_key("echo", {"source": source})
+        file.write_text("{}")
+        assert questions.question_key("echo", {"source": source}) != before
+
+
+def test_what_a_hub_holds_without_a_revision_is_asked_again_the_next_day(monkeypatch):
+    def keys() -> list[str]:
+        sources = ({"source": "owner/name"}, {"source": "hub:owner/name", "revision": None},
+                   {"source": "owner/name", "revision": "main"}, {"source": "bundled:teacher"})  # fmt: skip
+        return [questions.question_key("echo", each) for each in sources]
+
+    today, tomorrow = keys(), time.time() + 86_400
+    monkeypatch.setattr(questions.time, "time", lambda: tomorrow)
+    assert [a == b for a, b in zip(today, keys(), strict=True)] == [False, False, True, True]
+
+
 def test_a_question_that_nobody_waits_for_is_dropped_and_the_newest_comes_first(place, echo):
     for number, word in enumerate(("old", "middle", "new")):
         desk.ask(place, "echo", {"say": word})
-        key = questions.question_key("echo", {"say": word})
+        key = questions.question_key("echo", {"say": word}, place)
         moment = time.time() - (serve.STALE_S + 5 if word == "old" else 3 - number)
         os.utime(questions.desk_folder(place) / "questions" / f"{key}.json", (moment, moment))
     folder = questions.desk_folder(place) / "questions"
     newest = serve._next(folder)
-    assert newest.stem == questions.question_key("echo", {"say": "new"})
+    assert newest.stem == questions.question_key("echo", {"say": "new"}, place)
     assert len(list(folder.iterdir())) == 2
 
 
