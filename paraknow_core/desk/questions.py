@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from paraknow_core.access import SOURCE_KEYS, access
 from paraknow_core.errors import DataError
 from paraknow_core.paths import PROJECT_ROOT, Workspace, file_stamp, read_json, write_json
 from paraknow_core.services import Service
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of all answers; a change of what a kind returns raises it
 ANSWER, ARRAYS = "answer.json", "arrays.safetensors"
-_PATH_KEYS = ("source", "test_source", "path")
 _MOST_FILES = 300  # of a folder whose change makes an answer old
 _BUNDLED, _DEMO_MODELS = "bundled:", PROJECT_ROOT / "paraknow_core" / "demo" / "models"
 _DAY_S = 86_400  # what a hub holds under a name may change; without a revision an answer is old after a day
@@ -81,7 +81,11 @@ def ask(place: Workspace, kind: str, request: dict[str, Any]) -> Reply:
         place: the workspace.
         kind: a module of `desk/kinds/`.
         request: plain data for JSON; values under `source`, `test_source` and `path` may name local files.
+
+    Raises:
+        DataError: it names what the people who can reach this server may not read.
     """
+    access(place).check_request(request)
     key = question_key(kind, request, place)
     answer = desk_folder(place) / key
     known = read_json(answer / ANSWER)
@@ -114,7 +118,7 @@ def _stamps(value: Any, key: str = "", pinned: bool = False) -> Iterator[tuple[s
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _stamps(inner, key, pinned)
-    elif isinstance(value, str) and key in _PATH_KEYS:
+    elif isinstance(value, str) and key in SOURCE_KEYS:
         yield from _stamps_of_source(value, pinned)
 
 

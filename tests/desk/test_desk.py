@@ -8,6 +8,7 @@ import numpy
 import pytest
 
 from paraknow_core import desk
+from paraknow_core.access import ADDRESS_VARIABLE, DEMO_VARIABLE
 from paraknow_core.desk import questions, serve
 from paraknow_core.errors import DataError
 from paraknow_core.paths import Workspace
@@ -73,6 +74,15 @@ def test_a_failure_is_a_sentence_and_can_be_asked_again(place, echo, kind, reque
     assert message in reply.error
     desk.forget(reply)
     assert desk.ask(place, kind, request_).state == "waiting"
+
+
+@pytest.mark.parametrize("variable", [DEMO_VARIABLE, ADDRESS_VARIABLE])
+def test_what_visitors_may_not_read_is_never_asked(place, echo, monkeypatch, variable):
+    request = {"spec": {"task": [{"test_source": "/etc/passwd"}]}}
+    assert desk.ask(place, "echo", request).state == "waiting"
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(DataError, match="demo mode|outside the folders"):
+        desk.ask(place, "echo", request)
 
 
 def test_a_changed_file_is_another_question(place, tmp_path):

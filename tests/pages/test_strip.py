@@ -6,7 +6,8 @@ import streamlit as st
 from paraknow_core.access import DEMO_VARIABLE
 from paraknow_core.draft import FILE, load_draft
 from paraknow_core.spec import RunSpec
-from tests.pages.conftest import button, words
+from tests.pages import fabricate
+from tests.pages.conftest import button, select, words
 
 
 def paste(app, text: str):
@@ -70,6 +71,20 @@ def test_demo_mode_says_so_keeps_drafts_apart_and_refuses_what_is_typed(place, o
     assert "1 change<" in words(app)
     assert not (place.root / FILE).exists()
     assert "draft</span> defaults" in words(open_app("train"))
+
+
+def test_every_way_into_the_draft_refuses_what_visitors_may_not_use(place, open_app, monkeypatch):
+    run = fabricate.run(place, "done", {"teacher.source": "/etc"})
+    monkeypatch.setenv(DEMO_VARIABLE, "1")
+    models = {"bundled:teacher": "teacher", "bundled:stranger": "stranger", "owner/name": "typed"}
+    monkeypatch.setattr("pages._ui.widgets.bundled_models", lambda: models)
+    app = open_app("train", run.id)
+    button(app, "Duplicate and tweak").click().run()
+    assert "only bundled models" in words(app)
+    assert "draft</span> defaults" in words(app)
+    select(app, "Teacher").select("owner/name").run()
+    assert "teacher: 'owner/name' given; in demo mode" in words(app)
+    assert "draft</span> defaults" in words(app)
 
 
 def test_a_server_that_others_can_reach_says_so_on_the_page(open_app, monkeypatch):
