@@ -79,11 +79,9 @@ def show(run_id: str) -> None:
 
 def start_beside(*specs: RunSpec) -> None:
     """Start measurements while the page goes on showing what it shows."""
-    place = state.place()
-    before = {path.name for path in place.runs.iterdir()} if place.runs.is_dir() else set()
-    if widgets.start(*specs) is not None:
-        new = sorted({path.name for path in place.runs.iterdir()} - before)
-        st.session_state[PENDING] = [*st.session_state.get(PENDING, []), *new]
+    new = widgets.start_all(*specs)
+    if new:
+        st.session_state[PENDING] = [*st.session_state.get(PENDING, []), *(run.id for run in new)]
         st.rerun()
 
 

@@ -57,6 +57,11 @@ def task_field() -> None:
 
 def start(*specs: RunSpec) -> RunFolder | None:
     """Create a run for each spec, put them at the end of the queue in this order, and return the first."""
+    return next(iter(start_all(*specs)), None)
+
+
+def start_all(*specs: RunSpec) -> list[RunFolder]:
+    """Create a run for each spec, put them at the end of the queue in this order; none where that was refused."""
     place = state.place()
     try:
         for spec in specs:
@@ -66,12 +71,12 @@ def start(*specs: RunSpec) -> RunFolder | None:
         queue.submit(place, *runs)
     except ParaknowError as error:
         say(error)
-        return None
+        return []
     except OSError as error:
         say(f"workspace: {Path(error.filename or place.root).name} cannot be written ({error.strerror}); "
             "free some space or choose another folder with --workspace")  # fmt: skip
-        return None
-    return runs[0]
+        return []
+    return runs
 
 
 def run_name(one: Facts) -> str:
