@@ -147,6 +147,36 @@ def test_a_question_that_is_being_worked_out_is_not_asked_anew(place, echo):
     assert [file.suffix for file in folder.iterdir()] == [".working"]
 
 
+def test_old_answers_go_when_they_are_too_many_or_too_large(place, monkeypatch):
+    folder = questions.desk_folder(place)
+
+    def answers(*ages: int) -> list[str]:
+        for age in ages:
+            (folder / str(age)).mkdir(parents=True, exist_ok=True)
+            (folder / str(age) / questions.ANSWER).write_text("x" * 100)
+            os.utime(folder / str(age), (1e9 - age, 1e9 - age))
+        serve._prune(folder)
+        return sorted(path.name for path in folder.iterdir())
+
+    assert answers(1, 2, 3) == ["1", "2", "3"]
+    monkeypatch.setattr(serve, "MOST_BYTES", 250)
+    assert answers(1, 2, 3) == ["1", "2"]
+    monkeypatch.setattr(serve, "MOST_ANSWERS", 1)
+    assert answers(1, 2) == ["1"]
+    monkeypatch.setattr(serve, "MOST_BYTES", 50)
+    assert answers(1) == ["1"]
+
+
+def test_old_answers_go_while_the_desk_serves(place, monkeypatch):
+    monkeypatch.setattr(serve, "PRUNE_EVERY_S", 0.0)
+    monkeypatch.setattr(serve, "IDLE_S", 0.2)
+    monkeypatch.setattr(serve, "_prepare_torch", lambda _place: None)
+    pruned = []
+    monkeypatch.setattr(serve, "_prune", pruned.append)
+    serve.serve(place)
+    assert len(pruned) > 1
+
+
 def test_a_question_that_ended_the_process_is_answered_with_that(place, echo):
     desk.ask(place, "echo", {"say": "boom"})
     folder = questions.desk_folder(place) / "questions"
