@@ -46,7 +46,7 @@ MAY_IMPORT = {
                        "sensitivity_store"},
     "launcher": {"access", "errors", "paths"},
     "draft": BASE,
-    "lessons": BASE | {"runs", "studies", "ops", "sensitivity_store", "display"},
+    "lessons": BASE | {"agreement", "runs", "studies", "ops", "sensitivity_store", "display"},
     "access": {"errors", "paths", "spec"},
     "services": BASE | {"runs"},
     "desk": BASE | {"access", "services"},
