@@ -145,7 +145,7 @@ def _totals(folder: str, stamp: tuple[int, int]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def differing(one: RunSpec, other: RunSpec) -> list[tuple[str, str, str]]:
+def side_by_side(one: RunSpec, other: RunSpec) -> list[tuple[str, str, str]]:
     """Return (key, value, other value) of every setting in which two specs differ, names apart."""
     found = []
     ours, theirs = one.model_dump(mode="json"), other.model_dump(mode="json")

@@ -161,6 +161,24 @@ def _store(dotted: str, key: str, to_draft: Callable[[Any], Any]) -> None:
         change({dotted: to_draft(value)})
 
 
+def kept(widget: Callable[..., Any], label: str, key: str, first: Any, **options: Any) -> Any:
+    """Draw a widget whose value outlives a change of pages, outside the draft; return its value.
+
+    Args:
+        widget: of Streamlit.
+        label: its label.
+        key: under which the session keeps the value; the widget's own key is `KEY.widget`.
+        first: the value where there was none.
+        options: for the widget.
+    """
+    own = f"{key}.widget"
+    st.session_state[own] = st.session_state.get(key, first)
+    st.session_state[key] = widget(
+        label, key=own, on_change=lambda: st.session_state.update({key: st.session_state[own]}), **options
+    )
+    return st.session_state[key]
+
+
 def task_label(source: str, limit: int = 40) -> str:
     """Return a task's name for people: an upload is called what its user called it, not by its generated name."""
     path = Path(source)
