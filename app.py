@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages._ui import router
+from pages._ui import router, state
 
 st.set_page_config(
     page_title="ParaKnow workbench",
@@ -15,4 +15,5 @@ st.set_page_config(
     menu_items={"About": "ParaKnow workbench: parametric knowledge transfer between language models."},
 )
 st.session_state[router.ROUTED] = True
+state.declare_address()
 router.navigation().run()

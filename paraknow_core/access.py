@@ -10,7 +10,9 @@ from paraknow_core.spec import RunSpec
 
 DEMO_VARIABLE = "PARAKNOW_DEMO"
 ROOTS_VARIABLE = "PARAKNOW_ROOTS"  # folders, separated like $PATH, whose models and data other people may use
+ADDRESS_VARIABLE = "PARAKNOW_ADDRESS"  # what the pages' server listens on
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
+SOURCE_KEYS = ("source", "test_source", "path")  # of plain data: what may name a model or a file
 DEMO_LIMITS = {"epochs": 5.0, "max_steps": 200, "train": 1000, "test": 300, "samples": 64, "rank": 64, "seeds": 3,
                "validation": 300, "batch_size": 256, "validations": 50, "new_tokens": 128, "waiting": 24}  # fmt: skip
 
@@ -89,33 +91,60 @@ class Access:
                 f"{most} at a time, so wait until some are done"
             )
 
-    def check_spec(self, spec: RunSpec) -> None:
-        """Refuse a spec that names what may not be read, or in demo mode asks for too much.
+    def check_request(self, request: object, key: str = "") -> None:
+        """Refuse plain data, however deep, that names under a key of `SOURCE_KEYS` what may not be read.
 
         Raises:
             DataError: one sentence.
         """
-        task = spec.task
-        sources = {"teacher": spec.teacher.source, "student": spec.student.source, "task": task.source,
-                   "task.test_source": task.test_source, "task.judge": task.judge and task.judge.source}  # fmt: skip
-        for where, source in sources.items():
-            if source:
+        if isinstance(request, dict):
+            for name, inner in request.items():
+                self.check_request(inner, name)
+        elif isinstance(request, list | tuple):
+            for inner in request:
+                self.check_request(inner, key)
+        elif isinstance(request, str) and key in SOURCE_KEYS:
+            self.check_source(request)
+
+    def check_spec(self, spec: RunSpec, before: RunSpec | None = None) -> None:
+        """Refuse a spec that names what may not be read, or in demo mode asks for too much.
+
+        Args:
+            spec: what is wanted.
+            before: what it was changed from. Sources that it has already are let through: whoever opens a server
+                whose draft names a folder of the owner's must be able to change one thing after the other.
+
+        Raises:
+            DataError: one sentence.
+        """
+        known = set(_sources(before).values()) if before else set()
+        for where, source in _sources(spec).items():
+            if source and source not in known:
                 self.check_source(source, where)
         if self.demo:
             _check_size(spec)
 
 
-def access(place: Workspace, address: str = "127.0.0.1") -> Access:
+def access(place: Workspace, address: str | None = None) -> Access:
     """Return what the pages may do.
 
     Args:
         place: its uploads are always readable.
-        address: what the server listens on; empty means every address.
+        address: what the server listens on; empty means every address, None what $PARAKNOW_ADDRESS says, else
+            this machine only.
     """
+    if address is None:
+        address = os.environ.get(ADDRESS_VARIABLE, LOOPBACK[0])
     named = [Path(p).expanduser().resolve() for p in os.environ.get(ROOTS_VARIABLE, "").split(os.pathsep) if p]
     roots = (place.uploads.resolve(), (PROJECT_ROOT / "paraknow_core" / "demo").resolve(), *named)
     open_to = "" if address in LOOPBACK else address or "every address of this machine"
     return Access(os.environ.get(DEMO_VARIABLE, "") == "1", open_to, roots)
+
+
+def _sources(spec: RunSpec) -> dict[str, str | None]:
+    task = spec.task
+    return {"teacher": spec.teacher.source, "student": spec.student.source, "task": task.source,
+            "task.test_source": task.test_source, "task.judge": task.judge and task.judge.source}  # fmt: skip
 
 
 def _resolved(source: str) -> Path | None:
@@ -129,10 +158,14 @@ def _resolved(source: str) -> Path | None:
 def _is_path(source: str) -> bool:
     """A hub id is OWNER/NAME and no folder here; everything else that is not a known scheme is taken as a path."""
     if source.startswith("hub:"):
-        return False
+        return _exists(source.removeprefix("hub:"))
     owner_and_name = source.count("/") == 1 and not source.startswith(("/", ".", "~"))
+    return not owner_and_name or _exists(source)
+
+
+def _exists(name: str) -> bool:
     try:
-        return not owner_and_name or Path(source).exists()
+        return Path(name).exists()
     except (OSError, ValueError):  # too long for a name, or with a zero byte: no path, and no hub id either
         return True
 

@@ -9,7 +9,7 @@ from typing import Any
 from paraknow_core import studies
 from paraknow_core.display import SHARE, arm_of, compact, shorten, significant, source_label
 from paraknow_core.errors import ParaknowError
-from paraknow_core.runs import RunFolder
+from paraknow_core.runs import RunFolder, flat_settings
 from paraknow_core.spec import RunSpec
 
 ORDER = ("seeking", "default_lora", "pissa", "olora", "random_offset")
@@ -71,7 +71,7 @@ class Group:
 
 def effective(spec: RunSpec) -> dict[str, Any]:
     """Return every setting that the run's numbers can depend on, by its dotted key."""
-    flat = {key: value for key, value in _flat(spec.model_dump(mode="json")) if key not in _NO_EFFECT}
+    flat = {key: value for key, value in flat_settings(spec.model_dump(mode="json")).items() if key not in _NO_EFFECT}
     if spec.method in _WITHOUT_TEACHER:
         judged = "win_rate" in spec.task.scorers and spec.task.judge is None
         flat = {
@@ -443,13 +443,3 @@ def _labels(specs: Sequence[RunSpec], prints: Sequence[Mapping[str, str]]) -> li
 
 def _text(record: Mapping[str, Any], key: str) -> str:
     return str(record.get(key) or "")
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs = []
-    for key, value in data.items():
-        if isinstance(value, dict):
-            pairs.extend(_flat(value, f"{prefix}{key}."))
-        else:
-            pairs.append((f"{prefix}{key}", value))
-    return pairs

@@ -4,7 +4,6 @@ Every function takes `title` (what is shown), `subtitle` (for what: pair, task, 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -29,13 +28,10 @@ from paraknow_core.figure_style import (
     binned,
     blank,
     ink,
-    label_ends,
     log_scale,
     neutral,
     paper,
-    points,
     style,
-    thin,
 )
 
 if TYPE_CHECKING:
@@ -45,15 +41,6 @@ COLUMN_ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 TALL = 470  # pixels; the map of the teacher and the map of one module stand side by side
 MOST_LABELLED = 16  # layers whose cells have room for their numbers
 VALUES = {"sum": "total", "mean": "per parameter", "share": "share of all"}
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One run's metrics: `table` has step and any of loss, validation_loss, learning_rate, grad_norm."""
-
-    label: str
-    arm: str
-    table: "pandas.DataFrame"
 
 
 def sensitivity_heatmap(
@@ -227,49 +214,6 @@ def matrix_map(
     most = float(numpy.max(row_profile, initial=0.0)) or 1.0
     figure.update_xaxes(showticklabels=False, range=[0, 1.05 * most], matches=None, row=1, col=2)
     figure.update_xaxes(range=across, showgrid=False, row=1, col=1)
-    return figure
-
-
-def loss_curves(curves: Sequence[Curve], title: str = "", subtitle: str = "", *, dark: bool = False) -> go.Figure:
-    """Draw training loss (line) and validation loss (dashed, markers) of one or several runs over steps."""
-    figure = blank(title, subtitle, dark, height=330)
-    ends: list[tuple[float, float, str, str]] = []
-    for curve in curves:
-        colour = arm_of(curve.arm).shade(dark)
-        named = "" if len(curves) == 1 else f"{curve.label}, "
-        for column, word in (("loss", "training"), ("validation_loss", "validation")):
-            x, y = thin(*points(curve.table, column))
-            if not len(x):
-                continue
-            validation = column == "validation_loss"
-            figure.add_trace(go.Scatter(
-                x=x, y=y, name=f"{named}{word}", mode="lines+markers" if validation or len(x) == 1 else "lines",
-                line={"color": colour, "width": 2 if validation else 1.4, "dash": "dash" if validation else "solid"},
-                marker={"size": 7, "symbol": "circle" if validation else "square"},
-                hovertemplate=f"step %{{x}}: %{{y:.4f}} nats<extra>{named}{word}</extra>",
-            ))  # fmt: skip
-            ends.append((x[-1], y[-1], f"{named}{word}", ink(dark) if dark else colour))
-    label_ends(figure, ends)
-    figure.update_xaxes(title_text="optimiser step")
-    figure.update_yaxes(title_text="loss [nats per token]")
-    figure.update_layout(uirevision="live")
-    return figure
-
-
-def metric_curve(
-    table: "pandas.DataFrame", column: str, label: str, arm: str = "seeking", *, dark: bool = False
-) -> go.Figure:
-    """Draw one metric over steps, small: learning rate, gradient norm, tokens per second."""
-    figure = blank(label, "", dark, height=210)
-    x, y = thin(*points(table, column))
-    figure.add_trace(go.Scatter(
-        x=x, y=y, mode="lines" if len(x) > 1 else "markers", line={"color": arm_of(arm).shade(dark), "width": 1.6},
-        hovertemplate="step %{x}: %{y:.3g}<extra></extra>", name=label,
-    ))  # fmt: skip
-    figure.update_xaxes(title_text="optimiser step")
-    tiny = bool(len(y)) and float(numpy.max(numpy.abs(y))) < 0.01
-    figure.update_yaxes(rangemode="tozero", nticks=4, tickformat=".1~e" if tiny else None)
-    figure.update_layout(uirevision="live")
     return figure
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from paraknow_core.access import DEMO_VARIABLE, ROOTS_VARIABLE
+from paraknow_core.access import ADDRESS_VARIABLE, DEMO_VARIABLE, ROOTS_VARIABLE
 from paraknow_core.errors import RunError
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 
@@ -53,7 +53,7 @@ def launch(
     print(banner(url, host, port, is_loopback(address)), file=sys.stderr, flush=True)
     if demo:
         print("Demo mode: bundled models and tasks, small runs; no uploads, no deletes.", file=sys.stderr, flush=True)
-    environment = {**os.environ, WORKSPACE_VARIABLE: str(place.root), **limits}
+    environment = {**os.environ, WORKSPACE_VARIABLE: str(place.root), ADDRESS_VARIABLE: host, **limits}
     child = subprocess.Popen(server_command(host, port), cwd=PROJECT_ROOT, env=environment, stdin=subprocess.DEVNULL)
     if open_browser and _has_screen():
         threading.Thread(target=_open_when_ready, args=(child, address, port, url), daemon=True).start()

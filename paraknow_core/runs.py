@@ -302,17 +302,16 @@ def _row(run: RunFolder) -> dict[str, Any]:
     if scores:
         row.update({f"score.{key}": scores[0].get(key) for key in ("scorer", "value", "low", "high", "n", "unit")})
     try:
-        row.update({f"spec.{key}": value for key, value in _flat(run.spec().model_dump(mode="json"))})
+        row.update({f"spec.{key}": value for key, value in flat_settings(run.spec().model_dump(mode="json")).items()})
     except ParaknowError as error:
         row.update({"state": "failed", "stage": str(error)})
     return row
 
 
-def _flat(data: dict, prefix: str = "") -> list[tuple[str, Any]]:
-    pairs = []
+def flat_settings(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value of a spec as plain data; an empty part is a value."""
+    found: dict[str, Any] = {}
     for key, value in data.items():
-        if isinstance(value, dict) and value:
-            pairs.extend(_flat(value, f"{prefix}{key}."))
-        else:
-            pairs.append((f"{prefix}{key}", value))
-    return pairs
+        whole = isinstance(value, dict) and value
+        found |= flat_settings(value, f"{prefix}{key}.") if whole else {f"{prefix}{key}": value}
+    return found

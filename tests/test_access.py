@@ -2,7 +2,7 @@
 
 import pytest
 
-from paraknow_core.access import DEMO_VARIABLE, ROOTS_VARIABLE, access
+from paraknow_core.access import ADDRESS_VARIABLE, DEMO_VARIABLE, ROOTS_VARIABLE, access
 from paraknow_core.errors import DataError
 from paraknow_core.paths import Workspace
 from paraknow_core.spec import RunSpec
@@ -32,6 +32,31 @@ def test_an_open_server_reads_only_allowed_folders(place, tmp_path, monkeypatch)
     for source in ("/etc/passwd", "../x/y/z", f"{allowed}/../other", str(link / "passwd"), "~root/x", "plain"):
         with pytest.raises(DataError, match="outside the folders"):
             opened.check_source(source)
+
+
+def test_a_hub_data_set_with_the_name_of_a_folder_here_is_a_path(place, tmp_path, monkeypatch):
+    (tmp_path / "priv" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    opened = access(place, "0.0.0.0")
+    opened.check_source("hub:other/data")
+    with pytest.raises(DataError, match="outside the folders"):
+        opened.check_source("hub:priv/data")
+
+
+def test_what_a_draft_names_already_does_not_keep_the_rest_from_being_changed(place):
+    opened = access(place, "0.0.0.0")
+    before = RunSpec().with_changes({"teacher.source": "/one", "student.source": "/two"})
+    opened.check_spec(before.with_changes({"teacher.source": "bundled:teacher"}), before)
+    with pytest.raises(DataError, match="outside the folders"):
+        opened.check_spec(before.with_changes({"teacher.source": "/three"}), before)
+
+
+def test_helpers_know_the_address_from_the_environment(place, monkeypatch):
+    monkeypatch.delenv(ADDRESS_VARIABLE, raising=False)
+    assert not access(place).restricted
+    for address in ("0.0.0.0", ""):
+        monkeypatch.setenv(ADDRESS_VARIABLE, address)
+        assert access(place).restricted
 
 
 def test_an_empty_address_means_every_address(place):

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "methods": BASE | {"settings", "ops", "models", "tasks", "sensitivity_store", "stages"},
     "pipeline": BASE | {"settings", "runs", "writer", "sensitivity_store", "models", "tasks", "stages", "methods"},
     "engines": BASE | {"runs", "services", "settings"},
-    "playground": BASE | {"services", "runs"},  # what pages know of it
+    "playground": BASE | {"access", "services", "runs"},  # what pages know of it
     "playground.serve": BASE | {"playground", "services", "runs", "settings", "models", "tasks", "stages", "memory"},
     "studies": BASE | {"runs", "ops"},
     "comparison": BASE | {"runs", "studies", "ops", "display"},
@@ -46,10 +46,10 @@ MAY_IMPORT = {
                        "sensitivity_store"},
     "launcher": {"access", "errors", "paths"},
     "draft": BASE,
-    "lessons": BASE | {"runs", "studies", "ops", "sensitivity_store", "display"},
+    "lessons": BASE | {"agreement", "runs", "studies", "ops", "sensitivity_store", "display"},
     "access": {"errors", "paths", "spec"},
     "services": BASE | {"runs"},
-    "desk": BASE | {"services"},
+    "desk": BASE | {"access", "services"},
     # What the desk works out: only its own process imports it.
     "desk.kinds": BASE | {"desk", "settings", "runs", "sensitivity_store", "services", "ops", "models", "tasks",
                           "stages", "methods", "memory", "planner", "estimates", "display", "demo", "pipeline"},

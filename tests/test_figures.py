@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from paraknow_core import figures
-from paraknow_core.display import ARMS, GROUP_COLOURS
+from paraknow_core.display import GROUP_COLOURS
 from paraknow_core.figure_style import MAX_BINS, MAX_POINTS, binned, log_scale, thin
-from paraknow_core.figures import Curve
 
 
 @pytest.fixture
@@ -77,27 +76,6 @@ def test_matrix_map_spans_the_whole_matrix_and_frames_the_window():
     [frame] = figure.layout.shapes
     assert (frame.x0, frame.x1, frame.y0, frame.y1) == (2.5, 7.5, 1.5, 5.5)
     numpy.testing.assert_allclose(heat.customdata, blocks)
-
-
-def test_loss_curves_keep_one_colour_an_arm_and_name_the_lines():
-    table = pandas.DataFrame({"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "validation_loss": [None, 2.5, None]})
-    figure = figures.loss_curves([Curve("a", "seeking", table), Curve("b", "default_lora", table)])
-    colours = [trace.line.color for trace in figure.data]
-    assert colours == [ARMS["seeking"].colour] * 2 + [ARMS["default_lora"].colour] * 2
-    assert list(figure.data[1].x) == [2]
-    assert [trace.line.dash for trace in figure.data[:2]] == ["solid", "dash"]
-    assert {note.text for note in figure.layout.annotations} == {
-        "a, training", "a, validation", "b, training", "b, validation",
-    }  # fmt: skip
-    assert figure.layout.uirevision == "live"
-    many = figures.loss_curves([Curve(str(i), "seeking", table) for i in range(3)])
-    assert many.layout.showlegend
-    assert not many.layout.annotations
-
-
-def test_curves_without_points_are_empty_not_an_error():
-    assert not figures.loss_curves([Curve("a", "seeking", pandas.DataFrame({"step": [1]}))]).data
-    assert len(figures.metric_curve(pandas.DataFrame({"step": [1]}), "grad_norm", "Gradient norm").data[0].x) == 0
 
 
 def test_score_bars_show_interval_number_and_pattern():

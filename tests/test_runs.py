@@ -11,7 +11,16 @@ import pytest
 
 from paraknow_core.errors import NumericError, RunError, SpecError
 from paraknow_core.paths import workspace, write_json
-from paraknow_core.runs import Status, create_run, differing_settings, find_run, list_runs, runs_table, this_process
+from paraknow_core.runs import (
+    Status,
+    create_run,
+    differing_settings,
+    find_run,
+    flat_settings,
+    list_runs,
+    runs_table,
+    this_process,
+)
 from paraknow_core.spec import RunSpec
 from paraknow_core.writer import RunWriter, StopRequested
 
@@ -224,3 +233,9 @@ def test_a_memo_keeps_rows_of_ended_runs_until_a_file_changes(place, monkeypatch
     assert list(again["spec.seed"]) == [1, 9]
     write_json(done.file("result.json"), {"scores": [{"scorer": "number_match", "value": 0.5}]})
     assert runs_table([done], memo)["score.value"][0] == 0.5
+
+
+def test_flat_settings_name_every_value_once():
+    assert flat_settings({"a": {"b": 1, "c": {"d": [2]}, "e": {}}, "f": None}) == {
+        "a.b": 1, "a.c.d": [2], "a.e": {}, "f": None,
+    }  # fmt: skip

@@ -27,8 +27,6 @@ def answered(kind: str, request: dict[str, Any], waiting: str = "Working it out 
         waiting: what is said meanwhile.
     """
     try:
-        for source in _sources(request):
-            state.access().check_source(source)
         reply = _patient(kind, request)
     except ParaknowError as error:
         say(error)
@@ -73,12 +71,3 @@ def _wait(kind: str, request: dict[str, Any], waiting: str) -> None:
         st.caption(f":material/hourglass_top: {plain(waiting)}")
 
     st.fragment(tick, run_every=EVERY_S)()
-
-
-def _sources(value: Any, key: str = "") -> list[str]:
-    """List everything in a request that may name a model or a file."""
-    if isinstance(value, dict):
-        return [source for name, inner in value.items() for source in _sources(inner, name)]
-    if isinstance(value, list | tuple):
-        return [source for inner in value for source in _sources(inner, key)]
-    return [value] if isinstance(value, str) and key in ("source", "test_source", "path") else []

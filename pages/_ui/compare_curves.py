@@ -3,8 +3,7 @@
 import pandas
 import streamlit as st
 
-from pages._ui import compare_data, layout
-from pages._ui.compare_link import kept
+from pages._ui import compare_data, layout, state
 from pages._ui.compare_scores import PLOT, about
 from paraknow_core.charts import compare as charts
 from paraknow_core.comparison import Group
@@ -21,8 +20,8 @@ def draw(groups: list[Group]) -> None:
     if not curves:
         st.info("None of these runs was trained: there are no curves.", icon=":material/show_chart:")
         return
-    smoothing = kept(
-        st.slider, "Smoothing", "smoothing", 0.0, min_value=0.0, max_value=0.98, step=0.02, width=320,
+    smoothing = state.kept(
+        st.slider, "Smoothing", "compare.smoothing", 0.0, min_value=0.0, max_value=0.98, step=0.02, width=320,
         help="Exponential mean mₜ = w·mₜ₋₁ + (1 − w)·yₜ, freed of its start; the raw curve stays visible.",
     )  # fmt: skip
     runs = f"{about(groups)}; {len(curves)} run{'s' if len(curves) > 1 else ''}"

@@ -12,7 +12,6 @@ from pages._ui.layout import plain
 from paraknow_core import comparison, reports
 from paraknow_core.comparison import Group, setting_text
 from paraknow_core.display import source_label
-from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import RunFolder
 
 
@@ -83,13 +82,8 @@ def _one_run(groups: list[Group]) -> None:
 
 
 def _duplicate(run: RunFolder) -> None:
-    own = run.spec()
-    try:
-        state.access().check_spec(own)
-    except ParaknowError as error:
-        state.tell(error)
+    if not state.replace_spec(run.spec()):
         st.rerun()
-    state.replace_spec(own)
     st.switch_page("pages/train.py")
 
 

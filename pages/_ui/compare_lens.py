@@ -6,9 +6,9 @@ from typing import Any
 import pandas
 import streamlit as st
 
-from pages._ui import layout
+from pages._ui import layout, state
 from pages._ui.asking import answered
-from pages._ui.compare_link import kept, linked
+from pages._ui.compare_link import linked
 from pages._ui.compare_scores import PLOT
 from pages._ui.layout import plain
 from paraknow_core.charts import compare as charts
@@ -114,8 +114,8 @@ def _weight_words(modules: list[dict[str, Any]], show: str) -> str:
 
 def _sensitivity(runs: dict[str, RunFolder], labels: dict[str, str], specs: dict[str, Any]) -> None:
     """Draw how the student's own sensitivity moved; measured on request, because it takes a few backward passes."""
-    count = kept(
-        st.number_input, "Seed samples", "samples", 4, min_value=1, max_value=16, step=1, width=160,
+    count = state.kept(
+        st.number_input, "Seed samples", "compare.samples", 4, min_value=1, max_value=16, step=1, width=160,
         help="The first seed samples of the run's task, each once forward and backward through the student, without "
         "and with the adapter: S = Σ |θ · ∂L/∂θ|.",
     )  # fmt: skip

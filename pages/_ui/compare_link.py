@@ -103,22 +103,3 @@ def linked(
     st.session_state[key] = current
     widget(label, options, key=key, on_change=store, **more)
     return st.session_state[key] or current
-
-
-def kept(widget: Callable[..., Any], label: str, name: str, first: Any, **more: Any) -> Any:
-    """Draw a widget whose value outlives a change of pages; return its value.
-
-    Args:
-        widget: of Streamlit.
-        label: its label.
-        name: of the value among those of this page.
-        first: the value where there was none.
-        more: for the widget.
-    """
-    key = f"compare.{name}.widget"
-
-    def store() -> None:
-        st.session_state[f"compare.{name}"] = st.session_state[key]
-
-    st.session_state[key] = st.session_state.get(f"compare.{name}", first)
-    return widget(label, key=key, on_change=store, **more)

@@ -5,14 +5,13 @@ import hashlib
 import pandas
 import streamlit as st
 
-from pages._ui import compare_link
-from pages._ui.compare_link import kept
+from pages._ui import compare_link, state
 from pages._ui.layout import plain
 from paraknow_core.comparison import setting_text
 from paraknow_core.display import arm_of, score_text, shorten, source_label
 from paraknow_core.runs import differing_settings
 
-FILTER = "filter."
+FILTER = "compare.filter."
 VERSION = "compare.table.version"
 SHOWN_APART = ("spec.teacher.source", "spec.student.source", "spec.task.source", "spec.method", "spec.seed")
 ROWS_HIGH = 9
@@ -24,7 +23,7 @@ def pick(table: pandas.DataFrame, chosen: list[str]) -> None:
     if shown.empty:
         st.info("No run matches these filters.", icon=":material/filter_alt_off:")
         if st.button("Clear the filters", icon=":material/filter_alt_off:"):
-            for name in [key for key in st.session_state if str(key).startswith(f"compare.{FILTER}")]:
+            for name in [key for key in st.session_state if str(key).startswith(FILTER)]:
                 del st.session_state[name]
             st.rerun()
         return
@@ -81,14 +80,14 @@ def _filtered(table: pandas.DataFrame) -> pandas.DataFrame:
     for column, (label, series) in zip(columns, values.items(), strict=False):
         options = ["all", *sorted(set(series) - {""})]
         name = f"{FILTER}{label}"
-        if st.session_state.get(f"compare.{name}") not in options:
-            st.session_state.pop(f"compare.{name}", None)
+        if st.session_state.get(name) not in options:
+            st.session_state.pop(name, None)
         with column:
-            wanted = kept(st.selectbox, label, name, "all", options=options)
+            wanted = state.kept(st.selectbox, label, name, "all", options=options)
         if wanted != "all":
             mask &= series == wanted
     with columns[-1]:
-        text = kept(st.text_input, "Find", f"{FILTER}text", "", placeholder="name, id or setting", max_chars=200,
+        text = state.kept(st.text_input, "Find", f"{FILTER}text", "", placeholder="name, id or setting", max_chars=200,
                     icon=":material/search:").strip().lower()  # fmt: skip
     if text:
         mask &= _haystack(table).str.contains(text, regex=False)

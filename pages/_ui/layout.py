@@ -157,12 +157,11 @@ def _import() -> None:
         if not text.strip():
             raise ParaknowError("Import YAML: nothing was pasted; paste a spec, e.g. from `spec show`")
         spec = parse_yaml(text, where="imported spec")
-        state.access().check_spec(spec)
     except ParaknowError as error:
         state.tell(error)
         return
-    state.replace_spec(spec)
-    st.session_state["import.text"] = ""
+    if state.replace_spec(spec):
+        st.session_state["import.text"] = ""
 
 
 def _strip_text() -> None:

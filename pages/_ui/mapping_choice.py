@@ -10,6 +10,7 @@ from pages._ui import state
 from pages._ui.asking import answered
 from paraknow_core.display import source_label
 from paraknow_core.errors import ParaknowError
+from paraknow_core.paths import file_stamp
 from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
 
@@ -124,9 +125,14 @@ def saved_for(fingerprint: str, key: str | None) -> tuple[list[str], bool]:
     return [name for _, name in sorted(others)[:1]], False
 
 
-@st.cache_data(max_entries=200, show_spinner=False)
 def totals_of(folder: str) -> dict[str, Any]:
     """Return what is said about a saved sensitivity, which never changes: its key names its content."""
+    return _totals(folder, file_stamp(Path(folder) / TOTALS))
+
+
+@st.cache_data(max_entries=200, show_spinner=False)
+def _totals(folder: str, stamp: tuple[int, int]) -> dict[str, Any]:
+    del stamp  # only part of the key: what was damaged or is measured anew is read again
     store = SensitivityStore(Path(folder))
     try:
         totals = store.totals
@@ -139,7 +145,7 @@ def totals_of(folder: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def differing(one: RunSpec, other: RunSpec) -> list[tuple[str, str, str]]:
+def side_by_side(one: RunSpec, other: RunSpec) -> list[tuple[str, str, str]]:
     """Return (key, value, other value) of every setting in which two specs differ, names apart."""
     found = []
     ours, theirs = one.model_dump(mode="json"), other.model_dump(mode="json")

@@ -4,7 +4,7 @@ import pandas
 import streamlit as st
 
 from pages._ui import state
-from pages._ui.mapping_choice import Choice, choice_of, differing
+from pages._ui.mapping_choice import Choice, choice_of, side_by_side
 
 
 def hold() -> None:
@@ -39,7 +39,7 @@ def held_choice() -> Choice | None:
 
 def differences(mine: Choice, held: Choice) -> None:
     """Name the settings in which the two choices differ."""
-    found = differing(mine.spec, held.spec)
+    found = side_by_side(mine.spec, held.spec)
     if not found:
         st.info("Both choices are the same so far: change a setting above, and it is compared with what is held.",
                 icon=":material/compare_arrows:")  # fmt: skip

@@ -1,5 +1,6 @@
 """What a run will take, before any weight is loaded, and beside it what the newest run like it did take."""
 
+import time
 from html import escape
 from typing import Any
 
@@ -20,6 +21,7 @@ STAGES = {
     "sensitivity": "Measure sensitivity", "injection": "Search, factorise, inject", "fine-tuning": "Fine-tune",
     "evaluation": "Evaluate",
 }  # fmt: skip
+FREE_FOR_S = 300  # what was free so long ago is looked at again
 
 
 def estimate_request(spec: RunSpec) -> dict[str, Any]:
@@ -27,10 +29,15 @@ def estimate_request(spec: RunSpec) -> dict[str, Any]:
     return {"spec": spec.model_dump(mode="json") | {"name": "", "until": "evaluation"}}
 
 
+def asked_now(spec: RunSpec) -> dict[str, Any]:
+    """Return the same question for now: how much memory and disk is free decides the plan, and soon changes."""
+    return estimate_request(spec) | {"moment": int(time.time() // FREE_FOR_S)}
+
+
 def body() -> None:
     """Draw estimate, measured values and assumptions for the draft."""
     spec = state.draft()
-    reply = asking.answered("estimate", estimate_request(spec), "Measuring this machine for a second …")
+    reply = asking.answered("estimate", asked_now(spec), "Measuring this machine for a second …")
     if reply is None:
         return
     found = reply.value
@@ -39,7 +46,7 @@ def body() -> None:
     measured = measured_of(run, one) if run else {}
     again = None
     if run and estimate_request(one.spec) != estimate_request(spec):
-        past = asking.answered("estimate", estimate_request(one.spec), "Estimating the run that was measured …")
+        past = asking.answered("estimate", asked_now(one.spec), "Estimating the run that was measured …")
         again = past.value if past else None
     elif run:
         again = found

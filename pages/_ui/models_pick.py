@@ -6,7 +6,6 @@ from pathlib import Path
 import streamlit as st
 
 from pages._ui import asking, state
-from pages._ui.layout import plain
 from pages._ui.widgets import MODELS, bundled_models
 from paraknow_core.display import memory, shorten
 from paraknow_core.errors import ParaknowError
@@ -154,8 +153,3 @@ def cache_stamp() -> int:
     except OSError:
         pass
     return newest
-
-
-def name_of(who: str) -> str:
-    """Return the label of the draft's teacher or student, for subtitles."""
-    return plain(shorten(state.value_of(f"{who}.source"), 60))

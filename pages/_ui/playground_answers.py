@@ -29,7 +29,7 @@ CSS = """<style>
 .pk-hold-loaded {background: #0072B2; color: #fff; border-color: transparent;}
 .pk-hold-failed {background: #D55E00; color: #fff; border-color: transparent;}
 .pk-hold-loading {border-color: #0072B2; border-style: dashed;}
-.pk-answer {white-space: pre-wrap; overflow-wrap: anywhere; font-size: .95rem; line-height: 1.75rem;
+.pk-written {white-space: pre-wrap; overflow-wrap: anywhere; font-size: .95rem; line-height: 1.75rem;
   padding: .5rem .6rem; border: 1px solid rgba(128,136,140,.35); border-radius: .35rem; min-height: 5rem;}
 .pk-t {position: relative; border-radius: .15rem; padding: .12rem 0; cursor: default;}
 .pk-t:hover, .pk-t:focus {outline: 1.5px solid #0072B2;}
@@ -79,7 +79,7 @@ def tokens_html(column: Column, *, live: bool, right: bool) -> str:
     caret = '<span class="pk-caret">▍</span>' if live else ""
     empty = '<span class="pk-quiet">nothing was written</span>' if not parts and not live else ""
     side = " pk-right" if right else ""
-    return f'<div class="pk-answer{side}" data-testid="answer" role="group">{"".join(parts)}{caret}{empty}</div>'
+    return f'<div class="pk-written{side}" data-testid="answer" role="group">{"".join(parts)}{caret}{empty}</div>'
 
 
 def _tip(token: Mapping) -> str:

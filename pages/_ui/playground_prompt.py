@@ -1,6 +1,5 @@
 """The playground's prompt: a task's example or one's own text, how it is rendered, how tokens are drawn."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,16 +34,6 @@ class Material:
     scorer: str = ""
 
 
-def kept(widget: Callable[..., Any], label: str, key: str, default: Any, **options: Any) -> Any:
-    """Draw a widget whose value outlives its page; returns the value."""
-    name = f"{key}.widget"
-    st.session_state[name] = st.session_state.get(key, default)
-    st.session_state[key] = widget(
-        label, key=name, on_change=lambda: st.session_state.update({key: st.session_state[name]}), **options
-    )
-    return st.session_state[key]
-
-
 def material() -> Material | None:
     """Return examples of the draft's task; None while they are being read (a line says so) or cannot be."""
     task = state.draft().task
@@ -77,7 +66,7 @@ def fields(found: Material) -> dict[str, Any]:
     left, right = st.container(key="stack-pictures-prompt").columns([1.9, 1], gap="medium")
     with left:
         example = _example(found)
-        text = kept(
+        text = state.kept(
             st.text_area, "Prompt", PROMPT, question(example) if example else "", height=118, max_chars=MAX_PROMPT,
             help="Choose an example, or write your own.",
         )  # fmt: skip
@@ -90,7 +79,7 @@ def fields(found: Material) -> dict[str, Any]:
             )
             st.caption(plain(shorten(words, 400)))
     with right:
-        template = kept(
+        template = state.kept(
             st.selectbox, "Template", "playground.template", "task", options=list(TEMPLATES),
             format_func=lambda key: TEMPLATES[key] + (f" ({found.template})" if key == "task" else ""),
             help="What is put around the prompt. Models that were trained with a template answer badly without it. "
@@ -110,7 +99,7 @@ def _example(found: Material) -> dict[str, Any] | None:
         st.session_state[EXAMPLE] = 0
         st.session_state[PROMPT] = question(found.examples[0])
     st.session_state[EXAMPLE] = min(st.session_state.get(EXAMPLE, 0), len(found.examples) - 1)
-    number = kept(
+    number = state.kept(
         st.selectbox, f"Example of {source_label(task, 30)}, test split", EXAMPLE, 0, options=numbers,
         format_func=lambda n: f"{n + 1}. {shorten(' '.join(question(found.examples[n]).split()), 90)}",
         help="No model was trained on the test split. Type to search.",
@@ -126,12 +115,12 @@ def _chance(found: Material) -> dict[str, Any]:
     most = DEMO_LIMITS["new_tokens"] if state.access().demo else MAX_NEW_TOKENS
     a, b = st.columns(2, vertical_alignment="bottom")
     with a:
-        longest = kept(
+        longest = state.kept(
             st.number_input, "New tokens, at most", "playground.new_tokens", min(found.max_new_tokens, most),
             min_value=1, max_value=most, help="An answer ends earlier at an end mark or the end of the context.",
         )  # fmt: skip
     with b:
-        how = kept(
+        how = state.kept(
             st.selectbox, "Next token", "playground.how", "greedy", options=["greedy", "sampled"],
             help="greedy: always the most likely token. sampled: drawn from softmax(logits / temperature), from the "
             "fewest most likely tokens whose probabilities add up to top-p.",
@@ -140,12 +129,14 @@ def _chance(found: Material) -> dict[str, Any]:
         return {"max_new_tokens": longest, "temperature": 0.0, "top_p": 1.0, "seed": 0}
     a, b, c = st.columns(3)
     with a:
-        temperature = kept(st.number_input, "Temperature", "playground.temperature", 0.8, min_value=0.05, max_value=5.0,
-                           step=0.1, help="Below 1: bolder on the likely ones; above 1: flatter.")  # fmt: skip
+        temperature = state.kept(
+            st.number_input, "Temperature", "playground.temperature", 0.8, min_value=0.05, max_value=5.0,
+            step=0.1, help="Below 1: bolder on the likely ones; above 1: flatter.",
+        )  # fmt: skip
     with b:
-        top_p = kept(st.number_input, "Top-p", "playground.top_p", 0.95, min_value=0.01, max_value=1.0, step=0.05)
+        top_p = state.kept(st.number_input, "Top-p", "playground.top_p", 0.95, min_value=0.01, max_value=1.0, step=0.05)
     with c:
-        seed = kept(st.number_input, "Seed", "playground.seed", 0, min_value=0, max_value=2**32 - 1,
+        seed = state.kept(st.number_input, "Seed", "playground.seed", 0, min_value=0, max_value=2**32 - 1,
                     help="The same seed gives the same answer on the same machine.")  # fmt: skip
     return {"max_new_tokens": longest, "temperature": temperature, "top_p": top_p, "seed": seed}
 

@@ -9,6 +9,7 @@ from pages._ui import layout, reading, state, widgets
 from pages._ui.layout import plain
 from paraknow_core import playground
 from paraknow_core.display import arm_of, count, memory, score_text, shorten, source_label
+from paraknow_core.errors import ParaknowError
 from paraknow_core.playground import Holding, Slot
 from paraknow_core.playground.protocol import same_wish, service
 
@@ -125,8 +126,11 @@ def look(chosen: list[Choice]) -> dict[str, Holding]:
         if held[one.slot.key].state == "unknown":
             if same_wish(place, "look", one.slot):
                 service(place).start()
-            else:
+                continue
+            try:
                 playground.ask(place, "look", one.slot)
+            except ParaknowError as error:  # this visitor may not use the model
+                held[one.slot.key] = Holding("failed", error=str(error))
     return held
 
 
@@ -191,9 +195,7 @@ def _button(label: str, wish: str, one: Choice, icon: str, tip: str) -> None:
 
 
 def do(wish: str, *them: Choice) -> None:
-    """Leave a wish for each of them, after checking that this visitor may use the model."""
-    for one in them:
-        state.access().check_source(one.slot.source, "model")
+    """Leave a wish for each of them; a model that this visitor may not use is refused."""
     if wish == "free":
         st.session_state["playground.freed"] = True
     playground.ask(state.place(), wish, *(one.slot for one in them))

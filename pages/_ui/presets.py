@@ -39,8 +39,8 @@ def _may_replace(preset: Preset) -> bool:
 
 
 def _put(preset: Preset) -> None:
-    state.replace_spec(preset.spec)
-    state.change_beside(arms=preset.arms, seeds=preset.seeds)
     del st.query_params[PARAMETER]
-    st.toast(f"Draft: {preset.label}", icon=":material/edit_note:")
+    if state.replace_spec(preset.spec):
+        state.change_beside(arms=preset.arms, seeds=preset.seeds)
+        st.toast(f"Draft: {preset.label}", icon=":material/edit_note:")
     st.rerun()

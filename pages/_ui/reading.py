@@ -10,7 +10,7 @@ from paraknow_core import comparison
 from paraknow_core.display import arm_of, source_label
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.paths import Workspace, contained
+from paraknow_core.paths import Workspace, contained, file_stamp
 from paraknow_core.runs import RunFolder, find_run, list_runs
 from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
@@ -44,15 +44,7 @@ class Facts:
 
 def facts(run: RunFolder) -> Facts:
     """Read spec and result of a run, again only when one of the two files has changed."""
-    return _facts(str(run.path), _stamp(run.file("spec.yaml")), _stamp(run.file("result.json")))
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return (0, 0)
-    return (status.st_mtime_ns, status.st_size)
+    return _facts(str(run.path), file_stamp(run.file("spec.yaml")), file_stamp(run.file("result.json")))
 
 
 # Not Streamlit's cache, which unpickles a copy at every look: lists of hundreds of runs would feel it. Never changed.
@@ -151,15 +143,15 @@ def verdict(run: RunFolder, other: RunFolder) -> str:
     Raises:
         ParaknowError: the two cannot be compared.
     """
-    paths = (str(run.path), str(other.path))
-    return _verdict(*paths, _stamp(run.file("result.json")), _stamp(other.file("result.json")))
+    stamps = tuple(file_stamp(one.file(name)) for one in (run, other) for name in ("result.json", "predictions.jsonl"))
+    return _verdict(str(run.path), str(other.path), stamps)
 
 
 @st.cache_data(max_entries=500, show_spinner=False)
-def _verdict(path: str, other_path: str, stamp: tuple[int, int], other_stamp: tuple[int, int]) -> str:
+def _verdict(path: str, other_path: str, stamps: tuple[tuple[int, int], ...]) -> str:
     from paraknow_core import studies
 
-    del stamp, other_stamp  # only part of the key under which the answer is kept
+    del stamps  # only part of the key under which the answer is kept
     run, other = RunFolder(Path(path)), RunFolder(Path(other_path))
     names = [arm_of(r.spec().method).label for r in (run, other)]
     table = studies.compare({names[1]: [other], names[0]: [run]}, against=names[1])

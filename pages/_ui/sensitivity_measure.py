@@ -7,7 +7,7 @@ import streamlit as st
 
 from pages._ui import layout, state, widgets
 from pages._ui.asking import answered
-from pages._ui.models_estimate import estimate_request
+from pages._ui.models_estimate import asked_now
 from pages._ui.sensitivity_read import Saved
 from paraknow_core.display import duration, memory, significant, source_label
 from paraknow_core.runs import RunFolder
@@ -47,7 +47,7 @@ def prediction() -> None:
         st.rerun()
     if not asked:
         return
-    reply = answered("estimate", estimate_request(state.draft()), waiting="Measuring this machine for a second …")
+    reply = answered("estimate", asked_now(state.draft()), waiting="Measuring this machine for a second …")
     if reply is None:
         return
     found = reply.value["sensitivity"]
@@ -79,11 +79,9 @@ def show(run_id: str) -> None:
 
 def start_beside(*specs: RunSpec) -> None:
     """Start measurements while the page goes on showing what it shows."""
-    place = state.place()
-    before = {path.name for path in place.runs.iterdir()} if place.runs.is_dir() else set()
-    if widgets.start(*specs) is not None:
-        new = sorted({path.name for path in place.runs.iterdir()} - before)
-        st.session_state[PENDING] = [*st.session_state.get(PENDING, []), *new]
+    new = widgets.start_all(*specs)
+    if new:
+        st.session_state[PENDING] = [*st.session_state.get(PENDING, []), *(run.id for run in new)]
         st.rerun()
 
 

@@ -10,6 +10,7 @@ from pages._ui import reading, state
 from pages._ui.reading import Facts
 from paraknow_core.agreement import Agreement, agreement
 from paraknow_core.display import shorten, source_label
+from paraknow_core.paths import file_stamp
 from paraknow_core.runs import RunFolder
 from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
@@ -29,9 +30,9 @@ class Saved:
     table: "pandas.DataFrame"
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> tuple[str, tuple[int, int]]:
         """Name the content, for pictures that are kept."""
-        return str(self.store.folder), _stamp(self.store.folder)
+        return str(self.store.folder), file_stamp(self.store.folder / TOTALS)
 
     @property
     def spec(self) -> RunSpec:
@@ -60,20 +61,13 @@ def opened(run: RunFolder, one: Facts, store: SensitivityStore) -> Saved:
     Raises:
         DataError: the folder holds no readable store.
     """
-    totals, table = _opened(str(store.folder), _stamp(store.folder))
+    totals, table = _opened(str(store.folder), file_stamp(store.folder / TOTALS))
     return Saved(run, one, store, totals, table)
-
-
-def _stamp(folder: Path) -> int:
-    try:
-        return (folder / TOTALS).stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 # Kept as they are and not copied for every draw: nobody changes them. A saved sensitivity's key names its content.
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _opened(folder: str, stamp: int) -> "tuple[dict[str, Any], pandas.DataFrame]":
+def _opened(folder: str, stamp: tuple[int, int]) -> "tuple[dict[str, Any], pandas.DataFrame]":
     del stamp
     store = SensitivityStore(Path(folder))
     return store.totals, store.modules()

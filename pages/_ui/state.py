@@ -5,6 +5,7 @@ the workspace, so it survives pages, reloads, and restarts of browser and server
 In demo mode every window has a draft of its own: a class shares a machine, not a draft.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import streamlit as st
 
 from paraknow_core import draft as drafts
-from paraknow_core.access import Access
+from paraknow_core.access import ADDRESS_VARIABLE, Access
 from paraknow_core.access import access as access_of
 from paraknow_core.display import shorten, source_label
 from paraknow_core.draft import Draft
@@ -35,6 +36,11 @@ def access() -> Access:
     return access_of(place(), st.get_option("server.address") or "")
 
 
+def declare_address() -> None:
+    """Let everything that this server calls or starts know who can reach it; `access` reads it from there."""
+    os.environ[ADDRESS_VARIABLE] = st.get_option("server.address") or ""
+
+
 def whole_draft() -> Draft:
     """Return the draft with what is started beside its spec; a new window continues with the workspace's file."""
     shared = not access().demo
@@ -54,31 +60,46 @@ def draft() -> RunSpec:
     return whole_draft().spec
 
 
-def replace_draft(new: Draft) -> None:
-    """Make this the draft, here and in the workspace's file; where that cannot be written, say so on the next draw."""
+def replace_draft(new: Draft) -> bool:
+    """Make this the draft, here and in the workspace's file: the one way into it, from whatever page or link.
+
+    Where it cannot be written, or names what this visitor may not use, that is told on the next draw.
+
+    Returns:
+        False where it was refused; the draft is as it was.
+    """
+    before = whole_draft()
+    known = [before.spec, *([before.held] if before.held else [])]
+    try:
+        for spec in (new.spec, new.held):
+            if spec is not None and spec not in known:
+                access().check_spec(spec, before.spec)
+    except ParaknowError as error:
+        st.session_state[PROBLEM] = str(error)
+        return False
     st.session_state[DRAFT] = new
     if access().demo:
-        return
+        return True
     try:
         drafts.save_draft(place(), new)
     except ParaknowError as error:
         st.session_state[PROBLEM] = str(error)
     st.session_state[STAMP] = drafts.stamp(place())
+    return True
 
 
-def replace_spec(spec: RunSpec) -> None:
-    """Make this the draft's spec: an imported file, or a run's to tweak."""
-    replace_draft(whole_draft().with_spec(spec))
+def replace_spec(spec: RunSpec) -> bool:
+    """Make this the draft's spec: an imported file, or a run's to tweak; see `replace_draft`."""
+    return replace_draft(whole_draft().with_spec(spec))
 
 
 def change(changes: dict[str, Any]) -> bool:
     """Replace dotted keys of the draft; a refused value leaves it as it was and is told on the next draw."""
     try:
-        replace_spec(draft().with_changes(changes))
+        return replace_spec(draft().with_changes(changes))
     except SpecError as error:
         st.session_state[PROBLEM] = str(error)
         return False
-    return True
 
 
 def change_beside(**changes: Any) -> None:
@@ -138,6 +159,24 @@ def _store(dotted: str, key: str, to_draft: Callable[[Any], Any]) -> None:
     value = st.session_state.get(key)
     if value is not None:
         change({dotted: to_draft(value)})
+
+
+def kept(widget: Callable[..., Any], label: str, key: str, first: Any, **options: Any) -> Any:
+    """Draw a widget whose value outlives a change of pages, outside the draft; return its value.
+
+    Args:
+        widget: of Streamlit.
+        label: its label.
+        key: under which the session keeps the value; the widget's own key is `KEY.widget`.
+        first: the value where there was none.
+        options: for the widget.
+    """
+    own = f"{key}.widget"
+    st.session_state[own] = st.session_state.get(key, first)
+    st.session_state[key] = widget(
+        label, key=own, on_change=lambda: st.session_state.update({key: st.session_state[own]}), **options
+    )
+    return st.session_state[key]
 
 
 def task_label(source: str, limit: int = 40) -> str:

@@ -164,7 +164,7 @@ def _columns(name: str) -> bool:
         Whether they are known: without them the task cannot be read either.
     """
     task = state.draft().task
-    request = {"name": name, "subset": task.subset, "revision": task.revision}
+    request = {"source": f"hub:{name}", "subset": task.subset, "revision": task.revision}
     reply = asking.answered("columns", request, f"Reading the columns of {shorten(name, 60)} …")
     found = reply.value["columns"] if reply else {}
     boxes = st.container(key="stack-fields-columns").columns(len(COLUMN_KEYS))

@@ -226,9 +226,9 @@ def _manage(run: RunFolder, one: Facts) -> None:
         "Duplicate and tweak", icon=":material/content_copy:", key=f"copy:{run.id}",
         help="Takes this run's settings as the draft. Change what you like, then start it as a new run.",
     ):  # fmt: skip
-        state.replace_spec(one.spec)
-        st.session_state[UNFOLD] = run.id
-        st.toast("The draft now has this run's settings.", icon=":material/content_copy:")
+        if state.replace_spec(one.spec):
+            st.session_state[UNFOLD] = run.id
+            st.toast("The draft now has this run's settings.", icon=":material/content_copy:")
         st.rerun()
     _delete(run)
 

@@ -56,6 +56,11 @@ def task_field() -> None:
 
 def start(*specs: RunSpec) -> RunFolder | None:
     """Create a run for each spec, put them at the end of the queue in this order, and return the first."""
+    return next(iter(start_all(*specs)), None)
+
+
+def start_all(*specs: RunSpec) -> list[RunFolder]:
+    """Create a run for each spec, put them at the end of the queue in this order; none where that was refused."""
     place = state.place()
     runs: list[RunFolder] = []
     try:
@@ -66,8 +71,8 @@ def start(*specs: RunSpec) -> RunFolder | None:
     except (ParaknowError, OSError) as error:
         _take_back(runs)
         say(unwritable(error) if isinstance(error, OSError) else error)
-        return None
-    return runs[0]
+        return []
+    return runs
 
 
 def _check(*specs: RunSpec) -> None:

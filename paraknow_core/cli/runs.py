@@ -95,19 +95,13 @@ def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
 
 def changed_settings(spec: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return dotted key -> (value, default) of every setting that is not at its default."""
+    from paraknow_core.runs import flat_settings
     from paraknow_core.spec import RunSpec
 
-    given, default = _flat(spec), _flat(RunSpec().model_dump(mode="json"))
+    given, default = flat_settings(spec), flat_settings(RunSpec().model_dump(mode="json"))
     return {
         key: (given.get(key), default.get(key)) for key in {**default, **given} if given.get(key) != default.get(key)
     }
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat
 
 
 def _score_rows(result: dict[str, Any]) -> list[tuple]:

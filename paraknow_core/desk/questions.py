@@ -3,14 +3,16 @@
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from paraknow_core.access import SOURCE_KEYS, access
 from paraknow_core.errors import DataError
-from paraknow_core.paths import Workspace, read_json, write_json
+from paraknow_core.paths import PROJECT_ROOT, Workspace, file_stamp, read_json, write_json
 from paraknow_core.services import Service
 
 if TYPE_CHECKING:
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of all answers; a change of what a kind returns raises it
 ANSWER, ARRAYS = "answer.json", "arrays.safetensors"
-_PATH_KEYS = ("source", "test_source", "path")
 _MOST_FILES = 300  # of a folder whose change makes an answer old
+_BUNDLED, _DEMO_MODELS = "bundled:", PROJECT_ROOT / "paraknow_core" / "demo" / "models"
+_DAY_S = 86_400  # what a hub holds under a name may change; without a revision an answer is old after a day
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,14 @@ def desk_folder(place: Workspace) -> Path:
     return place.root / "desk"
 
 
-def question_key(kind: str, request: dict[str, Any]) -> str:
-    """Return a hash of the question and of the state of every local file or folder that it names."""
-    asked = [VERSION, kind, request, sorted(_stamps(request))]
+def question_key(kind: str, request: dict[str, Any], place: Workspace | None = None) -> str:
+    """Return a hash of the question and of what its answer depends on besides.
+
+    That is the state of every local file, folder and bundled model that it names, the day for what a hub holds
+    without a revision, and, with a workspace, the settings of this machine.
+    """
+    machine = () if place is None else (*file_stamp(place.settings_file), os.environ.get("HF_HUB_OFFLINE", ""))
+    asked = [VERSION, kind, request, sorted(_stamps(request)), machine]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -73,8 +81,12 @@ def ask(place: Workspace, kind: str, request: dict[str, Any]) -> Reply:
         place: the workspace.
         kind: a module of `desk/kinds/`.
         request: plain data for JSON; values under `source`, `test_source` and `path` may name local files.
+
+    Raises:
+        DataError: it names what the people who can reach this server may not read.
     """
-    key = question_key(kind, request)
+    access(place).check_request(request)
+    key = question_key(kind, request, place)
     answer = desk_folder(place) / key
     question = desk_folder(place) / "questions" / f"{key}.json"
     found = _answer(answer)
@@ -108,22 +120,32 @@ def forget(reply: Reply) -> None:
         (reply.folder / ANSWER).unlink(missing_ok=True)
 
 
-def _stamps(value: Any, key: str = "") -> Iterator[tuple[str, int, int]]:
+def _stamps(value: Any, key: str = "", pinned: bool = False) -> Iterator[tuple[str, int, int]]:
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _stamps(inner, name)
+            yield from _stamps(inner, name, bool(value.get("revision")))
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _stamps(inner, key)
-    elif isinstance(value, str) and key in _PATH_KEYS and ":" not in value:
-        yield from _stamps_of(Path(value).expanduser())
+            yield from _stamps(inner, key, pinned)
+    elif isinstance(value, str) and key in SOURCE_KEYS:
+        yield from _stamps_of_source(value, pinned)
+
+
+def _stamps_of_source(source: str, pinned: bool) -> Iterator[tuple[str, int, int]]:
+    bundled = source.startswith(_BUNDLED)
+    path = _DEMO_MODELS / source.removeprefix(_BUNDLED) if bundled else Path(source)
+    found = [] if source.startswith("hub:") else list(_stamps_of(path))
+    yield from found
+    if not (found or bundled or pinned):
+        yield "day", int(time.time() // _DAY_S), 0
 
 
 def _stamps_of(path: Path) -> Iterator[tuple[str, int, int]]:
     try:
+        path = path.expanduser()
         files = sorted(path.iterdir())[:_MOST_FILES] if path.is_dir() else [path] if path.exists() else []
         for file in files:
             status = file.stat()
             yield file.name, status.st_mtime_ns, status.st_size
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # the last: an unknown user's home
         return

@@ -1,5 +1,6 @@
 """The desk process: takes the newest question, works it out, writes the answer, and ends when nobody asks any more."""
 
+import math
 import shutil
 import time
 import traceback
@@ -10,14 +11,15 @@ from typing import Any
 
 from paraknow_core.desk.questions import ANSWER, ARRAYS, desk_folder
 from paraknow_core.errors import ParaknowError
-from paraknow_core.paths import Workspace, build_folder, read_json, write_json
+from paraknow_core.paths import Workspace, build_folder, file_stamp, read_json, write_json
 from paraknow_core.services import Service
 from paraknow_core.settings import load_settings
 
 IDLE_S = 900.0
 STALE_S = 15.0  # a page that still wants an answer asks again every second or so
 POLL_S = 0.03
-MOST_ANSWERS = 2000
+MOST_ANSWERS, MOST_BYTES = 2000, 2 * 10**9
+PRUNE_EVERY_S = 3600.0
 
 
 def serve(place: Workspace) -> None:
@@ -27,12 +29,14 @@ def serve(place: Workspace) -> None:
         if not mine:
             return
         questions.mkdir(parents=True, exist_ok=True)
-        _prune(desk_folder(place))
         _fail_interrupted(place, questions)
         _prepare_torch(place)
-        last = time.monotonic()
+        last, pruned = time.monotonic(), -math.inf
         # A workspace that was removed takes its helper with it.
         while questions.is_dir() and not service.asked_to_stop and time.monotonic() - last < IDLE_S:
+            if time.monotonic() - pruned > PRUNE_EVERY_S:
+                _prune(desk_folder(place))
+                pruned = time.monotonic()
             question = _next(questions)
             if question is None:
                 time.sleep(POLL_S)
@@ -127,6 +131,10 @@ def _fail_interrupted(place: Workspace, questions: Path) -> None:
 
 
 def _prune(folder: Path) -> None:
+    """Keep the answers read last, as many as the limits of number and bytes allow, the newest in any case."""
     answers = [path for path in folder.iterdir() if path.is_dir() and path.name != "questions"]
-    for old in sorted(answers, key=lambda path: path.stat().st_mtime, reverse=True)[MOST_ANSWERS:]:
-        shutil.rmtree(old, ignore_errors=True)
+    total = 0
+    for number, answer in enumerate(sorted(answers, key=lambda path: path.stat().st_mtime, reverse=True)):
+        total += sum(file_stamp(file)[1] for file in answer.iterdir())
+        if number and (number >= MOST_ANSWERS or total > MOST_BYTES):
+            shutil.rmtree(answer, ignore_errors=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from paraknow_core import agreement
 from paraknow_core.errors import DataError, RunError
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs import RunFolder
@@ -134,17 +135,13 @@ def rank_correlation(first: Mapping[str, float], second: Mapping[str, float]) ->
     Raises:
         DataError: they share fewer than three names, or one is constant.
     """
-    from scipy.stats import rankdata
-
     names = sorted(set(first) & set(second))
     if len(names) < 3:
         raise DataError("lesson: the two measurements share fewer than three modules; run the lesson again")
-    import numpy
-
-    ranks = [rankdata([one[name] for name in names]) for one in (first, second)]
-    if any(numpy.ptp(rank) == 0 for rank in ranks):
+    found = agreement.rank_correlation(*([one[name] for name in names] for one in (first, second))).spearman
+    if found is None:
         raise DataError("lesson: all modules have the same sensitivity, so they have no order; run the lesson again")
-    return float(numpy.corrcoef(ranks[0], ranks[1])[0, 1])
+    return found
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:

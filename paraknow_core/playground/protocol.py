@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from paraknow_core.access import access
 from paraknow_core.errors import RunError
 from paraknow_core.paths import Workspace, read_json, read_lines, write_json
 from paraknow_core.services import Service
@@ -145,8 +146,11 @@ def ask(place: Workspace, wish: Literal["look", "load", "free"], *slots: Slot) -
     """Leave a wish for each slot; the process, started if need be, fulfils them in order.
 
     Raises:
+        DataError: a slot names what the people who can reach this server may not read.
         OSError: the workspace cannot be written.
     """
+    for slot in slots:
+        access(place).check_source(slot.source, "model")
     for slot in slots:
         _leave(place, {"do": wish, "slot": slot.model_dump(mode="json")})
     service(place).start()
@@ -156,8 +160,11 @@ def begin(place: Workspace, asked: Asked) -> str:
     """Leave a prompt for the process and return the generation's id.
 
     Raises:
+        DataError: a slot names what the people who can reach this server may not read.
         OSError: the workspace cannot be written.
     """
+    for slot in asked.slots:
+        access(place).check_source(slot.source, "model")
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
     write_json(folder(place) / "generations" / name / "request.json", asked.model_dump(mode="json"), durable=False)
     _leave(place, {"do": "generate", "id": name})

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from paraknow_core.errors import DataError
@@ -90,6 +91,11 @@ def hub_columns(name: str, spec: TaskSpec, *, offline: bool = False) -> dict[str
 
 
 def _load(name: str, spec: TaskSpec, offline: bool) -> Any:
+    if Path(name).exists():  # the library would prefer it to the hub, and nobody would notice
+        raise DataError(
+            f"task.source: 'hub:{name}' given, but {name} also lies in the folder the workbench was started in and "
+            f"would be read instead; start it in another folder, or write ./{name} to read that one"
+        )
     import datasets
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 

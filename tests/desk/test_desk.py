@@ -8,6 +8,7 @@ import numpy
 import pytest
 
 from paraknow_core import desk
+from paraknow_core.access import ADDRESS_VARIABLE, DEMO_VARIABLE
 from paraknow_core.desk import questions, serve
 from paraknow_core.errors import DataError
 from paraknow_core.paths import Workspace
@@ -84,6 +85,15 @@ def test_bad_settings_are_the_answer_to_every_question_and_do_not_end_the_proces
     assert "settings: 'threads'" in desk.ask(place, "echo", {"say": "hello"}).error
 
 
+@pytest.mark.parametrize("variable", [DEMO_VARIABLE, ADDRESS_VARIABLE])
+def test_what_visitors_may_not_read_is_never_asked(place, echo, monkeypatch, variable):
+    request = {"spec": {"task": [{"test_source": "/etc/passwd"}]}}
+    assert desk.ask(place, "echo", request).state == "waiting"
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(DataError, match="demo mode|outside the folders"):
+        desk.ask(place, "echo", request)
+
+
 def test_a_changed_file_is_another_question(place, tmp_path):
     file = tmp_path / "data.jsonl"
     file.write_text("{}\n")
@@ -93,15 +103,47 @@ def test_a_changed_file_is_another_question(place, tmp_path):
     assert questions.question_key("echo", {"task": {"source": str(file)}}) != before
 
 
+def test_changed_settings_are_another_question(place, echo, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    desk.ask(place, "echo", {"say": "hello"})
+    answer_all(place)
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "done"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "waiting"
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    place.settings_file.write_text("dtype: bfloat16\n")
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "waiting"
+
+
+def test_a_rebuilt_bundled_model_and_a_changed_file_with_a_colon_are_other_questions(tmp_path, monkeypatch):
+    monkeypatch.setattr(questions, "_DEMO_MODELS", tmp_path)
+    (tmp_path / "one").mkdir()
+    for source, file in (("bundled:one", tmp_path / "one" / "config.json"), (f"{tmp_path}/a:b", tmp_path / "a:b")):
+        before = questions.question_key("echo", {"source": source})
+        file.write_text("{}")
+        assert questions.question_key("echo", {"source": source}) != before
+
+
+def test_what_a_hub_holds_without_a_revision_is_asked_again_the_next_day(monkeypatch):
+    def keys() -> list[str]:
+        sources = ({"source": "owner/name"}, {"source": "hub:owner/name", "revision": None},
+                   {"source": "owner/name", "revision": "main"}, {"source": "bundled:teacher"})  # fmt: skip
+        return [questions.question_key("echo", each) for each in sources]
+
+    today, tomorrow = keys(), time.time() + 86_400
+    monkeypatch.setattr(questions.time, "time", lambda: tomorrow)
+    assert [a == b for a, b in zip(today, keys(), strict=True)] == [False, False, True, True]
+
+
 def test_a_question_that_nobody_waits_for_is_dropped_and_the_newest_comes_first(place, echo):
     for number, word in enumerate(("old", "middle", "new")):
         desk.ask(place, "echo", {"say": word})
-        key = questions.question_key("echo", {"say": word})
+        key = questions.question_key("echo", {"say": word}, place)
         moment = time.time() - (serve.STALE_S + 5 if word == "old" else 3 - number)
         os.utime(questions.desk_folder(place) / "questions" / f"{key}.json", (moment, moment))
     folder = questions.desk_folder(place) / "questions"
     newest = serve._next(folder)
-    assert newest.stem == questions.question_key("echo", {"say": "new"})
+    assert newest.stem == questions.question_key("echo", {"say": "new"}, place)
     assert len(list(folder.iterdir())) == 2
 
 
@@ -140,6 +182,36 @@ def test_a_question_whose_answer_is_there_is_dropped(place, echo, monkeypatch):
     monkeypatch.setattr(serve, "work_out", lambda *_: pytest.fail("worked out twice"))
     answer_all(place)
     assert not question.exists()
+
+
+def test_old_answers_go_when_they_are_too_many_or_too_large(place, monkeypatch):
+    folder = questions.desk_folder(place)
+
+    def answers(*ages: int) -> list[str]:
+        for age in ages:
+            (folder / str(age)).mkdir(parents=True, exist_ok=True)
+            (folder / str(age) / questions.ANSWER).write_text("x" * 100)
+            os.utime(folder / str(age), (1e9 - age, 1e9 - age))
+        serve._prune(folder)
+        return sorted(path.name for path in folder.iterdir())
+
+    assert answers(1, 2, 3) == ["1", "2", "3"]
+    monkeypatch.setattr(serve, "MOST_BYTES", 250)
+    assert answers(1, 2, 3) == ["1", "2"]
+    monkeypatch.setattr(serve, "MOST_ANSWERS", 1)
+    assert answers(1, 2) == ["1"]
+    monkeypatch.setattr(serve, "MOST_BYTES", 50)
+    assert answers(1) == ["1"]
+
+
+def test_old_answers_go_while_the_desk_serves(place, monkeypatch):
+    monkeypatch.setattr(serve, "PRUNE_EVERY_S", 0.0)
+    monkeypatch.setattr(serve, "IDLE_S", 0.2)
+    monkeypatch.setattr(serve, "_prepare_torch", lambda _place: None)
+    pruned = []
+    monkeypatch.setattr(serve, "_prune", pruned.append)
+    serve.serve(place)
+    assert len(pruned) > 1
 
 
 def test_a_question_that_ended_the_process_is_answered_with_that(place, echo):

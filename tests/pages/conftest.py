@@ -6,6 +6,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from paraknow_core.access import ADDRESS_VARIABLE
 from paraknow_core.engines import queue
 from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
 from paraknow_core.services import Service
@@ -16,6 +17,7 @@ APP = Path(__file__).resolve().parents[2] / "app.py"
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Workspace:
     monkeypatch.setenv(WORKSPACE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(ADDRESS_VARIABLE, "localhost")  # app.py sets it; afterwards it is again what it was
     monkeypatch.setattr(Service, "start", lambda _self: None)  # questions are answered by `answer_desk`, here
     monkeypatch.setattr("pages._ui.asking.PATIENCE_S", 0.0)
     st.cache_data.clear()

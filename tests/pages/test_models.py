@@ -1,11 +1,12 @@
 """Models & task: choosing, waiting, comparing, refusing; a task and its uploads; seed samples; what a run will take."""
 
 import json
+from types import SimpleNamespace
 
 import pandas
 import pytest
 
-from pages._ui import task_seeds, uploads
+from pages._ui import models_estimate, task_seeds, uploads
 from paraknow_core.access import DEMO_VARIABLE
 from paraknow_core.desk.questions import desk_folder
 from paraknow_core.draft import load_draft, save_draft
@@ -375,6 +376,14 @@ def test_measured_values_stand_beside_it_with_their_ratio(place, open_part):
     assert "712 MB" in table
     assert table.count("×") >= 6
     assert f"Measured: run {run.id}. The ratio is measured / estimated." in words(app)
+
+
+def test_what_is_free_is_looked_at_again_after_some_minutes(place, open_part, monkeypatch):
+    app = open_part("estimate")
+    later = models_estimate.time.time() + models_estimate.FREE_FOR_S
+    monkeypatch.setattr(models_estimate, "time", SimpleNamespace(time=lambda: later))
+    app.run()
+    assert [read_json(q)["kind"] for q in (desk_folder(place) / "questions").glob("*.json")] == ["estimate"]
 
 
 def test_a_run_with_other_settings_is_compared_with_its_own_estimate(place, open_part):

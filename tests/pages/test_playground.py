@@ -1,10 +1,14 @@
 """Playground: who can answer, loading and freeing, answers in every state, links that lead nowhere."""
 
 import pytest
+import streamlit as st
 
+from paraknow_core.draft import load_draft, save_draft
+from paraknow_core.errors import DataError
 from paraknow_core.paths import append_line, open_lines, write_json
 from paraknow_core.playground import protocol
 from paraknow_core.playground.protocol import Asked, Slot, Turn
+from paraknow_core.spec import RunSpec
 from tests.pages import fabricate
 from tests.pages.conftest import button, select, words
 
@@ -259,3 +263,15 @@ def test_demo_mode_keeps_answers_short(place, open_app, monkeypatch):
     monkeypatch.setenv("PARAKNOW_DEMO", "1")
     app = open_app("playground")
     assert next(n for n in app.number_input if n.label.startswith("New tokens")).max == 128
+
+
+def test_nobody_looks_at_a_model_that_visitors_may_not_read(place, open_app, monkeypatch):
+    spec = RunSpec().with_changes({"teacher.source": "/etc/secret"})
+    save_draft(place, load_draft(place).with_spec(spec))
+    before = st.get_option
+    monkeypatch.setattr(st, "get_option", lambda key: "0.0.0.0" if key == "server.address" else before(key))
+    app = open_app("playground")
+    assert "/etc/secret" not in [source for _, source in wishes(place)]
+    assert "outside the folders" in words(app)
+    with pytest.raises(DataError, match="outside the folders"):
+        protocol.begin(place, Asked(slots=[Slot(source="/etc/secret")], turns=[Turn(content="3 + 4?")]))

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from pages._ui import sensitivity_matrix
+from paraknow_core.engines import queue
 from paraknow_core.runs import RunFolder
 from tests.pages import fabricate
 from tests.pages.conftest import answer_desk, button, select, words
@@ -180,9 +181,16 @@ def test_models_of_different_depth_are_compared_by_relative_depth(place, open_ap
     assert "stranger has no model.layers.5.mlp.up_proj" in words(app)
 
 
-def test_the_student_and_fewer_samples_can_be_measured_beside(place, open_app, submitted):
+def test_the_student_and_fewer_samples_can_be_measured_beside(place, open_app, submitted, monkeypatch):
     fabricate.store(place)
     fabricate.run(place, "done", ONLY)
+    submit = queue.submit
+
+    def at_the_same_time(*given) -> None:
+        fabricate.run(place, "queued")  # in another window
+        submit(*given)
+
+    monkeypatch.setattr(queue, "submit", at_the_same_time)
     app = open_app("sensitivity")
     button(app, r"Measure the student too \(stranger\)").click().run()
     button(app, "Measure with 2, 4, 8, 16 samples").click().run()

@@ -9,7 +9,8 @@ from paraknow_core.engines import queue
 from paraknow_core.runs import create_run
 from paraknow_core.services import Service
 from paraknow_core.spec import RunSpec
-from tests.pages.conftest import button, words
+from tests.pages import fabricate
+from tests.pages.conftest import button, select, words
 
 
 def paste(app, text: str):
@@ -84,6 +85,20 @@ def test_every_page_brings_back_a_queue_that_somebody_needs(place, open_app, mon
     started.clear()
     open_app("compare")
     assert "queue" in started
+
+
+def test_every_way_into_the_draft_refuses_what_visitors_may_not_use(place, open_app, monkeypatch):
+    run = fabricate.run(place, "done", {"teacher.source": "/etc"})
+    monkeypatch.setenv(DEMO_VARIABLE, "1")
+    models = {"bundled:teacher": "teacher", "bundled:stranger": "stranger", "owner/name": "typed"}
+    monkeypatch.setattr("pages._ui.widgets.bundled_models", lambda: models)
+    app = open_app("train", run.id)
+    button(app, "Duplicate and tweak").click().run()
+    assert "only bundled models" in words(app)
+    assert "draft</span> defaults" in words(app)
+    select(app, "Teacher").select("owner/name").run()
+    assert "teacher: 'owner/name' given; in demo mode" in words(app)
+    assert "draft</span> defaults" in words(app)
 
 
 def test_a_server_that_others_can_reach_says_so_on_the_page(open_app, monkeypatch):

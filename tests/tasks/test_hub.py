@@ -54,6 +54,15 @@ def test_questions_and_answers(serve):
     assert (task.name, task.scorers) == ("some/thing", ("number_match",))
 
 
+def test_a_folder_of_the_same_name_is_never_read_instead(serve, tmp_path, monkeypatch):
+    calls = serve(DatasetDict(train=Dataset.from_dict(QA)))
+    (tmp_path / "some" / "thing").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"task.source: 'hub:some/thing' given, but some/thing also lies"):
+        load()
+    assert not calls
+
+
 def test_columns_are_mapped(serve):
     serve(DatasetDict(train=Dataset.from_dict({"q": ["a?"] * 5 + ["b?"] * 5, "gold": [f"x{i}" for i in range(10)]})))
     task = load(columns={"question": "q", "answer": "gold"})

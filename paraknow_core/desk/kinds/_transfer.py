@@ -9,7 +9,7 @@ from paraknow_core.desk.questions import question_key
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.sensitivity_store import SensitivityStore
 from paraknow_core.settings import Settings
-from paraknow_core.spec import ModelSpec, RunSpec
+from paraknow_core.spec import parse_spec
 from paraknow_core.stages.context import Context
 
 if TYPE_CHECKING:
@@ -21,20 +21,21 @@ KEPT_BYTES = 4e8  # of weights, blocks and scores held for the next question abo
 
 
 def context_of(place: Workspace, settings: Settings, request: Mapping[str, Any]) -> Context:
-    """Return the context of a request's pair, origin and seed; the last few are kept with what they read."""
-    named = {"teacher": request["teacher"], "student": request["student"]}
+    """Return the context of a request's pair, origin and seed; see `context_of_parts`."""
     extraction = {key: request[key] for key in ("origin", "seed") if key in request}
+    pair = {"teacher": request["teacher"], "student": request["student"]}
+    return context_of_parts(place, settings, {**pair, "extraction": extraction})
+
+
+def context_of_parts(place: Workspace, settings: Settings, parts: Mapping[str, Any]) -> Context:
+    """Return the context of a spec of which some parts are given; the last few are kept with what they read."""
     # The key holds the state of the models' files, so that changed files are read again.
-    return _context(place, settings, json.dumps([named, extraction]), question_key("pair", named))
+    return _context(place, settings, json.dumps(parts, sort_keys=True), question_key("pair", dict(parts)))
 
 
 @lru_cache(maxsize=12)
-def _context(place: Workspace, settings: Settings, asked: str, _stamp: str) -> Context:
-    named, extraction = json.loads(asked)
-    spec = RunSpec(**{who: ModelSpec(**named[who]) for who in named})
-    return Context(
-        spec.with_changes({f"extraction.{key}": value for key, value in extraction.items()}), settings, place
-    )
+def _context(place: Workspace, settings: Settings, parts: str, _stamp: str) -> Context:
+    return Context(parse_spec(json.loads(parts)), settings, place)
 
 
 def store_of(place: Workspace, name: str) -> SensitivityStore:

@@ -1,4 +1,4 @@
-"""What columns a hub data set has: `{"name", "subset", "revision"}` -> splits and the first value of each column."""
+"""What columns a hub data set has: `{"source", "subset", "revision"}` -> splits and the first value of each column."""
 
 from typing import Any
 
@@ -10,6 +10,5 @@ from paraknow_core.tasks.hub import hub_columns
 
 def answer(_place: Workspace, settings: Settings, request: dict[str, Any]) -> dict[str, Any]:
     """Answer for one data set; see the module."""
-    name = request["name"]
-    spec = TaskSpec(source=f"hub:{name}", subset=request["subset"], revision=request["revision"])
-    return hub_columns(name, spec, offline=settings.offline)
+    spec = TaskSpec(source=request["source"], subset=request["subset"], revision=request["revision"])
+    return hub_columns(spec.source.removeprefix("hub:"), spec, offline=settings.offline)

@@ -5,17 +5,14 @@ Answer: kind (window, grid, weights or none), its place, `inside` and `area` (sh
 student layer that the layer mapping gives it, or null), `note` (a sentence where there is nothing to draw).
 """
 
-import json
-from functools import lru_cache
 from typing import Any
 
-from paraknow_core.desk.questions import question_key
+from paraknow_core.desk.kinds._transfer import context_of_parts
 from paraknow_core.errors import DataError
 from paraknow_core.models.modules import LogicalModule
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.sensitivity_store import SensitivityStore
 from paraknow_core.settings import Settings
-from paraknow_core.spec import RunSpec, parse_spec
 from paraknow_core.stages.context import Context
 
 NONE = {"kind": "none", "serves": None}
@@ -82,12 +79,5 @@ def mapped_layers(context: Context, store: SensitivityStore) -> list[int | None]
 
 def context_of(place: Workspace, settings: Settings, request: dict[str, Any]) -> Context:
     """Return the context of the draft's parts that a request holds; models that were looked at stay known."""
-    parts = {key: request[key] for key in ("teacher", "student", "mapping", "extraction", "method") if key in request}
-    return _context(place, settings.model_dump_json(), json.dumps(parts, sort_keys=True), question_key("pair", parts))
-
-
-@lru_cache(maxsize=8)
-def _context(place: Workspace, settings: str, parts: str, state: str) -> Context:
-    del state  # of the models' files: one that was replaced is read again
-    data = RunSpec().model_dump(mode="json") | json.loads(parts)
-    return Context(parse_spec(data), Settings.model_validate_json(settings), place)
+    parts = ("teacher", "student", "mapping", "extraction", "method")
+    return context_of_parts(place, settings, {key: request[key] for key in parts if key in request})
