@@ -46,13 +46,24 @@ def whole_draft() -> Draft:
     shared = not access().demo
     stamp = drafts.stamp(place()) if shared else (0, 0)
     if DRAFT not in st.session_state or (shared and stamp != st.session_state.get(STAMP, stamp)):
+        before = st.session_state.get(DRAFT)
         try:
             st.session_state[DRAFT] = drafts.load_draft(place()) if shared else Draft()
+            _say_what_changed(before, st.session_state[DRAFT])
         except SpecError as error:
             st.session_state[DRAFT] = Draft()
             st.session_state[PROBLEM] = str(error)
     st.session_state[STAMP] = stamp
     return st.session_state[DRAFT]
+
+
+def _say_what_changed(before: Draft | None, now: Draft) -> None:
+    """Tell this window what another one has just set: Start here would run it, too."""
+    if before is not None and before.spec != now.spec:
+        keys = differing(before.spec.model_dump(mode="json"), now.spec.model_dump(mode="json"))
+        more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+        st.toast(f"The draft was changed in another window: {', '.join(keys[:4])}{more}".replace("_", "\\_"),
+                 icon=":material/sync:", duration="long")  # fmt: skip
 
 
 def draft() -> RunSpec:

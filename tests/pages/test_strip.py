@@ -53,6 +53,7 @@ def test_two_windows_see_each_others_changes_and_keep_both(place, open_app):
     paste(one, "seed: 7")
     other.run()
     assert "1 change<" in words(other)
+    assert "changed in another window: seed" in other.toast[0].value
     paste(other, "seed: 7\nname: both")
     assert load_draft(place).spec.name == "both"
 
