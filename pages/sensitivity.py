@@ -9,7 +9,7 @@ from pages._ui.reading import Facts
 from pages._ui.sensitivity_read import Saved, label, opened
 from paraknow_core.runs import RunFolder, list_runs
 
-BESIDE_DETAIL = 660  # pixels: as high as the module's map with its buttons
+BESIDE_DETAIL = 560  # pixels: as tall as what stands beside it, and whole in a window of 900
 List = list[tuple[RunFolder, Facts]]
 
 

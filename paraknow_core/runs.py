@@ -232,7 +232,7 @@ def create_run(place: Workspace, spec: RunSpec, folder: Path | None = None) -> R
     """
     if folder is None:
         slug = re.sub(r"[^a-z0-9]+", "-", (spec.name or spec.method).lower()).strip("-")[:40] or "run"
-        folder = place.runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(2)}"
+        folder = place.runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(4)}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: already holds files; choose a new folder, or `run {folder}` to continue it")
     folder.mkdir(parents=True, exist_ok=True)
