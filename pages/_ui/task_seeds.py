@@ -121,9 +121,12 @@ def _summary(table: pandas.DataFrame, number: int, limit: int) -> None:
     st.markdown(plain(said + "."))
     refused = seen[seen["note"].str.startswith("masked out")] if "note" in seen else ()
     if len(refused):
+        of_model = limit < state.draft().task.max_length
+        within = f"{limit:,} tokens, the model's context" if of_model else f"{limit:,} tokens"
+        mend = "Take a model with a longer context" if of_model else "Raise the max length"
         st.warning(plain(
-            f"{len(refused):,} of them have nothing to learn within {limit:,} tokens (first: "
-            f"{shorten(refused['id'].iloc[0], 60)}); a run would refuse them. Raise the max length, or choose others."
+            f"{len(refused):,} of them have nothing to learn within {within} (first: "
+            f"{shorten(refused['id'].iloc[0], 60)}); a run would refuse them. {mend}, or choose others."
         ), icon=":material/content_cut:")  # fmt: skip
 
 
@@ -157,6 +160,10 @@ def _find() -> str:
 def _by_hand(table: pandas.DataFrame, chosen: list[str], word: str) -> None:
     """Draw a tick for each training example; every change is the draft's at once."""
     base = _base(table, chosen, word)
+    if not base["order"]:
+        st.info(plain(f"Nothing found with \"{shorten(word.strip(), 60)}\"; the ticked examples stay ticked."),
+                icon=":material/search_off:")  # fmt: skip
+        return
     shown = table.loc[base["order"]].assign(taken=base["ticked"])
     edited = st.data_editor(
         shown, hide_index=True, key=f"{EDITOR}.{base['round']}", column_config=COLUMNS, height=460,
