@@ -162,6 +162,19 @@ def shorten(text: str, limit: int = 40) -> str:
     return f"{text[:head]}…{text[-(limit - 1 - head) :]}"
 
 
+def distinct(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return labels by id, no two alike: those that are get the end of their id, or all of it where that is not enough.
+
+    A widget that offers two options under one label gives back the wrong one.
+    """
+    for tail in (lambda key: key[-4:], lambda key: key):
+        found = list(labels.values())
+        labels = {
+            key: f"{label} · {tail(key)}" if key and found.count(label) > 1 else label for key, label in labels.items()
+        }
+    return dict(labels)
+
+
 def source_label(source: str, limit: int = 40) -> str:
     """Return the name of a model or task without where it lies: `bundled:teacher` and `/a/b/teacher` are `teacher`."""
     for prefix in ("bundled:", "hub:"):

@@ -7,8 +7,9 @@ import streamlit as st
 
 from pages._ui import layout, reading, state, widgets
 from pages._ui.layout import plain
+from pages._ui.reading import Facts
 from paraknow_core import playground
-from paraknow_core.display import arm_of, count, memory, score_text, shorten, source_label
+from paraknow_core.display import arm_of, count, distinct, memory, score_text, shorten, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.playground import Holding, Slot
 from paraknow_core.playground.protocol import same_wish, service
@@ -23,12 +24,13 @@ IDLE_MINUTES = 15
 
 @dataclass(frozen=True)
 class Choice:
-    """Somebody who can answer: how it is called, and the colour that its arm has everywhere."""
+    """Somebody who can answer: how it is called, and the colour that its arm has everywhere; of a run, its facts."""
 
     slot: Slot
     label: str
     arm: str
     detail: str = ""
+    facts: Facts | None = None
 
 
 def choices() -> dict[str, Choice]:
@@ -36,8 +38,8 @@ def choices() -> dict[str, Choice]:
     draft = state.draft()
     found: dict[str, Choice] = {}
 
-    def add(slot: Slot, label: str, arm: str, detail: str = "") -> None:
-        found.setdefault(slot.key, Choice(slot, label, arm, detail))
+    def add(slot: Slot, label: str, arm: str, detail: str = "", facts: Facts | None = None) -> None:
+        found.setdefault(slot.key, Choice(slot, label, arm, detail, facts))
 
     teacher, student = draft.teacher, draft.student
     add(Slot(source=teacher.source, revision=teacher.revision), source_label(teacher.source, 30), "teacher",
@@ -55,11 +57,15 @@ def choices() -> dict[str, Choice]:
         slot = Slot(source=one.spec.student.source, revision=revision, run=run.id)
         name = f"{shorten(one.spec.name, 28)}, " if one.spec.name else ""
         score = f", {score_text(one.scores[0]).split(' (')[0]}" if one.scores else ""
+        training = one.result.get("training")
+        steps = training.get("steps") if isinstance(training, dict) else None
+        trained = f"{steps:,} steps, " if isinstance(steps, int) else ""
         add(
             slot,
-            arm_of(one.spec.method).label,
+            f"{arm_of(one.spec.method).label}, seed {one.spec.seed} · {run.id[-4:]}",
             one.spec.method,
-            f"{name}{source_label(one.spec.student.source, 24)}, {one.task}{score}",
+            f"{name}{trained}{source_label(one.spec.student.source, 24)}, {one.task}{score}",
+            one,
         )
     return found
 
@@ -67,12 +73,13 @@ def choices() -> dict[str, Choice]:
 def choose(known: dict[str, Choice]) -> list[Choice]:
     """Draw one select box a column; return who was chosen, in order, nobody twice."""
     keys = _starting(known)
+    options = distinct({NOBODY: "nobody", **{key: _option(one) for key, one in known.items()}})
     row = st.container(key="stack-fields-slots").columns(COLUMNS)
     for place, column in enumerate(row):
         widget = f"playground.slot.{place}"
         st.session_state[widget] = keys[place] if keys[place] in known else NOBODY
         keys[place] = column.selectbox(
-            f"Column {place + 1}", [NOBODY, *known], key=widget, format_func=lambda key: _option(known, key),
+            f"Column {place + 1}", list(options), key=widget, format_func=options.get,
             help="A model as it is, or the student of a finished run with the adapter that the run trained.",
             on_change=_remember, args=(place, widget),
         )  # fmt: skip
@@ -80,11 +87,9 @@ def choose(known: dict[str, Choice]) -> list[Choice]:
     return [known[key] for key in dict.fromkeys(keys) if key != NOBODY]
 
 
-def _option(known: dict[str, Choice], key: str) -> str:
-    if key == NOBODY:
-        return "nobody"
-    one = known[key]
-    return f"{one.label} · {one.detail}" if one.detail else one.label
+def _option(one: Choice) -> str:
+    label = one.label.replace(" (the method)", "")  # a column is narrow: what tells runs apart must be seen
+    return f"{label} · {one.detail}" if one.detail else label
 
 
 def _remember(place: int, widget: str) -> None:
@@ -94,21 +99,37 @@ def _remember(place: int, widget: str) -> None:
 
 
 def _starting(known: dict[str, Choice]) -> list[str]:
-    """Return the columns' choices: kept ones, else teacher, student, newest default LoRA and newest transfer."""
+    """Return the columns' choices: kept ones, else teacher, student, a default LoRA and the transfer it belongs to.
+
+    The transfer is the address's run, else the newest; the default LoRA is the newest of those that differ least.
+    """
+    linked = _run_in_link()
+    named = next((k for k, one in known.items() if linked and one.slot.run == linked), None)
     kept = st.session_state.get(CHOSEN)
     if kept is None:
         draft = state.draft()
         fits = [k for k, one in known.items() if one.slot.run and one.slot.source == draft.student.source]
         runs = fits or [k for k, one in known.items() if one.slot.run]
-        default = next((k for k in runs if known[k].arm == "default_lora"), NOBODY)
-        method = next((k for k in runs if known[k].arm == "seeking"), next((k for k in runs if k != default), NOBODY))
+        controls = [k for k in known if known[k].arm == "default_lora" and (k in runs or named)]
+        others = [k for k in runs if k not in controls]
+        method = next((k for k in others if known[k].arm == "seeking"), next(iter([*others, *controls[1:]]), NOBODY))
+        method = named if named and named not in controls else method
+        default = min(controls, key=lambda k: _distance(known[k], known.get(method)), default=NOBODY)
         kept = [*list(known)[:2], default, method]
         kept = (kept + [NOBODY] * COLUMNS)[:COLUMNS]
-    named = next((k for k, one in known.items() if one.slot.run and one.slot.run == _run_in_link()), None)
-    if named is not None and named not in kept and st.session_state.get("playground.linked") != named:
-        kept = [*kept[: COLUMNS - 1], named]
+    if named is not None and st.session_state.get("playground.linked") != named:
+        kept = kept if named in kept else [*kept[: COLUMNS - 1], named]
         st.session_state["playground.linked"] = named  # once: afterwards the column can be changed
     return kept
+
+
+def _distance(control: Choice, transfer: Choice | None) -> tuple[bool, bool, bool]:
+    """Tell in what a control differs from a transfer: anything but the method, model or task, the seed."""
+    if transfer is None or not transfer.facts or not control.facts:
+        return (False, False, False)
+    one, other = transfer.facts, control.facts
+    asked = reading.question(one.spec) != reading.question(other.spec)
+    return bool(set(reading.other_settings(one, other)) - {"seed"}), asked, one.spec.seed != other.spec.seed
 
 
 def _run_in_link() -> str:

@@ -104,6 +104,26 @@ def test_finished_runs_with_an_adapter_take_the_last_columns(place, open_app):
     assert "PiSSA" not in text
 
 
+def test_runs_that_are_alike_have_labels_of_their_own_and_the_control_is_the_transfers(place, open_app):
+    transfer = fabricate.run(place, "done", {"method": "seeking"})
+    like = [fabricate.run(place, "done", {"method": "default_lora"}) for _ in range(2)]
+    other = fabricate.run(place, "done", {"method": "default_lora", "seed": 1})
+    for number, run in enumerate((transfer, *like, other)):
+        run.file("adapter").mkdir()
+        run.path.rename(place.runs / f"20260101-00000{number}-a{number}a{number}")
+    app = open_app("playground")
+    box = select(app, "Column 3")
+    assert len(set(box.options)) == len(box.options)
+    assert [label[:29] for label in box.options if "seed 0" in label and "default" in label] == [
+        "default LoRA, seed 0 · a2a2 ·", "default LoRA, seed 0 · a1a1 ·"]  # fmt: skip
+    assert box.value == Slot(source="bundled:stranger", run="20260101-000002-a2a2").key
+    assert "default LoRA, seed 0 · a2a2" in words(app)
+    assert "45 steps" in words(app)
+    box.set_value(Slot(source="bundled:stranger", run="20260101-000001-a1a1").key).run()
+    assert "default LoRA, seed 0 · a1a1" in words(app)
+    assert "default LoRA, seed 0 · a2a2" not in words(app)
+
+
 def test_a_run_in_the_address_takes_a_column(place, open_app):
     for name in ("first", "second", "third"):
         fabricate.run(place, "done", {"name": name}).file("adapter").mkdir()
