@@ -7,6 +7,7 @@ from pages._ui import sensitivity_map as maps
 from pages._ui import sensitivity_measure as measure
 from pages._ui.reading import Facts
 from pages._ui.sensitivity_read import Saved, label, opened
+from paraknow_core.display import distinct
 from paraknow_core.runs import RunFolder, list_runs
 
 BESIDE_DETAIL = 660  # pixels: as high as the module's map with its buttons
@@ -90,7 +91,7 @@ def look_fields(saved: Saved, everything: List) -> Saved | None:
     row = st.container(key="stack-fields-look")
     showing, beside, value, log = row.columns([2.15, 2.15, 1.95, 0.8], vertical_alignment="bottom")
     ids = [r.id for r, _ in everything]
-    labels = {r.id: label(one) for r, one in everything}
+    labels = distinct({r.id: label(one) for r, one in everything})
     if saved.run.id not in ids:  # an older run of the same saved sensitivity
         ids.insert(0, saved.run.id)
     st.session_state["sensitivity.run"] = saved.run.id

@@ -12,7 +12,7 @@ from pages._ui.sensitivity_matrix import matrix, picker
 from pages._ui.sensitivity_read import Saved, compared, label, names_of, of_student, opened, same_question
 from paraknow_core.agreement import Agreement, Correlation, top_overlap
 from paraknow_core.charts import sensitivity as charts
-from paraknow_core.display import NOT_MEASURED, source_label
+from paraknow_core.display import NOT_MEASURED, distinct, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import GROUP_OF_ROLE
@@ -30,9 +30,10 @@ def choose_other(cell, run: RunFolder, everything: List) -> tuple[RunFolder, Fac
     named = named if named in others else ""
     st.session_state[WITH] = st.session_state[f"{WITH}.widget"] = named
     _into_address(named)
+    labels = distinct({other_id: label(one) for other_id, (_, one) in others.items()})
     cell.selectbox(
         "Compare with", ["", *others], key=f"{WITH}.widget",
-        format_func=lambda i: label(others[i][1]) if i else "none", on_change=_chosen,
+        format_func=lambda i: labels.get(i, "none"), on_change=_chosen,
         help="Another saved sensitivity: another task, number of seed samples or model.",
     )  # fmt: skip
     return others.get(named)

@@ -61,6 +61,17 @@ def test_two_saved_sensitivities_can_be_chosen_between(place, open_app):
     assert "teacher on" in figure(app, 0)["layout"]["title"]["subtitle"]["text"]
 
 
+def test_two_measured_in_one_minute_have_labels_of_their_own(place, open_app):
+    runs = saved_pair(place, {"sensitivity.seed": 1})
+    for number, run in enumerate(runs):
+        run.path.rename(place.runs / f"20260101-00000{number}-a{number}a{number}")
+    app = open_app("sensitivity")
+    for name in ("Showing", "Compare with"):
+        options = select(app, name).options
+        assert len(set(options)) == len(options) == 2
+    assert {label[-4:] for label in select(app, "Showing").options} == {"a0a0", "a1a1"}
+
+
 @pytest.mark.parametrize(
     ("state", "said"),
     [
