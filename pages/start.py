@@ -107,8 +107,10 @@ def _row(run: RunFolder, one: Facts) -> None:
     only_sensitivity = one.spec is not None and one.spec.until == "sensitivity"
     target = "pages/sensitivity.py" if only_sensitivity else "pages/train.py"
     name, pair, task, state_cell, score = st.columns(COLUMNS, vertical_alignment="center", wrap=False)
+    full = f"{one.spec.name}, {run.id}" if one.spec and one.spec.name else run.id  # the line itself may be cut
+    tip = layout.plain(full)
     icon = ":material/grid_on:" if only_sensitivity else ":material/show_chart:"
-    name.page_link(target, label=layout.plain(_title(one)), icon=icon, query_params={"run": run.id}, help=run.id)
+    name.page_link(target, label=layout.plain(_title(one)), icon=icon, query_params={"run": run.id}, help=tip)
     pair.markdown(layout.plain(one.pair if one.spec else one.problem))
     task.markdown(layout.plain(one.task))
     if status.active:
@@ -126,7 +128,10 @@ def _ago(moment: float) -> str:
 def _title(one: Facts) -> str:
     if one.spec is None:
         return one.id
-    return shorten(one.spec.name, 44) if one.spec.name else arm_of(one.spec.method).label
+    if one.spec.until == "sensitivity":
+        return shorten(one.spec.name, 44) if one.spec.name else "Sensitivity"
+    arm = f"{arm_of(one.spec.method).label}, seed {one.spec.seed}"
+    return f"{shorten(one.spec.name, 30)} · {arm.replace(' (the method)', '')}" if one.spec.name else arm
 
 
 with layout.page("ParaKnow workbench"):

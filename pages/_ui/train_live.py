@@ -1,6 +1,7 @@
 """A run while it trains and afterwards: where it is, its curves beside its siblings', and what can be done with it."""
 
 from html import escape
+from itertools import islice
 
 import streamlit as st
 
@@ -50,7 +51,10 @@ def ended(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]]) ->
 
 
 def siblings(one: Facts, trained: list[tuple[RunFolder, Facts]]) -> list[tuple[RunFolder, Facts]]:
-    """Return the runs to draw beside a run: same pair and task, those that differ in method and seed alone first."""
+    """Return the runs to draw beside a run: same pair and task, those that differ in method and seed alone first.
+
+    A run that never came as far as a training step has no curve, and is left out.
+    """
     if one.spec is None:
         return []
     same = [
@@ -64,7 +68,8 @@ def siblings(one: Facts, trained: list[tuple[RunFolder, Facts]]) -> list[tuple[R
         spec = pair[1].spec
         return not is_clean(one, pair[1]), spec.seed != one.spec.seed, order.index(spec.method), spec.seed
 
-    return sorted(same, key=rank)[:MOST_SIBLINGS]
+    with_curve = (pair for pair in sorted(same, key=rank) if curves.metrics_of(pair[0]).steps)
+    return list(islice(with_curve, MOST_SIBLINGS))
 
 
 def is_clean(one: Facts, other: Facts) -> bool:
@@ -154,7 +159,8 @@ def _controls(one: Facts, beside: list[tuple[RunFolder, Facts]], names: dict[str
     st.session_state[key] = [name for name in st.session_state[key] if name in ids]
     chosen = st.pills(
         "Beside it", ids, selection_mode="multi", key=key, format_func=lambda i: names[i], persist_state="session",
-        help="Runs of the same pair and task. Those marked * differ from this one in more than method and seed.",
+        help="Runs of the same pair and task that have a curve. An asterisk (\\*) means: differs from the run "
+        "shown in more than method and seed (rank, learning rate, …), so not by the method alone.",
     )  # fmt: skip
     return axis or "step", smoothing, list(chosen or [])
 

@@ -23,8 +23,15 @@ def test_a_run_in_each_state_is_listed_with_its_word(place, open_app, state):
     assert ("41.0 ± 5.6 % (n = 300)" in text) == (state == "done")
 
 
+def test_named_runs_are_told_apart_by_arm_and_seed(place, open_app):
+    for method, seed in (("seeking", 0), ("default_lora", 1)):
+        fabricate.run(place, "done", {"name": "rank 8", "method": method, "seed": seed})
+    labels = [link.proto.label for link in open_app().get("page_link") if "run=" in link.proto.query_string]
+    assert set(labels) == {"rank 8 · seeking, seed 0", "rank 8 · default LoRA, seed 1"}
+
+
 def test_damaged_and_hostile_folders_do_not_break_the_page(place, open_app):
-    fabricate.run(place, "done", {"name": "<b>bold</b> **[x](http://evil)** :red[y] $z$"})
+    fabricate.run(place, "done", {"name": "[x](http://e) <b>b</b> :red[y]"})
     broken = fabricate.run(place, "failed")
     broken.file("spec.yaml").write_text("rnak: 3\n")
     torn = fabricate.run(place, "done")

@@ -308,11 +308,13 @@ def test_what_only_a_method_with_a_teacher_reads_makes_no_comparison_unclean(pla
 def test_siblings_are_drawn_beside_a_run_clean_ones_first(place, open_app):
     clean = fabricate.run(place, "done", {"method": "default_lora"})
     unclean = fabricate.run(place, "done", {"method": "pissa", "finetuning.learning_rate": 1e-3})
+    fabricate.run(place, "failed", {"method": "olora"}).file("events.jsonl").write_text('{"event": "started"}\n')
     fabricate.run(place, "done", {"task.source": "bundled:instructions"})
     run = fabricate.run(place, "running")
     app = open_app("train", run.id)
     pills = next(p for p in app.get("button_group") if p.label == "Beside it")
     assert [option.content for option in pills.proto.options] == ["default LoRA", "PiSSA *"]
+    assert "more than method and seed" in pills.proto.help
     chart = json.loads(app.get("plotly_chart")[0].proto.spec)
     assert "default LoRA, training" in [trace["name"] for trace in chart["data"]]
     assert app.session_state[f"train.beside:{run.id}"] == [clean.id]
