@@ -157,6 +157,10 @@ def _find() -> str:
 def _by_hand(table: pandas.DataFrame, chosen: list[str], word: str) -> None:
     """Draw a tick for each training example; every change is the draft's at once."""
     base = _base(table, chosen, word)
+    if not base["order"]:
+        st.info(plain(f"Nothing found with \"{shorten(word.strip(), 60)}\"; the ticked examples stay ticked."),
+                icon=":material/search_off:")  # fmt: skip
+        return
     shown = table.loc[base["order"]].assign(taken=base["ticked"])
     edited = st.data_editor(
         shown, hide_index=True, key=f"{EDITOR}.{base['round']}", column_config=COLUMNS, height=460,

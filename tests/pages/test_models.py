@@ -326,6 +326,19 @@ def test_by_hand_starts_from_what_is_chosen(place, open_part):
     assert not app.error
 
 
+def test_words_that_no_example_has_are_a_sentence_and_change_nothing(place, open_part):
+    app = open_part("seeds", {"sensitivity.selection": "manual", "sensitivity.ids": ["word_problems/train/2"],
+                              "sensitivity.samples": 1})  # fmt: skip
+    find = next(field for field in app.text_input if field.label == "Find")
+    find.set_value("no such words").run()
+    assert not app.exception
+    assert "Nothing found with" in words(app)
+    find.set_value("").run()
+    assert not app.exception
+    assert "Nothing found with" not in words(app)
+    assert spec(place).sensitivity.ids == ("word_problems/train/2",)
+
+
 def test_masked_out_seed_samples_are_flagged(place, open_part):
     app = open_part("seeds", {"task.max_length": 30})
     assert any("have nothing to learn within 30 tokens" in w.value for w in app.warning)
