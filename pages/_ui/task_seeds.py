@@ -121,9 +121,12 @@ def _summary(table: pandas.DataFrame, number: int, limit: int) -> None:
     st.markdown(plain(said + "."))
     refused = seen[seen["note"].str.startswith("masked out")] if "note" in seen else ()
     if len(refused):
+        of_model = limit < state.draft().task.max_length
+        within = f"{limit:,} tokens, the model's context" if of_model else f"{limit:,} tokens"
+        mend = "Take a model with a longer context" if of_model else "Raise the max length"
         st.warning(plain(
-            f"{len(refused):,} of them have nothing to learn within {limit:,} tokens (first: "
-            f"{shorten(refused['id'].iloc[0], 60)}); a run would refuse them. Raise the max length, or choose others."
+            f"{len(refused):,} of them have nothing to learn within {within} (first: "
+            f"{shorten(refused['id'].iloc[0], 60)}); a run would refuse them. {mend}, or choose others."
         ), icon=":material/content_cut:")  # fmt: skip
 
 

@@ -180,10 +180,11 @@ def _example(task: dict[str, Any], who: str, split: str) -> None:
             '<i class="pk-learnt">learnt</i>the loss is on these</span><span><i class="pk-cut">cut</i>beyond the limit'
             '</span><span><i class="pk-given pk-special">&lt;s&gt;</i>special token</span></div>')  # fmt: skip
     if not learnt:
-        st.warning(
-            f"Nothing of the answer is left within {limit:,} tokens: a run would refuse this example. Shorten it, "
-            "raise the max length, or take a model with a longer context.", icon=":material/content_cut:",
-        )  # fmt: skip
+        of_model = limit < state.draft().task.max_length
+        within = f"{limit:,} tokens, the model's context" if of_model else f"{limit:,} tokens"
+        mend = "take a model with a longer context" if of_model else "raise the max length"
+        st.warning(f"Nothing of the answer is left within {within}: a run would refuse this example. Shorten it, or "
+                   f"{mend}.", icon=":material/content_cut:")  # fmt: skip
     if shown["spans_border"]:
         st.caption(":material/info: One token spans the border between prompt and answer: the mask is off by a part "
                    "of a token here.")  # fmt: skip

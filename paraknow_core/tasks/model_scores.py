@@ -167,7 +167,10 @@ class _Job:
         rows = []
         for example, text in part:
             for answer in (text or example.reference, example.reference):
-                entry = encode(example.with_answer(answer), self.task.template, tokenizer, limit)
+                entry = encode(
+                    example.with_answer(answer), self.task.template, tokenizer, limit,
+                    of_model=limit < self.task.max_length,
+                )  # fmt: skip
                 rows.append(label_row(entry, drop_last=tokenizer.eos_token_id))
         sums = log_probabilities(model, rows, self.batch_size)
         means = [total / len(row.asked[0]) for row, (total,) in zip(rows, sums, strict=True)]

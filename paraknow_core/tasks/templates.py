@@ -65,11 +65,14 @@ def render(example: Example, template: str, tokenizer: Any) -> Rendered:
     return Rendered(f"{turns}<|assistant|>\n", example.reference + end)
 
 
-def encode(example: Example, template: str, tokenizer: Any, max_length: int) -> Encoded:
+def encode(example: Example, template: str, tokenizer: Any, max_length: int, *, of_model: bool = False) -> Encoded:
     """Turn an example into tokens and labels.
 
     The whole text is tokenised with the tokenizer's own special tokens; as many labels are masked as the prompt alone
     has tokens; then both are cut at the end to `max_length`.
+
+    Args:
+        max_length: tokens that are kept; of_model: whether the model's context sets it, and not the task.
 
     Raises:
         DataError: no label is left after the cut: the loss of such an example would be NaN.
@@ -83,9 +86,10 @@ def encode(example: Example, template: str, tokenizer: Any, max_length: int) -> 
     count, kept = len(prompt), whole[:max_length]
     labels = [IGNORED] * min(count, len(kept)) + kept[count:]
     if all(label == IGNORED for label in labels[1:]):  # the first token is never predicted
+        longer = "the model's context sets it: take a model with a longer one" if of_model else "raise task.max_length"
         raise DataError(
             f"example {example.id}: its prompt alone has {count} tokens and nothing of the answer is left, "
-            f"the limit is {max_length}; raise task.max_length or shorten the example"
+            f"the limit is {max_length}; {longer}, shorten the example, or choose others"
         )
     answer = rendered.answer.removesuffix(eos or "") if len(kept) == len(whole) else _decode(kept[count:], tokenizer)
     return Encoded(
@@ -155,7 +159,8 @@ def encode_split(
     length = min(task.max_length, max_length or task.max_length)
     if task.is_text:
         return windows(examples, tokenizer, length)
-    return [encode(example, task.template, tokenizer, length) for example in examples]
+    of_model = length < task.max_length
+    return [encode(example, task.template, tokenizer, length, of_model=of_model) for example in examples]
 
 
 def _tulu_turn(turn: Message, end: str) -> str:

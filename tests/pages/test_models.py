@@ -343,6 +343,14 @@ def test_masked_out_seed_samples_are_flagged(place, open_part):
     app = open_part("seeds", {"task.max_length": 30})
     assert any("have nothing to learn within 30 tokens" in w.value for w in app.warning)
     assert app.dataframe[0].value["note"].str.startswith("masked out").any()
+    assert any("Raise the max length" in w.value for w in app.warning)
+
+
+def test_where_the_models_context_is_the_limit_it_is_named(place, open_part, monkeypatch):
+    monkeypatch.setattr("pages._ui.task_seeds.limit_of", lambda _: 30)
+    said = "\n".join(w.value for w in open_part("seeds").warning)
+    assert "within 30 tokens, the model's context" in said
+    assert "Take a model with a longer context, or choose others" in said
 
 
 def test_too_many_seed_samples_are_a_sentence(open_part):

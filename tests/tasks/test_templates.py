@@ -94,6 +94,12 @@ def test_a_prompt_without_room_is_refused(tokenizer):
     assert encode(ask("q", "ab"), "tulu", tokenizer, needed + 1).bytes == 1
     with pytest.raises(DataError, match=f"example e: its prompt alone has {needed} tokens.*the limit is {needed}; "):
         encode(ask("q", "ab"), "tulu", tokenizer, needed)
+    task = make_task([ask("q", "ab")], max_length=needed)
+    with pytest.raises(DataError, match=f"the limit is {needed}; raise task.max_length"):
+        encode_split(task.split("test"), task, tokenizer, needed + 9)
+    task = make_task([ask("q", "ab")], max_length=needed + 9)
+    with pytest.raises(DataError, match=f"the limit is {needed}; the model's context sets it: take a model with a"):
+        encode_split(task.split("test"), task, tokenizer, needed)
     assert encode_prompt(ask("q", "ab"), "tulu", tokenizer, needed + 3, room=3)
     with pytest.raises(DataError, match=f"example e: its prompt has {needed} tokens and 4 more"):
         encode_prompt(ask("q", "ab"), "tulu", tokenizer, needed + 3, room=4)
