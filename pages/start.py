@@ -7,6 +7,7 @@ import streamlit as st
 from pages._ui import layout, state, widgets
 from pages._ui.reading import Facts, facts
 from paraknow_core.display import arm_of, duration, score_text, shorten
+from paraknow_core.engines import queue
 from paraknow_core.lessons import LESSONS
 from paraknow_core.runs import RunFolder, list_runs
 from paraknow_core.spec import RunSpec
@@ -115,6 +116,8 @@ def _row(run: RunFolder, one: Facts) -> None:
     task.markdown(layout.plain(one.task))
     if status.active:
         note = f"{status.stage} {100 * status.fraction:.0f} %" if status.stage else "waiting"
+    elif status.state == "stopped" and status.message == queue.CANCELLED:
+        note = "taken out of the queue"
     else:
         note = f"{_ago(status.ended)} ago" if status.ended else status.stage
     state_cell.html(f'{layout.chip(status.state)} <span class="pk-quiet">{layout.escape(note)}</span>')

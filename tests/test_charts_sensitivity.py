@@ -63,6 +63,12 @@ def test_stability_runs_to_one_and_survives_what_is_unknown():
     assert [note.text for note in figure.layout.annotations] == ["modules"]
 
 
+def test_stability_labels_do_not_lie_on_one_another():
+    figure = charts.stability_curve([(8, 0.95, 0.951), (31, 0.99, 0.99), (32, 1.0, 1.0)])
+    assert {note.text: note.yshift for note in figure.layout.annotations} == {"modules": -8, "layers": 8}
+    assert list(figure.layout.xaxis.ticktext) == ["8", "32"]
+
+
 def test_picked_rows_and_box_targets_lie_in_the_module():
     figure = figures.matrix_map(numpy.ones((4, 4)), numpy.ones(40), numpy.ones(80), origin=(100, 200))
     assert tuple(figure.layout.yaxis.range) == (139.5, 99.5)

@@ -86,7 +86,7 @@ def test_differences_are_paired_adjusted_and_said(place):
     assert method["p_adjusted"] == pytest.approx(min(1, 2 * method["p_value"]))  # the smaller of two
     assert method["says"].startswith("+")
     assert "Holm-adjusted p" in method["says"]
-    assert rows["PiSSA"]["says"].startswith("No difference larger than")
+    assert rows["PiSSA"]["says"].startswith("No difference was found: ")
     assert comparison.contrasts(found, base, "rouge_l")[0]["difference"] == pytest.approx(method["difference"] / 4)
 
 

@@ -100,6 +100,9 @@ def _numbers() -> None:
     with alpha:
         state.field(st.number_input, "lora_alpha", "factorisation.lora_alpha", min_value=0.001, max_value=1e6, step=1.0,
                     format="%g", to_widget=float, help="Scaling s = lora_alpha / r. The paper: 16.")  # fmt: skip
+        numbers = state.draft().factorisation
+        st.caption(plain(f"s = {numbers.lora_alpha:g} / {numbers.rank:,} = "
+                         f"{numbers.lora_alpha / numbers.rank:.3g}"))  # fmt: skip
     with split:
         state.field(st.selectbox, "Split of the singular values", "factorisation.split", options=list(SPLIT_TEXTS),
                     format_func=lambda name: f"{name}: {SPLIT_TEXTS[name]}",

@@ -85,11 +85,16 @@ def _table(pair: dict[str, dict[str, Any] | None]) -> str:
             f'<tr class="{"pk-other" if differs else ""}"><td title="{escape(tip, quote=True)}">{escape(name)}</td>'
             f"<td>{escape(values[0])}</td><td>{mark}</td><td>{escape(values[1])}</td></tr>"
         )
+    heads = [f"{who.capitalize()}: {_name(anatomy)}" if anatomy else who.capitalize() for who, anatomy in pair.items()]
     return (
         '<div class="pk-scroll"><table class="pk-table" data-testid="anatomy"><tr><th style="width:27%"></th>'
-        '<th style="width:35%">Teacher</th><th style="width:3%"></th><th style="width:35%">Student</th></tr>'
+        f'<th style="width:35%">{heads[0]}</th><th style="width:3%"></th><th style="width:35%">{heads[1]}</th></tr>'
         f"{''.join(rows)}</table></div>"
     )
+
+
+def _name(anatomy: dict[str, Any]) -> str:
+    return escape(source_label(anatomy["label"], 28))
 
 
 def _heads(anatomy: dict[str, Any]) -> str:

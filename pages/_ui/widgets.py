@@ -118,6 +118,10 @@ def headline(run: RunFolder, one: Facts, status: Status) -> None:
     """Draw a run in one line: state, name, pair, task, seed, how long it has been going."""
     end = status.ended or (status.heartbeat if status.state == "lost" else 0)
     spent = duration((end or max(status.heartbeat, status.started)) - status.started) if status.started else ""
+    if status.state == "stopped" and status.message == queue.CANCELLED:
+        spent = "taken out of the queue"
+    elif spent and status.attempt > 1:
+        spent += " in this attempt"
     seed = f"seed {one.spec.seed}" if one.spec else ""
     quiet = "".join(f'<span class="pk-quiet">{escape(words)}</span>' for words in (one.task, seed, spent) if words)
     st.html(

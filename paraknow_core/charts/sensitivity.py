@@ -204,14 +204,30 @@ def stability_curve(
         if values and values[0] is not None:
             ends.append((samples[0], values[0], name, colour))
     known = [v for point in points for v in point[1:] if v is not None]
-    for x, y, name, colour in ends:
-        figure.add_annotation(x=numpy.log10(x), y=y, text=name, showarrow=False, xanchor="right", xshift=-8,
-                              font={"color": colour})  # fmt: skip
-    figure.update_xaxes(title_text="seed samples", type="log", tickvals=samples, ticktext=[f"{n:,}" for n in samples],
-                        range=[numpy.log10(samples[0]) - 0.22, numpy.log10(samples[-1]) + 0.08])  # fmt: skip
     low = min(known, default=0.0)
-    figure.update_yaxes(title_text=f"rank correlation with n = {samples[-1]:,}", range=[min(0.8, low - 0.05), 1.02])
+    bottom = min(0.8, low - 0.05)
+    close = len(ends) == 2 and abs(ends[0][1] - ends[1][1]) < 0.1 * (1.02 - bottom)
+    upper = max(ends, key=lambda end: end[1], default=None)
+    for end in ends:
+        x, y, name, colour = end
+        shift = (8 if end is upper else -8) if close else 0
+        figure.add_annotation(x=numpy.log10(x), y=y, text=name, showarrow=False, xanchor="right", xshift=-8,
+                              yshift=shift, font={"color": colour})  # fmt: skip
+    ticks = _ticks_apart(samples)
+    figure.update_xaxes(title_text="seed samples", type="log", tickvals=ticks, ticktext=[f"{n:,}" for n in ticks],
+                        range=[numpy.log10(samples[0]) - 0.22, numpy.log10(samples[-1]) + 0.08])  # fmt: skip
+    figure.update_yaxes(title_text=f"rank correlation with n = {samples[-1]:,}", range=[bottom, 1.02])
     return figure
+
+
+def _ticks_apart(samples: Sequence[int]) -> list[int]:
+    """Return those of ascending numbers whose texts do not overlap on a log axis, the largest among them."""
+    room = 0.05 * (numpy.log10(samples[-1] / samples[0]) + 0.3)  # 0.3: what the axis shows beyond the two ends
+    kept = [samples[-1]]
+    for n in reversed(samples[:-1]):
+        if numpy.log10(kept[-1] / n) > room:
+            kept.append(n)
+    return kept[::-1]
 
 
 def _difference_labels(cells: numpy.ndarray, kind: str, limit: float) -> go.Scatter:

@@ -72,7 +72,7 @@ def test_lesson_2_says_that_it_makes_no_difference_when_all_score_alike(place):
         write_json(run.file("result.json"), result)
     made = explain(place, 2, runs)
     assert made.right == "none"
-    assert "No difference larger than" in " ".join(made.sentences)
+    assert "No difference was found: +0.0 points" in " ".join(made.sentences)
 
 
 def test_lesson_2_compares_what_is_caught_with_what_scores(place):

@@ -82,7 +82,7 @@ def test_arms_that_never_differ_are_not_certain_to_be_equal():
     for result in (paired_difference(same, same), paired_over_seeds([same] * 3, [same] * 3)):
         assert (result.difference, result.p_value) == (0, 1)
         assert (result.low, result.high) == pytest.approx((-exact, exact))
-        assert says(result).startswith("No difference larger than 36.9 points")
+        assert says(result).startswith("No difference was found: +0.0 points (95 % interval -36.9 to +36.9,")
 
 
 def test_pairing_finds_what_separate_intervals_miss():
@@ -155,6 +155,14 @@ def test_sentences():
     )
     assert says(PairedResult(-0.021, -0.033, -0.009, 200, None, "5 seeds")).startswith("-2.1 points")
     assert says(PairedResult(0.021, 0.001, 0.04, 200, 0.06, "x")).startswith("No difference larger than 4.0 points")
+    wide = (0.021, -0.082, 0.124, 60)
+    assert says(PairedResult(*wide, 0.34, "60 examples, sign-flip test")) == (
+        "No difference was found: +2.1 points (95 % interval -8.2 to +12.4, 60 examples, sign-flip test, p = 0.34)."
+    )
+    assert says(PairedResult(*wide, 0.34, "sign-flip test, Holm-adjusted p 0.6")).endswith("Holm-adjusted p 0.6).")
+    assert says(PairedResult(*wide, 0.34, "5 seeds")).endswith("to +12.4, 5 seeds).")
+    assert says(PairedResult(0.021, -0.01, 0.05, 60, 0.2, "x")).startswith("No difference larger than 5.0 points")
+    assert says(PairedResult(0.5, -9.0, 9.0, 9, 0.4, "x"), "ppl").startswith("No difference larger than 9.000 ppl")
     assert says(PairedResult(0.5, 0.25, 0.75, 9, 0.01, "x"), "ppl") == "+0.500 ppl (95 % interval +0.250 to +0.750, x)."
 
 

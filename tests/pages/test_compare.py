@@ -53,7 +53,7 @@ def test_the_newest_question_is_compared_and_named_in_the_address(place, compare
     assert sorted(in_link(app)) == sorted(run.id for same in runs.values() for run in same)
     text = words(app)
     assert "seeking (the method) against default LoRA: +" in text.replace("**", "")
-    assert "No difference larger than" in text
+    assert "No difference was found: " in text
     assert "2 comparisons were made" in text
     assert "n = 60 test examples are few" in text
     assert "student, untouched" in text

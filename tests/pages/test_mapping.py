@@ -276,6 +276,7 @@ def test_a_mapping_of_another_pair_is_named_and_can_be_fitted(place, loaded):
 
 def test_a_rank_that_does_not_fit_is_a_sentence(place, loaded):
     app = loaded({"factorisation.rank": 500})
+    assert "s = 16 / 500 = 0.032" in words(app)
     assert "Rank 500 does not fit model.embed_tokens: choose 1 to 128" in words(app)
     assert overview(app)["retained"].isna().all()
 

@@ -62,6 +62,8 @@ def test_while_the_desk_works_a_line_says_so(open_part):
 def test_two_models_stand_side_by_side_before_a_weight_is_loaded(open_part):
     app = open_part()
     said = words(app)
+    assert ">Teacher: teacher</th>" in said
+    assert ">Student: stranger</th>" in said
     assert "3.0 M (2,951,616)" in said
     assert "1.0 M (1,000,576)" in said
     assert "≠" in said

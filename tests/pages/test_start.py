@@ -2,6 +2,8 @@
 
 import pytest
 
+from paraknow_core.engines import queue
+from paraknow_core.paths import read_json, write_json
 from paraknow_core.runs import RunFolder
 from tests.pages import fabricate
 from tests.pages.conftest import button, words
@@ -28,6 +30,16 @@ def test_named_runs_are_told_apart_by_arm_and_seed(place, open_app):
         fabricate.run(place, "done", {"name": "rank 8", "method": method, "seed": seed})
     labels = [link.proto.label for link in open_app().get("page_link") if "run=" in link.proto.query_string]
     assert set(labels) == {"rank 8 · seeking, seed 0", "rank 8 · default LoRA, seed 1"}
+
+
+def test_a_run_taken_out_of_the_queue_says_so_and_a_resumed_one_counts_its_attempt(place, open_app):
+    waiting = fabricate.run(place, "queued")
+    queue.write_stopped(waiting, queue.CANCELLED)
+    assert "taken out of the queue" in words(open_app())
+    assert ">taken out of the queue</span>" in words(open_app("train", waiting.id))
+    again = fabricate.run(place, "running")
+    write_json(again.file("status.json"), read_json(again.file("status.json")) | {"attempt": 2})
+    assert " in this attempt</span>" in words(open_app("train", again.id))
 
 
 def test_damaged_and_hostile_folders_do_not_break_the_page(place, open_app):
