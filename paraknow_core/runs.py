@@ -261,8 +261,9 @@ def list_runs(place: Workspace) -> list[RunFolder]:
     """Return all run folders, newest first (ids begin with the time)."""
     if not place.runs.is_dir():
         return []
-    names = sorted((entry.name for entry in os.scandir(place.runs) if not entry.name.startswith(".")), reverse=True)
-    return [RunFolder(place.runs / name) for name in names if (place.runs / name / "spec.yaml").exists()]
+    root = str(place.runs)  # plain text: pages list hundreds of runs several times a draw, and paths cost more
+    names = sorted((entry.name for entry in os.scandir(root) if not entry.name.startswith(".")), reverse=True)
+    return [RunFolder(Path(f"{root}/{name}")) for name in names if os.path.exists(f"{root}/{name}/spec.yaml")]  # noqa: PTH110
 
 
 def runs_table(runs: list[RunFolder], memo: dict | None = None) -> "pandas.DataFrame":
