@@ -39,22 +39,22 @@ def body(table: pandas.DataFrame) -> None:
     """Draw the table of runs and the view of those that were chosen."""
     ids = compare_link.chosen(table)
     compare_table.pick(table, ids)
-    groups, left_out = compare_data.finished(ids)
+    arms, left_out = compare_data.finished(ids)
     if left_out:
         states = list(left_out.values())
         words = ", ".join(f"{states.count(word)} {word}" for word in dict.fromkeys(states))
         st.caption(plain(f"Not compared, because they have no scores: {words}."))
-    repeats = sum(g.repeats for g in groups)
+    repeats = sum(g.repeats for g in arms)
     if repeats:
         st.caption(f"{repeats} older run{'s' if repeats > 1 else ''} with the same settings and seed left out.")
-    if not groups:
+    if not arms:
         _nothing_chosen(table)
         return
     view = compare_link.linked(
         st.segmented_control, "View", "view", list(VIEWS), format_func=lambda name: VIEWS[name][0], required=True,
         label_visibility="collapsed",
     )  # fmt: skip
-    VIEWS[view][1](groups)
+    VIEWS[view][1](arms)
 
 
 def _nothing_chosen(table: pandas.DataFrame) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from paraknow_core import comparison
 from paraknow_core.charts import compare as charts
-from paraknow_core.comparison import Group, p_text, points_text
+from paraknow_core.comparison import Arm, p_text, points_text
 from paraknow_core.display import NOT_MEASURED, SHARE, score_text, scorer_label, source_label
 from paraknow_core.errors import RunError
 from paraknow_core.runs import RunFolder
@@ -36,11 +36,11 @@ details {margin: .4rem 0;} summary {cursor: pointer;} @media print {details > *:
 """
 
 
-def html_report(groups: Sequence[Group], base_key: str = "", title: str = "") -> str:
+def html_report(arms: Sequence[Arm], base_key: str = "", title: str = "") -> str:
     """Write a comparison as one HTML document: scores, differences in words, curves, settings, how to reproduce.
 
     Args:
-        groups: the arms; their runs are finished.
+        arms: the arms; their runs are finished.
         base_key: the arm that the others are compared with; default LoRA, else the last one, where it is not there.
         title: for people; made from the pair by default.
 
@@ -50,18 +50,18 @@ def html_report(groups: Sequence[Group], base_key: str = "", title: str = "") ->
     Raises:
         RunError: there is no arm.
     """
-    if not groups:
+    if not arms:
         raise RunError("report: no finished run was chosen; choose some in the table of Compare")
-    fallback = next((g for g in groups if g.method == "default_lora"), groups[-1])
-    base = next((g for g in groups if g.key == base_key), fallback)
+    fallback = next((g for g in arms if g.method == "default_lora"), arms[-1])
+    base = next((g for g in arms if g.key == base_key), fallback)
     spec = base.spec
     pair = f"{source_label(spec.teacher.source)} → {source_label(spec.student.source)}"
     heading = title or f"{pair}: {source_label(spec.task.source)}"
     figures: list[str] = []
     parts = [
-        f"<h1>{escape(heading)}</h1>", _question(groups, base),
-        *(_scores(groups, base, scorer, figures) for scorer in comparison.scorers(groups)),
-        _curves(groups, figures), _settings(groups), _origin(groups), _again(groups),
+        f"<h1>{escape(heading)}</h1>", _question(arms, base),
+        *(_scores(arms, base, scorer, figures) for scorer in comparison.scorers(arms)),
+        _curves(arms, figures), _settings(arms), _origin(arms), _again(arms),
     ]  # fmt: skip
     body = "\n".join(part for part in parts if part)
     return (
@@ -90,7 +90,7 @@ def adapter_zip(run: RunFolder) -> bytes:
     return buffer.getvalue()
 
 
-def records_table(groups: Sequence[Group]) -> "pandas.DataFrame":
+def records_table(arms: Sequence[Arm]) -> "pandas.DataFrame":
     """Return the per-example records of all runs: arm, seed, run, scorer, id, prompt, reference, output, score, detail.
 
     `detail` is JSON text, because its keys differ between scorers.
@@ -98,7 +98,7 @@ def records_table(groups: Sequence[Group]) -> "pandas.DataFrame":
     import pandas
 
     rows: list[dict[str, Any]] = []
-    for g in groups:
+    for g in arms:
         for seed, run in zip(g.seeds, g.runs, strict=True):
             for record in run.predictions():
                 own = {key: str(record.get(key) or "") for key in ("scorer", "id", "prompt", "reference", "output")}
@@ -113,20 +113,20 @@ def safe_name(text: str, fallback: str = "run") -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80] or fallback
 
 
-def _question(groups: Sequence[Group], base: Group) -> str:
-    arms = ", ".join(escape(g.label) for g in groups)
-    runs = sum(len(g.runs) for g in groups)
-    tasks = sorted({source_label(g.spec.task.source) for g in groups})
+def _question(arms: Sequence[Arm], base: Arm) -> str:
+    names = ", ".join(escape(g.label) for g in arms)
+    runs = sum(len(g.runs) for g in arms)
+    tasks = sorted({source_label(g.spec.task.source) for g in arms})
     return (
-        f"<p>Does where LoRA starts change what a student learns? {len(groups)} arms ({arms}) with {runs} "
+        f"<p>Does where LoRA starts change what a student learns? {len(arms)} arms ({names}) with {runs} "
         f"run{'s' if runs != 1 else ''} on {escape(', '.join(tasks))}; differences are to <b>{escape(base.label)}</b>, "
         f'paired example by example.</p><p class="quiet">Made on {time.strftime("%Y-%m-%d")} by the ParaKnow '
         "workbench. Method: Zhong et al., Seeking Neural Nuggets, ICLR 2024, arXiv:2310.11451.</p>"
     )
 
 
-def _scores(groups: Sequence[Group], base: Group, scorer: str, figures: list[str]) -> str:
-    ready = comparison.scored_by(groups, scorer)
+def _scores(arms: Sequence[Arm], base: Arm, scorer: str, figures: list[str]) -> str:
+    ready = comparison.scored_by(arms, scorer)
     if not ready:  # no arm has it in all of its runs
         return ""
     rows = comparison.score_rows(ready, scorer)
@@ -158,11 +158,11 @@ def _score_line(row: dict[str, Any], change: dict[str, Any] | None) -> list[str]
     return [*line, value, interval, p_text(change["p_value"]), p_text(change["p_adjusted"])]
 
 
-def _curves(groups: Sequence[Group], figures: list[str]) -> str:
+def _curves(arms: Sequence[Arm], figures: list[str]) -> str:
     import pandas
 
     curves = [charts.RunCurve(g.label, g.method, g.variant, seed, pandas.DataFrame(run.metrics()))
-              for g in groups for seed, run in zip(g.seeds, g.runs, strict=True)]  # fmt: skip
+              for g in arms for seed, run in zip(g.seeds, g.runs, strict=True)]  # fmt: skip
     curves = [curve for curve in curves if "step" in curve.table]
     if not curves:
         return ""
@@ -174,21 +174,21 @@ def _curves(groups: Sequence[Group], figures: list[str]) -> str:
     return f"<h2>Curves</h2>{''.join(pictures)}"
 
 
-def _settings(groups: Sequence[Group]) -> str:
-    lines = [[key, *map(_value, values)] for key, values in comparison.settings_that_differ(groups)]
-    head = ["setting", *(g.label for g in groups)]
+def _settings(arms: Sequence[Arm]) -> str:
+    lines = [[key, *map(_value, values)] for key, values in comparison.settings_that_differ(arms)]
+    head = ["setting", *(g.label for g in arms)]
     differing = _table(head, lines) if lines else "<p>All arms have the same settings, seeds apart.</p>"
     full = "".join(
         f"<details><summary>{escape(g.label)}: the whole spec</summary><pre>{escape(g.spec.to_yaml())}</pre></details>"
-        for g in groups
+        for g in arms
     )
     return f"<h2>Settings that differ</h2>{differing}{full}"
 
 
-def _origin(groups: Sequence[Group]) -> str:
+def _origin(arms: Sequence[Arm]) -> str:
     """Say which versions and which content made the numbers; runs that share them share a line."""
     made: dict[tuple[str, str], list[str]] = {}
-    for g in groups:
+    for g in arms:
         for seed, run in zip(g.seeds, g.runs, strict=True):
             result = run.result() or {}
             versions = ", ".join(f"{name} {number}" for name, number in (result.get("versions") or {}).items())
@@ -202,8 +202,8 @@ def _origin(groups: Sequence[Group]) -> str:
     return f"<h2>Versions and fingerprints</h2>{_table(head, lines)}"
 
 
-def _again(groups: Sequence[Group]) -> str:
-    seeds = sorted({seed for g in groups for seed in g.seeds})
+def _again(arms: Sequence[Arm]) -> str:
+    seeds = sorted({seed for g in arms for seed in g.seeds})
     return (
         "<h2>How to reproduce</h2><p>Save each arm's spec above as a file and run it once for each seed "
         f"({', '.join(map(str, seeds))}, the key <code>seed</code>):</p>"

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from paraknow_core import comparison
+from paraknow_core import comparison, studies
 from paraknow_core.charts.compare import difference_forest
 from paraknow_core.errors import RunError
 from paraknow_core.paths import Workspace
@@ -21,7 +21,7 @@ def place(tmp_path):
 
 
 def groups_of(place):
-    return comparison.group([(run, run.spec()) for run in sorted(list_runs(place), key=lambda r: r.id, reverse=True)])
+    return comparison.arms_of([(run, run.spec()) for run in sorted(list_runs(place), key=lambda r: r.id, reverse=True)])
 
 
 def test_runs_that_differ_in_their_seed_and_name_only_are_one_arm(place):
@@ -81,7 +81,7 @@ def test_differences_are_paired_adjusted_and_said(place):
     shares = [{p["id"]: p["score"] for p in g.runs[0].predictions() if p["scorer"] == "number_match"} for g in found]
     assert method["shared"] == compared.N
     assert shares[0].keys() == shares[1].keys()
-    by_hand = [comparison.studies.score_of(run, "number_match")["value"] for g in found[:2] for run in g.runs]
+    by_hand = [studies.score_of(run, "number_match")["value"] for g in found[:2] for run in g.runs]
     assert method["difference"] == pytest.approx(sum(by_hand[:3]) / 3 - sum(by_hand[3:]) / 3)
     assert method["p_adjusted"] == pytest.approx(min(1, 2 * method["p_value"]))  # the smaller of two
     assert method["says"].startswith("+")

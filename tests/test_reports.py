@@ -42,7 +42,7 @@ def place(tmp_path):
 
 
 def groups_of(place):
-    return comparison.group([(run, run.spec()) for run in list_runs(place)])
+    return comparison.arms_of([(run, run.spec()) for run in list_runs(place)])
 
 
 def parsed(html):

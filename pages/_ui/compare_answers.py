@@ -10,7 +10,7 @@ from pages._ui import compare_data
 from pages._ui.compare_link import linked
 from pages._ui.layout import plain
 from paraknow_core import comparison
-from paraknow_core.comparison import Group
+from paraknow_core.comparison import Arm
 from paraknow_core.display import LOWER_IS_BETTER, scorer_label
 from paraknow_core.runs import RunFolder
 
@@ -38,14 +38,14 @@ PER_PAGE = 8
 MOST_SHOWN = 6000  # letters of one text on screen; the CSV has all
 
 
-def draw(groups: list[Group]) -> None:
+def draw(arms: list[Arm]) -> None:
     """Draw the view."""
-    labels, runs = _runs(groups)
+    labels, runs = _runs(arms)
     if len(runs) < 2:
         st.info("Choose at least two finished runs in the table: their answers will stand side by side here.",
                 icon=":material/compare_arrows:")  # fmt: skip
         return
-    first, second, scorer = _which(groups, labels)
+    first, second, scorer = _which(arms, labels)
     lower = any(s.get("unit") in LOWER_IS_BETTER for s in _scores(runs[first]) if s.get("scorer") == scorer)
     both = [compare_data.predictions(runs[each]) for each in (first, second)]
     rows = comparison.side_by_side(*both, scorer, lower_is_better=lower)
@@ -70,15 +70,15 @@ def draw(groups: list[Group]) -> None:
                        icon=":material/download:", on_click="ignore", key="compare.answers.csv")  # fmt: skip
 
 
-def _runs(groups: list[Group]) -> tuple[dict[str, str], dict[str, RunFolder]]:
-    pairs = [(g, seed, run) for g in groups for seed, run in zip(g.seeds, g.runs, strict=True)]
+def _runs(arms: list[Arm]) -> tuple[dict[str, str], dict[str, RunFolder]]:
+    pairs = [(g, seed, run) for g in arms for seed, run in zip(g.seeds, g.runs, strict=True)]
     return {run.id: f"{g.label}, seed {seed}" for g, seed, run in pairs}, {run.id: run for _, _, run in pairs}
 
 
-def _which(groups: list[Group], labels: dict[str, str]) -> tuple[str, str, str]:
+def _which(arms: list[Arm], labels: dict[str, str]) -> tuple[str, str, str]:
     left, right, which = st.container(key="stack-fields-answers").columns([2, 2, 1.4])
-    base = next((g for g in groups if g.method == "default_lora"), groups[-1])
-    other = next((g for g in groups if g.key != base.key), base)
+    base = next((g for g in arms if g.method == "default_lora"), arms[-1])
+    other = next((g for g in arms if g.key != base.key), base)
     with left:
         first = linked(st.selectbox, "First", "first", list(labels), base.runs[0].id, format_func=labels.get)
     default = other.runs[0].id if other is not base else base.runs[1].id
@@ -86,7 +86,7 @@ def _which(groups: list[Group], labels: dict[str, str]) -> tuple[str, str, str]:
     with right:
         second = linked(st.selectbox, "Second", "second", rest, default, format_func=labels.get)
     with which:
-        scorer = linked(st.selectbox, "Scorer", "scorer", comparison.scorers(groups),
+        scorer = linked(st.selectbox, "Scorer", "scorer", comparison.scorers(arms),
                         format_func=lambda n: scorer_label({"scorer": n}).split(",")[0])  # fmt: skip
     return first, second, scorer
 

@@ -6,14 +6,14 @@ import streamlit as st
 from pages._ui import compare_data, layout, state
 from pages._ui.compare_scores import PLOT, about
 from paraknow_core.charts import compare as charts
-from paraknow_core.comparison import Group
+from paraknow_core.comparison import Arm
 
 
-def draw(groups: list[Group]) -> None:
+def draw(arms: list[Arm]) -> None:
     """Draw the view."""
     curves = [
         charts.RunCurve(g.label, g.method, g.variant, seed, compare_data.metrics(run))
-        for g in groups
+        for g in arms
         for seed, run in zip(g.seeds, g.runs, strict=True)
     ]
     curves = [curve for curve in curves if "step" in curve.table]
@@ -24,7 +24,7 @@ def draw(groups: list[Group]) -> None:
         st.slider, "Smoothing", "compare.smoothing", 0.0, min_value=0.0, max_value=0.98, step=0.02, width=320,
         help="Exponential mean mₜ = w·mₜ₋₁ + (1 − w)·yₜ, freed of its start; the raw curve stays visible.",
     )  # fmt: skip
-    runs = f"{about(groups)}; {len(curves)} run{'s' if len(curves) > 1 else ''}"
+    runs = f"{about(arms)}; {len(curves)} run{'s' if len(curves) > 1 else ''}"
     dark, boxes = layout.is_dark(), st.container(key="stack-pictures-curves").columns(2, gap="medium")
     for box, column, title in zip(
         boxes, ("loss", "validation_loss"), ("Training loss", "Validation loss"), strict=True

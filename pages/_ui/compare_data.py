@@ -9,7 +9,7 @@ import streamlit as st
 
 from pages._ui import reading, state
 from paraknow_core import comparison, studies
-from paraknow_core.comparison import Group
+from paraknow_core.comparison import Arm
 from paraknow_core.errors import ParaknowError
 from paraknow_core.paths import file_stamp
 from paraknow_core.runs import RunFolder, list_runs, runs_table
@@ -28,7 +28,7 @@ def _memo(root: str) -> dict:
     return {}
 
 
-def finished(ids: Sequence[str]) -> tuple[list[Group], dict[str, str]]:
+def finished(ids: Sequence[str]) -> tuple[list[Arm], dict[str, str]]:
     """Return the arms that runs make, and for each run that cannot be compared the state it is in."""
     ready, left_out = [], {}
     for run_id in sorted(ids, reverse=True):  # newest first
@@ -39,7 +39,7 @@ def finished(ids: Sequence[str]) -> tuple[list[Group], dict[str, str]]:
         else:
             status = run.status().state
             left_out[run_id] = "unreadable" if one.problem else "no scores" if status == "done" else status
-    return comparison.group(ready, lambda run: reading.facts(run).result), left_out
+    return comparison.arms_of(ready, lambda run: reading.facts(run).result), left_out
 
 
 def pooled(runs: Sequence[RunFolder], scorer: str) -> dict[str, Any]:

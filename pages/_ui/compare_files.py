@@ -10,42 +10,42 @@ from pages._ui import state
 from pages._ui.compare_link import linked
 from pages._ui.layout import plain
 from paraknow_core import comparison, reports
-from paraknow_core.comparison import Group, setting_text
+from paraknow_core.comparison import Arm, setting_text
 from paraknow_core.display import source_label
 from paraknow_core.runs import RunFolder
 
 
-def draw(groups: list[Group]) -> None:
+def draw(arms: list[Arm]) -> None:
     """Draw the view."""
-    _together(groups)
-    _differences(groups)
-    _one_run(groups)
+    _together(arms)
+    _differences(arms)
+    _one_run(arms)
 
 
-def _together(groups: list[Group]) -> None:
+def _together(arms: list[Arm]) -> None:
     st.subheader("This comparison", anchor=False)
-    runs = sum(len(g.runs) for g in groups)
-    st.caption(plain(f"{len(groups)} arm{'s' if len(groups) > 1 else ''}, {runs} run{'s' if runs > 1 else ''}. The "
+    runs = sum(len(g.runs) for g in arms)
+    st.caption(plain(f"{len(arms)} arm{'s' if len(arms) > 1 else ''}, {runs} run{'s' if runs > 1 else ''}. The "
                      "report holds scores, differences in words, curves, settings, versions and how to reproduce; it "
                      "opens without a network."))  # fmt: skip
     base = st.query_params.get("base") or st.session_state.get("compare.base") or ""
     with st.container(horizontal=True):
-        _download("Report as HTML", lambda: reports.html_report(groups, base), "comparison.html", "text/html",
+        _download("Report as HTML", lambda: reports.html_report(arms, base), "comparison.html", "text/html",
                   icon=":material/description:", primary=True)  # fmt: skip
-        _download("Records as CSV", lambda: reports.records_table(groups).to_csv(index=False), "records.csv",
+        _download("Records as CSV", lambda: reports.records_table(arms).to_csv(index=False), "records.csv",
                   "text/csv", tip="One line a run, scorer and example: prompt, reference, output, score.")  # fmt: skip
-        _download("Records as Parquet", lambda: _parquet(reports.records_table(groups)), "records.parquet",
+        _download("Records as Parquet", lambda: _parquet(reports.records_table(arms)), "records.parquet",
                   "application/vnd.apache.parquet")  # fmt: skip
 
 
-def _differences(groups: list[Group]) -> None:
+def _differences(arms: list[Arm]) -> None:
     """Draw the settings in which the arms differ, one column an arm."""
-    rows = comparison.settings_that_differ(groups)
+    rows = comparison.settings_that_differ(arms)
     st.subheader("Settings that differ", anchor=False)
     if not rows:
         st.caption("All chosen runs have the same settings, seeds apart.")
         return
-    columns = {g.label: [_shown(key, values[place]) for key, values in rows] for place, g in enumerate(groups)}
+    columns = {g.label: [_shown(key, values[place]) for key, values in rows] for place, g in enumerate(arms)}
     table = pandas.DataFrame({"setting": [key for key, _ in rows], **columns})
     st.dataframe(table, hide_index=True, alt="Table of the settings that differ between the arms")
     if any(value is comparison.NO_EFFECT for _, values in rows for value in values):
@@ -60,10 +60,10 @@ def _shown(key: str, value: object) -> str:
     return setting_text("value", value).removeprefix("value").strip()
 
 
-def _one_run(groups: list[Group]) -> None:
+def _one_run(arms: list[Arm]) -> None:
     """Draw what one run has to give, and the ways on from it."""
     st.subheader("One run", anchor=False)
-    pairs = {run.id: (g, seed, run) for g in groups for seed, run in zip(g.seeds, g.runs, strict=True)}
+    pairs = {run.id: (g, seed, run) for g in arms for seed, run in zip(g.seeds, g.runs, strict=True)}
     chosen = linked(st.selectbox, "Run", "first", list(pairs), width=560,
                     format_func=lambda i: f"{pairs[i][0].label}, seed {pairs[i][1]}, {i}")  # fmt: skip
     run = pairs[chosen][2]

@@ -12,7 +12,7 @@ from pages._ui.compare_link import linked
 from pages._ui.compare_scores import PLOT
 from pages._ui.layout import plain
 from paraknow_core.charts import compare as charts
-from paraknow_core.comparison import Group
+from paraknow_core.comparison import Arm
 from paraknow_core.display import percent, significant, source_label
 from paraknow_core.paths import file_stamp
 from paraknow_core.runs import RunFolder
@@ -32,9 +32,9 @@ HELP = (
 )
 
 
-def draw(groups: list[Group]) -> None:
+def draw(arms: list[Arm]) -> None:
     """Draw the view."""
-    pairs = [(g, seed, run) for g in groups for seed, run in zip(g.seeds, g.runs, strict=True)]
+    pairs = [(g, seed, run) for g in arms for seed, run in zip(g.seeds, g.runs, strict=True)]
     labels = {run.id: f"{g.label}, seed {seed}" for g, seed, run in pairs}
     runs = {run.id: run for _, _, run in pairs}
     specs = {run.id: g.spec for g, _, run in pairs}
@@ -44,7 +44,7 @@ def draw(groups: list[Group]) -> None:
         first = linked(st.selectbox, "Run", "first", list(labels), format_func=labels.get)
     with right:
         rest = [NONE, *(run_id for run_id in labels if run_id != first)]
-        other = next((g.runs[0].id for g in groups if all(run.id != first for run in g.runs)), rest[-1])
+        other = next((g.runs[0].id for g in arms if all(run.id != first for run in g.runs)), rest[-1])
         second = linked(st.selectbox, "Beside", "beside", rest, other, format_func=lambda i: labels.get(i, "nothing"))
     shown = [run_id for run_id in (first, second) if run_id != NONE]
     if show == "sensitivity":

@@ -10,8 +10,8 @@ from pages._ui.compare_link import linked
 from pages._ui.layout import plain
 from paraknow_core import comparison
 from paraknow_core.charts import compare as charts
-from paraknow_core.comparison import Group, p_text, points_text
-from paraknow_core.display import SHARE, score_text, scorer_label
+from paraknow_core.comparison import Arm, p_text, points_text
+from paraknow_core.display import SHARE, score_text, scorer_label, source_label
 
 PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
 MOST_SAID = 5  # differences in words before the rest is folded
@@ -21,22 +21,22 @@ PAPER_HELP = (
 )
 
 
-def about(groups: list[Group]) -> str:
+def about(arms: list[Arm]) -> str:
     """Say for which pair and task a picture is."""
-    specs = [g.spec for g in groups]
+    specs = [g.spec for g in arms]
     pairs = {(s.teacher.source, s.student.source) for s in specs}
     tasks = {s.task.source for s in specs}
-    label = comparison.source_label
+    label = source_label
     pair = " → ".join(label(name, 26) for name in pairs.pop()) if len(pairs) == 1 else f"{len(pairs)} pairs"
     return f"{pair}, {label(tasks.pop(), 28) if len(tasks) == 1 else f'{len(tasks)} tasks'}"
 
 
-def draw(groups: list[Group]) -> None:
+def draw(arms: list[Arm]) -> None:
     """Draw the view."""
-    names = comparison.scorers(groups)
-    base, scorer, paper = _controls(groups, names)
-    ready = comparison.scored_by(groups, scorer)
-    missing = [g.label for g in groups if g not in ready]
+    names = comparison.scorers(arms)
+    base, scorer, paper = _controls(arms, names)
+    ready = comparison.scored_by(arms, scorer)
+    missing = [g.label for g in arms if g not in ready]
     if missing:
         st.caption(plain(f"Not scored by this scorer: {', '.join(missing)}."))
     if base not in ready:
@@ -45,7 +45,7 @@ def draw(groups: list[Group]) -> None:
     rows = comparison.score_rows(ready, scorer, compare_data.pooled)
     changes = comparison.contrasts(ready, base, scorer, compare_data.difference)
     published = comparison.published(changes, base, scorer) if paper else []
-    _pictures(groups, rows, changes, base, published)
+    _pictures(arms, rows, changes, base, published)
     untouched = [f"{row['label']} {score_text(row)}" for row in rows if row["method"] in charts.UNTOUCHED]
     if untouched:
         st.caption(plain(f"Beside them: {'; '.join(untouched)}."))
@@ -56,10 +56,10 @@ def draw(groups: list[Group]) -> None:
     _table(rows, changes, base)
 
 
-def _controls(groups: list[Group], names: list[str]) -> tuple[Group, str, bool]:
+def _controls(arms: list[Arm], names: list[str]) -> tuple[Arm, str, bool]:
     against, which, toggle = st.container(key="stack-fields-scores").columns([2.4, 2, 1.6], vertical_alignment="bottom")
-    by_key = {g.key: g for g in groups}
-    default = next((g.key for g in groups if g.method == "default_lora"), groups[-1].key)
+    by_key = {g.key: g for g in arms}
+    default = next((g.key for g in arms if g.method == "default_lora"), arms[-1].key)
     with against:
         key = linked(
             st.selectbox, "Difference to", "base", list(by_key), default, format_func=lambda k: by_key[k].label,
@@ -75,8 +75,8 @@ def _controls(groups: list[Group], names: list[str]) -> tuple[Group, str, bool]:
     return by_key[key], scorer, paper == "show"
 
 
-def _pictures(groups: list[Group], rows: list[dict], changes: list[dict], base: Group, published: list) -> None:
-    dark, where = layout.is_dark(), about(groups)
+def _pictures(arms: list[Arm], rows: list[dict], changes: list[dict], base: Arm, published: list) -> None:
+    dark, where = layout.is_dark(), about(arms)
     title = f"Test score: {scorer_label(rows[0])}"
     left, right = st.container(key="stack-pictures-compare").columns(2, gap="medium")
     left.plotly_chart(
@@ -100,14 +100,14 @@ def _pictures(groups: list[Group], rows: list[dict], changes: list[dict], base: 
     )  # fmt: skip
 
 
-def _with_base(rows: list[dict], changes: list[dict], base: Group) -> list[dict]:
+def _with_base(rows: list[dict], changes: list[dict], base: Arm) -> list[dict]:
     """Return the differences in the rows of the scores, the arm to compare with in its place."""
     by_label = {c["label"]: c for c in changes}
     empty = {"label": base.label, "method": base.method, "variant": base.variant}
     return [by_label.get(row["label"], empty) for row in rows if row["method"] not in charts.UNTOUCHED]
 
 
-def _sentences(changes: list[dict[str, Any]], base: Group) -> None:
+def _sentences(changes: list[dict[str, Any]], base: Arm) -> None:
     """Say each difference in words, and what stands in its way."""
     tests = sum(c["p_adjusted"] is not None for c in changes)
     of_all = [part for part in changes[0]["cautions"] if all(part in c["cautions"] for c in changes)] if changes else []
@@ -124,14 +124,14 @@ def _sentences(changes: list[dict[str, Any]], base: Group) -> None:
         st.caption(f"{tests} comparisons were made with this arm; p-values are adjusted for their number (Holm).")
 
 
-def _sentence(change: dict[str, Any], base: Group, of_all: list[str]) -> None:
+def _sentence(change: dict[str, Any], base: Arm, of_all: list[str]) -> None:
     st.markdown(f"**{plain(change['label'])}** against {plain(base.label)}: {plain(change['says'])}")
     own = [part for part in change["cautions"] if part not in of_all]
     if own:
         st.caption(f":material/warning: {plain('; '.join(own))}.")
 
 
-def _table(rows: list[dict[str, Any]], changes: list[dict[str, Any]], base: Group) -> None:
+def _table(rows: list[dict[str, Any]], changes: list[dict[str, Any]], base: Arm) -> None:
     """Draw every number as a table, and hand it out."""
     by_label = {c["label"]: c for c in changes}
     unit_of_all = changes[0]["unit"] if changes else rows[0].get("unit")

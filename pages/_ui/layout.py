@@ -140,10 +140,9 @@ def _spec_menu() -> None:
     st.download_button("Download spec.yaml", yaml, "spec.yaml", "application/yaml", icon=":material/download:",
                        on_click="ignore", width="stretch")  # fmt: skip
     with st.form("import", border=False, enter_to_submit=False):
-        text = st.text_area("Import YAML", key="import.text", height=90, max_chars=200_000,
-                            placeholder="Paste a spec, or only the keys that differ from the defaults.")  # fmt: skip
+        st.text_area("Import YAML", key="import.text", height=90, max_chars=200_000,
+                     placeholder="Paste a spec, or only the keys that differ from the defaults.")  # fmt: skip
         st.form_submit_button("Import", icon=":material/upload:", width="stretch", on_click=_import)
-    del text
     if st.button("Back to the defaults", icon=":material/restart_alt:", width="stretch",
                  disabled=not state.changed_settings()):  # fmt: skip
         state.replace_spec(RunSpec())

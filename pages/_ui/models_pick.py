@@ -5,7 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages._ui import asking, state
+from pages._ui import asking, state, widgets
 from pages._ui.widgets import MODELS, bundled_models
 from paraknow_core.display import memory, shorten
 from paraknow_core.errors import ParaknowError
@@ -63,19 +63,8 @@ def choose(who: str, source: str, revision: str | None = None) -> None:
 
 def _origin(who: str) -> str:
     """Draw where from; until something is chosen there, the switch alone changes nothing in the draft."""
-    source, remembered = state.value_of(f"{who}.source"), f"models.from.{who}"
-    chosen, for_source = st.session_state.get(remembered, ("", None))
-    origin = chosen if for_source == source else origin_of(source)
-    if state.access().demo:
-        st.caption("Demo mode: bundled models only.")
-        return "bundled"
-    key = f"{remembered}.widget"
-    st.session_state[key] = origin
-    st.segmented_control(
-        "From", list(ORIGINS), format_func=ORIGINS.get, key=key, required=True, help=ORIGINS_HELP,
-        on_change=lambda: st.session_state.update({remembered: (st.session_state[key], source)}),
-    )  # fmt: skip
-    return origin
+    source = state.value_of(f"{who}.source")
+    return widgets.origin_switch(f"models.from.{who}", source, origin_of(source), ORIGINS, "models", ORIGINS_HELP)
 
 
 def _bundled(who: str) -> None:

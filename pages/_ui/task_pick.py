@@ -4,7 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-from pages._ui import asking, state, uploads
+from pages._ui import asking, state, uploads, widgets
 from pages._ui.layout import plain
 from pages._ui.models_pick import cache_stamp
 from paraknow_core.demo.tasks import TASKS
@@ -59,18 +59,7 @@ def choose(source: str, **others: Any) -> None:
 
 def _origin() -> str:
     source = state.value_of("task.source")
-    chosen, for_source = st.session_state.get(FROM, ("", None))
-    origin = chosen if for_source == source else origin_of(source)
-    if state.access().demo:
-        st.caption("Demo mode: bundled tasks only.")
-        return "bundled"
-    key = f"{FROM}.widget"
-    st.session_state[key] = origin
-    st.segmented_control(
-        "From", list(ORIGINS), format_func=ORIGINS.get, key=key, required=True,
-        on_change=lambda: st.session_state.update({FROM: (st.session_state[key], source)}),
-    )  # fmt: skip
-    return origin
+    return widgets.origin_switch(FROM, source, origin_of(source), ORIGINS, "tasks")
 
 
 def _bundled() -> None:

@@ -1,6 +1,6 @@
 """Widgets that several pages use: choosing models and tasks, submitting, and the live panel of a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from html import escape
 
@@ -52,6 +52,32 @@ def task_field() -> None:
         help="Choose a bundled task, or type the path of a data file (.jsonl, .csv, .txt), a folder of split files, "
         "or hub:ID.",
     )  # fmt: skip
+
+
+def origin_switch(
+    remembered: str, source: str, of_source: str, origins: Mapping[str, str], what: str, tip: str | None = None
+) -> str:
+    """Draw where a source is taken from; what was switched to counts until the draft names another source.
+
+    Args:
+        remembered: where the session keeps the switch.
+        source, of_source: the draft's source, and where that one is from.
+        origins: what can be chosen, with its label.
+        what: `models` or `tasks`, for the sentence of the demo mode.
+        tip: the switch's help.
+    """
+    if state.access().demo:
+        st.caption(f"Demo mode: bundled {what} only.")
+        return "bundled"
+    chosen, for_source = st.session_state.get(remembered, ("", None))
+    origin = chosen if for_source == source else of_source
+    key = f"{remembered}.widget"
+    st.session_state[key] = origin
+    st.segmented_control(
+        "From", list(origins), format_func=origins.get, key=key, required=True, help=tip,
+        on_change=lambda: st.session_state.update({remembered: (st.session_state[key], source)}),
+    )  # fmt: skip
+    return origin
 
 
 def start(*specs: RunSpec) -> RunFolder | None:

@@ -1,5 +1,6 @@
 """Where a student's sensitivity lies before and after a run: the same few examples, without and with the adapter."""
 
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.display import count, memory
@@ -47,9 +48,8 @@ def answer(place: Workspace, settings: Settings, request: dict[str, Any]) -> dic
         for m in context.student.anatomy.modules
         if m.name in before
     ]
-    mean = lambda losses: sum(losses) / len(losses)  # noqa: E731
     return {
-        "samples": len(encoded), "loss_before": mean(losses_before), "loss_after": mean(losses_after),
+        "samples": len(encoded), "loss_before": fmean(losses_before), "loss_after": fmean(losses_after),
         "modules": modules,
     }  # fmt: skip
 
