@@ -124,8 +124,13 @@ def _banner() -> None:
 
 def _strip() -> None:
     left, right = st.columns([8, 1], vertical_alignment="center", wrap=False)
+    just_read = [_active()]  # reading every run is the dearest part of a draw: the first one takes what is known
+
+    def draw() -> None:
+        _strip_text(just_read.pop() if just_read else _active())
+
     with left:
-        st.fragment(_strip_text, run_every=2.0 if _active() else 15.0)()
+        st.fragment(draw, run_every=2.0 if just_read[0] else 15.0)()
     with right, st.popover("Spec", width="stretch", help="The draft as a file: what runs is exactly this."):
         _spec_menu()
 
@@ -163,7 +168,7 @@ def _import() -> None:
         st.session_state["import.text"] = ""
 
 
-def _strip_text() -> None:
+def _strip_text(active: list[tuple[str, str, str, float]]) -> None:
     with suppress(OSError):  # every page comes by here: what waits goes on, whichever one is open
         queue.ensure(state.place())
     draft = state.draft()
@@ -177,7 +182,7 @@ def _strip_text() -> None:
     task = f'<span class="pk-quiet">task</span> {escape(state.task_label(draft.task.source, 32))}'
     st.html(
         f'<div class="pk-strip" data-testid="strip">{pair}<span>{task}</span>'
-        f'<span title="{hint}"><span class="pk-quiet">draft</span> {edits}</span><span>{_jobs()}</span></div>'
+        f'<span title="{hint}"><span class="pk-quiet">draft</span> {edits}</span><span>{_jobs(active)}</span></div>'
     )
 
 
@@ -190,8 +195,7 @@ def _active() -> list[tuple[str, str, str, float]]:
     return active
 
 
-def _jobs() -> str:
-    active = _active()
+def _jobs(active: list[tuple[str, str, str, float]]) -> str:
     working = [job for job in active if job[1] != "queued"]
     waiting = len(active) - len(working)
     if not active:
