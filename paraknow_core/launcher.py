@@ -20,6 +20,7 @@ from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where this machine itself then finds the server
 START_S = 60.0  # how long a browser window waits for the server
+GRACE_S = 10.0  # how long the server may take to end: it waits for every browser, also for one that has gone to sleep
 
 
 def launch(
@@ -148,8 +149,7 @@ def _wait(child: subprocess.Popen) -> int:
     """Wait for the server, passing SIGTERM and Ctrl-C on."""
 
     def forward(number: int, _frame: object) -> None:
-        if child.poll() is None:
-            child.send_signal(number)
+        threading.Thread(target=end_server, args=(child, number), daemon=True).start()
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -158,6 +158,20 @@ def _wait(child: subprocess.Popen) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     return code if code >= 0 else 128 - code
+
+
+def end_server(child: subprocess.Popen, number: int = signal.SIGTERM, grace_s: float = GRACE_S) -> None:
+    """Ask a server to end, and end it by force if it is still there after the grace.
+
+    It holds nothing that is not in files, and what it has started lives on, so that nothing is lost by force.
+    """
+    if child.poll() is None:
+        child.send_signal(number)
+    try:
+        child.wait(timeout=grace_s)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 def _open_when_ready(child: subprocess.Popen, address: str, port: int, url: str) -> None:

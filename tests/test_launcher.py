@@ -14,7 +14,7 @@ import pytest
 
 from paraknow_core.access import DEMO_VARIABLE, ROOTS_VARIABLE
 from paraknow_core.errors import RunError
-from paraknow_core.launcher import banner, check_address, is_loopback, limiting, server_command
+from paraknow_core.launcher import banner, check_address, end_server, is_loopback, limiting, server_command
 from paraknow_core.paths import PROJECT_ROOT
 
 
@@ -107,6 +107,16 @@ def test_it_listens_on_loopback_whatever_the_environment_says_and_ends_with_its_
     assert "this machine only" in errors
     assert "Traceback" not in errors
     assert not server.is_running()
+
+
+def test_a_server_that_does_not_end_when_asked_is_ended_by_force():
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"up\n"
+    end_server(child, grace_s=0.5)
+    assert child.returncode == -signal.SIGKILL
+    end_server(child)  # and a second time nothing happens
 
 
 def test_demo_mode_and_roots_reach_the_pages_by_environment(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from paraknow_core.launcher import end_server
 from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
 from paraknow_core.services import Service
 
@@ -85,9 +86,8 @@ def start_server(place: Workspace) -> tuple[str, subprocess.Popen]:
 
 
 def stop_server(server: subprocess.Popen) -> None:
-    """End a server as Ctrl-C does."""
-    server.terminate()
-    server.wait(timeout=20)
+    """End a server as the launcher does."""
+    end_server(server)
 
 
 @pytest.fixture
