@@ -1,5 +1,6 @@
 """From stored parameters to logical weights and back: slices of fused parameters, transposed storage. Needs torch."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from paraknow_core.errors import ModelError
@@ -24,26 +25,31 @@ def logical_weight(parameter: "Tensor", module: LogicalModule) -> "Tensor":
     return _window(parameter, module).reshape(module.shape)
 
 
-def add_logical_(parameter: "Tensor", module: LogicalModule, delta: "Tensor") -> None:
-    """Add an update to a module's part of the stored parameter, in place, without recording gradients.
+def add_product_(parameter: "Tensor", module: LogicalModule, b: "Tensor", a: "Tensor") -> None:
+    """Add b @ a to a module's part of the stored parameter, in place, without recording gradients.
+
+    The product is made in float64 a few rows at a time: whole, it would be four times a 16-bit weight.
 
     Args:
         parameter: the stored parameter `module.parameter`.
         module: which part of it.
-        delta: (out_features, in_features); moved to the parameter's device, added in the wider of both number formats.
+        b: (out_features, r); a: (r, in_features); moved to the parameter's device.
 
     Raises:
         ModelError: the shapes differ.
     """
     import torch
 
-    if tuple(delta.shape) != module.shape:
-        raise ModelError(
-            f"{module.name}: an update of shape {tuple(delta.shape)} does not fit {module.shape}; check it"
-        )
+    from paraknow_core.ops.chunks import row_slices
+
+    _require_shape(module, (b.shape[0], a.shape[1]))
+    b, a = (factor.detach().to(parameter.device, torch.float64) for factor in (b, a))
     with torch.no_grad():
         window = _window(parameter, module)
-        window.add_(delta.to(parameter.device).reshape(window.shape))
+        parts = window if window.ndim == 3 else window[None]
+        for part, factor in zip(parts, b.split(parts.shape[1]), strict=True):
+            for rows in row_slices(*part.shape, part.device):
+                part[rows].add_(factor[rows] @ a)
 
 
 def parameters_of(model: "nn.Module", anatomy: Anatomy) -> "dict[str, nn.Parameter]":
@@ -64,6 +70,11 @@ def parameters_of(model: "nn.Module", anatomy: Anatomy) -> "dict[str, nn.Paramet
             )
         found[name] = present[name]
     return found
+
+
+def _require_shape(module: LogicalModule, shape: Sequence[int]) -> None:
+    if tuple(shape) != module.shape:
+        raise ModelError(f"{module.name}: an update of shape {tuple(shape)} does not fit {module.shape}; check it")
 
 
 def _window(parameter: "Tensor", module: LogicalModule) -> "Tensor":

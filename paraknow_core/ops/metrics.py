@@ -74,10 +74,12 @@ def cosine(a: Tensor, b: Tensor) -> float:
     if a.shape == b.shape and a.numel() == 0:
         return 0.0
     a, b = _paired("cosine", a, b)
-    dot = math.fsum(
-        torch.dot(x.flatten(), y.flatten()).item() for (_, x), (_, y) in zip(row_chunks(a), row_chunks(b), strict=True)
-    )
-    norm = math.sqrt(sum_of_squares(a)) * math.sqrt(sum_of_squares(b))
+    sums = []
+    for (_, x), (_, y) in zip(row_chunks(a), row_chunks(b), strict=True):
+        x, y = x.flatten(), y.flatten()
+        sums.append([torch.dot(*pair).item() for pair in ((x, y), (x, x), (y, y))])
+    dot, *squares = (math.fsum(column) for column in zip(*sums, strict=True))
+    norm = math.prod(math.sqrt(square) for square in squares)
     _require_finite("cosine", dot, norm)
     return max(-1.0, min(1.0, dot / norm)) if norm > 0 else 0.0
 

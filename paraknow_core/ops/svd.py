@@ -7,7 +7,7 @@ has a gap at the rank, the residual of the triplets.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -41,6 +41,7 @@ class TruncatedSVD:
         exact: True if a full decomposition was used.
         gap: s_r / s_(r+1), at least 1 and inf if nothing is left; near 1 the subspace itself is not well defined,
             only its energy is. From the iteration's own estimate of s_(r+1) if not exact.
+        energy: squared Frobenius norm of the whole matrix.
     """
 
     u: Tensor
@@ -49,6 +50,7 @@ class TruncatedSVD:
     excess_error: float
     exact: bool
     gap: float
+    energy: float
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,10 @@ def truncated_svd(
     work = matrix if matrix.dtype == torch.float64 else matrix.float()
     if scale == 0:
         u, v = (torch.eye(size, rank, dtype=work.dtype, device=work.device) for size in work.shape)
-        return TruncatedSVD(u, torch.zeros_like(u[0]), v, 0.0, True, 1.0)
+        return TruncatedSVD(u, torch.zeros_like(u[0]), v, 0.0, True, 1.0, 0.0)
     if not 1e-12 < scale < 1e12:  # squares and products must neither overflow nor vanish
         found = truncated_svd(work / scale, rank, tolerance=tolerance, seed=seed)
-        return TruncatedSVD(found.u, found.s * scale, found.v, found.excess_error, found.exact, found.gap)
+        return replace(found, s=found.s * scale, energy=found.energy * scale**2)
     block = max(rank, _LEAST_BLOCK)
     found = None
     if min(work.shape) > max(_EXACT_SIZE, 4 * block):
@@ -149,7 +151,7 @@ def factorise(matrix: Tensor, rank: int, split: Literal["us_v", "sqrt"] = "us_v"
         a=(svd.v * right).T.contiguous(),
         b=(svd.u * left).contiguous(),
         singular_values=svd.s,
-        retained_energy=retained_energy(svd.s, sum_of_squares(matrix)),
+        retained_energy=retained_energy(svd.s, svd.energy),
         gap=svd.gap,
         excess_error=svd.excess_error,
         exact=svd.exact,
@@ -179,7 +181,8 @@ def _require_rank(shape: tuple[int, int], rank: int) -> None:
 
 def _exact(matrix: Tensor, rank: int) -> TruncatedSVD:
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return _signed(u[:, :rank], s[:rank], vh[:rank].T, 0.0, True, _gap(s, rank))
+    energy = s.double().square().sum().item()
+    return _signed(u[:, :rank], s[:rank], vh[:rank].T, 0.0, True, _gap(s, rank), energy)
 
 
 def _krylov(matrix: Tensor, rank: int, block: int, tolerance: float, seed: int) -> TruncatedSVD | None:
@@ -287,7 +290,7 @@ def _from_basis(
     u, s, turn = torch.linalg.svd(matrix @ v, full_matrices=False)
     excess = _excess(loss, s.double().square().sum().item(), total)
     gap = max(1.0, _gap(torch.cat([s, within[rank:]]), rank))
-    return _signed(u, s, v @ turn.T, excess, False, gap)
+    return _signed(u, s, v @ turn.T, excess, False, gap, total)
 
 
 def _sharp(residual: float, s: Tensor, rank: int) -> bool:
@@ -305,11 +308,11 @@ def _gap(s: Tensor, rank: int) -> float:
     return s[rank - 1].item() / following if following > 0 else math.inf
 
 
-def _signed(u: Tensor, s: Tensor, v: Tensor, excess: float, exact: bool, gap: float) -> TruncatedSVD:
+def _signed(u: Tensor, s: Tensor, v: Tensor, excess: float, exact: bool, gap: float, energy: float) -> TruncatedSVD:
     if not (torch.isfinite(u).all() and torch.isfinite(v).all() and torch.isfinite(s).all()):
         raise NumericError(
             "factorisation: the decomposition of the weight is not finite; finite singular values are needed; check "
             "the weight for values of very different size"
         )
     signs = torch.where(u.gather(0, u.abs().argmax(dim=0, keepdim=True)) < 0, -1.0, 1.0).to(u.dtype)
-    return TruncatedSVD((u * signs).contiguous(), s.clone(), (v * signs).contiguous(), excess, exact, gap)
+    return TruncatedSVD((u * signs).contiguous(), s.clone(), (v * signs).contiguous(), excess, exact, gap, energy)

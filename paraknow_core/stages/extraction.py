@@ -89,7 +89,7 @@ def extract_blocks(
     todo = [pair for pair in pairings(context, mapping).pairings if pair.action != "skip"]
     for pair in context.follow(todo, "cutting blocks"):
         source, target = teacher.module(pair.teacher_module), student.module(pair.student_module)
-        weight = logical_weight(teacher_parameters[source.parameter].detach(), source).float()
+        weight = logical_weight(teacher_parameters[source.parameter].detach(), source)
         if store.has_full:
             score = logical_weight(store.full(source.parameter, "pt"), source).to(weight.device)
             choice = choose(context, structure, source, target, score)
@@ -109,23 +109,36 @@ def cut(
         context: the run's.
         pair: what the record says about the two modules.
         source, target: the teacher's and the student's module.
-        weight, own: their weights in logical orientation, float32, on one device.
+        weight, own: their weights in logical orientation, on one device; of the teacher's only what is taken becomes
+            float32, the student's is float32.
         choice: which entries.
     """
     weight, shared = to_student_vocabulary(context, target, weight)
     selection, (height, width) = choice.selection, choice.selection.shape
-    block, received = torch.zeros_like(own), torch.zeros(own.shape, dtype=torch.bool, device=own.device)
-    block[:height, :width] = selection.take(weight)
-    received[:height, :width] = True
+    taken, replaced = selection.take(weight).float(), own[:height, :width]
     if shared is not None:
-        received[~shared] = False
-        block[~shared] = 0
+        taken[~shared[:height]] = 0
+        replaced = replaced * shared[:height, None]
+    alike = cosine(taken, replaced)
+    block, received = _laid_out(taken, own.shape, shared)
     captured = None if choice.inside is None else choice.inside / choice.total if choice.total else 0.0
     record = {
         "teacher_module": source.name, "role": target.role, "layer": target.layer, "teacher_layer": source.layer,
         "action": pair.action, "reason": pair.reason, "top_left": selection.describe().get("top_left"),
         "shape": [height, width], "selection": selection.describe(), "window_sum": choice.inside,
         "captured_mass": captured, "area_fraction": height * width / weight.numel(), "student_shape": list(own.shape),
-        "cosine_with_student": float(cosine(block[received], own[received])),
+        "cosine_with_student": float(alike),
     }  # fmt: skip
     return Block(target, source, block, received, record)
+
+
+def _laid_out(taken: Tensor, shape: torch.Size, shared: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the block in the student's shape and which entries of it arrived; what fits already is not copied."""
+    height, width = taken.shape
+    if taken.shape == shape and shared is None:
+        return taken, torch.ones((), dtype=torch.bool, device=taken.device).expand(shape)
+    block = taken.new_zeros(shape)
+    received = torch.zeros(shape, dtype=torch.bool, device=taken.device)
+    block[:height, :width] = taken
+    received[:height, :width] = True if shared is None else shared[:height, None]
+    return block, received

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from paraknow_core.errors import ShapeError
 from paraknow_core.methods.base import Update
 from paraknow_core.models.anatomy import Anatomy, LogicalModule
-from paraknow_core.models.logical import add_logical_
+from paraknow_core.models.logical import add_product_
 from paraknow_core.paths import build_folder
 from paraknow_core.spec import FactorisationSpec
 
@@ -122,9 +122,10 @@ def inject(
             layer = peft_model.base_model.model.get_submodule(update.module.host)
             _start_at(layer, parts[update.module.host], update, factorisation.rank)
             if update.subtract:
-                product = scaling * (update.b.double() @ update.a.double())
-                delta = product.T if update.module.role == "embed" else product
-                add_logical_(layer.get_base_layer().weight, update.module, -delta)
+                b, a = -scaling * update.b.double(), update.a
+                if update.module.role == "embed":
+                    b, a = a.T, b.T
+                add_product_(layer.get_base_layer().weight, update.module, b, a)
     if head:
         tie_head(peft_model)
     return peft_model

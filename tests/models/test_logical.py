@@ -10,7 +10,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from paraknow_core.errors import ModelError
 from paraknow_core.models.anatomy import read_anatomy
-from paraknow_core.models.logical import add_logical_, logical_weight, parameters_of
+from paraknow_core.models.logical import add_product_, logical_weight, parameters_of
 from paraknow_core.models.modules import LogicalModule, RowBlocks
 from paraknow_core.models.source import resolve_model
 from tests.tiny_models import FAMILIES, build_tiny
@@ -125,8 +125,9 @@ def test_an_update_changes_its_own_rows_and_nothing_else(family, tiny):
     parameters = parameters_of(model, anatomy)
     for module in (*anatomy.layer(1), *(m for m in anatomy.modules if m.layer is None)):
         before = {m.name: logical_weight(parameters[m.parameter], m).detach().clone() for m in anatomy.modules}
-        delta = torch.randn(module.shape)
-        add_logical_(parameters[module.parameter], module, delta)
+        b, a = torch.randn(module.shape[0], 2), torch.randn(2, module.shape[1])
+        add_product_(parameters[module.parameter], module, b, a)
+        delta = b @ a
         for other in anatomy.modules:
             expected = before[other.name] + (delta if other is module else 0)
             torch.testing.assert_close(logical_weight(parameters[other.parameter], other).detach(), expected)
@@ -143,7 +144,7 @@ def test_slices_agree_with_counting_rows(heads, parts, head, width, transposed):
         expected = stored[brute_rows(rows)]
         assert torch.equal(logical_weight(parameter, module), expected)
         changed = parameter.clone()
-        add_logical_(changed, module, torch.ones(module.shape))
+        add_product_(changed, module, torch.ones(module.shape[0], 1), torch.ones(1, width))
         counted = stored.clone()
         counted[brute_rows(rows)] += 1
         assert torch.equal(changed.T if transposed else changed, counted)
@@ -161,14 +162,16 @@ def test_stacked_rows_and_transposed_storage_are_views_and_carry_gradients():
 def test_a_half_precision_parameter_is_updated_in_full_precision():
     parameter = torch.full((1, 1), 1.0, dtype=torch.bfloat16)
     module = LogicalModule("m", "o", "attention", 0, (1, 1), "m.weight", "m")
-    add_logical_(parameter, module, torch.full((1, 1), 0.0078125 / 2 + 1e-4))  # more than half a step of bfloat16
+    add_product_(
+        parameter, module, torch.full((1, 1), 0.0078125 / 2 + 1e-4), torch.ones(1, 1)
+    )  # more than half a step of bfloat16
     assert parameter.item() == 1.0078125
 
 
 def test_an_update_of_another_shape_is_refused():
     module = LogicalModule("m.q", "q", "attention", 0, (2, 3), "m.weight", "m")
     with pytest.raises(ModelError, match=r"m\.q: an update of shape \(3, 2\) does not fit \(2, 3\)"):
-        add_logical_(torch.zeros(2, 3), module, torch.zeros(3, 2))
+        add_product_(torch.zeros(2, 3), module, torch.zeros(3, 1), torch.zeros(1, 2))
 
 
 def test_a_resized_model_is_refused(tiny, tmp_path):

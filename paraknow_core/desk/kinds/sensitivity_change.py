@@ -91,12 +91,11 @@ def _measure(context: "Context", encoded: list, run: RunFolder | None) -> tuple[
 
 def _apply(run: RunFolder, held: dict[str, Any], anatomy: Any) -> None:
     """Add a run's whole change to the student's weights, as its adapter would when merged."""
-    from paraknow_core.models.logical import add_logical_
+    from paraknow_core.models.logical import add_product_
     from paraknow_core.stages.saved_adapter import saved_changes
 
     for change in saved_changes(run.path, anatomy):
         b, a = change.total
-        product = b.double() @ a.double()
-        add_logical_(
-            held[change.module.parameter], change.module, product.T if change.module.role == "embed" else product
-        )
+        if change.module.role == "embed":
+            b, a = a.T, b.T
+        add_product_(held[change.module.parameter], change.module, b, a)
