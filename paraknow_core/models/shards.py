@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Shards(Mapping):
-    """Parameter name in memory -> its weights in the compute dtype, on the compute device. Never write to them.
+    """Parameter name in memory -> its weights, in one dtype or as they are stored, on one device. Never write to them.
 
     The files are mapped, not read: what is not asked for costs nothing, and what was read may be dropped again by the
     system, because it is on disk. A tensor takes memory of its own only where it had to be converted or moved.
     """
 
-    def __init__(self, source: ModelSource, dtype: "torch.dtype", device: str = "cpu") -> None:
-        """Args: a source whose weights are on this machine; what tensors are converted and moved to."""
+    def __init__(self, source: ModelSource, dtype: "torch.dtype | None", device: str = "cpu") -> None:
+        """Args: a source whose weights are on this machine; what tensors are converted (None: not) and moved to."""
         from safetensors import safe_open
 
         source.weight_files()  # refuses a source whose weights are not on this machine
@@ -45,7 +45,7 @@ class Shards(Mapping):
     def converts(self, name: str) -> bool:
         """Return whether a parameter takes memory of its own, because it is not stored as it is used."""
         stored = self.stored(name)
-        return stored.dtype != self.dtype or stored.device.type != self.device
+        return self.dtype not in (None, stored.dtype) or stored.device.type != self.device
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._headers)

@@ -93,13 +93,11 @@ class Model:
         return load_tokenizer(self.source)
 
     def weights(self) -> "Mapping[str, Tensor]":
-        """Return the weights by parameter name, each read from disk in float32 when it is asked for."""
-        import torch
-
+        """Return the weights by parameter name, each mapped from disk, as it is stored, when it is asked for."""
         from paraknow_core.models.load import pick_device
         from paraknow_core.models.shards import Shards
 
-        return Shards(self.source, torch.float32, pick_device(self._settings.device))
+        return Shards(self.source, None, pick_device(self._settings.device))
 
     def load(self) -> "PreTrainedModel":
         """Load the untouched model afresh, in evaluation mode; the caller owns it."""
