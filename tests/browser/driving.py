@@ -56,8 +56,9 @@ def chip(page: Page, word: str):
 
 
 def expect_state(page: Page, word: str) -> None:
-    """Wait until the page, by itself, shows the run in this state."""
+    """Wait until the page, by itself, shows the run in this state, buttons included."""
     expect(chip(page, word)).to_be_visible(timeout=PATIENCE_MS)
+    settle(page)
 
 
 def newest(place: Workspace) -> RunFolder:

@@ -44,6 +44,8 @@ def test_teacher_and_student_answer_side_by_side_and_survive_a_killed_process(pa
     expect(other.get_by_test_id("answer")).to_have_count(2, timeout=PATIENCE_MS)
     shoot(other, "real_playground_dark_900")
     other.context.close()
+    expect(page.get_by_role("button", name="Stop")).to_have_count(0)  # from here on the page does not look by itself
+    settle(page)
     os.kill(read_json(protocol.service(place).folder / "process.json")["pid"], signal.SIGKILL)
     page.get_by_role("button", name="Generate").click()
     expect(page.get_by_text("The process that held the weights is gone")).to_be_visible(timeout=PATIENCE_MS)
