@@ -38,8 +38,14 @@ def available_bytes() -> int:
     return max(0, available)
 
 
-def release() -> None:
-    """Give memory that was freed back to the system; the C library keeps hundreds of MB of it otherwise (Linux)."""
+def release(beyond: int = 0) -> None:
+    """Give memory that was freed back to the system; the C library keeps hundreds of MB of it otherwise (Linux).
+
+    Args:
+        beyond: only where this process holds more bytes than that: what is used again soon costs time to find again.
+    """
+    if beyond and anonymous_bytes() <= beyond:
+        return
     with contextlib.suppress(OSError, AttributeError):  # no glibc
         ctypes.CDLL(None).malloc_trim(0)
 

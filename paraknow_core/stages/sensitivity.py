@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from paraknow_core.display import memory
 from paraknow_core.errors import DataError, RunError
 from paraknow_core.memory import PeakMemory, anonymous_bytes, available_bytes, release
-from paraknow_core.planner import Plan, Rates, batch_tokens, plan_sensitivity, sizes_of
+from paraknow_core.planner import KEPT, Plan, Rates, batch_tokens, plan_sensitivity, sizes_of
 from paraknow_core.sensitivity_store import SensitivityStore
 from paraknow_core.settings import Settings
 from paraknow_core.stages.context import Context, Model, Reporter
@@ -126,7 +126,7 @@ def measure(
     with PeakMemory(plan.device) as peak, _memory_errors(teacher, plan):
         builder = StoreBuilder(work / "store", teacher.anatomy, full=full, chooser=chooser)
         way = _streamed if plan.way == "streamed" else _resident
-        losses = way(teacher, encoded, work, report, builder, plan.device)
+        losses = way(teacher, encoded, work, report, builder, plan)
     took = {"memory": peak.bytes, "seconds": round(time.monotonic() - began, 3)}
     builder.finish({
         **facts, "samples": len(encoded), "sample_ids": [e.id for e in encoded],
@@ -155,7 +155,7 @@ def chooser_of(context: Context, wanted: "Sequence[Request]") -> "Chooser":
 
 
 def _streamed(
-    teacher: Model, encoded: "Sequence[Encoded]", work: Path, report: Reporter, builder: "StoreBuilder", device: str
+    teacher: Model, encoded: "Sequence[Encoded]", work: Path, report: Reporter, builder: "StoreBuilder", plan: Plan
 ) -> list[float]:  # fmt: skip
     import torch
 
@@ -163,13 +163,13 @@ def _streamed(
     from paraknow_core.models.skeleton import Skeleton
     from paraknow_core.stages.streaming import Stream
 
-    shards = Shards(teacher.source, getattr(torch, teacher.dtype), device)
+    shards = Shards(teacher.source, getattr(torch, teacher.dtype), plan.device)
     skeleton = Skeleton(teacher.source, teacher.anatomy, shards)
-    return Stream(skeleton, encoded, work, builder.add, report).run()
+    return Stream(skeleton, encoded, work, builder.add, report, anonymous_bytes() + KEPT).run()
 
 
 def _resident(
-    teacher: Model, encoded: "Sequence[Encoded]", _work: Path, report: Reporter, builder: "StoreBuilder", device: str
+    teacher: Model, encoded: "Sequence[Encoded]", _work: Path, report: Reporter, builder: "StoreBuilder", plan: Plan
 ) -> list[float]:  # fmt: skip
     import torch
 
@@ -178,7 +178,7 @@ def _resident(
     from paraknow_core.stages.reduction import steps_of
 
     report.progress(0, len(encoded), "loading the teacher")
-    model = load_model(teacher.source, device=device, dtype=teacher.dtype)
+    model = load_model(teacher.source, device=plan.device, dtype=teacher.dtype)
     parameters = dict(model.named_parameters())  # norms and biases too: they count in a layer's score
 
     def loss_of(sample: "Encoded") -> "Tensor":

@@ -38,7 +38,7 @@ class Stream:
     """One streamed measurement: steps in a fixed order, each of which gives the same again if a kill repeats it."""
 
     def __init__(
-        self, model: Skeleton, samples: "Sequence[Encoded]", folder: Path, keep: Keep, report: Reporter
+        self, model: Skeleton, samples: "Sequence[Encoded]", folder: Path, keep: Keep, report: Reporter, most: int = 0
     ) -> None:
         """Open the state, that of an interrupted measurement too.
 
@@ -48,7 +48,9 @@ class Stream:
             folder: where the hidden states and the progress are.
             keep: takes the S of one step's parameters (a name, parameter -> S), which are freed afterwards.
             report: told of the progress; may stop the work between two samples.
+            most: bytes of memory that this process may hold before it gives back what was freed.
         """
+        self.release = partial(release, most)
         self.model, self.keep, self.report, self.device = model, keep, report, model.shards.device
         self.ids = [torch.tensor(sample.input_ids, device=self.device) for sample in samples]
         self.labels = [sample.labels for sample in samples]
@@ -86,7 +88,7 @@ class Stream:
                 self.state.flush()  # what progress.json promises is on the disk
                 self.progress["done"] = number + 1
                 write_json(self._progress, self.progress)
-                release()
+                self.release()
             before += work
         self.report.progress(total, total, "every layer")
         return self.progress["losses"]
@@ -132,7 +134,7 @@ class Stream:
                 self.put(self.gradients[i % 2], batch, leaf.grad)
             for name, total in sums.items():
                 weigh_(name, total, layer.parameters[name])
-        release()
+        self.release()
         self.keep(f"layer-{i}", sums)
         self._used = list(sums.values())
 
