@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from benchmarks._common import arguments, machine, publish
+from paraknow_core.launcher import end_server
 from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace, read_json, write_json
 from paraknow_core.runs import RunFolder
 from paraknow_core.services import Service
@@ -95,8 +96,7 @@ def server(root: Path) -> Iterator[tuple[str, psutil.Process]]:
             _wait_until_up(f"http://127.0.0.1:{port}")
             yield f"http://127.0.0.1:{port}", psutil.Process(process.pid)
         finally:
-            process.terminate()
-            process.wait(timeout=20)
+            end_server(process)
             Service(Workspace(root), "desk").stop(wait_s=10)
 
 

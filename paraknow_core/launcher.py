@@ -20,7 +20,9 @@ from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where this machine itself then finds the server
 START_S = 60.0  # how long a browser window waits for the server
-GRACE_S = 10.0  # how long the server may take to end: it waits for every browser, also for one that has gone to sleep
+# How long the server may take to end. It waits for every connection to close, and an open window that asks whether
+# the server is back, over a connection accepted while it was closing, would keep it for ever (uvicorn 0.54).
+GRACE_S = 5.0
 
 
 def launch(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from paraknow_core.paths import Workspace, read_json, write_json
 from paraknow_core.runs import RunFolder, Status
-from paraknow_core.settings import Settings
+from paraknow_core.settings import Settings, usable_cores
 from paraknow_core.stages.context import Context
 from paraknow_core.writer import RunWriter
 
@@ -280,13 +280,10 @@ def peak_memory_bytes() -> int:
 
 
 def _prepare_torch(settings: Settings) -> None:
-    import os
-
     import torch
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # All of them even beside other runs: sums, and with them numbers, may depend on the count in their last digits.
-    torch.set_num_threads(settings.threads or usable)
+    torch.set_num_threads(settings.threads or usable_cores())
 
 
 @contextmanager

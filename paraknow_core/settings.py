@@ -47,6 +47,11 @@ class Settings(Strict):
             raise ValueError(f"{value!r} given; a size such as 3.5GB or 500MB is right") from None
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use: fewer than the machine has where it was bound to some of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def load_settings(place: Workspace, **flags: object) -> Settings:
     """Read `settings.yaml` of the workspace, let flags that are not None win, and honour $HF_HUB_OFFLINE.
 

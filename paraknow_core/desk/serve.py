@@ -13,7 +13,7 @@ from paraknow_core.desk.questions import ANSWER, ARRAYS, desk_folder
 from paraknow_core.errors import ParaknowError
 from paraknow_core.paths import Workspace, build_folder, file_stamp, read_json, write_json
 from paraknow_core.services import Service
-from paraknow_core.settings import load_settings
+from paraknow_core.settings import load_settings, usable_cores
 
 IDLE_S = 900.0
 STALE_S = 15.0  # a page that still wants an answer asks again every second or so
@@ -47,15 +47,13 @@ def serve(place: Workspace) -> None:
 
 def _prepare_torch(place: Workspace) -> None:
     """Load it before the first question, which nearly always needs it; leave a core to the pages."""
-    import os
-
     import torch
 
     try:
         threads = load_settings(place).threads
     except ParaknowError:
         threads = None  # every question is answered with that sentence; a process that ends answers nothing
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) - 1))
+    torch.set_num_threads(threads or max(1, usable_cores() - 1))
 
 
 def answer_question(place: Workspace, question: Path) -> None:

@@ -12,7 +12,7 @@ from paraknow_core.memory import available_bytes, release
 from paraknow_core.paths import Workspace
 from paraknow_core.playground.protocol import Slot
 from paraknow_core.runs import RunFolder, find_run
-from paraknow_core.settings import Settings
+from paraknow_core.settings import Settings, usable_cores
 from paraknow_core.spec import ModelSpec
 from paraknow_core.stages.context import Model
 
@@ -230,8 +230,6 @@ def _take_adapter(base: Base, key: str) -> None:
 
 def _prepare_torch(settings: Settings) -> None:
     """Leave a core to the pages and to a run."""
-    import os
-
     import torch
 
-    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 2) - 1))
+    torch.set_num_threads(settings.threads or max(1, usable_cores() - 1))
