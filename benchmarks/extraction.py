@@ -4,17 +4,28 @@ Run: python -m benchmarks.extraction [--small]
 """
 
 import json
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks import streaming
 from benchmarks._common import arguments, child_extra_bytes, extra_bytes, machine, publish, seconds
 from benchmarks.svd import RANK, matrix_of
 from benchmarks.window import loop_seconds, score_of, summed_area_table
+from paraknow_core.methods import method
+from paraknow_core.methods.base import MethodInputs
 from paraknow_core.ops.svd import Factors, factorise
 from paraknow_core.ops.window import best_window
+from paraknow_core.paths import Workspace
+from paraknow_core.sensitivity_store import SensitivityStore
+from paraknow_core.settings import Settings
+from paraknow_core.spec import RunSpec
+from paraknow_core.stages.context import Context
+from paraknow_core.stages.reduction import StoreBuilder, full_layout
 
 LAYER = [("q, k, v, o", 4, (5120, 5120), (4096, 4096)), ("gate, up", 2, (13824, 5120), (11008, 4096)),
          ("down", 1, (5120, 13824), (4096, 11008))]  # fmt: skip
@@ -29,7 +40,10 @@ NOTES = [
     "Ours: best_window, cut, factorise; every matrix once, one in memory at a time; making the random inputs is not",
     "counted. Structure: noise plus 256 decaying directions. Extra memory: resident high-water mark over what is",
     "resident with score and weight of one matrix (noise), in a process of its own, in MB.",
+    "By the method: `seeking` itself on two models of one such layer with random bfloat16 weights, from saved",
+    "sensitivity to LoRA factors: files read, choices made, records and cosines included; against the same plain sum.",
 ]
+_TOKENS = 64  # of the two models' vocabularies: embeddings take no part
 
 
 def extract(weight: Tensor, score: Tensor, size: tuple[int, int]) -> Factors:
@@ -73,6 +87,43 @@ def full_svd_seconds(size: tuple[int, int], known: dict[tuple[int, int], float])
     return seconds(lambda: torch.linalg.svd(matrix, full_matrices=True), 1), False
 
 
+def method_seconds(layer: list) -> float:
+    """Time the method from saved sensitivity to the factors of all modules of one layer."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        teacher, student = (_one_layer(folder, layer, which) for which in ("teacher", "student"))
+        spec = RunSpec().with_changes({
+            "teacher.source": str(teacher), "student.source": str(student), "extraction.origin": ["attention", "ffn"],
+            "factorisation.rank": RANK, "factorisation.lora_alpha": RANK, "mapping.strategy": "top",
+        })  # fmt: skip
+        context = Context(spec, Settings(device="cpu"), Workspace(folder))
+        builder = StoreBuilder(folder / "store", context.teacher.anatomy, full=True)
+        builder.add("all", {
+            name: score_of(shape) if len(shape) == 2 else torch.zeros(shape)
+            for name, (_, shape) in full_layout(context.teacher.anatomy).items()
+        })  # fmt: skip
+        builder.finish({"samples": 0})
+        weights = context.student.weights()
+        parameters = {name: weights[name] for name in weights}
+        inputs = MethodInputs(context, parameters, context.teacher.weights(), SensitivityStore(folder / "store"), [0])
+        start = time.perf_counter()
+        count = sum(1 for _ in method("seeking").updates(inputs))
+        spent = time.perf_counter() - start
+    if count != sum(each for _, each, *_ in layer):
+        raise SystemExit(f"{count} modules were extracted")
+    return spent
+
+
+def _one_layer(folder: Path, layer: list, which: str) -> Path:
+    """Write a random model of one layer with the shapes of the teacher or of the student."""
+    _, _, *shapes = layer[1]
+    inner, hidden = shapes[0 if which == "teacher" else 1]
+    streaming.VOCABULARY = _TOKENS
+    streaming.SIZES[which] = (hidden, inner, 1, max(1, hidden // 128))
+    streaming.build(folder / which, which)
+    return folder / which
+
+
 def measure(layer: list) -> list[dict[str, Any]]:
     """Measure every shape in both ways, and the layer as their sum."""
     known: dict[tuple[int, int], float] = {}
@@ -92,6 +143,7 @@ def measure(layer: list) -> list[dict[str, Any]]:
         sums = (*(sum(p[i] for p in plain.values()) for i in (0, 1)), any(p[2] for p in plain.values()))
         peak = max(memory.values(), key=lambda size: size or 0)
         rows += _pair(f"one layer; {said}", sums, sum(ours.values()), peak)
+    rows += _pair("one layer by the method, random weights", sums, method_seconds(layer), None)
     return rows
 
 
