@@ -148,9 +148,11 @@ def _has_screen() -> bool:
 
 
 def _wait(child: subprocess.Popen) -> int:
-    """Wait for the server, passing SIGTERM and Ctrl-C on."""
+    """Wait for the server, passing SIGTERM and Ctrl-C on; return its exit code, or 128 + the signal that ended it."""
+    asked: list[int] = []
 
     def forward(number: int, _frame: object) -> None:
+        asked.append(number)
         threading.Thread(target=end_server, args=(child, number), daemon=True).start()
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -159,7 +161,9 @@ def _wait(child: subprocess.Popen) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return code if code >= 0 else 128 - code
+    if code < 0:  # where force was needed, what counts is what was asked for
+        return 128 + (asked[0] if asked else -code)
+    return code
 
 
 def end_server(child: subprocess.Popen, number: int = signal.SIGTERM, grace_s: float = GRACE_S) -> None:

@@ -109,14 +109,29 @@ def test_it_listens_on_loopback_whatever_the_environment_says_and_ends_with_its_
     assert not server.is_running()
 
 
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+
+
 def test_a_server_that_does_not_end_when_asked_is_ended_by_force():
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
-    child = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE)
     assert child.stdout is not None
     assert child.stdout.readline() == b"up\n"
     end_server(child, grace_s=0.5)
     assert child.returncode == -signal.SIGKILL
     end_server(child)  # and a second time nothing happens
+
+
+def test_an_end_by_force_is_told_as_the_signal_that_asked_for_it(tmp_path):
+    program = (
+        "import subprocess, sys\nfrom paraknow_core import launcher\n"
+        "launcher.end_server.__defaults__ = (15, 0.5)\n"
+        f"sys.exit(launcher._wait(subprocess.Popen([sys.executable, '-c', {DEAF!r}])))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=PROJECT_ROOT)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"up\n"
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(timeout=30) == 128 + signal.SIGTERM
 
 
 def test_demo_mode_and_roots_reach_the_pages_by_environment(tmp_path, monkeypatch):

@@ -120,7 +120,7 @@ def truncated_svd(
         return TruncatedSVD(u, torch.zeros_like(u[0]), v, 0.0, True, 1.0, 0.0)
     if not 1e-12 < scale < 1e12:  # squares and products must neither overflow nor vanish
         found = truncated_svd(work / scale, rank, tolerance=tolerance, seed=seed)
-        return replace(found, s=found.s * scale, energy=found.energy * scale**2)
+        return replace(found, s=found.s * scale, energy=found.energy * scale * scale)  # inf rather than an error
     block = max(rank, _LEAST_BLOCK)
     found = None
     if min(work.shape) > max(_EXACT_SIZE, 4 * block):

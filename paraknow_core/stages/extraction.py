@@ -118,7 +118,7 @@ def cut(
     taken, replaced = selection.take(weight).float(), own[:height, :width]
     if shared is not None:
         taken[~shared[:height]] = 0
-        replaced = replaced * shared[:height, None]
+        replaced = replaced.masked_fill(~shared[:height, None], 0)
     alike = cosine(taken, replaced)
     block, received = _laid_out(taken, own.shape, shared)
     captured = None if choice.inside is None else choice.inside / choice.total if choice.total else 0.0

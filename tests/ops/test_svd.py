@@ -57,6 +57,7 @@ def check_form(found, matrix: Tensor, rank: int) -> None:
     assert (found.s.diff() <= 0).all()
     assert (found.u.gather(0, found.u.abs().argmax(0, keepdim=True)) > 0).all()
     assert found.gap >= 1
+    assert found.energy == pytest.approx(matrix.double().square().sum().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("rank", [1, 16, 64])
