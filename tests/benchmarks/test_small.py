@@ -57,7 +57,7 @@ def test_svd_is_as_accurate_as_it_says(tmp_path):
 def test_extraction_measures_every_matrix_of_a_layer_and_their_sum(tmp_path):
     rows = run("extraction", tmp_path)["rows"]
     own = [row for row in rows if row["way"] == "ours"]
-    assert len(own) == 8  # three shapes and the layer, in two spectra
+    assert len(own) == 9  # three shapes and the layer, in two spectra, and the method itself
     for part in (own[:4], own[4:]):
         assert sum(row["seconds"] for row in part[:3]) == pytest.approx(part[3]["seconds"])
     assert all(row["seconds"] > 0 for row in rows)
