@@ -143,6 +143,7 @@ def test_a_run_that_does_not_listen_is_ended_and_can_be_resumed(place, worker):
     deaf, second = make(place, "deaf", "second")
     queue.submit(place, deaf, second)
     wait(deaf, "running")
+    until(lambda: deaf.status().done >= 1)  # from here on it hears nothing; while it begins it still does
     pid = deaf.status().pid
     queue.end(place, deaf)
     assert wait(deaf, "stopped") == "stopped"
