@@ -25,7 +25,7 @@ GROUP_WEIGHTS = 1 << 25  # of an output layer whose samples are taken together
 _LOGIT_COPIES = 5  # the logits, their logarithms, and gradients
 _HELD_BACK = 1.15  # what the C library has not given back yet, as a factor: measured on Llama shapes from 3M to 7B
 _SMALL = 30e6  # code that is loaded late, small buffers
-KEPT = 190_000_000  # bytes beyond its start that a process may hold while what it frees stays: a seventh of the time
+RELEASE_BEYOND = 190_000_000  # bytes over its start; up to there freed memory stays, which saves a seventh of the time
 _HELD_BACK_SMALL = 1.5  # and the factor for a teacher so small that all its layers can stay within that
 MAP_SIZE = 256  # largest side of a module's map
 _BESIDE_PRODUCTS = 1.15  # attention, norms and activations, in time: measured on Llama shapes
@@ -215,7 +215,7 @@ def _streamed_memory(size: Sizes, count: int, converted: int, lengths: Sequence[
     output = F32 * size.vocabulary + _logit_bytes(size, lengths, vocabulary)
     embedding = F32 * size.vocabulary + _activation_bytes(size, count, max(lengths))
     most = max(layer, output, embedding, size.reductions)
-    return round(max(_HELD_BACK * most, min(_HELD_BACK_SMALL * most, 1.6 * KEPT)) + _SMALL)
+    return round(max(_HELD_BACK * most, min(_HELD_BACK_SMALL * most, 1.6 * RELEASE_BEYOND)) + _SMALL)
 
 
 def _resident_memory(size: Sizes, count: int, lengths: Sequence[int]) -> int:

@@ -119,7 +119,7 @@ def cut(
     if shared is not None:
         taken[~shared[:height]] = 0
         replaced = replaced.masked_fill(~shared[:height, None], 0)
-    alike = cosine(taken, replaced)
+    alike = cosine(taken, replaced)  # before the block is laid out: it has no entries that did not arrive
     block, received = _laid_out(taken, own.shape, shared)
     captured = None if choice.inside is None else choice.inside / choice.total if choice.total else 0.0
     record = {
@@ -127,7 +127,7 @@ def cut(
         "action": pair.action, "reason": pair.reason, "top_left": selection.describe().get("top_left"),
         "shape": [height, width], "selection": selection.describe(), "window_sum": choice.inside,
         "captured_mass": captured, "area_fraction": height * width / weight.numel(), "student_shape": list(own.shape),
-        "cosine_with_student": float(alike),
+        "cosine_with_student": alike,
     }  # fmt: skip
     return Block(target, source, block, received, record)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from paraknow_core.display import memory
 from paraknow_core.errors import DataError, RunError
 from paraknow_core.memory import PeakMemory, anonymous_bytes, available_bytes, release
-from paraknow_core.planner import KEPT, Plan, Rates, batch_tokens, plan_sensitivity, sizes_of
+from paraknow_core.planner import RELEASE_BEYOND, Plan, Rates, batch_tokens, plan_sensitivity, sizes_of
 from paraknow_core.sensitivity_store import SensitivityStore
 from paraknow_core.settings import Settings
 from paraknow_core.stages.context import Context, Model, Reporter
@@ -165,7 +165,7 @@ def _streamed(
 
     shards = Shards(teacher.source, getattr(torch, teacher.dtype), plan.device)
     skeleton = Skeleton(teacher.source, teacher.anatomy, shards)
-    return Stream(skeleton, encoded, work, builder.add, report, anonymous_bytes() + KEPT).run()
+    return Stream(skeleton, encoded, work, builder.add, report, anonymous_bytes() + RELEASE_BEYOND).run()
 
 
 def _resident(

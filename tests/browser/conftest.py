@@ -32,7 +32,10 @@ PATIENCE_MS = 240_000  # models are loaded and trained behind the page, on whate
 
 
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a test once more if, and only if, Streamlit's own front end crashed in it; it says so."""
+    """Run a test once more if, and only if, Streamlit's own front end crashed in it; it says so.
+
+    pytest-rerunfailures decides by the test's own error, and that never is the page's.
+    """
     if "page" not in getattr(item, "fixturenames", ()):
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)

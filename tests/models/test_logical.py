@@ -162,9 +162,8 @@ def test_stacked_rows_and_transposed_storage_are_views_and_carry_gradients():
 def test_a_half_precision_parameter_is_updated_in_full_precision():
     parameter = torch.full((1, 1), 1.0, dtype=torch.bfloat16)
     module = LogicalModule("m", "o", "attention", 0, (1, 1), "m.weight", "m")
-    add_product_(
-        parameter, module, torch.full((1, 1), 0.0078125 / 2 + 1e-4), torch.ones(1, 1)
-    )  # more than half a step of bfloat16
+    more_than_half_a_step = torch.full((1, 1), 0.0078125 / 2 + 1e-4)
+    add_product_(parameter, module, more_than_half_a_step, torch.ones(1, 1))
     assert parameter.item() == 1.0078125
 
 
