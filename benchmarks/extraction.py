@@ -49,7 +49,7 @@ _TOKENS = 64  # of the two models' vocabularies: embeddings take no part
 def extract(weight: Tensor, score: Tensor, size: tuple[int, int]) -> Factors:
     """Search, cut and factorise one matrix."""
     window = best_window(score, *size)
-    return factorise(weight[window.slices].contiguous(), RANK)
+    return factorise(weight[window.slices], RANK)
 
 
 def ours_seconds(count: int, shape: tuple[int, int], size: tuple[int, int], spectrum: str) -> float:

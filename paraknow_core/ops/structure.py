@@ -25,7 +25,7 @@ class Selection(Protocol):
     def shape(self) -> tuple[int, int]: ...
 
     def take(self, weight: Tensor) -> Tensor:
-        """Return the selected entries as a new (height, width) tensor of the weight's dtype."""
+        """Return the selected entries, (height, width) in the weight's dtype; maybe a view: do not write to it."""
 
     def sum(self, score: Tensor) -> float:
         """Total score of the selected entries, in float64."""
@@ -45,7 +45,7 @@ class WindowSelection:
         return self.window.height, self.window.width
 
     def take(self, weight: Tensor) -> Tensor:
-        return weight[self.window.slices].clone()
+        return weight[self.window.slices]
 
     def sum(self, score: Tensor) -> float:
         return window_sum(score, self.window)

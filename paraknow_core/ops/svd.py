@@ -7,7 +7,9 @@ has a gap at the rank, the residual of the triplets.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -22,6 +24,7 @@ _MOST_STEPS = 60
 _LEAST_BLOCK = 16  # vectors multiplied at a time: fewer take the matrix as long to read
 _CLEAR_GAP, _SHARP = 1.1, 1e-4  # from this gap on the product is held to this relative error
 _STRIP = 1 << 19  # numbers of the matrix that two products share while they are in the cache
+_PADDING = 16  # numbers between the rows of a strip
 _MOST_PASSES = 6
 _ORTHONORMAL = 1e-3  # a basis this far from orthonormal is not trusted
 _ORTHOGONAL = 1e-6  # how far new vectors may overlap with it
@@ -114,18 +117,18 @@ def truncated_svd(
     _require_rank(matrix.shape, rank)
     low, high = value_range("factorisation", matrix)
     scale = max(-low, high)
-    work = matrix if matrix.dtype == torch.float64 else matrix.float()
+    dtype = torch.float64 if matrix.dtype == torch.float64 else torch.float32
     if scale == 0:
-        u, v = (torch.eye(size, rank, dtype=work.dtype, device=work.device) for size in work.shape)
+        u, v = (torch.eye(size, rank, dtype=dtype, device=matrix.device) for size in matrix.shape)
         return TruncatedSVD(u, torch.zeros_like(u[0]), v, 0.0, True, 1.0, 0.0)
     if not 1e-12 < scale < 1e12:  # squares and products must neither overflow nor vanish
-        found = truncated_svd(work / scale, rank, tolerance=tolerance, seed=seed)
+        found = truncated_svd(matrix.to(dtype) / scale, rank, tolerance=tolerance, seed=seed)
         return replace(found, s=found.s * scale, energy=found.energy * scale * scale)  # inf rather than an error
     block = max(rank, _LEAST_BLOCK)
     found = None
-    if min(work.shape) > max(_EXACT_SIZE, 4 * block):
-        found = _krylov(work, rank, block, tolerance, seed)
-    return found or _exact(work, rank)
+    if min(matrix.shape) > max(_EXACT_SIZE, 4 * block):
+        found = _krylov(_Products(matrix, dtype), rank, block, tolerance, seed)
+    return found or _exact(matrix.to(dtype), rank)
 
 
 def factorise(matrix: Tensor, rank: int, split: Literal["us_v", "sqrt"] = "us_v") -> Factors:
@@ -185,43 +188,75 @@ def _exact(matrix: Tensor, rank: int) -> TruncatedSVD:
     return _signed(u[:, :rank], s[:rank], vh[:rank].T, 0.0, True, _gap(s, rank), energy)
 
 
-def _krylov(matrix: Tensor, rank: int, block: int, tolerance: float, seed: int) -> TruncatedSVD | None:
+class _Products:
+    """Products of a large matrix with a few columns, some of its rows at a time.
+
+    On a CPU the rows pass through a buffer that the cache holds. There half precision is converted, without a copy of
+    the whole, and rows lie a little further apart: 4 KB apart or a multiple of that, as most weights' rows are, what
+    the transposed product reads together competes for the same few places of the cache, and it takes half as long
+    again. An accelerator is given the whole matrix at once.
+    """
+
+    def __init__(self, matrix: Tensor, dtype: torch.dtype) -> None:
+        self.matrix, self.shape, self.dtype = matrix, matrix.shape, dtype
+        rows, cols = matrix.shape
+        on_cpu = matrix.device.type == "cpu"
+        self._step = min(rows, max(1, _STRIP // cols)) if on_cpu else rows
+        self._room = matrix.new_empty(self._step, cols + _PADDING, dtype=dtype)[:, :cols] if on_cpu else None
+
+    def there(self, vectors: Tensor) -> Tensor:
+        """Multiply (n, b) by the matrix: (m, b)."""
+        return torch.cat([strip @ vectors for strip in self._strips()])
+
+    def back(self, images: Tensor) -> Tensor:
+        """Multiply (m, b) by the transposed matrix: (n, b)."""
+        return self._sum(zip(self._strips(), images.split(self._step), strict=True), images.shape[1])
+
+    def there_and_back(self, vectors: Tensor, images: Tensor) -> Tensor:
+        """Multiply (n, b) by the matrix into `images`, (m, b), and these by its transpose: (n, b). Reads it once."""
+        parts = zip(self._strips(), images.split(self._step), strict=True)
+        return self._sum(((strip, torch.mm(strip, vectors, out=part)) for strip, part in parts), images.shape[1])
+
+    def _sum(self, pairs: Iterable[tuple[Tensor, Tensor]], columns: int) -> Tensor:
+        total = self.matrix.new_zeros(self.shape[1], columns, dtype=self.dtype)
+        for strip, part in pairs:
+            total.addmm_(strip.T, part)
+        return total
+
+    def _strips(self) -> Iterator[Tensor]:
+        for rows in self.matrix.split(self._step):
+            yield rows.to(self.dtype) if self._room is None else self._room[: len(rows)].copy_(rows)
+
+
+def _krylov(products: _Products, rank: int, block: int, tolerance: float, seed: int) -> TruncatedSVD | None:
     """Build the basis block by block until the check holds; None if it does not.
 
-    Vectors are kept as rows, in room for all that may come: growing a tensor would copy it at every step, and a row
-    times the matrix is the fastest order of multiplication. Unused room of the CPU is never touched, so it costs none.
+    What is kept lies in rows, in room for all that may come: growing a tensor would copy it at every step. Unused room
+    of the CPU is never touched, so it costs none.
     """
-    rows, cols = matrix.shape
-    total = sum_of_squares(matrix)
+    rows, cols = products.shape
+    total = sum_of_squares(products.matrix)
     generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(block, rows, generator=generator).to(matrix)
+    empty = partial(products.matrix.new_empty, dtype=products.dtype)
     most = min(_MOST_STEPS, min(rows, cols) // block) * block
-    basis, images = matrix.new_empty(most, cols), matrix.new_empty(most, rows)
-    gram = torch.zeros(most, most, dtype=torch.float64, device=matrix.device)
-    fresh = torch.linalg.qr((start @ matrix).T).Q.T
+    basis, images, image = empty(most, cols), empty(most, rows), empty(rows, block)
+    gram = torch.zeros(most, most, dtype=torch.float64, device=basis.device)
+    start = torch.randn(block, rows, generator=generator).to(basis)
+    fresh = torch.linalg.qr(products.back(start.T.contiguous())).Q.T
     energies: list[float] = []
     for size in range(block, most + 1, block):
         basis[size - block : size] = fresh
-        onwards = _there_and_back(matrix, fresh, images[size - block : size])
+        onwards = products.there_and_back(fresh.T.contiguous(), image).T
+        images[size - block : size] = image.T
         _extend_gram(gram, images, size, block)
         energies.append(torch.linalg.eigvalsh(gram[:size, :size])[-rank:].sum().item())
         loss = min(_expected_gain(energies), max(0.0, total - energies[-1]))  # in float64 it can be seen however small
         if _excess(loss, energies[-1], total) <= tolerance:
-            found = _from_basis(matrix, basis[:size], images[:size], gram[:size, :size], rank, loss, total)
+            found = _from_basis(products, basis[:size], images[:size], gram[:size, :size], rank, loss, total)
             if found:
                 return found
         fresh = _orthonormal_to(basis[:size], onwards / onwards.abs().max().clamp(min=1e-30))
     return None
-
-
-def _there_and_back(matrix: Tensor, vectors: Tensor, images: Tensor) -> Tensor:
-    """Multiply row vectors by the transposed matrix into `images`, and these by the matrix, which is read once."""
-    back = torch.zeros_like(vectors)
-    step = max(1, _STRIP // matrix.shape[1]) if matrix.device.type == "cpu" else len(matrix)
-    for strip, image in zip(matrix.split(step), images.split(step, dim=1), strict=True):
-        image.copy_(vectors @ strip.T)
-        back.addmm_(image, strip)
-    return back
 
 
 def _extend_gram(gram: Tensor, images: Tensor, size: int, block: int) -> None:
@@ -271,7 +306,7 @@ def _orthonormal_to(basis: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _from_basis(
-    matrix: Tensor, basis: Tensor, images: Tensor, gram: Tensor, rank: int, loss: float, total: float
+    products: _Products, basis: Tensor, images: Tensor, gram: Tensor, rank: int, loss: float, total: float
 ) -> TruncatedSVD | None:
     """Take the leading triplets from the basis, or None where it is no basis, or a gap shows them to be unfinished."""
     identity = torch.eye(len(basis), dtype=basis.dtype, device=basis.device)
@@ -281,13 +316,13 @@ def _from_basis(
     # Once more among the leading ones: the Gram matrix has lost what is small beside the largest value.
     within, turn_again = torch.linalg.svd((turn.T @ images).T, full_matrices=False)[1:]
     turn = turn @ turn_again[:rank].T
-    onwards = (turn.T @ images) @ matrix  # of exact triplets, the right-hand vectors times the squared values
-    residual = (onwards - within[:rank, None].square() * (turn.T @ basis)).norm().item()
+    onwards = products.back(images.T @ turn)  # of exact triplets, the right-hand vectors times the squared values
+    residual = (onwards - within[:rank].square() * (basis.T @ turn)).norm().item()
     if not _sharp(residual, within, rank):
         return None
     # Half a step more from the right-hand side: never loses energy, and mends what rounding did to the basis.
-    v = torch.linalg.qr(onwards.T).Q
-    u, s, turn = torch.linalg.svd(matrix @ v, full_matrices=False)
+    v = torch.linalg.qr(onwards).Q.contiguous()
+    u, s, turn = torch.linalg.svd(products.there(v), full_matrices=False)
     excess = _excess(loss, s.double().square().sum().item(), total)
     gap = max(1.0, _gap(torch.cat([s, within[rank:]]), rank))
     return _signed(u, s, v @ turn.T, excess, False, gap, total)

@@ -29,7 +29,8 @@ class Block:
 
     Attributes:
         student, teacher: the two modules.
-        weight: the block in the student's full shape (out, in) or (vocabulary, hidden); zero where nothing arrived.
+        weight: the block in the student's full shape (out, in) or (vocabulary, hidden), in the teacher's dtype; zero
+            where nothing arrived. May be a view of the teacher's weight: do not write to it.
         received: same shape, bool; False where the student has no teacher counterpart.
         record: what extraction.json says about it.
     """
@@ -95,7 +96,7 @@ def extract_blocks(
             choice = choose(context, structure, source, target, score)
         else:
             choice = recall(context, store, structure, source, target)
-        own = logical_weight(student_parameters[target.parameter].detach(), target).float().to(weight.device)
+        own = logical_weight(student_parameters[target.parameter].detach(), target).to(weight.device)
         yield cut(context, pair, source, target, weight, choice, own)
 
 
@@ -109,16 +110,14 @@ def cut(
         context: the run's.
         pair: what the record says about the two modules.
         source, target: the teacher's and the student's module.
-        weight, own: their weights in logical orientation, on one device; of the teacher's only what is taken becomes
-            float32, the student's is float32.
+        weight, own: their weights in logical orientation, on one device, in any floating dtype.
         choice: which entries.
     """
     weight, shared = to_student_vocabulary(context, target, weight)
     selection, (height, width) = choice.selection, choice.selection.shape
-    taken, replaced = selection.take(weight).float(), own[:height, :width]
+    taken, replaced = selection.take(weight), own[:height, :width]
     if shared is not None:
-        taken[~shared[:height]] = 0
-        replaced = replaced.masked_fill(~shared[:height, None], 0)
+        taken, replaced = (each.masked_fill(~shared[:height, None], 0) for each in (taken, replaced))
     alike = cosine(taken, replaced)  # before the block is laid out: it has no entries that did not arrive
     block, received = _laid_out(taken, own.shape, shared)
     captured = None if choice.inside is None else choice.inside / choice.total if choice.total else 0.0
