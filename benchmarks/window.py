@@ -55,7 +55,7 @@ def loop_seconds(table: Any, offsets: tuple[int, int], height: int, width: int) 
                 if total > best:
                     best = total
 
-    return seconds(loop, 1) / (rows * offsets[1])
+    return seconds(loop) / (rows * offsets[1])
 
 
 def measure(shape: tuple[int, int], size: tuple[int, int]) -> list[dict[str, Any]]:
