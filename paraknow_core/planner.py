@@ -21,8 +21,9 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 BATCH_TOKENS = 512  # of the samples that go through a large layer together, filling included: products of full speed
 BATCH_WEIGHTS = 1 << 20  # smaller weights gain little, and sample by sample their results are exact to the bit
 GROUP_LOGITS = 1 << 24  # of the samples whose logits are in memory together: 64 MB, or one sample's
-GROUP_WEIGHTS = 1 << 25  # of an output layer whose samples are taken together
+GROUP_WEIGHTS = 1 << 24  # of an output layer whose samples are taken together
 _LOGIT_COPIES = 5  # the logits, their logarithms, and gradients
+_LOGIT_STRIP = 8 << 20  # the same of some tokens at a time: so many bytes each, beside the logits
 _HELD_BACK = 1.15  # what the C library has not given back yet, as a factor: measured on Llama shapes from 3M to 7B
 _SMALL = 30e6  # code that is loaded late, small buffers
 RELEASE_BEYOND = 190_000_000  # bytes over its start; up to there freed memory stays, which saves a seventh of the time
@@ -206,7 +207,7 @@ def _logit_bytes(size: Sizes, lengths: Sequence[int], vocabulary: int) -> int:
     together = vocabulary * max(lengths)
     if size.vocabulary >= GROUP_WEIGHTS:
         together = max(together, min(GROUP_LOGITS, vocabulary * sum(lengths)))
-    return _LOGIT_COPIES * F32 * together
+    return F32 * together + (_LOGIT_COPIES - 1) * min(_LOGIT_STRIP, F32 * vocabulary * max(lengths))
 
 
 def _streamed_memory(size: Sizes, count: int, converted: int, lengths: Sequence[int]) -> int:
@@ -236,8 +237,9 @@ def _streamed_seconds(
 ) -> float:
     # Forward, forward again, and two products backward; the output layer's logits and two products.
     flops = 8 * size.layers * sum(lengths) * _BESIDE_PRODUCTS + 6 * size.vocabulary * supervised
-    # Twice read and converted; sums cleared, weighed, read for their reductions, in float32 and float64.
-    passes = size.layers * (2 * 6 + 8 * F32) + size.vocabulary * (8 * F32 + 2 * F32 * len(lengths))
+    # Twice read and converted; sums written and read for their reductions, those of the vocabulary also cleared, added
+    # to and weighed.
+    passes = size.layers * (2 * 6 + 4 * F32) + size.vocabulary * (8 * F32 + 2 * F32 * len(lengths))
     disk = 2 * stored + F32 * size.all * full
     batches = max(1, len(lengths) * max(lengths) // batch_tokens(size, lengths))
     calls = _CALL_SECONDS * size.num_hidden_layers * batches

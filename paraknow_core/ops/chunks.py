@@ -21,9 +21,16 @@ def row_slices(rows: int, cols: int, device: torch.device) -> Iterator[slice]:
 
 
 def row_chunks(matrix: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (rows, float64 copy of those rows) over a matrix of any floating dtype; the copy may be changed."""
+    """Yield (rows, float64 copy of those rows) over a matrix of any floating dtype.
+
+    The copy may be changed; the next one takes its place, because fresh memory costs more than the conversion.
+    """
+    room = None
     for rows in row_slices(*matrix.shape, matrix.device):
-        yield rows, matrix[rows].to(torch.float64, copy=True)
+        part = matrix[rows]
+        if room is None:
+            room = torch.empty(part.shape, dtype=torch.float64, device=part.device)
+        yield rows, room[: len(part)].copy_(part)
 
 
 def require_matrix(where: str, matrix: Tensor) -> Tensor:

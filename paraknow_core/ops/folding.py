@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_CACHED, _CHUNK = 1 << 19, 1 << 24  # numbers in work at once: what a processor's cache holds, what occupies a GPU
+_CACHED, _CHUNK = 1 << 20, 1 << 24  # numbers in work at once: what a processor's cache holds, what occupies a GPU
+_TILE, _TILE_ON_GPU = (1024, 1024), (4096, 4096)  # of a sum: products of few tokens are slow where one is narrow
 
 
 @contextmanager
@@ -23,8 +25,14 @@ def folding(
     module: nn.Module | None = None,
     samples: int = 1,
     sums: dict[str, Tensor] | None = None,
+    *,
+    first: bool = False,
+    last: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
     """While open, each gradient that autograd finishes is added to a sum as |gradient| and dropped.
+
+    A sum is as large as its parameter, so that every pass over it counts. Clearing and weighing cost none where they
+    are done here, some rows at a time, while those are in the cache anyway.
 
     Args:
         parameters: name to leaf tensor, any shapes; each once. They require a gradient while this is open.
@@ -33,6 +41,8 @@ def folding(
         samples: how many are in a batch, along the first dimension of what the module is called with; more than one
             only for a module that is `batchable`.
         sums: to add to; None: new ones.
+        first: whatever the sums hold is to be forgotten. One backward pass while this is open.
+        last: the sums become S when this closes: multiplied by |parameter|. One backward pass while this is open.
 
     Yields:
         Name to sum of |gradient|, float32, of the parameter's shape.
@@ -45,9 +55,17 @@ def folding(
                 parameter.requires_grad_(True)
                 parameter.grad = None
                 patches.undo.append(parameter.register_post_accumulate_grad_hook(_fold_into(sums[name])).remove)
-            if module is not None:
-                _patch(module, {id(p): sums[name] for name, p in parameters.items()}, samples, patches)
+            pairs = {id(p): (sums[name], p) for name, p in parameters.items()}
+            totals = {key: total for key, (total, _) in pairs.items()}
+            by_layers = set() if module is None else _patch(module, totals, samples, patches, first, last)
+            others = pairs.keys() - by_layers
+            for key in others if first else ():
+                totals[key].zero_()
             yield sums
+            for key in by_layers if first else ():  # a layer that no gradient has reached
+                totals[key].zero_()
+            for key in others | by_layers if last else ():
+                weigh_(*pairs[key])
         finally:
             for name, parameter in parameters.items():
                 parameter.requires_grad_(required[name])
@@ -66,19 +84,47 @@ def batchable(module: nn.Module) -> bool:
     ) and all(count == 1 for count in _uses(module).values())  # fmt: skip
 
 
-def fold_outer_(total: Tensor, outer: Tensor, inner: Tensor) -> None:
-    """Add |outer.T @ inner| of every sample to a sum, in place and some rows at a time.
+def fold_outer_(
+    total: Tensor, outer: Tensor, inner: Tensor, *, first: bool = False, weight: Tensor | None = None
+) -> None:
+    """Add |outer.T @ inner| of every sample to a sum, in place and a tile at a time.
 
     Args:
         total: (rows, cols) float32.
         outer: (samples, tokens, rows) and inner: (samples, tokens, cols).
+        first: forget what `total` holds.
+        weight: (rows, cols); in the end `total` is multiplied by |weight|.
     """
-    step = max(1, numbers_at_once(total) // total.shape[1])
-    buffer = torch.empty(min(step, len(total)), total.shape[1], dtype=outer.dtype, device=total.device)
-    for start in range(0, len(total), step):
-        rows = total[start : start + step]
-        for own, other in zip(outer, inner, strict=True):  # these rows stay in the cache for all samples
-            rows.add_(torch.mm(own[:, start : start + step].T, other, out=buffer[: len(rows)]).abs_())
+    height, width = _TILE if total.device.type == "cpu" else _TILE_ON_GPU
+    height, width = min(height, total.shape[0]), min(width, total.shape[1])
+    room = torch.empty(height * width, dtype=outer.dtype, device=total.device)
+    for top, left in product(range(0, total.shape[0], height), range(0, total.shape[1], width)):
+        place = slice(top, top + height), slice(left, left + width)
+        tile = total[place]  # stays in the cache for all samples
+        buffer = room[: tile.numel()].view(tile.shape)
+        for number, (own, other) in enumerate(zip(outer, inner, strict=True)):
+            gradient = torch.mm(own[:, place[0]].T, other[:, place[1]], out=buffer).abs_()
+            if first and number == 0:
+                tile.copy_(gradient)
+            else:
+                tile.add_(gradient)
+        if weight is not None:
+            tile.mul_(torch.abs(weight[place], out=buffer))
+
+
+def weigh_(total: Tensor, parameter: Tensor, dtype: torch.dtype | None = None) -> None:
+    """Turn a sum of |gradient| into S in place: multiply by |theta|.
+
+    Args:
+        total: contiguous float32 sum.
+        parameter: of the same shape, also on another device.
+        dtype: what the parameter was computed in, if that is not what it is stored in.
+    """
+    flat, weights = total.view(-1), parameter.detach().reshape(-1)
+    step = numbers_at_once(total)
+    for start in range(0, len(flat), step):  # a whole |theta| would be as large as the parameter
+        part = weights[start : start + step].to(device=total.device, dtype=dtype or weights.dtype)
+        flat[start : start + step].mul_(part.abs())
 
 
 def numbers_at_once(tensor: Tensor) -> int:
@@ -114,19 +160,28 @@ def _fold_into(total: Tensor) -> Callable[[Tensor], None]:
     return hook
 
 
-def _patch(module: nn.Module, total_of: Mapping[int, Tensor], samples: int, patches: _Patches) -> None:
-    """Let layers fold their own gradients; what has a second use (a tied output layer) is left to autograd."""
-    uses = _uses(module)
+def _patch(
+    module: nn.Module, total_of: Mapping[int, Tensor], samples: int, patches: _Patches, first: bool, last: bool
+) -> set[int]:
+    """Let layers fold their own gradients; what has a second use (a tied output layer) is left to autograd.
+
+    Returns:
+        The ids of the weights whose sums are yet to be cleared (first) and weighed (last) where they are folded.
+    """
+    uses, by_layers = _uses(module), set()
     for holder in module.modules():
         own = {name: total_of.get(id(p)) for name, p in holder.named_parameters(recurse=False)}
         if not own or None in own.values() or any(uses[id(p)] > 1 for p in holder.parameters(recurse=False)):
             continue
         if _is_linear(holder):
-            patches.forward(holder, partial(_linear, holder, own, samples))
+            by_layers.add(id(holder.weight))
+            done = partial(by_layers.discard, id(holder.weight))
+            patches.forward(holder, partial(_linear, holder, own, (samples, first, last, done)))
         elif samples > 1 and isinstance(holder, nn.LayerNorm):
             patches.forward(holder, partial(_layer_norm, holder, own, samples))
         elif samples > 1 and _is_vector_norm(holder):
             patches.forward(holder, partial(_vector_norm, holder, type(holder).forward, own["weight"], samples))
+    return by_layers
 
 
 def _uses(module: nn.Module) -> Counter:
@@ -143,11 +198,9 @@ def _is_vector_norm(holder: nn.Module) -> bool:
     return list(own) == ["weight"] and own["weight"].ndim == 1 and not isinstance(holder, nn.LayerNorm)
 
 
-def _linear(holder: nn.Module, totals: Mapping[str, Tensor], samples: int, x: Tensor) -> Tensor:
+def _linear(holder: nn.Module, totals: Mapping[str, Tensor], way: tuple, x: Tensor) -> Tensor:
     transposed = type(holder) is not nn.Linear
-    return _FoldedLinear.apply(
-        x, holder.weight, holder.bias, totals["weight"], totals.get("bias"), transposed, samples
-    )  # fmt: skip
+    return _FoldedLinear.apply(x, holder.weight, holder.bias, totals["weight"], totals.get("bias"), (transposed, *way))
 
 
 def _layer_norm(holder: nn.LayerNorm, totals: Mapping[str, Tensor], samples: int, x: Tensor) -> Tensor:
@@ -190,11 +243,11 @@ class _FoldedLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, bias_total: Tensor | None,
-        transposed: bool, samples: int,
+        way: tuple[bool, int, bool, bool, Callable[[], object]],
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, weight)
-        ctx.totals, ctx.transposed, ctx.samples = (total, bias_total), transposed, samples
-        if not transposed:
+        ctx.totals, ctx.way = (total, bias_total), way
+        if not way[0]:
             return nn.functional.linear(x, weight, bias)
         return torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
 
@@ -202,12 +255,15 @@ class _FoldedLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         total, bias_total = ctx.totals
-        outs, ins = (t.reshape(ctx.samples, -1, t.shape[-1]) for t in (gradient, x))
-        fold_outer_(total, ins, outs) if ctx.transposed else fold_outer_(total, outs, ins)
+        transposed, samples, first, last, done = ctx.way
+        outs, ins = (t.reshape(samples, -1, t.shape[-1]) for t in (gradient, x))
+        outer, inner = (ins, outs) if transposed else (outs, ins)
+        fold_outer_(total, outer, inner, first=first, weight=weight if last else None)
+        done()
         if bias_total is not None:
             for out in outs:
                 bias_total.add_(out.sum(dim=0).abs_())
         to_input = None
         if ctx.needs_input_grad[0]:
-            to_input = gradient @ (weight.T if ctx.transposed else weight)
-        return to_input, None, None, None, None, None, None
+            to_input = gradient @ (weight.T if transposed else weight)
+        return to_input, None, None, None, None, None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from paraknow_core.errors import NumericError
-from paraknow_core.ops.folding import folding, numbers_at_once
+from paraknow_core.ops.folding import folding, weigh_
 
 Sample = TypeVar("Sample")
 
@@ -38,7 +38,7 @@ def accumulate_sensitivity(
         Name to S in float32, of the parameter's shape (zero where no gradient arrived), and the loss of each sample.
 
     Raises:
-        NumericError: a loss or a sum is not finite, or there is no sample.
+        NumericError: a loss is not finite, or there is no sample.
 
     Note:
         Memory beyond the weights: 4 bytes a parameter plus the activations of one sample.
@@ -59,30 +59,8 @@ def accumulate_sensitivity(
     if not losses:
         raise NumericError("seed samples: none given; sensitivity needs at least one")
     for name, total in sums.items():
-        weigh_(name, total, parameters[name])
+        weigh_(total, parameters[name])
     return sums, losses
-
-
-def weigh_(name: str, total: Tensor, parameter: Tensor, dtype: torch.dtype | None = None) -> None:
-    """Turn a sum of |gradient| into S in place: multiply by |theta|.
-
-    Args:
-        name: of the parameter, for messages.
-        total: contiguous float32 sum.
-        parameter: of the same shape, also on another device.
-        dtype: what the parameter was computed in, if that is not what it is stored in.
-
-    Raises:
-        NumericError: S is not finite.
-    """
-    flat, weights = total.view(-1), parameter.detach().reshape(-1)
-    check = torch.zeros((), dtype=torch.float64, device=total.device)
-    step = numbers_at_once(total)
-    for start in range(0, len(flat), step):  # a whole |theta| would be as large as the parameter
-        part = weights[start : start + step].to(device=total.device, dtype=dtype or weights.dtype)
-        check += flat[start : start + step].mul_(part.abs()).sum()
-    if not torch.isfinite(check):
-        raise NumericError(f"sensitivity of {name}: not finite; compute in float32 or check the weights")
 
 
 def finite_loss(index: int, loss: float) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from paraknow_core.errors import NumericError
 
 IGNORED = -100
-_SLICE_ELEMENTS = 1 << 21  # of the rows in work: 8 MB in float32
+_SLICE_ELEMENTS = 1 << 21  # of the rows, and of the logits, in work: 8 MB in float32
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,10 @@ def sliced_cross_entropy(
     logits = torch.empty(len(state), layer.size, dtype=state.dtype, device=state.device)
     for rows, weights, bias in _slices(layer, state):
         logits[:, rows] = torch.nn.functional.linear(state, weights, bias)
-    losses = []
-    for own, (_, wanted) in zip(logits.split(counts), targets, strict=True):
-        loss, gradient = _loss_and_gradient(own, wanted, layer.softcap)
-        own.copy_(gradient)
-        losses.append(loss)
+    losses = [
+        _loss_to_gradient_(own, wanted, layer.softcap)
+        for own, (_, wanted) in zip(logits.split(counts), targets, strict=True)
+    ]
     inner = torch.zeros(state.shape, dtype=torch.float32, device=state.device)
     for rows, weights, _ in _slices(layer, state):
         errors = logits[:, rows]
@@ -101,13 +100,19 @@ def sliced_cross_entropy(
     return SlicedLoss(losses, gradients)
 
 
-def _loss_and_gradient(logits: Tensor, wanted: Tensor, softcap: float | None) -> tuple[float, Tensor]:
-    leaf = logits.detach().requires_grad_(True)
-    with torch.enable_grad():
-        capped = softcap * torch.tanh(leaf / softcap) if softcap else leaf
-        loss = torch.nn.functional.cross_entropy(capped.float(), wanted.to(leaf.device))
-        loss.backward()
-    return loss.item(), leaf.grad
+def _loss_to_gradient_(logits: Tensor, wanted: Tensor, softcap: float | None) -> float:
+    """Return the mean loss of a sample's logits, and put its gradient to them in their place, some tokens at a time."""
+    total, step = 0.0, max(1, _SLICE_ELEMENTS // logits.shape[1])
+    of_each = torch.ones((), device=logits.device) / len(logits)
+    for rows, tokens in zip(logits.split(step), wanted.to(logits.device).split(step), strict=True):
+        leaf = rows.detach().requires_grad_(True)
+        with torch.enable_grad():
+            capped = softcap * torch.tanh(leaf / softcap) if softcap else leaf
+            loss = torch.nn.functional.cross_entropy(capped.float(), tokens, reduction="sum")
+            loss.backward(of_each)
+        rows.copy_(leaf.grad)
+        total += loss.item()
+    return total / len(logits)
 
 
 def _slices(layer: OutputLayer, state: Tensor) -> Iterator[tuple[slice, Tensor, Tensor | None]]:

@@ -1,5 +1,6 @@
 """From full sensitivities to a store: each layer's S is reduced, asked for its choices, kept whole if wanted, freed."""
 
+import math
 import os
 import shutil
 from collections import defaultdict
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from paraknow_core.errors import NumericError
 from paraknow_core.models.anatomy import Anatomy
 from paraknow_core.models.logical import logical_weight
 from paraknow_core.models.modules import LogicalModule, stored_shapes
@@ -42,9 +44,14 @@ class StoreBuilder:
         self._parts = folder / "parts"
         self._parts.mkdir(parents=True, exist_ok=True)
         self._full = TensorFile(folder / FULL, full_layout(anatomy)) if full else None
+        self._written: list[Path] = []  # since the last `sync`
 
     def add(self, name: str, sums: Mapping[str, Tensor]) -> None:
-        """Take S of some parameters (name -> S in stored shape); all logical modules of a parameter come with it."""
+        """Take S of some parameters (name -> S in stored shape); all logical modules of a parameter come with it.
+
+        Raises:
+            NumericError: S is not finite.
+        """
         reductions: dict[str, Tensor] = {}
         arrays: dict[str, Tensor] = {}
         modules, choices = {}, {}
@@ -54,7 +61,7 @@ class StoreBuilder:
                 continue
             score = logical_weight(sums[module.parameter], module)
             found = dict(zip(("rows", "cols", "map"), profile(score, MAP_SIZE), strict=True))
-            own = found["rows"].sum().item()
+            own = _finite(found["rows"].sum().item(), module.parameter)
             modules[module.name] = {"sum": own, "mean": own / score.numel()}
             held[module.parameter] += own
             reductions |= {f"{module.name}|{key}": tensor.float().cpu() for key, tensor in found.items()}
@@ -67,19 +74,31 @@ class StoreBuilder:
         if self._full is not None:
             for parameter, tensor in sums.items():
                 self._full[parameter].copy_(tensor)
-            self._full.flush()
-        _save(reductions, self._parts / f"{name}.safetensors")
+        self._save(reductions, self._parts / f"{name}.safetensors")
         if arrays:
             (self.folder / CHOICES).mkdir(exist_ok=True)
-            _save(arrays, self.folder / CHOICES / f"{name}.safetensors")
+            self._save(arrays, self.folder / CHOICES / f"{name}.safetensors")
         # Logical modules share a fused parameter without overlap or rest, so that theirs add up to its total.
         parameters = {
-            n: {"sum": held[n] if n in held else total(t), "shape": list(t.shape)} for n, t in sums.items()
+            n: {"sum": held[n] if n in held else _finite(total(t), n), "shape": list(t.shape)} for n, t in sums.items()
         }  # fmt: skip
-        write_json(self._parts / f"{name}.json", {"parameters": parameters, "modules": modules, "choices": choices})
+        facts = {"parameters": parameters, "modules": modules, "choices": choices}
+        write_json(self._parts / f"{name}.json", facts, durable=False)
+        self._written.append(self._parts / f"{name}.json")
+
+    def sync(self) -> None:
+        """Return when the disk has every part so far; a kill of the process loses none in any case."""
+        if self._full is not None:
+            self._full.flush()
+        for path in self._written:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        self._written.clear()
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Put the parts together: reductions.safetensors, and last sensitivity.json with these facts and all totals."""
+        self._written = [path for path in self._written if path.parent != self._parts]  # those are gone in a moment
+        self.sync()
         parts = [read_json(path) for path in sorted(self._parts.glob("*.json"))]
         tensors = {k: v for path in sorted(self._parts.glob("*.safetensors")) for k, v in load_file(path).items()}
         save_file(tensors, self.folder / REDUCTIONS)
@@ -93,12 +112,15 @@ class StoreBuilder:
         write_json(self.folder / TOTALS, {**facts, **totals, **choices})
         shutil.rmtree(self._parts)
 
+    def _save(self, tensors: dict[str, Tensor], path: Path) -> None:
+        save_file(tensors, path)
+        self._written.append(path)
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a file and wait until the disk has it: the progress that is noted next counts on it."""
-    save_file(tensors, path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+
+def _finite(value: float, parameter: str) -> float:
+    if not math.isfinite(value):
+        raise NumericError(f"sensitivity of {parameter}: not finite; compute in float32 or check the weights")
+    return value
 
 
 def full_layout(anatomy: Anatomy) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:

@@ -165,7 +165,7 @@ def _streamed(
 
     shards = Shards(teacher.source, getattr(torch, teacher.dtype), plan.device)
     skeleton = Skeleton(teacher.source, teacher.anatomy, shards)
-    return Stream(skeleton, encoded, work, builder.add, report, anonymous_bytes() + RELEASE_BEYOND).run()
+    return Stream(skeleton, encoded, work, builder, report, anonymous_bytes() + RELEASE_BEYOND).run()
 
 
 def _resident(

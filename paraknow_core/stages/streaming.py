@@ -16,12 +16,13 @@ from torch import Tensor
 
 from paraknow_core.memory import release
 from paraknow_core.models.skeleton import Skeleton
-from paraknow_core.ops.folding import folding, zeros_like
-from paraknow_core.ops.sensitivity import finite_loss, weigh_
+from paraknow_core.ops.folding import folding, weigh_
+from paraknow_core.ops.sensitivity import finite_loss
 from paraknow_core.ops.vocabulary_loss import OutputLayer, sliced_cross_entropy, supervised
-from paraknow_core.paths import read_json, write_json
+from paraknow_core.paths import boot_id, read_json, write_json
 from paraknow_core.planner import BATCH_TOKENS, BATCH_WEIGHTS, GROUP_LOGITS, GROUP_WEIGHTS, sizes_of
 from paraknow_core.stages.context import Reporter
+from paraknow_core.stages.reduction import StoreBuilder
 from paraknow_core.stages.work_folder import PROGRESS
 from paraknow_core.tensor_file import TensorFile
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from paraknow_core.tasks.templates import Encoded
 
 STATE = "state.safetensors"
+SYNC_WEIGHTS = 1 << 24  # in a layer: from there on a step takes longer than a wait for the disk
 
-Keep = Callable[[str, dict[str, Tensor]], None]
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
@@ -38,20 +39,21 @@ class Stream:
     """One streamed measurement: steps in a fixed order, each of which gives the same again if a kill repeats it."""
 
     def __init__(
-        self, model: Skeleton, samples: "Sequence[Encoded]", folder: Path, keep: Keep, report: Reporter, most: int = 0
-    ) -> None:
+        self, model: Skeleton, samples: "Sequence[Encoded]", folder: Path, store: StoreBuilder, report: Reporter,
+        most: int = 0,
+    ) -> None:  # fmt: skip
         """Open the state, that of an interrupted measurement too.
 
         Args:
             model: the teacher without its weights.
             samples: the seed samples, tokenised.
             folder: where the hidden states and the progress are.
-            keep: takes the S of one step's parameters (a name, parameter -> S), which are freed afterwards.
+            store: takes the S of one step's parameters, which are freed afterwards.
             report: told of the progress; may stop the work between two samples.
             most: bytes of memory that this process may hold before it gives back what was freed.
         """
         self.release = partial(release, most)
-        self.model, self.keep, self.report, self.device = model, keep, report, model.shards.device
+        self.model, self.store, self.report, self.device = model, store, report, model.shards.device
         self.ids = [torch.tensor(sample.input_ids, device=self.device) for sample in samples]
         self.labels = [sample.labels for sample in samples]
         ends = torch.tensor([len(ids) for ids in self.ids]).cumsum(0).tolist()
@@ -64,7 +66,8 @@ class Stream:
             self.batches = _grouped(by_length, lambda batch: len(batch) * lengths[batch[-1]] <= BATCH_TOKENS)
         model.lengths = {max(lengths[j] for j in batch) for batch in self.batches}
         layout, self._progress = state_layout(model, self.ids), folder / PROGRESS
-        if not TensorFile.is_there(folder / STATE, layout):
+        same_boot = read_json(self._progress, {}).get("boot") in (None, boot_id())
+        if not (same_boot and TensorFile.is_there(folder / STATE, layout)):
             self._progress.unlink(missing_ok=True)  # it is not of this state
         self.state = TensorFile(folder / STATE, layout)
         self.hidden = [self.state[f"hidden.{i}"] for i in range(len(model.layers) + 1)]
@@ -85,13 +88,24 @@ class Stream:
             if number >= self.progress["done"]:
                 self._part = (before, work, total, f"{what} {i} of {last + 1} {way}" if way else what)
                 step(i)
-                self.state.flush()  # what progress.json promises is on the disk
-                self.progress["done"] = number + 1
-                write_json(self._progress, self.progress)
+                self.record(number + 1)
                 self.release()
             before += work
         self.report.progress(total, total, "every layer")
         return self.progress["losses"]
+
+    def record(self, done: int) -> None:
+        """Note how many steps are done.
+
+        What was written survives a kill of this process at once, and a crash of the machine after a wait for the disk.
+        That wait takes longer than a small layer does: there, what was done counts until the machine is started anew.
+        """
+        durable = boot_id() is None or self.size.largest_layer >= SYNC_WEIGHTS
+        if durable:
+            self.store.sync()
+            self.state.flush()
+        self.progress |= {"done": done, "boot": None if durable else boot_id()}
+        write_json(self._progress, self.progress, durable=durable)
 
     def embed(self) -> None:
         with torch.no_grad():
@@ -121,28 +135,26 @@ class Stream:
         for name, total in outside.items():
             self.state[f"outside.{name}"].copy_(total)
         self.progress["losses"] = [losses[j] for j in range(len(self.ids))]
-        sums.finish(self.keep)
+        self.store.add("output", sums.finish())
 
     def backward(self, i: int) -> None:
         with self.model.layer(i) as layer:
             self.model.prefetch(i - 1)
-            sums = self.zeros(layer.parameters)
+            sums = self.room(layer.parameters)
             for batch in self.follow(self.batches):
                 leaf = self.get(self.hidden[i], batch).requires_grad_(True)
-                with folding(layer.parameters, layer.module, samples=len(batch), sums=sums):
+                first, last = batch is self.batches[0], batch is self.batches[-1]
+                with folding(layer.parameters, layer.module, len(batch), sums, first=first, last=last):
                     layer(leaf).backward(self.get(self.gradients[(i + 1) % 2], batch))
                 self.put(self.gradients[i % 2], batch, leaf.grad)
-            for name, total in sums.items():
-                weigh_(name, total, layer.parameters[name])
-        self.release()
-        self.keep(f"layer-{i}", sums)
+        self.store.add(f"layer-{i}", sums)
         self._used = list(sums.values())
 
-    def zeros(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return sums of zero, in the memory of the layer before: fresh memory costs as much as a product with it."""
+    def room(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return room for sums, that of the layer before: fresh memory costs as much as a product with it."""
         if [t.shape for t in self._used] != [p.shape for p in parameters.values()]:
-            return zeros_like(parameters)
-        return {name: total.zero_() for name, total in zip(parameters, self._used, strict=True)}
+            self._used = [torch.empty_like(p, dtype=torch.float32) for p in parameters.values()]
+        return dict(zip(parameters, self._used, strict=True))
 
     def embedding(self, _: int) -> None:
         """Finish what lies before the layers: embedding, position table; and what lies after them, with its sums."""
@@ -154,6 +166,7 @@ class Stream:
         total = torch.zeros(stored.shape, dtype=torch.float32, device=self.device)
         if tied:
             total.copy_(self.state["tied"])
+        rows_used = torch.cat(self.ids).unique()
         with folding(self.model.outside) as sums:
             for (j,) in self.follow([[j] for j in range(len(self.ids))]):
                 embedded, rows, tokens = self.model.embedded(self.ids[j])
@@ -164,9 +177,14 @@ class Stream:
                 total[tokens] += gradient.abs()
         for outside, sum_before in sums.items():
             sum_before += self.state[f"outside.{outside}"].to(self.device)
-            weigh_(outside, sum_before, self.model.outside[outside])
-        weigh_(name, total, stored, self.model.shards.dtype)
-        self.keep("embedding", {name: total, **sums})
+            weigh_(sum_before, self.model.outside[outside])
+        if tied:
+            weigh_(total, stored, self.model.shards.dtype)
+        else:  # the rest is zero, and stays untouched memory
+            used = total[rows_used]
+            weigh_(used, stored[rows_used.cpu()], self.model.shards.dtype)
+            total[rows_used] = used
+        self.store.add("embedding", {name: total, **sums})
 
     def get(self, states: Tensor, batch: Sequence[int]) -> Tensor:
         """Return a batch of a kept state as (samples, longest, hidden_size) where it is computed, ends filled with 0.
@@ -240,18 +258,18 @@ class OutputSums:
 
         return fold
 
-    def finish(self, keep: Keep) -> None:
-        """Hand S over, or where the embedding's gradients are still to come, put the sums aside."""
+    def finish(self) -> dict[str, Tensor]:
+        """Return S, or where the embedding's gradients are still to come, put the sums aside."""
         found = {}
         if self.bias_total is not None:
-            weigh_(self.model.head_bias, self.bias_total, self.layer.bias)
+            weigh_(self.bias_total, self.layer.bias)
             found[self.model.head_bias] = self.bias_total
         if self.tied:
             self.state["tied"].copy_(self.total)
         else:
-            weigh_(self.name, self.total, self.weights, self.model.shards.dtype)
+            weigh_(self.total, self.weights, self.model.shards.dtype)
             found[self.name] = self.total
-        keep("output", found)
+        return found
 
 
 def state_layout(model: Skeleton, ids: Sequence[Tensor]) -> Layout:

@@ -173,6 +173,22 @@ def test_a_stopped_measurement_goes_on_where_it_was(places, tied, tiny, tmp_path
     assert list(dict.fromkeys(rest.seen))[:-1] == every[done:]
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_crash_of_the_machine_counts_what_the_disk_has(durable, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "SYNC_WEIGHTS", 0 if durable else 1 << 60)
+    folder = tiny("llama")
+    whole = measured(folder, tmp_path / "whole", streaming="always")
+    with pytest.raises(StopRequested):
+        measured(folder, tmp_path / "crashed", streaming="always", report=StopsAfter(17))
+    assert json.loads((tmp_path / "crashed/progress.json").read_text())["done"] >= 3
+    monkeypatch.setattr(streaming, "boot_id", lambda: "the next one")
+    rest = StopsAfter(-1)
+    store = measured(folder, tmp_path / "crashed", streaming="always", report=rest)
+    assert ("layer 0 of 2 forward" in rest.seen) != durable
+    one, two = load_file(whole / FULL), load_file(store / FULL)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
 def test_a_killed_measurement_loses_one_layer_at_most(tiny, chat_file, tmp_path):
     folder, place = tiny("llama", num_hidden_layers=4), tmp_path / "place"
     arguments = ["--teacher", folder, "--data", str(chat_file), "--samples", "4", "--streaming", "always", "--threads",
