@@ -2,4 +2,6 @@
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded; as `python -m paraknow_core` does
+if "OMP_WAIT_POLICY" not in os.environ:  # before torch is loaded; as `python -m paraknow_core` does
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -4,9 +4,12 @@ import os
 import sys
 
 if __name__ == "__main__":
-    # OpenMP reads this when torch is loaded. Threads that spin while they wait, its default, take the cores from
+    # OpenMP reads these when torch is loaded. Threads that spin while they wait, its default, take the cores from
     # whatever else runs: two runs on one machine, or a run and a browser, then make each other many times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that do not spin at all have to be woken for every small product, which can take longer than the product.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # a few microseconds
     try:
         from paraknow_core.cli import main
 
