@@ -32,7 +32,7 @@ MAP_SIZE = 256  # largest side of a module's map
 _BESIDE_PRODUCTS = 1.15  # attention, norms and activations, in time: measured on Llama shapes
 _CALL_SECONDS = 0.006  # one batch through one layer, forward and back, however small
 _START_SECONDS = 0.5  # opening the files, code that is loaded late
-_ALONE = 1.4  # how much slower the products of one sample are than those of a batch
+_ALONE = 1.3  # how much slower the products of one sample are than those of a batch
 _MARGIN = 0.9  # of the budget, for choosing to hold the whole teacher
 
 
