@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "settings": BASE,
     "ops": {"errors"},
     "memory": set(),
+    "openmp": set(),
     "tensor_file": {"errors"},
     "planner": BASE | {"models", "display"},
     "estimates": BASE | {"models", "planner"},
@@ -55,7 +56,7 @@ MAY_IMPORT = {
                           "stages", "methods", "memory", "planner", "estimates", "display", "demo", "pipeline"},
     "cli": BASE | {"settings", "runs", "writer", "models", "tasks", "stages", "pipeline", "engines", "studies",
                    "launcher", "display", "desk"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "openmp"},
     "__init__": set(),
 }  # fmt: skip
 # What pages and app.py may know of the core: run folders and pictures, nothing that computes.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ def folding(
     """While open, each gradient that autograd finishes is added to a sum as |gradient| and dropped.
 
     A sum is as large as its parameter, so that every pass over it counts. Clearing and weighing cost none where they
-    are done here, some rows at a time, while those are in the cache anyway.
+    are done here, a tile at a time, while that is in the cache anyway.
 
     Args:
         parameters: name to leaf tensor, any shapes; each once. They require a gradient while this is open.
@@ -132,6 +132,15 @@ def numbers_at_once(tensor: Tensor) -> int:
     return _CACHED if tensor.device.type == "cpu" else _CHUNK
 
 
+class _Turn(NamedTuple):
+    """One backward pass of a linear layer: how many samples, whether its sum is cleared and weighed, whom to tell."""
+
+    samples: int
+    first: bool
+    last: bool
+    done: Callable[[], object]
+
+
 class _Patches:
     """What was changed on a module, to be undone."""
 
@@ -176,7 +185,7 @@ def _patch(
         if _is_linear(holder):
             by_layers.add(id(holder.weight))
             done = partial(by_layers.discard, id(holder.weight))
-            patches.forward(holder, partial(_linear, holder, own, (samples, first, last, done)))
+            patches.forward(holder, partial(_linear, holder, own, _Turn(samples, first, last, done)))
         elif samples > 1 and isinstance(holder, nn.LayerNorm):
             patches.forward(holder, partial(_layer_norm, holder, own, samples))
         elif samples > 1 and _is_vector_norm(holder):
@@ -198,9 +207,9 @@ def _is_vector_norm(holder: nn.Module) -> bool:
     return list(own) == ["weight"] and own["weight"].ndim == 1 and not isinstance(holder, nn.LayerNorm)
 
 
-def _linear(holder: nn.Module, totals: Mapping[str, Tensor], way: tuple, x: Tensor) -> Tensor:
+def _linear(holder: nn.Module, totals: Mapping[str, Tensor], turn: _Turn, x: Tensor) -> Tensor:
     transposed = type(holder) is not nn.Linear
-    return _FoldedLinear.apply(x, holder.weight, holder.bias, totals["weight"], totals.get("bias"), (transposed, *way))
+    return _FoldedLinear.apply(x, holder.weight, holder.bias, totals["weight"], totals.get("bias"), transposed, turn)
 
 
 def _layer_norm(holder: nn.LayerNorm, totals: Mapping[str, Tensor], samples: int, x: Tensor) -> Tensor:
@@ -243,11 +252,11 @@ class _FoldedLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, bias_total: Tensor | None,
-        way: tuple[bool, int, bool, bool, Callable[[], object]],
+        transposed: bool, turn: _Turn,
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, weight)
-        ctx.totals, ctx.way = (total, bias_total), way
-        if not way[0]:
+        ctx.totals, ctx.transposed, ctx.turn = (total, bias_total), transposed, turn
+        if not transposed:
             return nn.functional.linear(x, weight, bias)
         return torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
 
@@ -255,15 +264,15 @@ class _FoldedLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         total, bias_total = ctx.totals
-        transposed, samples, first, last, done = ctx.way
-        outs, ins = (t.reshape(samples, -1, t.shape[-1]) for t in (gradient, x))
-        outer, inner = (ins, outs) if transposed else (outs, ins)
-        fold_outer_(total, outer, inner, first=first, weight=weight if last else None)
-        done()
+        turn: _Turn = ctx.turn
+        outs, ins = (t.reshape(turn.samples, -1, t.shape[-1]) for t in (gradient, x))
+        outer, inner = (ins, outs) if ctx.transposed else (outs, ins)
+        fold_outer_(total, outer, inner, first=turn.first, weight=weight if turn.last else None)
+        turn.done()
         if bias_total is not None:
             for out in outs:
                 bias_total.add_(out.sum(dim=0).abs_())
         to_input = None
         if ctx.needs_input_grad[0]:
-            to_input = gradient @ (weight.T if transposed else weight)
-        return to_input, None, None, None, None, None
+            to_input = gradient @ (weight.T if ctx.transposed else weight)
+        return to_input, None, None, None, None, None, None
