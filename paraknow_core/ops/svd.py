@@ -115,6 +115,9 @@ def truncated_svd(
     """
     matrix = require_matrix("factorisation", matrix)
     _require_rank(matrix.shape, rank)
+    if matrix.stride(0) < matrix.stride(1):  # stored transposed, as an embedding is: it is read along its own rows
+        found = truncated_svd(matrix.T, rank, tolerance=tolerance, seed=seed)
+        return _signed(found.v, found.s, found.u, found.excess_error, found.exact, found.gap, found.energy)
     low, high = value_range("factorisation", matrix)
     scale = max(-low, high)
     dtype = torch.float64 if matrix.dtype == torch.float64 else torch.float32

@@ -254,3 +254,11 @@ def test_on_an_accelerator():
     matrix = SPECTRA["decay"]
     found = truncated_svd(matrix.cuda(), 8)
     torch.testing.assert_close(found.s.cpu(), truncated_svd(matrix, 8).s, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(700, 600), (60, 50)])
+def test_a_weight_that_is_stored_transposed_is_the_same_weight(shape):
+    stored = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    plain, found = truncated_svd(stored, 4), truncated_svd(stored.T, 4)
+    torch.testing.assert_close((found.u * found.s) @ found.v.T, ((plain.u * plain.s) @ plain.v.T).T)
+    assert found.u.gather(0, found.u.abs().argmax(dim=0, keepdim=True)).gt(0).all()

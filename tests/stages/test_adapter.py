@@ -115,14 +115,14 @@ def test_tied_factors_get_one_full_gradient(tiny, make_context, tmp_path):
     assert all(factor.grad is None for factor in host_factors(head))
     # Numerically: move one entry of the shared storage, watch the loss.
     for factor, index in ((a, (1, 5)), (b, (2, 1))):
-        step = 1e-3
+        step = 1e-2  # a smaller one shows little but the rounding of a float32 loss
         losses = []
         for sign in (1, -1):
             with torch.no_grad():
                 factor[index] += sign * step
                 losses.append(peft_model(input_ids=ids, labels=ids).loss.double().item())
                 factor[index] -= sign * step
-        assert factor.grad[index].item() == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=0.02, abs=2e-4)
+        assert factor.grad[index].item() == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=0.01, abs=5e-5)
     assert any(m.role == "embed" for m in modules)
 
 
