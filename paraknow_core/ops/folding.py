@@ -6,7 +6,7 @@ for vectors (biases, norms), which together are all there is in a decoder layer.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import product
@@ -85,29 +85,30 @@ def batchable(module: nn.Module) -> bool:
 
 
 def fold_outer_(
-    total: Tensor, outer: Tensor, inner: Tensor, *, first: bool = False, weight: Tensor | None = None
-) -> None:
+    total: Tensor, outer: Sequence[Tensor] | Tensor, inner: Sequence[Tensor] | Tensor, *,
+    first: bool = False, weight: Tensor | None = None,
+) -> None:  # fmt: skip
     """Add |outer.T @ inner| of every sample to a sum, in place and a tile at a time.
 
     Args:
         total: (rows, cols) float32.
-        outer: (samples, tokens, rows) and inner: (samples, tokens, cols).
+        outer: (tokens, rows) of each sample; inner: (tokens, cols) of each.
         first: forget what `total` holds.
         weight: (rows, cols); in the end `total` is multiplied by |weight|.
     """
     height, width = _TILE if total.device.type == "cpu" else _TILE_ON_GPU
     height, width = min(height, total.shape[0]), min(width, total.shape[1])
-    room = torch.empty(height * width, dtype=outer.dtype, device=total.device)
+    room = torch.empty(height * width, dtype=outer[0].dtype, device=total.device)
     for top, left in product(range(0, total.shape[0], height), range(0, total.shape[1], width)):
         place = slice(top, top + height), slice(left, left + width)
         tile = total[place]  # stays in the cache for all samples
         buffer = room[: tile.numel()].view(tile.shape)
         for number, (own, other) in enumerate(zip(outer, inner, strict=True)):
-            gradient = torch.mm(own[:, place[0]].T, other[:, place[1]], out=buffer).abs_()
-            if first and number == 0:
-                tile.copy_(gradient)
-            else:
-                tile.add_(gradient)
+            fresh = first and number == 0
+            into = tile if fresh and tile.dtype == buffer.dtype else buffer
+            gradient = torch.mm(own[:, place[0]].T, other[:, place[1]], out=into).abs_()
+            if into is buffer:
+                tile.copy_(gradient) if fresh else tile.add_(gradient)
         if weight is not None:
             tile.mul_(torch.abs(weight[place], out=buffer))
 

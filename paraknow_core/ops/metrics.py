@@ -230,8 +230,8 @@ def _edges(size: int, most: int) -> list[int]:
 
 
 def _means(sums: Tensor, row_edges: list[int], col_edges: list[int]) -> Tensor:
-    heights, widths = torch.tensor(row_edges).diff(), torch.tensor(col_edges).diff()
-    return sums / (heights[:, None] * widths[None, :]).to(sums)
+    heights, widths = (torch.tensor(edges).diff().to(sums) for edges in (row_edges, col_edges))
+    return sums / torch.outer(heights, widths)
 
 
 def _runs(edges: list[int], cols: int) -> Iterator[slice]:

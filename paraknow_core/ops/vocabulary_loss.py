@@ -12,7 +12,8 @@ from torch import Tensor
 from paraknow_core.errors import NumericError
 
 IGNORED = -100
-_SLICE_ELEMENTS = 1 << 21  # of the rows, and of the logits, in work: 8 MB in float32
+_ROWS, _ROWS_ON_GPU = 1024, 4096  # in a slice: products of fewer are slow, and more leave the cache in between
+_LOGITS = 1 << 21  # in work while they become gradients: 8 MB in float32
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def sliced_cross_entropy(
     hidden: Sequence[Tensor],
     labels: Sequence[Sequence[int]],
     layer: OutputLayer,
-    fold: Callable[[int, slice, Tensor, Tensor], None],
+    fold: Callable[[slice, Tensor, Sequence[Tensor], Sequence[Tensor]], None],
 ) -> SlicedLoss:
     """Compute every sample's mean cross-entropy and its gradients.
 
@@ -59,8 +60,10 @@ def sliced_cross_entropy(
         hidden: one (tokens, width) hidden state a sample, any floating dtype.
         labels: one list of tokens a sample; -100 where a token is not supervised.
         layer: the output layer.
-        fold: called with (sample, slice of the vocabulary, gradient (rows, width), bias gradient (rows,)) for every
-            sample and slice; it may change the gradients in place.
+        fold: called for every slice of the vocabulary with the slice; its weights (rows, width); and for each sample
+            its errors (supervised, rows), the gradient to the logits, and its states (supervised, width). A sample's
+            gradient to the weights is errors.T @ states, and to the bias the sum of its errors over the tokens. It may
+            change the errors in place.
 
     Returns:
         The losses, and for each sample the gradient to its hidden state, (tokens, width).
@@ -80,18 +83,19 @@ def sliced_cross_entropy(
     counts = [len(positions) for positions, _ in targets]
     state = torch.cat([h.detach()[positions.to(h.device)] for h, (positions, _) in zip(hidden, targets, strict=True)])
     logits = torch.empty(len(state), layer.size, dtype=state.dtype, device=state.device)
-    for rows, weights, bias in _slices(layer, state):
-        logits[:, rows] = torch.nn.functional.linear(state, weights, bias)
+    for rows, weights in _slices(layer, state.device):
+        torch.mm(state, weights.T, out=logits[:, rows])
+    if layer.bias is not None:
+        logits += layer.bias
     losses = [
         _loss_to_gradient_(own, wanted, layer.softcap)
         for own, (_, wanted) in zip(logits.split(counts), targets, strict=True)
     ]
-    inner = torch.zeros(state.shape, dtype=torch.float32, device=state.device)
-    for rows, weights, _ in _slices(layer, state):
+    inner, states = torch.zeros(state.shape, dtype=torch.float32, device=state.device), state.split(counts)
+    for rows, weights in _slices(layer, state.device):
         errors = logits[:, rows]
         inner += errors @ weights
-        for j, (error, own) in enumerate(zip(errors.split(counts), state.split(counts), strict=True)):
-            fold(j, rows, error.T @ own, error.sum(dim=0))
+        fold(rows, weights, errors.split(counts), states)
     gradients = []
     for h, (positions, _), gradient in zip(hidden, targets, inner.split(counts), strict=True):
         whole = torch.zeros_like(h)
@@ -102,7 +106,7 @@ def sliced_cross_entropy(
 
 def _loss_to_gradient_(logits: Tensor, wanted: Tensor, softcap: float | None) -> float:
     """Return the mean loss of a sample's logits, and put its gradient to them in their place, some tokens at a time."""
-    total, step = 0.0, max(1, _SLICE_ELEMENTS // logits.shape[1])
+    total, step = 0.0, max(1, _LOGITS // logits.shape[1])
     of_each = torch.ones((), device=logits.device) / len(logits)
     for rows, tokens in zip(logits.split(step), wanted.to(logits.device).split(step), strict=True):
         leaf = rows.detach().requires_grad_(True)
@@ -115,8 +119,8 @@ def _loss_to_gradient_(logits: Tensor, wanted: Tensor, softcap: float | None) ->
     return total / len(logits)
 
 
-def _slices(layer: OutputLayer, state: Tensor) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    step = max(1, min(layer.size, _SLICE_ELEMENTS // state.shape[1]))
+def _slices(layer: OutputLayer, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+    step = _ROWS if device.type == "cpu" else _ROWS_ON_GPU
     for start in range(0, layer.size, step):
         rows = slice(start, min(start + step, layer.size))
-        yield rows, layer.rows(rows), None if layer.bias is None else layer.bias[rows]
+        yield rows, layer.rows(rows)

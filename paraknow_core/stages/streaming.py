@@ -16,7 +16,7 @@ from torch import Tensor
 
 from paraknow_core.memory import release
 from paraknow_core.models.skeleton import Skeleton
-from paraknow_core.ops.folding import folding, weigh_
+from paraknow_core.ops.folding import fold_outer_, folding, weigh_
 from paraknow_core.ops.sensitivity import finite_loss
 from paraknow_core.ops.vocabulary_loss import OutputLayer, sliced_cross_entropy, supervised
 from paraknow_core.paths import boot_id, read_json, write_json
@@ -124,10 +124,12 @@ class Stream:
         release()
         sums, losses = OutputSums(self.model, self.ids, self.state), {}
         with folding(self.model.outside) as outside:
-            for group in self.follow(self.groups(sums.layer.size)):
+            groups = self.groups(sums.layer.size)
+            for group in self.follow(groups):
                 leaves = [self.get(self.hidden[last], [j])[0].requires_grad_(True) for j in group]
                 seen = [self.model.after_layers(self.ids[j], leaf) for j, leaf in zip(group, leaves, strict=True)]
-                found = sliced_cross_entropy(seen, [self.labels[j] for j in group], sums.layer, sums.fold(group))
+                fold = partial(sums.fold, group, first=group is groups[0], last=group is groups[-1])
+                found = sliced_cross_entropy(seen, [self.labels[j] for j in group], sums.layer, fold)
                 for n, j in enumerate(group):
                     losses[j] = finite_loss(j, found.losses[n])
                     seen[n].backward(found.gradients[n])
@@ -234,29 +236,28 @@ class OutputSums:
     def __init__(self, model: Skeleton, ids: Sequence[Tensor], state: TensorFile) -> None:
         self.model, self.state, self.tied = model, state, "tied" in state
         self.name = model.embed_name if self.tied else model.head_name
-        self.weights = model.shards.stored(self.name)
         self.tokens = [torch.unique(each) for each in ids] if self.tied else []
-        self.total = torch.zeros(self.weights.shape, dtype=torch.float32, device=model.shards.device)
+        self.total = torch.empty(model.shards.shape(self.name), dtype=torch.float32, device=model.shards.device)
         bias = model.shards[model.head_bias] if model.head_bias else None
         self.bias_total = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-        self.layer = OutputLayer(
-            partial(model.shards.rows, self.name), len(self.weights), bias, model.softcap
-        )  # fmt: skip
+        rows = partial(model.shards.rows, self.name)
+        self.layer = OutputLayer(rows, len(self.total), bias, model.softcap)
 
-    def fold(self, group: Sequence[int]) -> Callable[[int, slice, Tensor, Tensor], None]:
-        """Return what `sliced_cross_entropy` hands the gradients of these samples to."""
-
-        def fold(n: int, rows: slice, gradient: Tensor, bias_gradient: Tensor) -> None:
-            if self.tied:
-                inside = ((self.tokens[group[n]] >= rows.start) & (self.tokens[group[n]] < rows.stop)).nonzero()[:, 0]
-                own = self.tokens[group[n]][inside] - rows.start
-                self.state[f"tied.{group[n]}"][inside.cpu()] = gradient[own].float().cpu()
-                gradient[own] = 0
-            self.total[rows] += gradient.abs_()
-            if self.bias_total is not None:
-                self.bias_total[rows] += bias_gradient.abs_()
-
-        return fold
+    def fold(
+        self, group: Sequence[int], rows: slice, weights: Tensor, errors: Sequence[Tensor], states: Sequence[Tensor],
+        *, first: bool, last: bool,
+    ) -> None:  # fmt: skip
+        """Take what `sliced_cross_entropy` finds for these samples, the first or the last ones."""
+        if self.bias_total is not None:
+            for error in errors:
+                self.bias_total[rows] += error.sum(dim=0).abs_()
+        if self.tied:  # what reaches a token twice, here and as an input, is added before the absolute value
+            for j, error, state in zip(group, errors, states, strict=True):
+                inside = ((self.tokens[j] >= rows.start) & (self.tokens[j] < rows.stop)).nonzero()[:, 0]
+                own = self.tokens[j][inside] - rows.start
+                self.state[f"tied.{j}"][inside.cpu()] = (error[:, own].T @ state).float().cpu()
+                error[:, own] = 0
+        fold_outer_(self.total[rows], errors, states, first=first, weight=weights if last and not self.tied else None)
 
     def finish(self) -> dict[str, Tensor]:
         """Return S, or where the embedding's gradients are still to come, put the sums aside."""
@@ -267,7 +268,6 @@ class OutputSums:
         if self.tied:
             self.state["tied"].copy_(self.total)
         else:
-            weigh_(self.total, self.weights, self.model.shards.dtype)
             found[self.name] = self.total
         return found
 
