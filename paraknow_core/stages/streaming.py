@@ -16,7 +16,7 @@ from torch import Tensor
 
 from paraknow_core.memory import release
 from paraknow_core.models.skeleton import Skeleton
-from paraknow_core.ops.folding import fold_outer_, folding, weigh_
+from paraknow_core.ops.folding import fold_outer_, folding, sliced, weigh_
 from paraknow_core.ops.sensitivity import finite_loss
 from paraknow_core.ops.vocabulary_loss import OutputLayer, sliced_cross_entropy, supervised
 from paraknow_core.paths import boot_id, read_json, write_json
@@ -113,7 +113,7 @@ class Stream:
                 self.hidden[0][place] = self.model.before_layers(self.model.embedded(ids)[0]).cpu()
 
     def forward(self, i: int) -> None:
-        with self.model.layer(i) as layer, torch.no_grad():
+        with self.model.layer(i) as layer, sliced(layer.module), torch.no_grad():
             self.model.prefetch(i + 1)
             for batch in self.follow(self.batches):
                 self.put(self.hidden[i + 1], batch, layer(self.get(self.hidden[i], batch)))
