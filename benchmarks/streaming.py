@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -27,16 +29,18 @@ WAYS = {"tiny": ("streamed", "resident", "published"), "0.2B": ("streamed", "res
         "1.1B": ("streamed", "resident"), "7B": ("streamed",)}  # fmt: skip
 SAMPLES, TOKENS = 4, 128
 REPEATS = {"0.2B": 3}  # of what takes seconds
+RATE_S = 1.5  # of products before and after every run
 NOTES = [
     f"Random weights in bfloat16 shards, float32 arithmetic, {SAMPLES} samples of {TOKENS} tokens, all supervised.",
     "Memory: peak anonymous memory (RssAnon) of a process of its own, polled from outside every 20 ms. Bound: 1.25 x",
     "(8 bytes x largest layer + 4 bytes x largest tensor) + 0.5 GB. Rate: 8 operations a layer weight and token",
     "(forward, forward again, two products backward; 6 where nothing is computed again) and 6 a weight of the output",
-    "layer, over the seconds of the whole measurement: start, reading and reducing included. 0.2B: the fastest of",
-    "three, and their largest memory. The machine's rate, right before and after. Square: the best of float32 products",
-    "of 2048 x 4096 x 4096. Shapes: that of the layer's own,",
-    "all tokens together forward and to the input, but to the weight one sample at a time, (inner, tokens) x (tokens,",
-    "hidden), because |gradient| is taken sample by sample. Published: a gradient and a product for",
+    "layer, over the seconds of the whole measurement: start, reading and reducing included. The machine's rate:",
+    "plain torch products for 1.5 seconds before and after every run. Square: 2048 x 4096 x 4096. Shapes: those of the",
+    "layer's own, all tokens together forward (twice) and to the input, but to the weight one sample at a time,",
+    "because |gradient| is taken sample by sample. The share of the rate is that of the fastest run (0.2B: of three)",
+    "in the rate of the fastest product; and, because a shared machine's speed changes from second to second, that of",
+    "the average run in the average rate. Memory: the largest of them. Published: a gradient and a product for",
     "each parameter of each sample, as the method's released script does. Predicted: what was said before the start.",
 ]
 
@@ -136,29 +140,42 @@ def measure_case(case: dict[str, Any]) -> dict[str, Any]:
     return json.loads(process.stdout.read().strip().splitlines()[-1]) | {"outside": peak or None}
 
 
-def gemm_rate() -> float:
-    """Best rate of float32 products, operations a second."""
-    a, b = torch.randn(2048, 4096), torch.randn(4096, 4096)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - start)
-    return 2 * 2048 * 4096 * 4096 / best
-
-
 def _gigabytes(count: float) -> str:
     return f"{count / 1e9:.2f} GB"
 
 
-def own_rate(size: str) -> float:
-    """Best rate of products of a layer's own shapes, one sample's weight gradient at a time, operations a second."""
-    from paraknow_core.ops.speed import measure_speed
-    from paraknow_core.planner import BATCH_TOKENS, BATCH_WEIGHTS
+class Rates:
+    """How fast plain products are around the runs: all that is measured on a machine that is not always as fast."""
 
-    hidden, inner, _, _ = SIZES[size]
-    together = min(SAMPLES * TOKENS, BATCH_TOKENS) if hidden * inner >= BATCH_WEIGHTS else TOKENS
-    return measure_speed(torch.float32, "cpu", together, hidden, inner, TOKENS).flops
+    def __init__(self, size: str) -> None:
+        hidden, inner, _, _ = SIZES[size]
+        tokens = SAMPLES * TOKENS
+        a, b = torch.randn(2048, 4096), torch.randn(4096, 4096)
+        x, y, weight = torch.randn(tokens, hidden), torch.randn(tokens, inner), torch.randn(inner, hidden)
+        samples = list(zip(y.split(TOKENS), x.split(TOKENS), strict=True))
+        own = 2 * tokens * hidden * inner
+        self._products = {
+            "square": (2 * 2048 * 4096 * 4096, lambda: a @ b),
+            "forward": (own, lambda: x @ weight.T),
+            "to input": (own, lambda: y @ weight),
+            "to weight": (own, lambda: [out.T @ into for out, into in samples]),
+        }
+        self._times: dict[str, list[float]] = {name: [] for name in self._products}
+
+    def sample(self) -> None:
+        """Spend some seconds on products, as many of each kind as take about as long."""
+        began = time.perf_counter()
+        while time.perf_counter() - began < RATE_S:
+            for name, (count, product) in self._products.items():
+                for _ in range(max(1, int(2e10 / count))):
+                    start = time.perf_counter()
+                    product()
+                    self._times[name].append((time.perf_counter() - start) / count)
+
+    def of(self, choose: Callable[[list[float]], float]) -> tuple[float, float]:
+        """Return operations a second of square products, and of a layer's own (forward twice), given best or mean."""
+        times = {name: choose(each) for name, each in self._times.items()}
+        return 1 / times["square"], 4 / (2 * times["forward"] + times["to input"] + times["to weight"])
 
 
 def measure_size(size: str, threads: int, folder: Path) -> list[dict[str, Any]]:
@@ -169,20 +186,25 @@ def measure_size(size: str, threads: int, folder: Path) -> list[dict[str, Any]]:
     build(folder / size, size)
     rows = []
     for way in WAYS[size]:
-        rates, runs = [(gemm_rate(), own_rate(size))], []
+        rates, runs = Rates(size), []
+        rates.sample()
         for _ in range(REPEATS.get(size, 1)):
             with tempfile.TemporaryDirectory(dir=folder) as work:
                 runs.append(measure_case({"model": str(folder / size), "way": way, "threads": threads, "work": work}))
-            rates.append((gemm_rate(), own_rate(size)))
-        (rate, own), found = (max(each) for each in zip(*rates, strict=True)), min(runs, key=lambda run: run["seconds"])
+            rates.sample()
+        found = min(runs, key=lambda run: run["seconds"])
+        (best, best_own), (mean, mean_own) = rates.of(min), rates.of(fmean)
         flops = (8 if way == "streamed" else 6) * layers * layer * tokens + 6 * VOCABULARY * hidden * tokens
+        on_average = flops / fmean(run["seconds"] for run in runs)
         predicted = found["predicted"] or {}
         rows.append({
             "case": size, "way": way, "seconds": found["seconds"],
             "memory": max(run["outside"] or 0 for run in runs) or None,
             "bound": 1.25 * (8 * layer + 4 * max(VOCABULARY, inner) * hidden) + 0.5e9 if way == "streamed" else None,
-            "gflops": flops / found["seconds"] / 1e9, "of_square": flops / found["seconds"] / rate,
-            "of_shapes": flops / found["seconds"] / own, "square_gflops": rate / 1e9, "shapes_gflops": own / 1e9,
+            "gflops": flops / found["seconds"] / 1e9, "of_square": flops / found["seconds"] / best,
+            "of_shapes": flops / found["seconds"] / best_own, "mean_of_square": on_average / mean,
+            "mean_of_shapes": on_average / mean_own, "square_gflops": best / 1e9, "shapes_gflops": best_own / 1e9,
+            "mean_square_gflops": mean / 1e9, "mean_shapes_gflops": mean_own / 1e9,
             "predicted_memory": predicted.get("memory"), "predicted_seconds": predicted.get("seconds"),
             "total": found["total"],
         })  # fmt: skip
@@ -209,7 +231,8 @@ def main() -> None:
     columns = {
         "case": str, "way": str, "seconds": "{:.1f}".format, "predicted_seconds": "{:.1f}".format,
         "memory": _gigabytes, "predicted_memory": _gigabytes, "bound": _gigabytes, "gflops": "{:.0f}".format,
-        "of_square": "{:.0%}".format, "of_shapes": "{:.0%}".format, "total": "{:.6g}".format,
+        "of_square": "{:.0%}".format, "of_shapes": "{:.0%}".format, "mean_of_square": "{:.0%}".format,
+        "mean_of_shapes": "{:.0%}".format, "total": "{:.6g}".format,
     }  # fmt: skip
     name = f"streaming_{'_'.join(sizes)}" if options.size else "streaming"
     publish(options, name, "Streamed sensitivity", NOTES, facts, rows, columns)
