@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -166,7 +165,9 @@ class Stream:
         release()
         tied, name = "tied" in self.state, self.model.embed_name
         stored = self.model.shards.stored(name)
-        total = self.state["tied"].to(self.device, copy=True) if tied else _untouched_zeros(stored.shape, self.device)
+        total = torch.zeros(stored.shape, dtype=torch.float32, device=self.device)
+        if tied:
+            total.copy_(self.state["tied"])
         rows_used = torch.cat(self.ids).unique()
         with folding(self.model.outside) as sums:
             for (j,) in self.follow([[j] for j in range(len(self.ids))]):
@@ -227,11 +228,6 @@ def _grouped(order: Iterable[int], fits: Callable[[list[int]], bool]) -> list[li
         else:
             groups.append([j])
     return groups
-
-
-def _untouched_zeros(shape: Sequence[int], device: str) -> Tensor:
-    """Return float32 zeros, on a CPU without writing them: torch's own take several times as long to make and free."""
-    return torch.from_numpy(np.zeros(shape, np.float32)) if device == "cpu" else torch.zeros(shape, device=device)
 
 
 class OutputSums:
