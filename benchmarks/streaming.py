@@ -150,15 +150,16 @@ class Rates:
     def __init__(self, size: str) -> None:
         hidden, inner, _, _ = SIZES[size]
         tokens = SAMPLES * TOKENS
-        a, b = torch.randn(2048, 4096), torch.randn(4096, 4096)
+        a, b, square = torch.randn(2048, 4096), torch.randn(4096, 4096), torch.empty(2048, 4096)
         x, y, weight = torch.randn(tokens, hidden), torch.randn(tokens, inner), torch.randn(inner, hidden)
+        forward, to_input, to_weight = (torch.empty_like(t) for t in (y, x, weight))  # fresh memory takes time too
         samples = list(zip(y.split(TOKENS), x.split(TOKENS), strict=True))
         own = 2 * tokens * hidden * inner
         self._products = {
-            "square": (2 * 2048 * 4096 * 4096, lambda: a @ b),
-            "forward": (own, lambda: x @ weight.T),
-            "to input": (own, lambda: y @ weight),
-            "to weight": (own, lambda: [out.T @ into for out, into in samples]),
+            "square": (2 * 2048 * 4096 * 4096, lambda: torch.mm(a, b, out=square)),
+            "forward": (own, lambda: torch.mm(x, weight.T, out=forward)),
+            "to input": (own, lambda: torch.mm(y, weight, out=to_input)),
+            "to weight": (own, lambda: [torch.mm(out.T, into, out=to_weight) for out, into in samples]),
         }
         self._times: dict[str, list[float]] = {name: [] for name in self._products}
 
