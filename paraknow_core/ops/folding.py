@@ -79,7 +79,7 @@ def sliced(module: nn.Module) -> Iterator[None]:
     with _Patches() as patches:
         for holder in module.modules():
             if _is_linear(holder):
-                patches.forward(holder, partial(_output_of, holder))
+                patches.forward(holder, partial(_output, holder))
         yield
 
 
@@ -220,13 +220,8 @@ def _is_vector_norm(holder: nn.Module) -> bool:
     return list(own) == ["weight"] and own["weight"].ndim == 1 and not isinstance(holder, nn.LayerNorm)
 
 
-def _output_of(holder: nn.Module, x: Tensor) -> Tensor:
-    return _output(x, holder.weight, holder.bias, type(holder) is not nn.Linear)
-
-
-def _output(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
-    out = multiply(x, weight if transposed else weight.T)
-    return out if bias is None else out.add_(bias)
+def _output(holder: nn.Module, x: Tensor) -> Tensor:
+    return multiply(x, holder.weight.T if type(holder) is nn.Linear else holder.weight, holder.bias)
 
 
 def _linear(holder: nn.Module, totals: Mapping[str, Tensor], turn: _Turn, x: Tensor) -> Tensor:
@@ -278,7 +273,7 @@ class _FoldedLinear(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, weight)
         ctx.totals, ctx.transposed, ctx.turn = (total, bias_total), transposed, turn
-        return _output(x, weight, bias, transposed)
+        return multiply(x, weight if transposed else weight.T, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -19,15 +19,18 @@ def everything_is_large(monkeypatch):
 @pytest.mark.parametrize("columns", [1, 7, 8, 9, 16, 17, 40])
 @pytest.mark.parametrize("stored_transposed", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_is_the_product(columns, stored_transposed, dtype):
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_it_is_the_product(columns, stored_transposed, dtype, with_bias):
     generator = torch.Generator().manual_seed(columns)
     left = torch.randn(2, 3, 5, generator=generator).to(dtype)
     right = torch.randn(5, columns, generator=generator).to(dtype)
     right = right.T.contiguous().T if stored_transposed else right
-    found = multiply(left, right)
+    bias = torch.randn(columns, generator=generator).to(dtype) if with_bias else None
+    found = multiply(left, right, bias)
     assert found.dtype == dtype
+    wanted = left.double() @ right.double() + (bias.double() if with_bias else 0)
     tolerance = 1e-6 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(found.double(), left.double() @ right.double(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=tolerance)
 
 
 def test_no_part_of_it_is_larger_than_asked_for(monkeypatch):
