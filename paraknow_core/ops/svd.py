@@ -7,7 +7,6 @@ has a gap at the rank, the residual of the triplets.
 """
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -18,13 +17,12 @@ from torch import Tensor
 from paraknow_core.errors import NumericError, ShapeError
 from paraknow_core.ops.chunks import require_matrix, value_range
 from paraknow_core.ops.metrics import retained_energy, sum_of_squares
+from paraknow_core.ops.products import StripProducts
 
 _EXACT_SIZE = 512  # up to here the exact decomposition takes well under a second
 _MOST_STEPS = 60
 _LEAST_BLOCK = 16  # vectors multiplied at a time: fewer take the matrix as long to read
 _CLEAR_GAP, _SHARP = 1.1, 1e-4  # from this gap on the product is held to this relative error
-_STRIP = 1 << 19  # numbers of the matrix that two products share while they are in the cache
-_PADDING = 16  # numbers between the rows of a strip
 _MOST_PASSES = 6
 _ORTHONORMAL = 1e-3  # a basis this far from orthonormal is not trusted
 _ORTHOGONAL = 1e-6  # how far new vectors may overlap with it
@@ -130,7 +128,7 @@ def truncated_svd(
     block = max(rank, _LEAST_BLOCK)
     found = None
     if min(matrix.shape) > max(_EXACT_SIZE, 4 * block):
-        found = _krylov(_Products(matrix, dtype), rank, block, tolerance, seed)
+        found = _krylov(StripProducts(matrix, dtype), rank, block, tolerance, seed)
     return found or _exact(matrix.to(dtype), rank)
 
 
@@ -191,47 +189,7 @@ def _exact(matrix: Tensor, rank: int) -> TruncatedSVD:
     return _signed(u[:, :rank], s[:rank], vh[:rank].T, 0.0, True, _gap(s, rank), energy)
 
 
-class _Products:
-    """Products of a large matrix with a few columns, some of its rows at a time.
-
-    On a CPU the rows pass through a buffer that the cache holds. There half precision is converted, without a copy of
-    the whole, and rows lie a little further apart: 4 KB apart or a multiple of that, as most weights' rows are, what
-    the transposed product reads together competes for the same few places of the cache, and it takes half as long
-    again. An accelerator is given the whole matrix at once.
-    """
-
-    def __init__(self, matrix: Tensor, dtype: torch.dtype) -> None:
-        self.matrix, self.shape, self.dtype = matrix, matrix.shape, dtype
-        rows, cols = matrix.shape
-        on_cpu = matrix.device.type == "cpu"
-        self._step = min(rows, max(1, _STRIP // cols)) if on_cpu else rows
-        self._room = matrix.new_empty(self._step, cols + _PADDING, dtype=dtype)[:, :cols] if on_cpu else None
-
-    def there(self, vectors: Tensor) -> Tensor:
-        """Multiply (n, b) by the matrix: (m, b)."""
-        return torch.cat([strip @ vectors for strip in self._strips()])
-
-    def back(self, images: Tensor) -> Tensor:
-        """Multiply (m, b) by the transposed matrix: (n, b)."""
-        return self._sum(zip(self._strips(), images.split(self._step), strict=True), images.shape[1])
-
-    def there_and_back(self, vectors: Tensor, images: Tensor) -> Tensor:
-        """Multiply (n, b) by the matrix into `images`, (m, b), and these by its transpose: (n, b). Reads it once."""
-        parts = zip(self._strips(), images.split(self._step), strict=True)
-        return self._sum(((strip, torch.mm(strip, vectors, out=part)) for strip, part in parts), images.shape[1])
-
-    def _sum(self, pairs: Iterable[tuple[Tensor, Tensor]], columns: int) -> Tensor:
-        total = self.matrix.new_zeros(self.shape[1], columns, dtype=self.dtype)
-        for strip, part in pairs:
-            total.addmm_(strip.T, part)
-        return total
-
-    def _strips(self) -> Iterator[Tensor]:
-        for rows in self.matrix.split(self._step):
-            yield rows.to(self.dtype) if self._room is None else self._room[: len(rows)].copy_(rows)
-
-
-def _krylov(products: _Products, rank: int, block: int, tolerance: float, seed: int) -> TruncatedSVD | None:
+def _krylov(products: StripProducts, rank: int, block: int, tolerance: float, seed: int) -> TruncatedSVD | None:
     """Build the basis block by block until the check holds; None if it does not.
 
     What is kept lies in rows, in room for all that may come: growing a tensor would copy it at every step. Unused room
@@ -309,7 +267,7 @@ def _orthonormal_to(basis: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _from_basis(
-    products: _Products, basis: Tensor, images: Tensor, gram: Tensor, rank: int, loss: float, total: float
+    products: StripProducts, basis: Tensor, images: Tensor, gram: Tensor, rank: int, loss: float, total: float
 ) -> TruncatedSVD | None:
     """Take the leading triplets from the basis, or None where it is no basis, or a gap shows them to be unfinished."""
     identity = torch.eye(len(basis), dtype=basis.dtype, device=basis.device)

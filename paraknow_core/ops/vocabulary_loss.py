@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from paraknow_core.errors import NumericError
+from paraknow_core.ops.products import multiply
 
 IGNORED = -100
 _ROWS, _ROWS_ON_GPU = 1024, 4096  # in a slice: products of fewer are slow, and more leave the cache in between
@@ -84,9 +85,8 @@ def sliced_cross_entropy(
     state = torch.cat([h.detach()[positions.to(h.device)] for h, (positions, _) in zip(hidden, targets, strict=True)])
     logits = torch.empty(len(state), layer.size, dtype=state.dtype, device=state.device)
     for rows, weights in _slices(layer, state.device):
-        torch.mm(state, weights.T, out=logits[:, rows])
-    if layer.bias is not None:
-        logits += layer.bias
+        bias = None if layer.bias is None else layer.bias[rows]
+        multiply(state, weights.T, bias, out=logits[:, rows])
     losses = [
         _loss_to_gradient_(own, wanted, layer.softcap)
         for own, (_, wanted) in zip(logits.split(counts), targets, strict=True)
