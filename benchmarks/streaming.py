@@ -226,6 +226,8 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     facts, rows = machine(), []
     sizes = options.size or (["tiny"] if options.small else ["0.2B", "1.1B"])
+    if options.work:
+        options.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         for size in sizes:
             rows += measure_size(size, torch.get_num_threads(), Path(folder))

@@ -88,11 +88,12 @@ def build_empty(source: ModelSource, anatomy: Anatomy, dtype: "torch.dtype", dev
     """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
 
     config = _config(source)
     with _quiet_transformers():
         try:
-            with init_empty_weights(include_buffers=False):
+            with init_empty_weights(include_buffers=False), no_init_weights():
                 model = AutoModelForCausalLM.from_config(
                     config, dtype=dtype, attn_implementation=FAMILIES[anatomy.family].attention, trust_remote_code=False
                 )
