@@ -30,7 +30,7 @@ def tiny(tmp_path_factory):
     built = {}
 
     def build(family, **overrides):
-        key = (family, tuple(sorted(overrides.items())))
+        key = (family, repr(sorted(overrides.items())))
         if key not in built:
             built[key] = build_tiny(family, tmp_path_factory.mktemp(family), **overrides)
         return str(built[key])

@@ -66,7 +66,6 @@ class Skeleton:
         """Build the architecture and load what is neither a layer nor an embedding: the last norm, position tables."""
         self.anatomy, self.shards = anatomy, shards
         family = FAMILIES[anatomy.family]
-        self.lengths: set[int] | None = None  # of what goes through the layers; None: keep the arguments of any
         self.model = build_empty(source, anatomy, shards.dtype, shards.device)
         _check_same_parameters(self.model, shards, anatomy, f"{family.head}.weight")
         _check_tie(source, anatomy, family)
@@ -89,8 +88,9 @@ class Skeleton:
 
     @cached_property
     def batchable(self) -> bool:
-        """Whether several samples may go through a layer together (see `ops.folding`)."""
-        return all(batchable(layer) for layer in self.layers)
+        """Whether several samples may go through a layer together: later tokens change nothing, see `ops.folding`."""
+        causal = all(getattr(part, "is_causal", True) for layer in self.layers for part in layer.modules())
+        return causal and all(batchable(layer) for layer in self.layers)
 
     def layer_parameters(self, index: int) -> list[str]:
         """Return the full names of a layer's parameters."""
@@ -140,13 +140,22 @@ class Skeleton:
         return out, rows, tokens
 
     def before_layers(self, embedded: Tensor) -> Tensor:
-        """Return the first layer's input (tokens, hidden_size), noting what all layers are called with."""
+        """Return the first layer's input (tokens, hidden_size)."""
         self.base(inputs_embeds=embedded, use_cache=False)
-        for known, stand_in in zip(self._arguments, self.stand_ins, strict=True):
-            if self.lengths is not None and embedded.shape[1] not in self.lengths:
-                break
-            known.setdefault(embedded.shape[1], _detached(stand_in.arguments))
         return self.stand_ins[0].seen[0]
+
+    def keep_arguments(self, tokens: int) -> None:
+        """Keep what `before_layers` called the layers with, for so many tokens (masks, rotary tables)."""
+        for known, stand_in in zip(self._arguments, self.stand_ins, strict=True):
+            known.setdefault(tokens, _detached(stand_in.arguments))
+
+    def arguments_begin(self, tokens: int) -> bool:
+        """Return whether what `before_layers` called the layers with is the beginning of what is kept for more tokens.
+
+        Not so where a rotary table is scaled by the number of tokens: those must not be filled up.
+        """
+        pairs = zip(self._arguments, self.stand_ins, strict=True)
+        return all(_begins(stand_in.arguments, known[tokens]) for known, stand_in in pairs)
 
     def embedding_gradient(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """Return the gradient that reached the rows of `embedded`, (distinct, width); a padding token has none."""
@@ -195,6 +204,17 @@ def _check_tie(source: ModelSource, anatomy: Anatomy, family: Family) -> None:
     step = 4096
     if one.shape != two.shape or any(not one[i : i + step].equal(two[i : i + step]) for i in range(0, len(one), step)):
         raise untied(anatomy.label)
+
+
+def _begins(fewer: Any, more: Any) -> bool:
+    """Return whether every tensor in some arguments is the beginning, in every dimension, of the one in others."""
+    if isinstance(fewer, Tensor) and isinstance(more, Tensor):
+        return fewer.ndim == more.ndim and fewer.equal(more[tuple(map(slice, fewer.shape))])
+    if isinstance(fewer, tuple) and isinstance(more, tuple):
+        return len(fewer) == len(more) and all(map(_begins, fewer, more))
+    if isinstance(fewer, dict) and isinstance(more, dict):
+        return fewer.keys() == more.keys() and all(_begins(value, more[key]) for key, value in fewer.items())
+    return type(fewer) is type(more)
 
 
 def _detached(value: Any) -> Any:

@@ -64,7 +64,6 @@ class Stream:
         if model.batchable and self.size.largest_in_layer >= BATCH_WEIGHTS:
             by_length = sorted(lengths, key=lengths.get)
             self.batches = _grouped(by_length, lambda batch: len(batch) * lengths[batch[-1]] <= BATCH_TOKENS)
-        model.lengths = {max(lengths[j] for j in batch) for batch in self.batches}
         layout, self._progress = state_layout(model, self.ids), folder / PROGRESS
         same_boot = read_json(self._progress, {}).get("boot") in (None, boot_id())
         if not (same_boot and TensorFile.is_there(folder / STATE, layout)):
@@ -108,9 +107,17 @@ class Stream:
         write_json(self._progress, self.progress, durable=durable)
 
     def embed(self) -> None:
+        """Keep the first layer's inputs; see that samples of one batch differ in nothing but their ends."""
+        longest = {j: max(len(self.ids[k]) for k in batch) for batch in self.batches for j in batch}
+        alone = []
         with torch.no_grad():
-            for ids, place in zip(self.ids, self.places, strict=True):
-                self.hidden[0][place] = self.model.before_layers(self.model.embedded(ids)[0]).cpu()
+            for j in sorted(longest, key=lambda j: -len(self.ids[j])):
+                self.hidden[0][self.places[j]] = self.model.before_layers(self.model.embedded(self.ids[j])[0]).cpu()
+                tokens = len(self.ids[j])
+                if tokens == longest[j] or not self.model.arguments_begin(longest[j]):
+                    self.model.keep_arguments(tokens)
+                    alone += [j] if tokens < longest[j] else []
+        self.batches = [[j for j in batch if j not in alone] for batch in self.batches] + [[j] for j in alone]
 
     def forward(self, i: int) -> None:
         with self.model.layer(i) as layer, sliced(layer.module), torch.no_grad():

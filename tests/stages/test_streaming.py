@@ -138,6 +138,31 @@ def test_samples_of_different_lengths_go_through_a_layer_together(family, tiny, 
     assert_same(load_file(found / FULL), load_file(expected / FULL), relative=1e-5, element=1e-4)
 
 
+LONG_ROPE = {
+    "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16, "factor": 4.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 3.0, 4.0, 5.0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "overrides", "wanted"), [
+    ("gemma3_text", {"use_bidirectional_attention": True}, [[0], [1], [2], [3]]),
+    ("phi3", {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 16}, [[0], [1, 2], [3]]),
+])  # fmt: skip
+def test_samples_that_filling_would_change_go_through_a_layer_alone(
+    family, overrides, wanted, tiny, tmp_path, monkeypatch
+):
+    folder = tiny(family, **overrides)
+    expected = measured(folder, tmp_path / "whole", streaming="never")
+    monkeypatch.setattr(streaming, "BATCH_WEIGHTS", 1)
+    monkeypatch.setattr(streaming, "BATCH_TOKENS", 61)
+    batches = []
+    original = streaming.Stream.backward
+    monkeypatch.setattr(streaming.Stream, "backward", lambda self, i: (batches.append(self.batches), original(self, i)))
+    found = measured(folder, tmp_path / "streamed", streaming="always")
+    assert sorted(batches[0]) == wanted
+    assert_same(load_file(found / FULL), load_file(expected / FULL), relative=1e-5, element=1e-4)
+
+
 class StopsAfter(Silent):
     """Stops the measurement at the n-th place where that is possible, or kills the process there."""
 
