@@ -13,7 +13,7 @@ from paraknow_core.display import memory
 from paraknow_core.errors import DataError, RunError
 from paraknow_core.memory import PeakMemory, anonymous_bytes, available_bytes, release
 from paraknow_core.planner import RELEASE_BEYOND, Plan, Rates, batch_tokens, plan_sensitivity, sizes_of
-from paraknow_core.sensitivity_store import SensitivityStore
+from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
 from paraknow_core.settings import Settings
 from paraknow_core.stages.context import Context, Model, Reporter
 from paraknow_core.stages.work_folder import PROGRESS, disk_errors, own_folder
@@ -51,17 +51,19 @@ def sensitivity(context: Context) -> SensitivityStore:
         found = _saved(context, key, keys)  # somebody else may have measured it meanwhile
         if found:
             return found
-        context.report.event("plan", message=_sentence(plan), plan=plan.to_dict())
+        goes_on = plan.way == "streamed" and (work / PROGRESS).exists()
+        context.report.event("plan", message=_sentence(plan, goes_on), plan=plan.to_dict())
         facts = {
             "version": VERSION, "key": key, "teacher": teacher.source.label, "task": context.task.name,
             "template": spec.task.template, "fingerprint": teacher.fingerprint, "dtype": teacher.dtype,
         }  # fmt: skip
         with disk_errors(teacher.source.label):
-            _refuse_full_disk(plan, work)
-            measure(
-                teacher, encoded, work, context.report, facts,
-                plan=plan, full=full, chooser=no_choices if full else chooser_of(context, wanted),
-            )  # fmt: skip
+            if not (work / "store" / TOTALS).exists():  # else a kill came between its last file and its place
+                _refuse_full_disk(plan, work, full)
+                measure(
+                    teacher, encoded, work, context.report, facts,
+                    plan=plan, full=full, chooser=no_choices if full else chooser_of(context, wanted),
+                )  # fmt: skip
         final = context.place.sensitivity / name
         shutil.rmtree(final, ignore_errors=True)
         (work / "store").rename(final)
@@ -120,8 +122,9 @@ def measure(
     """
     from paraknow_core.stages.reduction import StoreBuilder
 
-    if plan.way == "resident" or not (work / PROGRESS).exists():
-        shutil.rmtree(work / "store", ignore_errors=True)  # parts of an attempt that nobody goes on with
+    if plan.way == "resident" or not (work / PROGRESS).exists():  # what is here, nobody goes on with
+        (work / PROGRESS).unlink(missing_ok=True)
+        shutil.rmtree(work / "store", ignore_errors=True)
     began = time.monotonic()
     with PeakMemory(plan.device) as peak, _memory_errors(teacher, plan):
         builder = StoreBuilder(work / "store", teacher.anatomy, full=full, chooser=chooser)
@@ -243,22 +246,22 @@ def plan_for(
     )  # fmt: skip
 
 
-def _sentence(plan: Plan) -> str:
+def _sentence(plan: Plan, goes_on: bool) -> str:
     need = plan.need
     time_ = f", about {need.seconds:.0f} s" if need.seconds is not None else ""
     return (
         f"sensitivity: {plan.way} on {plan.device} ({plan.reason}); will take {memory(need.memory)} of memory and "
-        f"{memory(need.disk)} of disk{time_}"
+        f"{memory(need.disk)} of disk{time_}{', of which a part is done' if goes_on else ''}"
     )
 
 
-def _refuse_full_disk(plan: Plan, work: Path) -> None:
+def _refuse_full_disk(plan: Plan, work: Path, full: bool) -> None:
     there = sum(file.stat().st_size for file in work.rglob("*") if file.is_file())
-    free = shutil.disk_usage(work).free
-    if plan.need.disk - there > free:
+    lacking = plan.need.disk - there - shutil.disk_usage(work).free
+    if lacking > 0:
         raise RunError(
-            f"disk: the sensitivity needs {memory(plan.need.disk)}, and {memory(free)} are free in the "
-            "workspace; free some space, keep only reductions, or take fewer or shorter seed samples"
+            f"disk: the sensitivity needs {memory(plan.need.disk)}, {memory(lacking)} more than the workspace has; "
+            f"free some space{', keep only reductions,' if full else ''} or take fewer or shorter seed samples"
         )
 
 

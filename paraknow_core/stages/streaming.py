@@ -175,7 +175,6 @@ class Stream:
         total = torch.zeros(stored.shape, dtype=torch.float32, device=self.device)
         if tied:
             total.copy_(self.state["tied"])
-        rows_used = torch.cat(self.ids).unique()
         with folding(self.model.outside) as sums:
             for (j,) in self.follow([[j] for j in range(len(self.ids))]):
                 embedded, rows, tokens = self.model.embedded(self.ids[j])
@@ -187,12 +186,7 @@ class Stream:
         for outside, sum_before in sums.items():
             sum_before += self.state[f"outside.{outside}"].to(self.device)
             weigh_(sum_before, self.model.outside[outside])
-        if tied:
-            weigh_(total, stored, self.model.shards.dtype)
-        else:  # the rest stays zero
-            used = total[rows_used]
-            weigh_(used, stored[rows_used.cpu()], self.model.shards.dtype)
-            total[rows_used] = used
+        weigh_(total, stored, self.model.shards.dtype)  # unused rows too: a weight that is not finite must be found
         self.store.add("embedding", {name: total, **sums})
 
     def get(self, states: Tensor, batch: Sequence[int]) -> Tensor:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from paraknow_core.errors import RunError
+from paraknow_core.errors import NumericError, RunError
 from paraknow_core.stages.context import Reporter
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PROGRESS = "progress.json"  # of a streamed measurement: while it is there, another attempt goes on from it
 
 
@@ -31,11 +32,11 @@ def disk_errors(label: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in FULL_DISK:
             raise
         full = True
     except SafetensorError as error:  # its writer knows no error numbers
-        if not any(f"os error {code}" in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+        if not any(f"os error {code}" in str(error) for code in FULL_DISK):
             raise
         full = True
     if full:
@@ -53,14 +54,16 @@ def own_folder(final: Path, report: Reporter) -> Iterator[Path]:
     path = work.with_suffix(".lock")
     with _locked(path, report):
         work.mkdir(exist_ok=True)
+        goes_on = False
         try:
             yield work
-        except BaseException:
-            if not (work / PROGRESS).exists():  # else the next attempt goes on from there
-                shutil.rmtree(work, ignore_errors=True)
+        except BaseException as error:  # numbers that are not finite would be the same another time
+            goes_on = (work / PROGRESS).exists() and not isinstance(error, NumericError)
             raise
-        shutil.rmtree(work, ignore_errors=True)
-        path.unlink(missing_ok=True)
+        finally:
+            if not goes_on:
+                shutil.rmtree(work, ignore_errors=True)
+                path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -11,16 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paraknow_core.errors import DataError, ModelError, RunError
+from paraknow_core.errors import DataError, ModelError, NumericError, RunError
 from paraknow_core.methods import method
 from paraknow_core.paths import PROJECT_ROOT, workspace
 from paraknow_core.sensitivity_store import FULL
 from paraknow_core.settings import Settings
 from paraknow_core.spec import ModelSpec
+from paraknow_core.stages import sensitivity as stage
 from paraknow_core.stages import streaming
 from paraknow_core.stages.adapter import start_adapter
 from paraknow_core.stages.context import Context, Model, Silent
-from paraknow_core.stages.reduction import no_choices
+from paraknow_core.stages.reduction import StoreBuilder, no_choices
 from paraknow_core.stages.sensitivity import measure, plan_for, sensitivity
 from paraknow_core.writer import StopRequested
 from tests.tiny_models import FAMILIES, edit_weights
@@ -318,7 +319,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(make_context, tiny, tmp_
     context.settings = context.settings.model_copy(update={"streaming": "always"})
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(RunError, match="disk: the sensitivity needs .* and 0 MB are free"):
+    with pytest.raises(
+        RunError,
+        match=r"disk: the sensitivity needs .* MB, \d+ MB more than the workspace has; free some space or take",
+    ):
         sensitivity(context)
     assert not list((tmp_path / "sensitivity").glob(".*.work"))
 
@@ -342,6 +346,55 @@ def test_a_disk_that_fills_up_meanwhile_keeps_the_finished_layers(make_context, 
     assert not sensitivity(again).has_full
     assert "layer 0 of 4 forward" not in seen.seen
     assert not list((tmp_path / "sensitivity").glob(".*"))
+
+
+def test_a_store_that_was_finished_before_a_kill_is_taken_as_it_is(make_context, tiny, tmp_path, monkeypatch):
+    context = make_context(tiny("llama"), place=workspace(tmp_path))
+    context.settings = context.settings.model_copy(update={"streaming": "always", "keep": "full"})
+    finish = StoreBuilder.finish
+
+    def ended(self, facts):
+        finish(self, facts)
+        raise StopRequested
+
+    monkeypatch.setattr(StoreBuilder, "finish", ended)
+    with pytest.raises(StopRequested):
+        sensitivity(context)
+    monkeypatch.setattr(stage, "measure", None)  # nothing is measured again
+    assert sensitivity(context).has_full
+    assert not list((tmp_path / "sensitivity").glob(".*"))
+
+
+def test_another_way_in_between_costs_the_progress_and_nothing_else(make_context, tiny, tmp_path):
+    def stopped(way, places):
+        context = make_context(tiny("llama"), place=workspace(tmp_path))
+        context.settings = context.settings.model_copy(update={"streaming": way, "keep": "full"})
+        context = Context(context.spec, context.settings, context.place, StopsAfter(places))
+        return sensitivity(context)
+
+    with pytest.raises(StopRequested):
+        stopped("always", 40)
+    with pytest.raises(StopRequested):
+        stopped("never", 2)
+    assert stopped("always", -1).has_full
+    assert not list((tmp_path / "sensitivity").glob(".*"))
+
+
+@pytest.mark.parametrize("way", ["always", "never"])
+def test_weights_that_are_not_finite_leave_nothing_even_where_no_sample_uses_them(way, make_context, tiny, tmp_path):
+    folder = tmp_path / "teacher"
+    shutil.copytree(tiny("llama", seed=1, tie_word_embeddings=False), folder)
+
+    def damaged(tensors):
+        tensors["model.embed_tokens.weight"][0] = float("nan")
+        return tensors
+
+    edit_weights(folder, damaged)
+    context = make_context(tiny("llama"), {"teacher.source": str(folder)}, place=workspace(tmp_path / "place"))
+    context.settings = context.settings.model_copy(update={"streaming": way})
+    with pytest.raises(NumericError, match="embed_tokens.weight: not finite"):
+        sensitivity(context)
+    assert not list((tmp_path / "place/sensitivity").glob(".*"))
 
 
 def test_it_says_what_it_will_take_and_what_it_took(make_context, tiny, tmp_path):
