@@ -1,13 +1,16 @@
 """The workspace on disk: where things live, and the few safe ways to write there."""
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from paraknow_core.errors import RunError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 WORKSPACE_VARIABLE = "PARAKNOW_WORKSPACE"
+_YOUNG_S = 60
 
 
 @dataclass(frozen=True)
@@ -161,11 +165,17 @@ def build_folder(final: Path) -> Iterator[Path]:
     """Build a folder under a temporary name and rename it into place at the end.
 
     If another writer finished first, its folder stays and ours is dropped: both hold the same content by key.
-    On an error nothing is left behind.
+    On an error nothing is left behind; what a kill left is removed by whoever builds the same folder next.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
+    for other in final.parent.glob(f".{escape(final.name)}.{'?' * 8}"):
+        if _is_left(other):
+            shutil.rmtree(other, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    held = os.open(temporary, os.O_RDONLY)
     try:
+        with suppress(OSError):  # no locks here: then nothing that was left is found either
+            fcntl.flock(held, fcntl.LOCK_SH)  # until it is closed, by us or by the end of this process
         yield temporary
         temporary.chmod(0o755)
         try:
@@ -174,4 +184,21 @@ def build_folder(final: Path) -> Iterator[Path]:
             if not final.is_dir():
                 raise
     finally:
+        os.close(held)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_left(folder: Path) -> bool:
+    """Return whether nobody is building in a temporary folder any more; a young one may be about to be held."""
+    with suppress(OSError):
+        if time.time() - folder.stat().st_mtime < _YOUNG_S:
+            return False
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+    return False

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import time
 
 import pytest
 
@@ -80,6 +81,20 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         (building / "a").write_text("x")
         assert not final.exists()
     assert (final / "a").read_text() == "x"
+
+
+def test_what_a_kill_left_of_a_folder_is_gone_after_the_next_attempt(tmp_path):
+    final, old = tmp_path / "out[1]", time.time() - 3600
+    with build_folder(final) as going_on:
+        left, other = tmp_path / ".out[1].abcdefgh", tmp_path / ".out1.abcdefgh"
+        for folder in (left, other):
+            folder.mkdir()
+        for folder in (left, other, going_on):
+            os.utime(folder, (old, old))
+        with build_folder(tmp_path / "out[1]"):
+            assert not left.exists()
+            assert other.exists()
+            assert going_on.exists()  # somebody holds it
 
 
 def _build(final, start):
