@@ -15,8 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paraknow_core.display import memory
+from paraknow_core.errors import RunError
 from paraknow_core.paths import Workspace, read_json, write_json
 from paraknow_core.runs import RunFolder, Status
+from paraknow_core.sensitivity_store import TOTALS
 from paraknow_core.settings import Settings, usable_cores
 from paraknow_core.stages.context import Context
 from paraknow_core.writer import RunWriter
@@ -231,12 +234,29 @@ def sensitivity_to(context: Context, out: Path, parts: Sequence[Path] = ()) -> d
 
 
 def _copy_store(store: "SensitivityStore", out: Path) -> None:
+    """Copy a store's files.
+
+    Raises:
+        RunError: the disk of `out` has no room for them.
+    """
     import shutil
 
+    from paraknow_core.stages.work_folder import FULL_DISK
+
+    files = [file for file in store.folder.rglob("*") if file.is_file()]
     out.mkdir(parents=True, exist_ok=True)
-    for file in sorted(store.folder.iterdir(), key=lambda f: f.name == "sensitivity.json"):  # it says the rest is whole
-        copy = shutil.copytree if file.is_dir() else shutil.copyfile
-        copy(file, out / file.name)
+    try:
+        for file in sorted(files, key=lambda f: f.name == TOTALS):  # last: it says that the rest is whole
+            copy = out / file.relative_to(store.folder)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, copy)
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        raise RunError(
+            f"output: has no room for the {memory(sum(file.stat().st_size for file in files))} of the sensitivity, "
+            "which is kept in the workspace; free some space, or give another folder, and start again"
+        ) from None
 
 
 def extract_to(context: Context, out: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Settings: where and how this machine computes. Never part of a spec, so that a spec stays portable."""
 
 import os
+import re
 from typing import Literal
 
 import yaml
@@ -42,8 +43,10 @@ class Settings(Strict):
     @classmethod
     def _is_a_size(cls, value: object) -> object:
         try:
+            if isinstance(value, str) and not re.fullmatch(r"\s*[\d.]+\s*[a-zA-Z]*\s*", value):
+                raise ValueError  # pydantic takes what it understands of "3,5GB": 3
             return None if value is None else TypeAdapter(ByteSize).validate_python(value)
-        except ValidationError:
+        except ValueError:
             raise ValueError(f"{value!r} given; a size such as 3.5GB or 500MB is right") from None
 
 

@@ -1,6 +1,7 @@
 """The command line: exit codes, one sentence for what a user can mend, JSON for machines, whole runs as processes."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from paraknow_core.cli.console import sentence
 from paraknow_core.paths import PROJECT_ROOT
 from paraknow_core.runs import RunFolder, create_run, list_runs
 from paraknow_core.spec import RunSpec, read_spec
-from tests.tiny_models import build_tiny
+from tests.tiny_models import build_tiny, edit_weights
 
 PYTHON = [sys.executable, "-m", "paraknow_core"]
 
@@ -89,6 +90,20 @@ def tiny_spec(pair: Path, **changes: object) -> RunSpec:
         (["sensitivity", "--teacher", "bundled:teacher", "--data", "x", "--out", "tests"], "tests already holds files"),
         (["sensitivity", "--teacher", "bundled:teacher", "--data", "x", "--out", "Makefile"], "is a file"),
         (["sensitivity", "--teacher", "bundled:teacher", "--data", "missing.jsonl", "--out", "{tmp}/x"], "missing"),
+        (
+            [
+                "sensitivity",
+                "--teacher",
+                "bundled:teacher",
+                "--data",
+                "x",
+                "--out",
+                "{tmp}/x",
+                "--memory-budget",
+                "3,5GB",
+            ],
+            "'3,5GB' given; a size such as 3.5GB",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -204,6 +219,31 @@ def test_bugs_keep_their_traceback(workspace, monkeypatch):
     monkeypatch.setattr("paraknow_core.spec.schema", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["spec", "schema"])
+
+
+def test_a_teacher_whose_weights_all_count_nothing_is_a_table_of_zeros(tiny, chat_file, workspace, tmp_path, capsys):
+    folder = tmp_path / "teacher"
+    shutil.copytree(tiny("llama", tie_word_embeddings=False), folder)
+    edit_weights(folder, lambda tensors: {name: tensor * 0 for name, tensor in tensors.items()})
+    arguments = ["--teacher", str(folder), "--data", str(chat_file), "--samples", "2", "--out", str(tmp_path / "out")]
+    assert main(["sensitivity", *arguments]) == 0
+    assert "0.0 %" in capsys.readouterr().out
+
+
+def test_no_room_for_a_copy_is_a_sentence_and_the_measurement_is_kept(pair, workspace, tmp_path, capsys, monkeypatch):
+    def too_large(*_: object) -> None:
+        raise OSError(27, "File too large")
+
+    copyfile = shutil.copyfile
+    monkeypatch.setattr(shutil, "copyfile", too_large)
+    data, out = str(pair / "sums.jsonl"), str(tmp_path / "out")
+    arguments = ["sensitivity", "--teacher", str(pair / "teacher"), "--data", data, "--samples", "1", "--out", out]
+    assert main(arguments) == 2
+    assert "kept in the workspace" in one_sentence(capsys.readouterr().err.splitlines()[-1])
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    monkeypatch.setattr("paraknow_core.stages.sensitivity.measure", None)
+    assert main(arguments) == 0
 
 
 # Whole commands as processes

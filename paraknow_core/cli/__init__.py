@@ -22,6 +22,7 @@ MENDABLE = {
     errno.EROFS: "read-only file system; choose a place you may write to",
     errno.ENOSPC: "no space left on the device; free some (`runs delete` removes old runs) and try again",
     errno.EDQUOT: "your disk quota is used up; free some (`runs delete` removes old runs) and try again",
+    errno.EFBIG: "too large for this file system or its limits; choose another place",
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }

@@ -82,13 +82,13 @@ def sensitivity(
     if json:
         show_json(totals)
         return
-    layers = totals["layers"]
+    layers, whole = totals["layers"], totals["total"] or 1.0  # weights that are all 0: every share is
     show_table(
         ("layer", "sensitivity", "share"),
-        [(index, significant(value, 4), percent(value / totals["total"])) for index, value in enumerate(layers)],
+        [(index, significant(value, 4), percent(value / whole)) for index, value in enumerate(layers)],
         right=("layer", "sensitivity", "share"),
     )
-    groups = ", ".join(f"{name} {percent(value / totals['total'])}" for name, value in totals["groups"].items())
+    groups = ", ".join(f"{name} {percent(value / whole)}" for name, value in totals["groups"].items())
     show(f"{groups}; {totals['samples']} seed samples, {totals['supervised_tokens']} supervised tokens")
     show(f"saved in {out}")
 
