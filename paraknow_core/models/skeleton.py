@@ -90,7 +90,9 @@ class Skeleton:
     def batchable(self) -> bool:
         """Whether several samples may go through a layer together: later tokens change nothing, see `ops.folding`."""
         causal = all(getattr(part, "is_causal", True) for layer in self.layers for part in layer.modules())
-        return causal and all(batchable(layer) for layer in self.layers)
+        # Such a rotary table is scaled by the longest sample so far: their order is that of the whole model.
+        ordered = any("dynamic" in str(getattr(part, "rope_type", "")) for part in self.model.modules())
+        return causal and not ordered and all(batchable(layer) for layer in self.layers)
 
     def layer_parameters(self, index: int) -> list[str]:
         """Return the full names of a layer's parameters."""

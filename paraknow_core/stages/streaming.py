@@ -111,7 +111,7 @@ class Stream:
         longest = {j: max(len(self.ids[k]) for k in batch) for batch in self.batches for j in batch}
         alone = []
         with torch.no_grad():
-            for j in sorted(longest, key=lambda j: -len(self.ids[j])):
+            for j in (j for batch in self.batches for j in reversed(batch)):  # the longest of a batch first
                 self.hidden[0][self.places[j]] = self.model.before_layers(self.model.embedded(self.ids[j])[0]).cpu()
                 tokens = len(self.ids[j])
                 if tokens == longest[j] or not self.model.arguments_begin(longest[j]):

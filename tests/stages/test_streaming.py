@@ -139,6 +139,7 @@ def test_samples_of_different_lengths_go_through_a_layer_together(family, tiny, 
     assert_same(load_file(found / FULL), load_file(expected / FULL), relative=1e-5, element=1e-4)
 
 
+DYNAMIC_ROPE = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
 LONG_ROPE = {
     "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16, "factor": 4.0,
     "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 3.0, 4.0, 5.0],
@@ -148,6 +149,7 @@ LONG_ROPE = {
 @pytest.mark.parametrize(("family", "overrides", "wanted"), [
     ("gemma3_text", {"use_bidirectional_attention": True}, [[0], [1], [2], [3]]),
     ("phi3", {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 16}, [[0], [1, 2], [3]]),
+    ("llama", {"rope_parameters": DYNAMIC_ROPE, "max_position_embeddings": 16}, [[0], [1], [2], [3]]),
 ])  # fmt: skip
 def test_samples_that_filling_would_change_go_through_a_layer_alone(
     family, overrides, wanted, tiny, tmp_path, monkeypatch
