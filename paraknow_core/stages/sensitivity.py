@@ -251,7 +251,7 @@ def _sentence(plan: Plan, goes_on: bool) -> str:
     time_ = f", about {need.seconds:.0f} s" if need.seconds is not None else ""
     return (
         f"sensitivity: {plan.way} on {plan.device} ({plan.reason}); will take {memory(need.memory)} of memory and "
-        f"{memory(need.disk)} of disk{time_}{', of which a part is done' if goes_on else ''}"
+        f"{memory(need.disk)} of the workspace's disk{time_}{', of which a part is done' if goes_on else ''}"
     )
 
 
