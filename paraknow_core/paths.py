@@ -18,7 +18,7 @@ from paraknow_core.errors import RunError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 WORKSPACE_VARIABLE = "PARAKNOW_WORKSPACE"
-_YOUNG_S = 60
+_YOUNG_S = 2
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ TOTALS = "sensitivity.json"
 REDUCTIONS = "reductions.safetensors"
 FULL = "sensitivity.safetensors"
 CHOICES = "choices"
+PARTS = "parts"  # while it is made
 
 
 @dataclass(frozen=True)

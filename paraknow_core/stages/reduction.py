@@ -19,7 +19,7 @@ from paraknow_core.models.modules import LogicalModule, stored_shapes
 from paraknow_core.ops.metrics import profile, total
 from paraknow_core.paths import read_json, write_json
 from paraknow_core.planner import MAP_SIZE
-from paraknow_core.sensitivity_store import CHOICES, FULL, REDUCTIONS, TOTALS
+from paraknow_core.sensitivity_store import CHOICES, FULL, PARTS, REDUCTIONS, TOTALS
 from paraknow_core.spec import GROUPS, ROLES
 from paraknow_core.tensor_file import TensorFile
 
@@ -41,7 +41,7 @@ class StoreBuilder:
             RunError: the disk has no room for the whole S.
         """
         self.folder, self.anatomy, self.chooser = folder, anatomy, chooser
-        self._parts = folder / "parts"
+        self._parts = folder / PARTS
         self._parts.mkdir(parents=True, exist_ok=True)
         self._full = TensorFile(folder / FULL, full_layout(anatomy)) if full else None
         self._written: list[Path] = []  # since the last `sync`

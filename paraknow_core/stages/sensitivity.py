@@ -13,7 +13,7 @@ from paraknow_core.display import memory
 from paraknow_core.errors import DataError, RunError
 from paraknow_core.memory import PeakMemory, anonymous_bytes, available_bytes, release
 from paraknow_core.planner import RELEASE_BEYOND, Plan, Rates, batch_tokens, plan_sensitivity, sizes_of
-from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
+from paraknow_core.sensitivity_store import PARTS, TOTALS, SensitivityStore
 from paraknow_core.settings import Settings
 from paraknow_core.stages.context import Context, Model, Reporter
 from paraknow_core.stages.work_folder import PROGRESS, disk_errors, own_folder
@@ -58,7 +58,9 @@ def sensitivity(context: Context) -> SensitivityStore:
             "template": spec.task.template, "fingerprint": teacher.fingerprint, "dtype": teacher.dtype,
         }  # fmt: skip
         with disk_errors(teacher.source.label):
-            if not (work / "store" / TOTALS).exists():  # else a kill came between its last file and its place
+            if (work / "store" / TOTALS).exists():  # a kill came between its last file and its place
+                shutil.rmtree(work / "store" / PARTS, ignore_errors=True)
+            else:
                 _refuse_full_disk(plan, work, full)
                 measure(
                     teacher, encoded, work, context.report, facts,
