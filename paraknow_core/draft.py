@@ -32,6 +32,10 @@ class Draft(Strict):
         """Return a copy with another spec."""
         return self.model_copy(update={"spec": spec})
 
+    def started(self) -> tuple[RunSpec, tuple[str, ...], int]:
+        """Return all that decides what Start creates; what is only held beside it is not part of that."""
+        return self.spec, self.arms, self.seeds
+
     def planned(self) -> list[RunSpec]:
         """Return the specs of all runs that Start creates: the draft first, then its arms, seed by seed.
 

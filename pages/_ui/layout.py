@@ -81,9 +81,11 @@ def page(title: str) -> Iterator[None]:
     problem = state.take_problem()
     if problem:
         say(problem)
+    read = state.changes_read()
     with sentences():
         presets.take()
         yield
+    state.show_changes(read)  # one that comes while the page is drawn may not be on it
 
 
 @contextmanager

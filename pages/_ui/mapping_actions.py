@@ -3,6 +3,7 @@
 import streamlit as st
 
 from pages._ui import mapping_held, reading, state, widgets
+from pages._ui.layout import say
 from paraknow_core.display import memory
 from paraknow_core.errors import RunError
 from paraknow_core.runs import RunFolder
@@ -34,7 +35,10 @@ def actions() -> None:
 
 
 def _extract() -> None:
-    draft = state.draft()
+    draft, unseen = state.draft(), state.changed_unseen()
+    if unseen:
+        say(unseen)
+        return
     run = widgets.start(draft.with_changes({"until": "extraction", "name": draft.name or "Extraction"}))
     if run is not None:
         st.session_state[EXTRACTION] = run.id

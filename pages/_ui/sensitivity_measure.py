@@ -32,10 +32,18 @@ def controls() -> None:
             help=f"N training examples with their answers. {FORMULA}; the paper uses 32.",
         )  # fmt: skip
     if button.button("Compute sensitivity", type="primary", icon=":material/play_arrow:", width="stretch"):
-        run = widgets.start(measuring(state.draft()))
-        if run is not None:
-            show(run.id)
-            st.rerun()
+        _compute()
+
+
+def _compute() -> None:
+    unseen = state.changed_unseen()
+    if unseen:
+        layout.say(unseen)
+        return
+    run = widgets.start(measuring(state.draft()))
+    if run is not None:
+        show(run.id)
+        st.rerun()
 
 
 def prediction() -> None:

@@ -24,6 +24,8 @@ from paraknow_core.spec import RunSpec
 DRAFT = "draft"
 STAMP = "draft.stamp"  # of the file as this window last read or wrote it
 PROBLEM = "draft.problem"
+READ = "draft.read"  # how many changes of other windows this one has read
+SHOWN = "draft.shown"  # how many of them it shows
 
 
 def place() -> Workspace:
@@ -53,6 +55,8 @@ def whole_draft() -> Draft:
         except SpecError as error:
             st.session_state[DRAFT] = Draft()
             st.session_state[PROBLEM] = str(error)
+        if before is not None and before.started() != st.session_state[DRAFT].started():
+            st.session_state[READ] = st.session_state.get(READ, 0) + 1
     st.session_state[STAMP] = stamp
     return st.session_state[DRAFT]
 
@@ -64,6 +68,25 @@ def _say_what_changed(before: Draft | None, now: Draft) -> None:
         more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
         st.toast(f"The draft was changed in another window: {', '.join(keys[:4])}{more}".replace("_", "\\_"),
                  icon=":material/sync:", duration="long")  # fmt: skip
+
+
+def changes_read() -> int:
+    """Return how many changes of other windows this one has read."""
+    whole_draft()
+    return st.session_state.get(READ, 0)
+
+
+def show_changes(number: int) -> None:
+    """Note that this window shows so many changes of other windows: it was drawn from top to bottom after them."""
+    st.session_state[SHOWN] = number
+
+
+def changed_unseen() -> str:
+    """Return why nothing may be started at this click: it was made on settings that are no longer the draft's."""
+    if changes_read() == st.session_state.get(SHOWN, 0):
+        return ""
+    return ("draft: the settings were changed in another window after this one was drawn; they are shown now, so check "
+            "them and start again")  # fmt: skip
 
 
 def draft() -> RunSpec:

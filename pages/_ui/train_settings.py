@@ -6,7 +6,7 @@ from typing import Any
 import streamlit as st
 
 from pages._ui import state, train_estimate, widgets
-from pages._ui.layout import plain
+from pages._ui.layout import plain, say
 from pages._ui.reading import Facts
 from paraknow_core import desk
 from paraknow_core.access import DEMO_LIMITS
@@ -218,8 +218,12 @@ def launch(trained: list[tuple[RunFolder, Facts]]) -> None:
         key="train.start",
         disabled=bool(problem),
     ):
+        unseen = state.changed_unseen()
+        if unseen:
+            say(unseen)
+            return
         with st.spinner(f"Putting {count} runs into the queue …", show_time=False):
-            run = widgets.start(*state.whole_draft().planned())
+            run = widgets.start(*draft.planned())
         if run is not None:
             st.query_params["run"] = run.id
             st.rerun()

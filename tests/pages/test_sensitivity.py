@@ -104,6 +104,16 @@ def test_compute_submits_the_draft_and_shows_the_new_run(place, open_app, submit
     assert app.query_params["run"] in (run_id, [run_id])
 
 
+def test_compute_measures_nothing_that_another_window_has_set_unseen(open_app, submitted):
+    one, other = open_app("sensitivity"), open_app("sensitivity")
+    next(n for n in one.number_input if n.label == "Seed samples").set_value(8).run()
+    button(other, "Compute sensitivity").click().run()
+    assert "changed in another window" in words(other)
+    assert not submitted
+    button(other, "Compute sensitivity").click().run()
+    assert submitted
+
+
 BAD_LINKS = ["nothing-like-this", "../../etc/passwd", "a\0b", "x" * 5000, ".hidden", "📈 [x](y)"]
 
 

@@ -64,6 +64,27 @@ def test_a_refused_value_is_a_sentence_and_the_draft_stays(open_app):
     assert not app.error
 
 
+def test_start_runs_nothing_that_another_window_has_set_unseen(open_app, submitted, place):
+    one, other = open_app("train"), open_app("train")
+    number(one, "Rank r").set_value(4).run()
+    button(other, "Start transfer").click().run()
+    assert "changed in another window" in words(other)
+    assert (submitted, number(other, "Rank r").value) == ([], 4)
+    button(other, "Start transfer").click().run()
+    assert RunFolder(place.runs / submitted[0][0]).spec().factorisation.rank == 4
+    assert "changed in another window" not in words(other)
+
+
+def test_a_change_of_the_same_click_is_no_other_windows(open_app, submitted, place):
+    app = open_app("train")
+    number(app, "Rank r").set_value(4)
+    button(app, "Start transfer").click().run()
+    assert RunFolder(place.runs / submitted[0][0]).spec().factorisation.rank == 4
+    next(c for c in app.checkbox if c.label == "PiSSA").check().run()
+    button(app, "Start transfer").click().run()
+    assert len(submitted[1]) == 2
+
+
 @pytest.mark.parametrize("typed", ["/no/such folder", "a\0b", "owner/name", "..", "x" * 3000, "<script>", "[a](b) $c$"])
 def test_whatever_is_typed_as_model_and_task_is_drawn_and_submitted(place, open_app, submitted, typed):
     app = open_app("train")
