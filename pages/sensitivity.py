@@ -25,7 +25,11 @@ def chosen_run() -> tuple[RunFolder | None, List]:
         beside = st.session_state.get(measure.PENDING, [])
         recent = (r for r in list_runs(place)[:20] if r.id not in beside and r.status().active)
         measuring = (r for r in recent if (spec := reading.facts(r).spec) and spec.until == "sensitivity")
-        run = next(measuring, saved[0][0] if saved else None)
+        run = next(measuring, None)
+        if run is not None:
+            measure.show(run.id)  # whoever watches it stays with it when it is stopped
+        elif saved:
+            run = saved[0][0]
     return run, saved
 
 

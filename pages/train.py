@@ -15,14 +15,22 @@ SIDE_BY_SIDE = 20  # runs that the link to Compare names
 
 
 def chosen_run(trained: list[tuple[RunFolder, Facts]]) -> RunFolder | None:
-    """Return the run to show: the address's, else one that is going on, else the newest."""
+    """Return the run to show: the address's, else the one that was shown, else one that is going on, or the newest.
+
+    One that is going on comes into the address: whoever watches it stays with it when it ends or is stopped.
+    """
     run, problem = reading.run_in_link(state.place())
     if problem:
         layout.say(problem)
+    if run is None:
+        before = st.session_state.get("train.run")
+        run = next((r for r, _ in trained if r.id == before), None)
     if run is None and trained:
         states = {r: r.status().state for r, _ in trained[:50]}
         active = [r for word in ("running", "stopping", "queued") for r, known in states.items() if known == word]
         run = active[0] if active else trained[0][0]
+    if run is not None and run.status().active:
+        st.query_params["run"] = run.id
     return run
 
 

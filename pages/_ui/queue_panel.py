@@ -91,7 +91,7 @@ def _row(run: RunFolder, number: int, last: int, shown: RunFolder | None, about:
         f'<span class="pk-quiet">seed {one.spec.seed if one.spec else "?"}</span>{pair}</div>'
     )  # fmt: skip
     percent = round(100 * status.fraction)
-    words = f"{status.stage or 'starting'} {percent} %" if not number else _place(number)
+    words = f"{status.stage or 'starting'} {percent} %" if not number else widgets.place_in_line(number)
     bar = f'<span class="pk-bar"><i style="width:{percent}%"></i></span>' if not number else ""
     amount.html(f'<div class="pk-amount">{bar}<span class="pk-quiet">{escape(words)}</span></div>')
     with tools.container(horizontal=True, gap="small", horizontal_alignment="right"):
@@ -103,14 +103,6 @@ def _row(run: RunFolder, number: int, last: int, shown: RunFolder | None, about:
         _tool(run, "show", ":material/visibility:", "Show it below", mark, lambda: _show(run))
         _tool(run, "cancel", ":material/close:", "Take it out of the queue" if number else "Stop and save",
               status.state == "stopping", lambda: queue.cancel(state.place(), run))  # fmt: skip
-
-
-def _place(number: int) -> str:
-    """Return a place in the line in words."""
-    if number == 1:
-        return "next"
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending} in line"
 
 
 def _tool(run: RunFolder, what: str, icon: str, tip: str, disabled: bool, do) -> None:  # noqa: ANN001 - a callable

@@ -212,12 +212,20 @@ def _explain(run: RunFolder, status: Status) -> None:
 def _queued_words(run: RunFolder) -> str:
     order = queue.read(state.place())
     if run.id in order.waiting:
-        before = order.waiting.index(run.id) + len(order.working)
-        turn = "It begins next" if not before else f"Waiting: {before} run{'s' if before > 1 else ''} before it"
-        return f"{turn}. It begins by itself, whether this page is open or not."
+        number, busy = order.waiting.index(run.id) + 1, len(order.working)
+        after = f", after the run{'s' if busy > 1 else ''} going on" if busy else ""
+        return f"Waiting: {place_in_line(number)}{after}. It begins by itself, whether this page is open or not."
     if run.file("process.json").exists():
         return "Its process is starting."
     return "Not started yet: it is not in the queue. Start puts it there."
+
+
+def place_in_line(number: int) -> str:
+    """Return in words which of the waiting runs this one is, counted from 1."""
+    if number == 1:
+        return "next"
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending} in line"
 
 
 def buttons(run: RunFolder, status: Status) -> None:

@@ -114,6 +114,16 @@ def test_compute_measures_nothing_that_another_window_has_set_unseen(open_app, s
     assert submitted
 
 
+def test_a_stopped_measurement_is_still_shown(place, open_app):
+    fabricate.store(place)
+    fabricate.run(place, "done", ONLY)
+    run = fabricate.run(place, "running", ONLY, key=None)
+    app = open_app("sensitivity")
+    queue.write_stopped(run, "")
+    app.run()
+    assert "Resume goes on from there" in words(app)
+
+
 BAD_LINKS = ["nothing-like-this", "../../etc/passwd", "a\0b", "x" * 5000, ".hidden", "📈 [x](y)"]
 
 

@@ -201,15 +201,50 @@ def test_a_waiting_run_says_how_many_are_before_it_and_can_be_taken_out(place, o
     queue.submit(place, first, second)
     app = open_app("train", second.id)
     text = words(app)
-    assert "Waiting: 1 run before it" in text
+    assert "Waiting: 2nd in line. It begins by itself" in text
     assert "0 going on, 2 waiting" in text
-    assert text.index("next") < text.index("2nd in line")
+    assert text.index("next") < text.rindex("2nd in line")
     button(app, "Take out of the queue").click().run()
     assert not app.exception
     assert second.status().state == "stopped"
     assert "Taken out of the queue before it began" in words(app)
     button(app, "Resume").click().run()
     assert queue.read(place).waiting == [first.id, second.id]
+
+
+def test_the_place_in_line_is_the_same_beside_the_run_and_in_the_queue(place, open_app):
+    going, *waiting = [fabricate.run(place, "running"), *(fabricate.run(place, "queued") for _ in range(2))]
+    queue.submit(place, *waiting)
+    with queue.changing(place) as order:
+        order.working = [going.id]
+    text = words(open_app("train", waiting[1].id))
+    assert "Waiting: 2nd in line, after the run going on" in text
+    assert text.count("2nd in line") == 2
+    assert "Waiting: next, after the run going on" in words(open_app("train", waiting[0].id))
+
+
+def test_a_page_stays_with_the_run_that_it_has_shown(place, open_app):
+    run = fabricate.run(place, "running")
+    fabricate.run(place, "queued")
+    app = open_app("train")
+    assert f"<code>{run.id}</code>" in words(app)
+    queue.write_stopped(run, "")
+    app.run()
+    assert f"<code>{run.id}</code>" in words(app)
+    fabricate.run(place, "running", {"seed": 1})
+    app.run()
+    assert f"<code>{run.id}</code>" in words(app)
+
+
+def test_a_page_stays_with_an_ended_run_until_it_is_left(place, open_app):
+    run = fabricate.run(place, "stopped")
+    app = open_app("train")
+    other = fabricate.run(place, "running")
+    app.run()
+    assert f"<code>{run.id}</code>" in words(app)
+    app.switch_page("pages/start.py").run()
+    app.switch_page("pages/train.py").run()
+    assert f"<code>{other.id}</code>" in words(app)
 
 
 def test_the_queue_is_reordered_by_its_buttons(place, open_app):
