@@ -116,7 +116,7 @@ class RunFolder:
         return read_spec(self.path / "spec.yaml")
 
     def status(self) -> Status:
-        """Read the state; a run that says it is active but whose process is gone is `lost`."""
+        """Read the state; one that is active but whose process is gone is `lost`, one asked to stop is `stopping`."""
         status = Status.from_dict(read_json(self.path / "status.json", {}))
         if status.state == "queued":
             launched = read_json(self.path / "process.json")
@@ -125,7 +125,9 @@ class RunFolder:
             return replace(status, state="lost", message="the process ended before it began") if gone else status
         if status.active and not is_alive(status.host, status.pid, status.process_started, status.heartbeat):
             return replace(status, state="lost", message="the process is gone; resume continues from its last save")
-        return status
+        # The run itself says so at its next step, which can take a while.
+        asked = status.state == "running" and (self.path / "stop").exists()
+        return replace(status, state="stopping") if asked else status
 
     def events(self) -> list[dict]:
         """Read all complete event lines, oldest first."""

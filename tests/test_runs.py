@@ -83,6 +83,7 @@ def test_stop_request_is_seen_and_cleared(place):
     with RunWriter(run) as writer:
         assert not writer.stop_requested
         run.request_stop()
+        assert run.status().state == "stopping"  # at once, whenever the run's next step is
         assert writer.stop_requested
         assert run.status().state == "stopping"
         writer.check_stop()

@@ -188,8 +188,9 @@ def _explain(run: RunFolder, status: Status) -> None:
     if status.state == "queued":
         st.info(plain(_queued_words(run)), icon=":material/hourglass_empty:")
     elif status.state == "stopping":
-        st.caption("Saves at the next step, then ends. One step of a large model can take a while; End now does not "
-                   "wait, and what was computed since the last save is lost.")  # fmt: skip
+        st.caption("Asked to stop: it saves at the next step, then ends. A step of a large model, or answers that are "
+                   "being written, can take a while; End now does not wait, and what was computed since the last save "
+                   "is lost.")  # fmt: skip
     elif status.state == "failed":
         say(status.message or "The run failed without a message; the end of its log says more.")
         st.caption("If the sentence names a setting, duplicate the run and change it: a run's own settings are frozen. "

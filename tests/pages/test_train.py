@@ -116,6 +116,8 @@ def test_stop_asks_the_run_and_resume_submits_it_again(place, open_app, submitte
     app = open_app("train", run.id)
     button(app, "Stop and save").click().run()
     assert run.file("stop").exists()
+    assert button(app, "Stop and save").disabled
+    assert "it saves at the next step" in words(app)
     lost = fabricate.run(place, "lost")
     app = open_app("train", lost.id)
     button(app, "Resume").click().run()
