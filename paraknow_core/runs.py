@@ -124,10 +124,25 @@ class RunFolder:
             gone = ours and not is_there(launched, "launched")
             return replace(status, state="lost", message="the process ended before it began") if gone else status
         if status.active and not is_alive(status.host, status.pid, status.process_started, status.heartbeat):
-            return replace(status, state="lost", message="the process is gone; resume continues from its last save")
+            return replace(status, state="lost", message=f"the process is gone; {self.way_on(status.stage)}")
         # The run itself says so at its next step, which can take a while.
         asked = status.state == "running" and (self.path / "stop").exists()
         return replace(status, state="stopping") if asked else status
+
+    def saved_step(self) -> int | None:
+        """Return the newest optimiser step that was saved whole; None where there is none."""
+        marks = self.path.glob("checkpoints/checkpoint-*/complete")
+        steps = (mark.parent.name.removeprefix("checkpoint-") for mark in marks)
+        return max((int(step) for step in steps if step.isdecimal()), default=None)
+
+    def way_on(self, stage: str) -> str:
+        """Say where resume goes on after this stage was cut off."""
+        step = self.saved_step()
+        if step is not None:
+            return f"resume continues from its last save, step {step:,}"
+        if stage == "sensitivity":
+            return "resume measures again, without the layers that a streamed measurement has finished"
+        return "no step was saved, so resume starts again from the first one"
 
     def events(self) -> list[dict]:
         """Read all complete event lines, oldest first."""

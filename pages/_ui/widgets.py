@@ -203,8 +203,10 @@ def _explain(run: RunFolder, status: Status) -> None:
             icon=":material/link_off:",
         )  # fmt: skip
     elif status.state == "stopped":
-        if status.message in (queue.CANCELLED, queue.ENDED):
-            words = f"{status.message[:1].upper()}{status.message[1:]}."
+        if status.message == queue.CANCELLED:
+            words = f"{queue.CANCELLED.capitalize()}."
+        elif status.message.startswith(queue.ENDED):
+            words = f"{queue.ENDED.capitalize()}; {run.way_on(status.stage)}."
         else:
             words = "Stopped; what was computed is saved. Resume goes on from there."
         st.info(plain(words), icon=":material/pause_circle:")
@@ -246,7 +248,8 @@ def buttons(run: RunFolder, status: Status) -> None:
         act(lambda: local.stop(run))
     if status.state == "stopping" and st.button(
         "End now", key=f"end:{run.id}", icon=":material/dangerous:",
-        help="Ends the process after a few seconds even if it could not save. Resume continues from its last save.",
+        help="Ends the process after a few seconds even if it could not save. Resume continues from its last save, if "
+        "there is one.",
     ):  # fmt: skip
         act(lambda: queue.end(place, run))
     if (idle or status.state in ("stopped", "failed", "lost")) and st.button(

@@ -20,7 +20,7 @@ from paraknow_core.services import Service
 
 # What a run says that was stopped without a process of its own to say it.
 CANCELLED = "taken out of the queue before it began"
-ENDED = "ended before it could save; resume goes on from its last save"
+ENDED = "ended before it could save"
 
 
 @dataclass

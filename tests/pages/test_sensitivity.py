@@ -77,7 +77,7 @@ def test_two_measured_in_one_minute_have_labels_of_their_own(place, open_app):
     [
         ("running", "Stage 2 of 2: sensitivity – 20 of 45 seed samples"),
         ("failed", "line 3: not JSON; correct it"),
-        ("lost", "The process is gone; resume continues from its last save."),
+        ("lost", "The process is gone; resume measures again"),
         ("stopped", "Resume goes on from there"),
         ("queued", "Not started yet"),
     ],

@@ -10,6 +10,7 @@ from paraknow_core.engines import queue
 from paraknow_core.errors import RunError
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import RunSpec
+from paraknow_core.stages.finetuning import COMPLETE
 from tests.pages import fabricate
 from tests.pages.conftest import button, select, words
 
@@ -122,6 +123,17 @@ def test_stop_asks_the_run_and_resume_submits_it_again(place, open_app, submitte
     app = open_app("train", lost.id)
     button(app, "Resume").click().run()
     assert submitted == [[lost.id]]
+
+
+def test_a_run_that_was_cut_off_says_what_it_has_saved(place, open_app):
+    run = fabricate.run(place, "lost")
+    checkpoint = run.file("checkpoints") / "checkpoint-20"
+    checkpoint.mkdir(parents=True)  # torn: its mark is missing
+    assert "no step was saved, so resume starts again from the first one" in words(open_app("train", run.id))
+    (checkpoint / COMPLETE).touch()
+    assert "resume continues from its last save, step 20" in words(open_app("train", run.id))
+    queue.write_stopped(run, queue.ENDED)
+    assert "Ended before it could save; resume continues from its last save" in words(open_app("train", run.id))
 
 
 def test_an_engine_that_refuses_is_a_sentence(place, open_app, monkeypatch):
