@@ -7,12 +7,15 @@ import streamlit as st
 
 from pages._ui import state
 from pages._ui.layout import plain, say, sentences, unwritable
+from pages._ui.train_estimate import NEEDS_TEACHER
 from paraknow_core import desk
 from paraknow_core.desk import Reply
 from paraknow_core.errors import ParaknowError
 from paraknow_core.services import Service
+from paraknow_core.spec import RunSpec
 
 PATIENCE_S = 0.5  # a quick answer is drawn at once, without a second rerun
+BEFORE_START_S = 1.0  # a click that starts runs waits so long for what would refuse them
 STEP_S = 0.02
 EVERY_S = 0.4
 GONE_S = 8.0  # a desk that is not there after so long does not stay; it is started again every few seconds
@@ -27,7 +30,7 @@ def answered(kind: str, request: dict[str, Any], waiting: str = "Working it out 
         waiting: what is said meanwhile.
     """
     try:
-        reply = _patient(kind, request)
+        reply = _patient(kind, request, PATIENCE_S)
     except ParaknowError as error:
         say(error)
         return None
@@ -46,12 +49,30 @@ def answered(kind: str, request: dict[str, Any], waiting: str = "Working it out 
     return None
 
 
-def _patient(kind: str, request: dict[str, Any]) -> Reply:
-    reply, deadline = desk.ask(state.place(), kind, request), time.monotonic() + PATIENCE_S
+def _patient(kind: str, request: dict[str, Any], patience_s: float) -> Reply:
+    reply, deadline = desk.ask(state.place(), kind, request), time.monotonic() + patience_s
     while reply.state == "waiting" and time.monotonic() < deadline:
         time.sleep(STEP_S)
         reply = desk.ask(state.place(), kind, request)
     return reply
+
+
+def seeds_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
+    """Return why a spec's seed samples cannot be taken, as the run itself would say it; empty while nobody knows.
+
+    Args:
+        spec: of a run.
+        patience_s: how long an answer is waited for.
+    """
+    if spec.method not in NEEDS_TEACHER and spec.until != "sensitivity":
+        return ""
+    request = spec.model_dump(mode="json", include={"task", "sensitivity"})
+    try:
+        reply = _patient("seeds", request, patience_s)
+    except (ParaknowError, OSError):
+        return ""  # told where the task is chosen, and by the start itself
+    # What else is wrong with the task may be over by the time that the run begins.
+    return reply.error if reply.error.startswith("sensitivity") else ""
 
 
 def _wait(kind: str, request: dict[str, Any], waiting: str) -> None:

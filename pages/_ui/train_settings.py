@@ -5,7 +5,7 @@ from typing import Any
 
 import streamlit as st
 
-from pages._ui import state, train_estimate, widgets
+from pages._ui import asking, state, train_estimate, widgets
 from pages._ui.layout import plain, say
 from pages._ui.reading import Facts
 from paraknow_core import desk
@@ -205,7 +205,7 @@ def launch(trained: list[tuple[RunFolder, Facts]]) -> None:
                 _arm(name, tip)
     words, button = st.columns([4, 1.25], vertical_alignment="center")
     count = len(set(draft.arms) | {draft.spec.method}) * draft.seeds
-    problem = _rank_problem()
+    problem = _rank_problem() or _seeds_problem()
     if problem:
         words.error(plain(problem), icon=":material/error:")
     else:
@@ -244,6 +244,12 @@ def _rank_problem() -> str:
     most = min(smallest["shape"])
     return (f"rank {draft.factorisation.rank} does not fit {smallest['first']} of the student, "
             f"{smallest['shape'][0]} x {smallest['shape'][1]}; choose 1 to {most}")  # fmt: skip
+
+
+def _seeds_problem() -> str:
+    draft = state.whole_draft()
+    specs = [draft.spec.with_changes({"method": method}) for method in (draft.spec.method, *draft.arms)]
+    return next(filter(None, map(asking.seeds_problem, specs)), "")
 
 
 def _arm(name: str, tip: str) -> None:

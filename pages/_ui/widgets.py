@@ -1,18 +1,19 @@
 """Widgets that several pages use: choosing models and tasks, submitting, and the live panel of a run."""
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from html import escape
 
 import streamlit as st
 
-from pages._ui import state
+from pages._ui import asking, state
 from pages._ui.layout import chip, plain, say, unwritable
 from pages._ui.reading import Facts, facts
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.display import arm_of, count, duration, shorten, source_label
 from paraknow_core.engines import local, queue
-from paraknow_core.errors import ParaknowError
+from paraknow_core.errors import DataError, ParaknowError
 from paraknow_core.paths import PROJECT_ROOT, read_json
 from paraknow_core.runs import RunFolder, Status, create_run, list_runs
 from paraknow_core.spec import RunSpec
@@ -102,7 +103,7 @@ def start_all(*specs: RunSpec) -> list[RunFolder]:
 
 
 def _check(*specs: RunSpec) -> None:
-    """Refuse what this visitor may not compute here: asked before every submit, of new runs and of old ones alike.
+    """Refuse what this visitor may not compute here, or nobody could: asked before every submit, also of old runs.
 
     Raises:
         DataError: one sentence.
@@ -111,6 +112,12 @@ def _check(*specs: RunSpec) -> None:
     for spec in specs:
         access.check_spec(spec)
     order = queue.read(place)
+    different = {repr((spec.method, spec.task, spec.sensitivity)): spec for spec in specs}.values()
+    until = time.monotonic() + asking.BEFORE_START_S
+    for spec in different:
+        problem = asking.seeds_problem(spec, until - time.monotonic())
+        if problem:
+            raise DataError(problem)
     access.check_amount(sum(queue.is_active(run, order) for run in list_runs(place)[:200]), len(specs))
 
 

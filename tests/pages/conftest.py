@@ -20,6 +20,7 @@ def place(tmp_path, monkeypatch) -> Workspace:
     monkeypatch.setenv(ADDRESS_VARIABLE, "localhost")  # app.py sets it; afterwards it is again what it was
     monkeypatch.setattr(Service, "start", lambda _self: None)  # questions are answered by `answer_desk`, here
     monkeypatch.setattr("pages._ui.asking.PATIENCE_S", 0.0)
+    monkeypatch.setattr("pages._ui.asking.BEFORE_START_S", 0.0)
     st.cache_data.clear()
     st.cache_resource.clear()
     return Workspace(tmp_path)

@@ -124,6 +124,14 @@ def test_a_stopped_measurement_is_still_shown(place, open_app):
     assert "Resume goes on from there" in words(app)
 
 
+def test_more_seed_samples_than_the_task_has_are_not_measured(place, open_app):
+    app = open_app("sensitivity")
+    next(n for n in app.number_input if n.label == "Seed samples").set_value(100_000).run()
+    answer_desk(place, app)
+    assert "100000 seed samples asked for" in words(app)
+    assert button(app, "Compute sensitivity").disabled
+
+
 BAD_LINKS = ["nothing-like-this", "../../etc/passwd", "a\0b", "x" * 5000, ".hidden", "📈 [x](y)"]
 
 

@@ -12,7 +12,7 @@ from paraknow_core.runs import RunFolder
 from paraknow_core.spec import RunSpec
 from paraknow_core.stages.finetuning import COMPLETE
 from tests.pages import fabricate
-from tests.pages.conftest import button, select, words
+from tests.pages.conftest import answer_desk, button, select, words
 
 
 def number(app, label: str):
@@ -84,6 +84,24 @@ def test_a_change_of_the_same_click_is_no_other_windows(open_app, submitted, pla
     next(c for c in app.checkbox if c.label == "PiSSA").check().run()
     button(app, "Start transfer").click().run()
     assert len(submitted[1]) == 2
+
+
+def test_more_seed_samples_than_the_task_has_are_refused_before_anything_is_queued(place, open_app, submitted):
+    app = open_app("train")
+    many = {"sensitivity.samples": 100_000}
+    number(app, "Seed samples").set_value(100_000).run()
+    answer_desk(place, app)
+    assert "100000 seed samples asked for, but the train split of task word_problems has" in words(app)
+    assert button(app, "Start transfer").disabled
+    select(app, "Method").set_value("default_lora").run()  # measures nothing
+    assert not button(app, "Start transfer").disabled
+    next(c for c in app.checkbox if c.label == "random offset").check().run()
+    answer_desk(place, app)
+    assert button(app, "Start transfer").disabled
+    app = open_app("train", fabricate.run(place, "failed", many).id)
+    button(app, "Resume").click().run()
+    assert "100000 seed samples asked for" in words(app)
+    assert not submitted
 
 
 @pytest.mark.parametrize("typed", ["/no/such folder", "a\0b", "owner/name", "..", "x" * 3000, "<script>", "[a](b) $c$"])
