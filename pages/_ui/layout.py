@@ -45,6 +45,12 @@ CSS = """<style>
 .pk-line {display: flex; flex-wrap: wrap; gap: .3rem .9rem; align-items: center;}
 .pk-line code {font-size: .8rem; overflow-wrap: anywhere;}
 .pk-name {font-weight: 600; overflow-wrap: anywhere;}
+/* A number out of range stays in the browser: only the browser can keep back what would start without it. */
+[class*="st-key-guarded"] {position: relative;}
+.stMain:has(input:out-of-range) [class*="st-key-guarded"] button {visibility: hidden;}
+.stMain:has(input:out-of-range) [class*="st-key-guarded"]::after {position: absolute; inset: 0; display: flex;
+  align-items: center; font-size: .84rem; line-height: 1.1rem;
+  content: "A number is out of range (red): correct it, then start";}
 </style>"""
 MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_{}[]()#+-.!|~$<>:&"})
 

@@ -34,7 +34,7 @@ def controls() -> None:
     problem = seeds_problem(measuring(state.draft()))
     if problem:
         layout.say(problem)
-    if button.button(
+    if button.container(key="guarded-compute").button(
         "Compute sensitivity", type="primary", icon=":material/play_arrow:", width="stretch", disabled=bool(problem)
     ):
         _compute()

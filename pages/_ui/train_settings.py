@@ -210,7 +210,7 @@ def launch(trained: list[tuple[RunFolder, Facts]]) -> None:
         words.error(plain(problem), icon=":material/error:")
     else:
         words.markdown(f"{_plan(count)} {_cost(trained)}")
-    if button.button(
+    if button.container(key="guarded-start").button(
         "Start transfer",
         type="primary",
         icon=":material/play_arrow:",

@@ -141,6 +141,8 @@ def test_waiting_runs_are_moved_cancelled_and_duplicated(page, server, place):
     site = server[0]
     queue_folder = queue.folder_of(place)
     prepare(page, site, epochs=300)
+    fill_number(page, "Number of seeds", 1000)  # out of range: it stays in the browser
+    expect(page.get_by_role("button", name="Start transfer")).to_be_hidden()
     fill_number(page, "Number of seeds", 3)
     page.get_by_role("button", name="Start transfer").click()
     first = run_in_address(page, place)
