@@ -11,7 +11,6 @@ from pages._ui.compare_link import linked
 from pages._ui.layout import plain
 from paraknow_core import comparison, reports
 from paraknow_core.comparison import Arm, setting_text
-from paraknow_core.display import source_label
 from paraknow_core.runs import RunFolder
 
 
@@ -56,7 +55,7 @@ def _shown(key: str, value: object) -> str:
     if value is comparison.NO_EFFECT:
         return "no effect"
     if key.endswith("source") and isinstance(value, str):
-        return source_label(value, 40)
+        return state.task_label(value, 40)
     return setting_text("value", value).removeprefix("value").strip()
 
 

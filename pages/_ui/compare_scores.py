@@ -5,7 +5,7 @@ from typing import Any
 import pandas
 import streamlit as st
 
-from pages._ui import compare_data, layout
+from pages._ui import compare_data, layout, state
 from pages._ui.compare_link import linked
 from pages._ui.layout import plain
 from paraknow_core import comparison
@@ -26,9 +26,8 @@ def about(arms: list[Arm]) -> str:
     specs = [g.spec for g in arms]
     pairs = {(s.teacher.source, s.student.source) for s in specs}
     tasks = {s.task.source for s in specs}
-    label = source_label
-    pair = " → ".join(label(name, 26) for name in pairs.pop()) if len(pairs) == 1 else f"{len(pairs)} pairs"
-    return f"{pair}, {label(tasks.pop(), 28) if len(tasks) == 1 else f'{len(tasks)} tasks'}"
+    pair = " → ".join(source_label(name, 26) for name in pairs.pop()) if len(pairs) == 1 else f"{len(pairs)} pairs"
+    return f"{pair}, {state.task_label(tasks.pop(), 28) if len(tasks) == 1 else f'{len(tasks)} tasks'}"
 
 
 def draw(arms: list[Arm]) -> None:

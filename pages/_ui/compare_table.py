@@ -8,7 +8,7 @@ import streamlit as st
 from pages._ui import compare_link, state
 from pages._ui.layout import plain
 from paraknow_core.comparison import setting_text
-from paraknow_core.display import arm_of, score_text, shorten, source_label
+from paraknow_core.display import arm_of, score_text, shorten
 from paraknow_core.runs import differing_settings
 
 FILTER = "compare.filter."
@@ -122,7 +122,7 @@ def _setting(key: str, value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a column with a gap turns whole numbers into floats
     text = setting_text("value", value)
-    return text.removeprefix("value").strip() if not key.endswith("source") else source_label(str(value), 24)
+    return text.removeprefix("value").strip() if not key.endswith("source") else state.task_label(str(value), 24)
 
 
 def _state(shown: pandas.DataFrame) -> list[str]:
@@ -149,7 +149,7 @@ def _pairs(table: pandas.DataFrame) -> pandas.Series:
 
 def _labels(table: pandas.DataFrame, column: str) -> pandas.Series:
     values = _column(table, column)
-    return values.map(lambda v: source_label(v, 28) if isinstance(v, str) else "")
+    return values.map(lambda v: state.task_label(v, 28) if isinstance(v, str) else "")
 
 
 def _arms(table: pandas.DataFrame) -> pandas.Series:

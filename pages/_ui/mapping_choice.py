@@ -76,7 +76,7 @@ class Choice:
         if self.store is None:
             return f"{teacher} → {student}"
         totals = totals_of(str(self.store.folder))
-        task = source_label(str(totals["task"]), 24).replace("_", " ")
+        task = state.task_label(str(totals["task"]), 24).replace("_", " ")
         return f"{teacher} → {student}, {task}, n = {totals['samples']:,} seed samples"
 
     def adapter_parameters(self) -> int:

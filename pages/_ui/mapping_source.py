@@ -24,7 +24,7 @@ def source_line(choice: Choice) -> None:
         _empty(choice)
         return
     totals = totals_of(str(choice.store.folder))
-    task = source_label(str(totals["task"]), 32).replace("_", " ")
+    task = state.task_label(str(totals["task"]), 32).replace("_", " ")
     when = time.strftime("%d %b %H:%M", time.localtime(totals["saved"]))
     what = f"{source_label(str(totals['teacher']), 32)} on {task}, {totals['samples']:,} seed samples, measured {when}"
     if choice.exact:
@@ -44,7 +44,7 @@ def source_line(choice: Choice) -> None:
 
 
 def _wanted(spec: RunSpec) -> str:
-    task = source_label(spec.task.source, 32).replace("_", " ")
+    task = state.task_label(spec.task.source, 32).replace("_", " ")
     return f"{spec.sensitivity.samples:,} seed samples of {task}"
 
 

@@ -9,7 +9,7 @@ from pages._ui import asking, state
 from pages._ui.layout import plain
 from paraknow_core.access import DEMO_LIMITS
 from paraknow_core.demo.tasks import TASKS, examples
-from paraknow_core.display import shorten, source_label
+from paraknow_core.display import shorten
 from paraknow_core.playground.protocol import MAX_NEW_TOKENS, MAX_PROMPT, Asked, Slot, Turn
 
 PROMPT = "playground.prompt"
@@ -100,7 +100,7 @@ def _example(found: Material) -> dict[str, Any] | None:
         st.session_state[PROMPT] = question(found.examples[0])
     st.session_state[EXAMPLE] = min(st.session_state.get(EXAMPLE, 0), len(found.examples) - 1)
     number = state.kept(
-        st.selectbox, f"Example of {source_label(task, 30)}, test split", EXAMPLE, 0, options=numbers,
+        st.selectbox, f"Example of {state.task_label(task, 30)}, test split", EXAMPLE, 0, options=numbers,
         format_func=lambda n: f"{n + 1}. {shorten(' '.join(question(found.examples[n]).split()), 90)}",
         help="No model was trained on the test split. Type to search.",
     )  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from pages._ui.state import task_label
 from paraknow_core import comparison
 from paraknow_core.display import arm_of, source_label
 from paraknow_core.engines import queue
@@ -39,7 +40,7 @@ class Facts:
 
     @property
     def task(self) -> str:
-        return "" if self.spec is None else source_label(self.spec.task.source, 32)
+        return "" if self.spec is None else task_label(self.spec.task.source, 32)
 
 
 def facts(run: RunFolder) -> Facts:

@@ -44,7 +44,7 @@ class Saved:
 
     @property
     def task(self) -> str:
-        return source_label(str(self.totals.get("task", "")), 30).replace("_", " ")
+        return state.task_label(str(self.totals.get("task", "")), 30).replace("_", " ")
 
     @property
     def samples(self) -> int:
@@ -78,7 +78,7 @@ def label(one: Facts) -> str:
     spec = one.spec or RunSpec()
     when = f"{one.id[4:6]}-{one.id[6:8]} {one.id[9:11]}:{one.id[11:13]}" if one.id[:8].isdigit() else one.id[:24]
     return (
-        f"{source_label(spec.teacher.source, 24)} · {source_label(spec.task.source, 24)} · "
+        f"{source_label(spec.teacher.source, 24)} · {state.task_label(spec.task.source, 24)} · "
         f"{spec.sensitivity.samples} samples · {when}"
     )
 

@@ -215,8 +215,10 @@ def kept(widget: Callable[..., Any], label: str, key: str, first: Any, **options
 
 def task_label(source: str, limit: int = 40) -> str:
     """Return a task's name for people: an upload is called what its user called it, not by its generated name."""
-    path = Path(source)
-    known = read_json(path.with_suffix(".json")) if path.parent == place().uploads else None
+    path, uploads = Path(source), place().uploads
+    if source == path.name and source.startswith("upload-"):  # results name a file without its folder
+        path = uploads / source
+    known = read_json(path.with_suffix(".json")) if path.parent == uploads else None
     label = known.get("label") if isinstance(known, dict) else None
     return shorten(label, limit) if isinstance(label, str) and label else source_label(source, limit)
 

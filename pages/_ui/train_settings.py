@@ -61,13 +61,13 @@ def settings() -> None:
 def summary() -> str:
     """Return the draft in one line, for a folded box."""
     draft = state.draft()
-    names = [source_label(source, 24) for source in (draft.teacher.source, draft.student.source, draft.task.source)]
+    names = [source_label(source, 24) for source in (draft.teacher.source, draft.student.source)]
     parts = [
         f"{draft.mapping.strategy} mapping", draft.extraction.structure.replace("_", " "),
         "all modules" if draft.extraction.origin == ("all",) else " and ".join(draft.extraction.origin),
         draft.injection.mode,
     ]  # fmt: skip
-    return f"{names[0]} → {names[1]} on {names[2]}; {', '.join(parts)}"
+    return f"{names[0]} → {names[1]} on {state.task_label(draft.task.source, 24)}; {', '.join(parts)}"
 
 
 def _transfer() -> None:

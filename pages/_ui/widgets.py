@@ -49,7 +49,7 @@ def task_field() -> None:
     options = [*labels, *([] if current in labels else [current])]
     state.field(
         st.selectbox, "Task", "task.source", options=options, accept_new_options=True, to_draft=str.strip,
-        format_func=lambda s: labels.get(s) or source_label(s, 60),
+        format_func=lambda s: labels.get(s) or state.task_label(s, 60),
         help="Choose a bundled task, or type the path of a data file (.jsonl, .csv, .txt), a folder of split files, "
         "or hub:ID.",
     )  # fmt: skip

@@ -1,6 +1,8 @@
 """Models & task: choosing, waiting, comparing, refusing; a task and its uploads; seed samples; what a run will take."""
 
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas
@@ -230,6 +232,26 @@ def test_an_upload_becomes_the_task_under_a_generated_name(place, uploading):
     assert "&lt;b&gt;mine&lt;/b&gt;.jsonl" in said
     assert "<b>mine" not in said
     assert "60 examples" in select(uploading, "Uploaded before").options[0]
+
+
+def test_an_upload_has_its_users_name_on_every_page(place, uploading):
+    upload(place, uploading, "my sums.jsonl", GOOD)
+    source = spec(place).task.source
+    fabricate.run(place, "done", {"task.source": source})
+    fabricate.run(place, "queued", {"task.source": source})
+    fabricate.store(place)
+    totals = place.sensitivity / fabricate.KEY / "sensitivity.json"
+    totals.write_text(totals.read_text().replace("word_problems", Path(source).name))
+    for page in ("start", "sensitivity", "mapping", "train", "compare"):
+        uploading.switch_page(f"pages/{page}.py").run()
+        answer_desk(place, uploading)
+        labels = [option for box in uploading.selectbox for option in box.options]
+        charts = [chart.proto.spec for chart in uploading.get("plotly_chart")]
+        tables = [str(table.value) for table in uploading.dataframe]
+        shown = "\n".join([words(uploading), *(box.label for box in uploading.expander), *labels, *charts, *tables])
+        assert "my sums.jsonl" in shown.replace("\\", ""), page
+        visible = re.sub(r'title="[^"]*"', "", shown.replace("\\", ""))
+        assert "upload-" not in visible.replace(source, ""), page
 
 
 @pytest.mark.parametrize(
