@@ -184,13 +184,13 @@ def panel(run: RunFolder, more: Callable[[], None] = lambda: None) -> None:
     headline(run, one, status)
     if status.state in ("running", "stopping"):
         progress_bar(status, one.spec.until if one.spec else "evaluation")
-    _explain(run, status)
+    _explain(run, one, status)
     with st.container(horizontal=True):
         buttons(run, status)
         more()
 
 
-def _explain(run: RunFolder, status: Status) -> None:
+def _explain(run: RunFolder, one: Facts, status: Status) -> None:
     """Say what a state means and what comes next."""
     if status.state == "queued":
         st.info(plain(_queued_words(run)), icon=":material/hourglass_empty:")
@@ -200,8 +200,10 @@ def _explain(run: RunFolder, status: Status) -> None:
                    "is lost.")  # fmt: skip
     elif status.state == "failed":
         say(status.message or "The run failed without a message; the end of its log says more.")
-        st.caption("If the sentence names a setting, duplicate the run and change it: a run's own settings are frozen. "
-                   "Otherwise mend what it names and resume.")  # fmt: skip
+        whole = one.spec is None or one.spec.until == "evaluation"  # only Train duplicates a run
+        change = "duplicate the run and change it" if whole else "change it in the draft and start anew"
+        st.caption(f"If the sentence names a setting, {change}: a run's own settings are frozen. Otherwise mend what "
+                   "it names and resume.")  # fmt: skip
     elif status.state == "lost":
         message = f"{status.message[:1].upper()}{status.message[1:]}."
         st.warning(

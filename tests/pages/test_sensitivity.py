@@ -132,6 +132,14 @@ def test_more_seed_samples_than_the_task_has_are_not_measured(place, open_app):
     assert button(app, "Compute sensitivity").disabled
 
 
+def test_a_failed_measurement_advises_only_what_the_page_offers(place, open_app):
+    run = fabricate.run(place, "failed", ONLY)
+    app = open_app("sensitivity", run.id)
+    assert "change it in the draft and start anew" in words(app)
+    assert "duplicate" not in words(app).lower()
+    assert "duplicate the run and change it" in words(open_app("train", fabricate.run(place, "failed").id))
+
+
 BAD_LINKS = ["nothing-like-this", "../../etc/passwd", "a\0b", "x" * 5000, ".hidden", "📈 [x](y)"]
 
 
