@@ -7,7 +7,7 @@ from pages._ui.layout import plain
 from pages._ui.mapping_actions import actions, extraction_outcome
 from pages._ui.mapping_choice import Choice, choice_of
 from pages._ui.mapping_layers import editor
-from pages._ui.mapping_settings import settings
+from pages._ui.mapping_settings import rank_problem, settings
 from pages._ui.mapping_source import source_line
 from paraknow_core.display import arm_of
 
@@ -33,11 +33,19 @@ def body() -> None:
         st.caption("The blocks will be drawn here as soon as layers are mapped and the teacher was measured.")
         _skipped(choice)
         return
+    if rank_problem(choice):
+        st.caption("The blocks will be drawn here as soon as the rank fits.")
+        _skipped(choice)
+        return
     choices = {MINE: choice}
     held = mapping_held.held_choice()
     if held is not None:
-        choices[HELD] = held
         mapping_held.differences(choice, held)
+        problem = rank_problem(held)
+        if problem:
+            layout.say(f"Held choice: {problem}")
+        else:
+            choices[HELD] = held
     above = st.container()  # drawn last: its means are over the table's rows
     module = mapping_preview.pick_module(choice)
     mapping_preview.pictures(choices, module)

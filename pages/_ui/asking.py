@@ -57,6 +57,27 @@ def _patient(kind: str, request: dict[str, Any], patience_s: float) -> Reply:
     return reply
 
 
+def rank_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
+    """Return why no run of a spec could begin, its student being too small for its rank; empty while nobody knows.
+
+    Args:
+        spec: of a run.
+        patience_s: how long an answer is waited for.
+    """
+    try:
+        state.access().check_source(spec.student.source)
+        reply = _patient("anatomy", spec.student.model_dump(mode="json"), patience_s)
+    except (ParaknowError, OSError):
+        return ""  # told where the student is chosen, and by Start
+    parts = [part for part in reply.value.get("parts", []) if part["role"] in spec.extraction.roles]
+    smallest = min(parts, key=lambda part: min(part["shape"]), default=None)
+    if smallest is None or spec.factorisation.rank <= min(smallest["shape"]):
+        return ""
+    most = min(smallest["shape"])
+    return (f"rank {spec.factorisation.rank} does not fit {smallest['first']} of the student, "
+            f"{smallest['shape'][0]} x {smallest['shape'][1]}; choose 1 to {most}")  # fmt: skip
+
+
 def seeds_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
     """Return why a spec's seed samples cannot be taken, as the run itself would say it; empty while nobody knows.
 

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from pages._ui import mapping_held, reading, state, widgets
+from pages._ui import asking, mapping_held, reading, state, widgets
 from pages._ui.layout import say
 from paraknow_core.display import memory
 from paraknow_core.errors import RunError
@@ -35,9 +35,10 @@ def actions() -> None:
 
 
 def _extract() -> None:
-    draft, unseen = state.draft(), state.changed_unseen()
-    if unseen:
-        say(unseen)
+    draft = state.draft()
+    problem = state.changed_unseen() or asking.rank_problem(draft, asking.BEFORE_START_S)
+    if problem:
+        say(problem)
         return
     run = widgets.start(draft.with_changes({"until": "extraction", "name": draft.name or "Extraction"}))
     if run is not None:

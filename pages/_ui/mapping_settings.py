@@ -3,7 +3,7 @@
 import streamlit as st
 
 from pages._ui import state
-from pages._ui.layout import plain
+from pages._ui.layout import plain, say
 from pages._ui.mapping_choice import Choice
 from paraknow_core.display import MODE_TEXTS, SPLIT_TEXTS, STRUCTURE_TEXTS
 from paraknow_core.spec import GROUP_OF_ROLE, GROUPS, ROLES, STRUCTURES
@@ -16,10 +16,17 @@ def settings(choice: Choice) -> None:
     _origin(choice)
     _extraction()
     _numbers()
+    problem = rank_problem(choice)
+    if problem:
+        say(problem)
+
+
+def rank_problem(choice: Choice) -> str:
+    """Return why nothing can be injected with the choice's rank, or nothing."""
     tight = choice.plan["most_rank"]
-    if tight and choice.rank > tight:
-        words = f"Rank {choice.rank} does not fit {choice.plan['tightest']}: choose 1 to {tight}, or another origin."
-        st.warning(plain(words), icon=":material/warning:")
+    if not tight or choice.rank <= tight:
+        return ""
+    return f"rank {choice.rank:,} does not fit {choice.plan['tightest']}; choose 1 to {tight:,}, or another origin"
 
 
 def _origin(choice: Choice) -> None:

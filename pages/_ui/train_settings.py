@@ -8,10 +8,8 @@ import streamlit as st
 from pages._ui import asking, state, train_estimate, widgets
 from pages._ui.layout import plain, say
 from pages._ui.reading import Facts
-from paraknow_core import desk
 from paraknow_core.access import DEMO_LIMITS
 from paraknow_core.display import arm_of, duration, memory, source_label
-from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import GROUPS, ROLES, STRATEGIES, STRUCTURES, RunSpec
 
@@ -205,7 +203,7 @@ def launch(trained: list[tuple[RunFolder, Facts]]) -> None:
                 _arm(name, tip)
     words, button = st.columns([4, 1.25], vertical_alignment="center")
     count = len(set(draft.arms) | {draft.spec.method}) * draft.seeds
-    problem = _rank_problem() or _seeds_problem()
+    problem = asking.rank_problem(draft.spec) or _seeds_problem()
     if problem:
         words.error(plain(problem), icon=":material/error:")
     else:
@@ -227,23 +225,6 @@ def launch(trained: list[tuple[RunFolder, Facts]]) -> None:
         if run is not None:
             st.query_params["run"] = run.id
             st.rerun()
-
-
-def _rank_problem() -> str:
-    """Return why no run of the draft could begin, where the desk knows the student already; it is not waited for."""
-    draft = state.draft()
-    try:
-        state.access().check_source(draft.student.source)
-        reply = desk.ask(state.place(), "anatomy", draft.student.model_dump(mode="json"))
-    except (ParaknowError, OSError):
-        return ""  # told where the student is chosen, and by Start
-    parts = [part for part in reply.value.get("parts", []) if part["role"] in draft.extraction.roles]
-    smallest = min(parts, key=lambda part: min(part["shape"]), default=None)
-    if smallest is None or draft.factorisation.rank <= min(smallest["shape"]):
-        return ""
-    most = min(smallest["shape"])
-    return (f"rank {draft.factorisation.rank} does not fit {smallest['first']} of the student, "
-            f"{smallest['shape'][0]} x {smallest['shape'][1]}; choose 1 to {most}")  # fmt: skip
 
 
 def _seeds_problem() -> str:

@@ -129,6 +129,30 @@ def test_everything_is_shown_at_once_from_the_saved_sensitivity(place, loaded):
     assert not (place.runs.exists() and list(place.runs.iterdir()))
 
 
+def test_a_rank_that_fits_nowhere_is_refused_in_one_sentence(place, loaded, submitted):
+    app = loaded({"factorisation.rank": 5000})
+    assert "s = 16 / 5,000 = 0.0032" in words(app)
+    assert "rank 5,000 does not fit model.embed_tokens; choose 1 to 128, or another origin" in words(app)
+    assert len(app.error) == 1
+    assert "Trainable share" not in words(app)
+    assert not [d for d in app.dataframe if "ratio" in d.value.columns]
+    button(app, "Extract only").click().run()
+    answer_desk(place, app)
+    button(app, "Extract only").click().run()
+    assert "rank 5000 does not fit" in words(app)
+
+
+def test_a_held_rank_that_fits_nowhere_is_left_out(place, loaded):
+    save(place, RunSpec().with_changes(SAMPLES))
+    app = loaded()
+    held = RunSpec().with_changes({**SAMPLES, "factorisation.rank": 5000})
+    save(place, RunSpec().with_changes(SAMPLES), held)
+    app.run()
+    answer_desk(place, app)
+    assert "Held choice: rank 5,000 does not fit" in words(app)
+    assert "Trainable share" in words(app)
+
+
 def test_structure_rank_and_mode_change_the_preview_without_a_run(place, loaded):
     app = loaded()
     before = overview(app)
@@ -272,13 +296,6 @@ def test_a_mapping_of_another_pair_is_named_and_can_be_fitted(place, loaded):
     assert not app.error
     assert len(overview(app)) == 8
     assert any("modules receive nothing" in e.label for e in app.expander)
-
-
-def test_a_rank_that_does_not_fit_is_a_sentence(place, loaded):
-    app = loaded({"factorisation.rank": 500})
-    assert "s = 16 / 500 = 0.032" in words(app)
-    assert "Rank 500 does not fit model.embed_tokens: choose 1 to 128" in words(app)
-    assert overview(app)["retained"].isna().all()
 
 
 def test_the_method_of_the_draft_is_said_where_it_is_a_control(place, loaded):
