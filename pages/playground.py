@@ -65,6 +65,9 @@ def _generate(found: prompt.Material, given: dict, loaded: list[Choice]) -> None
     except ValueError as error:
         message = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
         layout.say(f"prompt: {message.removeprefix('Value error, ')}")
+        made = _read()
+        if made is not None and any(column.error for column in made.columns.values()):
+            del st.query_params["generation"]  # what was wrong with another prompt is not wrong with this one
         return
 
     def begin() -> None:

@@ -122,7 +122,7 @@ def _how(column: Column, orphaned: bool) -> str:
     if column.tokens:
         mean = sum(token["p"] for token in column.tokens) / len(column.tokens)
         parts.append(f"mean probability {percent(mean)}")
-    if column.end and column.end != "failed":
+    if column.end:
         parts.append(ENDS.get(column.end, column.end))
     elif orphaned and not column.end:
         parts.append("cut off: the process ended")

@@ -100,7 +100,8 @@ class _Job:
     def write(self, examples: Sequence[Example], wanted: Mapping[str, set[str]]) -> None:
         """Generate answers, longest prompts first, and score them by every scorer that wants the example."""
         template, tokenizer = self.task.template, self.tokenizer
-        prompts = {e.id: encode_prompt(e, template, tokenizer, self.limit, room=1) for e in examples}
+        limit, of_model = self.limit, self.limit < self.task.max_length
+        prompts = {e.id: encode_prompt(e, template, tokenizer, limit, room=1, of_model=of_model) for e in examples}
         order = sorted(examples, key=lambda e: -len(prompts[e.id]))
         ends = end_tokens(self.model, tokenizer)
         for start in range(0, len(order), self.batch_size):

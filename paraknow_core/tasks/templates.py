@@ -97,12 +97,15 @@ def encode(example: Example, template: str, tokenizer: Any, max_length: int, *, 
     )
 
 
-def encode_prompt(example: Example, template: str, tokenizer: Any, max_length: int, room: int) -> list[int]:
+def encode_prompt(
+    example: Example, template: str, tokenizer: Any, max_length: int, room: int, *, of_model: bool = False
+) -> list[int]:  # fmt: skip
     """Return the tokens that generation starts from: those of the prompt part of `encode`.
 
     Args:
         max_length: tokens that prompt and answer may take together.
         room: tokens that must be left for the answer.
+        of_model: whether the model's context sets `max_length`, and not the task.
 
     Raises:
         DataError: the prompt is too long to leave that room; it is never cut.
@@ -111,13 +114,19 @@ def encode_prompt(example: Example, template: str, tokenizer: Any, max_length: i
     if len(tokens) + room > max_length:
         raise DataError(
             f"example {example.id}: its prompt has {len(tokens)} tokens and {room} more are needed for the answer, "
-            f"the limit is {max_length}; shorten the prompt, raise task.max_length, or take a model with a longer "
-            "context"
+            f"{_limit(max_length, of_model)}"
         )
     return tokens
 
 
-def encode_raw(text: str, tokenizer: Any, max_length: int, room: int) -> list[int]:
+def _limit(max_length: int, of_model: bool) -> str:
+    """Say what a limit is and how it is kept to."""
+    if of_model:
+        return f"the limit is {max_length}, the model's context; shorten the prompt, or take a model with a longer one"
+    return f"the limit is {max_length}; shorten the prompt, or raise task.max_length"
+
+
+def encode_raw(text: str, tokenizer: Any, max_length: int, room: int, *, of_model: bool = False) -> list[int]:
     """Return the tokens of a text that is to be continued as it is, without a template.
 
     Raises:
@@ -128,8 +137,8 @@ def encode_raw(text: str, tokenizer: Any, max_length: int, room: int) -> list[in
         raise DataError("prompt: this tokenizer makes no token of it; write at least one word")
     if len(tokens) + room > max_length:
         raise DataError(
-            f"prompt: has {len(tokens)} tokens and {room} more are needed for the answer, the limit is {max_length}; "
-            "shorten it, or take a model with a longer context"
+            f"prompt: has {len(tokens)} tokens and {room} more are needed for the answer, "
+            f"{_limit(max_length, of_model)}"
         )
     return tokens
 

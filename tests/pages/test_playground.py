@@ -180,6 +180,17 @@ def test_an_own_prompt_has_no_reference_and_an_empty_one_is_refused(place, open_
     assert (asked.temperature, asked.top_p) == (0.8, 0.95)
 
 
+def test_a_refused_prompt_does_not_stand_beside_old_errors(place, open_app, living):
+    slot = Slot(source="bundled:teacher")
+    hold(place, slot)
+    app = open_with(open_app, place, answer(place, slot, {"event": "end", "reason": "failed", "error": "too long"}))
+    assert "too long" in words(app)
+    prompt(app).set_value("   ").run()
+    button(app, "Generate").click().run()
+    assert "the prompt is empty" in words(app)
+    assert "too long" not in words(app)
+
+
 def test_what_is_chosen_survives_a_page_switch_and_another_task_brings_another_example(place, open_app):
     app = open_app("playground")
     select(app, "Column 2").set_value(Slot(source="bundled:kin").key).run()
@@ -243,9 +254,12 @@ def test_a_failure_to_load_or_to_answer_is_a_sentence_with_a_way_on(place, open_
     hold(place, slot, "failed", error="bundled:teacher: needs 9.0 GB of memory and 1.0 GB are free; free another")
     hold(place, Slot(source="bundled:stranger"), "free")
     name = answer(place, slot, {"event": "end", "reason": "failed", "error": "not loaded; load it and generate again"})
-    text = words(open_with(open_app, place, name))
+    app = open_with(open_app, place, name)
+    text = words(app)
     assert "needs 9.0 GB" in text
     assert "load it and generate again" in text
+    assert "waiting for its turn" not in text
+    assert "failed" in [caption.value for caption in app.caption]
 
 
 @pytest.mark.parametrize("name", ["../../etc", "x" * 5000, "20260101-120000-0123abcd", "<script>", "\0"])

@@ -151,6 +151,9 @@ def test_sampling_repeats_with_its_seed_and_differs_with_another(place, desk, st
     [
         (None, "x" * 400, {}, "prompt has"),
         (None, "x" * 400, {"template": "none"}, "prompt: has"),
+        (None, "x" * 400, {}, "the model's context; shorten the prompt, or take a model with a longer one"),
+        (None, "x" * 40, {"max_length": 8}, "the limit is 8; shorten the prompt, or raise task.max_length"),
+        (None, "x" * 40, {"max_length": 8, "template": "none"}, "shorten the prompt, or raise task.max_length"),
         (None, "hello", {"template": "chat"}, "no chat template"),
         (Slot(source="bundled:teacher"), "hello", {}, "not loaded"),
     ],

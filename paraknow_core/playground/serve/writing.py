@@ -197,9 +197,11 @@ class _Row:
 
 
 def _prompt(asked: Asked, tokenizer: Any, limit: int) -> Sequence[int]:
+    of_model = limit < asked.max_length
     if asked.template == "none":
-        return encode_raw("\n\n".join(turn.content for turn in asked.turns), tokenizer, limit, room=1)
-    return encode_prompt(_example(asked), asked.template, tokenizer, limit, room=1)
+        text = "\n\n".join(turn.content for turn in asked.turns)
+        return encode_raw(text, tokenizer, limit, room=1, of_model=of_model)
+    return encode_prompt(_example(asked), asked.template, tokenizer, limit, room=1, of_model=of_model)
 
 
 def _example(asked: Asked) -> Example:
