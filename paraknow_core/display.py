@@ -105,6 +105,11 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} m {rest:02d} s" if minutes else f"{rest} s"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with what it counts: `1 example`, `2,000 examples`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def count(number: float | None) -> str:
     """Return a number of parameters, examples or bytes as `870`, `4.9 M` or `13 B`."""
     if number is None or not math.isfinite(number):

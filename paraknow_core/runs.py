@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ACTIVE = ("queued", "running", "stopping")
 ENDED = ("stopped", "done", "failed", "lost")
+LISTED = "`runs list` shows them all"
 REMOTE_SILENCE_S = 60.0  # a run on another host counts as lost after this long without a heartbeat
 
 
@@ -271,7 +272,7 @@ def find_run(place: Workspace, name: str) -> RunFolder:
     if len(matches) == 1:
         return matches[0]
     problem = "no run has this id" if not matches else f"{len(matches)} runs begin with it"
-    raise RunError(f"run '{name}': {problem}; `runs list` shows them all")
+    raise RunError(f"run '{name}': {problem}; {LISTED}")
 
 
 def list_runs(place: Workspace) -> list[RunFolder]:

@@ -29,6 +29,10 @@ def test_significant(value, digits, text):
     assert display.significant(value, digits) == text
 
 
+def test_counted():
+    assert [display.counted(n, "example") for n in (0, 1, 2000)] == ["0 examples", "1 example", "2,000 examples"]
+
+
 @given(st.floats(1e-4, 999, allow_subnormal=False))
 def test_significant_is_within_half_of_its_last_digit(value):
     shown = float(display.significant(value).replace(",", ""))

@@ -8,7 +8,7 @@ import streamlit as st
 
 from pages._ui import state
 from pages._ui.asking import answered
-from paraknow_core.display import source_label
+from paraknow_core.display import counted, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.paths import file_stamp
 from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
@@ -77,7 +77,7 @@ class Choice:
             return f"{teacher} → {student}"
         totals = totals_of(str(self.store.folder))
         task = state.task_label(str(totals["task"]), 24).replace("_", " ")
-        return f"{teacher} → {student}, {task}, n = {totals['samples']:,} seed samples"
+        return f"{teacher} → {student}, {task}, n = {counted(totals['samples'], 'seed sample')}"
 
     def adapter_parameters(self) -> int:
         """Return how many parameters the adapter has: r (in + out) a module; fused weights hold r for each part."""

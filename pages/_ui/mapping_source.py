@@ -7,7 +7,7 @@ import streamlit as st
 from pages._ui import reading, state, widgets
 from pages._ui.layout import plain
 from pages._ui.mapping_choice import Choice, totals_of
-from paraknow_core.display import source_label
+from paraknow_core.display import counted, source_label
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import RunSpec
 
@@ -26,7 +26,8 @@ def source_line(choice: Choice) -> None:
     totals = totals_of(str(choice.store.folder))
     task = state.task_label(str(totals["task"]), 32).replace("_", " ")
     when = time.strftime("%d %b %H:%M", time.localtime(totals["saved"]))
-    what = f"{source_label(str(totals['teacher']), 32)} on {task}, {totals['samples']:,} seed samples, measured {when}"
+    samples = counted(totals["samples"], "seed sample")
+    what = f"{source_label(str(totals['teacher']), 32)} on {task}, {samples}, measured {when}"
     if choice.exact:
         reduced = "" if choice.plan["full"] else f" {REDUCED}"
         st.caption(f":material/check: S from {plain(what + '.' + reduced)}")
@@ -45,7 +46,7 @@ def source_line(choice: Choice) -> None:
 
 def _wanted(spec: RunSpec) -> str:
     task = state.task_label(spec.task.source, 32).replace("_", " ")
-    return f"{spec.sensitivity.samples:,} seed samples of {task}"
+    return f"{counted(spec.sensitivity.samples, 'seed sample')} of {task}"
 
 
 def _empty(choice: Choice) -> None:

@@ -12,7 +12,7 @@ from pages._ui.layout import plain, say
 from pages._ui.models_anatomy import CSS
 from pages._ui.reading import Facts
 from paraknow_core import desk
-from paraknow_core.display import NOT_MEASURED, count, duration, memory, significant
+from paraknow_core.display import NOT_MEASURED, count, counted, duration, memory, significant
 from paraknow_core.paths import read_json
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import RunSpec
@@ -219,7 +219,7 @@ def _assumptions(found: dict[str, Any], spec: RunSpec) -> None:
         f"{sensitivity['flops'] / 1e9:,.0f} GFLOP/s on the teacher's shapes, {student['flops'] / 1e9:,.0f} on the "
         f"student's, {memory(student['bytes'])}/s through memory; 1.5 GB/s from disk is assumed. Nothing else runs "
         "meanwhile.",
-        f"Sensitivity: {sensitivity['samples']:,} seed samples of {sensitivity['tokens']:,} tokens together, "
+        f"Sensitivity: {counted(sensitivity['samples'], 'seed sample')} of {sensitivity['tokens']:,} tokens together, "
         f"{sensitivity['supervised']:,} of them learnt; nothing is saved from an earlier run. Its memory is what the "
         "process has of its own; loading the libraries, a few seconds more, is not counted.",
         f"Fine-tuning: {training['steps']:,} optimiser steps of {per_pass} with {training['tokens']:,} tokens each, "

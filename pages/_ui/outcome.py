@@ -53,7 +53,8 @@ def scores(run: RunFolder, one: Facts) -> None:
             f"{str(name).replace('_', ' ')} {_extra(value, score)}"
             for name, value in (score.get("extra") or {}).items() if isinstance(value, int | float)
         )  # fmt: skip
-        facts.caption(layout.plain(f"n = {score.get('n')} test examples, one seed. {extra}"))
+        examples = "example" if score.get("n") == 1 else "examples"
+        facts.caption(layout.plain(f"n = {score.get('n')} test {examples}, one seed. {extra}"))
     waiting = unfinished_siblings(state.place(), one)
     if waiting:
         _wait_for_siblings(one, waiting)

@@ -12,11 +12,12 @@ from paraknow_core.display import arm_of, source_label
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, contained, file_stamp
-from paraknow_core.runs import RunFolder, find_run, list_runs
+from paraknow_core.runs import LISTED, RunFolder, find_run, list_runs
 from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
 
 MAX_ID = 200
+CHOOSE = "choose one from the list on Start"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def run_named(place: Workspace, name: str) -> RunFolder:
             raise ValueError
         return find_run(place, name)
     except (OSError, ValueError):
-        raise RunError(f"run '{name[:40]}…': no run has this id; choose one from the list on Start") from None
+        raise RunError(f"run '{name[:40]}…': no run has this id; {CHOOSE}") from None
+    except RunError as error:
+        raise RunError(str(error).replace(LISTED, CHOOSE)) from None  # a browser has no command line
 
 
 def run_in_link(place: Workspace) -> tuple[RunFolder | None, str]:

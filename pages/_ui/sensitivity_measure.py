@@ -9,7 +9,7 @@ from pages._ui import layout, state, widgets
 from pages._ui.asking import answered, seeds_problem
 from pages._ui.models_estimate import asked_now
 from pages._ui.sensitivity_read import Saved
-from paraknow_core.display import duration, memory, significant, source_label
+from paraknow_core.display import counted, duration, memory, significant, source_label
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import RunSpec
 
@@ -65,7 +65,7 @@ def prediction() -> None:
         return
     found = reply.value["sensitivity"]
     plan = found.get("plan") or {}
-    what = f"{found['samples']:,} seed samples, {found['tokens']:,} tokens"
+    what = f"{counted(found['samples'], 'seed sample')}, {counted(found['tokens'], 'token')}"
     st.caption(layout.plain(
         found["problem"] or f"About {_amounts(_need(plan))} for {what}: {plan.get('way')} on {plan.get('device')}, "
         f"because {plan.get('reason')}."
@@ -158,7 +158,8 @@ def about_measurement(saved: Saved) -> None:
         tokens, losses = totals.get("supervised_tokens"), totals.get("losses") or []
         lines = [
             f"**What.** {layout.plain(FORMULA)}, the absolute value taken sample by sample. "
-            f"{saved.samples:,} seed samples of the training split" + (f", {tokens:,} answer tokens" if tokens else "")
+            f"{counted(saved.samples, 'seed sample')} of the training split"
+            + (f", {tokens:,} answer tokens" if tokens else "")
             + (f", mean loss {significant(sum(losses) / len(losses))} nats" if losses else "") + ".",
             "**What it is not.** A measurement on these samples, with no test set: other samples give other numbers; "
             "the stability curve says how different. Norms and biases are no cells of the map; they count in the "

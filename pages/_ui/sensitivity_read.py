@@ -9,7 +9,7 @@ import streamlit as st
 from pages._ui import reading, state
 from pages._ui.reading import Facts
 from paraknow_core.agreement import Agreement, agreement
-from paraknow_core.display import shorten, source_label
+from paraknow_core.display import counted, shorten, source_label
 from paraknow_core.paths import file_stamp
 from paraknow_core.runs import RunFolder
 from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
@@ -52,7 +52,7 @@ class Saved:
 
     @property
     def about(self) -> str:
-        return f"{self.teacher} on {self.task}, n = {self.samples:,} seed samples"
+        return f"{self.teacher} on {self.task}, n = {counted(self.samples, 'seed sample')}"
 
 
 def opened(run: RunFolder, one: Facts, store: SensitivityStore) -> Saved:
@@ -79,7 +79,7 @@ def label(one: Facts) -> str:
     when = f"{one.id[4:6]}-{one.id[6:8]} {one.id[9:11]}:{one.id[11:13]}" if one.id[:8].isdigit() else one.id[:24]
     return (
         f"{source_label(spec.teacher.source, 24)} · {state.task_label(spec.task.source, 24)} · "
-        f"{spec.sensitivity.samples} samples · {when}"
+        f"{counted(spec.sensitivity.samples, 'sample')} · {when}"
     )
 
 
@@ -88,7 +88,7 @@ def names_of(first: Saved, second: Saved) -> tuple[str, str]:
     pairs = (
         (first.teacher, second.teacher),
         (first.task, second.task),
-        (f"{first.samples:,} samples", f"{second.samples:,} samples"),
+        (counted(first.samples, "sample"), counted(second.samples, "sample")),
         (str(first.totals.get("dtype")), str(second.totals.get("dtype"))),
     )
     differing = [pair for pair in pairs if pair[0] != pair[1]]

@@ -9,7 +9,7 @@ import streamlit as st
 from pages._ui import asking, state
 from pages._ui.layout import plain
 from pages._ui.task_view import ask_lengths, limit_of, nothing_left, seed_request
-from paraknow_core.display import shorten
+from paraknow_core.display import counted, shorten
 from paraknow_core.spec import SensitivitySpec
 
 SELECTIONS = {"first": "First", "random": "Random", "manual": "By hand"}
@@ -114,7 +114,8 @@ def examples_table(value: dict[str, Any], whole: numpy.ndarray, prompt: numpy.nd
 
 def _summary(table: pandas.DataFrame, number: int, limit: int) -> None:
     seen = table[table["taken"]]
-    said = f"{number:,} seed samples, {int(seen['tokens'].sum()):,} tokens, {int(seen['learnt'].sum()):,} learnt"
+    tokens, learnt = int(seen["tokens"].sum()), int(seen["learnt"].sum())
+    said = f"{counted(number, 'seed sample')}, {counted(tokens, 'token')}, {learnt:,} learnt"
     beyond = number - len(seen)
     if beyond:
         said += f"; {beyond:,} of them are not among the {len(table):,} training examples looked at here"

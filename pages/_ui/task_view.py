@@ -12,7 +12,7 @@ from pages._ui.layout import plain
 from pages._ui.models_anatomy import reference
 from paraknow_core.charts import models as charts
 from paraknow_core.desk import Reply
-from paraknow_core.display import SCORER_LABELS, shorten
+from paraknow_core.display import SCORER_LABELS, counted, shorten
 from paraknow_core.spec import SensitivitySpec
 
 NO_LIMIT = 1_048_576
@@ -83,7 +83,8 @@ def overview(task: dict[str, Any]) -> None:
     if not any("also occur" in warning for warning in task["warnings"]):
         st.caption(":material/check: No prompt of validation or test also occurs in train, up to case and white space.")
     if task["sizes"]["test"] < 100:
-        st.caption(f":material/info: {task['sizes']['test']:,} test examples: a score's 95 % interval will be wide.")
+        tested = counted(task["sizes"]["test"], "test example")
+        st.caption(f":material/info: {tested}: a score's 95 % interval will be wide.")
 
 
 def view(task: dict[str, Any]) -> None:

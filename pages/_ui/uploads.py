@@ -16,7 +16,7 @@ import streamlit as st
 
 from pages._ui import asking, state
 from pages._ui.layout import plain, say, unwritable
-from paraknow_core.display import count, memory, shorten
+from paraknow_core.display import counted, memory, shorten
 from paraknow_core.errors import DataError
 from paraknow_core.paths import Workspace, read_json, write_atomic, write_json
 
@@ -50,7 +50,7 @@ class Upload:
     def text(self) -> str:
         """Return one line for a list."""
         size = memory(self.bytes) if self.bytes >= 1e6 else f"{self.bytes / 1e3:.0f} kB"
-        return f"{shorten(self.label, 48)} · {count(self.examples)} examples · {size}"
+        return f"{shorten(self.label, 48)} · {counted(self.examples, 'example')} · {size}"
 
 
 def finished(place: Workspace) -> list[Upload]:

@@ -115,7 +115,8 @@ class Task:
         if spec.samples > len(train):
             raise DataError(
                 f"sensitivity: {spec.samples} seed samples asked for, but the train split of task {self.name} has "
-                f"{len(train)} examples; set sensitivity.samples to at most that or give more training data"
+                f"{len(train)} example{'' if len(train) == 1 else 's'}; set sensitivity.samples to at most that or "
+                "give more training data"
             )
         if spec.selection == "first":
             return train[: spec.samples]

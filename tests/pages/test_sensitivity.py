@@ -151,6 +151,7 @@ def test_a_bad_link_is_a_sentence_and_the_page_still_works(place, open_app, page
     fabricate.run(place, "done", ONLY)
     app = open_app(page, name)
     assert len(app.error) == 1
+    assert "runs list" not in words(app)  # that is a command
     assert button(app, "Compute sensitivity" if page == "sensitivity" else "Start transfer")
 
 
@@ -159,6 +160,15 @@ def test_a_result_that_names_a_folder_outside_is_not_followed(place, open_app):
     run = fabricate.run(place, "done", ONLY, key="../elsewhere")
     app = open_app("sensitivity", run.id)
     assert "measured no sensitivity" in words(app)
+
+
+def test_one_seed_sample_is_one_sample(place, open_app):
+    fabricate.store(place, samples=1)
+    fabricate.run(place, "done", {**ONLY, "sensitivity.samples": 1})
+    app = open_app("sensitivity")
+    assert "1 sample ·" in select(app, "Showing").options[0]
+    assert "n = 1 seed sample" in figure(app, 0)["layout"]["title"]["subtitle"]["text"]
+    assert "1 seed samples" not in words(app)
 
 
 def test_a_store_that_lost_its_maps_is_a_sentence(place, open_app):
