@@ -15,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core.display import memory
 from paraknow_core.errors import RunError
 from paraknow_core.paths import Workspace, read_json, write_json
 from paraknow_core.runs import RunFolder, Status
@@ -253,9 +252,10 @@ def _copy_store(store: "SensitivityStore", out: Path) -> None:
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise
+        size = sum(file.stat().st_size for file in files)
         raise RunError(
-            f"output: has no room for the {memory(sum(file.stat().st_size for file in files))} of the sensitivity, "
-            "which is kept in the workspace; free some space, or give another folder, and start again"
+            f"output: has no room for the {size / 1e6:,.0f} MB of the sensitivity, which is kept in the workspace; "
+            "free some space, or give another folder, and start again"
         ) from None
 
 
