@@ -113,10 +113,12 @@ class Stream:
         with torch.no_grad():
             for j in (j for batch in self.batches for j in reversed(batch)):  # the longest of a batch first
                 self.hidden[0][self.places[j]] = self.model.before_layers(self.model.embedded(self.ids[j])[0]).cpu()
-                tokens = len(self.ids[j])
-                if tokens == longest[j] or not self.model.arguments_begin(longest[j]):
-                    self.model.keep_arguments(tokens)
-                    alone += [j] if tokens < longest[j] else []
+                shorter = len(self.ids[j]) < longest[j]
+                if shorter and self.model.arguments_begin(longest[j]):
+                    continue  # its ends are filled up
+                self.model.keep_arguments(len(self.ids[j]))
+                if shorter:
+                    alone.append(j)
         self.batches = [[j for j in batch if j not in alone] for batch in self.batches] + [[j] for j in alone]
 
     def forward(self, i: int) -> None:
