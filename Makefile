@@ -1,9 +1,10 @@
 # `make` alone says what there is. Everything works in .venv; nothing is installed elsewhere.
 PYTHON := .venv/bin/python
 READY := .venv/.complete
+READY_DEV := .venv/.complete-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup app demo test check lint bench clean
+.PHONY: help setup setup-dev app demo test test-all reference check lint lock bench clean
 
 help:
 	@echo "make app     the workbench in the browser (sets everything up the first time)"
@@ -11,13 +12,22 @@ help:
 	@echo "make test    all tests, browser included"
 	@echo "make check   formatting, lint, all tests"
 	@echo "make bench   speed and memory against the plain way; make bench SIZE=small for a quick one"
-	@echo "make setup   only make or refresh .venv"
+	@echo "make setup   only make or refresh .venv; make setup-dev with what tests need too"
+	@echo "make lock    resolve the requirements anew (needs uv)"
 	@echo "make clean   remove .venv and the tools' caches; runs in cache/ stay"
 
-$(READY): requirements.txt requirements-dev.txt scripts/setup
+$(READY): requirements.lock scripts/setup
 	@scripts/setup
 
+$(READY_DEV): requirements.lock requirements-dev.lock scripts/setup
+	@scripts/setup dev
+
 setup: $(READY)
+
+setup-dev: $(READY_DEV)
+
+lock:
+	@scripts/lock
 
 app: setup
 	@$(PYTHON) -m paraknow_core ui
@@ -26,17 +36,21 @@ demo: setup
 	@$(PYTHON) -m paraknow_core demo
 
 # Without a browser its tests are skipped, except where CI is set: there a missing browser is a failure.
-test: setup
+test: setup-dev
 	@scripts/find_browser >/dev/null || [ -z "$$CI" ]
 	@$(PYTHON) -m pytest -n 2 --dist loadfile
 
-lint: setup
+# The tests that need the shared material beside the project; not part of the others.
+reference: setup-dev
+	@$(PYTHON) -m pytest tests/reference
+
+lint: setup-dev
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 
 check: lint test
 
-bench: setup
+bench: setup-dev
 	@for name in benchmarks/[a-z]*.py; do \
 		$(PYTHON) -m benchmarks.$$(basename $$name .py) $(if $(filter small,$(SIZE)),--small) || exit 1; \
 	done

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a workspace of their own, the command line as a real process, the shared material."""
+"""Fixtures for all tests: a workspace of their own and the command line as a real process."""
 
 import os
 import subprocess
@@ -13,7 +13,6 @@ from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
 pytest_plugins = ["tests.tiny_pairs"]
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # Set before any test imports a library that reads them at import: no test asks a hub, none phones home.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -39,11 +38,3 @@ def run_cli(workspace) -> Callable[..., subprocess.CompletedProcess]:
         )  # fmt: skip
 
     return run
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """Return the folder of shared material; skips the test where it is not beside the project."""
-    if not SHARED.is_dir():
-        pytest.skip("needs ../shared beside the project")
-    return SHARED

@@ -26,3 +26,9 @@ def test_waiting_threads_leave_the_cores_to_others_unless_told_otherwise(given, 
         [sys.executable, "-c", ASK], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == f"{expected} False"
+
+
+def test_libraries_log_nothing_that_nobody_asked_for():
+    command = [sys.executable, "-c", f"{ASK}import bitsandbytes"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stderr == ""

@@ -14,10 +14,7 @@ from paraknow_core.errors import ModelError
 from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.compat import compatibility
 from paraknow_core.models.source import bundled_names, resolve_model
-from paraknow_core.models.vocabulary import align_tokens, vocabulary
 from tests.tiny_models import FAMILIES, edit_config, edit_weights
-
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 
 
 def anatomy_of(folder):
@@ -255,29 +252,6 @@ def test_70_billion_parameters_take_no_time(tmp_path):
     report = compatibility(anatomy, anatomy)
     assert time.perf_counter() - started < 2
     assert anatomy.parameters > 70e9 and len(report.pairings) == 562
-
-
-@pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="the shared folder is not here")
-def test_two_real_models_pair():
-    teacher, student = (resolve_model(str(SHARED / "models" / name)) for name in ("shakespeare_2m", "stories_1m"))
-    alignment = align_tokens(vocabulary(teacher), vocabulary(student))
-    report = compatibility(read_anatomy(teacher), read_anatomy(student), alignment)
-    assert alignment.identical and report.counts["cut"] == 36 and not report.blocking
-    notes = " ".join(report.notes)
-    assert "grouped-query attention only in the student" in notes and "head sizes differ (32 and 16)" in notes
-
-
-@pytest.mark.skipif(not (SHARED / "golden" / "gsm_llama").is_dir(), reason="the shared folder is not here")
-def test_the_golden_case_pairs_as_expected():
-    case = SHARED / "golden" / "gsm_llama"
-    expected = json.loads((case / "expected.json").read_text())
-    teacher, student = (resolve_model(str(case / name)) for name in ("teacher", "student"))
-    alignment = align_tokens(vocabulary(teacher), vocabulary(student))
-    report = compatibility(
-        read_anatomy(teacher), read_anatomy(student), alignment, mapping=expected["selected_layers"]
-    )  # fmt: skip
-    found = {p.student_module: (p.teacher_module, list(p.placed_shape)) for p in report.pairings}
-    assert found == {name: (m["teacher_module"], m["shape"]) for name, m in expected["modules"].items()}
 
 
 @pytest.mark.skipif(not bundled_names(), reason="no bundled models")

@@ -1,7 +1,6 @@
 """Loading: exact weights or a sentence; never random weights, foreign code or another vocabulary size."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,6 @@ from paraknow_core.models.load import load_model, load_tokenizer, pick_device
 from paraknow_core.models.logical import logical_weight, parameters_of
 from paraknow_core.models.source import bundled_names, resolve_model
 from tests.tiny_models import FAMILIES, edit_config, edit_weights
-
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 
 
 def test_the_weights_are_those_on_disk(tiny, capfd):
@@ -186,13 +183,6 @@ def test_devices(monkeypatch):
         pick_device("tpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto") == pick_device("cuda") == "cuda"
-
-
-@pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="the shared folder is not here")
-@pytest.mark.parametrize("name", ["models/stories_1m", "models/shakespeare_2m", "golden/gsm_llama/teacher"])
-def test_real_models_load(name):
-    source = resolve_model(str(SHARED / name))
-    check_loads(source)
 
 
 @pytest.mark.skipif(not bundled_names(), reason="no bundled models")

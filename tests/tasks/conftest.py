@@ -12,11 +12,6 @@ from tests.tiny_models import build_tiny, build_tokenizer
 settings.register_profile("no deadline", deadline=None)  # first calls import libraries
 settings.load_profile("no deadline")
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
-DATA, GOLDEN = SHARED / "data", SHARED / "golden" / "gsm_llama"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is absent")
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the shared golden folder is absent")
-
 
 @pytest.fixture(scope="session")
 def tiny():

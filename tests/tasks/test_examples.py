@@ -10,7 +10,7 @@ from paraknow_core.errors import DataError
 from paraknow_core.spec import SensitivitySpec, SplitSizes, TaskSpec
 from paraknow_core.tasks.examples import list_tasks, load_task
 from paraknow_core.tasks.sources import settle_dev, split_of
-from tests.tasks.conftest import DATA, GOLDEN, ask, chat, needs_data, needs_golden
+from tests.tasks.conftest import ask, chat
 
 
 def lines(start, stop, **more):
@@ -169,20 +169,3 @@ def test_loading_needs_no_heavy_library():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
-
-
-@needs_data
-def test_real_folders():
-    gsm = load(DATA / "gsm8k", sizes=SplitSizes(train=None, validation=100, test=None))
-    assert (sizes(gsm), gsm.scorers) == ({"train": 1900, "validation": 100, "test": 1319}, ("number_match",))
-    assert gsm.warnings == ()
-    mmlu = load(DATA / "mmlu", sizes=SplitSizes(train=None, validation=None, test=None))
-    assert (sizes(mmlu), mmlu.scorers) == ({"train": 30, "validation": 93, "test": 860}, ("multiple_choice",))
-    sni = load(DATA / "super_ni" / "super_ni_data_1000.jsonl")
-    assert (sizes(sni), sni.scorers) == ({"train": 600, "validation": 100, "test": 300}, ("exact_match", "rouge_l"))
-
-
-@needs_golden
-def test_golden_seed_samples_in_file_order():
-    task = load_task(TaskSpec(source=str(GOLDEN / "seed_samples.jsonl")), train_only=True)
-    assert len(task.seed_samples(SensitivitySpec(samples=16))) == 16

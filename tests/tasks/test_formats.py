@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from paraknow_core.errors import DataError
 from paraknow_core.tasks import formats
 from paraknow_core.tasks.formats import multiple_choice, read_examples, text_pieces
-from tests.tasks.conftest import DATA, chat, needs_data
+from tests.tasks.conftest import chat
 
 GOOD = json.dumps(chat("q", "a"))
 
@@ -135,17 +135,3 @@ def test_text_pieces_lose_nothing_and_fit(text, size):
 def test_text_pieces_by_hand():
     assert text_pieces("aa\n\nbb\n\ncccc\nd", 8) == ["aa\n\nbb\n\n", "cccc\nd"]
     assert text_pieces("one\ntwo\nthree", 5) == ["one\n", "two\n", "three"]
-
-
-@needs_data
-def test_real_files_load_as_they_are():
-    counts = {
-        "gsm8k/train_2000.jsonl": ("gsm8k", 2000), "gsm8k/test.jsonl": ("gsm8k", 1319),
-        "super_ni/super_ni_data_1000.jsonl": ("chat_jsonl", 1000),
-        "paper_seed_samples/sample_mmlu.jsonl": ("chat_jsonl", 32), "mmlu/test/anatomy_test.csv": ("mmlu", 135),
-    }  # fmt: skip
-    for name, (format, count) in counts.items():
-        found, examples = read_examples(DATA / name)
-        assert (found, len(examples)) == (format, count)
-    text = (DATA / "shakespeare/tinyshakespeare.txt").read_text()
-    assert "".join(e.text for e in read_examples(DATA / "shakespeare/tinyshakespeare.txt")[1]) == text
