@@ -1,4 +1,7 @@
-"""Starts the browser workbench: Streamlit as a child process that listens where it was told and nowhere else."""
+"""Starts the browser workbench: Streamlit as a child process that listens where it was told and nowhere else.
+
+`python -m paraknow_core.launcher` is that child: Streamlit, and a watch on the pipe that its parent holds open.
+"""
 
 import errno
 import os
@@ -57,7 +60,7 @@ def launch(
     if demo:
         print("Demo mode: bundled models and tasks, small runs; no uploads, no deletes.", file=sys.stderr, flush=True)
     environment = {**os.environ, WORKSPACE_VARIABLE: str(place.root), ADDRESS_VARIABLE: host, **limits}
-    child = subprocess.Popen(server_command(host, port), cwd=PROJECT_ROOT, env=environment, stdin=subprocess.DEVNULL)
+    child = subprocess.Popen(server_command(host, port), cwd=PROJECT_ROOT, env=environment, stdin=subprocess.PIPE)
     if open_browser and _has_screen():
         threading.Thread(target=_open_when_ready, args=(child, address, port, url), daemon=True).start()
     return _wait(child)
@@ -90,7 +93,27 @@ def server_command(host: str, port: int) -> list[str]:
     names = ["*"] if host in WILDCARDS else list(dict.fromkeys([*LOCAL_NAMES, f"[{host}]" if ":" in host else host]))
     pairs = [*options.items(), *(("server.allowedHosts", name) for name in names)]
     flags = [part for key, value in pairs for part in (f"--{key}", str(value))]
-    return [sys.executable, "-m", "streamlit", "run", str(PROJECT_ROOT / "app.py"), *flags]
+    return [sys.executable, "-m", "paraknow_core.launcher", "run", str(PROJECT_ROOT / "app.py"), *flags]
+
+
+def serve_while_parent_lives(arguments: Sequence[str]) -> None:
+    """Be the server: Streamlit with these arguments, until it ends or the process that holds standard input is gone.
+
+    A launcher that is killed cannot pass anything on; the server would keep its port for nobody to find.
+    """
+    threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
+    from streamlit.web.cli import main
+
+    main(args=list(arguments), prog_name="streamlit")
+
+
+def _end_with_parent(pipe: int) -> None:
+    """Wait until the other end of the pipe closes; then end this process as `end_server` would."""
+    while os.read(pipe, 1024):
+        continue
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def check_address(host: str, port: int) -> str:
@@ -148,14 +171,21 @@ def _has_screen() -> bool:
 
 
 def _wait(child: subprocess.Popen) -> int:
-    """Wait for the server, passing SIGTERM and Ctrl-C on; return its exit code, or 128 + the signal that ended it."""
+    """Wait for the server, passing on SIGTERM, Ctrl-C and, unless it was to be ignored (`nohup`), a closed terminal.
+
+    Returns:
+        Its exit code, or 128 + the signal that ended it.
+    """
     asked: list[int] = []
 
     def forward(number: int, _frame: object) -> None:
         asked.append(number)
         threading.Thread(target=end_server, args=(child, number), daemon=True).start()
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, forward) for number in numbers}
     try:
         code = child.wait()
     finally:
@@ -172,7 +202,8 @@ def end_server(child: subprocess.Popen, number: int = signal.SIGTERM, grace_s: f
     It holds nothing that is not in files, and what it has started lives on, so that nothing is lost by force.
     """
     if child.poll() is None:
-        child.send_signal(number)
+        # Streamlit knows how to end at these two; at a hangup it would die where it stands.
+        child.send_signal(number if number == signal.SIGINT else signal.SIGTERM)
     try:
         child.wait(timeout=grace_s)
     except subprocess.TimeoutExpired:
@@ -191,3 +222,7 @@ def _open_when_ready(child: subprocess.Popen, address: str, port: int, url: str)
                 return
         except OSError:
             time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    serve_while_parent_lives(sys.argv[1:])

@@ -109,6 +109,23 @@ def test_it_listens_on_loopback_whatever_the_environment_says_and_ends_with_its_
     assert not server.is_running()
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_a_launcher_that_goes_takes_its_server_with_it(number, free_port, workspace):
+    child = subprocess.Popen(
+        [sys.executable, "-m", "paraknow_core", "ui", "--port", str(free_port), "--no-browser"], cwd=PROJECT_ROOT,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        assert answers(free_port)
+        (server,) = psutil.Process(child.pid).children()
+        child.send_signal(number)
+        child.wait(timeout=60)
+        server.wait(timeout=60)  # None of its own accord or by force: it is gone
+    finally:
+        child.kill()
+    assert check_address("127.0.0.1", free_port) == "127.0.0.1"
+
+
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 
 
