@@ -4,13 +4,14 @@ READY := .venv/.complete
 READY_DEV := .venv/.complete-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev app demo test test-all reference check lint lock bench clean
+.PHONY: help setup setup-dev app demo test test-slow test-all reference check lint lock bench clean
 
 help:
 	@echo "make app     the workbench in the browser (sets everything up the first time)"
 	@echo "make demo    the method and its controls on the bundled models, as a table"
-	@echo "make test    all tests, browser included"
-	@echo "make check   formatting, lint, all tests"
+	@echo "make test    the tests, the main path in a real browser included; a few minutes"
+	@echo "make test-all  the slow ones too: kills, every page in the browser, benchmarks"
+	@echo "make check   formatting, lint, the tests"
 	@echo "make bench   speed and memory against the plain way; make bench SIZE=small for a quick one"
 	@echo "make setup   only make or refresh .venv; make setup-dev with what tests need too"
 	@echo "make lock    resolve the requirements anew (needs uv)"
@@ -36,9 +37,12 @@ demo: setup
 	@$(PYTHON) -m paraknow_core demo
 
 # Without a browser its tests are skipped, except where CI is set: there a missing browser is a failure.
-test: setup-dev
+test: MARKS = not slow and not gpu
+test-slow: MARKS = slow and not gpu
+test-all: MARKS = not gpu
+test test-slow test-all: setup-dev
 	@scripts/find_browser >/dev/null || [ -z "$$CI" ]
-	@$(PYTHON) -m pytest -n 2 --dist loadfile
+	@$(PYTHON) -m pytest -n 2 --dist loadfile -m "$(MARKS)"
 
 # The tests that need the shared material beside the project; not part of the others.
 reference: setup-dev

@@ -336,6 +336,7 @@ def start(*arguments: object) -> subprocess.Popen:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_is_saved_and_resumes(number, pair, run_cli, workspace):
     long = tiny_spec(pair, **{"finetuning.max_steps": 2000, "finetuning.validations": 0})

@@ -95,6 +95,7 @@ def test_stop_and_resume_gives_the_numbers_of_an_uninterrupted_run(spec, tmp_pat
     assert [m["step"] for m in run.metrics()] == list(range(9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["sensitivity", "fine-tuning", "evaluation"])
 def test_kill_9_resumes_to_the_same_numbers(spec, tmp_path, moment):
     place = workspace(tmp_path)

@@ -3,6 +3,8 @@
 import os
 import time
 
+import pytest
+
 from paraknow_core import desk, playground
 from paraknow_core.desk import serve as desk_serve
 from paraknow_core.paths import Workspace
@@ -27,6 +29,7 @@ def wait(condition, seconds: float = 120.0) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_token_in_the_environment_is_nowhere_in_the_workspace(workspace, run_cli, tmp_path, monkeypatch):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.setenv(name, TOKEN)

@@ -10,6 +10,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def run(name, folder) -> dict:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--small", "--out", str(folder)]

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from tests.browser.driving import PATIENCE_MS, settle, shoot, visit
 from tests.pages import compared
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def view(page, name: str) -> None:

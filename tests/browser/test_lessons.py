@@ -8,7 +8,7 @@ from paraknow_core.runs import list_runs
 from tests.browser.driving import PATIENCE_MS, settle, shoot, visit
 from tests.lessons.outcomes import finish
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def predict(page, answer: str) -> None:

@@ -10,7 +10,7 @@ from paraknow_core.services import Service
 from paraknow_core.spec import RunSpec
 from tests.browser.driving import PATIENCE_MS, fill_number, settle, shoot, visit, wait_for
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture

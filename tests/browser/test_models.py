@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from paraknow_core.draft import load_draft
 from tests.browser.driving import settle, shoot, visit, wait_for
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROW, HEADER = 33, 34  # pixels of the table
 
 

@@ -10,7 +10,7 @@ from paraknow_core.paths import read_json
 from paraknow_core.playground import protocol
 from tests.browser.driving import PATIENCE_MS, settle, shoot, visit
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture

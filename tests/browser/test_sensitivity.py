@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.driving import PATIENCE_MS, fill_number, settle, shoot, visit
 from tests.pages import fabricate
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def chart(page: Page, title: str):

@@ -66,6 +66,7 @@ def test_what_is_typed_as_a_model_is_kept_and_an_empty_one_is_refused(page, site
     expect(page.get_by_test_id("strip")).to_contain_text("such folder")
 
 
+@pytest.mark.slow
 def test_every_page_is_drawn_in_both_themes_and_in_a_narrow_window(browser, site, place):
     fabricate.store(place)
     fabricate.run(place, "done", {"until": "sensitivity", "name": "Try it now"})

@@ -24,6 +24,7 @@ def run_quick(out):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_quick_build_makes_all_models_and_then_keeps_them(tmp_path):
     out = tmp_path / "models"
     done = run_quick(out)

@@ -203,6 +203,7 @@ _CONFIG_VALUES = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(family=st.sampled_from(FAMILIES), data=st.data())
 def test_any_config_value_gives_an_anatomy_or_a_sentence(family, data, tiny, tmp_path_factory):

@@ -28,6 +28,7 @@ def highest(totals, count) -> list[int]:
     return sorted(sorted(range(len(totals)), key=lambda i: (-totals[i], i))[:count])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 @given(data=st.data())
 def test_neuron_equals_sorting(data, tied):

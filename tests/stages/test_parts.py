@@ -26,6 +26,7 @@ def part_of(make_context, tiny, tmp_path):
     return measure
 
 
+@pytest.mark.slow
 def test_parts_add_up_to_the_whole_whoever_measured_them(part_of, tmp_path):
     whole, _ = part_of(None, "whole")
     one, _ = part_of((1, 2), "one", streaming="always")
@@ -42,6 +43,7 @@ def test_parts_add_up_to_the_whole_whoever_measured_them(part_of, tmp_path):
     assert again == totals  # the sum is in the cache, under the key of the whole
 
 
+@pytest.mark.slow
 def test_parts_that_do_not_make_a_whole_are_refused(part_of, tmp_path):
     one, context = part_of((1, 3), "one")
     two, _ = part_of((2, 3), "two")

@@ -217,6 +217,7 @@ def test_a_crash_of_the_machine_counts_what_the_disk_has(durable, tiny, tmp_path
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_a_killed_measurement_loses_one_layer_at_most(tiny, chat_file, tmp_path):
     folder, place = tiny("llama", num_hidden_layers=4), tmp_path / "place"
     arguments = ["--teacher", folder, "--data", str(chat_file), "--samples", "4", "--streaming", "always", "--threads",
