@@ -4,7 +4,7 @@ from pathlib import Path
 
 from paraknow_core.errors import DataError
 from paraknow_core.spec import TaskSpec
-from paraknow_core.tasks.answers import extract_number
+from paraknow_core.tasks.answers import check_numbers, extract_number
 from paraknow_core.tasks.sources import Parts, read_bundled, read_path
 from paraknow_core.tasks.splits import cut_validation, leakage, limit, separate, split_by_position, split_by_shuffle
 from paraknow_core.tasks.task import Example, Message, Task, fingerprint
@@ -89,8 +89,8 @@ def check_scorers(task: Task) -> None:
         for example in examples:
             if scorer == "multiple_choice" and not example.choices:
                 raise DataError(f"example {example.id}: multiple_choice needs choices; add them or use exact_match")
-            if scorer == "number_match" and extract_number(example.reference) is None:
-                raise DataError(f"example {example.id}: its answer holds no number; use exact_match, not number_match")
+        if scorer == "number_match":
+            check_numbers(examples)
 
 
 def _read(spec: TaskSpec, offline: bool) -> Parts:
