@@ -169,11 +169,6 @@ def same_number(first: str | None, second: str | None) -> bool:
     return one is not None and one == two
 
 
-def same_text(first: str, second: str) -> bool:
-    """True if two texts show the same characters: equal in NFC."""
-    return first == second or nfc(first) == nfc(second)
-
-
 def normalise_answer(text: str) -> str:
     """Return the text in NFC, with every run of white space as one space and none at its ends."""
     return " ".join(nfc(text).split())

@@ -39,6 +39,11 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def same_text(first: str, second: str) -> bool:
+    """True if two texts show the same characters: equal in NFC."""
+    return first == second or nfc(first) == nfc(second)
+
+
 def plain_characters(text: str) -> str:
     """Write digits, signs and spaces of all scripts as ASCII digits, `-`, `–` (a dash that may join), NBSP or space.
 

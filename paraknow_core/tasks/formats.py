@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paraknow_core.errors import DataError
+from paraknow_core.tasks.characters import nfc, same_text
 from paraknow_core.tasks.task import ROLES, Example, Message
 
 LETTERS = ("A", "B", "C", "D")
@@ -90,7 +91,11 @@ def parse_chat(record: dict, where: str, name: str) -> Example:
     given = record.get("id", name)
     if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
         raise DataError(f"{where}: 'id' is {_short(given)}; give text or a whole number, or leave it out")
-    return Example(_text(str(given), "id", where), turns, _choices(record.get("choices"), turns[-1].content, where))
+    choices = _choices(record.get("choices"), turns[-1].content, where)
+    for choice in choices:  # the answer is learnt as the choice is scored
+        if same_text(choice, turns[-1].content):
+            turns = (*turns[:-1], Message("assistant", choice))
+    return Example(_text(str(given), "id", where), turns, choices)
 
 
 def parse_gsm8k(record: dict, where: str, name: str) -> Example:
@@ -245,9 +250,9 @@ def _choices(given: Any, reference: str, where: str) -> tuple[str, ...]:
         return ()
     if not isinstance(given, list) or not all(isinstance(choice, str) and choice.strip() for choice in given):
         raise DataError(f'{where}: \'choices\' must be a list of texts; write for example ["A", "B"]')
-    if len(set(given)) != len(given) or len(given) < 2:
+    if len({nfc(choice) for choice in given}) != len(given) or len(given) < 2:
         raise DataError(f"{where}: 'choices' must be two or more different texts; correct them")
-    if reference not in given:
+    if not any(same_text(choice, reference) for choice in given):
         raise DataError(f"{where}: the answer {_short(reference)} is not among the choices; add it or correct it")
     return tuple(given)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from paraknow_core.errors import DataError
 from paraknow_core.spec import TaskSpec
+from paraknow_core.tasks.characters import nfc
 from paraknow_core.tasks.formats import check_unique, multiple_choice, parse_chat, parse_gsm8k, text_pieces
 from paraknow_core.tasks.sources import Parts, settle_dev, split_of
 from paraknow_core.tasks.task import Example
@@ -240,8 +241,9 @@ def _choice_example(record: dict, where: str, name: str) -> Example:
     if isinstance(answer, int) and not isinstance(answer, bool):
         position = answer
     for known in (labels, letters, choices):
-        if position < 0 and answer in known:
-            position = known.index(answer)
+        plain = [nfc(value) if isinstance(value, str) else value for value in (*known, answer)]
+        if position < 0 and plain[-1] in plain[:-1]:
+            position = plain.index(plain[-1])
     if not 0 <= position < len(choices) or not isinstance(record["question"], str):
         raise DataError(f"{where}: the answer {answer!r:.40} names none of {len(choices)} choices; check task.columns")
     return multiple_choice(record["question"], tuple(choices), letters[position], name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from paraknow_core.errors import DataError
+from paraknow_core.tasks.characters import same_text
 from paraknow_core.tasks.generation import Generated, answer_text, context_limit, end_tokens, generate
 from paraknow_core.tasks.likelihood import choice_rows, label_row, log_probabilities
 from paraknow_core.tasks.scorers import GENERATIVE, LIKELIHOOD, Record, record, score_output
@@ -124,7 +125,7 @@ class _Job:
                 values = [value for _ in part for value in next(sums)]
                 best = example.choices[max(range(len(values)), key=values.__getitem__)]
                 detail = {"log_probs": dict(zip(example.choices, values, strict=True))}
-                made.append(record("multiple_choice", example, best, float(best == example.reference), detail))
+                made.append(record("multiple_choice", example, best, float(same_text(best, example.reference)), detail))
             self._tell(made, len(batch))
 
     def measure(self, examples: Sequence[Example]) -> None:

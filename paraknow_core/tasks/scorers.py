@@ -1,17 +1,17 @@
 """Scores: one record per example, and the summary of records as a value with its 95 % interval. No torch.
 
-Every score is larger-is-better, except perplexity, whose record score is the mean nats per token.
+Every score is larger-is-better, except perplexity, whose record score is the mean nats per token. Texts are compared
+in NFC: see `answers` for numbers and texts, `rouge` for words.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 from paraknow_core.errors import DataError
 from paraknow_core.tasks.answers import extract_number, normalise_answer, same_number
+from paraknow_core.tasks.rouge import rouge_l
 from paraknow_core.tasks.task import Example, Task
 
 GENERATIVE = ("number_match", "exact_match", "rouge_l", "win_rate")
@@ -125,30 +125,6 @@ def bootstrap_interval(numerators: Sequence[float], denominators: Sequence[float
         ratios.append(above[drawn].sum(axis=1) / below[drawn].sum(axis=1))
     low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
     return float(low), float(high)
-
-
-def rouge_l(reference: str, output: str) -> float:
-    """Return the ROUGE-L F-measure by `rouge-score`, with its stemmer.
-
-    That package knows Latin letters and digits only; a reference without any is compared by words and characters of
-    its own script instead of scoring 0 whatever the output is.
-    """
-    latin = re.search(r"[a-z0-9]", reference.lower()) is not None
-    return float(_rouge(latin).score(reference, output)["rougeL"].fmeasure)
-
-
-class _AnyScript:
-    """Tokens of any script for `rouge-score`: words, but one token a character where words are not spaced."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return re.findall(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff]+", text.lower())
-
-
-@cache
-def _rouge(latin: bool) -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rougeL"], use_stemmer=True) if latin else RougeScorer(["rougeL"], tokenizer=_AnyScript())
 
 
 def _number_match(example: Example, output: str) -> tuple[float, dict]:

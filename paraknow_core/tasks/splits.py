@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 from paraknow_core.spec import SplitSizes
-from paraknow_core.tasks.task import SPLITS, Example, Task, fingerprint
+from paraknow_core.tasks.characters import nfc
+from paraknow_core.tasks.task import SPLITS, Example, Message, Task, fingerprint
 
 # Shares of a file that holds only one split: the most that is held out of it, and what is, if no size is given.
 MOST_TEST, MOST_VALIDATION, SHARE = 0.3, 0.1, 0.1
@@ -65,15 +66,15 @@ def interleave(files: Sequence[Sequence[Example]]) -> tuple[Example, ...]:
 
 
 def separate(splits: Splits) -> tuple[Splits, list[str]]:
-    """Drop from train what also is, word for word, in test or validation.
+    """Drop from train what also is, word for word (in NFC), in test or validation.
 
     Returns:
         The splits and a sentence for each split that shared examples with train.
     """
     train, notes = splits["train"], []
     for name in ("test", "validation"):
-        held_out = {fingerprint([example]) for example in splits[name]}
-        kept = tuple(example for example in train if fingerprint([example]) not in held_out)
+        held_out = {_content(example) for example in splits[name]}
+        kept = tuple(example for example in train if _content(example) not in held_out)
         if len(kept) < len(train):
             notes.append(
                 f"{len(train) - len(kept)} training examples also occur in {name}; they were left out of train"
@@ -109,7 +110,13 @@ def _held_out(total: int, size: int | None, most: float) -> int:
     return max(1, round(SHARE * total)) if size is None else min(size, max(1, int(most * total)))
 
 
+def _content(example: Example) -> str:
+    messages = tuple(Message(message.role, nfc(message.content)) for message in example.messages)
+    text = None if example.text is None else nfc(example.text)
+    return fingerprint([Example("", messages, tuple(map(nfc, example.choices)), text)])
+
+
 def _normalised_prompt(example: Example) -> bytes:
     said = "\n".join(message.content for message in example.prompt) if example.messages else example.text or ""
-    plain = " ".join(unicodedata.normalize("NFKC", said).casefold().split())
+    plain = " ".join(unicodedata.normalize("NFKC", nfc(said)).casefold().split())
     return hashlib.sha256(plain.encode()).digest()
