@@ -22,6 +22,7 @@ _APART = re.compile(r"^\s*([-–])[ ]+(?=[$€£]?\.?[0-9])")
 _HASHES = re.compile(r"(?<!#)####(?!#)([^\n]*)")
 _HEADING = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,2}){0,3}(?:[.):]+|[ ][-–:])[ ]+[^\W\d_]")
 _TITLE = re.compile(r"[0-9.]+(?:(?:st|nd|rd|th)\b|[ ][A-Z][a-z]+(?![a-zA-Z]))")
+_FRACTION = re.compile(rf"[-–]?{JOINER}\(\(")  # of more than two numerals
 _SAID = re.compile(r"\banswer(?:[ ](?:to|of|for)\b[^.\n]{0,80}?)?[ ]+is\b[:\s]*", re.IGNORECASE)
 _GIVEN = re.compile(
     r"(?<![/\w-])(?:answer[ ]?:|(?:(?<=the )|(?<=final )|^)answer[ ]?=)[\s=]*", re.IGNORECASE | re.MULTILINE
@@ -291,7 +292,7 @@ def _last(text: str, comma: bool) -> Answer | None:
     while end >= 0:
         begin = text.rfind("\n", 0, end) + 1
         if end - begin > _LINE:  # cut where no number goes on
-            begin += len(text[begin : end - _LINE].rstrip("0123456789.,'_/^"))
+            begin += len(text[begin : end - _LINE].rstrip("0123456789.,'_/^eE"))
         line = text[begin:end]
         found = [number for number in numbers(line, comma=comma) if not number.odd]
         counting = [number for number in found if not number.weak and begin + number.start not in items]
@@ -323,6 +324,10 @@ def _at_end(line: str, found: list[Number], comma: bool) -> Answer:
         at = _calculation_start(line, side[0].start, equals[-1].end())
         made = calculate(line[: number.end], at, comma=comma)
         if made and made[0] is not None and made[1] >= number.end:
+            return Answer(made[0])
+    for opened in islice(_FRACTION.finditer(line, max(0, number.start - 300), number.start), 20):
+        made = calculate(line, opened.start(), comma=comma)
+        if made and made[1] >= number.end:
             return Answer(made[0])
     before = found[-2] if len(found) > 1 else None
     joined = before is not None and _TIGHT.fullmatch(line, before.end, number.start)
