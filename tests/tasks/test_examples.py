@@ -151,6 +151,20 @@ def test_number_match_needs_numbers(write):
     assert load(marked).scorers == ("number_match",)
 
 
+@pytest.mark.parametrize("answer", ["#### 3 or 4", "#### 3-5", "#### 10:30", "#### 1.234"])
+def test_a_reference_in_doubt_is_refused_by_its_line(write, answer):
+    rows = [chat(f"How many in group {i}?", f"so\n#### {i}") for i in range(30)]
+    rows[6] = chat("How many?", answer)
+    with pytest.raises(DataError, match="example n:7: its answer "):
+        load(write("n.jsonl", rows), scorers=("number_match",))
+
+
+def test_a_file_with_one_odd_way_of_writing_is_scored_by_its_numbers(write):
+    for answer in ("#### \u20ac4", "#### **4**", "#### 1 234", "#### 3/4", "#### \u22124"):
+        rows = [chat(f"q{i}", f"so\n#### {i}") for i in range(9)] + [chat("q", f"so\n{answer}")]
+        assert load(write("n.jsonl", rows)).scorers == ("number_match",)
+
+
 def test_names_of_splits():
     found = {
         name: split_of(name) for name in ("train_2000", "anatomy_dev", "Test", "valid", "contest", "latest", "val")

@@ -120,6 +120,16 @@ def test_given_format_beats_the_extension(write):
     assert read_examples(write("a.data", GOOD), "chat_jsonl")[0] == "chat_jsonl"
 
 
+def test_choices_and_answer_may_have_different_unicode_forms(write):
+    choices = ["caf\u00e9", "the"]
+    _, (example,) = read_examples(write("c.jsonl", [chat("q", "cafe\u0301", choices=choices)]))
+    assert (example.reference, example.choices) == ("caf\u00e9", tuple(choices))  # learnt as it is scored
+    with pytest.raises(DataError, match="line 1: 'choices' must be two or more different texts"):
+        read_examples(write("c.jsonl", [chat("q", "caf\u00e9", choices=["caf\u00e9", "cafe\u0301"])]))
+    with pytest.raises(DataError, match="is not among the choices"):
+        read_examples(write("c.jsonl", [chat("q", "102", choices=["10\u00b2", "x"])]))
+
+
 PARTS = st.sampled_from(["a", "word ", "\n", "\n\n", " \n \n", "é", "x" * 30, "\r"])
 
 

@@ -76,6 +76,7 @@ def test_columns_are_mapped(serve):
         (["x", "y", "z"], 2, "C"),
         (["x", "y", "z"], "B", "B"),
         (["x", "y", "z"], "x", "A"),
+        (["x", "caf\u00e9"], "cafe\u0301", "B"),
         ({"text": ["x", "y"], "label": ["1", "2"]}, "2", "B"),
     ],
 )

@@ -110,6 +110,13 @@ def test_long_choices_count_their_end_mark(tiny):
         assert value == pytest.approx(plain_log_prob(model, list(entry.input_ids), entry.prompt_length), abs=1e-4)
 
 
+def test_the_right_choice_counts_in_either_unicode_form(tiny):
+    model, tokenizer = tiny("llama")
+    example = ask("How?", "caf\u00e9", "l", ("cafe\u0301", "x" * 40))  # the longer one is less likely
+    (record,) = evaluate(model, tokenizer, make_task([example]), [example], "multiple_choice")
+    assert (record.output, record.score) == ("cafe\u0301", 1.0)
+
+
 class _Fixed(torch.nn.Module):
     """A judge that finds the token 'x' likely and everything else equally unlikely."""
 

@@ -46,6 +46,13 @@ def test_exact_match_ignores_white_space_only():
     assert score_output("exact_match", ask("q", "a b"), "A b").score == 0.0
 
 
+def test_texts_are_compared_in_nfc():
+    assert score_output("exact_match", ask("q", "caf\u00e9"), "cafe\u0301").score == 1.0
+    assert score_output("exact_match", ask("q", "10\u00b2"), "102").score == 0.0
+    assert score_output("rouge_l", ask("q", "un caf\u00e9"), "un cafe\u0301").score == 1.0
+    assert score_output("number_match", ask("q", "caf\u00e9 #### 3/4"), "cafe\u0301: 0.75").score == 1.0
+
+
 def longest_common(first, second):
     table = {}
     for i in range(len(first) + 1):

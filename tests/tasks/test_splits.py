@@ -83,6 +83,20 @@ def test_exact_duplicates_leave_train_only():
     assert sentence.startswith("1 of 1 test prompts also occur in train (first: t)")
 
 
+def test_duplicates_are_found_in_either_unicode_form():
+    composed, decomposed = (
+        ask("caf\u00e9?", "\u00e9", "c", ("\u00e9", "e")),
+        ask("cafe\u0301?", "e\u0301", "d", ("e\u0301", "e")),
+    )
+    assert fingerprint([composed]) != fingerprint([decomposed])  # of the files as they are
+    kept, _ = separate(
+        {"train": (composed, ask("10\u00b2", "x")), "validation": (), "test": (decomposed, ask("102", "x"))}
+    )
+    assert [e.question for e in kept["train"]] == ["10\u00b2"]
+    texts = Example("t", text="\u00e9"), Example("u", text="e\u0301")
+    assert separate({"train": texts[:1], "validation": (), "test": texts[1:]})[0]["train"] == ()
+
+
 def test_limit_keeps_the_first():
     splits = {"train": tuple(numbered(9)), "validation": tuple(numbered(9)), "test": tuple(numbered(9))}
     cut = limit(splits, SplitSizes(train=4, validation=0, test=None))
