@@ -25,7 +25,7 @@ _TITLE = re.compile(r"[0-9.]+(?:(?:st|nd|rd|th)\b|[ ][A-Z][a-z]+(?![a-zA-Z]))")
 _FRACTION = re.compile(rf"[-–]?{JOINER}\(\(")  # of more than two numerals
 _SAID = re.compile(r"\banswer(?:[ ](?:to|of|for)\b[^.\n]{0,80}?)?[ ]+is\b[:\s]*", re.IGNORECASE)
 _GIVEN = re.compile(
-    r"(?<![/\w-])(?:answer[ ]?:|(?:(?<=the )|(?<=final )|^)answer[ ]?=)[\s=]*", re.IGNORECASE | re.MULTILINE
+    r"(?<![/\w-])(?:answer\x22?[ ]?:|(?:(?<=the )|(?<=final )|^)answer[ ]?=)[\s=]*", re.IGNORECASE | re.MULTILINE
 )
 # Far beyond what any answer has, so that hostile ones take no time: lines with ####, words "answer is", numbers of
 # what is given as the answer, characters of the line that ends with it.
@@ -256,7 +256,8 @@ def _calculation_start(text: str, at: int, begin: int) -> int:
 def _said(text: str, comma: bool) -> Answer | None:
     """Read what the last "answer is" or "answer:" says."""
     places = [(found.end(), False) for found in _SAID.finditer(text)] + [
-        (found.end(), True) for found in _GIVEN.finditer(text)
+        (found.end(), '"' not in found.group())
+        for found in _GIVEN.finditer(text)  # a key of JSON holds the answer
     ]
     for at, short in sorted(places, reverse=True)[:_PLACES]:
         stop = text.find("\n", at)

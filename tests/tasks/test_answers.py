@@ -220,6 +220,7 @@ SAID = [
     ("**Answer:** 42", "42"),
     ("Answer:\n42", "42"),
     ("<answer>42</answer>", "42"),
+    ('{"answer": 42, "steps": 3}', "42"),
     ("Answer: There are 75/3=25 cats. Then 60/100*25=15 and 15-5=10 cats.", "10"),
     ("24 * 2 points/answer = 48. In all 48 + 16 = 64 points.", "64"),
 ]
