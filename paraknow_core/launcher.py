@@ -5,6 +5,7 @@
 
 import errno
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -102,9 +103,8 @@ def serve_while_parent_lives(arguments: Sequence[str]) -> None:
     A launcher that is killed cannot pass anything on; the server would keep its port for nobody to find.
     """
     threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
-    from streamlit.web.cli import main
-
-    main(args=list(arguments), prog_name="streamlit")
+    sys.argv = ["streamlit", *arguments]
+    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
 
 
 def _end_with_parent(pipe: int) -> None:
