@@ -78,7 +78,9 @@ class TaskSpec(Strict):
     subset: str | None = Field(None, description="hub only: configuration name")
     revision: Source | None = Field(None, description="hub only: branch, tag or commit")
     columns: dict[str, str] = Field(default_factory=dict,
-                                    description="hub only: question, answer (and choices) -> column names")  # fmt: skip
+                                    description="parts of the prompt -> columns or fields of the data: question, "
+                                    "answer, choices, input, context, system, history, subject, messages, text, id; "
+                                    "an empty name leaves a part out")  # fmt: skip
     template: Literal["tulu", "chat", "plain"] = "tulu"
     max_length: int = Field(2048, ge=2, le=1_048_576, description="tokens; longer examples are cut at the end")
     sizes: SplitSizes = SplitSizes()

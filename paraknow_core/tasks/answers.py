@@ -5,7 +5,7 @@ its NFKC, which would make one text of 10² and 102, or of ½ and 1/2; `numerals
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -105,11 +105,19 @@ def read_answer(text: str, *, strict: bool = False) -> Answer:
     return Answer(answer.number, answer.doubt, "" if commas else answer.form)
 
 
-def check_numbers(examples: Sequence[Example]) -> None:
+def _named(example: Example) -> str:
+    return f"example {example.id}"
+
+
+def check_numbers(examples: Sequence[Example], place: Callable[[Example], str] = _named) -> None:
     """Refuse references that do not give one number, or one that two readers could read differently.
 
     1,234 is read as in English, 1234, unless the examples together have more decimal commas (3,5) than decimal points.
     1.234 is a decimal if the examples show decimal points elsewhere (2.50), and no more decimal commas than those.
+
+    Args:
+        examples: with their references.
+        place: how a sentence names one of them.
 
     Raises:
         DataError: names the first such example and how to write its answer.
@@ -118,10 +126,10 @@ def check_numbers(examples: Sequence[Example]) -> None:
     for example in examples:
         answer = read_answer(example.reference)
         if answer.number is None:
-            raise DataError(f"example {example.id}: its answer holds no number; use exact_match, not number_match")
+            raise DataError(f"{place(example)}: its answer holds no number; use exact_match, not number_match")
         if answer.doubt:
             raise DataError(
-                f"example {example.id}: its answer ...{example.reference[-40:]!r} is not one number: {answer.doubt}; "
+                f"{place(example)}: its answer ...{example.reference[-40:]!r} is not one number: {answer.doubt}; "
                 "end it with #### and the number, such as #### 1234 or #### 0.5, or use exact_match"
             )
         if answer.form:
@@ -138,7 +146,7 @@ def check_numbers(examples: Sequence[Example]) -> None:
             mark = answer.form[1]
             why = "other numbers have decimal commas" if commas > points else "no other number shows decimal points"
             raise DataError(
-                f"example {example.id}: its answer can be {answer.number} or "
+                f"{place(example)}: its answer can be {answer.number} or "
                 f"{_other_reading(answer.number or '', answer.form)}, depending on what '{mark}' is ({why}); write "
                 "thousands without a mark (1234) and decimals with a point and not three digits (1.2340)"
             )

@@ -1,10 +1,14 @@
 """Load a task: its examples from wherever the spec says, split, kept apart, with its scorers. Start here."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from paraknow_core.errors import DataError
 from paraknow_core.spec import TaskSpec
 from paraknow_core.tasks.answers import check_numbers, extract_number
+from paraknow_core.tasks.formats import name_of
+from paraknow_core.tasks.layouts import ColumnsError
 from paraknow_core.tasks.sources import Parts, read_bundled, read_path
 from paraknow_core.tasks.splits import cut_validation, leakage, limit, separate, split_by_position, split_by_shuffle
 from paraknow_core.tasks.task import Example, Message, Task, fingerprint
@@ -31,27 +35,39 @@ def load_task(spec: TaskSpec, *, offline: bool = False, train_only: bool = False
         DataError: a sentence that names the place and what would be right.
     """
     parts = _read(spec, offline)
-    given_test = _read_test(spec)
+    given_test = _read_test(spec, parts.reading)
     if given_test and (given_test.format == "text") != (parts.format == "text"):
         raise DataError(f"task.test_source: is {given_test.format}, but the source is {parts.format}; give one format")
     splits, notes = _assemble(parts, given_test.merged if given_test else None, spec, train_only)
+    held = len(splits["train"])
     splits, dropped = separate(splits)
-    splits = limit(splits, spec.sizes)
+    label = parts.label or _title(spec.source)
     for name in ("train",) if train_only else ("train", "test"):
+        if not splits[name] and held and name == "train":
+            raise DataError(
+                f"task {label}: nothing is left for the train split, as all {held} training examples also occur, word "
+                "for word, in validation or test; take duplicates out of the data, or give other examples"
+            )
         if not splits[name]:
-            raise DataError(f"task {spec.source}: nothing is left for the {name} split; give more examples")
+            raise DataError(f"task {label}: nothing is left for the {name} split; give more examples")
+    splits = limit(splits, spec.sizes)
+    files = {**parts.files, **(given_test.files if given_test else {})}
+    own = spec.scorers or parts.scorers
+    scorers, forms = (own, []) if own else _default_scorers(parts.format, splits, files, strict=not train_only)
+    said = (*(given_test.notes if given_test else ()), *notes, *dropped, *(f"{label}: {form}" for form in forms))
     task = Task(
         name=_name(spec.source),
         label=parts.label or _name(spec.source),
         splits=splits,
-        scorers=spec.scorers or parts.scorers or _default_scorers(parts.format, splits),
+        scorers=scorers,
         template=spec.template,
         max_length=spec.max_length,
         max_new_tokens=spec.max_new_tokens or parts.max_new_tokens or _NEW_TOKENS[parts.format],
-        warnings=(*parts.notes, *notes, *dropped),
+        warnings=(*parts.notes, *said),
         revision=parts.revision,
+        fields=parts.fields,
     )
-    check_scorers(task)
+    check_scorers(task, files)
     return Task(**{**vars(task), "warnings": (*task.warnings, *leakage(task))})
 
 
@@ -74,8 +90,12 @@ def list_tasks() -> list[dict]:
     ]
 
 
-def check_scorers(task: Task) -> None:
+def check_scorers(task: Task, files: Mapping[str, str] | None = None) -> None:
     """Refuse scorers that the task's examples cannot serve.
+
+    Args:
+        task: with its examples.
+        files: what their ids begin with -> how a sentence names that line.
 
     Raises:
         DataError: names the scorer, the first example it does not fit, and another scorer.
@@ -88,9 +108,10 @@ def check_scorers(task: Task) -> None:
             )
         for example in examples:
             if scorer == "multiple_choice" and not example.choices:
-                raise DataError(f"example {example.id}: multiple_choice needs choices; add them or use exact_match")
+                place = _place(example, files or {})
+                raise DataError(f"{place}: multiple_choice needs choices; add them or use exact_match")
         if scorer == "number_match":
-            check_numbers(examples)
+            check_numbers(examples, lambda example: _place(example, files or {}))
 
 
 def _read(spec: TaskSpec, offline: bool) -> Parts:
@@ -99,20 +120,33 @@ def _read(spec: TaskSpec, offline: bool) -> Parts:
         from paraknow_core.tasks.hub import read_hub
 
         return read_hub(name, spec, offline=offline)
-    for key in ("columns", "subset", "revision"):
+    for key in ("subset", "revision"):
         if getattr(spec, key):
             raise DataError(f"task.{key}: only a hub data set has it; leave it out for '{spec.source}'")
     if kind == "bundled":
+        if spec.columns:
+            raise DataError(f"task.columns: a bundled task has no columns to map; leave it out for '{spec.source}'")
         return read_bundled(name)
     if spec.format == "hub":
         raise DataError(f"task.format: hub given for '{spec.source}'; write hub:OWNER/NAME as source, or format auto")
-    return read_path(Path(spec.source).expanduser(), spec.format)
+    return read_path(Path(spec.source).expanduser(), spec.format, spec.columns)
 
 
-def _read_test(spec: TaskSpec) -> Parts | None:
+def _read_test(spec: TaskSpec, reading: str) -> Parts | None:
+    """Read the second file: by the same columns if it has them, else by its own names."""
     if spec.test_source is None:
         return None
-    return read_path(Path(spec.test_source).expanduser(), "auto" if spec.format == "hub" else spec.format)
+    path, format = Path(spec.test_source).expanduser(), "auto" if spec.format == "hub" else spec.format
+    try:
+        return read_path(path, format, spec.columns, reading)
+    except ColumnsError as error:
+        problem = error
+    try:
+        parts = read_path(path, format, {}, reading)
+    except DataError:
+        raise problem from None
+    note = f"{name_of(path)}: read by its own names of fields, as it has not all that task.columns names"
+    return replace(parts, notes=(*parts.notes, note))
 
 
 def _assemble(parts: Parts, test: tuple[Example, ...] | None, spec: TaskSpec, train_only: bool) -> tuple[dict, list]:
@@ -144,15 +178,74 @@ def _assemble(parts: Parts, test: tuple[Example, ...] | None, spec: TaskSpec, tr
     return given, notes
 
 
-def _default_scorers(format: str, splits: dict) -> tuple[str, ...]:
+def _default_scorers(
+    format: str, splits: Mapping[str, tuple[Example, ...]], files: Mapping[str, str], *, strict: bool
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return the scorers that most examples ask for, and sentences about the others.
+
+    Args:
+        format, splits: of the task.
+        files: see `check_scorers`.
+        strict: refuse an example that these scorers cannot read; False where nothing is scored.
+
+    Raises:
+        DataError: names the first such example.
+    """
     examples = [example for split in splits.values() for example in split]
+    total = len(examples)
     if format == "text":
-        return ("perplexity",)
-    if all(example.choices for example in examples):
-        return ("multiple_choice",)
-    if all(extract_number(example.reference, strict=True) is not None for example in examples):
-        return ("number_match",)
-    return ("exact_match", "rouge_l")
+        return ("perplexity",), []
+    with_choices = sum(bool(example.choices) for example in examples)
+    if 2 * with_choices > total:
+        odd = next((example for example in examples if not example.choices), None)
+        if odd is not None and strict:
+            raise DataError(
+                f"{_place(odd, files)}: has no choices, which {with_choices} of {total} examples have; give it some, "
+                "remove it, or set task.scorers"
+            )
+        return ("multiple_choice",), []
+    unmarked = [example for example in examples if extract_number(example.reference, strict=True) is None]
+    marked = total - len(unmarked)
+    if 2 * marked > total:
+        return ("number_match",), _unmarked(unmarked, marked, total, files, strict)
+    notes = []
+    if with_choices:
+        notes.append(f"only {with_choices} of {total} examples have choices, so that all are scored as texts; give the "
+                     "others choices too, or set task.scorers")  # fmt: skip
+    if 5 * marked >= total:
+        notes.append(f"only {marked} of {total} answers end in '#### NUMBER', so that all are scored as texts; write "
+                     "the others so too, or set task.scorers")  # fmt: skip
+    return ("exact_match", "rouge_l"), notes
+
+
+def _unmarked(
+    unmarked: list[Example], marked: int, total: int, files: Mapping[str, str], strict: bool
+) -> list[str]:  # fmt: skip
+    """Say which answers have another form than most, whose numbers are marked; refuse one without a number."""
+    without = next((example for example in unmarked if extract_number(example.reference) is None), None)
+    if without is not None and strict:
+        raise DataError(
+            f"{_place(without, files)}: its answer holds no number, while {marked} of {total} answers end in "
+            "'#### NUMBER' and are scored by it; write this one so, remove it, or set task.scorers"
+        )
+    if not unmarked:
+        return []
+    first = ", ".join(_place(example, files) for example in unmarked[:3])
+    more = f" and {len(unmarked) - 3} more" if len(unmarked) > 3 else ""  # noqa: PLR2004
+    return [f"in {len(unmarked)} of {total} answers the '#### NUMBER' of the others is missing or not plain ({first}"
+            f"{more}); the number that is found there is scored"]  # fmt: skip
+
+
+def _place(example: Example, files: Mapping[str, str]) -> str:
+    """Name an example as its file's reader knows it: by its line, where its id tells it."""
+    stem, _, number = example.id.rpartition(":")
+    return f"{files[stem]} {number}" if stem in files and number.isdigit() else f"example {example.id}"
+
+
+def _title(source: str) -> str:
+    """Return what a source is called in sentences: never a path of the server."""
+    kind = source.partition(":")[0]
+    return source if kind in ("bundled", "hub") else name_of(Path(source).expanduser())
 
 
 def _name(source: str) -> str:

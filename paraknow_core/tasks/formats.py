@@ -1,25 +1,75 @@
-"""Read a data file into examples. Strict: an error names the file, the line and what would be right."""
+"""Read data files into examples. Strict: an error names the file, the line and what would be right."""
 
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from paraknow_core.errors import DataError
-from paraknow_core.tasks.characters import nfc, same_text
-from paraknow_core.tasks.task import ROLES, Example, Message
+from paraknow_core.tasks.layouts import (
+    FORMAT_OF,
+    LAYOUTS,
+    MAP,
+    ColumnsError,
+    Line,
+    UnclearError,
+    UnknownLayoutError,
+    examples_of,
+    multiple_choice,
+    recognise,
+    understand,
+    unused_sentence,
+)
+from paraknow_core.tasks.task import Example
+from paraknow_core.tasks.values import TwiceError, find, is_empty, listed, quoted, read_json_text, short, text_of, whole
 
 LETTERS = ("A", "B", "C", "D")
-SUFFIXES = {".jsonl": None, ".csv": "mmlu", ".txt": "text"}
+SUFFIXES = {".jsonl": "lines", ".csv": "table", ".txt": "text"}
 FORMATS = ("chat_jsonl", "gsm8k", "mmlu", "text")
 MAX_BYTES = 2_000_000_000
+MAX_CELL = 2_000_000_000  # characters of a table's cell: any that a file can hold
 TEXT_PIECE = 1000
+DELIMITERS = ",;\t"
 
-_CALCULATOR = re.compile(r"<<[^<>]*>>")
 _SPLIT_WORD = re.compile(r"[_-](?:dev|val|validation|test|train)$")
-_LAYOUTS = '{"messages": [...]} or {"question": ..., "answer": ...}'
+_APPLE_DOUBLE = b"\x00\x05\x16\x07"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Lines of one file or hub split, not yet understood.
+
+    Attributes:
+        title: what it is called in sentences; stem: what ids begin with.
+        lines: see `Line`.
+        names: all its columns, where lines hold only those that matter.
+    """
+
+    title: str
+    stem: str
+    lines: Sequence[Line]
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """What files or hub splits hold.
+
+    Attributes:
+        format: one of FORMATS.
+        parts: the examples of each.
+        notes: sentences for the user.
+        fields: what was read from which field, for people; empty where fields have no names.
+        reading: how answers name their choices, see `paraknow_core.tasks.choices`.
+    """
+
+    format: str
+    parts: tuple[tuple[Example, ...], ...]
+    notes: tuple[str, ...] = ()
+    fields: Mapping[str, str] = field(default_factory=dict)
+    reading: str = ""
 
 
 def read_examples(path: Path, format: str = "auto") -> tuple[str, tuple[Example, ...]]:
@@ -27,7 +77,7 @@ def read_examples(path: Path, format: str = "auto") -> tuple[str, tuple[Example,
 
     Args:
         path: a UTF-8 file (with or without byte-order mark; LF or CRLF) of at most 2 GB.
-        format: "chat_jsonl", "gsm8k", "mmlu", "text", or "auto": by extension and first line.
+        format: "chat_jsonl", "gsm8k", "mmlu", "text", or "auto": by extension and all lines.
 
     Returns:
         The format and the examples. Ids that the file does not give are made of its name and the line (or row) number.
@@ -35,104 +85,187 @@ def read_examples(path: Path, format: str = "auto") -> tuple[str, tuple[Example,
     Raises:
         DataError: names the file, the line, and what would be right.
     """
-    _check_file(path)
-    if format == "auto":
-        format = detect_format(path)
-    if format not in FORMATS:
-        raise DataError(f"{path.name}: format '{format}' is not one of a file; choose from auto, {', '.join(FORMATS)}")
-    if format == "text":
-        examples = read_text(path)
-    elif format == "mmlu":
-        examples = list(_read_mmlu(path))
-    else:
-        parse = parse_chat if format == "chat_jsonl" else parse_gsm8k
-        examples = [parse(record, where, name) for record, where, name in _json_lines(path)]
-    if not examples:
-        raise DataError(f"{path.name}: holds no example; give a file with at least one")
-    check_unique(examples, path.name)
-    return format, tuple(examples)
+    data = read_files([path], format)
+    return data.format, data.parts[0]
 
 
-def detect_format(path: Path) -> str:
-    """Tell the format of a file from its extension and, for JSON lines, its first record.
-
-    Raises:
-        DataError: neither tells.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise DataError(
-            f"{path.name}: the extension '{suffix}' does not tell the format; "
-            "use .jsonl, .csv or .txt, or set task.format"
-        )
-    known = SUFFIXES[suffix]
-    if known:
-        return known
-    for record, where, _ in _json_lines(path):
-        if "messages" in record:
-            return "chat_jsonl"
-        if "question" in record and "answer" in record:
-            return "gsm8k"
-        keys = ", ".join(str(key) for key in list(record)[:8]) or "none"
-        raise DataError(f"{where}: unknown layout with keys {keys[:120]}; write each line as {_LAYOUTS}")
-    raise DataError(f"{path.name}: holds no example; write one JSON object a line, {_LAYOUTS}")
-
-
-def parse_chat(record: dict, where: str, name: str) -> Example:
-    """Turn `{"messages": [{"role", "content"}, ...], "id"?, "choices"?}` into an example; other keys are ignored."""
-    messages = record.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f"{where}: 'messages' must be a list of turns; write [{{'role': 'user', 'content': ...}}, ...]")
-    turns = tuple(_message(turn, f"{where}, message {index}") for index, turn in enumerate(messages, 1))
-    if turns[-1].role != "assistant":
-        raise DataError(f"{where}: no assistant answer at the end; end each conversation with an assistant message")
-    if len(turns) < 2:
-        raise DataError(f"{where}: an answer without a question; put a user message before it")
-    given = record.get("id", name)
-    if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
-        raise DataError(f"{where}: 'id' is {_short(given)}; give text or a whole number, or leave it out")
-    choices = _choices(record.get("choices"), turns[-1].content, where)
-    for choice in choices:  # the answer is learnt as the choice is scored
-        if same_text(choice, turns[-1].content):
-            turns = (*turns[:-1], Message("assistant", choice))
-    return Example(_text(str(given), "id", where), turns, choices)
-
-
-def parse_gsm8k(record: dict, where: str, name: str) -> Example:
-    """Turn `{"question", "answer"}` into an example.
-
-    The calculator marks `<<48/2=24>>` are taken out of an answer that ends in `#### 72`, as is usual when preparing
-    this data; the reference keeps its reasoning and that last line. Other answers stay as they are.
-    """
-    for key in ("question", "answer"):
-        if key not in record:
-            raise DataError(f"{where}: the key '{key}' is missing; write each line as {_LAYOUTS}")
-    question = _text(record["question"], "question", where)
-    answer = _text(record["answer"], "answer", where)
-    if "####" in answer:
-        answer = _CALCULATOR.sub("", answer)
-    return Example(name, (Message("user", question), Message("assistant", answer)))
-
-
-def multiple_choice(question: str, choices: tuple[str, ...], letter: str, name: str, subject: str = "") -> Example:
-    """Lay a question out as the usual lettered prompt; the answer and the candidates are the letters.
+def read_files(
+    paths: Sequence[Path],
+    format: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    hint: str = "",
+    title: str = "",
+) -> Data:
+    """Read the files of one data set: what their fields mean is told from all lines of all of them.
 
     Args:
-        question, choices: the texts, 2 to 26 choices.
-        letter: of the right choice.
-        subject: if known, named in the first line.
+        paths: files as for `read_examples`.
+        format: of them all, or "auto".
+        columns: `task.columns`, see `paraknow_core.tasks.layouts.mapping_of`.
+        hint: the reading of choices in another part of the same data.
+        title: what they are called together.
+
+    Raises:
+        DataError: names the file, the line, and what would be right.
     """
-    letters = tuple(chr(ord("A") + index) for index in range(len(choices)))
-    about = f" about {subject}" if subject else ""
-    lines = [f"The following are multiple choice questions (with answers){about}.", "", question.strip()]
-    lines += [f"{mark}. {choice.strip()}" for mark, choice in zip(letters, choices, strict=True)]
-    prompt = "\n".join([*lines, "Answer:"])
-    return Example(name, (Message("user", prompt), Message("assistant", letter)), letters)
+    columns = columns or {}
+    if format != "auto" and format not in FORMATS:
+        shown = name_of(paths[0])
+        raise DataError(f"{shown}: format '{format}' is not one of a file; choose from auto, {', '.join(FORMATS)}")
+    bare: dict[Path, tuple[str, list[Example]]] = {}
+    tables: dict[Path, Table] = {}
+    for path in paths:
+        found = _read(path, format, columns)
+        if isinstance(found, Table):
+            tables[path] = found
+        else:
+            bare[path] = found
+    kinds = {path: kind for path, (kind, _) in bare.items()}
+    data = read_tables(list(tables.values()), columns, format, title, hint=hint) if tables else Data("", ())
+    kinds |= dict.fromkeys(tables, data.format)
+    odd = next((path for path in paths if kinds[path] != kinds[paths[0]]), None)
+    if odd is not None:
+        raise DataError(f"{title}: {name_of(odd)} is {kinds[odd]}, others are {kinds[paths[0]]}; keep one format")
+    read = dict(zip(tables, data.parts, strict=True)) | {path: tuple(examples) for path, (_, examples) in bare.items()}
+    for path in paths:
+        if not read[path]:
+            raise DataError(f"{name_of(path)}: holds no example; give a file with at least one")
+        check_unique(read[path], name_of(path))
+    return Data(kinds[paths[0]], tuple(read[path] for path in paths), data.notes, data.fields, data.reading)
+
+
+def read_tables(
+    tables: Sequence[Table], columns: Mapping[str, str], format: str, title: str, *, hub: bool = False, hint: str = ""
+) -> Data:
+    """Turn the lines of one data set's files or splits into examples; the one way for all kinds of tables.
+
+    Args:
+        tables: at least one.
+        columns, format, hint: see `read_files`.
+        title: what they are called together; of one table its own title.
+        hub: they are splits of a hub data set.
+
+    Raises:
+        DataError: names the line.
+    """
+    title = tables[0].title if len(tables) == 1 else title
+    lines = [line for table in tables for line in table.lines]
+    if hub and any("id" in (table.names or ()) for table in tables):
+        columns = {"id": "id", **columns}
+    if not lines:
+        raise DataError(f"{title}: holds no example; write one a line, {LAYOUTS}")
+    names = [name for table in tables for name in table.names or ()]
+    layout, loose = understand(lines, columns, format, title, list(dict.fromkeys(names)) if names else None)
+    if layout.kind == "text":
+        parts, notes, reading = tuple(_joined(table, layout.parts["text"][0]) for table in tables), [], ""
+    else:
+        read = examples_of(lines, layout, hub=hub, hint=hint)
+        notes, reading, start = read.notes, read.reading, 0
+        loose, cut = [*loose, *read.ignored], []
+        for table in tables:
+            cut.append(tuple(read.examples[start : start + len(table.lines)]))
+            start += len(table.lines)
+        parts = tuple(cut)
+    if loose:
+        notes = [unused_sentence(loose), *notes]
+    return Data(FORMAT_OF[layout.kind], parts, tuple(f"{title}: {note}" for note in notes), layout.fields, reading)
+
+
+def read_table(path: Path, *, header: bool = False) -> Table | None:
+    """Return the lines of a file as they are; None for one without fields (plain text, a table without a header).
+
+    Args:
+        path: a .jsonl or .csv file.
+        header: the first line of a table names its columns, whether it looks like that or not.
+
+    Raises:
+        DataError: names the line.
+    """
+    _check_file(path)
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind == "text":
+        return None
+    if kind == "table":
+        rows = _rows(path)
+        return _with_header(path, rows) if header or not _is_bare(rows) else None
+    return Table(name_of(path), path.stem, list(_json_lines(path)))
+
+
+def samples(tables: Iterable[Table]) -> dict[str, str]:
+    """Return every field of some tables with the start of its first value; of an object also its own fields."""
+    found: dict[str, str] = {}
+    for table in tables:
+        for fields, _, _ in table.lines:
+            for name, value in fields.items():
+                if not found.get(name):
+                    found[name] = "" if is_empty(value) else str(value)[:200]
+                    inner = value if isinstance(value, dict) else {}
+                    found |= {f"{name}.{key}": str(each)[:200] for key, each in inner.items()}
+    return found
+
+
+def name_of(path: Path) -> str:
+    """Return what a file is called in sentences: an upload has its user's name of it, not its generated one."""
+    if path.name.startswith("upload-"):
+        try:
+            note = path.with_suffix(".json")
+            known = json.loads(note.read_bytes()) if note.stat().st_size < 10_000 else None  # noqa: PLR2004
+        except (OSError, ValueError, RecursionError):
+            known = None
+        if isinstance(known, dict) and known.get("file") == path.name and isinstance(known.get("label"), str):
+            return known["label"][:60] or path.name
+    return path.name
+
+
+def is_hidden(path: Path) -> bool:
+    """True for files that systems and offices leave beside data: `._train.jsonl`, `.DS_Store`, `~$train.csv`."""
+    return path.name.startswith((".", "~$")) or path.name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def _read(path: Path, format: str, columns: Mapping[str, str]) -> Table | tuple[str, list[Example]]:
+    """Read one file: a table with named fields, or at once the examples of one without."""
+    _check_file(path)
+    kind = SUFFIXES.get(path.suffix.lower())
+    if format == "text" and not columns:
+        kind = "text"
+    if kind is None and format == "auto":
+        raise DataError(
+            f"{name_of(path)}: the extension '{path.suffix.lower()}' does not tell the format; "
+            "use .jsonl, .csv or .txt, or set task.format"
+        )
+    if kind is None:
+        kind = "table" if format == "mmlu" else "lines"
+    if kind == "text":
+        if any(columns.values()):
+            raise ColumnsError(f"{name_of(path)}: task.columns given, but a .txt file is plain text without columns; "
+                               "leave it out, or give a .jsonl or .csv file")  # fmt: skip
+        if format not in ("auto", "text"):
+            raise DataError(f"{name_of(path)}: format '{format}' given, but a .txt file is plain text; use format text "
+                            "or auto")  # fmt: skip
+        return "text", read_text(path)
+    if kind == "lines":
+        return Table(name_of(path), path.stem, list(_json_lines(path)))
+    rows = _rows(path)
+    if not rows:
+        return Table(name_of(path), path.stem, [])
+    if not columns and _is_bare(rows):
+        if format not in ("auto", "mmlu"):
+            raise DataError(f"{name_of(path)}: format '{format}' given, but it is a table of question, A, B, C, D, "
+                            "letter; use format mmlu or auto, or name its columns in the first line")  # fmt: skip
+        return "mmlu", list(_bare_examples(path, rows))
+    first, names = rows[0]
+    if not columns and not _is_header(names):
+        raise UnknownLayoutError(
+            f"{name_of(path)} line {first}: has {len(names)} columns; 6 are needed: question, A, B, C, D, letter, or a "
+            f"first line that names them (question, A, B, C, D, answer); it holds {listed(names)}: if these are names, "
+            f"{MAP}"
+        )
+    return _with_header(path, rows)
 
 
 def read_text(path: Path) -> list[Example]:
     """Cut a plain text into examples of about 1000 characters at blank lines; joined again they are the file."""
-    text = _decode(path.read_bytes(), path.name, 1).replace("\r\n", "\n")
+    text = _decode(path.read_bytes(), name_of(path), 1).replace("\r\n", "\n")
     if not text.strip():
         return []
     return [Example(f"{path.stem}:{index}", text=piece) for index, piece in enumerate(text_pieces(text), 1)]
@@ -168,20 +301,25 @@ def check_unique(examples: list[Example] | tuple[Example, ...], where: str) -> N
 
 
 def _check_file(path: Path) -> None:
+    shown = name_of(path)
     if not path.is_file():
         raise DataError(f"{path}: is not a file that can be read; give the path of a .jsonl, .csv or .txt file")
+    if path.name.startswith("~$"):
+        raise DataError(f"{shown}: is a lock file that an office program left; give {path.name[2:]}")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(4)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+        raise DataError(f"{shown}: cannot be read ({error.strerror}); check its permissions") from None
+    if start == _APPLE_DOUBLE or path.name.startswith("._"):
+        raise DataError(f"{shown}: is a macOS side file (AppleDouble), not the data; give the file without '._'")
     if size == 0:
-        raise DataError(f"{path.name}: is empty; give a file with at least one example")
+        raise DataError(f"{shown}: is empty; give a file with at least one example")
     if size > MAX_BYTES:
-        raise DataError(f"{path.name}: has {size / 1e9:.1f} GB; at most 2 GB are read, give a smaller part of the data")
+        raise DataError(f"{shown}: has {size / 1e9:.1f} GB; at most 2 GB are read, give a smaller part of the data")
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{path.name}: is UTF-16 text; save it as UTF-8")
+        raise DataError(f"{shown}: is UTF-16 text; save it as UTF-8")
 
 
 def _decode(raw: bytes, file: str, line: int) -> str:
@@ -193,82 +331,132 @@ def _decode(raw: bytes, file: str, line: int) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    shown = name_of(path)
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
-            yield number, _decode(raw, path.name, number)
+            yield number, _decode(raw, shown, number)
 
 
-def _json_lines(path: Path) -> Iterator[tuple[dict, str, str]]:
+def _json_lines(path: Path) -> Iterator[Line]:
+    shown = name_of(path)
     for number, line in _lines(path):
         if not line.strip():
             continue
-        where = f"{path.name} line {number}"
+        where = f"{shown} line {number}"
         try:
-            record = json.loads(line)
+            record = read_json_text(line)
+        except TwiceError as error:
+            raise DataError(f"{where}: the key {quoted(str(error))} is given twice; keep one of them") from None
         except (ValueError, RecursionError):
-            raise DataError(f"{where}: is not JSON; write one JSON object a line, {_LAYOUTS}") from None
+            raise DataError(f"{where}: is not JSON; write one JSON object a line, {LAYOUTS}") from None
         if not isinstance(record, dict):
-            raise DataError(f"{where}: holds {_short(record)}, not an object; write each line as {_LAYOUTS}")
+            raise DataError(f"{where}: holds {short(record)}, not an object; write each line as {LAYOUTS}")
         yield record, where, f"{path.stem}:{number}"
 
 
-def _read_mmlu(path: Path) -> Iterator[Example]:
-    subject = _SPLIT_WORD.sub("", path.stem).replace("_", " ") if _SPLIT_WORD.search(path.stem) else ""
-    reader = csv.reader((line for _, line in _lines(path)), strict=True)
-    count = 0
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the rows of a table that hold anything, each with the number of its first line.
+
+    Columns are apart by commas, semicolons or tabs, whichever make the first row one that is known, else most of it.
+    """
+    shown = name_of(path)
+    # The limit of 128 KB a cell is one of the whole process. It is only ever raised, and always to the same, so that
+    # no reader in another thread can find it lower than it was.
+    if csv.field_size_limit() < MAX_CELL:
+        csv.field_size_limit(MAX_CELL)
+    reader = csv.reader((line for _, line in _lines(path)), delimiter=_delimiter(path), strict=True)
+    rows: list[tuple[int, list[str]]] = []
     while True:
-        where = f"{path.name} line {reader.line_num + 1}"
+        start = reader.line_num + 1
         try:
             row = next(reader)
         except StopIteration:
-            return
+            return rows
         except csv.Error as error:
-            raise DataError(f"{where}: is not valid CSV ({error}); quote cells that hold commas or quotes") from None
-        if not row:
-            continue
-        count += 1
-        if len(row) != 6:
+            raise DataError(
+                f"{shown} line {start}: is not valid CSV ({error}); quote cells that hold commas or quotes"
+            ) from None
+        if row:
+            rows.append((start, row))
+
+
+def _delimiter(path: Path) -> str:
+    widths = {}
+    for mark in DELIMITERS:
+        try:
+            row = next((row for row in csv.reader((line for _, line in _lines(path)), delimiter=mark) if row), [])
+        except csv.Error:
+            row = []
+        if _is_header(row) or _is_bare_row(row):
+            return mark
+        widths[mark] = len(row)
+    return max(widths, key=widths.__getitem__)  # of equal ones the first
+
+
+def _is_header(names: Collection[str]) -> bool:
+    try:
+        recognise(names, {})
+    except UnclearError as error:
+        return bool(str(error))
+    return True
+
+
+def _is_bare_row(row: Sequence[str]) -> bool:
+    return len(row) == len(LETTERS) + 2 and row[-1].strip() in LETTERS
+
+
+def _is_bare(rows: Sequence[tuple[int, list[str]]]) -> bool:
+    """True for a table of question, four choices and letter, without a line of names."""
+    if not rows or (_is_header(rows[0][1]) and len(set(rows[0][1])) == len(rows[0][1])):
+        return False
+    return _is_bare_row(rows[0][1]) or 2 * sum(_is_bare_row(row) for _, row in rows) > len(rows)
+
+
+def _with_header(path: Path, rows: Sequence[tuple[int, list[str]]]) -> Table:
+    """Read a table whose first row names its columns."""
+    shown = name_of(path)
+    (first, names), *others = rows
+    names = [name.strip() or f"column {index}" for index, name in enumerate(names, 1)]
+    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if twice is not None:
+        raise DataError(f"{shown} line {first}: names the column {quoted(twice)} twice; give each another name")
+    lines = []
+    for count, (number, row) in enumerate(others, 1):
+        if len(row) != len(names):
+            raise DataError(
+                f"{shown} line {number}: has {len(row)} columns, line {first} names {len(names)}; "
+                "quote cells that hold commas or quotes"
+            )
+        lines.append((dict(zip(names, row, strict=True)), f"{shown} line {number}", f"{path.stem}:{count}"))
+    return Table(shown, path.stem, lines)
+
+
+def _bare_examples(path: Path, rows: Sequence[tuple[int, list[str]]]) -> Iterator[Example]:
+    subject = _SPLIT_WORD.sub("", path.stem).replace("_", " ") if _SPLIT_WORD.search(path.stem) else ""
+    for count, (number, row) in enumerate(rows, 1):
+        where = f"{name_of(path)} line {number}"
+        if len(row) != len(LETTERS) + 2:
             raise DataError(f"{where}: has {len(row)} columns; 6 are needed: question, A, B, C, D, letter")
         names = ("question", *(f"choice {letter}" for letter in LETTERS))
-        question, *choices = (_text(cell, name, where) for cell, name in zip(row, names, strict=False))
+        question, *choices = (text_of(cell, name, where) for cell, name in zip(row, names, strict=False))
         letter = row[5].strip()
         if letter not in LETTERS:
-            raise DataError(f"{where}: the answer is {_short(letter)}; it must be A, B, C or D (no header line)")
+            kind = UnknownLayoutError if count == 1 else DataError
+            raise kind(
+                f"{where}: the answer is {short(letter)}; it must be A, B, C or D (no header line, or one that names "
+                f"question, A, B, C, D, answer; with other names, {MAP})"
+            )
         yield multiple_choice(question, tuple(choices), letter, f"{path.stem}:{count}", subject)
 
 
-def _message(turn: Any, where: str) -> Message:
-    if not isinstance(turn, dict) or not {"role", "content"} <= set(turn):
-        raise DataError(f"{where}: a turn needs the keys 'role' and 'content'; add them")
-    if turn["role"] not in ROLES:
-        raise DataError(f"{where}: the role is {_short(turn['role'])}; choose from {', '.join(ROLES)}")
-    return Message(turn["role"], _text(turn["content"], "content", where))
-
-
-def _choices(given: Any, reference: str, where: str) -> tuple[str, ...]:
-    if given is None or given == []:
-        return ()
-    if not isinstance(given, list) or not all(isinstance(choice, str) and choice.strip() for choice in given):
-        raise DataError(f'{where}: \'choices\' must be a list of texts; write for example ["A", "B"]')
-    if len({nfc(choice) for choice in given}) != len(given) or len(given) < 2:
-        raise DataError(f"{where}: 'choices' must be two or more different texts; correct them")
-    if not any(same_text(choice, reference) for choice in given):
-        raise DataError(f"{where}: the answer {_short(reference)} is not among the choices; add it or correct it")
-    return tuple(given)
-
-
-def _text(value: Any, key: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{where}: '{key}' is {_short(value)}; it must be text")
-    if not value.strip():
-        raise DataError(f"{where}: '{key}' is empty; fill it in or remove the line")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{where}: '{key}' holds half a character (a lone surrogate); correct its escapes") from None
-    return value
-
-
-def _short(value: Any) -> str:
-    shown = repr(value) if isinstance(value, str | int | float | bool | type(None)) else type(value).__name__
-    return shown if len(shown) <= 40 else shown[:37] + "..."
+def _joined(table: Table, column: str) -> tuple[Example, ...]:
+    """Rows of text may be lines or whole documents: join them and cut them like a text file."""
+    rows = []
+    for fields, where, _ in table.lines:
+        value = find(fields, column)
+        if not isinstance(value, str):
+            raise DataError(f"{where}: {quoted(column)} is not text; set task.columns.text to a column of text")
+        rows.append(whole(value, column, where))
+    text = ("" if all(row.endswith("\n") for row in rows) else "\n\n").join(rows)
+    pieces = text_pieces(text) if text.strip() else []
+    return tuple(Example(f"{table.stem}:{index}", text=piece) for index, piece in enumerate(pieces, 1))

@@ -8,12 +8,10 @@ from typing import Any
 
 from paraknow_core.errors import DataError
 from paraknow_core.spec import TaskSpec
-from paraknow_core.tasks.characters import nfc
-from paraknow_core.tasks.formats import check_unique, multiple_choice, parse_chat, parse_gsm8k, text_pieces
+from paraknow_core.tasks.formats import Table, check_unique, read_tables, samples
+from paraknow_core.tasks.layouts import guess, is_relevant, mapping_of
 from paraknow_core.tasks.sources import Parts, settle_dev, split_of
-from paraknow_core.tasks.task import Example
 
-COLUMNS = ("question", "answer", "choices", "messages", "text", "id")
 MOST_ROWS = 100_000  # of a split whose size is limited anyway
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"\b[0-9a-f]{40}\b")
@@ -24,36 +22,29 @@ def read_hub(name: str, spec: TaskSpec, *, offline: bool = False) -> Parts:
 
     Args:
         name: OWNER/NAME.
-        spec: `subset`, `revision`, `columns` (question, answer, choices, messages, text, id -> column), `format`.
+        spec: `subset`, `revision`, `columns` (see `paraknow_core.tasks.layouts.mapping_of`), `format`.
 
     Raises:
         DataError: it cannot be reached or read, is gated, or its columns are not understood.
     """
     if not _REPOSITORY.fullmatch(name):
         raise DataError(f"task.source: 'hub:{name[:80]}' is not a hub data set; write hub:OWNER/NAME")
-    unknown = sorted(set(spec.columns) - set(COLUMNS))
-    if unknown:
-        raise DataError(f"task.columns: unknown key '{unknown[0]}'; known keys are {', '.join(COLUMNS)}")
     loaded = _load(name, spec, offline)
     if not isinstance(loaded, Mapping):
         loaded = {"train": loaded}
-    parts, layout, notes = {}, "", []
-    for split, (label, data) in _by_split(name, loaded).items():
-        columns = _columns(name, data.column_names, spec)
-        layout = _layout(columns)
-        total = len(data)
-        if total > MOST_ROWS and getattr(spec.sizes, "validation" if split == "dev" else split) is not None:
-            data = data.select(range(MOST_ROWS))
-            notes.append(f"only the first {MOST_ROWS} of {total} rows of {label} were read")
-        parts[split] = (
-            _text_examples(data, columns["text"], label)
-            if layout == "text"
-            else tuple(
-                example_of_row(row, columns, f"{label} row {index}", f"{label}:{index}")
-                for index, row in enumerate(data, 1)
-            )
-        )
-        check_unique(parts[split], f"{name} ({label})")
+    notes: list[str] = []
+    tables = {split: _table(name, split, label, data, spec, notes)
+              for split, (label, data) in _by_split(name, loaded).items() if len(data)}  # fmt: skip
+    if not tables:
+        raise DataError(f"{name}: holds no rows; choose another data set or subset")
+    # The library itself numbers the classes of such a column, from 0.
+    hint = "from 0" if any(type(kind).__name__ == "ClassLabel" for each in loaded.values()
+                           for kind in (each.features or {}).values()) else ""  # fmt: skip
+    data = read_tables(list(tables.values()), spec.columns, _format(spec), name, hub=True, hint=hint)
+    parts = dict(zip(tables, data.parts, strict=True))
+    for split, part in parts.items():
+        check_unique(part, f"{name} ({tables[split].stem})")
+    notes += data.notes
     settled, more = settle_dev({split: part for split, part in parts.items() if part})
     if not settled:
         raise DataError(f"{name}: holds no rows; choose another data set or subset")
@@ -61,7 +52,10 @@ def read_hub(name: str, spec: TaskSpec, *, offline: bool = False) -> Parts:
         settled = {"all": next(iter(settled.values()))}
     commit = _commit(loaded)
     notes += _check_commit(name, spec.revision, commit)
-    return Parts(layout, settled, (*notes, *more), revision=commit, label=name)
+    return Parts(
+        data.format, settled, (*notes, *more), revision=commit, label=name, fields=data.fields, reading=data.reading,
+        files={table.stem: f"{name} {table.stem} row" for table in tables.values()},
+    )  # fmt: skip
 
 
 def hub_columns(name: str, spec: TaskSpec, *, offline: bool = False) -> dict[str, Any]:
@@ -72,7 +66,8 @@ def hub_columns(name: str, spec: TaskSpec, *, offline: bool = False) -> dict[str
         spec: `subset` and `revision`.
 
     Returns:
-        `splits` (name -> rows) and `columns` (column -> the start of its first value, as text).
+        `splits` (name -> rows), `columns` (column -> the start of its first value, as text) and `fields` (part of the
+        prompt -> the column that it is, or most likely is).
 
     Raises:
         DataError: it cannot be reached or read.
@@ -87,7 +82,8 @@ def hub_columns(name: str, spec: TaskSpec, *, offline: bool = False) -> dict[str
         raise DataError(f"{name}: holds no rows; choose another data set or subset")
     return {
         "splits": {label: len(data) for label, data in loaded.items()},
-        "columns": {column: str(first[0][column])[:200] for column in first.column_names},
+        "columns": samples([Table(name, "", [(first[0], "", "")])]),
+        "fields": guess(first.column_names),
     }
 
 
@@ -172,81 +168,22 @@ def _by_split(name: str, loaded: Mapping) -> dict[str, tuple[str, Any]]:
     return found
 
 
-def _columns(name: str, present: list[str], spec: TaskSpec) -> dict[str, str]:
-    """The column of each key: as given, else the column with the key's own name."""
-    for key, column in spec.columns.items():
-        if column not in present:
-            raise DataError(
-                f"{name}: task.columns.{key} is '{column}', which is not a column; "
-                f"its columns are {', '.join(present)[:200]}"
-            )
-    wanted = {"mmlu": ("question", "answer", "choices", "id"), "gsm8k": ("question", "answer", "id"),
-              "chat_jsonl": ("messages", "id"), "text": ("text",)}.get(spec.format, COLUMNS)  # fmt: skip
-    columns = {key: spec.columns.get(key, key) for key in wanted if spec.columns.get(key, key) in present}
-    if not ("messages" in columns or "text" in columns or {"question", "answer"} <= set(columns)):
-        raise DataError(
-            f"{name}: no columns question and answer, messages, or text; set task.columns, "
-            f"its columns are {', '.join(present)[:200]}"
-        )
-    return columns
+def _table(name: str, split: str, label: str, data: Any, spec: TaskSpec, notes: list[str]) -> Table:
+    """Return the rows of one hub split; only of the columns that matter, as others may be pictures."""
+    total, names = len(data), tuple(data.column_names)
+    if total > MOST_ROWS and getattr(spec.sizes, "validation" if split == "dev" else split) is not None:
+        data = data.select(range(MOST_ROWS))
+        notes.append(f"only the first {MOST_ROWS} of {total} rows of {label} were read")
+    roots = {column.partition(".")[0] for columns in mapping_of(spec.columns, names, name).values()
+             for column in columns}  # fmt: skip
+    wanted = [column for column in names if is_relevant(column) or column in roots or column in spec.columns.values()]
+    rows = data.select_columns(wanted) if wanted else [{}] * len(data)
+    lines = [(row, f"{label} row {index}", f"{label}:{index}") for index, row in enumerate(rows, 1)]
+    return Table(name, label, lines, names)
 
 
-def _layout(columns: Mapping[str, str]) -> str:
-    if "messages" in columns:
-        return "chat_jsonl"
-    if {"question", "answer"} <= set(columns):
-        return "mmlu" if "choices" in columns else "gsm8k"
-    return "text"
-
-
-def example_of_row(row: Mapping[str, Any], columns: Mapping[str, str], where: str, name: str) -> Example:
-    """Turn one row of a table into an example.
-
-    Args:
-        row: column -> value.
-        columns: question, answer, choices, messages, id -> column; decides the layout.
-        where: names the row in messages; name: its id if it has none.
-    """
-    record, layout = {key: row[column] for key, column in columns.items()}, _layout(columns)
-    if "id" in record and isinstance(record["id"], str | int) and not isinstance(record["id"], bool):
-        name = str(record["id"]) or name
-    if layout == "chat_jsonl":
-        return parse_chat({**record, "id": name}, where, name)
-    if layout == "gsm8k":
-        return parse_gsm8k(record, where, name)
-    return _choice_example(record, where, name)
-
-
-def _text_examples(data: Any, column: str, label: str) -> tuple[Example, ...]:
-    """Rows may be lines or whole documents: join them and cut them like a text file."""
-    rows = data[column][:]
-    for index, row in enumerate(rows, 1):
-        if not isinstance(row, str):
-            raise DataError(f"{label} row {index}: '{column}' is not text; set task.columns.text to a column of text")
-    text = ("" if all(row.endswith("\n") for row in rows) else "\n\n").join(rows)
-    pieces = text_pieces(text) if text.strip() else []
-    return tuple(Example(f"{label}:{index}", text=piece) for index, piece in enumerate(pieces, 1))
-
-
-def _choice_example(record: dict, where: str, name: str) -> Example:
-    """Choices are a list, or {"text": [...], "label": [...]}; the answer is a position, a letter, a label or a text."""
-    choices, answer = record["choices"], record["answer"]
-    labels: list = []
-    if isinstance(choices, Mapping):
-        labels, choices = list(choices.get("label", ())), choices.get("text")
-    if not isinstance(choices, list) or not 2 <= len(choices) <= 26 or not all(isinstance(c, str) for c in choices):
-        raise DataError(f"{where}: the choices must be a list of 2 to 26 texts; check task.columns.choices")
-    letters = [chr(ord("A") + position) for position in range(len(choices))]
-    position = -1
-    if isinstance(answer, int) and not isinstance(answer, bool):
-        position = answer
-    for known in (labels, letters, choices):
-        plain = [nfc(value) if isinstance(value, str) else value for value in (*known, answer)]
-        if position < 0 and plain[-1] in plain[:-1]:
-            position = plain.index(plain[-1])
-    if not 0 <= position < len(choices) or not isinstance(record["question"], str):
-        raise DataError(f"{where}: the answer {answer!r:.40} names none of {len(choices)} choices; check task.columns")
-    return multiple_choice(record["question"], tuple(choices), letters[position], name)
+def _format(spec: TaskSpec) -> str:
+    return "auto" if spec.format == "hub" else spec.format
 
 
 def _commit(loaded: Mapping) -> str | None:

@@ -1,12 +1,14 @@
 """Where examples come from: a file, a folder of split files, or a bundled task; the parts before splitting."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from paraknow_core.errors import DataError
-from paraknow_core.tasks.formats import SUFFIXES, check_unique, read_examples
+from paraknow_core.tasks.formats import SUFFIXES, check_unique, is_hidden, name_of, read_files, read_table, samples
+from paraknow_core.tasks.layouts import guess
 from paraknow_core.tasks.splits import interleave
 from paraknow_core.tasks.task import Example, Message
 
@@ -27,6 +29,9 @@ class Parts:
         notes: sentences for the user.
         scorers, max_new_tokens: the task's own, where the source knows them.
         revision: commit of a hub data set.
+        fields: what was read from which field, where fields have names.
+        reading: how answers name their choices, see `paraknow_core.tasks.choices`.
+        files: what ids begin with -> how a sentence names that line, "train.jsonl line".
     """
 
     format: str
@@ -36,6 +41,9 @@ class Parts:
     max_new_tokens: int | None = None
     revision: str | None = None
     label: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    reading: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def merged(self) -> tuple[Example, ...]:
@@ -43,22 +51,57 @@ class Parts:
         return tuple(example for part in self.parts.values() for example in part)
 
 
-def read_path(path: Path, format: str) -> Parts:
+def read_path(path: Path, format: str, columns: Mapping[str, str] | None = None, reading: str = "") -> Parts:
     """Read a data file or a folder of split files.
+
+    Args:
+        path: of the file or folder.
+        format, columns: of the task's spec.
+        reading: how answers name their choices in another part of the same task.
 
     Raises:
         DataError: names the file or folder and what would be right.
     """
     if not _exists(path):
-        shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:80]}…{str(path)[-80:]}"
-        raise DataError(
-            f"task.source: '{shown}' does not exist; give bundled:NAME, a .jsonl, .csv or .txt file, a folder of split "
-            "files, or hub:OWNER/NAME"
-        )
+        raise DataError(_absent(path))
     if not path.is_dir():
-        detected, examples = read_examples(path, format)
-        return Parts(detected, {"all": examples})
-    return _read_folder(path, format)
+        data = read_files([path], format, columns, reading)
+        return Parts(
+            data.format, {"all": data.parts[0]}, data.notes, fields=data.fields, reading=data.reading,
+            files=_files([path]),
+        )  # fmt: skip
+    return _read_folder(path, format, columns, reading)
+
+
+def path_columns(path: Path) -> dict[str, Any]:
+    """Tell what fields a data file, or the files of a folder, have, so that they can be mapped.
+
+    Returns:
+        `columns` (field -> the start of its first value, as text; empty for plain text and tables without a header)
+        and `fields` (part of the prompt -> the field that it is, or most likely is).
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if not _exists(path):
+        raise DataError(_absent(path))
+    paths = [each for part in _split_files(path).values() for each in part] if path.is_dir() else [path]
+    found = samples(table for each in paths if (table := read_table(each)) is not None)
+    return {"splits": {}, "columns": found, "fields": guess([name for name, value in found.items() if value])}
+
+
+def _absent(path: Path) -> str:
+    if path.name.startswith("upload-"):
+        return f"task.source: the upload '{name_of(path)}' is not there any more; upload the file again"
+    shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:80]}…{str(path)[-80:]}"  # noqa: PLR2004
+    return (
+        f"task.source: '{shown}' does not exist; give bundled:NAME, a .jsonl, .csv or .txt file, a folder of split "
+        "files, or hub:OWNER/NAME"
+    )
+
+
+def _files(paths: Sequence[Path]) -> dict[str, str]:
+    return {path.stem: f"{name_of(path)} {'line' if path.suffix.lower() == '.jsonl' else 'row'}" for path in paths}
 
 
 def _exists(path: Path) -> bool:
@@ -117,36 +160,30 @@ def _bundled_example(record: dict) -> Example:
     return Example(record["id"], messages, tuple(record.get("choices", ())))
 
 
-def _read_folder(folder: Path, format: str) -> Parts:
+def _read_folder(folder: Path, format: str, columns: Mapping[str, str] | None, reading: str) -> Parts:
     files = _split_files(folder)
-    format_found, parts = "", {}
-    for split, paths in files.items():
-        read = []
-        for path in paths:
-            detected, examples = read_examples(path, format)
-            if format_found and detected != format_found:
-                raise DataError(f"{folder.name}: {path.name} is {detected}, others are {format_found}; keep one format")
-            format_found = detected
-            read.append(examples)
-        parts[split] = interleave(read)
+    paths = [path for each in files.values() for path in each]
+    data = read_files(paths, format, columns, reading, folder.resolve().name)
+    read, parts = dict(zip(paths, data.parts, strict=True)), {}
+    for split, each in files.items():
+        parts[split] = interleave([read[path] for path in each])
         check_unique(parts[split], f"{folder.name} ({split})")
     settled, notes = settle_dev(parts)
     if len(settled) == 1:
         settled = {"all": next(iter(settled.values()))}
-    return Parts(format_found, settled, tuple(notes))
+    return Parts(
+        data.format, settled, (*data.notes, *notes), fields=data.fields, reading=data.reading, files=_files(paths)
+    )
 
 
 def _split_files(folder: Path) -> dict[str, list[Path]]:
     """The data files of each split: sub-folders with a split's name, else files with one in their name."""
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from None
+    entries = _entries(folder)
     found: dict[str, list[Path]] = {}
     for entry in entries:
         split = split_of(entry.name if entry.is_dir() else entry.stem)
         if split:
-            inside = _data_files(sorted(entry.iterdir())) if entry.is_dir() else _data_files([entry])
+            inside = _data_files(_entries(entry)) if entry.is_dir() else _data_files([entry])
             found.setdefault(split, []).extend(inside)
     found = {split: paths for split, paths in found.items() if paths}
     single = _data_files(entries)
@@ -158,6 +195,14 @@ def _split_files(folder: Path) -> dict[str, list[Path]]:
             "rename them or give one file"
         )
     return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what lies in a folder, without what a system or an office program leaves beside data."""
+    try:
+        return [entry for entry in sorted(folder.iterdir()) if not is_hidden(entry)]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from None
 
 
 def _data_files(entries: Sequence[Path]) -> list[Path]:

@@ -69,6 +69,7 @@ class Task:
         max_length: tokens of prompt and answer together; max_new_tokens: tokens an answer may take.
         warnings: sentences a user should see, e.g. about examples that occur in two splits.
         revision: commit of a hub data set, where known.
+        fields: what was read from which field of the data, where its fields have names.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Task:
     max_new_tokens: int = 256
     warnings: tuple[str, ...] = field(default=())
     revision: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_text(self) -> bool:

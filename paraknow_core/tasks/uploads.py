@@ -1,20 +1,18 @@
 """What people upload: refused early where it cannot be data, read strictly, or laid out anew by mapping columns."""
 
-import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from paraknow_core.errors import DataError
-from paraknow_core.tasks.formats import LETTERS, read_examples
-from paraknow_core.tasks.hub import example_of_row
+from paraknow_core.tasks.formats import Data, read_files, read_table, samples
+from paraknow_core.tasks.layouts import UnknownLayoutError, guess
 from paraknow_core.tasks.task import Example
 
 MAX_BYTES = 20_000_000
 MAX_FIRST_LINE = 1_000_000  # bytes
 MAX_COLUMNS = 100
-KEYS = ("question", "answer", "choices")
 _START = 65_536
 
 
@@ -54,38 +52,55 @@ def read_upload(path: Path) -> tuple[str, int]:
     Raises:
         DataError: names the line.
     """
+    data = load_upload(path)
+    return data.format, len(data.parts[0])
+
+
+def load_upload(path: Path, columns: Mapping[str, str] | None = None) -> Data:
+    """Read every example of an upload, and what was read from which field.
+
+    Args:
+        path: of the upload.
+        columns: part of the prompt -> a field (see `paraknow_core.tasks.layouts.mapping_of`), if a person mapped them.
+
+    Raises:
+        DataError: names the line.
+    """
     check_upload(path)
-    found, examples = read_examples(path)
-    return found, len(examples)
+    return read_files([path], columns=columns)
 
 
 def columns_of(path: Path) -> dict[str, str]:
-    """Return the columns of a file whose layout is not known, each with the start of its first value; else nothing.
+    """Return the fields of a file whose layout is not known, each with the start of its first value; else nothing.
 
-    The first line of a CSV file is taken for its names, the first object's keys for those of JSON lines.
+    The first line of a CSV file is taken for its names, unless it is a question with its four choices.
     """
     try:
-        check_upload(path)
-        _, record = next(_records(path))
-    except (DataError, StopIteration):
+        load_upload(path)
+    except UnknownLayoutError:
+        pass
+    except DataError:
+        return {}  # a line is wrong, not the layout
+    else:
         return {}
-    if _known_layout(record) or (path.suffix.lower() == ".jsonl" and {"question", "answer"} <= record.keys()):
-        return {}  # some line is wrong, not the layout
-    return {str(name): str(value)[:200] for name, value in list(record.items())[:MAX_COLUMNS]}
+    try:
+        table = read_table(path, header=True)
+    except DataError:
+        return {}
+    return dict(list(samples([table]).items())[:MAX_COLUMNS]) if table is not None else {}
 
 
-def _known_layout(record: Mapping[str, Any]) -> bool:
-    """Tell whether a first record (of a CSV file: the names its first line would give) is one that is read as it is."""
-    lettered = len(record) == len(LETTERS) + 2 and str(list(record)[-1]).strip() in LETTERS
-    return lettered or "messages" in record
+def guess_of(columns: Mapping[str, str]) -> dict[str, str]:
+    """Return which field each part of a prompt most likely is, of fields as `columns_of` gives them."""
+    return guess([name for name, value in columns.items() if value])
 
 
 def rewrite(path: Path, columns: Mapping[str, str], target: Path) -> int:
-    """Write an upload as chat JSONL, its question, answer and choices taken from the columns named.
+    """Write an upload as chat JSONL, its prompts and answers made of the fields named.
 
     Args:
         path: JSON lines, or CSV whose first line names the columns.
-        columns: question and answer (and choices, a list) -> column.
+        columns: see `load_upload`.
         target: a new file.
 
     Returns:
@@ -94,28 +109,22 @@ def rewrite(path: Path, columns: Mapping[str, str], target: Path) -> int:
     Raises:
         DataError: names the line.
     """
-    check_upload(path)
-    missing = [key for key in ("question", "answer") if not columns.get(key)]
+    return write_chat(mapped(path, columns), target)
+
+
+def mapped(path: Path, columns: Mapping[str, str]) -> Data:
+    """Read an upload by a mapping that must name what a conversation needs; see `rewrite`."""
+    missing = [] if columns.get("messages") else [key for key in ("question", "answer") if not columns.get(key)]
     if missing:
         raise DataError(f"{path.name}: no column is chosen for {' and '.join(missing)}; choose one")
-    wanted = {key: column for key, column in columns.items() if key in KEYS and column}
-    lines = [_line(_example(path, number, record, wanted)) for number, record in _records(path)]
-    if not lines:
-        raise DataError(f"{path.name}: holds no example; give a file with at least one")
+    return load_upload(path, columns)
+
+
+def write_chat(data: Data, target: Path) -> int:
+    """Write examples as chat JSONL; return how many."""
+    lines = [_line(example) for part in data.parts for example in part]
     target.write_text("".join(lines), encoding="utf-8")
     return len(lines)
-
-
-def _example(path: Path, number: int, record: Mapping[str, Any], wanted: Mapping[str, str]) -> Example:
-    where = f"{path.name} line {number}"
-    absent = next((column for column in wanted.values() if record.get(column) is None), None)
-    if absent is not None:
-        raise DataError(f"{where}: has no '{absent[:60]}'; fill it in or remove the line")
-    row = dict(record)
-    if "choices" not in wanted:  # a number is a fine answer, but only text can be learnt
-        for column in wanted.values():
-            row[column] = str(row[column]) if isinstance(row[column], int | float) else row[column]
-    return example_of_row(row, wanted, where, str(number))
 
 
 def _line(example: Example) -> str:
@@ -123,46 +132,6 @@ def _line(example: Example) -> str:
     if example.choices:
         record["choices"] = list(example.choices)
     return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, record); a line that is none is named."""
-    yield from _csv_records(path) if path.suffix.lower() == ".csv" else _json_records(path)
-
-
-def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if not raw.strip():
-                continue
-            try:
-                record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (ValueError, RecursionError):
-                record = None
-            if not isinstance(record, dict):
-                raise DataError(f"{path.name} line {number}: is not a JSON object; write one a line")
-            yield number, record
-
-
-def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            names = next(reader, [])
-            if len(set(names)) < len(names) or not 2 <= len(names) <= MAX_COLUMNS:
-                raise DataError(f"{path.name} line 1: must name 2 to {MAX_COLUMNS} different columns")
-            for row in reader:
-                if len(row) not in (0, len(names)):
-                    raise DataError(
-                        f"{path.name} line {reader.line_num}: has {len(row)} columns, line 1 names {len(names)}; "
-                        "quote cells that hold commas"
-                    )
-                if row:
-                    yield reader.line_num, dict(zip(names, row, strict=True))
-    except UnicodeDecodeError:
-        raise DataError(f"{path.name}: is not UTF-8 text; save the file as UTF-8") from None
-    except csv.Error as error:
-        raise DataError(f"{path.name}: is not valid CSV ({error}); quote cells that hold commas or quotes") from None
 
 
 def _keys(first: bytes) -> int:

@@ -153,11 +153,11 @@ def test_an_upload_is_read_mapped_or_refused(place, tmp_path):
     path.write_text('{"a": "x", "b": "y"}\n')
     value, _ = ask(place, "upload", path=str(path), columns={})
     assert "unknown layout" in value["refused"]
-    assert list(value["columns"]) == ["a", "b"]
+    assert (list(value["columns"]), value["guess"]) == (["a", "b"], {"choices": "a,b"})
     value, _ = ask(place, "upload", path=str(path), columns={"question": "a", "answer": "b"})
     assert (value["refused"], value["examples"], value["file"]) == ("", 1, "waiting-x.mapped.jsonl")
     value, _ = ask(place, "upload", path=str(path), columns={"question": "a", "answer": "nothing"})
-    assert "has no 'nothing'" in value["refused"]
+    assert "is 'nothing', which is not a column" in value["refused"]
     assert [file.name for file in place.uploads.iterdir()] == ["waiting-x.jsonl"]
     outside = tmp_path / "outside.jsonl"
     outside.write_text('{"question": "x", "answer": "y"}\n')

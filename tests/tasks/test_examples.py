@@ -128,14 +128,20 @@ def test_refusals(write, tmp_path):
         ({"source": str(tmp_path / "empty")}, "no file or sub-folder named train"),
         ({"source": str(tmp_path / "mixed")}, "keep one format"),
         ({"source": str(tmp_path / "no_train")}, "but no train part"),
-        ({"source": str(good), "columns": {"question": "q"}}, "task.columns: only a hub data set has it"),
+        ({"source": str(good), "columns": {"question": "q"}}, "task.columns.question is 'q', which is not a column"),
+        ({"source": str(good), "columns": {"prompt": "messages"}}, "unknown key 'prompt'; known keys are question"),
+        ({"source": str(text), "columns": {"text": "x"}}, "a .txt file is plain text without columns"),
+        ({"columns": {"question": "q"}}, "task.columns: a bundled task has no columns to map"),
         ({"source": str(good), "subset": "main"}, "task.subset: only a hub"),
         ({"source": str(good), "format": "hub"}, "write hub:OWNER/NAME as source"),
         ({"source": str(good), "test_source": str(text)}, "task.test_source: is text, but the source is chat_jsonl"),
         ({"source": str(good), "scorers": ("multiple_choice",)}, "multiple_choice needs choices"),
         ({"source": str(text), "scorers": ("exact_match",)}, "plain text is scored by perplexity"),
         ({"source": str(write("one.jsonl", lines(0, 1)))}, "nothing is left for the test split"),
-        ({"source": str(good), "test_source": str(good)}, "nothing is left for the train split"),
+        (
+            {"source": str(good), "test_source": str(good)},
+            "task g.jsonl: nothing is left for the train split, as all 8",
+        ),
     ]
     for options, sentence in cases:
         with pytest.raises(DataError) as error:
@@ -155,7 +161,7 @@ def test_number_match_needs_numbers(write):
 def test_a_reference_in_doubt_is_refused_by_its_line(write, answer):
     rows = [chat(f"How many in group {i}?", f"so\n#### {i}") for i in range(30)]
     rows[6] = chat("How many?", answer)
-    with pytest.raises(DataError, match="example n:7: its answer "):
+    with pytest.raises(DataError, match="n.jsonl line 7: its answer "):
         load(write("n.jsonl", rows), scorers=("number_match",))
 
 

@@ -55,7 +55,7 @@ BAD_JSONL = {
     "deep JSON": ("[" * 100_000, "line 1: is not JSON"),
     "a number": ("3", "line 1: holds 3, not an object"),
     "unknown layout": ('{"prompt": "x"}', "line 1: unknown layout with keys prompt"),
-    "a key less": (GOOD + '\n{"id": "x"}', "line 2: 'messages' must be a list"),
+    "a key less": (GOOD + '\n{"id": "x"}', "line 2: has no 'messages', which 1 of 2 lines have"),
     "messages are text": ('{"messages": "hi"}', "'messages' must be a list"),
     "turn without role": ('{"messages": [{"content": "x"}]}', "message 1: a turn needs the keys"),
     "unknown role": ('{"messages": [{"role": "tool", "content": "x"}]}', "the role is 'tool'; choose from user"),
@@ -74,9 +74,19 @@ BAD_JSONL = {
     "blank": ("\n \n", "holds no example"),
     "gsm answer missing": (
         '{"question": "q", "answer": "a"}\n{"question": "q"}',
-        "line 2: the key 'answer' is missing",
+        "line 2: has no 'answer', which 1 of 2 lines have",
     ),
-    "gsm answer a number": ('{"question": "q", "answer": 3}', "'answer' is 3; it must be text"),
+    "gsm answer a list": ('{"question": "q", "answer": [3]}', "'answer' is list; it must be text"),
+    "gsm answer null": (
+        '{"question": "q", "answer": "a"}\n{"question": "q", "answer":null}',
+        "line 2: 'answer' is null",
+    ),
+    "gsm answer NaN": ('{"question": "q", "answer": NaN}', "line 1: 'answer' is NaN; fill it in or remove the line"),
+    "gsm question infinite": ('{"question": -Infinity, "answer": "a"}', "line 1: 'question' is infinite"),
+    "too large a number": ('{"question": "q", "answer": 1e999}', "line 1: 'answer' is infinite"),
+    "trailing comma": ('{"question": "q", "answer": "a",}', "line 1: is not JSON"),
+    "a key twice": ('{"question": "q", "answer": "a", "answer": "b"}', "line 1: the key 'answer' is given twice"),
+    "a side file of macOS": (b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X", "is a macOS side file"),
 }
 
 
@@ -91,7 +101,12 @@ def test_bad_jsonl_is_named(write, content, sentence):
 BAD_CSV = {
     "five columns": ("q,1,2,3,A", "line 1: has 5 columns; 6 are needed"),
     "letter": ("q,1,2,3,4,D\nq,1,2,3,4,E", "line 2: the answer is 'E'; it must be A, B, C or D"),
-    "header": ("question,A,B,C,D,answer", "(no header line)"),
+    "header alone": ("question,A,B,C,D,answer", "holds no example"),
+    "unknown header": ("Frage,a1,a2,a3,a4,Buchstabe\n" + "q,1,2,3,4,A\n" * 9, "line 1: the answer is 'Buchstabe'"),
+    "unknown names": ("prompt;reply\nx;y", "line 1: has 2 columns; 6 are needed: question, A, B, C, D, letter, or"),
+    "names twice": ("question,answer,answer\nx,y,z", "line 1: names the column 'answer' twice"),
+    "a cell too many": ("question,answer\nx,y\nx,y,z", "line 3: has 3 columns, line 1 names 2"),
+    "empty cell": ("question,answer\nx,y\nx,", "line 3: 'answer' is empty"),
     "empty choice": ("q,1,,3,4,A", "'choice B' is empty"),
     "open quote": ('"q,1,2,3,4,A', "line 1: is not valid CSV"),
 }

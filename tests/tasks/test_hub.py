@@ -73,7 +73,7 @@ def test_columns_are_mapped(serve):
 @pytest.mark.parametrize(
     "choices, answer, letter",
     [
-        (["x", "y", "z"], 2, "C"),
+        (["0", "y", "z"], 0, "A"),
         (["x", "y", "z"], "B", "B"),
         (["x", "y", "z"], "x", "A"),
         (["x", "caf\u00e9"], "cafe\u0301", "B"),
@@ -149,10 +149,17 @@ def test_a_real_call_offline_says_so():
 @pytest.mark.parametrize(
     "data, options, sentence",
     [
-        ({"a": [1], "b": [2]}, {}, "no columns question and answer, messages, or text; set task.columns"),
+        ({"a": [1], "b": [2]}, {}, "some/thing: unknown layout with keys a, b; write each line as"),
         (QA, {"columns": {"question": "none"}}, "task.columns.question is 'none', which is not a column"),
         (QA, {"columns": {"prompt": "question"}}, "unknown key 'prompt'; known keys are question"),
-        ({"question": ["q"], "answer": [3]}, {}, "train row 1: 'answer' is 3; it must be text"),
+        ({"question": ["q"], "answer": [[3]]}, {}, "train row 1: 'answer' is list; it must be text"),
+        ({"question": ["q", "r"], "answer": ["a", None]}, {}, "train row 2: 'answer' is null; fill it in or remove"),
+        ({"question": ["q", "r"], "answer": [1.0, float("nan")]}, {}, "train row 2: 'answer' is NaN; fill it in"),
+        (
+            {"question": ["q"], "answer": [2], "choices": [["x", "y", "z"]]},
+            {},
+            "train row 1: the answer 2 may be a pos",
+        ),
         ({"question": ["q"], "answer": [7], "choices": [["x", "y"]]}, {}, "the answer 7 names none of 2 choices"),
         ({"question": ["q"], "answer": [0], "choices": ["xy"]}, {}, "the choices must be a list"),
         ({"text": [3]}, {}, "'text' is not text"),

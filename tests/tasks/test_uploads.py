@@ -51,7 +51,8 @@ def test_good_files_are_counted(write):
 
 
 def test_columns_are_offered_only_where_the_layout_is_unknown(write):
-    assert columns_of(write("a.jsonl", '{"instruction": "x", "output": 3}\n')) == {"instruction": "x", "output": "3"}
+    assert columns_of(write("a.jsonl", '{"told": "x", "output": 3}\n')) == {"told": "x", "output": "3"}
+    assert columns_of(write("g.jsonl", '{"instruction": "x", "output": 3}\n')) == {}
     assert columns_of(write("b.csv", "prompt,reply\nhello,you\n")) == {"prompt": "hello", "reply": "you"}
     assert columns_of(write("c.jsonl", GOOD + "{\n")) == {}
     assert columns_of(write("d.csv", "q,a,b,c,d,A\nq,a,b,c,d,E\n")) == {}
@@ -70,7 +71,7 @@ def test_mapped_columns_become_examples_that_a_run_reads(write, tmp_path):
 
 
 def test_choices_are_laid_out_as_letters(write, tmp_path):
-    path = write("a.jsonl", [{"q": "Which?", "options": ["red", "blue"], "right": 1}] * 2)
+    path = write("a.jsonl", [{"q": "Which?", "options": ["red", "blue"], "right": place} for place in (1, 0)])
     rewrite(path, {"question": "q", "answer": "right", "choices": "options"}, tmp_path / "b.jsonl")
     _, (first, _) = read_examples(tmp_path / "b.jsonl")
     assert first.choices == ("A", "B")
@@ -82,9 +83,13 @@ def test_choices_are_laid_out_as_letters(write, tmp_path):
     ("content", "columns", "said"),
     [
         ([{"q": "x", "a": "y"}, {"q": "x"}], {"question": "q", "answer": "a"}, "line 2: has no 'a'"),
-        ([{"q": "x", "a": ["y"]}], {"question": "q", "answer": "a"}, "line 1: 'answer' is list"),
+        ([{"q": "x", "a": ["y"]}], {"question": "q", "answer": "a"}, "line 1: 'a' is list"),
         ([{"q": "x", "a": "y"}], {"question": "q"}, "no column is chosen for answer"),
-        ([{"q": "x", "a": "y", "c": "z"}], {"question": "q", "answer": "a", "choices": "c"}, "line 1: the choices"),
+        (
+            [{"q": "x", "a": "y", "c": "z"}],
+            {"question": "q", "answer": "a", "choices": "c"},
+            "line 1: the choices must be a list of 2 to 26 texts, and 'c' is 'z'",
+        ),
     ],
 )
 def test_a_mapping_that_does_not_fit_names_the_line(write, tmp_path, content, columns, said):

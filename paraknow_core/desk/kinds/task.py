@@ -13,6 +13,6 @@ def answer(_place: Workspace, settings: Settings, request: dict[str, Any]) -> di
     return {
         "name": task.name, "label": task.label, "sizes": {name: len(part) for name, part in task.splits.items()},
         "scorers": list(task.scorers), "max_new_tokens": task.max_new_tokens, "is_text": task.is_text,
-        "warnings": list(task.warnings), "revision": task.revision,
+        "warnings": list(task.warnings), "revision": task.revision, "fields": dict(task.fields),
         "choices": sum(bool(example.choices) for part in task.splits.values() for example in part),
     }  # fmt: skip

@@ -1,6 +1,6 @@
-"""An uploaded file, read strictly: `{"path", "columns"}` -> its format and number of examples, or why it is refused.
+"""An uploaded file, read strictly: `{"path", "columns"}` -> what was read from which field, or why it is refused.
 
-Columns, where given, say which are question, answer and choices: then the file is written anew beside it, as
+Columns, where given, say which field is which part of the prompt: then the file is written anew beside it, as
 `<name>.mapped.jsonl`. A refusal is an answer, not a failure: the page removes the file.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 from paraknow_core.errors import DataError
 from paraknow_core.paths import Workspace
 from paraknow_core.settings import Settings
-from paraknow_core.tasks.uploads import columns_of, read_upload, rewrite
+from paraknow_core.tasks.uploads import columns_of, guess_of, load_upload, mapped, write_chat
 
 
 def answer(place: Workspace, _settings: Settings, request: dict[str, Any]) -> dict[str, Any]:
@@ -21,14 +21,23 @@ def answer(place: Workspace, _settings: Settings, request: dict[str, Any]) -> di
     try:
         if columns:
             path.with_suffix(".mapped.jsonl").unlink(missing_ok=True)
-            rewrite(path, columns, path.with_suffix(".mapped.jsonl"))
+            data = mapped(path, columns)
+            write_chat(data, path.with_suffix(".mapped.jsonl"))
             path = path.with_suffix(".mapped.jsonl")
-        found, number = read_upload(path)
+            found = load_upload(path).format
+        else:
+            data = load_upload(path)
+            found = data.format
     except DataError as error:
         path.with_suffix(".mapped.jsonl").unlink(missing_ok=True)
-        return _refused(str(error)) | {"columns": columns_of(path) if path.suffix != ".txt" else {}}
-    return {"refused": "", "columns": {}, "format": found, "examples": number, "file": path.name}
+        offered = columns_of(path) if path.suffix != ".txt" else {}
+        return _refused(str(error)) | {"columns": offered, "guess": guess_of(offered)}
+    return {
+        "refused": "", "columns": {}, "guess": {}, "format": found, "examples": len(data.parts[0]), "file": path.name,
+        "fields": dict(data.fields), "notes": list(data.notes),
+    }  # fmt: skip
 
 
 def _refused(why: str) -> dict[str, Any]:
-    return {"refused": why, "columns": {}, "format": "", "examples": 0, "file": ""}
+    return {"refused": why, "columns": {}, "guess": {}, "format": "", "examples": 0, "file": "", "fields": {},
+            "notes": []}  # fmt: skip
