@@ -14,9 +14,10 @@ from paraknow_core.spec import SCORERS
 
 ORIGINS = {"bundled": "Bundled", "upload": "Upload", "path": "File or folder", "hub": "Hub data set"}
 FROM = "task.from"
-FORMATS = {"auto": "by extension and first line", "chat_jsonl": "chat JSONL", "gsm8k": "question, answer JSONL",
-           "mmlu": "question, A, B, C, D, letter CSV", "text": "plain text"}  # fmt: skip
-COLUMN_KEYS = ("question", "answer", "choices", "messages", "text")
+FORMATS = {"auto": "by extension and fields", "chat_jsonl": "conversations", "gsm8k": "questions and answers",
+           "mmlu": "multiple choice", "text": "plain text"}  # fmt: skip
+MAPPING = "task.mapping"
+COLUMN_KEYS = ("question", "answer", "choices", "input", "context", "system", "messages", "text")
 TEMPLATES = {
     "tulu": "<|user|> question, <|assistant|> answer, end mark: as published",
     "chat": "the tokenizer's own chat template",
@@ -98,6 +99,12 @@ def _upload() -> None:
             on_change=lambda: state.change({"task.test_source": st.session_state[test]}),
             disabled=current not in known,
         )  # fmt: skip
+    if current in known:
+        found = next(upload for upload in uploads.finished(state.place()) if str(upload.path) == current)
+        for said in (uploads.fields_sentence(found.fields), *found.notes):
+            if said:
+                st.caption(plain(said))
+        _fields(current)
 
 
 def _path() -> None:
@@ -110,7 +117,9 @@ def _path() -> None:
 
     def store() -> None:
         path, other, layout = (st.session_state[key] for key in keys)
-        choose(path, test_source=other.strip() or None, format=layout)
+        same = path.strip() == state.value_of("task.source")
+        columns = state.draft().task.columns if same else {}
+        choose(path, test_source=other.strip() or None, format=layout, columns=columns)
 
     a, b, c = st.container(key="stack-fields-path").columns([2, 2, 1.4])
     a.text_input("File or folder", key=keys[0], placeholder="/path/to/train.jsonl", on_change=store,
@@ -119,6 +128,16 @@ def _path() -> None:
                  on_change=store, help="A second file that holds the test split.")  # fmt: skip
     formats = list(FORMATS) if values[2] in FORMATS else [*FORMATS, values[2]]
     c.selectbox("Format", formats, key=keys[2], format_func=lambda name: FORMATS.get(name, name), on_change=store)
+    if own and source:
+        _fields(source)
+
+
+def _fields(source: str) -> None:
+    """Draw, where it is wanted, which field of a file is which part of the prompt, also where that was recognised."""
+    shown = bool(state.draft().task.columns)
+    tip = "Of a file that was not understood as you mean it, or to leave a field out."
+    if state.kept(st.toggle, "Map the fields by hand", MAPPING, shown, help=tip) or shown:
+        _columns(source)
 
 
 def _hub() -> bool:
@@ -143,30 +162,34 @@ def _hub() -> bool:
                 "run.")  # fmt: skip
     b.text_input("Subset", key=keys[1], placeholder="none", max_chars=200, on_change=store)
     c.text_input("Revision", key=keys[2], placeholder="main", max_chars=200, on_change=store)
-    return _columns(name) if name else True
+    return _columns(f"hub:{name}") if name else True
 
 
-def _columns(name: str) -> bool:
-    """Draw which column is question, answer and choices; where they cannot be known, names can be typed.
+def _columns(source: str) -> bool:
+    """Draw which field is question, answer, choices and so on; where they cannot be known, names can be typed.
 
     Returns:
         Whether they are known: without them the task cannot be read either.
     """
-    task = state.draft().task
-    request = {"source": f"hub:{name}", "subset": task.subset, "revision": task.revision}
-    reply = asking.answered("columns", request, f"Reading the columns of {shorten(name, 60)} …")
-    found = reply.value["columns"] if reply else {}
-    boxes = st.container(key="stack-fields-columns").columns(len(COLUMN_KEYS))
+    task, label = state.draft().task, state.task_label(source, 60)
+    request = {"source": source, "subset": task.subset, "revision": task.revision}
+    reply = asking.answered("columns", request, f"Reading the fields of {label} …")
+    found, likely = (reply.value["columns"], reply.value.get("fields", {})) if reply else ({}, {})
+    if reply and not found:
+        st.caption("It has no named fields: it is plain text, or a table without a header.")
+        return True
+    rows = st.container(key="stack-fields-columns")
+    boxes = [box for _ in range(0, len(COLUMN_KEYS), 4) for box in rows.columns(4)]
     for box, word in zip(boxes, COLUMN_KEYS, strict=True):
         current, key = task.columns.get(word), f"task.column.{word}"
         names = [*found, *([current] if current and current not in found else [])]
-        st.session_state[key] = current
+        st.session_state[key] = current or None
         box.selectbox(
             f"Column: {word}", names, key=key, accept_new_options=True,
-            placeholder=word if word in found else "none",
-            format_func=lambda column: f"{shorten(column, 24)}: {shorten(found[column], 30)}" if column in found
-            else column,
-            on_change=_store_column, args=(word,), help="Without a choice, the column of that very name.",
+            placeholder="none" if current == "" or word not in likely else shorten(likely[word], 30),
+            format_func=lambda column: uploads.field_text(column, found),
+            on_change=_store_column, args=(word,), help="Without a choice, what the name in grey says. Several fields "
+            "for choices, with commas between, can be typed, and a field of a field: choices.text.",
         )  # fmt: skip
     return reply is not None
 

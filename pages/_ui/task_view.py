@@ -7,7 +7,7 @@ import numpy
 import pandas
 import streamlit as st
 
-from pages._ui import asking, layout, state
+from pages._ui import asking, layout, state, uploads
 from pages._ui.layout import plain
 from pages._ui.models_anatomy import reference
 from paraknow_core.charts import models as charts
@@ -78,6 +78,9 @@ def overview(task: dict[str, Any]) -> None:
         more = '<span class="pk-quiet">plain text, scored by perplexity; pieces of about 1,000 characters</span>'
     commit = f'<span class="pk-quiet">commit {escape(task["revision"][:12])}</span>' if task["revision"] else ""
     st.html(f'{CSS}<div class="pk-sizes" data-testid="sizes">{sizes}{more}{commit}</div>')
+    read = uploads.fields_sentence(task.get("fields", {}))
+    if read:
+        st.caption(f":material/view_column: {plain(read)}")
     for warning in task["warnings"]:
         st.warning(plain(warning), icon=":material/warning:")
     if not any("also occur" in warning for warning in task["warnings"]):

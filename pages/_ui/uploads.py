@@ -28,9 +28,10 @@ PENDING, REFUSED = "uploads.pending", "uploads.refused"
 FIELD = "uploads.file"
 LAYOUTS = """One example a line:
 
-- `.jsonl`: `{"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}` or
-  `{"question": …, "answer": …}`; other keys can be mapped
-- `.csv`: question, four choices and the letter of the right one, without a header; or with a header, mapped
+- `.jsonl`: `{"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}`,
+  `{"question": …, "answer": …}`, with `choices`, `context`, `input` or `system` too, `{"instruction": …, "output": …}`
+  and other usual layouts; other fields can be mapped
+- `.csv`: with a header of such names; or question, four choices and the letter of the right one, without a header
 - `.txt`: plain text, for language modelling
 
 At most 20 MB, UTF-8."""
@@ -45,6 +46,8 @@ class Upload:
     format: str
     examples: int
     bytes: int
+    fields: dict[str, str]
+    notes: tuple[str, ...]
 
     @property
     def text(self) -> str:
@@ -63,7 +66,7 @@ def finished(place: Workspace) -> list[Upload]:
         if path is not None and path.is_file():
             found.append((note.stat().st_mtime, Upload(
                 path, str(known.get("label", file)), str(known.get("format", "")), int(known.get("examples", 0)),
-                path.stat().st_size,
+                path.stat().st_size, known.get("fields") or {}, tuple(known.get("notes") or ()),
             )))  # fmt: skip
     return [upload for _, upload in sorted(found, key=lambda pair: -pair[0])]
 
@@ -96,6 +99,8 @@ def accept(place: Workspace, path: Path, label: str, reply: dict[str, Any]) -> P
     # The note first: where the disk is full, the file is still there under the name by which it is found again.
     write_json(final.with_suffix(".json"), {
         "file": final.name, "label": label[:200], "format": reply["format"], "examples": reply["examples"],
+        **({"fields": reply["fields"], "notes": [note.replace(path.name, label[:60]) for note in reply["notes"]]}
+           if read != path else {}),  # of a file that was written anew only this note tells what it was made of
     })  # fmt: skip
     read.rename(final)
     discard(path)
@@ -179,40 +184,50 @@ def _work_on(place: Workspace, pending: dict[str, Any], use: Callable[[str], Non
         st.rerun()
     said = refused.replace(path.with_suffix(".mapped.jsonl").name, f"{label}, as mapped,").replace(path.name, label)
     if reply.value["columns"]:
-        _mapping(pending, said, reply.value["columns"])
+        _mapping(pending, said, reply.value["columns"], reply.value.get("guess", {}))
         return
     _drop()
     st.session_state[REFUSED] = said
     st.rerun()
 
 
-def _mapping(pending: dict[str, Any], said: str, columns: dict[str, str]) -> None:
-    """Draw the columns of a file whose layout is not known, to be mapped."""
+def _mapping(pending: dict[str, Any], said: str, columns: dict[str, str], guess: dict[str, str]) -> None:
+    """Draw the fields of a file whose layout is not known, to be mapped to the parts of a prompt."""
     st.warning(plain(said), icon=":material/view_column:")
-    st.caption("Or say which column is which: the file is then written anew. To drop it, remove it from the field.")
-    names = list(columns)
+    st.caption("Or say which field is which: the file is then written anew. To drop it, remove it from the field.")
     with st.form("uploads.columns", border=True):
-        boxes = st.columns(3)
-        chosen = {
-            key: box.selectbox(
-                word, names, index=_guess(names, key), key=f"uploads.column.{key}", placeholder="none",
-                format_func=lambda name: f"{shorten(name, 30)}: {shorten(columns[name], 40)}",
-            )
-            for box, (key, word) in zip(boxes, WORDS.items(), strict=True)
-        }  # fmt: skip
+        boxes = [box for _ in range(0, len(PARTS), 3) for box in st.columns(3)]
+        chosen = {}
+        for box, (part, word) in zip(boxes, PARTS.items(), strict=False):
+            likely = guess.get(part)
+            names = [*columns, *([likely] if likely and likely not in columns else [])]
+            chosen[part] = box.selectbox(
+                word, names, index=names.index(likely) if likely else None, key=f"uploads.column.{part}",
+                placeholder="none", format_func=lambda name: field_text(name, columns), accept_new_options=True,
+            )  # fmt: skip
         if st.form_submit_button("Use these columns", icon=":material/check:", type="primary"):
-            pending["columns"] = {key: name for key, name in chosen.items() if name}
+            # What is left empty stays empty: whoever maps the fields has decided about all of them.
+            pending["columns"] = {part: (name or "").strip() for part, name in chosen.items()}
             st.rerun()
 
 
-WORDS = {"question": "Question", "answer": "Answer", "choices": "Choices (a list)"}
-_USUAL = {
-    "question": ("question", "instruction", "prompt", "input", "problem", "query"),
-    "answer": ("answer", "output", "response", "solution", "completion", "target", "label"),
-    "choices": ("choices", "options"),
-}
+# The parts of a prompt, in the words of a form; choices may be one field that holds a list, or one for each.
+PARTS = {
+    "question": "Question", "answer": "Answer", "choices": "Choices (a list, or A,B,C)",
+    "input": "Input (after the question)", "context": "Context (before it)", "system": "System text",
+    "messages": "Messages (a whole conversation)",
+}  # fmt: skip
+PART_WORDS = {"question": "question", "answer": "answer", "choices": "choices", "input": "input", "context": "context",
+              "system": "system text", "messages": "conversation", "history": "turns before", "text": "text",
+              "subject": "subject", "id": "id"}  # fmt: skip
 
 
-def _guess(names: list[str], key: str) -> int | None:
-    lower = [name.casefold() for name in names]
-    return next((lower.index(usual) for usual in _USUAL[key] if usual in lower), None)
+def field_text(name: str, columns: dict[str, str]) -> str:
+    """Return a field's name with the start of its first value."""
+    return f"{shorten(name, 30)}: {shorten(columns[name], 40)}" if columns.get(name) else shorten(name, 40)
+
+
+def fields_sentence(fields: dict[str, str]) -> str:
+    """Say what was read from which field; nothing where fields have no names."""
+    named = [f"{PART_WORDS.get(part, part)} from {shorten(names, 60)}" for part, names in fields.items()]
+    return f"Read by its fields: {'; '.join(named)}." if named else ""

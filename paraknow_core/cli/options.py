@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from paraknow_core.errors import RunError
+from paraknow_core.errors import RunError, SpecError
 from paraknow_core.paths import Workspace
 
 if TYPE_CHECKING:
@@ -34,6 +34,11 @@ Keep = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: settings file, all cores).")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask a hub; only what is on this machine.")]
 Teacher = Annotated[str, typer.Option(metavar="MODEL", help="bundled:NAME, a local folder, or a hub id.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PART=NAME", help="Which field of the data is which part of the prompt, once for each: "
+                 "question, answer, choices, input, context, system."),
+]  # fmt: skip
 Out = Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")]
 
 
@@ -44,6 +49,24 @@ def settings_of(
     from paraknow_core.settings import load_settings
 
     return load_settings(place, device=device, dtype=dtype, threads=threads, offline=offline or None, **more)
+
+
+def columns_of(given: list[str] | None) -> dict[str, str]:
+    """Return `task.columns` of options such as question=problem.
+
+    Raises:
+        SpecError: one is not of that form, or names a part again.
+    """
+    columns: dict[str, str] = {}
+    for each in given or ():
+        part, equals, name = each.partition("=")
+        part = part.strip()
+        if not equals or not part:
+            raise SpecError(f"--columns: '{each[:60]}' given; write PART=NAME, such as question=problem")
+        if part in columns:
+            raise SpecError(f"--columns: {part[:40]} is given twice; give each part once")
+        columns[part] = name.strip()
+    return columns
 
 
 def new_folder(out: Path) -> Path:

@@ -8,6 +8,7 @@ import typer
 
 from paraknow_core.cli.console import show, show_json, show_table, working
 from paraknow_core.cli.options import (
+    Columns,
     Device,
     Dtype,
     Json,
@@ -18,6 +19,7 @@ from paraknow_core.cli.options import (
     Streaming,
     Teacher,
     Threads,
+    columns_of,
     new_folder,
     settings_of,
 )
@@ -49,6 +51,7 @@ def sensitivity(
     samples: Samples = 32,
     template: Template = "tulu",
     max_length: MaxLength = 2048,
+    columns: Columns = None,
     device: Device = None,
     dtype: Dtype = None,
     threads: Threads = None,
@@ -72,7 +75,8 @@ def sensitivity(
     settings = settings_of(
         context.obj, device, dtype, threads, offline, memory_budget=memory_budget, streaming=streaming, keep=keep
     )
-    spec = _spec(teacher, None, data, samples, template, max_length, {"until": "sensitivity"})
+    changes = {"until": "sensitivity", "task.columns": columns_of(columns)}
+    spec = _spec(teacher, None, data, samples, template, max_length, changes)
     if part and add:
         raise SpecError("--part and --add: measure a part, or add parts up; give one of the two")
     if part and keep == "reductions":
@@ -118,6 +122,7 @@ def extract(
     ] = "seeking",
     template: Template = "tulu",
     max_length: MaxLength = 2048,
+    columns: Columns = None,
     seed: Annotated[int, typer.Option(min=0, help="For random mappings, blocks and initialisation.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
@@ -139,7 +144,7 @@ def extract(
         "factorisation.rank": rank, "factorisation.lora_alpha": lora_alpha or rank, "factorisation.split": split,
         "extraction.origin": [part.strip() for part in origin.split(",")], "extraction.structure": structure,
         "extraction.seed": seed, "injection.mode": mode, "method": method, "until": "extraction", "seed": seed,
-        **_mapping_changes(mapping, seed),
+        "task.columns": columns_of(columns), **_mapping_changes(mapping, seed),
     }  # fmt: skip
     spec = _spec(teacher, student, data, samples, template, max_length, changes)
     record = _compute(context, spec, settings, out, "extract_to")

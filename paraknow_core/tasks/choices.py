@@ -206,7 +206,7 @@ def _conflict(
 def _unsettled(
     values: Sequence[Any], possible: Mapping[tuple[int, ...], str], offers: Sequence[Offered], places: Sequence[str]
 ) -> DataError:
-    (one, name), (other, other_name) = list(possible.items())[:2]
+    (one, name), (other, other_name) = sorted(possible.items(), key=lambda pair: list(READINGS).index(pair[1]))[:2]
     index = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
     texts = offers[index].texts
     return DataError(

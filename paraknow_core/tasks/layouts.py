@@ -189,7 +189,7 @@ class _Names:
             if found is not None:
                 return found
         if "text" in self.by and wanted in ("auto", "text", "hub") and not asked:
-            others = [name for name in self.by.values() if _key(name) in _RELEVANT and _key(name) != "text"]
+            others = [name for name in self.by.values() if _key(name) in _RELEVANT - {"text", "id"}]
             if others and wanted != "text":
                 raise UnclearError(f"the field {quoted(others[0])} beside 'text' may be a question or an answer")
             return Layout("text", {"text": (self.by["text"],)})

@@ -169,6 +169,71 @@ def test_a_file_with_one_odd_way_of_writing_is_scored_by_its_numbers(write):
     for answer in ("#### \u20ac4", "#### **4**", "#### 1 234", "#### 3/4", "#### \u22124"):
         rows = [chat(f"q{i}", f"so\n#### {i}") for i in range(9)] + [chat("q", f"so\n{answer}")]
         assert load(write("n.jsonl", rows)).scorers == ("number_match",)
+MARKED = [{"question": f"q{i}", "answer": f"so\n#### {i}"} for i in range(40)]
+
+
+def test_one_answer_of_another_form_is_named_and_the_file_keeps_its_scorer(write):
+    rows = [*MARKED]
+    rows[2] = {"question": "q2", "answer": "2 + 2 = 4, so 4 pens"}
+    task = load(write("n.jsonl", rows))
+    assert task.scorers == ("number_match",)
+    (said,) = task.warnings
+    assert said.startswith(
+        "n.jsonl: in 1 of 40 answers the '#### NUMBER' of the others is missing or not plain (n.jsonl"
+    )
+    assert "(n.jsonl line 3)" in said
+    rows[2] = {"question": "q2", "answer": "nobody knows"}
+    with pytest.raises(DataError, match="n.jsonl line 3: its answer holds no number, while 39 of 40 answers end in"):
+        load(write("n.jsonl", rows))
+    assert load(write("n.jsonl", rows), scorers=("exact_match",)).scorers == ("exact_match",)
+    assert load_task(TaskSpec(source=str(write("n.jsonl", rows))), train_only=True).scorers == ("number_match",)
+    few = [{**row, "answer": row["answer"] if i < 10 else "words"} for i, row in enumerate(MARKED)]
+    task = load(write("f.jsonl", few))
+    assert task.scorers == ("exact_match", "rouge_l")
+    assert task.warnings[0].startswith("f.jsonl: only 10 of 40 answers end in '#### NUMBER', so that all are scored as")
+    with pytest.raises(DataError, match=r"f.jsonl line \d+: its answer holds no number; use exact_match"):
+        load(write("f.jsonl", few), scorers=("number_match",))
+
+
+def test_one_conversation_without_choices_is_named(write):
+    rows = [chat(f"q{i}", "yes", choices=["yes", "no"]) for i in range(9)]
+    assert load(write("c.jsonl", rows)).scorers == ("multiple_choice",)
+    with pytest.raises(DataError, match="c.jsonl line 10: has no choices, which 9 of 10 examples have"):
+        load(write("c.jsonl", [*rows, chat("q9", "yes")]))
+    task = load(write("d.jsonl", [*rows[:2], *lines(0, 9)]))
+    assert task.scorers == ("exact_match", "rouge_l")
+    assert "only 2 of 11 examples have choices" in task.warnings[0]
+
+
+def test_columns_of_files_and_of_a_second_file(write, tmp_path):
+    rows = [{"ask": f"q{i}", "say": "a", "more": "m"} for i in range(20)]
+    columns = {"question": "ask", "answer": "say", "input": "more"}
+    task = load(write("a.jsonl", rows), columns=columns)
+    assert task.split("train")[0].question.endswith("\n\nm")
+    assert task.fields == {"question": "ask", "answer": "say", "input": "more"}
+    test = write("b.csv", "ask,say,more\nt,a,x\n")
+    assert load(tmp_path / "a.jsonl", columns=columns, test_source=str(test)).split("test")[0].question == "t\n\nx"
+    test = write("c.jsonl", lines(0, 3))
+    task = load(tmp_path / "a.jsonl", columns=columns, test_source=str(test))
+    assert "c.jsonl: read by its own names of fields, as it has not all that task.columns names" in task.warnings
+    test = write("d.jsonl", [{"wrong": 1}])
+    with pytest.raises(DataError, match="d.jsonl: task.columns.question is 'ask', which is not a column"):
+        load(tmp_path / "a.jsonl", columns=columns, test_source=str(test))
+
+
+def test_an_upload_is_named_as_its_user_names_it_and_duplicates_are_the_reason(write):
+    path = write("uploads/upload-2030-ab.jsonl", lines(0, 1) * 30)
+    write("uploads/upload-2030-ab.json", '{"file": "upload-2030-ab.jsonl", "label": "my sums.jsonl"}')
+    with pytest.raises(
+        DataError, match="task my sums.jsonl: nothing is left for the train split, as all 18 .*duplicates"
+    ):
+        load(path)
+    path.write_text('{"question": 1}')
+    with pytest.raises(DataError, match="^my sums.jsonl line 1: unknown layout"):
+        load(path)
+    path.unlink()
+    with pytest.raises(DataError, match="^task.source: the upload 'my sums.jsonl' is not there any more"):
+        load(path)
 
 
 def test_names_of_splits():
