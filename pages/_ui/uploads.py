@@ -198,12 +198,13 @@ def _mapping(pending: dict[str, Any], said: str, columns: dict[str, str], guess:
     with st.form("uploads.columns", border=True):
         boxes = [box for _ in range(0, len(PARTS), 3) for box in st.columns(3)]
         chosen = {}
-        for box, (part, word) in zip(boxes, PARTS.items(), strict=False):
+        for box, (part, (word, tip)) in zip(boxes, PARTS.items(), strict=False):
             likely = guess.get(part)
             names = [*columns, *([likely] if likely and likely not in columns else [])]
             chosen[part] = box.selectbox(
                 word, names, index=names.index(likely) if likely else None, key=f"uploads.column.{part}",
                 placeholder="none", format_func=lambda name: field_text(name, columns), accept_new_options=True,
+                help=tip,
             )  # fmt: skip
         if st.form_submit_button("Use these columns", icon=":material/check:", type="primary"):
             # What is left empty stays empty: whoever maps the fields has decided about all of them.
@@ -211,12 +212,16 @@ def _mapping(pending: dict[str, Any], said: str, columns: dict[str, str], guess:
             st.rerun()
 
 
-# The parts of a prompt, in the words of a form; choices may be one field that holds a list, or one for each.
+# The parts of a prompt, in the words of a form, and what they become.
 PARTS = {
-    "question": "Question", "answer": "Answer", "choices": "Choices (a list, or A,B,C)",
-    "input": "Input (after the question)", "context": "Context (before it)", "system": "System text",
-    "messages": "Messages (a whole conversation)",
-}  # fmt: skip
+    "question": ("Question", "What is asked."),
+    "answer": ("Answer", "What is learnt; of a multiple choice a letter, a position or a text."),
+    "choices": ("Choices", "A field that holds a list, or one for each, with commas between: A,B,C,D."),
+    "input": ("Input", "Follows the question."),
+    "context": ("Context", "Comes before the question."),
+    "system": ("System text", "Comes first, as a message of its own."),
+    "messages": ("Messages", "A whole conversation, instead of question and answer."),
+}
 PART_WORDS = {"question": "question", "answer": "answer", "choices": "choices", "input": "input", "context": "context",
               "system": "system text", "messages": "conversation", "history": "turns before", "text": "text",
               "subject": "subject", "id": "id"}  # fmt: skip

@@ -26,7 +26,7 @@ def test_a_broken_upload_is_a_sentence_and_a_mapped_one_is_shown_as_a_model_read
     expect(page.get_by_test_id("stAlert").first).to_contain_text("broken <b>.jsonl line 3: is not JSON")
     assert not list(place.uploads.iterdir())
     shoot(page, "models_upload_broken")
-    rows = [{"instruction": f"What is {i} plus {i}?", "output": f"It is {2 * i}"} for i in range(120)]
+    rows = [{"instruction": f"What is {i} plus {i}?", "output": f"It is {2 * i}", "prompt": "?"} for i in range(120)]
     choose_file(page, "my own.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     page.get_by_role("button", name="Use these columns").click()
     expect(page.get_by_test_id("strip")).to_contain_text("my own.jsonl")

@@ -286,15 +286,48 @@ def test_an_upload_that_cannot_be_kept_is_a_sentence_and_is_tried_again(place, u
     assert not list(place.uploads.glob("waiting-*"))
 
 
-def test_an_unknown_layout_is_mapped_by_its_columns(place, uploading):
-    rows = b"".join(b'{"instruction": "say %d", "output": %d}\n' % (i, i) for i in range(60))
+def test_an_unknown_layout_is_mapped_by_its_fields(place, uploading):
+    rows = b"".join(b'{"instruction": "say %d", "hint": "h%d", "output": %d, "answer": "x"}\n' % (i, i, i)
+                    for i in range(60))  # fmt: skip
     upload(place, uploading, "mine.jsonl", rows)
-    assert "unknown layout with keys instruction, output" in words(uploading)
+    said = words(uploading).replace("\\", "")
+    assert "mine.jsonl line 1: unknown layout with keys instruction, hint, output, answer ('answer', 'output' may" in said
     assert select(uploading, "Question").value == "instruction"
+    select(uploading, "Answer").select("output")
+    select(uploading, "Context").select("hint")
     button(uploading, "Use these columns").click().run()
     answer_desk(place, uploading)
-    assert spec(place).task.source.startswith(str(place.uploads / "upload-"))
+    source = Path(spec(place).task.source)
+    assert source.name.startswith("upload-")
     assert not list(place.uploads.glob("waiting-*"))
+    first = json.loads(source.read_text().splitlines()[0])["messages"]
+    assert [turn["content"] for turn in first] == ["h0\n\nsay 0", "0"]
+    said = words(uploading).replace("\\", "")
+    assert "Read by its fields: question from instruction; answer from output; context from hint." in said
+    assert "mine.jsonl: the field 'answer' is not used" in said
+
+
+def test_what_was_read_from_which_field_is_shown_and_can_be_mapped_otherwise(place, uploading):
+    rows = b"".join(b'{"instruction": "say %d", "input": "i", "output": %d, "level": 1}\n' % (i, i) for i in range(60))
+    upload(place, uploading, "mine.jsonl", rows)
+    said = words(uploading).replace("\\", "")
+    assert "Read by its fields: question from instruction; answer from output; input from input." in said
+    assert any("mine.jsonl: the field 'level' is not used" in w.value.replace("\\", "") for w in uploading.warning)
+    next(toggle for toggle in uploading.toggle if toggle.label == "Map the fields by hand").set_value(True).run()
+    answer_desk(place, uploading)
+    assert select(uploading, "Column: question").proto.placeholder == "instruction"
+    select(uploading, "Column: context").select("level").run()
+    answer_desk(place, uploading)
+    assert spec(place).task.columns == {"context": "level"}
+    assert "context from level" in words(uploading)
+
+
+def test_duplicates_are_the_reason_and_no_path_of_the_server_is_shown(place, uploading):
+    upload(place, uploading, "mine.jsonl", b'{"question": "a", "answer": "b"}\n' * 60)
+    said = words(uploading).replace("\\", "")
+    assert "task mine.jsonl: nothing is left for the train split, as all" in said
+    assert "duplicates" in said
+    assert str(place.uploads) not in said
 
 
 def test_what_a_closed_window_left_is_swept_and_extensions_are_checked(place):
