@@ -31,7 +31,9 @@ FORMATS = ("chat_jsonl", "gsm8k", "mmlu", "text")
 MAX_BYTES = 2_000_000_000
 MAX_CELL = 2_000_000_000  # characters of a table's cell: any that a file can hold
 TEXT_PIECE = 1000
+MOST_COLUMNS = 10_000
 DELIMITERS = ",;\t"
+_HEAD = 1000  # lines within which a table's first row ends
 
 _SPLIT_WORD = re.compile(r"[_-](?:dev|val|validation|test|train)$")
 _APPLE_DOUBLE = b"\x00\x05\x16\x07"
@@ -376,15 +378,23 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
             raise DataError(
                 f"{shown} line {start}: is not valid CSV ({error}); quote cells that hold commas or quotes"
             ) from None
+        if len(row) > MOST_COLUMNS:
+            raise DataError(f"{shown} line {start}: has {len(row):,} columns; at most {MOST_COLUMNS:,} are read")
         if row:
             rows.append((start, row))
 
 
 def _delimiter(path: Path) -> str:
+    head: list[str] = []
+    for _, line in _lines(path):
+        if head or line.strip():
+            head.append(line)
+        if len(head) == _HEAD:
+            break
     widths = {}
     for mark in DELIMITERS:
         try:
-            row = next((row for row in csv.reader((line for _, line in _lines(path)), delimiter=mark) if row), [])
+            row = next((row for row in csv.reader(head, delimiter=mark) if row), [])
         except csv.Error:
             row = []
         if _is_header(row) or _is_bare_row(row):
@@ -394,6 +404,8 @@ def _delimiter(path: Path) -> str:
 
 
 def _is_header(names: Collection[str]) -> bool:
+    if len(names) > MOST_COLUMNS:
+        return False
     try:
         recognise(names, {})
     except UnclearError as error:

@@ -39,6 +39,7 @@ _MORE = {
 _QUIET = {"id", "idx", "index", "uid", "uuid", "guid", "qid", "questionid", "exampleid", "promptid", "sourceid",
           "dataset", "split", "indexlevel0", "unnamed0"}  # fmt: skip
 _SEVERAL = ("answers", "outputs", "targets")  # names of fields that may hold several right answers
+_LOST = ("nan", "NaN", "<NA>", "NaT")  # what a table's library writes as text for a value that is missing
 _LETTERED = re.compile(r"(choice|option|opt|ending|sol|alternative|candidate|answer|op)?([a-j]|10|[0-9])")
 _NUMBERED = re.compile(r"(choice|option|opt|ending|sol|alternative|candidate)([a-j]|10|[0-9])")
 _SPEAKERS = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant"}
@@ -429,7 +430,7 @@ def examples_of(lines: Sequence[Line], layout: Layout, *, hub: bool = False, hin
         return _conversations(lines, layout, hub)
     if layout.kind == "choice":
         return _choice_examples(lines, layout, hint)
-    read, several = Read([]), 0
+    read, several, lost = Read([]), 0, list[str]()
     (answer_column, *_), (column, *_) = layout.parts["answer"], layout.parts["question"]
     for fields, where, name in lines:
         name = _own_id(fields, layout, where, name, hub)
@@ -441,11 +442,18 @@ def examples_of(lines: Sequence[Line], layout: Layout, *, hub: bool = False, hin
             read.examples.append(Example(name, _with_system(_checked(turns, where), fields, layout, where)))
             continue
         answer = text_of(given, answer_column, where)
+        if answer.strip() in _LOST:
+            lost.append(where)
         if "####" in answer and (_key(column) == "question" or answer.rstrip().rpartition("\n")[2].startswith("####")):
             answer = _CALCULATOR.sub("", answer)
         turns = (*_before(fields, layout, where), Message("user", _prompt(fields, layout, where)),
                  Message("assistant", answer))  # fmt: skip
         read.examples.append(Example(name, _with_system(turns, fields, layout, where)))
+    if lost:
+        read.notes.append(
+            f"{len(lost)} of {len(lines)} answers are the word for a missing value (the first in {lost[0]}); correct "
+            "them if they were lost in a table"
+        )
     if several:
         read.notes.append(f"{several} of {len(lines)} lines hold several answers in {quoted(answer_column)}; "
                           "the first one is learnt and scored")  # fmt: skip

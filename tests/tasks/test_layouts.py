@@ -350,6 +350,14 @@ def test_the_guess_for_a_person_to_check():
     assert guess([]) == {}
 
 
+def test_the_word_for_a_missing_value_is_told(write):
+    rows = "question,answer\n1?,a\n2?,nan\n"
+    assert read(write, rows, "x.csv").notes == (
+        "x.csv: 1 of 2 answers are the word for a missing value (the first in x.csv line 3); correct them if they were "
+        "lost in a table",
+    )
+
+
 def test_names_of_fields_cannot_break_a_sentence(write):
     record = {"question": "q", "answer": "a", "x\ny": 1, "\ud800": 2, "z" * 500: 3}
     (note,) = read(write, [json.loads(json.dumps(record))]).notes
