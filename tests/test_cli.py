@@ -120,7 +120,8 @@ def test_a_refusal_is_one_sentence_and_exit_code_2(arguments, says, workspace, t
     [("--rank", "0", "rank"), ("--rank", "4000", "choose 1 to 16"), ("--mapping", "best", "0,1,2,5"),
      ("--mapping", "0", "2 layers"), ("--mapping", "0,9", "teacher layer 9"), ("--origin", "ears", "ears"),
      ("--lora-alpha", "-1", "lora_alpha"), ("--samples", "4000", "4000 seed samples"),
-     ("--max-length", "3", "max_length")],
+     ("--max-length", "3", "max_length"), ("--columns", "question", "'question' given; write PART=NAME"),
+     ("--columns", "question=nothing", "task.columns.question is 'nothing', which is not a column")],
 )  # fmt: skip
 def test_extract_refuses_and_leaves_nothing_behind(option, value, says, pair, workspace, tmp_path, capsys):
     given = {"--samples": "2", "--rank": "4"} | {option: value}
@@ -228,6 +229,23 @@ def test_a_teacher_whose_weights_all_count_nothing_is_a_table_of_zeros(tiny, cha
     arguments = ["--teacher", str(folder), "--data", str(chat_file), "--samples", "2", "--out", str(tmp_path / "out")]
     assert main(["sensitivity", *arguments]) == 0
     assert "0.0 %" in capsys.readouterr().out
+
+
+def test_fields_are_mapped_by_an_option_and_what_is_not_used_is_said(pair, workspace, tmp_path, capsys):
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(f'{{"ask": "{i} + 1", "say": "{i + 1}", "level": 1}}\n' for i in range(4)))
+    arguments = [
+        "--teacher",
+        str(pair / "teacher"),
+        "--data",
+        str(data),
+        "--samples",
+        "2",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert main(["sensitivity", *arguments, "--columns", "question=ask", "--columns", "answer=say"]) == 0
+    assert "warning: data.jsonl: the field 'level' is not used\n" in capsys.readouterr().err
 
 
 def test_no_room_for_a_copy_is_a_sentence_and_the_measurement_is_kept(pair, workspace, tmp_path, capsys, monkeypatch):

@@ -224,6 +224,8 @@ def _compute(
         work = Context(spec, settings, context.obj, progress, part, train_only=True)
         with build_folder(folder) as building:
             content = build(work, building, **extra)
+            for warning in work.task.warnings:
+                progress.event("warning", message=warning)
             names: Sequence[str] = sorted(path.name for path in building.iterdir())
     if not all((folder / name).exists() for name in names):  # somebody else filled DIR meanwhile
         raise RunError(f"--out: {out} was filled by somebody else meanwhile; choose another folder")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import normalize
 
 from paraknow_core.errors import DataError
 from paraknow_core.tasks.values import MISSING, find, is_empty, quoted, said, short, text_of, whole
@@ -152,10 +153,10 @@ def _position(value: Any, offer: Offered, reading: str) -> int | None:
     if text is None:
         return None
     text = text.strip()
-    if reading == "label":
-        return offer.labels.index(text) if text in offer.labels else None
-    if reading == "text":
-        same = [index for index, choice in enumerate(offer.texts) if choice.strip() == text]
+    if reading in ("label", "text"):
+        plain = normalize("NFC", text)
+        known = offer.labels if reading == "label" else offer.texts
+        same = [index for index, each in enumerate(known) if normalize("NFC", each.strip()) == plain]
         return same[0] if len(same) == 1 else None
     if reading == "letter":
         mark = text.strip("().: ").upper()

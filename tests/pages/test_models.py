@@ -291,7 +291,7 @@ def test_an_unknown_layout_is_mapped_by_its_fields(place, uploading):
                     for i in range(60))  # fmt: skip
     upload(place, uploading, "mine.jsonl", rows)
     said = words(uploading).replace("\\", "")
-    assert "mine.jsonl line 1: unknown layout with keys instruction, hint, output, answer ('answer', 'output' may" in said
+    assert "mine.jsonl line 1: unknown layout with keys instruction, hint, output, answer ('answer', 'output'" in said
     assert select(uploading, "Question").value == "instruction"
     select(uploading, "Answer").select("output")
     select(uploading, "Context").select("hint")

@@ -105,6 +105,7 @@ ANSWERS = {
     "from 1": ({"answer": [1, 4]}, "AD"),
     "from 0, of a table with holes": ({"label": [0.0, 2.0]}, "AC"),
     "texts": ({"answer": ["apple", "iron "]}, "AC"),
+    "texts in another Unicode form": ({"answer": ["apple", "cafe\u0301"]}, "AE"),
     "answerKey": ({"answerKey": ["A", "C"]}, "AC"),
     "answerKey from 1": ({"answerKey": ["1", "4"]}, "AD"),
     "label": ({"label": [3, 0]}, "DA"),
@@ -119,7 +120,9 @@ ANSWERS = {
 def test_answers_name_their_choice_in_one_way_for_the_whole_file(write, name):
     columns, expected = ANSWERS[name]
     rows = [
-        {"question": f"q{i}", "options": TEXTS} | {key: values[i] for key, values in columns.items()} for i in (0, 1)
+        {"question": f"q{i}", "options": [*TEXTS, "caf\u00e9"][: 5 if "Unicode" in name else 4]}
+        | {key: values[i] for key, values in columns.items()}
+        for i in (0, 1)
     ]
     assert "".join(e.reference for e in read(write, rows).parts[0]) == expected
 
