@@ -29,7 +29,8 @@ _MESSAGES = ("messages", "conversations")
 _QUESTIONS = ("question", "instruction", "prompt", "query", "problem", "definition")
 _QUESTIONS_OF_CHOICES = ("questionstem", "ctx", "goal", "sentence", "stem")
 _ANSWERS = ("answer", "answers", "output", "outputs", "response", "completion", "solution", "target", "targets")
-_ANSWERS_OF_CHOICES = ("answer", "answerkey", "answerindex", "answeridx", "correctanswer", "correctoption", "label")
+_ANSWERS_OF_CHOICES = ("answer", "answerkey", "answerindex", "answeridx", "correctanswer", "correctoption",
+                       "correct", "gold", "label")  # fmt: skip
 _CHOICES = ("choices", "options", "endings", "answerchoices", "candidates", "alternatives")
 _MORE = {
     "input": ("input", "inputs"), "context": ("context", "passage", "article"),

@@ -164,6 +164,21 @@ def test_an_upload_is_read_mapped_or_refused(place, tmp_path):
     assert "not there any more" in ask(place, "upload", path=str(outside), columns={})[0]["refused"]
 
 
+def test_the_fields_of_a_file_or_folder_are_offered_with_what_they_most_likely_are(place, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.csv").write_text("problem;hint;answer;A;B\n1 + 1?;add;A;2;3\n")
+    (folder / "._train.csv").write_bytes(b"\x00\x05\x16\x07")
+    for source in (folder, folder / "train.csv"):
+        value, _ = ask(place, "columns", source=str(source), subset=None, revision=None)
+        assert value["columns"] == {"problem": "1 + 1?", "hint": "add", "answer": "A", "A": "2", "B": "3"}
+        assert value["fields"] == {"question": "problem", "answer": "answer", "choices": "A,B"}
+    (folder / "train.csv").write_text("1 + 1?,1,2,3,4,B\n")
+    assert ask(place, "columns", source=str(folder), subset=None, revision=None)[0]["columns"] == {}
+    with pytest.raises(DataError, match="does not exist"):
+        ask(place, "columns", source=str(folder / "none.csv"), subset=None, revision=None)
+
+
 def test_the_hubs_cache_lists_models_and_data_sets(place, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE", str(tmp_path / "hub"))
     assert ask(place, "hub_cache", stamp=0)[0] == {"models": [], "datasets": []}
