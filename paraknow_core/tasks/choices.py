@@ -41,7 +41,7 @@ def offered(fields: Mapping[str, Any], columns: Sequence[str], where: str) -> Of
     Raises:
         DataError: they are not 2 to 26 texts.
     """
-    labels: list[Any] = []
+    labels: Any = []
     if len(columns) > 1:
         given = [find(fields, column) for column in columns]
         while given and is_empty(given[-1]):
@@ -56,7 +56,7 @@ def offered(fields: Mapping[str, Any], columns: Sequence[str], where: str) -> Of
         given = _literal(given)
     if isinstance(given, Mapping):
         if "text" in given or "label" in given:
-            labels, given = list(given.get("label") or ()), given.get("text")
+            labels, given = given.get("label"), given.get("text")
         else:
             labels, given = list(given), list(given.values())
     elif isinstance(given, list) and given and all(isinstance(each, Mapping) and "text" in each for each in given):
@@ -71,7 +71,7 @@ def offered(fields: Mapping[str, Any], columns: Sequence[str], where: str) -> Of
              for index, each in enumerate(given, 1)]  # fmt: skip
     for text in texts:
         whole(text, column, where)
-    marks = tuple(name for label in labels if (name := said(label)) is not None)
+    marks = tuple(name for label in (labels if isinstance(labels, list) else ()) if (name := said(label)) is not None)
     return Offered(_enough(texts, where, column), marks if len(marks) == len(texts) else ())
 
 

@@ -139,6 +139,7 @@ UNSETTLED = {
     "NaN": ([(TEXTS, 0), (TEXTS, float("nan"))], "line 2: 'answer' is NaN"),
     "a hole among the choices": ([(["x", None], 0)], "line 1: 'choices, choice 2' is null"),
     "NaN among the choices": ([(["x", float("nan")], 0)], "line 1: 'choices, choice 2' is NaN"),
+    "a label that is no list": ([({"text": ["x"], "label": 1}, 0)], "line 1: 'choices' holds 1"),
     "one choice": ([(["x"], 0)], "line 1: 'choices' holds 1; the choices must be a list of 2 to 26 texts"),
     "no list": ([({"temperature": 1}, 0)], "line 1: 'choices' holds 1"),
 }  # fmt: skip
