@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from unicodedata import normalize
 
 from paraknow_core.errors import DataError
+from paraknow_core.tasks.characters import nfc
 from paraknow_core.tasks.values import MISSING, find, is_empty, quoted, said, short, text_of, whole
 
 MOST = 26
@@ -154,9 +154,9 @@ def _position(value: Any, offer: Offered, reading: str) -> int | None:
         return None
     text = text.strip()
     if reading in ("label", "text"):
-        plain = normalize("NFC", text)
+        plain = nfc(text)
         known = offer.labels if reading == "label" else offer.texts
-        same = [index for index, each in enumerate(known) if normalize("NFC", each.strip()) == plain]
+        same = [index for index, each in enumerate(known) if nfc(each.strip()) == plain]
         return same[0] if len(same) == 1 else None
     if reading == "letter":
         mark = text.strip("().: ").upper()

@@ -169,6 +169,8 @@ def test_a_file_with_one_odd_way_of_writing_is_scored_by_its_numbers(write):
     for answer in ("#### \u20ac4", "#### **4**", "#### 1 234", "#### 3/4", "#### \u22124"):
         rows = [chat(f"q{i}", f"so\n#### {i}") for i in range(9)] + [chat("q", f"so\n{answer}")]
         assert load(write("n.jsonl", rows)).scorers == ("number_match",)
+
+
 MARKED = [{"question": f"q{i}", "answer": f"so\n#### {i}"} for i in range(40)]
 
 
