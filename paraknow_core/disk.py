@@ -1,12 +1,12 @@
 """What a disk does to files: it fills up, it forgets what was not waited for, it gives back less than was written."""
 
 import errno
+import hashlib
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TROUBLE = {
     errno.ENOSPC: ("is full", "free some space"),
     errno.EDQUOT: ("has no more room for you: your quota is used up", "free some space"),
@@ -74,3 +74,13 @@ def whole_tensors(path: Path) -> bool:
             return os.fstat(file.fileno()).st_size == 8 + size + end
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return False
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content, as 64 hex digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -106,6 +106,8 @@ class RunFolder:
     def way_on(self, stage: str) -> str:
         """Say where resume goes on after this stage was cut off."""
         step = self.saved_step()
+        if step is not None and stage in ("export", "evaluation"):
+            return f"training is done, and resume goes on with the {stage}"
         if step is not None:
             return f"resume continues from its last save, step {step:,}"
         if stage == "sensitivity":

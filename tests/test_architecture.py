@@ -56,8 +56,8 @@ MAY_IMPORT = {
     # What the desk works out: only its own process imports it.
     "desk.kinds": BASE | {"desk", "settings", "runs", "sensitivity_store", "services", "ops", "models", "tasks",
                           "stages", "methods", "memory", "planner", "estimates", "display", "demo", "pipeline"},
-    "cli": BASE | {"settings", "runs", "processes", "writer", "models", "tasks", "stages", "pipeline", "engines", "studies",
-                   "launcher", "display", "desk"},
+    "cli": BASE | {"settings", "runs", "processes", "writer", "models", "tasks", "stages", "pipeline", "engines",
+                   "studies", "launcher", "display", "desk"},
     "__main__": {"cli", "openmp"},
     "__init__": set(),
 }  # fmt: skip
