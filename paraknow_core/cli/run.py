@@ -24,6 +24,7 @@ from paraknow_core.cli.options import (
     settings_of,
 )
 from paraknow_core.display import duration, score_text
+from paraknow_core.disk import disk_trouble
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, read_json, write_json, write_json_anyhow
 
@@ -122,7 +123,12 @@ def _claim(folders: "list[RunFolder]") -> None:
         status = folder.status()
         if status.state == "queued":
             launched = {**this_process(), "launched": time.time(), "attempt": status.attempt}
-            write_json(folder.file("process.json"), launched)
+            try:
+                write_json(folder.file("process.json"), launched)
+            except OSError as error:
+                if disk_trouble(error) is None:
+                    raise
+                return  # the run itself will say that the disk is full
 
 
 def _give_up_queued(folders: "list[RunFolder]") -> None:

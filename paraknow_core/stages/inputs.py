@@ -74,11 +74,10 @@ def refuse_changed(before: "Mapping[str, Any]", now: "Mapping[str, Any]", reads_
             if new.get(name) != value and (reads_teacher or name not in _OF_TEACHER)
         ]
     if changed:
-        what = " and ".join(words for words, _, _ in changed)
-        which = ", ".join(f"{old} then, {new} now" for _, old, new in changed)
+        what = ", ".join(f"{words} ({old} then, {new} now)" for words, old, new in changed)
         raise RunError(
-            f"resume: this run began with something else than what is there now as {what} ({which}); put that back and "
-            "resume, all that was computed is kept, or duplicate the run to begin anew with what is there now"
+            f"resume: not what this run began with: {what}; put back what it began with and resume, all that was "
+            "computed is kept, or duplicate the run to begin anew with what is there now"
         )
     old = before.get("machine") or {}
     for name in _FIXED:

@@ -74,7 +74,7 @@ class Stream:
         self.hidden = [self.state[f"hidden.{i}"] for i in range(len(model.layers) + 1)]
         self.gradients = [self.state["gradient.0"], self.state["gradient.1"]]  # in turn: a repeated step reads its own
         self._used: list[Tensor] = []
-        self.progress = read_json(self._progress, fresh)
+        self.progress = read_json(self._progress, {"done": 0, "losses": []})
 
     def run(self) -> list[float]:
         """Do every step that is not done yet; return the loss of each sample."""
@@ -224,8 +224,9 @@ class Stream:
             yield group
 
 
-def _can_go_on(progress: object) -> bool:
+def _can_go_on(file: Path) -> bool:
     """Tell whether a noted progress is whole, and of what the disk or this machine's memory still has."""
+    progress = read_json(file, {"done": 0, "losses": []})
     if not isinstance(progress, dict) or not isinstance(progress.get("losses"), list):
         return False
     return isinstance(progress.get("done"), int) and progress.get("boot") in (None, boot_id())
