@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from paraknow_core.disk import disk_trouble
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, read_json, write_json
-from paraknow_core.runs import RunFolder, Status
+from paraknow_core.runs import RunFolder, Status, flat_settings
 from paraknow_core.sensitivity_store import TOTALS
 from paraknow_core.settings import Settings, usable_cores
 from paraknow_core.stages.checkpoints import prune
@@ -67,6 +67,7 @@ def execute(
         context = Context(pinned(spec, result), settings, place, writer)
         work = _Work(context, run, result, writer)
         work.run()
+        result.pop("settings", None)  # the spec lies beside
         write_json(run.file("result.json"), result)
         run.file("partial.json").unlink(missing_ok=True)
         prune(run.file("checkpoints"), 1)
@@ -149,7 +150,7 @@ class _Work:
             self.writer.event("warning", message=warning)
         facts = {
             "fingerprints": fingerprints(context), "inputs": more_fingerprints(context), "versions": versions(),
-            "machine": self._machine(),
+            "machine": self._machine(), "settings": flat_settings(self.folder.spec().model_dump(mode="json")),
         }  # fmt: skip
         before = self._go_on(facts)
         self.result |= {
@@ -171,7 +172,7 @@ class _Work:
         from paraknow_core.stages.adapter import is_sound
 
         if not any(self.folder.file(name).exists() for name in PRODUCTS):
-            for name in ("versions", "machine", "computed_with", "step0", "training"):
+            for name in ("versions", "machine", "settings", "computed_with", "step0", "training"):
                 self.result.pop(name, None)
             return []
         if not self.result.get("fingerprints"):

@@ -23,8 +23,8 @@ from paraknow_core.cli.options import (
     Threads,
     settings_of,
 )
-from paraknow_core.display import duration, score_text
 from paraknow_core.disk import disk_trouble
+from paraknow_core.display import duration, score_text
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, read_json, write_json, write_json_anyhow
 

@@ -20,6 +20,8 @@ _WORDS = {
 }  # fmt: skip
 _OF_TEACHER = ("teacher", "teacher_tokenizer")
 _FIXED = ("dtype", "student_bits")
+_PLACES = ("source", "revision")  # may change: what lies there is named by its content
+_NUMBERS = ("method", "seed")  # the settings without a dot that numbers depend on; names and notes may change
 
 
 def fingerprints(context: "Context") -> dict[str, str]:
@@ -59,7 +61,8 @@ def refuse_changed(before: "Mapping[str, Any]", now: "Mapping[str, Any]", reads_
     """Refuse to go on with other data, models or precision than what is there was computed with.
 
     Args:
-        before, now: `fingerprints`, `inputs` and `machine` of a result; what an earlier version did not note is free.
+        before, now: `fingerprints`, `inputs`, `settings` and `machine` of a result; what an earlier version did not
+            note is free.
         reads_teacher: whether anything of this run depends on the teacher.
 
     Raises:
@@ -69,7 +72,7 @@ def refuse_changed(before: "Mapping[str, Any]", now: "Mapping[str, Any]", reads_
     for part in ("fingerprints", "inputs"):
         old, new = before.get(part) or {}, now[part]
         changed += [
-            (_WORDS.get(name, name), str(value)[:8], str(new.get(name))[:8])
+            (_WORDS.get(name, name), str(value)[:8], _said(new.get(name))[:8])
             for name, value in old.items()
             if new.get(name) != value and (reads_teacher or name not in _OF_TEACHER)
         ]
@@ -79,6 +82,13 @@ def refuse_changed(before: "Mapping[str, Any]", now: "Mapping[str, Any]", reads_
             f"resume: not what this run began with: {what}; put back what it began with and resume, all that was "
             "computed is kept, or duplicate the run to begin anew with what is there now"
         )
+    old = before.get("settings") or {}
+    for name, value in now["settings"].items():
+        if name in old and old[name] != value and ("." in name or name in _NUMBERS) and not name.endswith(_PLACES):
+            raise RunError(
+                f"resume: spec.yaml: {name} was {_said(old[name])} when this run began and is {_said(value)} now; a "
+                "run's own settings are frozen: set it back and resume, or start a new run with the other value"
+            )
     old = before.get("machine") or {}
     for name in _FIXED:
         if name in old and old[name] != now["machine"][name]:
