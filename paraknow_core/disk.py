@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 TROUBLE = {
-    errno.ENOSPC: ("is full", "free some space"),
-    errno.EDQUOT: ("has no more room for you: your quota is used up", "free some space"),
+    errno.ENOSPC: ("full", "free some space"),
+    errno.EDQUOT: ("your quota is used up", "free some space"),
     errno.EFBIG: ("takes no file of this size", "raise the limit (`ulimit -f`), or choose another file system"),
-    errno.EROFS: ("can only be read", "make it writable again"),
+    errno.EROFS: ("read-only", "make it writable again"),
 }
 _TORCH = ("inline_container", "PytorchStreamWriter", "iostream error")  # torch.save says no error number
 _MOST_HEADER = 100_000_000  # bytes; the safetensors library refuses longer ones
@@ -28,7 +28,7 @@ def disk_trouble(error: BaseException | None) -> tuple[str, str] | None:
         if type(error).__name__ == "SafetensorError":
             number = next((code for code in TROUBLE if f"os error {code})" in str(error)), None)
         if isinstance(error, RuntimeError) and any(m in str(error) for m in _TORCH) and "Reader" not in str(error):
-            number = errno.ENOSPC
+            return ("full, or takes no file of this size", "free some space")
         if number in TROUBLE:
             return TROUBLE[number]
         error = error.__cause__ or error.__context__

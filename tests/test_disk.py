@@ -25,14 +25,14 @@ SafetensorError = type("SafetensorError", (Exception,), {})
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "is full"),
+        (OSError(errno.ENOSPC, "No space left on device"), "full"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "quota"),
         (OSError(errno.EFBIG, "File too large"), "no file of this size"),
-        (OSError(errno.EROFS, "Read-only file system"), "only be read"),
-        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "is full"),
+        (OSError(errno.EROFS, "Read-only file system"), "read-only"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "full"),
         (SafetensorError("Error while serializing: I/O error: File too large (os error 27)"), "no file of this size"),
-        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), "is full"),
-        (from_error(ValueError, "wrapped", OSError(errno.ENOSPC, "full")), "is full"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), "full"),
+        (from_error(ValueError, "wrapped", OSError(errno.ENOSPC, "full")), "full"),
     ],
 )
 def test_what_a_full_disk_raises_is_known(error, words):

@@ -405,7 +405,7 @@ def test_a_disk_with_no_room_for_the_last_words_still_says_failed(spec, place, m
             monkeypatch.setattr("paraknow_core.paths.tempfile.mkstemp", full)
             monkeypatch.setattr("paraknow_core.paths.os.write", full)
 
-    with pytest.raises(RunError, match="disk: is full"):
+    with pytest.raises(RunError, match="disk: full"):
         execute(run, place, SETTINGS, fill)
     monkeypatch.undo()
     assert run.status().state == "failed"

@@ -65,10 +65,7 @@ class Stream:
             by_length = sorted(lengths, key=lengths.get)
             self.batches = _grouped(by_length, lambda batch: len(batch) * lengths[batch[-1]] <= BATCH_TOKENS)
         layout, self._progress = state_layout(model, self.ids), folder / PROGRESS
-        if not (
-            _can_go_on(read_json(self._progress, {"done": 0, "losses": []}))
-            and TensorFile.is_there(folder / STATE, layout)
-        ):
+        if not (_can_go_on(self._progress) and TensorFile.is_there(folder / STATE, layout)):
             self._progress.unlink(missing_ok=True)  # it is not of this state
         self.state = TensorFile(folder / STATE, layout)
         self.hidden = [self.state[f"hidden.{i}"] for i in range(len(model.layers) + 1)]
