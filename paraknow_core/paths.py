@@ -1,5 +1,6 @@
 """The workspace on disk: where things live, and the few safe ways to write there."""
 
+import errno
 import fcntl
 import json
 import os
@@ -14,11 +15,13 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from paraknow_core.disk import disk_trouble, sync_folder, sync_tree
 from paraknow_core.errors import RunError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 WORKSPACE_VARIABLE = "PARAKNOW_WORKSPACE"
 _YOUNG_S = 2
+_TAIL_BYTES = 65_536
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,30 @@ def write_atomic(path: Path, data: bytes | str, *, durable: bool = True) -> None
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    if durable:
+        sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Write a value as indented JSON, atomically; NaN and infinity are refused (JSON has none)."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", durable=durable)
+
+
+def write_json_anyhow(path: Path, value: Any) -> None:
+    """Write the last words of something that a full disk ended: where there is no room for another file, in place.
+
+    Raises:
+        OSError: not even that goes.
+    """
+    try:
+        write_json(path, value)
+    except OSError as error:
+        if disk_trouble(error) is None:
+            raise
+        content = json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        with path.open("r+b") as file:  # what the old content fills is ours already
+            content = content.ljust(os.fstat(file.fileno()).st_size)
+            os.pwrite(file.fileno(), content, 0)  # in one go: a reader sees the old or the new one
 
 
 @cache
@@ -143,26 +165,66 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def open_lines(path: Path) -> int:
-    """Open a JSONL file for appending and return its descriptor; a line torn by a kill is closed first."""
+    """Open a JSONL file for appending and return its descriptor; a line torn by a kill is cut off first."""
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    size = os.fstat(descriptor).st_size
-    if size and os.pread(descriptor, 1, size - 1) != b"\n":
-        os.write(descriptor, b"\n")
+    try:
+        size = os.fstat(descriptor).st_size
+        start, tail = size, b""
+        while start and b"\n" not in tail:
+            before = max(0, start - _TAIL_BYTES)
+            start, tail = before, os.pread(descriptor, start - before, before) + tail
+        torn = tail[tail.rfind(b"\n") + 1 :]
+        if _is_record(torn):  # whole but for its end: a hand has edited the file
+            _write_whole(descriptor, b"\n")
+        elif torn:
+            os.ftruncate(descriptor, size - len(torn))
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def append_line(descriptor: int, record: dict) -> None:
-    """Append one record in one write: when this returns, a kill of the process cannot lose the line.
+    """Append one record: when this returns, a kill of the process cannot lose the line.
+
+    Only one process appends to a file, and what it cannot write whole it takes back, so that lines are never torn.
 
     Raises:
         ValueError: a value is NaN or infinite (JSON has none).
+        OSError: the disk is full; the file is as it was.
     """
-    os.write(descriptor, (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    _write_whole(descriptor, (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def _write_whole(descriptor: int, content: bytes) -> None:
+    before, rest = os.fstat(descriptor).st_size, memoryview(content)
+    try:
+        while rest:  # a disk that is nearly full takes a part, and refuses only the next write
+            written = os.write(descriptor, rest)
+            if not written:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            rest = rest[written:]
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(descriptor, before)
+        raise
 
 
 @contextmanager
-def build_folder(final: Path) -> Iterator[Path]:
+def build_folder(final: Path, *, durable: bool = False) -> Iterator[Path]:
     """Build a folder under a temporary name and rename it into place at the end.
+
+    Args:
+        final: where it goes.
+        durable: wait until the disk has its files before it gets its name, so that a crash of the machine leaves all
+            or none of it.
 
     If another writer finished first, its folder stays and ours is dropped: both hold the same content by key.
     On an error nothing is left behind; what a kill left is removed by whoever builds the same folder next.
@@ -178,11 +240,15 @@ def build_folder(final: Path) -> Iterator[Path]:
             fcntl.flock(held, fcntl.LOCK_SH)  # until it is closed, by us or by the end of this process
         yield temporary
         temporary.chmod(0o755)
+        if durable:
+            sync_tree(temporary)
         try:
             temporary.rename(final)
         except OSError:
             if not final.is_dir():
                 raise
+        if durable:
+            sync_folder(final.parent)
     finally:
         os.close(held)
         shutil.rmtree(temporary, ignore_errors=True)

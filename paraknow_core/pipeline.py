@@ -7,6 +7,7 @@ that was stopped or killed continues after the last finished stage.
 
 import platform
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,17 +16,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core.errors import RunError
+from paraknow_core.disk import disk_trouble
+from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, read_json, write_json
-from paraknow_core.runs import RunFolder, Status
+from paraknow_core.runs import RunFolder, Status, flat_settings
 from paraknow_core.sensitivity_store import TOTALS
 from paraknow_core.settings import Settings, usable_cores
+from paraknow_core.stages.checkpoints import prune
 from paraknow_core.stages.context import Context
-from paraknow_core.writer import RunWriter
+from paraknow_core.stages.inputs import (
+    fingerprints,
+    more_fingerprints,
+    other_circumstances,
+    pinned,
+    refuse_changed,
+)
+from paraknow_core.writer import RunWriter, StopRequested
 
 if TYPE_CHECKING:
     from paraknow_core.sensitivity_store import SensitivityStore
 
+# What stages leave in the run folder: all of it, what rests on the initial adapter, what rests on the trained one.
+OF_TRAINED = ("adapter", "predictions.jsonl")
+OF_ADAPTER = ("extraction.json", "init_adapter", "checkpoints", *OF_TRAINED)
+PRODUCTS = ("sensitivity.json", *OF_ADAPTER)
 IDENTITY_SAMPLES = 4  # examples on which step-0 identity and the exported adapter are checked
 
 
@@ -47,15 +61,44 @@ def execute(
         ParaknowError: what a user can mend, one sentence; the folder's state is then `failed`.
     """
     spec = run.spec()
-    with RunWriter(run, on_change) as writer, _handle_signals(writer):
+    with _disk_errors(run), RunWriter(run, on_change) as writer, _handle_signals(writer), _disk_errors(run):
         _prepare_torch(settings)
-        context = Context(spec, settings, place, writer)
-        result = read_json(run.file("partial.json"), {"timings": {}})
+        result = _so_far(run)
+        context = Context(pinned(spec, result), settings, place, writer)
         work = _Work(context, run, result, writer)
         work.run()
+        result.pop("settings", None)  # the spec lies beside
         write_json(run.file("result.json"), result)
         run.file("partial.json").unlink(missing_ok=True)
+        prune(run.file("checkpoints"), 1)
         return result
+
+
+def _so_far(run: RunFolder) -> dict[str, Any]:
+    """Return what earlier attempts have noted, or the result of a run that is done."""
+    found = read_json(run.file("partial.json")) or run.result()
+    found = found if isinstance(found, dict) else {}
+    return {**found, "timings": found["timings"] if isinstance(found.get("timings"), dict) else {}}
+
+
+@contextmanager
+def _disk_errors(run: RunFolder) -> Iterator[None]:
+    """Turn what a full disk raises, in whatever library, into a sentence; what was saved stays.
+
+    Raises:
+        RunError: the disk is full, or takes no more for another reason.
+    """
+    try:
+        yield
+    except (ParaknowError, StopRequested):
+        raise
+    except Exception as error:
+        trouble = disk_trouble(error)
+        if trouble is None:
+            raise
+        stage = Status.from_dict(read_json(run.file("status.json"))).stage
+        where = f" (stage {stage})" if stage else ""
+        raise RunError(f"disk: {trouble[0]}{where}; {trouble[1]}; {run.way_on(stage)}") from None
 
 
 class _Work:
@@ -105,17 +148,60 @@ class _Work:
         task = context.task
         for warning in task.warnings:
             self.writer.event("warning", message=warning)
-        self.result |= {
-            "spec_version": self.spec.version, "warnings": list(task.warnings),
-            "task": {"name": task.name, "sizes": {name: len(split) for name, split in task.splits.items()}},
-            "fingerprints": {
-                "teacher": context.teacher.fingerprint, "student": context.student.fingerprint,
-                "tokenizer": context.student.tokenizer_fingerprint,
-                **{name: task.fingerprint(name) for name in task.splits},
-            },
-            "revisions": {"teacher": context.teacher.source.revision, "student": context.student.source.revision},
-            "versions": versions(), "machine": self._machine(),
+        facts = {
+            "fingerprints": fingerprints(context), "inputs": more_fingerprints(context), "versions": versions(),
+            "machine": self._machine(), "settings": flat_settings(self.folder.spec().model_dump(mode="json")),
         }  # fmt: skip
+        before = self._go_on(facts)
+        self.result |= {
+            "spec_version": self.spec.version, "warnings": list(dict.fromkeys([*task.warnings, *before])),
+            "task": {"name": task.name, "sizes": {name: len(split) for name, split in task.splits.items()}},
+            "revisions": {
+                "teacher": context.teacher.source.revision, "student": context.student.source.revision,
+                "task": task.revision,
+            },
+            **facts,
+        }  # fmt: skip
+
+    def _go_on(self, now: dict[str, Any]) -> list[str]:
+        """See that what is there was computed with what is there now; return the warnings of earlier attempts.
+
+        Raises:
+            RunError: data, models or precision were replaced since.
+        """
+        from paraknow_core.stages.adapter import is_sound
+
+        if not any(self.folder.file(name).exists() for name in PRODUCTS):
+            for name in ("versions", "machine", "settings", "computed_with", "step0", "training"):
+                self.result.pop(name, None)
+            return []
+        if not self.result.get("fingerprints"):
+            self._begin_anew("partial.json, which says what it was computed with, is missing or damaged", PRODUCTS)
+            return list(self.result["warnings"])
+        reads_teacher = self.method.needs_teacher or "teacher" in self.spec.references or "judge" in now["inputs"]
+        refuse_changed(self.result, now, reads_teacher)
+        other = other_circumstances(self.result, now)
+        if other:
+            with_what = {name: self.result.get(name) for name in ("versions", "machine")}
+            self.result.setdefault("computed_with", [with_what]).append({name: now[name] for name in with_what})
+            self._warn(other)
+        started = [name for name in OF_ADAPTER if name != "init_adapter"]  # a kill may leave that one alone
+        if any(self.folder.file(name).exists() for name in started) and not is_sound(self.folder.path):
+            self._begin_anew("the initial adapter is damaged", OF_ADAPTER)
+        return list(self.result.get("warnings", []))
+
+    def _begin_anew(self, why: str, names: Sequence[str]) -> None:
+        """Drop what cannot be relied on."""
+        for name in names:
+            path = self.folder.file(name)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        for name in ("step0", "training"):
+            self.result.pop(name, None)
+        self._warn(f"resume: {why}, so what rests on it is computed again")
+
+    def _warn(self, message: str) -> None:
+        self.writer.event("warning", message=message)
+        self.result["warnings"] = list(dict.fromkeys([*self.result.get("warnings", []), message]))
 
     def _machine(self) -> dict[str, Any]:
         """Return the settings that may change numbers, as they were decided here."""
@@ -161,6 +247,14 @@ class _Work:
             self.peft_model, train, validation, context.student.tokenizer.pad_token_id, self.spec, context.settings,
             self.folder.file("checkpoints"), self.writer, lambda: self.writer.stop_requested,
         )  # fmt: skip
+        before = self.result.get("training") or {}
+        for warning in summary.pop("warnings"):
+            self._warn(warning)
+            before.setdefault("weights", None)  # an earlier version noted none: what it made is of other weights
+        if before.get("weights", summary["weights"]) != summary["weights"]:
+            self._drop_made_with_other_weights()
+        if summary["padding"] is None:
+            summary["padding"] = before.get("padding")
         metrics = self.folder.metrics()
         losses = [m["loss"] for m in metrics if "loss" in m]
         validations = [m["validation_loss"] for m in metrics if "validation_loss" in m]
@@ -171,15 +265,23 @@ class _Work:
             "last_validation_loss": validations[-1] if validations else None,
         }  # fmt: skip
 
+    def _drop_made_with_other_weights(self) -> None:
+        """One result is of one model: what an earlier attempt has exported and answered is made again."""
+        if any(self.folder.file(name).exists() for name in OF_TRAINED):
+            self._warn("fine-tuning: ended with other weights than before, so export and evaluation begin again")
+        for name in OF_TRAINED:
+            path = self.folder.file(name)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
     def _export(self) -> None:
         from paraknow_core.stages.export import check_export, export_adapter
 
         folder, student = self.folder.file("adapter"), self.context.student
-        if not folder.exists():
-            export_adapter(
-                self.peft_model, self.initial, student.anatomy, self.modules, self.spec.factorisation, folder,
-                student.source.label,
-            )  # fmt: skip
+        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off
+        export_adapter(
+            self.peft_model, self.initial, student.anatomy, self.modules, self.spec.factorisation, folder,
+            student.source.label,
+        )  # fmt: skip
         self.result["export_check"] = check = check_export(self.peft_model, student.load(), folder, self.samples)
         if not check["passed"]:
             why = "train without student_bits" if self.context.settings.student_bits else "compute in float32"
@@ -187,8 +289,7 @@ class _Work:
                 f"the exported adapter differs from the trained model by {check['max_abs']:.2g} in a logit "
                 f"(tolerance {check['tolerance']:.2g}); {why}, or do not rely on the exported adapter"
             )
-            self.writer.event("warning", message=message)
-            self.result["warnings"].append(message)
+            self._warn(message)
 
     def _evaluate(self) -> None:
         from paraknow_core.stages.evaluation import evaluate, reference_scores
@@ -238,10 +339,6 @@ def _copy_store(store: "SensitivityStore", out: Path) -> None:
     Raises:
         RunError: the disk of `out` has no room for them.
     """
-    import shutil
-
-    from paraknow_core.stages.work_folder import FULL_DISK
-
     files = [file for file in store.folder.rglob("*") if file.is_file()]
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -250,7 +347,7 @@ def _copy_store(store: "SensitivityStore", out: Path) -> None:
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, copy)
     except OSError as error:
-        if error.errno not in FULL_DISK:
+        if disk_trouble(error) is None:
             raise
         size = sum(file.stat().st_size for file in files)
         raise RunError(

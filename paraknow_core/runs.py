@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, contained, file_stamp, read_json, read_lines, write_atomic, write_json
+from paraknow_core.processes import held, is_alive, is_there
+from paraknow_core.processes import this_process as this_process
 from paraknow_core.spec import RunSpec, read_spec
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ACTIVE = ("queued", "running", "stopping")
 ENDED = ("stopped", "done", "failed", "lost")
 LISTED = "`runs list` shows them all"
-REMOTE_SILENCE_S = 60.0  # a run on another host counts as lost after this long without a heartbeat
+WATCH_S = 6.0  # a run on another host that looks lost is watched for so long before it is deleted
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Status:
     host: str = ""
     pid: int = 0
     process_started: float = 0
+    boot: str = ""
     attempt: int = 0
 
     @property
@@ -59,40 +60,6 @@ class Status:
             name: str if isinstance(f.default, str) else int | float for name, f in cls.__dataclass_fields__.items()
         }
         return cls(**{name: given[name] for name, kind in kinds.items() if isinstance(given.get(name), kind)})
-
-
-def this_process() -> dict[str, Any]:
-    """Return host, pid and start time: together they name a process for good, a bare pid does not."""
-    process = psutil.Process()
-    return {"host": socket.gethostname(), "pid": process.pid, "process_started": process.create_time()}
-
-
-def is_alive(host: str, pid: int, process_started: float, heartbeat: float) -> bool:
-    """Tell whether the process is still there (on another host: whether its heartbeat is recent)."""
-    if host != socket.gethostname():
-        return time.time() - heartbeat < REMOTE_SILENCE_S
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - process_started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, ValueError, TypeError, OverflowError):
-        return False
-    except psutil.AccessDenied:
-        return True
-
-
-def is_there(known: object, key: str = "") -> bool:
-    """Tell whether the process that a file names is alive; a file edited by hand that names none names nobody.
-
-    Args:
-        known: content of a `process.json`.
-        key: under which it says when the process was last heard of; for a process of another host.
-    """
-    if not isinstance(known, dict):
-        return False
-    host, pid, started, heard = (known.get(name) for name in ("host", "pid", "process_started", key))
-    if not isinstance(host, str) or not isinstance(pid, int) or not isinstance(started, int | float):
-        return False
-    return is_alive(host, pid, started, heard if isinstance(heard, int | float) else 0)
 
 
 @dataclass(frozen=True)
@@ -124,7 +91,7 @@ class RunFolder:
             ours = isinstance(launched, dict) and launched.get("attempt") == status.attempt
             gone = ours and not is_there(launched, "launched")
             return replace(status, state="lost", message="the process ended before it began") if gone else status
-        if status.active and not is_alive(status.host, status.pid, status.process_started, status.heartbeat):
+        if status.active and not is_alive(vars(status), status.heartbeat, self.path / "lock"):
             return replace(status, state="lost", message=f"the process is gone; {self.way_on(status.stage)}")
         # The run itself says so at its next step, which can take a while.
         asked = status.state == "running" and (self.path / "stop").exists()
@@ -139,6 +106,8 @@ class RunFolder:
     def way_on(self, stage: str) -> str:
         """Say where resume goes on after this stage was cut off."""
         step = self.saved_step()
+        if step is not None and stage in ("export", "evaluation"):
+            return f"training is done, and resume goes on with the {stage}"
         if step is not None:
             return f"resume continues from its last save, step {step:,}"
         if stage == "sensitivity":
@@ -193,14 +162,30 @@ class RunFolder:
         """Remove the folder.
 
         Raises:
-            RunError: the run is still active.
+            RunError: the run is still active, or a process works in the folder, whatever its state says.
         """
         never_started = self.status().state == "queued" and not self.file("process.json").exists()
         if self.status().active and not never_started:
             raise RunError(f"run {self.id}: is still {self.status().state}; stop it before deleting it")
-        grave = self.path.with_name(f".deleted.{self.id}")
-        self.path.rename(grave)  # at once invisible to readers, even if removing takes a while
-        shutil.rmtree(grave, ignore_errors=True)
+        with held(self.file("lock")) as alone:
+            if not alone or self._moves_elsewhere():
+                raise RunError(f"run {self.id}: a process is still working on it; stop it before deleting it")
+            grave = self.path.with_name(f".deleted.{self.id}")
+            self.path.rename(grave)  # at once invisible to readers, even if removing takes a while
+            shutil.rmtree(grave, ignore_errors=True)
+
+    def _moves_elsewhere(self) -> bool:
+        """Tell whether a process of another host, whose locks may not reach here, still says something."""
+        known = read_json(self.file("status.json"))
+        status = Status.from_dict(known)
+        if not status.host or status.host == socket.gethostname() or status.state not in ("running", "stopping"):
+            return False
+        deadline = time.monotonic() + WATCH_S
+        while time.monotonic() < deadline:
+            time.sleep(min(0.5, WATCH_S))
+            if read_json(self.file("status.json")) != known:
+                return True
+        return False
 
 
 _DICTS = ("sensitivity", "references", "step0", "export_check", "timings", "training", "task", "revisions",

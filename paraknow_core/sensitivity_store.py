@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paraknow_core.disk import whole_tensors
 from paraknow_core.errors import DataError
 from paraknow_core.paths import read_json
 
@@ -48,6 +49,18 @@ class SensitivityStore:
     def has_full(self) -> bool:
         """True if the tensors themselves were kept."""
         return (self.folder / FULL).exists()
+
+    @property
+    def is_whole(self) -> bool:
+        """True if every file is as long as it says, and what the totals name is there; the numbers are not read."""
+        try:
+            modules, choices = self.totals["modules"], self.totals.get("choices", {})
+            files = {REDUCTIONS, *(f"{CHOICES}/{one['file']}" for each in choices.values() for one in each.values())}
+            roles = all(isinstance(module["role"], str) for module in modules.values())
+        except (DataError, AttributeError, KeyError, TypeError):
+            return False
+        files |= {FULL} if self.has_full else set()
+        return roles and all(whole_tensors(self.folder / name) for name in files)
 
     def modules(self) -> "pandas.DataFrame":
         """Return one row a module: module, role, group, layer, rows, cols, sum, mean (a parameter), share."""

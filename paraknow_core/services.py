@@ -4,9 +4,9 @@ The folder `services/<name>/` of the workspace is the whole protocol: process.js
 it prints, a file `stop` asks it to end. A service also ends by itself when nobody has needed it for a while.
 """
 
-import fcntl
+import json
+import math
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, read_json, write_json
-from paraknow_core.runs import is_there, this_process
+from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, boot_id, read_json, write_json
+from paraknow_core.processes import is_there, take_lock, this_process
 
 RESTART_AFTER_S = 4.0  # a service that ends at once is not started again and again
 STARTING_S = 20.0  # until then a process that was launched may not have said that it is there
@@ -42,26 +42,12 @@ class Service:
 
     def alive(self) -> bool:
         """Tell whether the process is there (or was started a moment ago)."""
-        known = read_json(self.folder / "process.json")
-        return is_there(known) or self._held_elsewhere(known)
-
-    def _held_elsewhere(self, known: object) -> bool:
-        """Tell whether a process of another host, which cannot be looked at from here, still holds the lock."""
-        if not isinstance(known, dict) or known.get("host") in (None, socket.gethostname()):
-            return False
-        try:
-            with (self.folder / "lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return is_there(read_json(self.folder / "process.json"), lock=self.folder / "lock")
 
     @property
     def starting(self) -> bool:
         """True from the moment the process was launched until it is there, at most for some seconds."""
-        return not self.alive() and time.time() - self._launched() < STARTING_S
+        return not self.alive() and self._launched_ago() < STARTING_S
 
     def start(self) -> None:
         """Start the process unless it is there; returns at once. Its output goes to log.txt, never through a pipe.
@@ -69,11 +55,11 @@ class Service:
         Raises:
             OSError: the workspace cannot be written.
         """
-        if self.alive() or time.time() - self._launched() < RESTART_AFTER_S:
+        if self.alive() or self._launched_ago() < RESTART_AFTER_S:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "stop").unlink(missing_ok=True)
-        (self.folder / "launched").write_text("")
+        (self.folder / "launched").write_text(json.dumps({"boot": boot_id(), "moment": time.monotonic()}))
         with (self.folder / "log.txt").open("wb") as log:
             subprocess.Popen(
                 [sys.executable, "-m", "paraknow_core", "serve", self.name],
@@ -103,20 +89,28 @@ class Service:
             return ""
         return text.splitlines()[-1][:300] if "Error" in text[-2000:] else ""
 
-    def _launched(self) -> float:
+    def _launched_ago(self) -> float:
+        """Return the seconds since the process was launched, infinity if it never was; a clock that is set is no time.
+
+        Without a moment of this system's own, the file's time counts, unless it lies ahead.
+        """
+        file = self.folder / "launched"
+        said = read_json(file)
         try:
-            return (self.folder / "launched").stat().st_mtime
-        except OSError:
-            return 0.0
+            if isinstance(said, dict) and said.get("boot") == boot_id() is not None:
+                ago = time.monotonic() - float(said["moment"])
+            else:
+                ago = time.time() - file.stat().st_mtime
+        except (OSError, KeyError, TypeError, ValueError):
+            return math.inf
+        return ago if ago >= 0 else math.inf
 
     @contextmanager
     def hold(self) -> Iterator[bool]:
         """Inside the process: become the service. Yields False if another process is it already."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not take_lock(lock):
                 yield False
                 return
             write_json(self.folder / "process.json", this_process(), durable=False)

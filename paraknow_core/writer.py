@@ -1,16 +1,17 @@
 """The one writer of a run folder: state, heartbeat, events. Held by the process that computes."""
 
-import fcntl
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 from paraknow_core.errors import NumericError, RunError
-from paraknow_core.paths import append_line, open_lines, read_json, write_json
-from paraknow_core.runs import RunFolder, Status, this_process
+from paraknow_core.paths import append_line, open_lines, read_json, write_json, write_json_anyhow
+from paraknow_core.processes import take_lock, this_process
+from paraknow_core.runs import RunFolder, Status
 
 HEARTBEAT_S = 2.0
 
@@ -37,11 +38,17 @@ class RunWriter:
 
     def __enter__(self) -> "RunWriter":
         self._lock = open(self.folder.file("lock"), "a")  # noqa: SIM115 - held until exit
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not take_lock(self._lock):
             self._lock.close()
-            raise RunError(f"run {self.folder.id}: another process is working on it; stop that one first") from None
+            raise RunError(f"run {self.folder.id}: another process is working on it; stop that one first")
+        try:
+            self._begin()
+        except BaseException:  # a full disk, for one: nobody will call __exit__
+            self._lock.close()
+            raise
+        return self
+
+    def _begin(self) -> None:
         before = Status.from_dict(read_json(self.folder.file("status.json"), {}))
         if before.state != "queued":  # a request from an earlier life; one made while the run waits in line counts
             self.folder.file("stop").unlink(missing_ok=True)
@@ -53,7 +60,6 @@ class RunWriter:
         self.event("started", attempt=self.status.attempt)
         self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
         self._thread.start()
-        return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
         self._finished.set()
@@ -63,11 +69,16 @@ class RunWriter:
             state = "stopped"
         elif error is not None:
             state, message = "failed", str(error) or kind.__name__
-        self.event("ended", state=state, message=message)
-        self._change(state=state, message=message, ended=time.time(), durable=True)
-        self.folder.file("stop").unlink(missing_ok=True)
-        os.close(self._events)
-        self._lock.close()
+        try:
+            with suppress(OSError):  # a disk that ended the run has no room for a line; the state is what counts
+                self.event("ended", state=state, message=message)
+            now = time.time()
+            self._change(state=state, message=message, ended=now, heartbeat=now, write=False)
+            write_json_anyhow(self.folder.file("status.json"), asdict(self.status))
+            self.folder.file("stop").unlink(missing_ok=True)
+        finally:
+            os.close(self._events)
+            self._lock.close()
         return isinstance(error, StopRequested)
 
     def event(self, name: str, **fields: Any) -> None:

@@ -11,10 +11,12 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "paraknow_core"
 
 # Each part of the core and the parts it may import. One way only: the table is a drawing of the house.
-BASE = {"errors", "spec", "paths"}
+BASE = {"errors", "spec", "paths", "disk"}
 MAY_IMPORT = {
     "errors": set(),
-    "paths": {"errors"},
+    "disk": set(),
+    "paths": {"errors", "disk"},
+    "processes": {"paths"},
     "spec": {"errors"},
     "settings": BASE,
     "ops": {"errors"},
@@ -25,8 +27,8 @@ MAY_IMPORT = {
     "estimates": BASE | {"models", "planner"},
     "sensitivity_store": BASE,
     "agreement": BASE,
-    "runs": BASE,
-    "writer": BASE | {"runs"},
+    "runs": BASE | {"processes"},
+    "writer": BASE | {"runs", "processes"},
     "demo": BASE | {"ops", "models", "tasks"},
     "models": BASE | {"ops"},
     "tasks": BASE | {"ops", "models", "demo"},
@@ -34,7 +36,7 @@ MAY_IMPORT = {
                       "planner", "display"},
     "methods": BASE | {"settings", "ops", "models", "tasks", "sensitivity_store", "stages"},
     "pipeline": BASE | {"settings", "runs", "writer", "sensitivity_store", "models", "tasks", "stages", "methods"},
-    "engines": BASE | {"runs", "services", "settings"},
+    "engines": BASE | {"runs", "services", "settings", "processes"},
     "playground": BASE | {"access", "services", "runs"},  # what pages know of it
     "playground.serve": BASE | {"playground", "services", "runs", "settings", "models", "tasks", "stages", "memory"},
     "studies": BASE | {"runs", "ops"},
@@ -49,13 +51,13 @@ MAY_IMPORT = {
     "draft": BASE,
     "lessons": BASE | {"agreement", "runs", "studies", "ops", "sensitivity_store", "display"},
     "access": {"errors", "paths", "spec"},
-    "services": BASE | {"runs"},
+    "services": BASE | {"runs", "processes"},
     "desk": BASE | {"access", "services"},
     # What the desk works out: only its own process imports it.
     "desk.kinds": BASE | {"desk", "settings", "runs", "sensitivity_store", "services", "ops", "models", "tasks",
                           "stages", "methods", "memory", "planner", "estimates", "display", "demo", "pipeline"},
-    "cli": BASE | {"settings", "runs", "writer", "models", "tasks", "stages", "pipeline", "engines", "studies",
-                   "launcher", "display", "desk"},
+    "cli": BASE | {"settings", "runs", "processes", "writer", "models", "tasks", "stages", "pipeline", "engines",
+                   "studies", "launcher", "display", "desk"},
     "__main__": {"cli", "openmp"},
     "__init__": set(),
 }  # fmt: skip

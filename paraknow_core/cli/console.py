@@ -24,8 +24,9 @@ def sentence(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print one sentence on stderr."""
-    print(sentence(text), file=sys.stderr, flush=True)
+    """Print one sentence on stderr; a log on a full disk must not end what it tells of."""
+    with contextlib.suppress(OSError):
+        print(sentence(text), file=sys.stderr, flush=True)
 
 
 def console() -> "Console":

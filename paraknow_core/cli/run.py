@@ -5,6 +5,7 @@ import os
 import sys
 import time
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,9 +23,10 @@ from paraknow_core.cli.options import (
     Threads,
     settings_of,
 )
+from paraknow_core.disk import disk_trouble
 from paraknow_core.display import duration, score_text
 from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.paths import Workspace, write_json
+from paraknow_core.paths import Workspace, read_json, write_json, write_json_anyhow
 
 if TYPE_CHECKING:
     from paraknow_core.runs import RunFolder, Status
@@ -121,7 +123,12 @@ def _claim(folders: "list[RunFolder]") -> None:
         status = folder.status()
         if status.state == "queued":
             launched = {**this_process(), "launched": time.time(), "attempt": status.attempt}
-            write_json(folder.file("process.json"), launched)
+            try:
+                write_json(folder.file("process.json"), launched)
+            except OSError as error:
+                if disk_trouble(error) is None:
+                    raise
+                return  # the run itself will say that the disk is full
 
 
 def _give_up_queued(folders: "list[RunFolder]") -> None:
@@ -134,11 +141,27 @@ def _give_up_queued(folders: "list[RunFolder]") -> None:
 
 def _end_queued(folder: "RunFolder", reason: Exception) -> None:
     """Give a run that could not even begin the state that its reason stands for, instead of queued for ever."""
+    from paraknow_core.processes import held
     from paraknow_core.writer import RunWriter
 
-    if folder.status().state == "queued":
+    if folder.status().state != "queued":
+        return
+    try:
         with contextlib.suppress(type(reason)), RunWriter(folder):
             raise reason
+    except (OSError, ParaknowError):  # a full disk, or somebody else has begun it: then that one says how it ends
+        with contextlib.suppress(OSError), held(folder.file("lock")) as alone:
+            if alone:
+                _write_failed(folder, str(reason))
+
+
+def _write_failed(folder: "RunFolder", message: str) -> None:
+    from paraknow_core.runs import Status
+
+    status = asdict(Status.from_dict(read_json(folder.file("status.json"), {})))
+    write_json_anyhow(
+        folder.file("status.json"), {**status, "state": "failed", "message": message, "ended": time.time()}
+    )
 
 
 class _Watch:
@@ -172,7 +195,8 @@ def _execute(folder: "RunFolder", place: Workspace, settings: "Settings", watch:
         return REFUSED
     except Exception as error:
         trace = traceback.format_exc()
-        print(trace, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(trace, file=sys.stderr, flush=True)
         _log(folder, trace)
         _end_queued(folder, error)
         return BROKEN

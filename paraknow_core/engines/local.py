@@ -7,11 +7,10 @@ import sys
 import time
 from dataclasses import asdict
 
-import psutil
-
 from paraknow_core.errors import RunError
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, read_json, write_json
-from paraknow_core.runs import ACTIVE, RunFolder, Status, is_there
+from paraknow_core.processes import is_there, process_identity
+from paraknow_core.runs import ACTIVE, RunFolder, Status
 
 
 def submit(place: Workspace, *runs: RunFolder) -> int:
@@ -37,8 +36,7 @@ def submit(place: Workspace, *runs: RunFolder) -> int:
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=PROJECT_ROOT, start_new_session=True,
             env={**os.environ, WORKSPACE_VARIABLE: str(place.root), "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
-    identity = {"host": os.uname().nodename, "pid": process.pid,
-                "process_started": psutil.Process(process.pid).create_time(), "launched": time.time()}  # fmt: skip
+    identity = {**process_identity(process.pid), "launched": time.time()}
     for run, attempt in zip(runs, attempts, strict=True):
         write_json(run.file("process.json"), {**identity, "attempt": attempt})
     return process.pid

@@ -12,8 +12,9 @@ from contextlib import suppress
 from paraknow_core.engines import local
 from paraknow_core.engines.queue import CANCELLED, ENDED, Order, attempt_of, changing, folder_of, run_of, write_stopped
 from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.paths import Workspace, read_json, write_json
-from paraknow_core.runs import RunFolder, is_there
+from paraknow_core.paths import Workspace, read_json, write_json_anyhow
+from paraknow_core.processes import is_there
+from paraknow_core.runs import RunFolder
 from paraknow_core.services import Service
 from paraknow_core.settings import load_settings
 
@@ -22,6 +23,9 @@ POLL_S = 0.2
 GRACE_S = 5.0  # a run whose end was asked for has so long to save
 HARDER_S = 4.0  # and so long after SIGTERM
 LINGER_S = 10.0  # a process that has said how its run ended has so long to go; after that nobody waits for it
+
+# When this process first saw that an end was asked for: a clock that is set must neither hurry it nor put it off.
+_asked: dict[tuple, float] = {}
 
 
 def serve(place: Workspace) -> None:
@@ -52,8 +56,14 @@ def _one_turn(place: Workspace) -> bool:
     try:
         return turn(place)
     except OSError as error:  # a full disk passes; the order is as it was
-        print(f"queue: {error}", flush=True)
+        _say(f"queue: {error}")
         return True
+
+
+def _say(text: str) -> None:
+    """Write to the log, which may lie on that full disk."""
+    with suppress(OSError):
+        print(text, flush=True)
 
 
 def turn(place: Workspace) -> bool:
@@ -65,7 +75,7 @@ def turn(place: Workspace) -> bool:
                 del order.ending[name]
         for name in [name for name in order.working if not _is_busy(run_of(place, name))]:
             order.working.remove(name)
-            print(f"{name}: {run_of(place, name).status().state}", flush=True)
+            _say(f"{name}: {run_of(place, name).status().state}")
         while order.waiting and len(order.working) < _workers(place):
             _start_next(place, order)
         return not order.empty
@@ -81,19 +91,19 @@ def _start_next(place: Workspace, order: Order) -> None:
         write_stopped(run, CANCELLED)
         return
     try:
-        print(f"{run.id}: starts as process {local.submit(place, run)}", flush=True)
+        _say(f"{run.id}: starts as process {local.submit(place, run)}")
         order.working.append(run.id)
     except RunError as error:  # done or going on elsewhere meanwhile
-        print(error, flush=True)
+        _say(str(error))
     except OSError as error:
-        print(f"{run.id}: {error}", flush=True)
+        _say(f"{run.id}: {error}")
         with suppress(OSError):
             _write_failed(run, f"queue: could not be started ({error.strerror}); free some space and resume it")
 
 
 def _write_failed(run: RunFolder, message: str) -> None:
     status = read_json(run.file("status.json"), {})
-    write_json(run.file("status.json"), {**status, "state": "failed", "message": message, "ended": time.time()})
+    write_json_anyhow(run.file("status.json"), {**status, "state": "failed", "message": message, "ended": time.time()})
 
 
 def _workers(place: Workspace) -> int:
@@ -108,7 +118,7 @@ def _is_busy(run: RunFolder) -> bool:
     if not is_there(read_json(run.file("process.json")), "launched"):
         return False
     status = run.status()
-    return status.active or time.time() - status.ended < LINGER_S
+    return status.active or 0 <= time.time() - status.ended < LINGER_S
 
 
 def _has_ended(run: RunFolder, asked: float, attempt: float) -> bool:
@@ -120,7 +130,7 @@ def _has_ended(run: RunFolder, asked: float, attempt: float) -> bool:
         return True
     if attempt_of(status) != attempt:
         return True  # resumed from the command line, which knows no queue
-    waited = time.time() - asked
+    waited = time.monotonic() - _asked.setdefault((run.path, asked, attempt), time.monotonic())
     if waited > GRACE_S:
         local.signal_group(run, signal.SIGKILL if waited > GRACE_S + HARDER_S else signal.SIGTERM)
     return False

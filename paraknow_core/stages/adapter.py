@@ -1,9 +1,11 @@
 """The student with its adapter at the start of training: computed by a method, or read back when a run resumes."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paraknow_core.disk import file_digest, whole_tensors
 from paraknow_core.methods.base import Method, MethodInputs, Update
 from paraknow_core.models.anatomy import LogicalModule
 from paraknow_core.paths import read_json, write_json
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from paraknow_core.sensitivity_store import SensitivityStore
 
-RECORD, FOLDER = "extraction.json", "init_adapter"
+RECORD, FOLDER, WEIGHTS = "extraction.json", "init_adapter", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,24 @@ def start_adapter(
         peft_model = _inject(context, student, modules, updates)
     else:
         record, peft_model = _compute(context, method, modules, store, student)
+        context.teacher.refuse_replaced()
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)  # without its record, it is of an attempt that was cut off
         save_initial_adapter(peft_model, folder / FOLDER, context.student.source.label)
+        record["digest"] = file_digest(folder / FOLDER / WEIGHTS)
         write_json(folder / RECORD, record)
     initial = current_factors(peft_model, modules) if record["subtracted"] else None
     return StartedAdapter(peft_model, initial, record["layer_mapping"])
+
+
+def is_sound(folder: Path) -> bool:
+    """Tell whether extraction.json and init_adapter/ of a folder are what `start_adapter` has left there."""
+    record = read_json(folder / RECORD)
+    if not isinstance(record, dict) or not {"subtracted", "layer_mapping"} <= record.keys():
+        return False
+    weights, digest = folder / FOLDER / WEIGHTS, record.get("digest")
+    if not whole_tensors(weights):
+        return False
+    return digest is None or file_digest(weights) == digest  # an earlier version noted none
 
 
 def _compute(

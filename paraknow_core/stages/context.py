@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from paraknow_core.errors import ModelError
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.fingerprint import tokenizer_fingerprint, weights_fingerprint
 from paraknow_core.models.source import ModelSource, resolve_model
@@ -71,8 +72,9 @@ class Model:
         size, device = self.anatomy, pick_device(self._settings.device)
         # Decided once a workspace: a stopwatch may change its mind, and a run that resumes must not.
         file, key = self._place.root / "dtype.json", f"{device} {size.hidden_size} {size.intermediate_size}"
-        decided = read_json(file, {})
-        if key not in decided:
+        decided = read_json(file)
+        decided = decided if isinstance(decided, dict) else {}
+        if decided.get(key) not in ("float32", "bfloat16", "float16"):
             decided[key] = faster_dtype(device, 256, size.hidden_size, size.intermediate_size)
             write_json(file, decided)
         return decided[key]
@@ -81,6 +83,20 @@ class Model:
     def fingerprint(self) -> str:
         """sha256 over the weights' content."""
         return weights_fingerprint(self.source, memo=self._place.root / "fingerprints.json")
+
+    def refuse_replaced(self) -> None:
+        """See that the weights that were just read are those that were named before: a file may be replaced any time.
+
+        Raises:
+            ModelError: they are not.
+        """
+        known = vars(self).get("fingerprint")
+        memo = self._place.root / "fingerprints.json"  # so that an unchanged file is not read again
+        if known and weights_fingerprint(self.source, memo=memo) != known:
+            raise ModelError(
+                f"{self.source.label}: its weights were replaced while they were used; put the old ones back, or start "
+                "anew with the new ones"
+            )
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
@@ -103,7 +119,9 @@ class Model:
         """Load the untouched model afresh, in evaluation mode; the caller owns it."""
         from paraknow_core.models.load import load_model, pick_device
 
-        return load_model(self.source, device=pick_device(self._settings.device), dtype=self.dtype)
+        loaded = load_model(self.source, device=pick_device(self._settings.device), dtype=self.dtype)
+        self.refuse_replaced()
+        return loaded
 
 
 @dataclass

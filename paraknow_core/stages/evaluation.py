@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import shutil
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,12 +74,30 @@ def reference_scores(context: Context, name: str) -> list[dict]:
     """
     model = context.student if name == "student" else context.teacher
     folder = context.place.evaluations / _reference_key(context, model)
-    if not (folder / SCORES).exists():
-        with build_folder(folder) as building:
+    scores = _saved_scores(folder, context)
+    if scores is None:
+        if folder.exists():
+            message = f"the kept scores of {model.source.label} ({folder.name}) are damaged and are computed again"
+            context.report.event("warning", message=message)
+            shutil.rmtree(folder, ignore_errors=True)
+        with build_folder(folder, durable=True) as building:
             loaded = model.load()
             scores = evaluate(context, loaded, model.tokenizer, building / PREDICTIONS)
             write_json(building / SCORES, {"model": model.source.label, "task": context.task.name, "scores": scores})
-    return read_json(folder / SCORES)["scores"]
+    return scores
+
+
+def _saved_scores(folder: Path, context: Context) -> list[dict] | None:
+    """Return the scores of a kept reference; None if there are none, or its files are not whole."""
+    task, found = context.task, read_json(folder / SCORES)
+    scores = found.get("scores") if isinstance(found, dict) else None
+    if not isinstance(scores, list) or not all(isinstance(score, dict) for score in scores):
+        return None
+    records, ids = _read_records(folder / PREDICTIONS, task.scorers), {example.id for example in task.split("test")}
+    whole = [score.get("scorer") for score in scores] == list(task.scorers) and all(
+        isinstance(score.get("value"), int | float) and ids <= records[score["scorer"]].keys() for score in scores
+    )
+    return scores if whole else None
 
 
 def reference_predictions(context: Context, name: str) -> Path:
@@ -93,11 +113,12 @@ def _reference_key(context: Context, model: Model) -> str:
         task.template, task.max_length, task.max_new_tokens, context.student.dtype, [e.id for e in task.split("test")],
     ]  # fmt: skip
     if "win_rate" in task.scorers:
-        upstream.append(_judge_model(context).fingerprint)
+        upstream.append(judge_model(context).fingerprint)
     return hashlib.sha256(json.dumps(upstream).encode()).hexdigest()[:32]
 
 
-def _judge_model(context: Context) -> Model:
+def judge_model(context: Context) -> Model:
+    """Return the model that compares answers: the spec's, else the teacher."""
     spec = context.spec.task.judge
     return Model(spec, context.settings, context.place) if spec else context.teacher
 
@@ -105,13 +126,15 @@ def _judge_model(context: Context) -> Model:
 def _judge(context: Context) -> tuple | None:
     if "win_rate" not in context.task.scorers:
         return None
-    model = _judge_model(context)
+    model = judge_model(context)
     return model.load(), model.tokenizer
 
 
 def _read_records(file: Path, scorers: tuple[str, ...]) -> dict[str, dict[str, Record]]:
     known: dict[str, dict[str, Record]] = defaultdict(dict)
     for line in read_lines(file):
-        if line.get("scorer") in scorers:
-            known[line["scorer"]][line["id"]] = Record(**line)
+        with suppress(TypeError):  # a hand has changed it: computed again
+            record = Record(**line)
+            if record.scorer in scorers:
+                known[record.scorer][record.id] = record
     return known

@@ -72,7 +72,7 @@ def export_adapter(
                 tensors[f"base_model.model.{head}.lora_B.weight"] = a.T
         else:
             tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = a, b
-    with build_folder(folder) as building:
+    with build_folder(folder, durable=True) as building:
         config.save_pretrained(building)
         save_file(
             {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},

@@ -2,7 +2,6 @@
 
 import gc
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from paraknow_core.errors import NumericError
-from paraknow_core.paths import write_atomic
 from paraknow_core.spec import FinetuningSpec, RunSpec
+from paraknow_core.stages import checkpoints
+from paraknow_core.stages.checkpoints import COMPLETE as COMPLETE
 from paraknow_core.stages.injection import save_adapter
 from paraknow_core.writer import StopRequested
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from paraknow_core.stages.context import Reporter
     from paraknow_core.tasks.templates import Encoded
 
-COMPLETE = "complete"  # marks a checkpoint that was written to its end
 # Padded tokens of one forward pass: enough to fill the cores (more passes a step: less padding), or a GPU.
 TOKENS_PER_PASS, TOKENS_PER_GPU_PASS = 2_048, 16_384
 IGNORED = -100
@@ -133,6 +132,7 @@ class AdapterTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:  # noqa: ARG002
         folder = Path(output_dir or self.args.output_dir)
+        checkpoints.prune(folder.parent, checkpoints.KEPT - 1)  # room for this one
         folder.mkdir(parents=True, exist_ok=True)
         save_adapter(self.model, folder, self.label)
 
@@ -188,14 +188,10 @@ class Follow(TrainerCallback):
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Mark the checkpoint as complete, then drop older ones: a kill at any moment leaves one to resume from."""
-        newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        write_atomic(newest / COMPLETE, "")
+        """Seal the checkpoint; the one before stays: a kill or a crash at any moment leaves one to resume from."""
+        checkpoints.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step, state.max_steps)
         self.saved_at = time.monotonic()
         self.report.event("saved", step=state.global_step)
-        for other in newest.parent.glob("checkpoint-*"):
-            if other != newest:
-                shutil.rmtree(other, ignore_errors=True)
 
     def _validate(self, step: int) -> None:
         if self.validate:
@@ -205,22 +201,11 @@ class Follow(TrainerCallback):
             self.logged_at += time.monotonic() - began
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint, removing torn ones."""
-    complete = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / COMPLETE).exists():
-            complete.append(checkpoint)
-        else:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return max(complete, key=lambda c: int(c.name.rsplit("-", 1)[1]), default=None)
-
-
 def finetune(
     peft_model: "PeftModel", train: "Sequence[Encoded]", validation: "Sequence[Encoded]", pad_id: int, spec: RunSpec,
     settings: "Settings", folder: Path, report: "Reporter", stop_requested: Callable[[], bool],
 ) -> dict[str, Any]:  # fmt: skip
-    """Train the adapter in place, from its last complete checkpoint if there is one.
+    """Train the adapter in place, from its newest sound checkpoint if there is one; from the last, there is no step.
 
     Args:
         peft_model: adapter trainable, base frozen.
@@ -233,7 +218,7 @@ def finetune(
 
     Returns:
         steps, micro_batch_size, examples, resumed, padding (its share of what the model read here; null if nothing was
-        trained), trainable_parameters.
+        trained), trainable_parameters, weights (their SHA-256), warnings (about checkpoints that could not be used).
 
     Raises:
         StopRequested: asked to stop; a checkpoint was saved.
@@ -242,10 +227,12 @@ def finetune(
     recipe = spec.finetuning
     steps = total_steps(recipe, len(train))
     micro = micro_batch_size(recipe, max(len(e.input_ids) for e in train), peft_model.device.type)
-    collate, checkpoint = Collator(pad_id), last_checkpoint(folder)
-    report.progress(0, steps, "optimiser steps")
+    collate, found = Collator(pad_id), checkpoints.newest(folder, steps)
+    report.progress(found.step, steps, "optimiser steps")
     padding = None
-    if steps and recipe.learning_rate:
+    if found.path and found.step == steps:  # the Trainer would train on until the end of an epoch
+        checkpoints.restore(peft_model, found.path)
+    elif steps and recipe.learning_rate:
         validate = (lambda: mean_loss(peft_model, collate, validation, micro)) if validation else None
         every = max(1, math.ceil(steps / recipe.validations)) if validate and recipe.validations else 0
         trainer = AdapterTrainer(
@@ -262,7 +249,10 @@ def finetune(
         trainer.label = spec.student.source
         gc.freeze()  # Trainer collects garbage; what all the libraries hold need not be looked through for it
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.train(resume_from_checkpoint=str(found.path) if found.path else None)
+        except BaseException:
+            checkpoints.prune(folder, checkpoints.KEPT)  # what was not saved to its end takes room
+            raise
         finally:
             gc.unfreeze()
             if settings.gradient_checkpointing:
@@ -272,8 +262,9 @@ def finetune(
         padding = 1 - trainer.tokens / trainer.padded if trainer.padded else None
     peft_model.eval()
     return {
-        "steps": steps, "micro_batch_size": micro, "examples": len(train), "resumed": checkpoint is not None,
+        "steps": steps, "micro_batch_size": micro, "examples": len(train), "resumed": found.path is not None,
         "padding": padding, "trainable_parameters": sum(p.numel() for p in trainable(peft_model)),
+        "weights": checkpoints.weights_digest(peft_model), "warnings": found.warnings,
     }  # fmt: skip
 
 

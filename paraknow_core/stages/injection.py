@@ -183,7 +183,7 @@ def tie_head(peft_model: "PeftModel") -> None:
 
 def save_initial_adapter(peft_model: "PeftModel", folder: Path, label: str) -> None:
     """Write the initial factors in PEFT format to `folder` (complete or not at all)."""
-    with build_folder(folder) as building:
+    with build_folder(folder, durable=True) as building:
         save_adapter(peft_model, building, label)
 
 

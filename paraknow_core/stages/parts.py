@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.errors import DataError
-from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
+from paraknow_core.sensitivity_store import SensitivityStore
 from paraknow_core.stages.context import Context
 from paraknow_core.stages.reduction import StoreBuilder, full_layout, steps_of
 from paraknow_core.stages.sensitivity import VERSION, sample_digest, seed_key
@@ -37,7 +37,8 @@ def combine(context: Context, parts: Sequence[Path]) -> SensitivityStore:
     anatomy = context.teacher.anatomy
     final = context.place.sensitivity / key
     with own_folder(final, context.report) as work, disk_errors(context.teacher.source.label):
-        if not (final / TOTALS).exists():
+        made = SensitivityStore(final)
+        if not (made.has_full and made.is_whole):
             shutil.rmtree(work / "store", ignore_errors=True)
             builder = StoreBuilder(work / "store", anatomy, full=True)
             steps = steps_of(anatomy, list(full_layout(anatomy)))

@@ -66,6 +66,7 @@ def sensitivity(context: Context) -> SensitivityStore:
                     teacher, encoded, work, context.report, facts,
                     plan=plan, full=full, chooser=no_choices if full else chooser_of(context, wanted),
                 )  # fmt: skip
+        teacher.refuse_replaced()
         final = context.place.sensitivity / name
         shutil.rmtree(final, ignore_errors=True)
         (work / "store").rename(final)
@@ -205,10 +206,12 @@ def _saved(context: Context, key: str, choices: Sequence[str] | None) -> Sensiti
     """Return a saved store of these numbers: one kept whole, or one that holds these choices (None: none will do)."""
     for folder in sorted(context.place.sensitivity.glob(f"{key}*")):
         store = SensitivityStore(folder)
-        try:
-            totals = store.totals
-        except DataError:  # damaged: measured again, and then replaced
+        if not store.is_whole:
+            message = f"the kept sensitivity {folder.name} is damaged; it is removed, and measured again where needed"
+            context.report.event("warning", message=message)
+            shutil.rmtree(folder, ignore_errors=True)
             continue
+        totals = store.totals
         roles = {name: module["role"] for name, module in totals["modules"].items()}
         made = {f"{roles[name]} {choice}" for name, each in totals.get("choices", {}).items() for choice in each}
         reduced = choices is not None and not context.part

@@ -65,8 +65,10 @@ class Stream:
             by_length = sorted(lengths, key=lengths.get)
             self.batches = _grouped(by_length, lambda batch: len(batch) * lengths[batch[-1]] <= BATCH_TOKENS)
         layout, self._progress = state_layout(model, self.ids), folder / PROGRESS
-        same_boot = read_json(self._progress, {}).get("boot") in (None, boot_id())
-        if not (same_boot and TensorFile.is_there(folder / STATE, layout)):
+        if not (
+            _can_go_on(read_json(self._progress, {"done": 0, "losses": []}))
+            and TensorFile.is_there(folder / STATE, layout)
+        ):
             self._progress.unlink(missing_ok=True)  # it is not of this state
         self.state = TensorFile(folder / STATE, layout)
         self.hidden = [self.state[f"hidden.{i}"] for i in range(len(model.layers) + 1)]
@@ -220,6 +222,14 @@ class Stream:
             self.report.check_stop()
             self.report.progress(before + work * number / len(groups), total, message)
             yield group
+
+
+def _can_go_on(file: Path) -> bool:
+    """Tell whether a noted progress is whole, and of what the disk or this machine's memory still has."""
+    progress = read_json(file, {"done": 0, "losses": []})
+    if not isinstance(progress, dict) or not isinstance(progress.get("losses"), list):
+        return False
+    return isinstance(progress.get("done"), int) and progress.get("boot") in (None, boot_id())
 
 
 def _grouped(order: Iterable[int], fits: Callable[[list[int]], bool]) -> list[list[int]]:

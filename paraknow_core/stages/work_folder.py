@@ -1,6 +1,5 @@
 """The folder in which a store is made: one process holds it, a next attempt finds it, and in the end it is gone."""
 
-import errno
 import fcntl
 import os
 import shutil
@@ -9,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from paraknow_core.errors import NumericError, RunError
+from paraknow_core.disk import disk_trouble
+from paraknow_core.errors import NumericError, ParaknowError, RunError
 from paraknow_core.stages.context import Reporter
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PROGRESS = "progress.json"  # of a streamed measurement: while it is there, another attempt goes on from it
 
 
@@ -26,22 +25,16 @@ def disk_errors(label: str) -> Iterator[None]:
     Raises:
         RunError: the disk is full.
     """
-    from safetensors import SafetensorError
-
-    full = False
     try:
         yield
-    except OSError as error:
-        if error.errno not in FULL_DISK:
+    except ParaknowError:
+        raise
+    except Exception as error:
+        trouble = disk_trouble(error)
+        if trouble is None:
             raise
-        full = True
-    except SafetensorError as error:  # its writer knows no error numbers
-        if not any(f"os error {code}" in str(error) for code in FULL_DISK):
-            raise
-        full = True
-    if full:
         raise RunError(
-            f"disk: full while the sensitivity of {label} was written; free some space and "
+            f"disk: {trouble[0]} while the sensitivity of {label} was written; {trouble[1]} and "
             "start again, finished layers are kept"
         ) from None
 

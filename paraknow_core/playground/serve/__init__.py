@@ -13,7 +13,6 @@ from paraknow_core.paths import Workspace, read_json, write_json
 from paraknow_core.playground.protocol import Slot, folder, service
 from paraknow_core.playground.serve.shelf import Shelf
 from paraknow_core.playground.serve.writing import Writing, begin_writing
-from paraknow_core.runs import this_process
 from paraknow_core.settings import load_settings
 
 IDLE_S = 900.0  # weights that nobody used for so long are freed, and then the process ends
@@ -28,7 +27,7 @@ def serve(place: Workspace) -> None:
     with own.hold() as mine:
         if not mine:
             return
-        process = this_process()
+        process = read_json(own.folder / "process.json")  # what the pages compare with
         desk = Desk(place, [process["pid"], process["process_started"]])
         desk.clean_up()
         while not own.asked_to_stop and desk.busy(IDLE_S):

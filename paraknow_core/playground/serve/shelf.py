@@ -105,7 +105,7 @@ class Shelf:
                 base.plain.add(slot.key)
         finally:
             self._drop_unused()
-        self.held[slot.key] = Held(slot, base, time.time())
+        self.held[slot.key] = Held(slot, base, time.monotonic())
         self._looked.pop(slot.key, None)
         self._tell_all()
         return self.held[slot.key]
@@ -125,11 +125,11 @@ class Shelf:
     def touch(self, key: str) -> None:
         """Note that a slot was used."""
         if key in self.held:
-            self.held[key].used = time.time()
+            self.held[key].used = time.monotonic()
 
     def free_unused(self, idle_s: float) -> None:
         """Free every slot that nobody used for so long."""
-        for held in [h for h in self.held.values() if time.time() - h.used > idle_s]:
+        for held in [h for h in self.held.values() if time.monotonic() - h.used > idle_s]:
             self.free(held.slot)
 
     def _needs(self, slot: Slot) -> tuple[int, int]:

@@ -41,7 +41,7 @@ class Writing:
         append_line(self.lines, {"process": owner, "time": time.time()})
         self.rows: list[_Row] = []
         self.unsaid: list[dict[str, Any]] = []  # ends that could not be written yet
-        self.began = time.time()
+        self.began = time.monotonic()
         for slot in asked.slots:
             held = shelf.held.get(slot.key)
             if held is None:
@@ -79,7 +79,7 @@ class Writing:
             try:
                 append_line(self.lines, self.unsaid[0])
             except OSError:
-                return time.time() - self.began > GIVE_UP_S
+                return time.monotonic() - self.began > GIVE_UP_S
             self.unsaid.pop(0)
         return True
 

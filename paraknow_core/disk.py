@@ -1,0 +1,86 @@
+"""What a disk does to files: it fills up, it forgets what was not waited for, it gives back less than was written."""
+
+import errno
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+TROUBLE = {
+    errno.ENOSPC: ("is full", "free some space"),
+    errno.EDQUOT: ("has no more room for you: your quota is used up", "free some space"),
+    errno.EFBIG: ("takes no file of this size", "raise the limit (`ulimit -f`), or choose another file system"),
+    errno.EROFS: ("can only be read", "make it writable again"),
+}
+_TORCH = ("inline_container", "PytorchStreamWriter", "iostream error")  # torch.save says no error number
+_MOST_HEADER = 100_000_000  # bytes; the safetensors library refuses longer ones
+
+
+def disk_trouble(error: BaseException | None) -> tuple[str, str] | None:
+    """Return what a disk did that an error comes from, and what to do; None for any other error.
+
+    Args:
+        error: an OSError, or what libraries make of one: they keep its number in their message, or none (torch).
+    """
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if type(error).__name__ == "SafetensorError":
+            number = next((code for code in TROUBLE if f"os error {code})" in str(error)), None)
+        if isinstance(error, RuntimeError) and any(m in str(error) for m in _TORCH) and "Reader" not in str(error):
+            number = errno.ENOSPC
+        if number in TROUBLE:
+            return TROUBLE[number]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the disk knows the names in a folder; without a word where file systems cannot say so."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Return when the disk has every file in a folder, and the folder itself.
+
+    Raises:
+        OSError: the disk says only now that it could not write a file.
+    """
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            sync_folder(path)
+        elif path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
+    sync_folder(folder.parent)
+
+
+def whole_tensors(path: Path) -> bool:
+    """Tell whether a safetensors file is as long as its own header says; what it holds is not read."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if not 2 <= size <= _MOST_HEADER:
+                return False
+            header = json.loads(file.read(size))
+            entries = [entry for name, entry in header.items() if name != "__metadata__"]
+            end = max((entry["data_offsets"][1] for entry in entries), default=0)
+            return os.fstat(file.fileno()).st_size == 8 + size + end
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return False
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content, as 64 hex digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

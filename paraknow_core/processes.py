@@ -1,0 +1,161 @@
+"""Which process is which, and whether it is still there: read from the running system, never from the clock.
+
+A process is named by its host, its id, and when it started: in seconds since this machine's system came up, with the
+name of that system. A clock that is set changes none of them. What an earlier version wrote holds the wall clock's
+time instead; there, and where a file comes from another host, the lock that its writer holds is asked.
+"""
+
+import fcntl
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from paraknow_core.paths import boot_id
+
+REMOTE_SILENCE_S = 60.0  # a process of another host counts as gone after this long without a word of it
+LOCK_PATIENCE_S = 0.5  # a reader that looks whether a lock is held holds it for a moment itself
+_SAME_START_S = 0.001  # the system counts in hundredths
+_SAME_WALL_S = 1.0
+_MOST_HEARD = 10_000
+
+# What was last heard of processes of other hosts: (the word, when it came here, whether it was not the first).
+_heard: dict[tuple, tuple[float, float, bool]] = {}
+
+
+def this_process() -> dict[str, Any]:
+    """Return what names this process for good; see `process_identity`."""
+    return process_identity(os.getpid())
+
+
+def process_identity(pid: int) -> dict[str, Any]:
+    """Return host, pid, process_started and boot: together they name a process for good, a bare pid does not.
+
+    Raises:
+        psutil.NoSuchProcess: there is no such process.
+    """
+    boot, found = boot_id(), _since_boot(pid)
+    if boot is None or found is None:
+        started, boot = psutil.Process(pid).create_time(), ""
+    else:
+        started = found[0]
+    return {"host": socket.gethostname(), "pid": pid, "process_started": started, "boot": boot}
+
+
+def _since_boot(pid: int) -> tuple[float, str] | None:
+    """Return when a process started, in seconds since the system did, and its state; None where nothing says it."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # a program's name may hold anything
+        return int(fields[19]) / os.sysconf("SC_CLK_TCK"), fields[0].decode()
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def is_alive(known: Mapping[str, Any], heard: float = 0.0, lock: Path | None = None) -> bool:
+    """Tell whether a process is still there.
+
+    Args:
+        known: what `process_identity` returned, perhaps in an earlier version or on another host.
+        heard: when it last said something, seconds since the epoch by its host's clock; for a process of another host.
+        lock: the file that it holds locked while it works, where there is one.
+    """
+    host, pid, started = known["host"], known["pid"], known["process_started"]
+    if host == socket.gethostname() and _is_running(pid, started, known.get("boot") or ""):
+        return True
+    if lock is not None and is_held(lock):
+        return True
+    return host != socket.gethostname() and _is_heard((host, pid, started, lock), heard)
+
+
+def _is_running(pid: int, started: float, boot: str) -> bool:
+    if pid <= 0:
+        return False
+    if boot:
+        found = _since_boot(pid)
+        if boot != boot_id() or found is None:
+            return False
+        return abs(found[0] - started) < _SAME_START_S and found[1] not in ("Z", "X")
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started) < _SAME_WALL_S
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, ValueError, TypeError, OverflowError):
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def _is_heard(key: tuple, heard: float) -> bool:
+    """Judge a process of another host by its last word; its clock may be wrong, so a word that is new counts more."""
+    now = time.monotonic()
+    last, came, moved = _heard.get(key, (-math.inf, now, False))
+    if heard != last:
+        moved = key in _heard and heard > last
+        if len(_heard) >= _MOST_HEARD:
+            _heard.clear()
+        came = now
+        _heard[key] = (heard, came, moved)
+    age = time.time() - heard
+    if moved or age < 0:
+        return now - came < REMOTE_SILENCE_S
+    return age < REMOTE_SILENCE_S
+
+
+def is_there(known: object, key: str = "", lock: Path | None = None) -> bool:
+    """Tell whether the process that a file names is alive; a file edited by hand that names none names nobody.
+
+    Args:
+        known: content of a `process.json`.
+        key: under which it says when the process was last heard of; for a process of another host.
+        lock: the file that it holds locked while it works, where there is one.
+    """
+    if not isinstance(known, dict):
+        return False
+    host, pid, started, heard = (known.get(name) for name in ("host", "pid", "process_started", key))
+    if not isinstance(host, str) or not isinstance(pid, int) or not isinstance(started, int | float):
+        return False
+    boot = known.get("boot")
+    identity = {"host": host, "pid": pid, "process_started": started, "boot": boot if isinstance(boot, str) else ""}
+    return is_alive(identity, heard if isinstance(heard, int | float) else 0, lock)
+
+
+def is_held(lock: Path) -> bool:
+    """Tell whether some process, of any host that shares its locks, holds a lock file; the kernel drops a dead one's.
+
+    A lock file that cannot be read or locked says nothing, which is False.
+    """
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def take_lock(file: IO) -> bool:
+    """Lock an open file for this process alone; False if another one holds it for more than a moment."""
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+        time.sleep(0.02)
+
+
+@contextmanager
+def held(lock: Path) -> Iterator[bool]:
+    """Hold a lock file for a while; yields False if another process holds it. Closing it, or dying, lets go of it."""
+    with lock.open("a") as file:
+        yield take_lock(file)
