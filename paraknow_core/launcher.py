@@ -19,7 +19,7 @@ from pathlib import Path
 
 from paraknow_core.access import ADDRESS_VARIABLE, DEMO_VARIABLE, ROOTS_VARIABLE
 from paraknow_core.errors import RunError
-from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
+from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, sweep
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where this machine itself then finds the server
@@ -60,11 +60,19 @@ def launch(
     print(banner(url, host, port, is_loopback(address)), file=sys.stderr, flush=True)
     if demo:
         print("Demo mode: bundled models and tasks, small runs; no uploads, no deletes.", file=sys.stderr, flush=True)
+    threading.Thread(target=_sweep, args=(place,), daemon=True).start()
     environment = {**os.environ, WORKSPACE_VARIABLE: str(place.root), ADDRESS_VARIABLE: host, **limits}
     child = subprocess.Popen(server_command(host, port), cwd=PROJECT_ROOT, env=environment, stdin=subprocess.PIPE)
     if open_browser and _has_screen():
         threading.Thread(target=_open_when_ready, args=(child, address, port, url), daemon=True).start()
     return _wait(child)
+
+
+def _sweep(place: Workspace) -> None:
+    """Remove what kills have left in the workspace, while the server starts."""
+    folders = [place.root, *(entry for entry in place.root.glob("*") if entry.is_dir())]
+    for folder in [*folders, *place.uploads.glob("*")]:
+        sweep(folder)
 
 
 def limiting(demo: bool, roots: Sequence[Path]) -> dict[str, str]:

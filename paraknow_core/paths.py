@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -59,6 +60,11 @@ def workspace(root: Path | str | None = None) -> Workspace:
     """Return the workspace: the argument, else $PARAKNOW_WORKSPACE, else `cache/` of the project. Creates nothing."""
     chosen = root or os.environ.get(WORKSPACE_VARIABLE) or PROJECT_ROOT / "cache"
     return Workspace(Path(chosen).expanduser().resolve())
+
+
+GRAVE = ".deleted."  # what the name of a folder that is being removed begins with
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # as tempfile names them
+_FORGOTTEN_S = 3600.0  # whoever writes a file is done long before
 
 
 def contained(root: Path, name: str) -> Path:
@@ -252,6 +258,37 @@ def build_folder(final: Path, *, durable: bool = False) -> Iterator[Path]:
     finally:
         os.close(held)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(folder: Path) -> list[str]:
+    """Remove what a kill left in a folder: deleted folders, folders that nobody builds any more, files half written.
+
+    Args:
+        folder: of the workspace; what it holds under names of its own is not touched.
+
+    Returns:
+        The names that are gone.
+    """
+    gone = []
+    entries = sorted(folder.glob(".*")) if folder.is_dir() and not folder.is_symlink() else []
+    for entry in entries:
+        if entry.is_symlink():
+            continue
+        if entry.is_dir():
+            left = entry.name.startswith(GRAVE) or (_TEMPORARY.fullmatch(entry.name) and _is_left(entry))
+        else:
+            left = _TEMPORARY.fullmatch(entry.name) and _is_old(entry)
+        if left:
+            with suppress(OSError):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                gone.append(entry.name)
+    return gone
+
+
+def _is_old(file: Path) -> bool:
+    with suppress(OSError):
+        return time.time() - file.stat().st_mtime > _FORGOTTEN_S
+    return False
 
 
 def _is_left(folder: Path) -> bool:

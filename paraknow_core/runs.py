@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.paths import Workspace, contained, file_stamp, read_json, read_lines, write_atomic, write_json
+from paraknow_core.paths import GRAVE, Workspace, contained, file_stamp, read_json, read_lines, write_atomic, write_json
 from paraknow_core.processes import held, is_alive, is_there
 from paraknow_core.processes import this_process as this_process
 from paraknow_core.spec import RunSpec, read_spec
@@ -170,7 +170,7 @@ class RunFolder:
         with held(self.file("lock")) as alone:
             if not alone or self._moves_elsewhere():
                 raise RunError(f"run {self.id}: a process is still working on it; stop it before deleting it")
-            grave = self.path.with_name(f".deleted.{self.id}")
+            grave = self.path.with_name(f"{GRAVE}{self.id}")
             self.path.rename(grave)  # at once invisible to readers, even if removing takes a while
             shutil.rmtree(grave, ignore_errors=True)
 

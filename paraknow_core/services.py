@@ -1,7 +1,8 @@
 """Processes that help the pages: at most one of a kind in a workspace, detached, started when first needed.
 
 The folder `services/<name>/` of the workspace is the whole protocol: process.json says who serves, log.txt holds what
-it prints, a file `stop` asks it to end. A service also ends by itself when nobody has needed it for a while.
+it prints, a file `stop` asks it to end. `services/users/` names the processes that have asked for one, the pages'
+server above all: a service ends when the last of them has gone, and when nobody has needed it for a while.
 """
 
 import json
@@ -20,8 +21,13 @@ import psutil
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, boot_id, read_json, write_json
 from paraknow_core.processes import is_there, take_lock, this_process
 
+LOOK_S, GONE_S = 1.0, 4.0  # how often is looked whether anybody is left; a server that is started anew has so long
+STARTED_VARIABLE = "PARAKNOW_STARTED"  # set in a service that a user of it has started
 RESTART_AFTER_S = 4.0  # a service that ends at once is not started again and again
 STARTING_S = 20.0  # until then a process that was launched may not have said that it is there
+
+# Of every workspace: when this process last looked for its users, and since when there are none.
+_looks: dict[Path, tuple[float, float | None]] = {}
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Service:
         Raises:
             OSError: the workspace cannot be written.
         """
+        self._register()
         if self.alive() or self._launched_ago() < RESTART_AFTER_S:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -65,8 +72,38 @@ class Service:
                 [sys.executable, "-m", "paraknow_core", "serve", self.name],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=PROJECT_ROOT,
                 start_new_session=True,
-                env={**os.environ, WORKSPACE_VARIABLE: str(self.place.root), "PYTHONUNBUFFERED": "1"},
+                env=os.environ | {WORKSPACE_VARIABLE: str(self.place.root), STARTED_VARIABLE: "1",
+                                  "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
+
+    @property
+    def _users(self) -> Path:
+        return self.folder.parent / "users"
+
+    def _register(self) -> None:
+        """Say once that this process needs services; a file that a dead process of the same number left is replaced."""
+        file, own = self._users / f"{os.getpid()}.json", this_process()
+        if read_json(file) != own:
+            write_json(file, own, durable=False)
+
+    @property
+    def left_alone(self) -> bool:
+        """Inside the process: everybody who has asked for a service of this workspace has been gone for a while."""
+        looked, since = _looks.get(self._users, (-math.inf, None))
+        now = time.monotonic()
+        if now - looked > LOOK_S:
+            since = None if self._has_users() else since or now
+            _looks[self._users] = (now, since)
+        return since is not None and now - since > GONE_S
+
+    def _has_users(self) -> bool:
+        if STARTED_VARIABLE not in os.environ:
+            return True  # who started it by hand ends it by hand
+        gone = [file for file in self._users.glob("*.json") if not is_there(read_json(file))]
+        left = any(file not in gone for file in self._users.glob("*.json"))
+        for file in gone if left else ():
+            file.unlink(missing_ok=True)
+        return left
 
     def stop(self, wait_s: float = 0.0) -> None:
         """Ask the process to end; with a wait, end it when the time is over."""

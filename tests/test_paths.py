@@ -14,6 +14,7 @@ from paraknow_core.paths import (
     open_lines,
     read_json,
     read_lines,
+    sweep,
     write_atomic,
     write_json,
     write_json_anyhow,
@@ -203,3 +204,24 @@ def test_two_writers_of_one_folder_both_succeed(tmp_path):
         assert worker.exitcode == 0
     assert (final / "content").read_text() == "same"
     assert [p.name for p in tmp_path.iterdir()] == ["entry"]
+
+
+def test_what_kills_have_left_is_swept_and_nothing_else(tmp_path):
+    old = time.time() - 7200
+    for name in (".deleted.one", ".store.abcd1234", ".hidden", "run"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("x")
+        os.utime(tmp_path / name, (old, old))
+    for name, age in ((".status.json.abcd1234", 7200), (".status.json.young123", 0), (".note", 7200)):
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    (tmp_path / ".deleted.link").symlink_to(tmp_path / "run")
+    assert sweep(tmp_path) == [".deleted.one", ".status.json.abcd1234", ".store.abcd1234"]
+    assert (tmp_path / "run" / "file").exists()
+    assert sweep(tmp_path / "absent") == []
+
+
+def test_a_folder_that_is_being_built_is_not_swept(tmp_path):
+    with build_folder(tmp_path / "store") as building:
+        os.utime(building, (time.time() - 7200,) * 2)
+        assert sweep(tmp_path) == []

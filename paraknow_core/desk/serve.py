@@ -33,7 +33,7 @@ def serve(place: Workspace) -> None:
         _prepare_torch(place)
         last, pruned = time.monotonic(), -math.inf
         # A workspace that was removed takes its helper with it.
-        while questions.is_dir() and not service.asked_to_stop and time.monotonic() - last < IDLE_S:
+        while questions.is_dir() and not _is_over(service) and time.monotonic() - last < IDLE_S:
             if time.monotonic() - pruned > PRUNE_EVERY_S:
                 _prune(desk_folder(place))
                 pruned = time.monotonic()
@@ -43,6 +43,10 @@ def serve(place: Workspace) -> None:
                 continue
             answer_question(place, question)
             last = time.monotonic()
+
+
+def _is_over(service: Service) -> bool:
+    return service.asked_to_stop or service.left_alone
 
 
 def _prepare_torch(place: Workspace) -> None:

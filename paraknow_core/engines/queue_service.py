@@ -29,7 +29,7 @@ _asked: dict[tuple, float] = {}
 
 
 def serve(place: Workspace) -> None:
-    """Start waiting runs, as many at a time as the settings say, until asked to stop or idle."""
+    """Start waiting runs, as many at a time as the settings say, until asked to stop, or long idle, or left alone."""
     service = Service(place, "queue")
     with service.hold() as mine:
         if not mine:
@@ -39,7 +39,7 @@ def serve(place: Workspace) -> None:
         while folder_of(place).is_dir() and not service.asked_to_stop:
             if _one_turn(place):
                 last = time.monotonic()
-            elif time.monotonic() - last > IDLE_S and _leave(place, service):
+            elif (service.left_alone or time.monotonic() - last > IDLE_S) and _leave(place, service):
                 return
             time.sleep(POLL_S)
 

@@ -30,7 +30,7 @@ def serve(place: Workspace) -> None:
         process = read_json(own.folder / "process.json")  # what the pages compare with
         desk = Desk(place, [process["pid"], process["process_started"]])
         desk.clean_up()
-        while not own.asked_to_stop and desk.busy(IDLE_S):
+        while not own.asked_to_stop and not own.left_alone and desk.busy(IDLE_S):
             if not desk.step():
                 time.sleep(POLL_S)
 
