@@ -249,14 +249,14 @@ def _refuse_foreign(config: dict, size: Dimensions, headers: dict[str, TensorHea
     weights = [header for name, header in headers.items() if not is_old_buffer(name)]
     packed = next((h for h in weights if h.dtype not in TORCH_DTYPE or is_quantisers(h.name)), None)
     if packed:
-        said = [f"{key}, method {_method(config, key)}; " for key in _QUANTISED_KEYS if config.get(key)]
+        said = "".join(f"{key}, method {_method(config, key)}; " for key in _QUANTISED_KEYS if config.get(key))
         raise ModelError(
-            f"{label}: weights are quantised ({''.join(said)}{packed.name} is stored as {packed.dtype}); only "
+            f"{label}: weights are quantised ({said}in {packed.file}, {packed.name} is stored as {packed.dtype}); only "
             f"{', '.join(TORCH_DTYPE)} are read; use the unquantised checkpoint"
         )
     sentence = wrapper_sentence((header.name for header in weights), f"{size.family.embed}.weight")
     if sentence:
-        raise ModelError(f"{label}: {sentence}")
+        raise ModelError(f"{label}: in {weights[0].file}, {sentence}")
 
 
 def _method(config: dict, key: str) -> str:

@@ -148,24 +148,23 @@ def build_empty(source: ModelSource, anatomy: Anatomy, dtype: "torch.dtype", dev
 
 
 def _take_generation_config(model: "PreTrainedModel", source: ModelSource) -> None:
-    """Give a model what generation_config.json says, as transformers does; only its end tokens are ever used."""
+    """Give a model what generation_config.json says, as transformers does; only its end tokens are ever used here.
+
+    Settings that transformers would refuse to save again are left out: none of them counts.
+    """
     from transformers import GenerationConfig
 
-    declared_ends(source)
+    ends = declared_ends(source)
     if not (source.folder / GENERATION_CONFIG).is_file():
         return
+    content = read_json_object(source.folder / GENERATION_CONFIG, source.label)
     with _quiet_transformers():
         try:
-            model.generation_config = GenerationConfig.from_dict(
-                read_json_object(source.folder / GENERATION_CONFIG, source.label)
-            )
-        except ModelError:
-            raise
-        except Exception as error:  # as above
-            raise ModelError(
-                f"{source.label}: {GENERATION_CONFIG} has a value that transformers refuses ({_reason(error)}); "
-                "correct it, or remove the file"
-            ) from None
+            made = GenerationConfig.from_dict(content)
+            made.validate(strict=True)
+        except Exception:  # its checks raise many kinds
+            made = GenerationConfig(eos_token_id=ends or None)
+    model.generation_config = made
 
 
 def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
@@ -176,10 +175,10 @@ def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
-    config = _config(source)  # transformers reads it too: what is wrong with it is not the tokenizer's fault
     if not any((source.folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(f"{source.label}: has no tokenizer; add its tokenizer.json (or vocab.json) to the folder")
     _require_reader(source)
+    config = _config(source)  # transformers reads it too: what is wrong with it is not the tokenizer's fault
     with _quiet_transformers():
         try:
             tokenizer = AutoTokenizer.from_pretrained(
@@ -208,12 +207,20 @@ def _require_reader(source: ModelSource) -> None:
         return
     with file.open("rb") as opened:
         ranks = _RANK.match(opened.read(1024))  # lines of a token in base64 and its rank
-    package = "tiktoken" if ranks else "sentencepiece"
-    if find_spec(package) is None:
+    packages = {"tiktoken": "tiktoken"} if ranks else {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
+    lacking = [package for module, package in packages.items() if not _is_installed(module)]
+    if lacking:
         raise ModelError(
-            f"{source.label}: the tokenizer is in tokenizer.model alone, which {package} reads, and that is not "
-            f"installed; pip install {package}, or add the tokenizer.json of the same tokenizer"
+            f"{source.label}: the tokenizer is only in tokenizer.model, and what reads that is not installed; "
+            f"pip install {' '.join(lacking)}, or add the tokenizer.json of the same tokenizer"
         )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that would hold it
+        return False
 
 
 def pick_device(setting: str) -> str:

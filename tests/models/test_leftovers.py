@@ -173,9 +173,9 @@ UNREADABLE = {
     "the original format": (
         rename(lambda k: "tok_embeddings.weight" if "embed" in k else k.removeprefix("model.")), "original format"
     ),
-    "packed in four bits": (lambda f: quantised(f, "weight", torch.uint8), r"quantised \(\S+up_proj\.weight .* U8\)"),
-    "packed by GPTQ": (lambda f: quantised(f, "qweight", torch.int32), r"quantised \(\S+qweight is stored as I32\)"),
-    "scales": (lambda f: quantised(f, "weight_scale", torch.float32), r"quantised \(\S+weight_scale .* F32\)"),
+    "packed in four bits": (lambda f: quantised(f, "weight", torch.uint8), r"quantised \(in \S+ \S+up_proj\.w.* U8\)"),
+    "packed by GPTQ": (lambda f: quantised(f, "qweight", torch.int32), r"quantised \(in \S+ \S+qweight .* I32\)"),
+    "scales": (lambda f: quantised(f, "weight_scale", torch.float32), r"quantised \(in \S+ \S+weight_scale .* F32\)"),
     "eight bits": (lambda f: quantised(f, "weight", torch.float8_e4m3fn), "is stored as F8_E4M3"),
     "generation config": (beside("generation_config.json", "{"), r"generation_config\.json is not a JSON object"),
     "end tokens": (beside("generation_config.json", '{"eos_token_id": ["a"]}'), r"eos_token_id is .* in generation"),
@@ -211,7 +211,7 @@ def test_truly_quantised_weights_name_the_method(tiny_copy):
     folder = tiny_copy("llama")
     edit_config(folder, quantization_config={"quant_method": "awq"})
     quantised(folder, "qzeros", torch.int32)
-    with pytest.raises(ModelError, match=r"quantised \(quantization_config, method awq; .*qzeros is stored as I32"):
+    with pytest.raises(ModelError, match=r"quantised \(quantization_config, method awq; in .*qzeros is stored as I32"):
         inspected(folder)
 
 

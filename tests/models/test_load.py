@@ -1,16 +1,19 @@
 """Loading: exact weights or a sentence; never random weights, foreign code or another vocabulary size."""
 
 import json
+import struct
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from paraknow_core.errors import ModelError
+from paraknow_core.models import load
 from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.load import load_model, load_tokenizer, pick_device
 from paraknow_core.models.logical import logical_weight, parameters_of
 from paraknow_core.models.source import bundled_names, resolve_model
+from paraknow_core.models.vocabulary import vocabulary
 from tests.tiny_models import FAMILIES, edit_config, edit_weights
 
 
@@ -70,9 +73,9 @@ def test_a_checkpoint_that_is_not_whole_is_refused(tiny_copy, change, words):
 def test_a_config_value_transformers_refuses(tiny_copy):
     folder = tiny_copy("llama")
     edit_config(folder, initializer_range=7.5)
-    for load in (load_model, load_tokenizer):  # the tokenizer's loader reads config.json too
+    for read in (load_model, load_tokenizer):  # the tokenizer's loader reads config.json too
         with pytest.raises(ModelError, match=r"config\.json has a value that transformers refuses \(.*7\.5") as caught:
-            load(resolve_model(str(folder)))
+            read(resolve_model(str(folder)))
         assert "\n" not in str(caught.value) and "tokenizer" not in str(caught.value)
 
 
@@ -172,6 +175,88 @@ def test_a_missing_or_damaged_tokenizer(tiny_copy):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match="has no tokenizer"):
         load_tokenizer(resolve_model(str(folder)))
+
+
+def sentencepiece_model(pieces) -> bytes:
+    """Write a sentencepiece model: (piece, score, type) each; byte-pair encoding that falls back to bytes."""
+
+    def text(number, content):
+        return bytes([number << 3 | 2, *varint(len(content))]) + content
+
+    def varint(value):
+        return bytes([value]) if value < 128 else bytes([value & 127 | 128, *varint(value >> 7)])
+
+    made = b"".join(
+        text(1, text(1, piece.encode()) + bytes([2 << 3 | 5]) + struct.pack("<f", score) + bytes([3 << 3, kind]))
+        for piece, score, kind in pieces
+    )
+    return made + text(2, bytes([3 << 3, 2, *varint(35 << 3), 1])) + text(3, bytes([3 << 3, 1]))
+
+
+@pytest.fixture
+def sentencepiece_folder(tiny_copy):
+    """A model whose tokenizer is in tokenizer.model alone."""
+    folder = tiny_copy("llama", extra_tokens=tuple("abcdefghij"))
+    (folder / "tokenizer.json").unlink()
+    pieces = [("<unk>", 0, 2), ("<s>", 0, 3), ("</s>", 0, 3), *((f"<0x{i:02X}>", 0, 6) for i in range(256))]
+    pieces += [("\u2581", -2, 1), ("a", -1.5, 1), ("b", -1.4, 1), ("ab", -0.5, 1)]
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model(pieces))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "LlamaTokenizer", "eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"})
+    )
+    return folder
+
+
+@pytest.mark.parametrize("content, missing", [
+    (None, {"sentencepiece"}), (None, {"sentencepiece", "google.protobuf"}), (b"IQ== 0\nIg== 1\n", {"tiktoken"}),
+])  # fmt: skip
+def test_a_tokenizer_in_one_file_says_what_to_install(content, missing, sentencepiece_folder, monkeypatch):
+    source = resolve_model(str(sentencepiece_folder))
+    if content:
+        (sentencepiece_folder / "tokenizer.model").write_bytes(content)
+    monkeypatch.setattr(load, "find_spec", lambda name: None if name in missing else object())
+    packages = " ".join(name.replace("google.", "") for name in sorted(missing, reverse=True))
+    for read in (load_tokenizer, vocabulary):
+        with pytest.raises(
+            ModelError, match=rf"only in tokenizer\.model, .* not installed; pip install {packages}, or"
+        ):
+            read(source)
+    assert read_anatomy(source).tokenizer.kind == "sentencepiece"  # the weights can be looked at all the same
+
+
+def test_a_tokenizer_in_one_file_loads_where_its_reader_is_installed(sentencepiece_folder):
+    pytest.importorskip("sentencepiece")
+    source = resolve_model(str(sentencepiece_folder))
+    tokenizer = load_tokenizer(source)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("ab")["input_ids"])[-1].endswith("ab")
+    assert vocabulary(source)["ab"] == 262 and len(vocabulary(source)) == 263
+
+
+def test_a_tokenizer_that_is_damaged_is_not_said_of_the_config_nor_the_config_of_it(tiny_copy):
+    folder = tiny_copy("llama")
+    for file, content, words in (
+        ("tokenizer_config.json", "{", "the tokenizer cannot be loaded"),
+        ("config.json", "{", r"config\.json is not a JSON object"),
+    ):
+        (folder / file).write_text(content)
+        with pytest.raises(ModelError, match=words):
+            load_tokenizer(resolve_model(str(folder)))
+
+
+def test_sampling_settings_stay_the_models_own_and_its_end_tokens_count(tiny_copy):
+    folder = tiny_copy("llama")
+    for content, kept in (
+        ({"eos_token_id": [2, 70], "do_sample": True, "temperature": 0.3}, 0.3),
+        ({"eos_token_id": [2, 70], "do_sample": False, "temperature": 0.3}, None),  # transformers would not save it
+        (
+            {"eos_token_id": [2, 70], "forced_eos_token_id": 70, "suppress_tokens": [70], "cache_implementation": 3},
+            None,
+        ),
+    ):
+        (folder / "generation_config.json").write_text(json.dumps(content))
+        model = load_model(resolve_model(str(folder)))
+        assert (model.generation_config.eos_token_id, model.generation_config.temperature) == ([2, 70], kept)
+        model.save_pretrained(folder / "again")
 
 
 def test_devices(monkeypatch):
