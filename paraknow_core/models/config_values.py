@@ -162,6 +162,6 @@ def _is_number(value: object) -> bool:
 
 
 def _wrong(where: str, key: str, value: object, right: str, file: str = "config.json") -> ModelError:
-    text = "not given" if value is None else repr(value) if not isinstance(value, str) else f"'{value}'"
+    text = "missing or null" if value is None else repr(value) if not isinstance(value, str) else f"'{value}'"
     text = text if len(text) <= 60 else text[:57] + "..."
     return ModelError(f"{where}: {key} is {text} in {file}; it must be {right}")

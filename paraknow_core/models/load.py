@@ -178,6 +178,9 @@ def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
     if not any((source.folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(f"{source.label}: has no tokenizer; add its tokenizer.json (or vocab.json) to the folder")
     _require_reader(source)
+    stray = next(source.folder.glob("additional_chat_templates/._*.jinja"), None)
+    if stray:
+        raise ModelError(f"{source.label}: {stray.name} is a leftover of macOS, no chat template; remove it")
     config = _config(source)  # transformers reads it too: what is wrong with it is not the tokenizer's fault
     with _quiet_transformers():
         try:

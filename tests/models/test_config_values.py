@@ -25,15 +25,15 @@ REFUSED = {
     "an unknown kind of positions": (
         "llama", {"rope_scaling": {"type": "ntk", "factor": 2.0}}, r"rope_scaling\.type is 'ntk' .* one of default, l"
     ),
-    "no factor": ("llama", {"rope_scaling": {"rope_type": "linear"}}, r"rope_scaling\.factor is not given"),
+    "no factor": ("llama", {"rope_scaling": {"rope_type": "linear"}}, r"rope_scaling\.factor is missing or null"),
     "a factor that is text": (
         "llama", {"rope_parameters": {"rope_type": "yarn", "factor": "4"}}, r"rope_parameters\.factor is '4'"
     ),
     "llama3 without its frequencies": (
-        "llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, r"low_freq_factor is not given"
+        "llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, r"low_freq_factor is missing or null"
     ),
     "no short factors": (
-        "phi3", {"rope_parameters": {**LONG, "short_factor": None}}, r"rope_parameters\.short_factor is not given"
+        "phi3", {"rope_parameters": {**LONG, "short_factor": None}}, r"rope_parameters\.short_factor is missing or null"
     ),
     "positions that are a list": ("llama", {"rope_scaling": [1]}, r"rope_scaling is \[1\] .* an object or null"),
     "positions of one kind of layer": (
@@ -49,7 +49,7 @@ REFUSED = {
     "kinds of layers that are text": ("gemma2", {"layer_types": "full_attention"}, "layer_types is 'full_attention'"),
     "a number that is text": ("llama", {"rms_norm_eps": "1e-6"}, "rms_norm_eps is '1e-6' .* a number"),
     "a number that is a list": ("gpt2", {"layer_norm_epsilon": [1]}, r"layer_norm_epsilon is \[1\]"),
-    "a number that is not given": ("llama", {"initializer_range": None}, "initializer_range is not given"),
+    "a number that is missing or null": ("llama", {"initializer_range": None}, "initializer_range is missing or null"),
     "a flag that is text": ("llama", {"attention_bias": "false"}, "attention_bias is 'false' .* true or false"),
     "an activation that is none": ("llama", {"hidden_act": "swoosh"}, "hidden_act is 'swoosh' .* e.g. silu"),
     "a padding token outside": ("llama", {"pad_token_id": 259}, "pad_token_id is 259 .* outside the vocabulary of 259"),

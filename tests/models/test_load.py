@@ -1,7 +1,6 @@
 """Loading: exact weights or a sentence; never random weights, foreign code or another vocabulary size."""
 
 import json
-import struct
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from paraknow_core.models.load import load_model, load_tokenizer, pick_device
 from paraknow_core.models.logical import logical_weight, parameters_of
 from paraknow_core.models.source import bundled_names, resolve_model
 from paraknow_core.models.vocabulary import vocabulary
-from tests.tiny_models import FAMILIES, edit_config, edit_weights
+from tests.tiny_models import FAMILIES, build_tokenizer, edit_config, edit_weights
 
 
 def test_the_weights_are_those_on_disk(tiny, capfd):
@@ -177,33 +176,12 @@ def test_a_missing_or_damaged_tokenizer(tiny_copy):
         load_tokenizer(resolve_model(str(folder)))
 
 
-def sentencepiece_model(pieces) -> bytes:
-    """Write a sentencepiece model: (piece, score, type) each; byte-pair encoding that falls back to bytes."""
-
-    def text(number, content):
-        return bytes([number << 3 | 2, *varint(len(content))]) + content
-
-    def varint(value):
-        return bytes([value]) if value < 128 else bytes([value & 127 | 128, *varint(value >> 7)])
-
-    made = b"".join(
-        text(1, text(1, piece.encode()) + bytes([2 << 3 | 5]) + struct.pack("<f", score) + bytes([3 << 3, kind]))
-        for piece, score, kind in pieces
-    )
-    return made + text(2, bytes([3 << 3, 2, *varint(35 << 3), 1])) + text(3, bytes([3 << 3, 1]))
-
-
 @pytest.fixture
 def sentencepiece_folder(tiny_copy):
-    """A model whose tokenizer is in tokenizer.model alone."""
-    folder = tiny_copy("llama", extra_tokens=tuple("abcdefghij"))
+    """A model whose tokenizer is only in tokenizer.model."""
+    folder = tiny_copy("llama")
     (folder / "tokenizer.json").unlink()
-    pieces = [("<unk>", 0, 2), ("<s>", 0, 3), ("</s>", 0, 3), *((f"<0x{i:02X}>", 0, 6) for i in range(256))]
-    pieces += [("\u2581", -2, 1), ("a", -1.5, 1), ("b", -1.4, 1), ("ab", -0.5, 1)]
-    (folder / "tokenizer.model").write_bytes(sentencepiece_model(pieces))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "LlamaTokenizer", "eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"})
-    )
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02")
     return folder
 
 
@@ -224,12 +202,14 @@ def test_a_tokenizer_in_one_file_says_what_to_install(content, missing, sentence
     assert read_anatomy(source).tokenizer.kind == "sentencepiece"  # the weights can be looked at all the same
 
 
-def test_a_tokenizer_in_one_file_loads_where_its_reader_is_installed(sentencepiece_folder):
-    pytest.importorskip("sentencepiece")
+def test_a_tokenizer_in_one_file_is_transformers_to_read_where_its_reader_is_installed(
+    sentencepiece_folder, monkeypatch
+):
     source = resolve_model(str(sentencepiece_folder))
-    tokenizer = load_tokenizer(source)
-    assert tokenizer.convert_ids_to_tokens(tokenizer("ab")["input_ids"])[-1].endswith("ab")
-    assert vocabulary(source)["ab"] == 262 and len(vocabulary(source)) == 263
+    monkeypatch.setattr(load, "find_spec", lambda _: object())
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: build_tokenizer())
+    assert load_tokenizer(source).pad_token == "</s>"
+    assert vocabulary(source) == build_tokenizer().get_vocab()
 
 
 def test_a_tokenizer_that_is_damaged_is_not_said_of_the_config_nor_the_config_of_it(tiny_copy):
@@ -241,6 +221,14 @@ def test_a_tokenizer_that_is_damaged_is_not_said_of_the_config_nor_the_config_of
         (folder / file).write_text(content)
         with pytest.raises(ModelError, match=words):
             load_tokenizer(resolve_model(str(folder)))
+
+
+def test_a_chat_template_of_macos_is_named(tiny_copy):
+    folder = tiny_copy("llama")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "._tools.jinja").write_bytes(b"\0\5\26\7\xff")
+    with pytest.raises(ModelError, match=r"\._tools\.jinja is a leftover of macOS"):
+        load_tokenizer(resolve_model(str(folder)))
 
 
 def test_sampling_settings_stay_the_models_own_and_its_end_tokens_count(tiny_copy):
