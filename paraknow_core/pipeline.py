@@ -143,10 +143,13 @@ class _Work:
         if context.settings.student_bits:
             require_package()
         context.teacher.anatomy  # noqa: B018 - read now, so that an unreadable teacher is told at once
+        context.student.check()
         if self.method.needs_teacher:
+            context.teacher.check()
             refuse_incompatible(context)
         task = context.task
-        for warning in task.warnings:
+        warnings = list(dict.fromkeys((*context.teacher.anatomy.notes, *context.student.anatomy.notes, *task.warnings)))
+        for warning in warnings:
             self.writer.event("warning", message=warning)
         facts = {
             "fingerprints": fingerprints(context), "inputs": more_fingerprints(context), "versions": versions(),
@@ -154,7 +157,7 @@ class _Work:
         }  # fmt: skip
         before = self._go_on(facts)
         self.result |= {
-            "spec_version": self.spec.version, "warnings": list(dict.fromkeys([*task.warnings, *before])),
+            "spec_version": self.spec.version, "warnings": list(dict.fromkeys([*warnings, *before])),
             "task": {"name": task.name, "sizes": {name: len(split) for name, split in task.splits.items()}},
             "revisions": {
                 "teacher": context.teacher.source.revision, "student": context.student.source.revision,
@@ -371,6 +374,7 @@ def extract_to(context: Context, out: Path) -> dict[str, Any]:
     spec, chosen = context.spec, method(context.spec.method)
     modules = [m for m in context.student.anatomy.modules if m.role in spec.extraction.roles]
     check_rank(modules, spec.factorisation.rank)
+    context.student.check()
     if chosen.needs_teacher:
         refuse_incompatible(context)
     _prepare_torch(context.settings)

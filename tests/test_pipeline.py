@@ -176,6 +176,28 @@ def test_the_exported_adapter_scores_the_same_with_plain_peft(spec, tmp_path):
         assert theirs.strip() == ours.strip()
 
 
+def test_leftovers_in_a_models_folder_are_told_by_the_run(spec, tiny, tmp_path):
+    import shutil
+
+    student = shutil.copytree(tiny("llama"), tmp_path / "student")
+    (student / "adapter_config.json").write_text("{}")
+    changes = {"student.source": str(student), "until": "sensitivity", "sensitivity.samples": 1}
+    run = run_to_end(workspace(tmp_path), spec.with_changes(changes))
+    told = [w for w in run.result()["warnings"] if "adapter_config.json lies beside the model's weights" in w]
+    assert len(told) == 1 and told[0] in [event.get("message") for event in run.events()]
+
+
+def test_a_student_that_cannot_be_loaded_is_told_before_the_teacher_is_measured(spec, tiny, tmp_path):
+    import shutil
+
+    student = shutil.copytree(tiny("llama"), tmp_path / "student")
+    (student / "tokenizer_config.json").write_text("{")
+    place = workspace(tmp_path)
+    with pytest.raises(ModelError, match="the tokenizer cannot be loaded"):
+        execute(create_run(place, spec.with_changes({"student.source": str(student)})), place, SETTINGS)
+    assert not place.sensitivity.exists() or not list(place.sensitivity.iterdir())
+
+
 def test_runs_share_sensitivity_and_references(spec, tmp_path):
     place = workspace(tmp_path)
     run_to_end(place, spec)

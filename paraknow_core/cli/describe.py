@@ -43,6 +43,7 @@ def inspect(
         ],
         right=("shape", "how many", "parameters"),
     )
+    show(*(f"note: {note}" for note in anatomy.notes))
 
 
 def _facts(anatomy: "Anatomy") -> list[tuple[str, str]]:

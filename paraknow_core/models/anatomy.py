@@ -2,17 +2,23 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from paraknow_core.errors import ModelError
+from paraknow_core.models.config_values import declared_ends
 from paraknow_core.models.dimensions import Dimensions, expert_key, read_dimensions
-from paraknow_core.models.families import IGNORED_SUFFIXES, Family
+from paraknow_core.models.families import Family
 from paraknow_core.models.headers import TensorHeader
+from paraknow_core.models.leftovers import is_old_buffer, is_quantisers, wrapper_sentence
 from paraknow_core.models.modules import LogicalModule, logical_modules, stored_shapes
+from paraknow_core.models.others import other_shapes
 from paraknow_core.models.source import ModelSource
 from paraknow_core.models.vocabulary import TokenizerIdentity, tokenizer_identity
 
+_QUANTISED_KEYS = ("quantization_config", "compression_config")
 TORCH_DTYPE = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -27,7 +33,10 @@ class OtherParameter:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A model's shape and parts. `bytes` and `dtype` are those on disk; `parameters` counts a tied weight once."""
+    """A model's shape and parts. `bytes` and `dtype` are those on disk; `parameters` counts a tied weight once.
+
+    `notes` are sentences about leftovers in the folder that are not followed.
+    """
 
     label: str
     family: str
@@ -50,6 +59,7 @@ class Anatomy:
     modules: tuple[LogicalModule, ...]
     other: tuple[OtherParameter, ...]
     tokenizer: TokenizerIdentity | None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def _by_name(self) -> dict[str, LogicalModule]:
@@ -101,17 +111,30 @@ def read_anatomy(source: ModelSource, *, tokenizer: bool = True) -> Anatomy:
     """
     config, label = source.config(), source.label
     size = read_dimensions(config, label)
-    tensors = _held(source, size)
+    declared_ends(source)  # says what is wrong with generation_config.json
+    headers = source.headers()
+    _refuse_foreign(config, size, headers, label)
+    if size.num_hidden_layers > len(headers):  # no layer is without a tensor; nor is time spent on such a number
+        raise ModelError(
+            f"{label}: config.json says {size.num_hidden_layers} layers, the weights hold {len(headers)} tensors; "
+            "they must be of the same model"
+        )
+    tensors = _held(headers, size, label)
     _refuse_experts(config, tensors, label)
     modules = logical_modules(size)
-    _check_shapes(modules, size, tensors, label)
-    other = _other_parameters({m.parameter for m in modules}, size, tensors, label)
+    layers = {name: _layer_of(name, size, label) for name in tensors}
+    known = stored_shapes(modules)
+    check_names(known | other_shapes(config, size, modules), tensors, size, label)
+    other = tuple(
+        OtherParameter(name, header.shape, layers[name]) for name, header in tensors.items() if name not in known
+    )
     held = [tensors[name] for name in dict.fromkeys([m.parameter for m in modules] + [o.name for o in other])]
     numbers = {f.name: getattr(size, f.name) for f in dataclasses.fields(size) if f.name in Anatomy.__annotations__}
+    dtype = _dtype([tensors[m.parameter] for m in modules])
     return Anatomy(
         **numbers | {"family": size.family.model_type},
         label=label,
-        dtype=_dtype([tensors[m.parameter] for m in modules], label),
+        dtype=dtype,
         parameters=sum(header.parameters for header in held),
         bytes=sum(header.bytes for header in held),
         norm=size.family.norm,
@@ -119,6 +142,7 @@ def read_anatomy(source: ModelSource, *, tokenizer: bool = True) -> Anatomy:
         modules=modules,
         other=other,
         tokenizer=tokenizer_identity(source) if tokenizer else None,
+        notes=_notes(source, config, dtype),
     )
 
 
@@ -128,11 +152,56 @@ def parameter_headers(source: ModelSource) -> dict[str, TensorHeader]:
     Raises:
         ModelError: not supported, or a file is damaged.
     """
-    return _held(source, read_dimensions(source.config(), source.label))
+    return _held(source.headers(), read_dimensions(source.config(), source.label), source.label)
 
 
-def _held(source: ModelSource, size: Dimensions) -> dict[str, TensorHeader]:
-    tensors = memory_names(source.headers(), size.family, source.label)
+def check_names(expected: Mapping[str, tuple[int, ...]], held: Mapping[str, Any], size: Dimensions, label: str) -> None:
+    """Refuse a checkpoint that lacks a parameter, holds one that nobody uses, or has one of another shape.
+
+    Args:
+        expected: name in memory -> shape of every parameter the model has.
+        held: name in memory -> what is on disk, with a `shape`.
+        size: the config's numbers.
+        label: the model's name for messages.
+
+    Raises:
+        ModelError: names the first and says how many more there are.
+    """
+    missing = [name for name in expected if name not in held]
+    if missing:
+        raise ModelError(
+            f"{label}: the checkpoint lacks {_first_of(missing)}; a {size.family.model_type} with "
+            f"{size.num_hidden_layers} layers has {'it' if len(missing) == 1 else 'them'}; check config.json, or use "
+            "the whole checkpoint"
+        )
+    unknown = [name for name in held if name not in expected]
+    matrix = next((name for name in unknown if len(held[name].shape) != 1), None)
+    if matrix:
+        shape = tuple(held[matrix].shape)
+        kind = "an expert weight" if "expert" in matrix or len(shape) == 3 else "an unknown weight"
+        raise ModelError(
+            f"{label}: {matrix} of shape {shape} is {kind} for a {size.family.model_type} model; only "
+            f"{size.family.architectures[0]} as in transformers is supported"
+        )
+    if unknown:
+        raise ModelError(
+            f"{label}: the checkpoint holds unknown {_first_of(unknown)}; check config.json, or use a checkpoint of a "
+            f"{size.family.architectures[0]} as transformers saves it"
+        )
+    other = [name for name, shape in expected.items() if tuple(held[name].shape) != tuple(shape)]
+    if other:
+        raise ModelError(
+            f"{label}: {other[0]} has shape {tuple(held[other[0]].shape)}, config.json says {tuple(expected[other[0]])}"
+            f"{f' ({len(other) - 1} more differ)' if len(other) > 1 else ''}; they must be of the same model"
+        )
+
+
+def _first_of(names: Collection[str]) -> str:
+    return f"{next(iter(names))}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
+
+
+def _held(headers: dict[str, TensorHeader], size: Dimensions, label: str) -> dict[str, TensorHeader]:
+    tensors = memory_names(headers, size.family, label)
     if size.tied:
         _rescue_tied_embedding(tensors, size.family)
     return tensors
@@ -146,7 +215,7 @@ def memory_names(headers: dict[str, TensorHeader], family: Family, label: str) -
     """
     named: dict[str, TensorHeader] = {}
     for disk_name, header in headers.items():
-        if disk_name.endswith(IGNORED_SUFFIXES):
+        if is_old_buffer(disk_name):
             continue
         name = disk_name
         for old, new in family.renames.items():
@@ -175,40 +244,40 @@ def _rescue_tied_embedding(tensors: dict[str, TensorHeader], family: Family) -> 
         tensors.setdefault(f"{family.embed}.weight", head)
 
 
-def _check_shapes(
-    modules: tuple[LogicalModule, ...], size: Dimensions, tensors: dict[str, TensorHeader], label: str
-) -> None:
-    for parameter, expected in stored_shapes(modules).items():
-        if parameter not in tensors:
-            raise ModelError(
-                f"{label}: {parameter} is missing from the weights; a {size.family.model_type} with "
-                f"{size.num_hidden_layers} layers has it; check config.json or get the weights again"
-            )
-        if tensors[parameter].shape != expected:
-            raise ModelError(
-                f"{label}: {parameter} has shape {tensors[parameter].shape}, config.json says {expected}; "
-                "they must be of the same model"
-            )
+def _refuse_foreign(config: dict, size: Dimensions, headers: dict[str, TensorHeader], label: str) -> None:
+    """Refuse weights that a quantiser packed, and names that another tool changed: the weights tell, not the config."""
+    weights = [header for name, header in headers.items() if not is_old_buffer(name)]
+    packed = next((h for h in weights if h.dtype not in TORCH_DTYPE or is_quantisers(h.name)), None)
+    if packed:
+        said = "".join(f"{key}, method {_method(config, key)}; " for key in _QUANTISED_KEYS if config.get(key))
+        raise ModelError(
+            f"{label}: weights are quantised ({said}in {packed.file}, {packed.name} is stored as {packed.dtype}); only "
+            f"{', '.join(TORCH_DTYPE)} are read; use the unquantised checkpoint"
+        )
+    sentence = wrapper_sentence((header.name for header in weights), f"{size.family.embed}.weight")
+    if sentence:
+        raise ModelError(f"{label}: in {weights[0].file}, {sentence}")
 
 
-def _other_parameters(
-    known: set[str], size: Dimensions, tensors: dict[str, TensorHeader], label: str
-) -> tuple[OtherParameter, ...]:
-    """Collect norms, biases and tables; refuse any matrix that is none of the known modules, by name."""
-    tables = {f"{path}.weight" for path in size.family.tables}
-    found = []
-    for name, header in tensors.items():
-        layer = _layer_of(name, size, label)
-        if name in known:
-            continue
-        if len(header.shape) != 1 and (name not in tables or layer is not None):
-            kind = "an expert weight" if "expert" in name or len(header.shape) == 3 else "an unknown weight"
-            raise ModelError(
-                f"{label}: {name} of shape {header.shape} is {kind} for a {size.family.model_type} model; "
-                f"only {size.family.architectures[0]} as in transformers is supported"
-            )
-        found.append(OtherParameter(name, header.shape, layer))
-    return tuple(found)
+def _method(config: dict, key: str) -> str:
+    method = config[key].get("quant_method", "unknown") if isinstance(config[key], dict) else "unknown"
+    return str(method)[:40]
+
+
+def _notes(source: ModelSource, config: dict, dtype: str) -> tuple[str, ...]:
+    """Say what in the folder is not followed, because the weights tell otherwise."""
+    notes = [
+        f"{source.label}: config.json has {key} (method {_method(config, key)}), but the weights are plain {dtype}: "
+        "they are read as they are; remove that key, or transformers will quantise them when it loads the model"
+        for key in _QUANTISED_KEYS
+        if config.get(key)
+    ]
+    if (source.folder / "adapter_config.json").is_file():
+        notes.append(
+            f"{source.label}: adapter_config.json lies beside the model's weights, which are read as they are, without "
+            "an adapter; remove that file, or transformers will put the adapter on them"
+        )
+    return tuple(notes)
 
 
 def _layer_of(name: str, size: Dimensions, label: str) -> int | None:
@@ -224,14 +293,9 @@ def _layer_of(name: str, size: Dimensions, label: str) -> int | None:
     return int(index)
 
 
-def _dtype(headers: list[TensorHeader], label: str) -> str:
+def _dtype(headers: list[TensorHeader]) -> str:
     """Return the number format most of the weights have, by bytes."""
     amounts: Counter = Counter()
     for header in headers:
-        if header.dtype not in TORCH_DTYPE:
-            raise ModelError(
-                f"{label}: {header.name} is stored as {header.dtype}; only {', '.join(TORCH_DTYPE)} are read; "
-                "use the unquantised checkpoint"
-            )
         amounts[header.dtype] += header.bytes
     return TORCH_DTYPE[amounts.most_common(1)[0][0]]

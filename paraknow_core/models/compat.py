@@ -97,6 +97,7 @@ def compatibility(
         else:
             pairings.append(_pair_layer_module(module, teacher, chosen[module.layer]))
     notes = _layer_notes(chosen, mapping is None) + _notes(teacher, student, alignment, roles)
+    notes += list(dict.fromkeys((*teacher.notes, *student.notes)))
     blocking = []
     if all(pairing.action == "skip" for pairing in pairings):
         blocking.append(f"nothing can be transferred: {pairings[0].reason}; choose other roles or another teacher")

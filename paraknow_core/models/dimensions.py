@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from paraknow_core.errors import ModelError
+from paraknow_core.models.config_values import check_values
 from paraknow_core.models.families import FAMILIES, Family
 
 _EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size", "moe_num_experts")
 _OTHER_INPUT_KEYS = ("vision_config", "audio_config", "text_config", "speech_config")
-_QUANTISED_KEYS = ("quantization_config", "compression_config")
 MAX_SIZE = 2**31  # more than any real dimension; keeps products of nonsense values out of messages
 
 
@@ -57,6 +57,7 @@ def read_dimensions(config: dict, label: str) -> Dimensions:
         )
     sizes["intermediate_size"] = sizes["intermediate_size"] or 4 * hidden  # as GPT-2 derives it
     sizes["embedding_size"] = sizes.get("embedding_size") or hidden
+    check_values(config, family.model_type, sizes["num_hidden_layers"], sizes["vocab_size"], label)
     return Dimensions(family, _architecture(config, family, label), **sizes, tied=_tied(config, family, label))
 
 
@@ -64,16 +65,12 @@ def find_family(config: dict, label: str) -> Family:
     """Return the family of a config, or refuse it with the reason.
 
     Raises:
-        ModelError: quantised, several kinds of input, an encoder, or an unknown model_type.
+        ModelError: several kinds of input, an encoder, or an unknown model_type.
     """
     known = ", ".join(FAMILIES)
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise ModelError(f"{label}: config.json has no model_type; use a model saved by transformers ({known})")
-    for key in _QUANTISED_KEYS:
-        if config.get(key):
-            method = config[key].get("quant_method", "unknown") if isinstance(config[key], dict) else "unknown"
-            raise ModelError(f"{label}: weights are quantised ({key}, method {method}); use the unquantised checkpoint")
     for key in _OTHER_INPUT_KEYS:
         if key in config:
             raise ModelError(

@@ -148,9 +148,3 @@ FAMILIES: dict[str, Family] = {
         ),
     )
 }  # fmt: skip
-
-# Buffers that old checkpoints carry and transformers ignores: causal masks and rotary tables.
-IGNORED_SUFFIXES = (
-    ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq",
-    "position_ids",
-)  # fmt: skip

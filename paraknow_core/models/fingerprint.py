@@ -10,7 +10,8 @@ from paraknow_core.paths import read_json, write_json
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
+    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "tokenizer.model.v3", "tekken.json",
+    "tiktoken.model",
 )  # fmt: skip
 CHUNK_BYTES = 1 << 22
 MEMO_ENTRIES = 2000
@@ -52,6 +53,7 @@ def tokenizer_fingerprint(source: ModelSource) -> str:
         ModelError: a file is unreadable.
     """
     present = [source.folder / name for name in TOKENIZER_FILES if (source.folder / name).is_file()]
+    present += sorted((source.folder / "additional_chat_templates").glob("[!.]*.jinja"))
     if not present:
         return "none"
     total = hashlib.sha256()

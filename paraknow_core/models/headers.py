@@ -189,7 +189,9 @@ def _parse_object(text: bytes, where: str) -> dict:
 
 def _why_no_weights(folder: Path, label: str) -> str:
     """Say what a folder without safetensors weights holds instead, and what to do."""
-    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    # Names that begin with a dot are the system's own (macOS leaves ._model.safetensors beside a copied file).
+    listed = folder.iterdir() if folder.is_dir() else ()
+    names = sorted(entry.name for entry in listed if not entry.name.startswith("."))
     first = next((n for n in names if n.startswith("pytorch_model") and n.endswith((".bin", ".bin.index.json"))), None)
     first = first or next((n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt")) and "arg" not in n), None)
     gguf = next((n for n in names if n.endswith(".gguf")), None)

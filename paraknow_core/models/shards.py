@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from paraknow_core.errors import ModelError
 from paraknow_core.models.anatomy import parameter_headers
+from paraknow_core.models.headers import TensorHeader
 from paraknow_core.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Shards(Mapping):
 
         source.weight_files()  # refuses a source whose weights are not on this machine
         self.dtype, self.device, self._source = dtype, device, source
-        self._headers = parameter_headers(source)
+        self.headers = parameter_headers(source)  # by name in memory
         self._open = lambda file: safe_open(file, framework="pt")
         self._files: dict[str, object] = {}
 
@@ -48,10 +49,10 @@ class Shards(Mapping):
         return self.dtype not in (None, stored.dtype) or stored.device.type != self.device
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._headers)
+        return iter(self.headers)
 
     def __len__(self) -> int:
-        return len(self._headers)
+        return len(self.headers)
 
     def rows(self, name: str, rows: "slice | Tensor") -> "Tensor":
         """Return some rows of a matrix: a slice, or an int64 vector of row numbers."""
@@ -59,7 +60,7 @@ class Shards(Mapping):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a parameter's shape."""
-        return tuple(self._headers[name].shape)
+        return tuple(self.headers[name].shape)
 
     def stored(self, name: str) -> "Tensor":
         """Return a parameter as it is on disk, mapped from its file: read it, never write to it.
@@ -67,7 +68,10 @@ class Shards(Mapping):
         Raises:
             ModelError: the file cannot be read.
         """
-        header = self._headers[name]
+        return self.tensor(self.headers[name])
+
+    def tensor(self, header: TensorHeader) -> "Tensor":
+        """Return one tensor on disk, as `stored` does."""
         try:
             if header.file not in self._files:
                 self._files[header.file] = self._open(self._source.folder / header.file)
@@ -82,7 +86,7 @@ class Shards(Mapping):
         if not hasattr(os, "posix_fadvise"):
             return
         for name in names:
-            header = self._headers[name]
+            header = self.headers[name]
             with suppress(OSError), open(Path(self._source.folder, header.file), "rb") as file:
                 start = 8 + int.from_bytes(file.read(8), "little") + header.start
                 os.posix_fadvise(file.fileno(), start, header.bytes, os.POSIX_FADV_WILLNEED)

@@ -12,12 +12,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from paraknow_core.models.anatomy import Anatomy, memory_names
-from paraknow_core.models.families import FAMILIES, Family
-from paraknow_core.models.load import build_empty, check_report, untied
+from paraknow_core.models.anatomy import Anatomy
+from paraknow_core.models.families import FAMILIES
+from paraknow_core.models.load import build_checked
 from paraknow_core.models.shards import Shards
 from paraknow_core.models.source import ModelSource
 from paraknow_core.ops.folding import batchable
@@ -66,9 +65,7 @@ class Skeleton:
         """Build the architecture and load what is neither a layer nor an embedding: the last norm, position tables."""
         self.anatomy, self.shards = anatomy, shards
         family = FAMILIES[anatomy.family]
-        self.model = build_empty(source, anatomy, shards.dtype, shards.device)
-        _check_same_parameters(self.model, shards, anatomy, f"{family.head}.weight")
-        _check_tie(source, anatomy, family)
+        self.model = build_checked(source, anatomy, shards)
         self.base = self.model.get_submodule(family.prefix)
         self.layers = list(self.model.get_submodule(family.layers))
         self.stand_ins = [_StandIn(layer) for layer in self.layers]
@@ -90,9 +87,7 @@ class Skeleton:
     def batchable(self) -> bool:
         """Whether several samples may go through a layer together: later tokens change nothing, see `ops.folding`."""
         causal = all(getattr(part, "is_causal", True) for layer in self.layers for part in layer.modules())
-        # Such a rotary table is scaled by the longest sample so far: their order is that of the whole model.
-        ordered = any("dynamic" in str(getattr(part, "rope_type", "")) for part in self.model.modules())
-        return causal and not ordered and all(batchable(layer) for layer in self.layers)
+        return causal and all(batchable(layer) for layer in self.layers)
 
     def layer_parameters(self, index: int) -> list[str]:
         """Return the full names of a layer's parameters."""
@@ -174,38 +169,6 @@ class Skeleton:
             return self.base(inputs_embeds=embedded, use_cache=False).last_hidden_state[0]
         finally:
             self.stand_ins[-1].replacement = None
-
-
-def _check_same_parameters(model: nn.Module, shards: Shards, anatomy: Anatomy, head: str) -> None:
-    """Refuse a checkpoint that lacks a parameter, holds one that nobody uses, or has one of another shape.
-
-    Raises:
-        ModelError: names the first.
-    """
-    needed = {name: tuple(p.shape) for name, p in model.named_parameters() if not (anatomy.tied and name == head)}
-    held = {name: shards.shape(name) for name in shards}
-    report = {
-        "missing_keys": needed.keys() - held.keys(),
-        "unexpected_keys": held.keys() - needed.keys(),
-        "mismatched_keys": {name for name in needed.keys() & held.keys() if needed[name] != held[name]},
-    }
-    check_report(report, anatomy.label)
-
-
-def _check_tie(source: ModelSource, anatomy: Anatomy, family: Family) -> None:
-    """Refuse a model whose config ties the embeddings while its files hold two different ones.
-
-    Raises:
-        ModelError: they differ.
-    """
-    listed = memory_names(source.headers(), family, source.label)
-    pair = [listed.get(f"{path}.weight") for path in (family.embed, family.head)]
-    if not anatomy.tied or None in pair:
-        return
-    one, two = (safe_open(source.folder / each.file, framework="pt").get_tensor(each.name) for each in pair)
-    step = 4096
-    if one.shape != two.shape or any(not one[i : i + step].equal(two[i : i + step]) for i in range(0, len(one), step)):
-        raise untied(anatomy.label)
 
 
 def _begins(fewer: Any, more: Any) -> bool:

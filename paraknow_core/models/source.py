@@ -1,5 +1,6 @@
 """Where a model comes from: bundled with the project, a local folder, or a hub. All become a folder here."""
 
+import codecs
 import json
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from paraknow_core.models.headers import TensorHeader, read_headers, weight_file
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "demo" / "models"
 BUNDLED_PREFIX = "bundled:"
 MAX_CONFIG_BYTES = 10_000_000
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
@@ -112,7 +114,13 @@ def read_json_object(path: Path, label: str) -> dict:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ModelError(f"{label}: {path.name} is larger than 10 MB, which no such file is; get it again")
-        value = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        if content.startswith(_BYTE_ORDER_MARKS):  # Python would read it; transformers, which reads it next, does not
+            raise ModelError(
+                f"{label}: {path.name} begins with a byte order mark, which transformers does not read; save it again "
+                "as UTF-8 without one"
+            )
+        value = json.loads(content)
     except FileNotFoundError:
         raise ModelError(_why_no_config(path, label)) from None
     except (ValueError, RecursionError):
@@ -127,7 +135,7 @@ def read_json_object(path: Path, label: str) -> dict:
 def _why_no_config(path: Path, label: str) -> str:
     if (path.parent / "adapter_config.json").exists():
         return f"{label}: holds an adapter, not a model; give its base model, or merge the adapter into it first"
-    if any(path.parent.glob("*.gguf")):
+    if any(not file.name.startswith(".") for file in path.parent.glob("*.gguf")):
         return f"{label}: holds a GGUF file; only safetensors models are read; use the model's original repository"
     return (
         f"{label}: has no {path.name}; give the folder (or repository) that holds config.json and safetensors weights"

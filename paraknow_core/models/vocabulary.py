@@ -103,10 +103,9 @@ def _read(source: ModelSource) -> tuple[str, dict[str, int]]:
             tokens = tokens | _load(source, "added_tokens.json")
         return "BPE", _checked(tokens, source, "vocab.json")
     if (folder / "tokenizer.model").is_file():
-        raise ModelError(
-            f"{source.label}: the tokenizer is only in tokenizer.model; a tokenizer.json is read; "
-            "save the tokenizer once with transformers to get it"
-        )
+        from paraknow_core.models.load import load_tokenizer  # which says what to install, if need be
+
+        return "sentencepiece", dict(load_tokenizer(source).get_vocab())
     raise ModelError(f"{source.label}: has no tokenizer; add its tokenizer.json (or vocab.json) to the folder")
 
 

@@ -108,6 +108,20 @@ class Model:
 
         return load_tokenizer(self.source)
 
+    def check(self) -> None:
+        """See that weights and tokenizer can be loaded, without loading a weight: before anything costly starts.
+
+        Raises:
+            ModelError: they cannot; says which file is in the way.
+        """
+        import torch
+
+        from paraknow_core.models.load import build_checked
+        from paraknow_core.models.shards import Shards
+
+        build_checked(self.source, self.anatomy, Shards(self.source, getattr(torch, self.dtype)))
+        self.tokenizer  # noqa: B018 - read now, so that a tokenizer that cannot be read is told at once
+
     def weights(self) -> "Mapping[str, Tensor]":
         """Return the weights by parameter name, each mapped from disk, as it is stored, when it is asked for."""
         from paraknow_core.models.load import pick_device

@@ -7,9 +7,11 @@ import shutil
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paraknow_core.models.config_values import declared_ends
 from paraknow_core.paths import append_line, build_folder, open_lines, read_json, read_lines, write_json
 from paraknow_core.stages.context import Context, Model
 from paraknow_core.tasks.scorers import Record, summarise
@@ -107,14 +109,25 @@ def reference_predictions(context: Context, name: str) -> Path:
 
 
 def _reference_key(context: Context, model: Model) -> str:
+    """Hash all that a reference's records depend on, and nothing else."""
     task = context.task
     upstream: list[Any] = [
-        VERSION, model.fingerprint, model.tokenizer_fingerprint, task.fingerprint("test"), list(task.scorers),
-        task.template, task.max_length, task.max_new_tokens, context.student.dtype, [e.id for e in task.split("test")],
+        VERSION, _identity(context, model), declared_ends(model.source), task.fingerprint("test"), list(task.scorers),
+        task.template, task.max_length, task.max_new_tokens, [e.id for e in task.split("test")],
     ]  # fmt: skip
     if "win_rate" in task.scorers:
-        upstream.append(judge_model(context).fingerprint)
+        upstream.append(_identity(context, judge_model(context)))
     return hashlib.sha256(json.dumps(upstream).encode()).hexdigest()[:32]
+
+
+def _identity(context: Context, model: Model) -> list[Any]:
+    """Return what the numbers of an untouched model depend on: its files, how it is computed, and by what."""
+    from paraknow_core.models.load import pick_device
+
+    return [
+        model.fingerprint, model.tokenizer_fingerprint, model.dtype, pick_device(context.settings.device),
+        [version(package) for package in ("torch", "transformers", "tokenizers")],
+    ]  # fmt: skip
 
 
 def judge_model(context: Context) -> Model:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from paraknow_core.errors import NumericError
+from paraknow_core.models.rotary import lengths_matter
 from paraknow_core.spec import FinetuningSpec, RunSpec
 from paraknow_core.stages import checkpoints
 from paraknow_core.stages.checkpoints import COMPLETE as COMPLETE
@@ -47,13 +48,16 @@ def micro_batch_size(spec: FinetuningSpec, longest: int, device: str) -> int:
 
 
 class Collator:
-    """Pads encoded examples on the right."""
+    """Pads encoded examples on the right.
 
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
+    Where a row's length changes its rotary table, the positions tell it, so that a row's loss is as alone.
+    """
+
+    def __init__(self, pad_id: int, model: torch.nn.Module | None = None) -> None:
+        self.pad_id, self.positions = pad_id, model is not None and lengths_matter(model)
 
     def __call__(self, batch: "Sequence[Encoded]") -> dict[str, torch.Tensor]:
-        """Return input_ids, labels and attention_mask, each (batch, longest)."""
+        """Return input_ids, labels and attention_mask (perhaps position_ids), each (batch, longest)."""
         longest = max(len(e.input_ids) for e in batch)
         ids = torch.full((len(batch), longest), self.pad_id)
         labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
@@ -62,7 +66,8 @@ class Collator:
             ids[row, :length] = torch.tensor(example.input_ids)
             labels[row, :length] = torch.tensor(example.labels)
             mask[row, :length] = 1
-        return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+        more = {"position_ids": (mask.cumsum(-1) - 1) * mask} if self.positions else {}
+        return {"input_ids": ids, "labels": labels, "attention_mask": mask, **more}
 
 
 def mean_loss(model: torch.nn.Module, collate: Collator, encoded: "Sequence[Encoded]", micro_batch: int) -> float:
@@ -227,7 +232,7 @@ def finetune(
     recipe = spec.finetuning
     steps = total_steps(recipe, len(train))
     micro = micro_batch_size(recipe, max(len(e.input_ids) for e in train), peft_model.device.type)
-    collate, found = Collator(pad_id), checkpoints.newest(folder, steps)
+    collate, found = Collator(pad_id, peft_model), checkpoints.newest(folder, steps)
     report.progress(found.step, steps, "optimiser steps")
     padding = None
     if found.path and found.step == steps:  # the Trainer would train on until the end of an epoch

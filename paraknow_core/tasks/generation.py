@@ -74,6 +74,8 @@ class _Batch:
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], most: int, limit: int, ends: set[int]) -> None:
         import torch
 
+        from paraknow_core.models.rotary import tables_of_their_own
+
         self.model, self.ends = model, ends
         self.allowed = [min(most, limit - len(prompt)) for prompt in prompts]
         self.reason = ["max_new_tokens" if limit - len(prompt) >= most else "context" for prompt in prompts]
@@ -86,6 +88,8 @@ class _Batch:
         self.mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
         self.cache: Any = None
+        self.rotary = tables_of_their_own(model)  # few models have any
+        self.text, self.tables = self.ids, self._tables()
         self.options = {"logits_to_keep": 1} if keeps_logits(model) else {}
 
     def run(self) -> list[Generated]:
@@ -99,6 +103,20 @@ class _Batch:
             self._note(chosen.tolist())
             self._advance(chosen)
         return [Generated(tuple(t), reason) for t, reason in zip(self.written, self.reason, strict=True)]
+
+    def _tables(self) -> list[tuple[int, ...]]:
+        """Name the rotary tables of each row, as long as it is now."""
+        from paraknow_core.models.rotary import table_of
+
+        return [table_of(self.rotary, length + 1) for length in self.positions[:, -1].tolist()] if self.rotary else []
+
+    def _follow_tables(self) -> None:
+        """Start the cache anew where a row that is being written grew into other rotary tables."""
+        before, self.tables = self.tables, self._tables()
+        changed = [row for row, one, other in zip(self.rows, before, self.tables, strict=True) if one != other]
+        if any(not self.done[row] for row in changed):
+            self.cache, self.ids = None, self.text
+            self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
 
     def _note(self, chosen: list[int]) -> None:
         for row, token in zip(self.rows, chosen, strict=True):
@@ -116,9 +134,13 @@ class _Batch:
         self.ids = chosen[:, None]
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
         self.positions = self.positions[:, -1:] + 1
+        self.text = torch.cat([self.text, self.ids], dim=1)
         kept = [index for index, row in enumerate(self.rows) if not self.done[row]]
         if kept and len(kept) <= len(self.rows) // 2 and hasattr(self.cache, "batch_select_indices"):
             indices = torch.tensor(kept, device=self.ids.device)
             self.cache.batch_select_indices(indices)
             self.ids, self.mask, self.positions = self.ids[indices], self.mask[indices], self.positions[indices]
             self.rows = [self.rows[index] for index in kept]
+            self.text, self.tables = self.text[indices], [self.tables[index] for index in kept if self.tables]
+        if self.rotary:
+            self._follow_tables()

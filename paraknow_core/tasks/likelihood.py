@@ -109,12 +109,16 @@ def _batches(model: Any, rows: Sequence[Row], batch_size: int) -> list[list[int]
 def _run(model: Any, rows: Sequence[Row]) -> list[list[float]]:
     import torch
 
+    from paraknow_core.models.rotary import lengths_matter
+
     device = next(model.parameters()).device
     width = max(len(row.tokens) for row in rows)
     ids = torch.tensor([[*row.tokens, *[0] * (width - len(row.tokens))] for row in rows], device=device)
     mask = torch.tensor([[1] * len(row.tokens) + [0] * (width - len(row.tokens)) for row in rows], device=device)
     first = min(at for row in rows for group in row.asked for at, _ in group)
-    options = {"logits_to_keep": width - first} if keeps_logits(model) else {}
+    options: dict[str, Any] = {"logits_to_keep": width - first} if keeps_logits(model) else {}
+    if lengths_matter(model):  # what a row is filled up with is no part of its length
+        options["position_ids"] = (mask.cumsum(-1) - 1) * mask
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
     offset = width - logits.shape[1]
     asked = [(r, at - offset, token) for r, row in enumerate(rows) for group in row.asked for at, token in group]

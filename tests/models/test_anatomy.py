@@ -1,6 +1,7 @@
 """Anatomies of every family, and what is said when config and weights disagree."""
 
 import json
+import math
 import time
 from collections import Counter
 from pathlib import Path
@@ -130,12 +131,12 @@ def test_opt_with_a_smaller_embedding(tiny):
 DAMAGES = {
     "a missing matrix": (
         lambda t: {n: x for n, x in t.items() if n != "model.layers.1.mlp.up_proj.weight"},
-        r"model\.layers\.1\.mlp\.up_proj\.weight is missing",
+        r"the checkpoint lacks model\.layers\.1\.mlp\.up_proj\.weight; a llama with 2 layers has it",
     ),
-    "a missing head": (lambda t: {n: x for n, x in t.items() if "lm_head" not in n}, r"lm_head\.weight is missing"),
+    "a missing head": (lambda t: {n: x for n, x in t.items() if "lm_head" not in n}, r"lacks lm_head\.weight;"),
     "a missing layer": (
         lambda t: {n: x for n, x in t.items() if ".layers.1." not in n},
-        r"model\.layers\.1\.self_attn\.q_proj\.weight is missing",
+        r"lacks model\.layers\.1\.self_attn\.q_proj\.weight and 15 more; .* has them",
     ),
     "another shape": (
         lambda t: t | {"model.layers.0.mlp.down_proj.weight": torch.zeros(32, 57)},
@@ -228,14 +229,12 @@ def write_large_model(folder: Path, layers: int = 80) -> Path:
         shapes |= {f"model.layers.{i}.self_attn.{n}_proj": (r, h) for n, r in zip("qkvo", (h, kv, kv, h), strict=True)}
         shapes |= {f"model.layers.{i}.mlp.{n}_proj": (inner, h) for n in ("gate", "up")}
         shapes[f"model.layers.{i}.mlp.down_proj"] = (h, inner)
+        shapes |= {f"model.layers.{i}.{n}_layernorm": (h,) for n in ("input", "post_attention")}
     header, end = {}, 0
-    for name, (rows, columns) in shapes.items():
-        header[f"{name}.weight"] = {
-            "dtype": "BF16",
-            "shape": [rows, columns],
-            "data_offsets": [end, end + 2 * rows * columns],
-        }
-        end += 2 * rows * columns
+    for name, shape in (shapes | {"model.norm": (h,)}).items():
+        size = 2 * math.prod(shape)
+        header[f"{name}.weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
     text = json.dumps(header).encode()
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)

@@ -52,8 +52,6 @@ def test_gpt2_derives_its_inner_size():
         ({"model_type": "mixtral", "num_local_experts": 8}, r"mixtral \(a mixture of experts\) is not supported"),
         ({"model_type": "gemma3", "vision_config": {}, "text_config": {}}, "multimodal"),
         ({"is_encoder_decoder": True}, "encoder-decoder"),
-        ({"quantization_config": {"quant_method": "gptq"}}, r"quantised \(quantization_config, method gptq\)"),
-        ({"quantization_config": "x"}, "quantised"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         ({"hidden_size": 0}, "hidden_size is 0"),
         ({"hidden_size": -4}, "hidden_size is -4"),

@@ -7,11 +7,13 @@ import torch
 from safetensors.torch import load_file
 
 from paraknow_core.errors import ModelError
+from paraknow_core.models import load
 from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.load import load_model, load_tokenizer, pick_device
 from paraknow_core.models.logical import logical_weight, parameters_of
 from paraknow_core.models.source import bundled_names, resolve_model
-from tests.tiny_models import FAMILIES, edit_config, edit_weights
+from paraknow_core.models.vocabulary import vocabulary
+from tests.tiny_models import FAMILIES, build_tokenizer, edit_config, edit_weights
 
 
 def test_the_weights_are_those_on_disk(tiny, capfd):
@@ -54,7 +56,7 @@ def test_gemma2_needs_the_step_that_fused_kernels_leave_out(tiny):
         (lambda t: {n: x for n, x in t.items() if n != "model.norm.weight"}, r"lacks model\.norm\.weight"),
         (
             lambda t: {n: x for n, x in t.items() if ".layers.1." not in n},
-            r"model\.layers\.1\.self_attn\.q_proj\.weight is missing",
+            r"lacks model\.layers\.1\.self_attn\.q_proj\.weight and 15 more",
         ),
         (lambda t: {n: x for n, x in t.items() if "norm" not in n}, r"lacks model\.layers\.0.* and 4 more"),
         (lambda t: t | {"model.layers.0.self_attn.q_norm.weight": torch.ones(8)}, "holds unknown .*q_norm"),
@@ -69,10 +71,11 @@ def test_a_checkpoint_that_is_not_whole_is_refused(tiny_copy, change, words):
 
 def test_a_config_value_transformers_refuses(tiny_copy):
     folder = tiny_copy("llama")
-    edit_config(folder, rms_norm_eps="small")
-    with pytest.raises(ModelError, match="transformers cannot load it") as caught:
-        load_model(resolve_model(str(folder)))
-    assert "\n" not in str(caught.value)
+    edit_config(folder, initializer_range=7.5)
+    for read in (load_model, load_tokenizer):  # the tokenizer's loader reads config.json too
+        with pytest.raises(ModelError, match=r"config\.json has a value that transformers refuses \(.*7\.5") as caught:
+            read(resolve_model(str(folder)))
+        assert "\n" not in str(caught.value) and "tokenizer" not in str(caught.value)
 
 
 def test_a_device_without_room(tiny, monkeypatch):
@@ -171,6 +174,77 @@ def test_a_missing_or_damaged_tokenizer(tiny_copy):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match="has no tokenizer"):
         load_tokenizer(resolve_model(str(folder)))
+
+
+@pytest.fixture
+def sentencepiece_folder(tiny_copy):
+    """A model whose tokenizer is only in tokenizer.model."""
+    folder = tiny_copy("llama")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02")
+    return folder
+
+
+@pytest.mark.parametrize("content, missing", [
+    (None, {"sentencepiece"}), (None, {"sentencepiece", "google.protobuf"}), (b"IQ== 0\nIg== 1\n", {"tiktoken"}),
+])  # fmt: skip
+def test_a_tokenizer_in_one_file_says_what_to_install(content, missing, sentencepiece_folder, monkeypatch):
+    source = resolve_model(str(sentencepiece_folder))
+    if content:
+        (sentencepiece_folder / "tokenizer.model").write_bytes(content)
+    monkeypatch.setattr(load, "find_spec", lambda name: None if name in missing else object())
+    packages = " ".join(name.replace("google.", "") for name in sorted(missing, reverse=True))
+    for read in (load_tokenizer, vocabulary):
+        with pytest.raises(
+            ModelError, match=rf"only in tokenizer\.model, .* not installed; pip install {packages}, or"
+        ):
+            read(source)
+    assert read_anatomy(source).tokenizer.kind == "sentencepiece"  # the weights can be looked at all the same
+
+
+def test_a_tokenizer_in_one_file_is_transformers_to_read_where_its_reader_is_installed(
+    sentencepiece_folder, monkeypatch
+):
+    source = resolve_model(str(sentencepiece_folder))
+    monkeypatch.setattr(load, "find_spec", lambda _: object())
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: build_tokenizer())
+    assert load_tokenizer(source).pad_token == "</s>"
+    assert vocabulary(source) == build_tokenizer().get_vocab()
+
+
+def test_a_tokenizer_that_is_damaged_is_not_said_of_the_config_nor_the_config_of_it(tiny_copy):
+    folder = tiny_copy("llama")
+    for file, content, words in (
+        ("tokenizer_config.json", "{", "the tokenizer cannot be loaded"),
+        ("config.json", "{", r"config\.json is not a JSON object"),
+    ):
+        (folder / file).write_text(content)
+        with pytest.raises(ModelError, match=words):
+            load_tokenizer(resolve_model(str(folder)))
+
+
+def test_a_chat_template_of_macos_is_named(tiny_copy):
+    folder = tiny_copy("llama")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "._tools.jinja").write_bytes(b"\0\5\26\7\xff")
+    with pytest.raises(ModelError, match=r"\._tools\.jinja is a leftover of macOS"):
+        load_tokenizer(resolve_model(str(folder)))
+
+
+def test_sampling_settings_stay_the_models_own_and_its_end_tokens_count(tiny_copy):
+    folder = tiny_copy("llama")
+    for content, kept in (
+        ({"eos_token_id": [2, 70], "do_sample": True, "temperature": 0.3}, 0.3),
+        ({"eos_token_id": [2, 70], "do_sample": False, "temperature": 0.3}, None),  # transformers would not save it
+        (
+            {"eos_token_id": [2, 70], "forced_eos_token_id": 70, "suppress_tokens": [70], "cache_implementation": 3},
+            None,
+        ),
+    ):
+        (folder / "generation_config.json").write_text(json.dumps(content))
+        model = load_model(resolve_model(str(folder)))
+        assert (model.generation_config.eos_token_id, model.generation_config.temperature) == ([2, 70], kept)
+        model.save_pretrained(folder / "again")
 
 
 def test_devices(monkeypatch):

@@ -1,6 +1,7 @@
 """The playground's loop: answers are those of plain generation, weights are shared and freed, windows do not mix."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from paraknow_core.playground.protocol import Asked, Slot, Turn
 from paraknow_core.playground.serve import Desk, writing
 from paraknow_core.tasks import scorers
 from tests.playground.conftest import work
+from tests.tiny_models import build_tiny, edit_weights
 
 
 def asked(*slots: Slot, text: str = "3 + 4?", **options) -> Asked:
@@ -54,6 +56,34 @@ def load(place, desk, *slots):
     work(desk)
     for slot in slots:
         assert playground.holding(place, slot).state == "loaded", playground.holding(place, slot).error
+
+
+def test_an_answer_that_grows_into_another_rotary_table_is_that_of_plain_generation(place, desk, tmp_path):
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0, 6.0, 9.0, 12.0],
+            "original_max_position_embeddings": 32, "factor": 4.0}  # fmt: skip
+    folder = build_tiny("phi3", tmp_path / "long", rope_parameters=rope, original_max_position_embeddings=32)
+    edit_weights(folder, lambda tensors: {name: t * 6 if t.dim() > 1 else t for name, t in tensors.items()})
+    slot = Slot(source=str(folder))
+    load(place, desk, slot)
+    name = playground.begin(place, asked(slot, text="3", max_new_tokens=24))
+    work(desk)
+    made = playground.generation(place, name).columns[slot.key]
+    assert made.prompt_tokens <= 32 < made.prompt_tokens + 24
+    assert made.text == greedy_tokens(str(folder), text="3", count=24)
+
+
+def test_sampling_settings_of_a_model_are_not_used(place, desk, student, tmp_path):
+    folder = shutil.copytree(student, tmp_path / "settings")
+    settings = {"do_sample": True, "temperature": 9.0, "repetition_penalty": 5.0, "suppress_tokens": list(range(200)),
+                "bad_words_ids": [[70]], "forced_eos_token_id": 70, "min_new_tokens": 3, "max_length": 3}  # fmt: skip
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    slots = Slot(source=str(folder)), Slot(source=student)
+    load(place, desk, *slots)
+    name = playground.begin(place, asked(*slots))
+    work(desk)
+    one, two = (playground.generation(place, name).columns[slot.key] for slot in slots)
+    assert one.text == two.text == greedy_tokens(str(folder))
+    assert [token["p"] for token in one.tokens] == [token["p"] for token in two.tokens]
 
 
 def test_everybody_answers_as_in_plain_generation_from_one_shared_base(place, desk, student, make_run):

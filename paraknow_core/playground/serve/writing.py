@@ -125,6 +125,8 @@ class _Row:
     def __init__(self, held: Held, asked: Asked) -> None:
         import torch
 
+        from paraknow_core.models.rotary import tables_of_their_own
+
         self.held, self.asked = held, asked
         tokenizer = held.base.tokenizer
         limit = context_limit(held.model, asked.max_length)
@@ -136,6 +138,7 @@ class _Row:
         self.written: list[int] = []
         self.text, self.ended = "", ""
         self.cache: Any = None
+        self.rotary, self.tables = tables_of_their_own(held.model), ()
         self.generator = torch.Generator().manual_seed(asked.seed)
         self.began = 0.0
 
@@ -186,8 +189,14 @@ class _Row:
     def _logits(self) -> Any:
         import torch
 
+        from paraknow_core.models.rotary import table_of
+
         model = self.held.model
-        given = self.prompt if self.cache is None else self.written[-1:]
+        text = [*self.prompt, *self.written]
+        before, self.tables = self.tables, table_of(self.rotary, len(text))
+        if before != self.tables:  # the keys in the cache are of other rotary tables
+            self.cache = None
+        given = text if self.cache is None else self.written[-1:]
         ids = torch.tensor([given], device=next(model.parameters()).device)
         options = {"logits_to_keep": 1} if keeps_logits(model) else {}
         with torch.inference_mode(), self.held.activate():

@@ -1,0 +1,135 @@
+"""Values of a config.json that no model can be built from: said of that file and key, where the model is inspected."""
+
+import json
+
+import pytest
+import transformers
+
+from paraknow_core.errors import ModelError
+from paraknow_core.models import config_values
+from paraknow_core.models.anatomy import read_anatomy
+from paraknow_core.models.load import load_model, load_tokenizer
+from paraknow_core.models.source import resolve_model
+from tests.tiny_models import TINY, edit_config
+
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+
+REFUSED = {
+    "the old name of longrope": (
+        "phi3", {"rope_scaling": {**LONG, "rope_type": "su"}}, r"rope_scaling\.rope_type is su .* write longrope"
+    ),
+    "the same under its old key": (
+        "phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}},
+        r"rope_scaling\.type is su .* write longrope",
+    ),
+    "an unknown kind of positions": (
+        "llama", {"rope_scaling": {"type": "ntk", "factor": 2.0}}, r"rope_scaling\.type is 'ntk' .* one of default, l"
+    ),
+    "no factor": ("llama", {"rope_scaling": {"rope_type": "linear"}}, r"rope_scaling\.factor is missing or null"),
+    "a factor that is text": (
+        "llama", {"rope_parameters": {"rope_type": "yarn", "factor": "4"}}, r"rope_parameters\.factor is '4'"
+    ),
+    "llama3 without its frequencies": (
+        "llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, r"low_freq_factor is missing or null"
+    ),
+    "no short factors": (
+        "phi3", {"rope_parameters": {**LONG, "short_factor": None}}, r"rope_parameters\.short_factor is missing or null"
+    ),
+    "positions that are a list": ("llama", {"rope_scaling": [1]}, r"rope_scaling is \[1\] .* an object or null"),
+    "positions of one kind of layer": (
+        "gemma3_text", {"rope_parameters": {"full_attention": {"rope_type": "linear"}}},
+        r"rope_parameters\.full_attention\.factor",
+    ),
+    "too many kinds of layers": (
+        "qwen2", {"layer_types": ["full_attention"] * 5}, r"layer_types has 5 entries in config\.json, for 2 layers"
+    ),
+    "an unknown kind of layer": (
+        "qwen2", {"layer_types": ["full_attention", "mamba9"]}, r"layer_types is 'mamba9' .* full_attention or sliding"
+    ),
+    "kinds of layers that are text": ("gemma2", {"layer_types": "full_attention"}, "layer_types is 'full_attention'"),
+    "a number that is text": ("llama", {"rms_norm_eps": "1e-6"}, "rms_norm_eps is '1e-6' .* a number"),
+    "a number that is a list": ("gpt2", {"layer_norm_epsilon": [1]}, r"layer_norm_epsilon is \[1\]"),
+    "a number that is missing or null": ("llama", {"initializer_range": None}, "initializer_range is missing or null"),
+    "a flag that is text": ("llama", {"attention_bias": "false"}, "attention_bias is 'false' .* true or false"),
+    "an activation that is none": ("llama", {"hidden_act": "swoosh"}, "hidden_act is 'swoosh' .* e.g. silu"),
+    "a padding token outside": ("llama", {"pad_token_id": 259}, "pad_token_id is 259 .* outside the vocabulary of 259"),
+    "an end token that is text": ("llama", {"eos_token_id": "</s>"}, "eos_token_id is '</s>' .* a token's id"),
+    "layers that differ": ("llama", {"per_layer_config": {"0": {"hidden_size": 3}}}, "per_layer_config"),
+}  # fmt: skip
+
+
+def ways():
+    return read_anatomy, load_model, load_tokenizer
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_model_can_be_built_from_is_said_of_the_config(name, tiny_copy):
+    family, values, words = REFUSED[name]
+    folder = tiny_copy(family)
+    removed = ("rope_parameters",) if "rope_scaling" in values else ()
+    edit_config(folder, remove=removed, **values)
+    said = set()
+    for way in ways():
+        with pytest.raises(ModelError, match=words) as caught:
+            way(resolve_model(str(folder)))
+        said.add(str(caught.value))
+    [sentence] = said
+    assert "config.json" in sentence and ";" in sentence and "tokenizer" not in sentence.removeprefix(str(folder))
+
+
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"])
+def test_a_byte_order_mark_is_said_of_the_config(mark, tiny_copy):
+    folder = tiny_copy("llama")
+    path = folder / "config.json"
+    text = path.read_text()
+    path.write_bytes(mark + text.encode({0xEF: "utf-8", 0xFF: "utf-16-le", 0xFE: "utf-16-be"}[mark[0]]))
+    for way in ways():
+        with pytest.raises(ModelError, match=r"config\.json begins with a byte order mark"):
+            way(resolve_model(str(folder)))
+
+
+@pytest.mark.parametrize(("family", "values"), [
+    ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 4}}),
+    ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                                "original_max_position_embeddings": 64}}),
+    ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}),
+    ("phi3", {"rope_scaling": {**LONG, "type": "longrope"}, "original_max_position_embeddings": 64}),
+    ("phi3", {"rope_scaling": None, "sliding_window": None}),
+    ("gemma3_text", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
+    ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}),
+    ("gemma2", {"layer_types": ["attention", "sliding_attention"]}),
+    ("llama", {"pad_token_id": -1}),
+    ("gpt2", {"pad_token_id": 50256}),
+    ("llama", {"eos_token_id": [2, 5], "hidden_act": "swish", "attention_dropout": 0}),
+], ids=str)  # fmt: skip
+def test_what_transformers_takes_is_taken(family, values, tiny_copy):
+    folder = tiny_copy(family)
+    edit_config(folder, remove=("rope_parameters",) if "rope_scaling" in values else (), **values)
+    for way in ways():
+        way(resolve_model(str(folder)))
+
+
+def test_activations_and_positions_are_those_of_transformers():
+    from transformers.activations import ACT2FN
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    assert set(ACT2FN) == config_values.ACTIVATIONS
+    assert set(ROPE_INIT_FUNCTIONS) | {"default"} == set(config_values.ROPE_TYPES)
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_default_configs_are_taken(family):
+    config = getattr(transformers, TINY[family][1])()
+    given = json.loads(json.dumps(config.to_dict()))
+    layers = given.get("num_hidden_layers", given.get("n_layer"))
+    config_values.check_values(given, family, layers, given["vocab_size"], "mine")
+
+
+def test_end_tokens_of_both_files(tiny_copy):
+    folder = tiny_copy("llama")
+    assert config_values.declared_ends(resolve_model(str(folder))) == [2]
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 3], "temperature": 9}')
+    assert config_values.declared_ends(resolve_model(str(folder))) == [2, 3, 7]
+    edit_config(folder, eos_token_id=None)
+    assert config_values.declared_ends(resolve_model(str(folder))) == [3, 7]
