@@ -21,12 +21,11 @@ from paraknow_core.runs import RunFolder, Status
 from paraknow_core.sensitivity_store import TOTALS
 from paraknow_core.settings import Settings, usable_cores
 from paraknow_core.stages.context import Context
+from paraknow_core.stages.preparation import IDENTITY_SAMPLES, check_examples, told_date
 from paraknow_core.writer import RunWriter
 
 if TYPE_CHECKING:
     from paraknow_core.sensitivity_store import SensitivityStore
-
-IDENTITY_SAMPLES = 4  # examples on which step-0 identity and the exported adapter are checked
 
 
 def execute(
@@ -102,12 +101,18 @@ class _Work:
         context.teacher.anatomy  # noqa: B018 - read now, so that an unreadable teacher is told at once
         if self.method.needs_teacher:
             refuse_incompatible(context)
-        task = context.task
-        for warning in task.warnings:
+        task, needs_teacher = context.task, self.method.needs_teacher
+        warnings = [*task.warnings, *check_examples(context, needs_teacher=needs_teacher)]
+        for warning in warnings:
             self.writer.event("warning", message=warning)
+        date = told_date(context, needs_teacher=needs_teacher)
         self.result |= {
-            "spec_version": self.spec.version, "warnings": list(task.warnings),
-            "task": {"name": task.name, "sizes": {name: len(split) for name, split in task.splits.items()}},
+            "spec_version": self.spec.version, "warnings": warnings,
+            "task": {
+                "name": task.name, "sizes": {name: len(split) for name, split in task.splits.items()},
+                **({"left_out": context.left_out} if self.spec.task.too_long == "leave_out" else {}),
+                **({"date": date} if date else {}),
+            },
             "fingerprints": {
                 "teacher": context.teacher.fingerprint, "student": context.student.fingerprint,
                 "tokenizer": context.student.tokenizer_fingerprint,
@@ -226,6 +231,7 @@ def sensitivity_to(context: Context, out: Path, parts: Sequence[Path] = ()) -> d
     from paraknow_core.stages.parts import combine
     from paraknow_core.stages.sensitivity import sensitivity
 
+    _warn(context, needs_teacher=True)
     _prepare_torch(context.settings)
     store = combine(context, parts) if parts else sensitivity(context)
     _copy_store(store, out)
@@ -276,6 +282,7 @@ def extract_to(context: Context, out: Path) -> dict[str, Any]:
     check_rank(modules, spec.factorisation.rank)
     if chosen.needs_teacher:
         refuse_incompatible(context)
+    _warn(context, needs_teacher=chosen.needs_teacher)
     _prepare_torch(context.settings)
     store = None
     if chosen.needs_teacher:
@@ -285,6 +292,11 @@ def extract_to(context: Context, out: Path) -> dict[str, Any]:
     context.report.stage("extraction")
     start_adapter(context, chosen, modules, store, out)
     return read_json(out / "extraction.json")
+
+
+def _warn(context: Context, *, needs_teacher: bool) -> None:
+    for warning in check_examples(context, needs_teacher=needs_teacher):
+        context.report.event("warning", message=warning)
 
 
 def versions() -> dict[str, str]:

@@ -93,20 +93,14 @@ def _reference_key(context: Context, model: Model) -> str:
         task.template, task.max_length, task.max_new_tokens, context.student.dtype, [e.id for e in task.split("test")],
     ]  # fmt: skip
     if "win_rate" in task.scorers:
-        upstream.append(_judge_model(context).fingerprint)
+        upstream.append(context.judge.fingerprint)
     return hashlib.sha256(json.dumps(upstream).encode()).hexdigest()[:32]
-
-
-def _judge_model(context: Context) -> Model:
-    spec = context.spec.task.judge
-    return Model(spec, context.settings, context.place) if spec else context.teacher
 
 
 def _judge(context: Context) -> tuple | None:
     if "win_rate" not in context.task.scorers:
         return None
-    model = _judge_model(context)
-    return model.load(), model.tokenizer
+    return context.judge.load(), context.judge.tokenizer
 
 
 def _read_records(file: Path, scorers: tuple[str, ...]) -> dict[str, dict[str, Record]]:

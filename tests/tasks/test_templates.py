@@ -119,7 +119,7 @@ def test_a_tokenizer_that_appends_the_end_mark_does_not_shift_the_mask(tokenizer
     assert encode_prompt(ask("q", "ab"), "tulu", tokenizer, 100, 1)[-1] != tokenizer.eos_token_id
 
 
-def test_a_token_across_the_border_is_reported():
+def test_a_token_across_the_border_masks_nothing_of_the_answer():
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -128,11 +128,12 @@ def test_a_token_across_the_border_is_reported():
     merging = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
     entry = encode(ask("q", "aa"), "plain", merging, 10)
     assert (entry.input_ids, entry.labels, entry.prompt_length, entry.prefix_ok) == (
-        (1, 4, 3),
-        (-100, -100, 3),
+        (1, 2, 3, 3),
+        (-100, -100, 3, 3),
         2,
         False,
     )
+    assert encode_prompt(ask("q", "aa"), "plain", merging, 10, 1) == [1, 2]
 
 
 @given(st.lists(st.text(min_size=1, max_size=60), min_size=1, max_size=4), st.integers(2, 20), st.booleans())
