@@ -98,7 +98,7 @@ class Model:
         """The model as a reader of examples; it keeps what it has tokenised."""
         from paraknow_core.tasks.fitting import Reader
 
-        anatomy, who = self.anatomy, f"{self._who} {self._spec.source}"
+        anatomy, who = self.anatomy, f"{self._who} {self.anatomy.label}"
         return Reader(who, self.tokenizer, anatomy.max_position_embeddings, anatomy.vocab_size)
 
     def weights(self) -> "Mapping[str, Tensor]":

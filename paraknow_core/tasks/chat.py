@@ -16,7 +16,7 @@ from typing import Any
 
 from paraknow_core.errors import DataError
 from paraknow_core.tasks.task import Example
-from paraknow_core.tasks.thoughts import cut_thought_block, is_empty_block, starts_with_thought, without_thoughts
+from paraknow_core.tasks.thoughts import cut_thought_block, is_empty_block, split_thoughts, starts_with_thought
 
 # The day that a template is told when it asks: any other would give other numbers tomorrow. It is the one that the
 # templates of Llama 3.2 take where nobody tells them the day.
@@ -101,7 +101,7 @@ def _parts(
     if whole.startswith(head) and whole.endswith(after) and len(whole) >= len(head) + len(after):
         middle = whole[len(head) : len(whole) - len(after)]
         same = middle.strip() == reference.strip()
-        if same or (thinks and starts_with_thought(middle) and _answer(middle) == _answer(reference)):
+        if same or (thinks and _thought_and_answer(middle) == _thought_and_answer(reference)):
             content, rewritten = middle, False
     if opening is not None and head.startswith(opening) and not head[len(opening) :].strip():
         head, content = opening, head[len(opening) :] + content  # the white space between belongs to the first word
@@ -110,8 +110,9 @@ def _parts(
     return ChatParts(head, content, after, opening, rewritten)
 
 
-def _answer(text: str) -> str:
-    return without_thoughts(text).strip()
+def _thought_and_answer(text: str) -> list[str]:
+    """Return the parts between think tags, white space aside: a template sets tags on lines of their own."""
+    return [part.strip() for part in split_thoughts(text)]
 
 
 def _apply(tokenizer: Any, turns: list[dict[str, str]], **options: Any) -> str:

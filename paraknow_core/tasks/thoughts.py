@@ -24,6 +24,11 @@ def starts_with_thought(text: str) -> bool:
     return bool(re.match(rf"\s*(?:{_OPEN})", text)) and bool(without_thoughts(text).strip())
 
 
+def split_thoughts(text: str) -> list[str]:
+    """Return the texts before, between and after all think tags."""
+    return re.split("|".join(re.escape(tag) for pair in TAGS for tag in pair), text)
+
+
 def judged(output: str, reference: str) -> tuple[str, str]:
     """Return what is compared of an output and its reference: both without thoughts.
 
