@@ -127,7 +127,7 @@ def _summary(table: pandas.DataFrame, number: int, limit: int) -> None:
         mend = "Take a model with a longer context" if of_model else "Raise the max length"
         st.warning(plain(
             f"{len(refused):,} of them have nothing to learn within {within} (first: "
-            f"{shorten(refused['id'].iloc[0], 60)}); a run would {refuse_or_leave_out()} them. {mend}, or choose "
+            f"{shorten(refused['id'].iloc[0], 60)}); a run would {refuse_or_leave_out('them')}. {mend}, or choose "
             "others."
         ), icon=":material/content_cut:")  # fmt: skip
 
