@@ -171,7 +171,7 @@ class Context:
             return self.whole_task, {}
         from paraknow_core.tasks.fitting import leave_out
 
-        return leave_out(self.whole_task, self.readings, self.follow)
+        return leave_out(self.whole_task, self.readings, self.skim)
 
     @cached_property
     def _seeds(self) -> tuple[tuple[Example, ...], int]:
@@ -180,7 +180,7 @@ class Context:
             return self.task.seed_samples(spec), 0
         from paraknow_core.tasks.fitting import seeds_that_fit
 
-        return seeds_that_fit(self.task, self.whole_task, spec, [(self.teacher.reader, ("learn",))], self.follow)
+        return seeds_that_fit(self.task, self.whole_task, spec, [(self.teacher.reader, ("learn",))], self.skim)
 
     @property
     def readings(self) -> "dict[str, Readings]":
@@ -210,6 +210,14 @@ class Context:
     def encode(self, examples: Sequence[Example], model: Model) -> "list[Encoded]":
         """Return examples as tokens and labels of a model; plain text becomes consecutive token windows."""
         return [entry for example in examples for entry in model.reader.encode(example, self.whole_task)]
+
+    def skim(self, items: Sequence[Any], message: str = "") -> Iterable[Any]:
+        """Yield items of which thousands take a moment: progress and stop requests now and then are enough."""
+        for index, item in enumerate(items):
+            if index % 64 == 63:
+                self.report.check_stop()
+                self.report.progress(index, len(items), message)
+            yield item
 
     def follow(self, items: Sequence[Any], message: str = "") -> Iterable[Any]:
         """Yield items, reporting progress and honouring a stop request before each."""

@@ -25,13 +25,13 @@ def check_examples(context: Context, *, needs_teacher: bool, most: int | None = 
     if needs_teacher or context.spec.until == "sensitivity":
         seeds, teacher = context.seed_samples, context.teacher.reader
         readers[teacher.who] = teacher
-        check(seeds, "seed samples", task, [(teacher, ("learn",))], context.follow)
+        check(seeds, "seed samples", task, [(teacher, ("learn",))], context.skim)
     for name, readings in context.readings.items():
         examples = task.split(name)[:most]
         if context.spec.until == "extraction":
             examples = examples[:IDENTITY_SAMPLES]
         readers |= {reader.who: reader for reader, _ in readings}
-        check(examples, f"{name} examples", task, readings, context.follow)
+        check(examples, f"{name} examples", task, readings, context.skim)
     notes = [left_out_sentence(context.left_out)]
     return [*filter(None, notes), *template_notes(task.split("train"), task, readers.values())]
 

@@ -214,7 +214,7 @@ def test_fit_says_what_a_run_would_refuse_or_leave_out(place, tmp_path, where):
     folder.mkdir()
     value, _ = ask(place, "fit", spec=fit_spec(folder, where))
     assert "the limit is 512" in value["problem"]
-    assert f"this one of the {where} examples is too long for the student stranger" in value["problem"]
+    assert f"this one of the {where} examples is too long for the student bundled:stranger" in value["problem"]
     spec = fit_spec(folder, where, **{"task.too_long": "leave_out"})
     value, _ = ask(place, "fit", spec=spec)
     assert value["problem"] == ""
@@ -236,7 +236,7 @@ def test_fit_and_examples_name_a_token_without_a_row(place, tmp_path):
     model = {"source": str(folder), "revision": None}
     spec = RunSpec().with_changes({"student.source": str(folder), "task.sizes.train": 40})
     value, _ = ask(place, "fit", spec=spec.model_dump(mode="json"))
-    assert "student model: token '<|user|>' (id 259) of example word_problems/train/0 has no row" in value["problem"]
+    assert "model: token '<|user|>' (id 259) of example word_problems/train/0 has no row" in value["problem"]
     value, _ = ask(place, "examples", task=TASK, model=model, split="train", start=0, count=1)
     assert value["examples"][0]["without_row"] == "<|user|> (id 259, 259 rows)"
     value, _ = ask(place, "examples", task=TASK, model=TEACHER, split="train", start=0, count=1)
