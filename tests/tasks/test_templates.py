@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paraknow_core.errors import DataError
+from paraknow_core.tasks import likelihood
 from paraknow_core.tasks.likelihood import choice_rows
 from paraknow_core.tasks.task import Example, Message
 from paraknow_core.tasks.templates import encode, encode_prompt, encode_split, render, windows
@@ -214,7 +215,7 @@ def test_a_prompt_that_ends_in_a_space_masks_nothing_of_the_answer(metaspace):
     assert [tokenizer.decode([token]) for ((_, token),) in row.asked] == ["A", "B", "C", "D"]
 
 
-def test_where_one_choice_merges_with_the_prompt_all_are_taken_apart_from_it():
+def test_where_one_choice_merges_with_the_prompt_all_are_taken_apart_from_it(monkeypatch):
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
@@ -223,6 +224,9 @@ def test_where_one_choice_merges_with_the_prompt_all_are_taken_apart_from_it():
     backend = Tokenizer(models.BPE(vocab={n: i for i, n in enumerate(names)}, merges=merges, unk_token="<unk>"))
     backend.decoder = decoders.Fuse()
     merging = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+    apart = []
+    monkeypatch.setattr(likelihood, "encode", lambda *a, **k: apart.append(k.get("apart", False)) or encode(*a, **k))
     rows = choice_rows(ask("q", "Ab", choices=("Ab", "Bb")), "plain", merging, 100)
+    assert apart == [False, False, True, True]
     asked = [merging.convert_ids_to_tokens([token for _, token in row.asked[0]]) for row in rows]
     assert asked == [["Ab", "</s>"], ["Bb", "</s>"]]
