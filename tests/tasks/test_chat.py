@@ -238,3 +238,16 @@ def test_a_template_that_refuses_is_a_sentence():
     only_whole = "{% if add_generation_prompt %}{{ raise_exception('no') }}{% endif %}" + chatml()
     assert render(PERU, "chat", with_template(only_whole)).answer.startswith("Lima")
     assert chat_parts(PERU, with_template(only_whole)).opening is None
+
+
+def test_thoughts_of_references_do_not_decide_how_they_are_scored(write):
+    from paraknow_core.spec import TaskSpec
+    from paraknow_core.tasks.examples import load_task
+
+    rows = [{"question": f"{i} + 1?", "answer": f"<think>{i} and 1 is #### 5</think>It is {i + 1}."} for i in range(30)]
+    task = load_task(TaskSpec(source=str(write("a.jsonl", rows))))
+    assert task.scorers == ("exact_match", "rouge_l")
+    load_task(TaskSpec(source=str(write("a.jsonl", rows)), scorers=("number_match",)))
+    bare = [row | {"answer": "<think>5</think>many"} for row in rows]
+    with pytest.raises(DataError, match="its answer holds no number"):
+        load_task(TaskSpec(source=str(write("b.jsonl", bare)), scorers=("number_match",)))
