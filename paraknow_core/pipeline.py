@@ -31,6 +31,7 @@ from paraknow_core.stages.inputs import (
     pinned,
     refuse_changed,
 )
+from paraknow_core.stages.preparation import IDENTITY_SAMPLES, check_examples, told_date
 from paraknow_core.writer import RunWriter, StopRequested
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 OF_TRAINED = ("adapter", "predictions.jsonl")
 OF_ADAPTER = ("extraction.json", "init_adapter", "checkpoints", *OF_TRAINED)
 PRODUCTS = ("sensitivity.json", *OF_ADAPTER)
-IDENTITY_SAMPLES = 4  # examples on which step-0 identity and the exported adapter are checked
 
 
 def execute(
@@ -147,10 +147,12 @@ class _Work:
         if self.method.needs_teacher:
             context.teacher.check()
             refuse_incompatible(context)
-        task = context.task
-        warnings = list(dict.fromkeys((*context.teacher.anatomy.notes, *context.student.anatomy.notes, *task.warnings)))
+        task, needs_teacher = context.task, self.method.needs_teacher
+        noted = (*context.teacher.anatomy.notes, *context.student.anatomy.notes, *task.warnings)
+        warnings = list(dict.fromkeys([*noted, *check_examples(context, needs_teacher=needs_teacher)]))
         for warning in warnings:
             self.writer.event("warning", message=warning)
+        date = told_date(context, needs_teacher=needs_teacher)
         facts = {
             "fingerprints": fingerprints(context), "inputs": more_fingerprints(context), "versions": versions(),
             "machine": self._machine(), "settings": flat_settings(self.folder.spec().model_dump(mode="json")),
@@ -158,7 +160,11 @@ class _Work:
         before = self._go_on(facts)
         self.result |= {
             "spec_version": self.spec.version, "warnings": list(dict.fromkeys([*warnings, *before])),
-            "task": {"name": task.name, "sizes": {name: len(split) for name, split in task.splits.items()}},
+            "task": {
+                "name": task.name, "sizes": {name: len(split) for name, split in task.splits.items()},
+                **({"left_out": context.left_out} if self.spec.task.too_long == "leave_out" else {}),
+                **({"date": date} if date else {}),
+            },
             "revisions": {
                 "teacher": context.teacher.source.revision, "student": context.student.source.revision,
                 "task": task.revision,
@@ -330,6 +336,7 @@ def sensitivity_to(context: Context, out: Path, parts: Sequence[Path] = ()) -> d
     from paraknow_core.stages.parts import combine
     from paraknow_core.stages.sensitivity import sensitivity
 
+    _warn(context, needs_teacher=True)
     _prepare_torch(context.settings)
     store = combine(context, parts) if parts else sensitivity(context)
     _copy_store(store, out)
@@ -377,6 +384,7 @@ def extract_to(context: Context, out: Path) -> dict[str, Any]:
     context.student.check()
     if chosen.needs_teacher:
         refuse_incompatible(context)
+    _warn(context, needs_teacher=chosen.needs_teacher)
     _prepare_torch(context.settings)
     store = None
     if chosen.needs_teacher:
@@ -386,6 +394,11 @@ def extract_to(context: Context, out: Path) -> dict[str, Any]:
     context.report.stage("extraction")
     start_adapter(context, chosen, modules, store, out)
     return read_json(out / "extraction.json")
+
+
+def _warn(context: Context, *, needs_teacher: bool) -> None:
+    for warning in check_examples(context, needs_teacher=needs_teacher):
+        context.report.event("warning", message=warning)
 
 
 def versions() -> dict[str, str]:

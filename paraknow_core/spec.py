@@ -83,6 +83,9 @@ class TaskSpec(Strict):
                                     "an empty name leaves a part out")  # fmt: skip
     template: Literal["tulu", "chat", "plain"] = "tulu"
     max_length: int = Field(2048, ge=2, le=1_048_576, description="tokens; longer examples are cut at the end")
+    too_long: Literal["refuse", "leave_out"] = Field(
+        "refuse", description="examples of which the limit leaves nothing to learn, or no room to answer"
+    )
     sizes: SplitSizes = SplitSizes()
     split_seed: int = Field(0, ge=0, lt=2**32, description="shuffles a file that holds only one split")
     scorers: tuple[Scorer, ...] = Field((), description="empty: the task's own")

@@ -1,6 +1,8 @@
 """Whole runs on tiny models: end to end, twice the same, stopped, killed, resumed, and read by plain PEFT."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,8 +212,6 @@ def test_runs_share_sensitivity_and_references(spec, tmp_path):
 
 
 def test_changed_weights_are_never_served_from_the_cache(spec, tmp_path):
-    import shutil
-
     from tests.tiny_models import edit_weights
 
     teacher = tmp_path / "teacher"
@@ -261,3 +261,89 @@ def test_extract_to_matches_the_run(spec, make_context, tiny, tmp_path, chat_fil
         "extraction.json", "init_adapter", "sensitivity.json", "sensitivity.safetensors", "reductions.safetensors",
     }  # fmt: skip
     assert read_json(tmp_path / "out" / "sensitivity.json")["samples"] == 4
+
+
+def with_a_long_one(folder, split):
+    """Write a task of three files, one of which holds an example beyond every limit here."""
+    folder.mkdir()
+    for name, count in (("train", 12), ("validation", 3), ("test", 5)):
+        pairs = [(f"{name} {i}?", f"#### {i}") for i in range(count)]
+        pairs.insert(1, (f"{name} " + "x" * 200, "#### 1")) if name == split else None
+        lines = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in pairs]
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    return str(folder)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_what_is_too_long_is_told_before_anything_costly(spec, tmp_path, split):
+    place = workspace(tmp_path)
+    run = create_run(place, spec.with_changes({"task.source": with_a_long_one(tmp_path / "data", split)}))
+    with pytest.raises(DataError, match="example .*the limit is 64.*too long for the (student|teacher)"):
+        execute(run, place, SETTINGS)
+    events = [json.loads(line) for line in run.file("events.jsonl").read_text().splitlines()]
+    assert [event["stage"] for event in events if event["event"] == "stage"] == ["prepare"]
+
+
+def test_what_is_too_long_is_left_out_and_counted(spec, tmp_path):
+    place = workspace(tmp_path)
+    data = with_a_long_one(tmp_path / "data", "train")
+    with_a_long_one(tmp_path / "more", "test")
+    (tmp_path / "more" / "test.jsonl").rename(tmp_path / "data" / "test.jsonl")
+    changes = {"task.source": data, "task.too_long": "leave_out", "finetuning.max_steps": 1, "sensitivity.samples": 3}
+    result = run_to_end(place, spec.with_changes(changes)).result()
+    assert result["task"]["left_out"] == {"train": 1, "validation": 0, "test": 1, "seed samples": 0}
+    assert result["task"]["sizes"] == {"train": 12, "validation": 3, "test": 5}
+    assert any("left out as too long for the limit: 1 of train, 1 of test" in said for said in result["warnings"])
+    assert result["scores"][0]["n"] == result["references"]["student"][0]["n"] == 5
+    short = with_a_long_one(tmp_path / "short", "none")  # the same task without them: the same numbers
+    other = run_to_end(place, spec.with_changes(changes | {"task.source": short, "task.too_long": "refuse"})).result()
+    assert other["sensitivity"]["key"] == result["sensitivity"]["key"]
+    assert same(other) | {"fingerprints": 0} == same(result) | {"fingerprints": 0}
+    assert "left_out" not in other["task"]
+
+
+def test_a_token_without_a_row_is_told_before_anything_costly(spec, tmp_path, tiny):
+    """For the teacher as for the student, whichever reads it first."""
+    from transformers import AutoTokenizer
+
+    for who in ("teacher", "student"):
+        folder = tmp_path / who
+        shutil.copytree(getattr(spec, who).source, folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_tokens(["<|assistant|>"], special_tokens=True)
+        tokenizer.save_pretrained(folder)
+        place = workspace(tmp_path / f"place {who}")
+        run = create_run(place, spec.with_changes({f"{who}.source": str(folder)}))
+        with pytest.raises(ModelError, match=rf"^{who} .*token '<\|assistant\|>' \(id 259\) of example .* has no row"):
+            execute(run, place, SETTINGS)
+        assert run.status().stage == "prepare"
+
+
+def test_a_model_that_has_learnt_the_data_scores_1_behind_a_think_block(spec, tmp_path):
+    """One definition of the answer from labels to scores; the clock of its template stands, and the record says so."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "student"
+    shutil.copytree(spec.student.source, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = (
+        "{{ strftime_now('%Y') }}\n{% for m in messages %}{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}"
+        "<think>\n\n</think>\n\n{% endif %}{{ m.content }}{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}"
+        "assistant\n{% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
+    data = tmp_path / "data.jsonl"
+    pair = '{{"messages": [{{"role": "user", "content": "say {}"}}, {{"role": "assistant", "content": "ab"}}]}}\n'
+    data.write_text("".join(pair.format(letter) for letter in "abcdefghijklmnopqrstuvwx"))
+    changes = {
+        "student.source": str(folder), "task.source": str(data), "task.template": "chat", "method": "default_lora",
+        "task.max_length": 100, "finetuning.max_steps": 60, "finetuning.learning_rate": 0.02, "factorisation.rank": 8,
+        "factorisation.lora_alpha": 32.0,
+    }  # fmt: skip
+    run = run_to_end(workspace(tmp_path / "place"), spec.with_changes(changes))
+    assert [(s["scorer"], s["value"]) for s in run.result()["scores"]] == [("exact_match", 1.0), ("rouge_l", 1.0)]
+    assert run.result()["training"]["last_loss"] < 0.1
+    assert run.result()["task"]["date"] == "2024-07-26"
+    said = " ".join(run.result()["warnings"])
+    assert "asks for the date; it is told 2024-07-26" in said
+    assert "writes '<think>" in said

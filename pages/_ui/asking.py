@@ -87,13 +87,37 @@ def seeds_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
     """
     if spec.method not in NEEDS_TEACHER and spec.until != "sensitivity":
         return ""
-    request = spec.model_dump(mode="json", include={"task", "sensitivity"})
     try:
-        reply = _patient("seeds", request, patience_s)
+        reply = _patient("seeds", seeds_request(spec), patience_s)
     except (ParaknowError, OSError):
         return ""  # told where the task is chosen, and by the start itself
     # What else is wrong with the task may be over by the time that the run begins.
     return reply.error if reply.error.startswith("sensitivity") else ""
+
+
+def seeds_request(spec: RunSpec) -> dict[str, Any]:
+    """Return the question which training examples are a spec's seed samples.
+
+    Which ones are left out as too long depends on the pair, and on what else of the run reads them.
+    """
+    pair = {"teacher", "student", "references", "until"} if spec.task.too_long == "leave_out" else set()
+    return spec.model_dump(mode="json", include={"task", "sensitivity", *pair})
+
+
+def fit_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
+    """Return why a run would refuse its examples, as it would say it itself; empty while nobody knows.
+
+    Args:
+        spec: of a run.
+        patience_s: how long an answer is waited for.
+    """
+    parts = spec.model_dump(mode="json", include={"teacher", "student", "task", "sensitivity", "references", "until"})
+    method = "seeking" if spec.method in NEEDS_TEACHER else "default_lora"  # all that matters is who reads what
+    try:
+        reply = _patient("fit", {"spec": parts | {"method": method}}, patience_s)
+    except (ParaknowError, OSError):
+        return ""  # told where models and task are chosen, and by the start itself
+    return reply.value.get("problem", "")
 
 
 def _wait(kind: str, request: dict[str, Any], waiting: str) -> None:

@@ -41,6 +41,9 @@ def body() -> None:
     if reply is None:
         return
     found = reply.value
+    problem = asking.fit_problem(spec)
+    if problem:
+        say(problem)
     _limits(found)
     run, one = newest_like(spec)
     measured = measured_of(run, one) if run else {}
@@ -214,7 +217,9 @@ def _assumptions(found: dict[str, Any], spec: RunSpec) -> None:
         f"each answer as long as it may be ({answering['new_tokens']:,} tokens)" if answering["new_tokens"]
         else "likelihoods are compared, nothing is written"
     )  # fmt: skip
+    left = ", ".join(f"{number:,} of {name}" for name, number in found["left_out"].items() if number)
     lines = [
+        *([f"Left out as too long: {left}."] if left else []),
         f"Speed, measured on this machine ({found['device']}, {found['dtype']}): "
         f"{sensitivity['flops'] / 1e9:,.0f} GFLOP/s on the teacher's shapes, {student['flops'] / 1e9:,.0f} on the "
         f"student's, {memory(student['bytes'])}/s through memory; 1.5 GB/s from disk is assumed. Nothing else runs "

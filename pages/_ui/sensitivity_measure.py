@@ -6,7 +6,7 @@ from typing import Any
 import streamlit as st
 
 from pages._ui import layout, state, widgets
-from pages._ui.asking import answered, seeds_problem
+from pages._ui.asking import answered, fit_problem, seeds_problem
 from pages._ui.models_estimate import asked_now
 from pages._ui.sensitivity_read import Saved
 from paraknow_core.display import counted, duration, memory, significant, source_label
@@ -31,7 +31,7 @@ def controls() -> None:
             st.number_input, "Seed samples", "sensitivity.samples", min_value=1, max_value=100_000, step=8,
             help=f"N training examples with their answers. {FORMULA}; the paper uses 32.",
         )  # fmt: skip
-    problem = seeds_problem(measuring(state.draft()))
+    problem = seeds_problem(measuring(state.draft())) or fit_problem(measuring(state.draft()))
     if problem:
         layout.say(problem)
     if button.container(key="guarded-compute").button(

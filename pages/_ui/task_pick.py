@@ -205,7 +205,7 @@ def _store_column(word: str) -> None:
 
 def settings() -> None:
     """Draw how examples are rendered, cut, split and scored."""
-    a, b, c, d, e = st.container(key="stack-fields-task").columns([1.2, 1, 1, 1, 1])
+    a, b, long, c, d, e = st.container(key="stack-fields-task").columns([1.1, 1, 1.1, 0.9, 0.9, 0.9])
     with a:
         state.field(st.selectbox, "Template", "task.template", options=list(TEMPLATES),
                     help=plain("; ".join(f"{name}: {text}" for name, text in TEMPLATES.items())))  # fmt: skip
@@ -213,6 +213,10 @@ def settings() -> None:
         state.field(st.number_input, "Max length [tokens]", "task.max_length", min_value=2, max_value=1_048_576,
                     step=64, help="Prompt and answer together; longer examples are cut at the end. The model's "
                     "own context counts where it is shorter.")  # fmt: skip
+    with long:
+        state.field(st.selectbox, "Too long", "task.too_long", options=list(TOO_LONG), format_func=TOO_LONG.get,
+                    help="Examples whose prompt alone fills the limit: a run refuses them before it begins, or does "
+                    "without them and says how many there were.")  # fmt: skip
     for box, (split, tip) in zip((c, d, e), SPLITS.items(), strict=True):
         with box:
             optional_number(f"{split.capitalize()} examples", f"task.sizes.{split}", split != "validation", tip)
@@ -229,6 +233,7 @@ def settings() -> None:
             optional_number("Max new tokens", "task.max_new_tokens", True, "Of one answer; empty: the task's own.")
 
 
+TOO_LONG = {"refuse": "refuse", "leave_out": "leave out"}
 SPLITS = {
     "train": "At most so many; empty takes all. The paper: 1,000.",
     "validation": "At most so many; empty takes all there are, 0 none.",

@@ -8,7 +8,7 @@ import streamlit as st
 
 from pages._ui import asking, state
 from pages._ui.layout import plain
-from pages._ui.task_view import ask_lengths, limit_of, nothing_left, seed_request
+from pages._ui.task_view import ask_lengths, limit_of, nothing_left, refuse_or_leave_out, seed_request
 from paraknow_core.display import counted, shorten
 from paraknow_core.spec import SensitivitySpec
 
@@ -127,7 +127,8 @@ def _summary(table: pandas.DataFrame, number: int, limit: int) -> None:
         mend = "Take a model with a longer context" if of_model else "Raise the max length"
         st.warning(plain(
             f"{len(refused):,} of them have nothing to learn within {within} (first: "
-            f"{shorten(refused['id'].iloc[0], 60)}); a run would refuse them. {mend}, or choose others."
+            f"{shorten(refused['id'].iloc[0], 60)}); a run would {refuse_or_leave_out('them')}. {mend}, or choose "
+            "others."
         ), icon=":material/content_cut:")  # fmt: skip
 
 

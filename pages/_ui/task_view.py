@@ -133,7 +133,7 @@ def _lengths(task: dict[str, Any], who: str, split: str) -> None:
     )  # fmt: skip
     of_model = limit < state.draft().task.max_length
     why, mend = ("the model's context", "take a model with a longer one") if of_model else WHY_AND_MEND
-    st.markdown(plain(length_sentence(whole, prompt, limit, why, mend)))
+    st.markdown(plain(length_sentence(whole, prompt, limit, why, mend, refuse_or_leave_out("them"))))
     table = pandas.DataFrame({"id": reply.value["ids"], "tokens": whole, "prompt_tokens": prompt})
     st.download_button("Lengths as CSV", table.to_csv(index=False), f"lengths-{split}-{who}.csv", "text/csv",
                        icon=":material/download:", on_click="ignore")  # fmt: skip
@@ -142,18 +142,25 @@ def _lengths(task: dict[str, Any], who: str, split: str) -> None:
 WHY_AND_MEND = ("the max length", "raise it")
 
 
-def length_sentence(whole: numpy.ndarray, prompt: numpy.ndarray, limit: int, why: str, mend: str) -> str:
+def refuse_or_leave_out(what: str) -> str:
+    """Say what a run of the draft does to examples that are too long."""
+    return f"leave {what} out" if state.draft().task.too_long == "leave_out" else f"refuse {what}"
+
+
+def length_sentence(
+    whole: numpy.ndarray, prompt: numpy.ndarray, limit: int, why: str, mend: str, does: str = "refuse them"
+) -> str:  # fmt: skip
     """Say in one sentence what a limit does to examples of these lengths.
 
     Args:
         whole, prompt: tokens of each example and of its prompt, before any cut.
-        limit: tokens that are kept; why: what sets it; mend: what would leave more.
+        limit: tokens that are kept; why: what sets it; mend: what would leave more; does: what a run does to them.
     """
     cut, empty = int((whole > limit).sum()), int(nothing_left(whole, prompt, limit).sum())
     said = f"Median {int(numpy.median(whole)):,} tokens, longest {int(whole.max()):,}; "
     said += f"{cut:,} of {len(whole):,} are cut at {limit:,} ({why})" if cut else f"none is cut at {limit:,} ({why})"
     if empty:
-        said += f"; of {empty:,} nothing of the answer is left, and a run would refuse them: {mend}"
+        said += f"; of {empty:,} nothing of the answer is left, and a run would {does}: {mend}"
     return said + "."
 
 
@@ -187,11 +194,15 @@ def _example(task: dict[str, Any], who: str, split: str) -> None:
         of_model = limit < state.draft().task.max_length
         within = f"{limit:,} tokens, the model's context" if of_model else f"{limit:,} tokens"
         mend = "take a model with a longer context" if of_model else "raise the max length"
-        st.warning(f"Nothing of the answer is left within {within}: a run would refuse this example. Shorten it, or "
-                   f"{mend}.", icon=":material/content_cut:")  # fmt: skip
-    if shown["spans_border"]:
-        st.caption(":material/info: One token spans the border between prompt and answer: the mask is off by a part "
-                   "of a token here.")  # fmt: skip
+        st.warning(f"Nothing of the answer is left within {within}: a run would "
+                   f"{refuse_or_leave_out('this example')}. Shorten it, or {mend}.",
+                   icon=":material/content_cut:")  # fmt: skip
+    if shown["without_row"]:
+        st.warning(plain(f"The model's embedding has no row for the token {shown['without_row']}: a run would refuse "
+                         "this example. Choose the tokenizer that belongs to the weights."),
+                   icon=":material/error:")  # fmt: skip
+    for note in reply.value["notes"]:
+        st.caption(f":material/info: {plain(note)}")
     if shown["choices"]:
         st.caption("Choices: " + plain(", ".join(shown["choices"])))
 
@@ -239,4 +250,6 @@ def tokens_html(shown: dict[str, Any], kept: int) -> str:
 
 def seed_request(task: dict[str, Any], sensitivity: SensitivitySpec) -> dict[str, Any]:
     """Return the question which training examples are the seed samples."""
+    if state.draft().task.too_long == "leave_out" and not task["is_text"]:
+        return asking.seeds_request(state.draft())
     return {"task": task_reference(cut=task["is_text"]), "sensitivity": sensitivity.model_dump(mode="json")}

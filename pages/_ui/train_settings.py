@@ -230,7 +230,8 @@ def launch(trained: list[tuple[RunFolder, Facts]]) -> None:
 def _seeds_problem() -> str:
     draft = state.whole_draft()
     specs = [draft.spec.with_changes({"method": method}) for method in (draft.spec.method, *draft.arms)]
-    return next(filter(None, map(asking.seeds_problem, specs)), "")
+    problems = (asking.seeds_problem(spec) or asking.fit_problem(spec) for spec in specs)
+    return next(filter(None, problems), "")
 
 
 def _arm(name: str, tip: str) -> None:

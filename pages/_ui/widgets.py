@@ -112,10 +112,11 @@ def _check(*specs: RunSpec) -> None:
     for spec in specs:
         access.check_spec(spec)
     order = queue.read(place)
-    different = {repr((spec.method, spec.task, spec.sensitivity)): spec for spec in specs}.values()
+    asked = {repr((s.method, s.task, s.sensitivity, s.teacher, s.student, s.until, s.references)): s for s in specs}
     until = time.monotonic() + asking.BEFORE_START_S
-    for spec in different:
+    for spec in asked.values():
         problem = asking.seeds_problem(spec, until - time.monotonic())
+        problem = problem or asking.fit_problem(spec, until - time.monotonic())
         if problem:
             raise DataError(problem)
     access.check_amount(sum(queue.is_active(run, order) for run in list_runs(place)[:200]), len(specs))

@@ -35,6 +35,9 @@ Data = Annotated[str, typer.Option(metavar="FILE", help="Seed samples: the first
 Samples = Annotated[int, typer.Option(min=1, metavar="N", help="How many seed samples.")]
 Template = Annotated[Literal["tulu", "chat", "plain"], typer.Option(help="How an example becomes text.")]
 MaxLength = Annotated[int, typer.Option(min=2, help="Tokens; longer examples are cut at the end.")]
+TooLong = Annotated[
+    Literal["refuse", "leave_out"], typer.Option(help="Seed samples of which the limit leaves nothing to learn.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -51,6 +54,7 @@ def sensitivity(
     samples: Samples = 32,
     template: Template = "tulu",
     max_length: MaxLength = 2048,
+    too_long: TooLong = "refuse",
     columns: Columns = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -76,7 +80,7 @@ def sensitivity(
         context.obj, device, dtype, threads, offline, memory_budget=memory_budget, streaming=streaming, keep=keep
     )
     changes = {"until": "sensitivity", "task.columns": columns_of(columns)}
-    spec = _spec(teacher, None, data, samples, template, max_length, changes)
+    spec = _spec(teacher, None, data, samples, template, max_length, too_long, changes)
     if part and add:
         raise SpecError("--part and --add: measure a part, or add parts up; give one of the two")
     if part and keep == "reductions":
@@ -122,6 +126,7 @@ def extract(
     ] = "seeking",
     template: Template = "tulu",
     max_length: MaxLength = 2048,
+    too_long: TooLong = "refuse",
     columns: Columns = None,
     seed: Annotated[int, typer.Option(min=0, help="For random mappings, blocks and initialisation.")] = 0,
     device: Device = None,
@@ -146,7 +151,7 @@ def extract(
         "extraction.seed": seed, "injection.mode": mode, "method": method, "until": "extraction", "seed": seed,
         "task.columns": columns_of(columns), **_mapping_changes(mapping, seed),
     }  # fmt: skip
-    spec = _spec(teacher, student, data, samples, template, max_length, changes)
+    spec = _spec(teacher, student, data, samples, template, max_length, too_long, changes)
     record = _compute(context, spec, settings, out, "extract_to")
     if json:
         show_json(record)
@@ -183,14 +188,15 @@ def _mapping_changes(mapping: str, seed: int) -> dict[str, Any]:
 
 
 def _spec(
-    teacher: str, student: str | None, data: str, samples: int, template: str, max_length: int, changes: dict[str, Any]
-) -> "RunSpec":
+    teacher: str, student: str | None, data: str, samples: int, template: str, max_length: int, too_long: str,
+    changes: dict[str, Any],
+) -> "RunSpec":  # fmt: skip
     from paraknow_core.spec import RunSpec
 
     return RunSpec().with_changes({
         "teacher.source": teacher, "student.source": student or teacher, "task.source": data, "task.template": template,
-        "task.max_length": max_length, "task.sizes": {"train": None, "validation": 0, "test": None},
-        "sensitivity.samples": samples, **changes,
+        "task.max_length": max_length, "task.too_long": too_long, "sensitivity.samples": samples,
+        "task.sizes": {"train": None, "validation": 0, "test": None}, **changes,
     })  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from paraknow_core.services import Service
 if TYPE_CHECKING:
     import numpy
 
-VERSION = 1  # of all answers; a change of what a kind returns raises it
+VERSION = 2  # of all answers; a change of what a kind returns raises it
 ANSWER, ARRAYS = "answer.json", "arrays.safetensors"
 _MOST_FILES = 300  # of a folder whose change makes an answer old
 _BUNDLED, _DEMO_MODELS = "bundled:", PROJECT_ROOT / "paraknow_core" / "demo" / "models"

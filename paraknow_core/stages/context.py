@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from paraknow_core.models.vocabulary import TokenAlignment
+    from paraknow_core.tasks.fitting import Reader, Readings
     from paraknow_core.tasks.templates import Encoded
 
 
@@ -50,8 +51,8 @@ class Silent:
 class Model:
     """One model of the pair: where it is, what it looks like, and its weights once somebody needs them."""
 
-    def __init__(self, spec: ModelSpec, settings: Settings, place: Workspace) -> None:
-        self._spec, self._settings, self._place = spec, settings, place
+    def __init__(self, spec: ModelSpec, settings: Settings, place: Workspace, who: str = "model") -> None:
+        self._spec, self._settings, self._place, self._who = spec, settings, place, who
 
     @cached_property
     def source(self) -> ModelSource:
@@ -122,6 +123,14 @@ class Model:
         build_checked(self.source, self.anatomy, Shards(self.source, getattr(torch, self.dtype)))
         self.tokenizer  # noqa: B018 - read now, so that a tokenizer that cannot be read is told at once
 
+    @cached_property
+    def reader(self) -> "Reader":
+        """The model as a reader of examples; it keeps what it has tokenised."""
+        from paraknow_core.tasks.fitting import Reader
+
+        anatomy, who = self.anatomy, f"{self._who} {self.anatomy.label}"
+        return Reader(who, self.tokenizer, anatomy.max_position_embeddings, anatomy.vocab_size)
+
     def weights(self) -> "Mapping[str, Tensor]":
         """Return the weights by parameter name, each mapped from disk, as it is stored, when it is asked for."""
         from paraknow_core.models.load import pick_device
@@ -151,15 +160,77 @@ class Context:
 
     @cached_property
     def teacher(self) -> Model:
-        return Model(self.spec.teacher, self.settings, self.place)
+        return Model(self.spec.teacher, self.settings, self.place, "teacher")
 
     @cached_property
     def student(self) -> Model:
-        return Model(self.spec.student, self.settings, self.place)
+        return Model(self.spec.student, self.settings, self.place, "student")
 
     @cached_property
-    def task(self) -> Task:
+    def judge(self) -> Model:
+        """The model that judges by win_rate: the teacher, if no other one is named."""
+        judge = self.spec.task.judge
+        return Model(judge, self.settings, self.place, "judge") if judge else self.teacher
+
+    @cached_property
+    def whole_task(self) -> Task:
+        """The task as it was loaded."""
         return load_task(self.spec.task, offline=self.settings.offline, train_only=self.train_only)
+
+    @property
+    def task(self) -> Task:
+        """The task, without what is too long where the spec says so."""
+        return self._fitted[0]
+
+    @property
+    def seed_samples(self) -> tuple[Example, ...]:
+        """The seed samples, none of them left out as too long."""
+        return self._seeds[0]
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many examples of each split were left out as too long; those of the seed samples once they are known."""
+        seeds = {"seed samples": self._seeds[1]} if "_seeds" in vars(self) and self._leaves_out else {}
+        return self._fitted[1] | seeds
+
+    @property
+    def _leaves_out(self) -> bool:
+        return self.spec.task.too_long == "leave_out" and not self.whole_task.is_text
+
+    @cached_property
+    def _fitted(self) -> tuple[Task, dict[str, int]]:
+        if not self._leaves_out:
+            return self.whole_task, {}
+        from paraknow_core.tasks.fitting import leave_out
+
+        return leave_out(self.whole_task, self.readings, self.skim)
+
+    @cached_property
+    def _seeds(self) -> tuple[tuple[Example, ...], int]:
+        spec = self.spec.sensitivity
+        if not self._leaves_out:
+            return self.task.seed_samples(spec), 0
+        from paraknow_core.tasks.fitting import seeds_that_fit
+
+        return seeds_that_fit(self.task, self.whole_task, spec, [(self.teacher.reader, ("learn",))], self.skim)
+
+    @property
+    def readings(self) -> "dict[str, Readings]":
+        """Who reads each split, and how; the seed samples, which the teacher reads, are apart."""
+        from paraknow_core.tasks.fitting import scoring_uses
+
+        spec, scorers = self.spec, self.whole_task.scorers
+        if self.train_only or spec.until == "sensitivity":
+            return {}
+        readings: dict[str, Readings] = {"train": [(self.student.reader, ("learn",))]}
+        if spec.until == "evaluation":
+            test = [(self.student.reader, scoring_uses(scorers))]
+            if "teacher" in spec.references:
+                test.append((self.teacher.reader, scoring_uses(scorers)))
+            if "win_rate" in scorers:
+                test.append((self.judge.reader, ("judge",)))
+            readings |= {"validation": readings["train"], "test": test}
+        return readings
 
     @cached_property
     def alignment(self) -> "TokenAlignment":
@@ -170,9 +241,15 @@ class Context:
 
     def encode(self, examples: Sequence[Example], model: Model) -> "list[Encoded]":
         """Return examples as tokens and labels of a model; plain text becomes consecutive token windows."""
-        from paraknow_core.tasks.templates import encode_split
+        return [entry for example in examples for entry in model.reader.encode(example, self.whole_task)]
 
-        return encode_split(examples, self.task, model.tokenizer, model.anatomy.max_position_embeddings)
+    def skim(self, items: Sequence[Any], message: str = "") -> Iterable[Any]:
+        """Yield items of which thousands take a moment: progress and stop requests now and then are enough."""
+        for index, item in enumerate(items):
+            if index % 64 == 63:
+                self.report.check_stop()
+                self.report.progress(index, len(items), message)
+            yield item
 
     def follow(self, items: Sequence[Any], message: str = "") -> Iterable[Any]:
         """Yield items, reporting progress and honouring a stop request before each."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 2  # raise when the scores of an unchanged model would change
+VERSION = 3  # raise when the scores of an unchanged model would change
 SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
 
 
@@ -116,7 +116,7 @@ def _reference_key(context: Context, model: Model) -> str:
         task.template, task.max_length, task.max_new_tokens, [e.id for e in task.split("test")],
     ]  # fmt: skip
     if "win_rate" in task.scorers:
-        upstream.append(_identity(context, judge_model(context)))
+        upstream.append(_identity(context, context.judge))
     return hashlib.sha256(json.dumps(upstream).encode()).hexdigest()[:32]
 
 
@@ -130,17 +130,10 @@ def _identity(context: Context, model: Model) -> list[Any]:
     ]  # fmt: skip
 
 
-def judge_model(context: Context) -> Model:
-    """Return the model that compares answers: the spec's, else the teacher."""
-    spec = context.spec.task.judge
-    return Model(spec, context.settings, context.place) if spec else context.teacher
-
-
 def _judge(context: Context) -> tuple | None:
     if "win_rate" not in context.task.scorers:
         return None
-    model = judge_model(context)
-    return model.load(), model.tokenizer
+    return context.judge.load(), context.judge.tokenizer
 
 
 def _read_records(file: Path, scorers: tuple[str, ...]) -> dict[str, dict[str, Record]]:

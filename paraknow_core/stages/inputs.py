@@ -36,13 +36,11 @@ def fingerprints(context: "Context") -> dict[str, str]:
 
 def more_fingerprints(context: "Context") -> dict[str, str]:
     """Return the hashes of what else numbers depend on: not part of what makes two runs comparable."""
-    from paraknow_core.stages.evaluation import judge_model
-
     found = {"teacher_tokenizer": tokenizer_fingerprint(context.teacher.source)}
     generation = context.student.source.folder / "generation_config.json"
     found["generation"] = hashlib.sha256(generation.read_bytes()).hexdigest() if generation.is_file() else "none"
     if "win_rate" in context.task.scorers:
-        found["judge"] = judge_model(context).fingerprint
+        found["judge"] = context.judge.fingerprint
     return found
 
 

@@ -33,6 +33,7 @@ def sensitivity(context: Context) -> SensitivityStore:
     """Return the teacher's sensitivity for the spec's seed samples, from the cache if it was measured before."""
     from paraknow_core.stages.choice import choice_key, requests
     from paraknow_core.stages.reduction import no_choices
+    from paraknow_core.tasks.fitting import date_of
 
     spec, teacher, settings = context.spec, context.teacher, context.settings
     encoded, key = seed_key(context)
@@ -56,7 +57,10 @@ def sensitivity(context: Context) -> SensitivityStore:
         facts = {
             "version": VERSION, "key": key, "teacher": teacher.source.label, "task": context.task.name,
             "template": spec.task.template, "fingerprint": teacher.fingerprint, "dtype": teacher.dtype,
+            **({"left_out": context.left_out} if spec.task.too_long == "leave_out" else {}),
         }  # fmt: skip
+        date = date_of([teacher.reader], context.task)
+        facts |= {"date": date} if date else {}
         with disk_errors(teacher.source.label):
             if (work / "store" / TOTALS).exists():  # a kill came between its last file and its place
                 shutil.rmtree(work / "store" / PARTS, ignore_errors=True)
@@ -80,7 +84,7 @@ def seed_key(context: Context) -> "tuple[list[Encoded], str]":
         DataError: the part holds no sample.
     """
     teacher = context.teacher
-    encoded = list(context.encode(context.task.seed_samples(context.spec.sensitivity), teacher))
+    encoded = list(context.encode(context.seed_samples, teacher))
     if context.part:
         number, of = context.part
         if len(encoded) < of:

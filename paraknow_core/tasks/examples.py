@@ -12,6 +12,7 @@ from paraknow_core.tasks.layouts import ColumnsError
 from paraknow_core.tasks.sources import Parts, read_bundled, read_path
 from paraknow_core.tasks.splits import cut_validation, leakage, limit, separate, split_by_position, split_by_shuffle
 from paraknow_core.tasks.task import Example, Message, Task, fingerprint
+from paraknow_core.tasks.thoughts import judged
 
 __all__ = ["Example", "Message", "Task", "fingerprint", "leakage", "list_tasks", "load_task"]
 
@@ -112,7 +113,7 @@ def check_scorers(task: Task, files: Mapping[str, str] | None = None) -> None:
                 place = _place(example, files or {})
                 raise DataError(f"{place}: multiple_choice needs choices; add them or use exact_match")
         if scorer == "number_match":
-            check_numbers(examples, lambda example: _place(example, files or {}))
+            check_numbers([_judged(example) for example in examples], lambda example: _place(example, files or {}))
 
 
 def _read(spec: TaskSpec, offline: bool) -> Parts:
@@ -192,7 +193,7 @@ def _default_scorers(
     Raises:
         DataError: names the first such example.
     """
-    examples = [example for split in splits.values() for example in split]
+    examples = [_judged(example) for split in splits.values() for example in split]
     total = len(examples)
     if format == "text":
         return ("perplexity",), []
@@ -235,6 +236,12 @@ def _unmarked(
     more = f" and {len(unmarked) - 3} more" if len(unmarked) > 3 else ""  # noqa: PLR2004
     return [f"in {len(unmarked)} of {total} answers the '#### NUMBER' of the others is missing or not plain ({first}"
             f"{more}); the number that is found there is scored"]  # fmt: skip
+
+
+def _judged(example: Example) -> Example:
+    """Return an example without the thoughts of its answer, as it will be scored."""
+    against = judged("", example.reference)[1]
+    return example if against == example.reference else example.with_answer(against)
 
 
 def _place(example: Example, files: Mapping[str, str]) -> str:

@@ -1,12 +1,16 @@
 """Greedy generation for a batch of prompts, with key-value cache. Nothing of a model's sampling settings is used."""
 
 import inspect
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from paraknow_core.tasks.thoughts import TAGS
+
 # A model that goes on after its answer writes the next turn's mark; the answer ends there.
 TURN_MARKS = ("<|user|>", "<|assistant|>", "<|system|>")
+_LOOKS_LIKE_A_MARK = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,41 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     return found
 
 
-def answer_text(tokenizer: Any, tokens: Sequence[int], template: str) -> str:
-    """Decode an answer without special tokens and outer white space; "tulu" ends at the next turn's mark."""
-    text = tokenizer.decode(list(tokens), skip_special_tokens=True)
+def answer_text(tokenizer: Any, tokens: Sequence[int], template: str, tail: str = "") -> str:
+    """Decode an answer without special tokens and outer white space; "tulu" ends at the next turn's mark.
+
+    Args:
+        tail: what the template writes behind an answer (`Rendered.tail`): it is no part of what was answered.
+    """
+    text = _with_think_tags(tokenizer, list(tokens))
     if template == "tulu":
         text = text[: min((at for at in map(text.find, TURN_MARKS) if at >= 0), default=len(text))]
+    text = text.strip()
+    if tail and text.endswith(tail):
+        text = text.removesuffix(tail)
+    elif _LOOKS_LIKE_A_MARK.search(tail):  # the model went on behind an end mark that is no token
+        text = text.partition(tail)[0]
     return text.strip()
+
+
+def _with_think_tags(tokenizer: Any, tokens: list[int]) -> str:
+    """Decode without special tokens, except for think tags: what is judged begins behind them."""
+    special = set(tokenizer.all_special_ids) & set(tokens)
+    tags = {token: name for pair in TAGS for name in pair if (token := _id_of(tokenizer, name)) in special}
+    if not tags:
+        return tokenizer.decode(tokens, skip_special_tokens=True)
+    text, run = "", []
+    for token in tokens:
+        if token in tags:
+            text, run = text + tokenizer.decode(run, skip_special_tokens=True) + tags[token], []
+        else:
+            run.append(token)
+    return text + tokenizer.decode(run, skip_special_tokens=True)
+
+
+def _id_of(tokenizer: Any, token: str) -> int | None:
+    found = tokenizer.convert_tokens_to_ids(token)
+    return None if found == tokenizer.unk_token_id else found
 
 
 def context_limit(model: Any, max_length: int) -> int:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paraknow_core.errors import DataError, NumericError
+from paraknow_core.errors import NumericError
 from paraknow_core.tasks.generation import keeps_logits
 from paraknow_core.tasks.task import Example
-from paraknow_core.tasks.templates import IGNORED, Encoded, encode
+from paraknow_core.tasks.templates import IGNORED, Encoded, TooLongError, encode
 
 MOST_LOGITS = 2**27  # of one forward pass: 512 MB in float32
 UNCUT = 2**40
@@ -46,15 +46,18 @@ def choice_rows(example: Example, template: str, tokenizer: Any, limit: int) -> 
 
     Letters (choices of one character that differ in one token) need a single row; what follows them does not count.
     Longer choices take a row each, and their end mark counts, so that a choice which is the beginning of another one
-    has no advantage.
+    has no advantage. Where one choice would merge with the end of the prompt, all are tokenised apart from it.
 
     Raises:
-        DataError: a choice does not fit the limit.
+        TooLongError: a choice does not fit the limit.
     """
-    entries = [encode(example.with_answer(choice), template, tokenizer, UNCUT) for choice in example.choices]
+    answers = [example.with_answer(choice) for choice in example.choices]
+    entries = [encode(answer, template, tokenizer, UNCUT) for answer in answers]
+    if len({entry.prefix_ok for entry in entries}) > 1:
+        entries = [encode(answer, template, tokenizer, UNCUT, apart=True) for answer in answers]
     longest = max(len(entry.input_ids) for entry in entries)
     if longest > limit:
-        raise DataError(
+        raise TooLongError(
             f"example {example.id}: prompt and choice have {longest} tokens, the limit is {limit}; shorten the "
             "example, raise task.max_length, or take a model with a longer context"
         )

@@ -1,17 +1,19 @@
 """Let a model answer the examples of a task, and score the answers. Needs torch; see `scorers` for the summaries."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from paraknow_core.errors import DataError
 from paraknow_core.tasks.characters import same_text
+from paraknow_core.tasks.fitting import check_rows, rows_of
 from paraknow_core.tasks.generation import Generated, answer_text, context_limit, end_tokens, generate
-from paraknow_core.tasks.likelihood import choice_rows, label_row, log_probabilities
+from paraknow_core.tasks.likelihood import Row, choice_rows, label_row, log_probabilities
 from paraknow_core.tasks.scorers import GENERATIVE, LIKELIHOOD, Record, record, score_output
 from paraknow_core.tasks.task import Example, Task
-from paraknow_core.tasks.templates import encode, encode_prompt, encode_split
+from paraknow_core.tasks.templates import answer_ends, encode, encode_prompt, encode_split, render
+from paraknow_core.tasks.thoughts import judged
 
 OnRecords = Callable[[list[Record]], None]
 Progress = Callable[[int, int], None]
@@ -103,15 +105,22 @@ class _Job:
         template, tokenizer = self.task.template, self.tokenizer
         limit, of_model = self.limit, self.limit < self.task.max_length
         prompts = {e.id: encode_prompt(e, template, tokenizer, limit, room=1, of_model=of_model) for e in examples}
+        rows, ends, tails = rows_of(self.model), end_tokens(self.model, tokenizer), {}
+        for example in examples:
+            check_rows(prompts[example.id], rows, tokenizer, f"example {example.id}")
+            rendered = render(example, template, tokenizer)
+            ends, tails[example.id] = ends | answer_ends(rendered, tokenizer), rendered.tail
         order = sorted(examples, key=lambda e: -len(prompts[e.id]))
-        ends = end_tokens(self.model, tokenizer)
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             answers = generate(
                 self.model, [prompts[e.id] for e in batch],
                 max_new_tokens=self.max_new_tokens, limit=self.limit, ends=ends,
             )  # fmt: skip
-            texts = [answer_text(tokenizer, answer.tokens, template) for answer in answers]
+            texts = [
+                answer_text(tokenizer, answer.tokens, template, tails[e.id])
+                for e, answer in zip(batch, answers, strict=True)
+            ]
             self._tell(self._score(batch, answers, texts, wanted), len(batch))
 
     def choose(self, examples: Sequence[Example]) -> None:
@@ -119,6 +128,7 @@ class _Job:
         limit = self.limit
         for batch in self._batches(examples):
             rows = [choice_rows(e, self.task.template, self.tokenizer, limit) for e in batch]
+            self._check(row for part in rows for row in part)
             sums = iter(log_probabilities(self.model, [row for part in rows for row in part], self.batch_size))
             made = []
             for example, part in zip(batch, rows, strict=True):
@@ -133,6 +143,7 @@ class _Job:
         for batch in self._batches(examples):
             entries = encode_split(batch, self.task, self.tokenizer, self.limit)
             rows = [label_row(entry) for entry in entries]
+            self._check(rows)
             sums = log_probabilities(self.model, rows, self.batch_size)
             totals = {e.id: [0.0, 0, 0] for e in batch}
             for entry, row, (log_prob,) in zip(entries, rows, sums, strict=True):
@@ -141,6 +152,12 @@ class _Job:
                     total[0] - log_prob, total[1] + len(row.asked[0]), total[2] + entry.bytes
                 )  # fmt: skip
             self._tell([_perplexity(e, *totals[e.id]) for e in batch if totals[e.id][1]], len(batch))
+
+    def _check(self, rows: Iterable[Row]) -> None:
+        known = rows_of(self.model)
+        for row in rows:
+            asked = [token for group in row.asked for _, token in group]
+            check_rows([*row.tokens, *asked], known, self.tokenizer, f"example {row.id}")
 
     def _batches(self, examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
         order = sorted(examples, key=lambda e: -len(e.question) - len(e.reference))
@@ -163,23 +180,29 @@ class _Job:
         return made
 
     def _judge(self, part: Sequence[tuple[Example, str]]) -> list[Record]:
-        """Compare the judge's mean log-likelihood per token of output and reference; an empty output loses."""
+        """Compare the judge's mean log-likelihood per token of output and reference; an empty output loses.
+
+        Neither the thoughts of the two nor their end marks count.
+        """
         model, tokenizer = self.judge  # type: ignore[misc]
         limit = context_limit(model, self.task.max_length)
-        rows = []
+        rows, answers = [], []
         for example, text in part:
-            for answer in (text or example.reference, example.reference):
-                entry = encode(
-                    example.with_answer(answer), self.task.template, tokenizer, limit,
-                    of_model=limit < self.task.max_length,
-                )  # fmt: skip
-                rows.append(label_row(entry, drop_last=tokenizer.eos_token_id))
+            given, against = judged(text, example.reference)
+            answers.append(given)
+            for answer in (given or against, against):
+                asked = example.with_answer(answer)
+                entry = encode(asked, self.task.template, tokenizer, limit, of_model=limit < self.task.max_length)
+                check_rows(entry.input_ids, rows_of(model), tokenizer, f"example {example.id}", "judge")
+                ends = {tokenizer.eos_token_id} | answer_ends(render(asked, self.task.template, tokenizer), tokenizer)
+                last = entry.labels[-1]
+                rows.append(label_row(entry, drop_last=last if last in ends else None))
         sums = log_probabilities(model, rows, self.batch_size)
         means = [total / len(row.asked[0]) for row, (total,) in zip(rows, sums, strict=True)]
         made = []
-        for (example, text), own, other in zip(part, means[::2], means[1::2], strict=True):
-            outcome = "loss" if not text or own < other - TIE else "win" if own > other + TIE else "tie"
-            detail = {"outcome": outcome, "output_nats": -own if text else None, "reference_nats": -other}
+        for (example, text), given, own, other in zip(part, answers, means[::2], means[1::2], strict=True):
+            outcome = "loss" if not given or own < other - TIE else "win" if own > other + TIE else "tie"
+            detail = {"outcome": outcome, "output_nats": -own if given else None, "reference_nats": -other}
             made.append(record("win_rate", example, text, {"win": 1.0, "tie": 0.5, "loss": 0.0}[outcome], detail))
         return made
 

@@ -13,6 +13,7 @@ from paraknow_core.errors import DataError
 from paraknow_core.tasks.answers import extract_number, normalise_answer, same_number
 from paraknow_core.tasks.rouge import rouge_l
 from paraknow_core.tasks.task import Example, Task
+from paraknow_core.tasks.thoughts import judged
 
 GENERATIVE = ("number_match", "exact_match", "rouge_l", "win_rate")
 LIKELIHOOD = ("multiple_choice", "perplexity")
@@ -61,12 +62,13 @@ class Score:
 
 
 def score_output(scorer: str, example: Example, output: str) -> Record:
-    """Score a written answer by number_match, exact_match or rouge_l.
+    """Score a written answer by number_match, exact_match or rouge_l: what comes after the model's thoughts, if any.
 
     Raises:
         DataError: number_match, and the reference holds no number.
     """
-    score, detail = _SCORE[scorer](example, output)
+    given, against = judged(output, example.reference)
+    score, detail = _SCORE[scorer](example if against == example.reference else example.with_answer(against), given)
     return record(scorer, example, output, score, detail)
 
 

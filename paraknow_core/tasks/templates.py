@@ -8,17 +8,33 @@ from dataclasses import dataclass
 from typing import Any
 
 from paraknow_core.errors import DataError
+from paraknow_core.tasks.chat import chat_parts
 from paraknow_core.tasks.task import Example, Message, Task
 
 IGNORED = -100
 
 
+class TooLongError(DataError):
+    """An example does not fit the limit of its task, or of a model."""
+
+
 @dataclass(frozen=True)
 class Rendered:
-    """An example as text: what is given, and what is learnt (with the end-of-sequence mark)."""
+    """An example as text: one definition of its answer, for learning, writing and scoring.
+
+    Attributes:
+        prompt: what is given.
+        answer: what is learnt, up to the end mark.
+        tail: of the answer, what the template writes between its words and the end mark; usually nothing.
+        mark: of the answer, the end mark: writing stops there.
+        rewritten: the chat template would change the answer's words.
+    """
 
     prompt: str
     answer: str
+    tail: str = ""
+    mark: str = ""
+    rewritten: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,8 +45,10 @@ class Encoded:
         id: of the example (of a window: of the example it lies in).
         input_ids: all tokens; labels: the same, with -100 where nothing is learnt.
         prompt_length: tokens of the prompt.
-        prefix_ok: the prompt's own tokens are the first tokens of the whole, i.e. no token spans the border.
+        prefix_ok: the tokens are those of the text as a whole; otherwise one of those would span the border, and prompt
+            and answer were tokenised one by one.
         bytes: UTF-8 bytes of the supervised text, special marks not counted.
+        rewritten: the chat template would change the answer's words.
     """
 
     id: str
@@ -39,14 +57,15 @@ class Encoded:
     prompt_length: int
     prefix_ok: bool = True
     bytes: int = 0
+    rewritten: bool = False
 
 
 def render(example: Example, template: str, tokenizer: Any) -> Rendered:
     """Write an example out as prompt and answer.
 
     "tulu": each turn is `<|role|>` and its content on lines of their own; user and system turns end in a blank line,
-    assistant turns in the end-of-sequence mark. "chat": the tokenizer's own chat template. "plain": contents only.
-    Only the last answer is supervised. Of a text example, the prompt is empty.
+    assistant turns in the end-of-sequence mark. "chat": the tokenizer's own chat template; see `chat`. "plain":
+    contents only. Only the last answer is supervised. Of a text example, the prompt is empty.
 
     Raises:
         DataError: the template is "chat" and the tokenizer has none, or refuses the turns.
@@ -60,41 +79,42 @@ def render(example: Example, template: str, tokenizer: Any) -> Rendered:
         return _render_chat(example, tokenizer)
     end = tokenizer.eos_token or ""
     if template == "plain":
-        return Rendered("".join(f"{turn.content}\n" for turn in example.prompt), example.reference + end)
+        prompt = "".join(f"{turn.content}\n" for turn in example.prompt)
+        return Rendered(prompt, example.reference + end, mark=end)
     turns = "".join(_tulu_turn(turn, end) for turn in example.prompt)
-    return Rendered(f"{turns}<|assistant|>\n", example.reference + end)
+    return Rendered(f"{turns}<|assistant|>\n", example.reference + end, mark=end)
 
 
-def encode(example: Example, template: str, tokenizer: Any, max_length: int, *, of_model: bool = False) -> Encoded:
+def encode(
+    example: Example, template: str, tokenizer: Any, max_length: int, *, of_model: bool = False, apart: bool = False
+) -> Encoded:
     """Turn an example into tokens and labels.
 
-    The whole text is tokenised with the tokenizer's own special tokens; as many labels are masked as the prompt alone
-    has tokens; then both are cut at the end to `max_length`.
+    The tokens are those of the whole text, with the tokenizer's own special tokens, if the prompt's own tokens are the
+    first of them. Otherwise a token would span the border, and they are those of the prompt, which writing starts from
+    too, and then those of the answer. The prompt's labels are masked; then both are cut at the end to `max_length`.
 
     Args:
         max_length: tokens that are kept; of_model: whether the model's context sets it, and not the task.
+        apart: tokenise prompt and answer one by one in any case.
 
     Raises:
-        DataError: no label is left after the cut: the loss of such an example would be NaN.
+        TooLongError: no label is left after the cut: the loss of such an example would be NaN.
     """
     rendered = render(example, template, tokenizer)
-    prompt = _prompt_tokens(rendered, template, tokenizer)
-    whole = _tokens(rendered.prompt + rendered.answer, template, tokenizer)
-    eos = tokenizer.eos_token
-    if eos and rendered.answer.endswith(eos) and whole[-2:] == [tokenizer.eos_token_id] * 2:
-        whole = whole[:-1]  # this tokenizer appends its own mark after the template's
+    prompt, whole, prefix_ok = _whole_tokens(rendered, template, tokenizer, apart)
     count, kept = len(prompt), whole[:max_length]
     labels = [IGNORED] * min(count, len(kept)) + kept[count:]
     if all(label == IGNORED for label in labels[1:]):  # the first token is never predicted
         longer = "the model's context sets it: take a model with a longer one" if of_model else "raise task.max_length"
-        raise DataError(
+        raise TooLongError(
             f"example {example.id}: its prompt alone has {count} tokens and nothing of the answer is left, "
             f"the limit is {max_length}; {longer}, shorten the example, or choose others"
         )
-    answer = rendered.answer.removesuffix(eos or "") if len(kept) == len(whole) else _decode(kept[count:], tokenizer)
-    return Encoded(
-        example.id, tuple(kept), tuple(labels), count, whole[:count] == prompt, len(answer.encode(errors="replace"))
-    )
+    uncut = len(kept) == len(whole)
+    answer = rendered.answer.removesuffix(rendered.mark) if uncut else _decode(kept[count:], tokenizer)
+    size = len(answer.encode(errors="replace"))
+    return Encoded(example.id, tuple(kept), tuple(labels), count, prefix_ok, size, rendered.rewritten)
 
 
 def encode_prompt(
@@ -108,11 +128,11 @@ def encode_prompt(
         of_model: whether the model's context sets `max_length`, and not the task.
 
     Raises:
-        DataError: the prompt is too long to leave that room; it is never cut.
+        TooLongError: the prompt is too long to leave that room; it is never cut.
     """
     tokens = _prompt_tokens(render(example, template, tokenizer), template, tokenizer)
     if len(tokens) + room > max_length:
-        raise DataError(
+        raise TooLongError(
             f"example {example.id}: its prompt has {len(tokens)} tokens and {room} more are needed for the answer, "
             f"{_limit(max_length, of_model)}"
         )
@@ -136,7 +156,7 @@ def encode_raw(text: str, tokenizer: Any, max_length: int, room: int, *, of_mode
     if not tokens:
         raise DataError("prompt: this tokenizer makes no token of it; write at least one word")
     if len(tokens) + room > max_length:
-        raise DataError(
+        raise TooLongError(
             f"prompt: has {len(tokens)} tokens and {room} more are needed for the answer, "
             f"{_limit(max_length, of_model)}"
         )
@@ -172,25 +192,75 @@ def encode_split(
     return [encode(example, task.template, tokenizer, length, of_model=of_model) for example in examples]
 
 
+def answer_ends(rendered: Rendered, tokenizer: Any) -> set[int]:
+    """Return the token of the end mark, if it is one: chat templates often end a turn otherwise than a text."""
+    if not rendered.mark:
+        return set()
+    found = tokenizer.convert_tokens_to_ids(rendered.mark)
+    return {found} if found is not None and found != tokenizer.unk_token_id else set()
+
+
 def _tulu_turn(turn: Message, end: str) -> str:
     return f"<|{turn.role}|>\n{turn.content}{end if turn.role == 'assistant' else ''}\n\n"
 
 
 def _render_chat(example: Example, tokenizer: Any) -> Rendered:
-    if not getattr(tokenizer, "chat_template", None):
-        raise DataError("task.template: chat, but the model's tokenizer has no chat template; choose tulu or plain")
-    turns = [{"role": turn.role, "content": turn.content} for turn in example.messages]
-    try:
-        prompt = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(turns, tokenize=False)
-    except Exception as error:  # a template is a program of the model's author and may raise anything
-        raise DataError(
-            f"example {example.id}: the model's chat template refuses its turns ({str(error)[:100]}); "
-            "choose template tulu or plain"
-        ) from None
-    if whole.startswith(prompt) and len(whole) > len(prompt):
-        return Rendered(prompt, whole[len(prompt) :])
-    return Rendered(prompt, example.reference + (tokenizer.eos_token or ""))
+    parts = chat_parts(example, tokenizer)
+    found = [(parts.after.find(mark), mark) for mark in _end_marks(tokenizer) if mark in parts.after]
+    if found:  # what follows the end mark is never written, and so not learnt
+        at, mark = min(found, key=lambda each: (each[0], -len(each[1])))
+        tail = parts.after[:at]
+    else:
+        tail, mark = parts.after.rstrip(), tokenizer.eos_token or ""
+    return Rendered(parts.prompt, parts.content + tail + mark, tail.strip(), mark, parts.rewritten)
+
+
+def _end_marks(tokenizer: Any) -> set[str]:
+    """Return the special tokens that may end an answer, as text."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    marks = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+    return {mark for mark in marks if mark.strip()}
+
+
+def _whole_tokens(
+    rendered: Rendered, template: str, tokenizer: Any, apart: bool
+) -> tuple[list[int], list[int], bool]:  # fmt: skip
+    """Return the tokens of the prompt, of prompt and answer, and whether the latter are the whole's own."""
+    prompt = _prompt_tokens(rendered, template, tokenizer)
+    whole = _tokens(rendered.prompt + rendered.answer, template, tokenizer)
+    eos = tokenizer.eos_token
+    if eos and rendered.answer.endswith(eos) and whole[-2:] == [tokenizer.eos_token_id] * 2:
+        whole = whole[:-1]  # this tokenizer appends its own mark after the template's
+    if whole[: len(prompt)] == prompt and not apart:
+        return prompt, whole, True
+    return prompt, prompt + _answer_tokens(rendered.answer, prompt, whole, tokenizer), False
+
+
+def _answer_tokens(answer: str, prompt: list[int], whole: list[int], tokenizer: Any) -> list[int]:
+    """Return the tokens of an answer behind the prompt's, such that both together read like the whole.
+
+    Some tokenizers put a space before whatever they are given: then the answer is read behind a character that it does
+    not merge with, whose own tokens are left out again.
+    """
+    wanted, plainly = _exact(whole, tokenizer), None
+    for lead in ("", "\n", ".", "a", "0"):
+        before = _bare(lead, tokenizer) if lead else []
+        tokens = _bare(lead + answer, tokenizer)
+        if tokens[: len(before)] != before:
+            continue
+        found = tokens[len(before) :]
+        plainly = found if plainly is None else plainly
+        if _exact(prompt + found, tokenizer) == wanted:
+            return found
+    return plainly or []
+
+
+def _bare(text: str, tokenizer: Any) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+
+
+def _exact(tokens: list[int], tokenizer: Any) -> str:
+    return tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def _tokens(text: str, template: str, tokenizer: Any) -> list[int]:

@@ -194,3 +194,50 @@ def test_the_hubs_cache_lists_models_and_data_sets(place, tmp_path, monkeypatch)
     assert [model["name"] for model in value["models"]] == ["some/model"]
     assert value["models"][0]["revisions"] == [{"commit": commit, "refs": ["main"]}]
     assert [each["name"] for each in value["datasets"]] == ["some/data"]
+
+
+def fit_spec(tmp_path, where: str, **changes) -> dict:
+    """A spec of the bundled pair whose train or test split holds one example beyond the models' context."""
+    for split, count in (("train", 12), ("validation", 2), ("test", 6)):
+        pairs = [(f"{split} {i}", "yes") for i in range(count)] + [("long " * 600, "no")] * (split == where)
+        lines = [json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]})
+                 for q, a in pairs]  # fmt: skip
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    return RunSpec().with_changes({
+        "task.source": str(tmp_path), "sensitivity.samples": 12, **changes
+    }).model_dump(mode="json")  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["train", "test"])
+def test_fit_says_what_a_run_would_refuse_or_leave_out(place, tmp_path, where):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    value, _ = ask(place, "fit", spec=fit_spec(folder, where))
+    assert "the limit is 512" in value["problem"]
+    assert f"this one of the {where} examples is too long for the student bundled:stranger" in value["problem"]
+    spec = fit_spec(folder, where, **{"task.too_long": "leave_out"})
+    value, _ = ask(place, "fit", spec=spec)
+    assert value["problem"] == ""
+    assert value["left_out"] == {"train": 0, "validation": 0, "test": 0, "seed samples": 0} | {where: 1}
+    estimate, _ = ask(place, "estimate", spec=spec)
+    assert estimate["left_out"] == value["left_out"]
+    seeds, _ = ask(place, "seeds", **{key: spec[key] for key in ("task", "sensitivity", "teacher", "student",
+                                                                 "references", "until")})  # fmt: skip
+    assert seeds["ids"] == [f"train:{i}" for i in range(1, 13)]
+
+
+def test_fit_and_examples_name_a_token_without_a_row(place, tmp_path):
+    from tests.tiny_models import build_tokenizer
+
+    folder = build_tiny("llama", tmp_path / "model")
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(["<|user|>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    model = {"source": str(folder), "revision": None}
+    spec = RunSpec().with_changes({"student.source": str(folder), "task.sizes.train": 40})
+    value, _ = ask(place, "fit", spec=spec.model_dump(mode="json"))
+    assert "model: token '<|user|>' (id 259) of example word_problems/train/0 has no row" in value["problem"]
+    value, _ = ask(place, "examples", task=TASK, model=model, split="train", start=0, count=1)
+    assert value["examples"][0]["without_row"] == "<|user|> (id 259, 259 rows)"
+    value, _ = ask(place, "examples", task=TASK, model=TEACHER, split="train", start=0, count=1)
+    assert (value["examples"][0]["without_row"], value["notes"]) == ("", [])

@@ -163,6 +163,15 @@ def test_another_limit_needs_no_new_answer_and_marks_what_is_cut(place, open_par
     assert any("Nothing of the answer is left" in warning.value for warning in app.warning)
 
 
+def test_what_is_too_long_can_be_left_out(place, open_part):
+    app = open_part("task", {"task.max_length": 30})
+    select(app, "Too long").set_value("leave_out").run()
+    answer_desk(place, app)
+    assert spec(place).task.too_long == "leave_out"
+    assert "a run would leave them out" in words(app)
+    assert any("a run would leave this example out" in warning.value for warning in app.warning)
+
+
 def test_examples_without_a_limit_can_all_be_taken(place, open_part):
     app = open_part("task")
     app.number_input(key="field:task.sizes.test").set_value(None).run()

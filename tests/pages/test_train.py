@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pages._ui.reading import facts, other_settings
-from paraknow_core.draft import Draft
+from paraknow_core.draft import Draft, load_draft, save_draft
 from paraknow_core.engines import queue
 from paraknow_core.errors import RunError
 from paraknow_core.runs import RunFolder
@@ -102,6 +102,28 @@ def test_more_seed_samples_than_the_task_has_are_refused_before_anything_is_queu
     button(app, "Resume").click().run()
     assert "100000 seed samples asked for" in words(app)
     assert not submitted
+
+
+def test_examples_that_a_run_would_refuse_keep_start_closed_until_they_are_left_out(
+    place, open_app, submitted, tmp_path
+):  # fmt: skip
+    pairs = [(f"say {i}", "yes") for i in range(40)] + [("long " * 600, "no")]
+    lines = [json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]})
+             for q, a in pairs]  # fmt: skip
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    given = {"task.source": str(tmp_path / "data.jsonl"), "sensitivity.samples": 4}
+    save_draft(place, load_draft(place).with_spec(load_draft(place).spec.with_changes(given)))
+    app = open_app("train")
+    answer_desk(place, app)
+    app.run()
+    assert "task.too_long: leave_out does without" in words(app)
+    assert button(app, "Start transfer").disabled
+    spec = load_draft(place).spec.with_changes({"task.too_long": "leave_out"})
+    save_draft(place, load_draft(place).with_spec(spec))
+    app = open_app("train")
+    answer_desk(place, app)
+    app.run()
+    assert not button(app, "Start transfer").disabled
 
 
 @pytest.mark.parametrize("typed", ["/no/such folder", "a\0b", "owner/name", "..", "x" * 3000, "<script>", "[a](b) $c$"])

@@ -216,6 +216,46 @@ def test_the_answer_is_scored_by_the_tasks_scorer(place, desk, student):
         assert playground.generation(place, name).columns[slot.key].score == score
 
 
+def test_an_answer_ends_and_is_judged_as_in_a_run(place, desk, tmp_path, monkeypatch):
+    """At the template's own end mark, and without the thoughts before it."""
+    from transformers import AutoTokenizer
+
+    folder = build_tiny("llama", tmp_path / "model", extra_tokens=("<|end|>",))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}"
+        "<|end|>{% endfor %}"
+    )
+    tokenizer.save_pretrained(folder)
+    script = iter(tokenizer("a</think>Lima<|end|>rest", add_special_tokens=False)["input_ids"])
+    monkeypatch.setattr(writing, "choose", lambda *_: next(script))
+    slot = Slot(source=str(folder))
+    load(place, desk, slot)
+    name = playground.begin(place, asked(slot, template="chat", reference="Lima", scorer="exact_match",
+                                         max_new_tokens=40))  # fmt: skip
+    work(desk)
+    column = playground.generation(place, name).columns[slot.key]
+    assert column.prompt.endswith("assistant: <think></think>")
+    assert (column.end, column.text, column.score) == ("end", "a</think>Lima", 1.0)
+
+
+def test_a_prompt_with_a_token_that_the_embedding_lacks_is_a_sentence(place, desk, tmp_path):
+    from transformers import AutoTokenizer
+
+    folder = build_tiny("llama", tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<|user|>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    slot = Slot(source=str(folder))
+    load(place, desk, slot)
+    name = playground.begin(place, asked(slot))
+    work(desk)
+    column = playground.generation(place, name).columns[slot.key]
+    assert column.end == "failed"
+    assert "token '<|user|>' (id 259) of the prompt has no row in the embedding of 259 tokens" in column.error
+
+
 def test_what_cannot_be_loaded_is_a_sentence_and_the_loop_goes_on(place, desk, student, make_run, monkeypatch):
     broken = make_run(1)
     (place.runs / broken.run / "adapter" / "adapter_model.safetensors").write_bytes(b"nothing")

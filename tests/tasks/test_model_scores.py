@@ -236,3 +236,41 @@ def test_adapter_models_are_scored_alike(tiny):
     adapted.unload()
     assert [r.output for r in plain["exact_match"]] == [r.output for r in wrapped["exact_match"]]
     assert [r.score for r in plain["perplexity"]] == pytest.approx([r.score for r in wrapped["perplexity"]], abs=1e-5)
+
+
+def test_writing_ends_at_the_chat_templates_mark_and_thoughts_are_not_judged(tiny, monkeypatch):
+    from paraknow_core.tasks import model_scores
+    from paraknow_core.tasks.generation import Generated
+    from tests.tasks.test_chat import with_template
+
+    model, _ = tiny("llama")
+    tokenizer = with_template("{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %} (end)<|stop|>\n"
+                              "{% else %}: {% endif %}{% endfor %}", ("<|stop|>",))  # fmt: skip
+    written = tokenizer("<think>xxx?</think>Lima (end)", add_special_tokens=False)["input_ids"]
+    seen = []
+
+    def generate(_model, prompts, *, ends, **_):
+        seen.append(ends)
+        return [Generated(tuple(written), "end") for _ in prompts]
+
+    monkeypatch.setattr(model_scores, "generate", generate)
+    examples = [ask("Capital of Peru?", "Lima")]
+    task = make_task(examples, ("exact_match", "win_rate"), template="chat")
+    judge = (_Fixed(tokenizer), tokenizer)
+    judge[0].get_input_embeddings = lambda: torch.nn.Embedding(300, 1)
+    monkeypatch.setattr(judge[0], "forward", _wide(judge[0].forward))
+    found = evaluate_all(model, tokenizer, task, examples, task.scorers, judge=judge)
+    assert tokenizer.convert_tokens_to_ids("<|stop|>") in seen[0]
+    assert (found["exact_match"][0].score, found["exact_match"][0].output) == (1.0, "<think>xxx?</think>Lima")
+    assert found["win_rate"][0].detail["outcome"] == "tie"  # the same answer, thoughts aside
+
+
+def _wide(forward):
+    """A fake judge's logits for a larger vocabulary."""
+
+    def wide(**inputs):
+        output = forward(**inputs)
+        output.logits = torch.nn.functional.pad(output.logits, (0, 41))
+        return output
+
+    return wide

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paraknow_core.errors import DataError
+from paraknow_core.tasks import likelihood
+from paraknow_core.tasks.likelihood import choice_rows
 from paraknow_core.tasks.task import Example, Message
 from paraknow_core.tasks.templates import encode, encode_prompt, encode_split, render, windows
 from tests.tasks.conftest import ask, make_task
@@ -119,7 +121,7 @@ def test_a_tokenizer_that_appends_the_end_mark_does_not_shift_the_mask(tokenizer
     assert encode_prompt(ask("q", "ab"), "tulu", tokenizer, 100, 1)[-1] != tokenizer.eos_token_id
 
 
-def test_a_token_across_the_border_is_reported():
+def test_a_token_across_the_border_masks_nothing_of_the_answer():
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -128,11 +130,12 @@ def test_a_token_across_the_border_is_reported():
     merging = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
     entry = encode(ask("q", "aa"), "plain", merging, 10)
     assert (entry.input_ids, entry.labels, entry.prompt_length, entry.prefix_ok) == (
-        (1, 4, 3),
-        (-100, -100, 3),
+        (1, 2, 3, 3),
+        (-100, -100, 3, 3),
         2,
         False,
     )
+    assert encode_prompt(ask("q", "aa"), "plain", merging, 10, 1) == [1, 2]
 
 
 @given(st.lists(st.text(min_size=1, max_size=60), min_size=1, max_size=4), st.integers(2, 20), st.booleans())
@@ -171,3 +174,59 @@ def test_encode_split_takes_windows_for_text_only(tokenizer):
     assert len(encode_split(text.split("test"), text, tokenizer, 4)) == 2
     task = make_task([ask("q", "a", "1"), ask("q", "a", "2")])
     assert [entry.id for entry in encode_split(task.split("test"), task, tokenizer)] == ["1", "2"]
+
+
+SPACE = (
+    "{% for m in messages %}{% if m.role == 'user' %}USER: {{ m.content }} {% else %}ASSISTANT: {{ m.content }}"
+    "{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}ASSISTANT: {% endif %}"
+)
+
+
+def trained_tokenizer(metaspace: str = ""):
+    """A tokenizer with merges: byte-level, whose words begin with a space, or one that puts a space first."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if metaspace:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=metaspace)
+        backend.decoder = decoders.Metaspace(prepend_scheme=metaspace)
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    backend.train_from_iterator(["USER: Which is a fruit? ASSISTANT: Lima ASSISTANT: Lima A B C D"] * 30, trainer)
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    made.chat_template = SPACE
+    return made
+
+
+@pytest.mark.parametrize("metaspace", ["", "always", "first", "never"])
+def test_a_prompt_that_ends_in_a_space_masks_nothing_of_the_answer(metaspace):
+    tokenizer = trained_tokenizer(metaspace)
+    entry = encode(ask("Which?", "Lima"), "chat", tokenizer, 100)
+    assert not entry.prefix_ok
+    assert tokenizer.decode(entry.input_ids) == "USER: Which? ASSISTANT: Lima</s>"
+    assert tokenizer.decode([label for label in entry.labels if label != -100]) == "Lima</s>"
+    assert list(entry.input_ids[: entry.prompt_length]) == encode_prompt(ask("Which?", ""), "chat", tokenizer, 100, 1)
+    letters = ask("Which?", "A", choices=("A", "B", "C", "D"))
+    ((row),) = choice_rows(letters, "chat", tokenizer, 100)
+    assert [tokenizer.decode([token]) for ((_, token),) in row.asked] == ["A", "B", "C", "D"]
+
+
+def test_where_one_choice_merges_with_the_prompt_all_are_taken_apart_from_it(monkeypatch):
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<unk>", "</s>", "q", "\n", "A", "B", "b", "\nA", "Ab", "Bb"]
+    merges = [("\n", "A"), ("A", "b"), ("B", "b")]
+    backend = Tokenizer(models.BPE(vocab={n: i for i, n in enumerate(names)}, merges=merges, unk_token="<unk>"))
+    backend.decoder = decoders.Fuse()
+    merging = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+    apart = []
+    monkeypatch.setattr(likelihood, "encode", lambda *a, **k: apart.append(k.get("apart", False)) or encode(*a, **k))
+    rows = choice_rows(ask("q", "Ab", choices=("Ab", "Bb")), "plain", merging, 100)
+    assert apart == [False, False, True, True]
+    asked = [merging.convert_ids_to_tokens([token for _, token in row.asked[0]]) for row in rows]
+    assert asked == [["Ab", "</s>"], ["Bb", "</s>"]]

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-from paraknow_core.desk.kinds.known import anatomy_of, spec_of, task_of, tokenizer_of
+from paraknow_core.desk.kinds.known import anatomy_of, run_context, spec_of, tokenizer_of
 from paraknow_core.errors import DataError, RunError
 from paraknow_core.estimates import (
     PROCESS,
@@ -22,6 +22,7 @@ from paraknow_core.paths import Workspace
 from paraknow_core.planner import Rates, batch_tokens, plan_sensitivity, sizes_of
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
+from paraknow_core.stages.context import Context
 from paraknow_core.tasks.scorers import GENERATIVE
 from paraknow_core.tasks.task import Task
 from paraknow_core.tasks.templates import Encoded, encode_split
@@ -41,22 +42,22 @@ def answer(place: Workspace, settings: Settings, request: dict[str, Any]) -> dic
 
     spec = spec_of(request["spec"])
     pair = [anatomy_of(model.model_dump(mode="json"), settings) for model in (spec.teacher, spec.student)]
-    task = task_of(spec.task.model_dump(mode="json"), settings)
+    context = run_context(spec, place, settings)
+    task = context.task
     device = _device(settings)
     place.root.mkdir(parents=True, exist_ok=True)
     return {
         "device": device, "dtype": _dtype(settings), "free_disk": shutil.disk_usage(place.root).free,
         "budget": _budget(settings, device), "process": PROCESS,
-        "sensitivity": _sensitivity(spec, pair[0], task, settings, device),
-        "student": _student(spec, pair, task, settings, device),
+        "sensitivity": _sensitivity(pair[0], context, settings, device),
+        "student": _student(spec, pair, task, settings, device), "left_out": context.left_out,
     }  # fmt: skip
 
 
-def _sensitivity(spec: RunSpec, teacher: Anatomy, task: Task, settings: Settings, device: str) -> dict[str, Any]:
-    tokenizer = tokenizer_of(spec.teacher.model_dump(mode="json"), settings)
-    encoded = encode_split(task.seed_samples(spec.sensitivity), task, tokenizer, teacher.max_position_embeddings)
+def _sensitivity(teacher: Anatomy, context: Context, settings: Settings, device: str) -> dict[str, Any]:
+    encoded = context.encode(context.seed_samples, context.teacher)
     if not encoded:
-        raise DataError(f"{task.name}: no seed sample has a token to predict; give longer examples")
+        raise DataError(f"{context.task.name}: no seed sample has a token to predict; give longer examples")
     lengths = [len(each.input_ids) for each in encoded]
     supervised = sum(label != -100 for each in encoded for label in each.labels)
     dtype = _dtype(settings)

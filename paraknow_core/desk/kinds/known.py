@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from paraknow_core.desk.questions import question_key
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.source import ModelSource, resolve_model
+from paraknow_core.paths import Workspace
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec, TaskSpec
+from paraknow_core.stages.context import Context
 from paraknow_core.tasks.examples import Task, load_task
 
 if TYPE_CHECKING:
@@ -38,6 +40,19 @@ def task_of(task: dict[str, Any], settings: Settings) -> Task:
 def spec_of(spec: dict[str, Any]) -> RunSpec:
     """Return a whole spec given as plain data."""
     return RunSpec.model_validate_json(json.dumps(spec))
+
+
+def run_context(spec: RunSpec, place: Workspace, settings: Settings) -> Context:
+    """Return the context of a whole spec, with the anatomies, tokenizers and the task that are kept here."""
+    context = Context(spec, settings, place)
+    models = [(context.teacher, spec.teacher), (context.student, spec.student)]
+    if spec.task.judge:
+        models.append((context.judge, spec.task.judge))
+    for model, named in models:
+        given = named.model_dump(mode="json")
+        vars(model).update(anatomy=anatomy_of(given, settings), tokenizer=tokenizer_of(given, settings))
+    vars(context)["whole_task"] = task_of(spec.task.model_dump(mode="json"), settings)
+    return context
 
 
 def _named(model: dict[str, Any], settings: Settings) -> tuple[str, str | None, bool, str]:

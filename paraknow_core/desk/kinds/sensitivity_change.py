@@ -37,7 +37,7 @@ def answer(place: Workspace, settings: Settings, request: dict[str, Any]) -> dic
     context = Context(run.spec(), settings, place)
     _require_memory(context)
     wanted = max(1, min(MOST_SAMPLES, int(request["samples"])))
-    seeds = context.task.seed_samples(context.spec.sensitivity)[:wanted]
+    seeds = context.seed_samples[:wanted]
     encoded = list(context.encode(seeds, context.student))[:wanted]
     if not encoded:
         raise DataError(f"{context.task.name}: no seed sample has a token to predict; give longer examples")

@@ -14,8 +14,9 @@ from paraknow_core.playground.protocol import SHORTLIST, Asked, generation_folde
 from paraknow_core.playground.serve.sampling import Pieces, choose, shortlist
 from paraknow_core.playground.serve.shelf import Held, Shelf
 from paraknow_core.tasks.examples import Example, Message
+from paraknow_core.tasks.fitting import check_rows, rows_of
 from paraknow_core.tasks.generation import TURN_MARKS, answer_text, context_limit, end_tokens, keeps_logits
-from paraknow_core.tasks.templates import encode_prompt, encode_raw
+from paraknow_core.tasks.templates import answer_ends, encode_prompt, encode_raw, render
 
 RETRY_S = 0.2
 GIVE_UP_S = 600.0  # after so long on a full disk nobody looks any more
@@ -131,10 +132,13 @@ class _Row:
         tokenizer = held.base.tokenizer
         limit = context_limit(held.model, asked.max_length)
         self.prompt = _prompt(asked, tokenizer, limit)
+        check_rows(self.prompt, rows_of(held.model), tokenizer, "the prompt", held.slot.source)
         self.prompt_text = tokenizer.decode(self.prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         self.room, self.cut = min(asked.max_new_tokens, limit - len(self.prompt)), limit - len(self.prompt)
         self.pieces = Pieces(tokenizer, self.prompt)
-        self.ends = end_tokens(held.model, tokenizer)
+        rendered = None if asked.template == "none" else render(_example(asked), asked.template, tokenizer)
+        self.tail = rendered.tail if rendered else ""
+        self.ends = end_tokens(held.model, tokenizer) | (answer_ends(rendered, tokenizer) if rendered else set())
         self.written: list[int] = []
         self.text, self.ended = "", ""
         self.cache: Any = None
@@ -172,7 +176,7 @@ class _Row:
         from paraknow_core.tasks.scorers import score_output
 
         try:
-            output = answer_text(self.held.base.tokenizer, self.written, asked.template)
+            output = answer_text(self.held.base.tokenizer, self.written, asked.template, self.tail)
             score = float(score_output(asked.scorer, _example(asked), output).score)
         except Exception:  # an answer that cannot be compared is still an answer
             return None
