@@ -3,8 +3,8 @@
 import fcntl
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from paraknow_core.errors import RunError
 
@@ -70,6 +70,23 @@ def contained(root: Path, name: str) -> Path:
     return candidate
 
 
+@contextmanager
+def build_file(final: Path) -> Iterator[BinaryIO]:
+    """Write a file under a temporary name beside it and put it into place at the end; on an error nothing is left.
+
+    Its rights are those of any new file: what the umask leaves.
+    """
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        temporary.replace(final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_atomic(path: Path, data: bytes | str, *, durable: bool = True) -> None:
     """Write a whole file so that a reader sees either the old or the new content.
 
@@ -79,19 +96,31 @@ def write_atomic(path: Path, data: bytes | str, *, durable: bool = True) -> None
         durable: also wait until the disk has it (fsync); switch off for frequent, replaceable files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = data.encode() if isinstance(data, str) else data
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with build_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+
+
+def usual_rights(path: Path) -> None:
+    """Give a file, or every file in a folder, the rights that the umask leaves a new one.
+
+    The writer of the safetensors library makes its files readable for their owner alone.
+    """
+    rights = 0o666 & ~_umask()
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(rights)
+
+
+def _umask() -> int:
+    """Return this process's umask; only where the system does not say it, it is set for a moment to be read."""
+    with suppress(OSError, StopIteration, ValueError), open("/proc/self/status", encoding="ascii") as lines:
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
@@ -144,7 +173,7 @@ def read_lines(path: Path) -> list[dict]:
 
 def open_lines(path: Path) -> int:
     """Open a JSONL file for appending and return its descriptor; a line torn by a kill is closed first."""
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     size = os.fstat(descriptor).st_size
     if size and os.pread(descriptor, 1, size - 1) != b"\n":
         os.write(descriptor, b"\n")
@@ -171,13 +200,14 @@ def build_folder(final: Path) -> Iterator[Path]:
     for other in final.parent.glob(f".{escape(final.name)}.{'?' * 8}"):
         if _is_left(other):
             shutil.rmtree(other, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
+    temporary.mkdir()
     held = os.open(temporary, os.O_RDONLY)
     try:
         with suppress(OSError):  # no locks here: then nothing that was left is found either
             fcntl.flock(held, fcntl.LOCK_SH)  # until it is closed, by us or by the end of this process
         yield temporary
-        temporary.chmod(0o755)
+        usual_rights(temporary)
         try:
             temporary.rename(final)
         except OSError:

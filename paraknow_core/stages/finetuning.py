@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from paraknow_core.errors import NumericError
-from paraknow_core.paths import write_atomic
+from paraknow_core.paths import usual_rights, write_atomic
 from paraknow_core.spec import FinetuningSpec, RunSpec
 from paraknow_core.stages.injection import save_adapter
 from paraknow_core.writer import StopRequested
@@ -190,6 +190,7 @@ class Follow(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Mark the checkpoint as complete, then drop older ones: a kill at any moment leaves one to resume from."""
         newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        usual_rights(newest)
         write_atomic(newest / COMPLETE, "")
         self.saved_at = time.monotonic()
         self.report.event("saved", step=state.global_step)
