@@ -1,4 +1,4 @@
-"""What lies beside an adapter or a merged model as README.md: what it is of, its form, and lines that load and merge it.
+"""What lies beside an adapter or a merged model as README.md: of what it is, its form, lines that load and merge it.
 
 Every snippet works as it stands with transformers and PEFT alone, once its paths are right.
 """
@@ -116,8 +116,8 @@ def start_note(record: "Mapping[str, Any]") -> str:
     if record["subtracted"]:
         return (
             "It belongs to a student whose weights lack the adapter's own product (W - scaling * B @ A): put on the "
-            "untouched student it changes what that computes. Subtract the product first (init_adapter/README.md has the "
-            "lines); then the student computes what it always did, and training starts there."
+            "untouched student it changes what that computes. Subtract the product first (init_adapter/README.md has "
+            "the lines); then the student computes what it always did, and training starts there."
         )
     if record["modules"]:
         return (
@@ -128,7 +128,8 @@ def start_note(record: "Mapping[str, Any]") -> str:
 
 
 def merged_card(
-    spec: RunSpec, student: ModelSource, dtype: str, bits: int | None, rounding: "Mapping[str, float]", files: Sequence[str]
+    spec: RunSpec, student: ModelSource, dtype: str, bits: int | None, rounding: "Mapping[str, float]",
+    files: Sequence[str],
 ) -> str:  # fmt: skip
     """Describe a merged model.
 
@@ -153,7 +154,7 @@ def merged_card(
         else ""
     )
     licence = f" {', '.join(files)} came with it." if files else ""
-    teacher = f", and perhaps that of the teacher {_name_of(spec.teacher.source)}" if spec.method != "default_lora" else ""
+    teacher = f", and perhaps that of the teacher {_name_of(spec.teacher.source)}" if _has_teacher(spec) else ""
     body = f"""# {_name(student)}, fine-tuned and merged
 
 The student of a run of the ParaKnow workbench with its trained change added to the weights: a whole model, no adapter
@@ -178,9 +179,13 @@ In the workbench give this folder as `student.source` or `teacher.source`.
 
 def _facts(spec: RunSpec, student: ModelSource) -> str:
     commit = f", revision `{student.revision}`" if student.revision else ""
-    taught = "" if spec.method in ("default_lora", "pissa", "olora") else f", teacher {_name_of(spec.teacher.source)}"
+    taught = f", teacher {_name_of(spec.teacher.source)}" if _has_teacher(spec) else ""
     mode = f", {spec.injection.mode} mode" if taught else ""
     return f"- Student: {_name(student)}{commit}\n- Method: {spec.method}{mode}{taught}"
+
+
+def _has_teacher(spec: RunSpec) -> bool:
+    return spec.method not in ("default_lora", "pissa", "olora")  # those start from the student alone
 
 
 def _load(student: ModelSource, adapter: str) -> str:
@@ -219,4 +224,5 @@ def _name_of(source: str) -> str:
 def _front(student: ModelSource, spec: RunSpec, library: str = "peft") -> str:
     """Return the head that hubs read."""
     base = f"base_model: {student.label}\n" if student.kind == "hub" else ""
-    return f"---\n{base}library_name: {library}\npipeline_tag: text-generation\ntags: [paraknow, {spec.method}]\n---\n\n"
+    lines = f"{base}library_name: {library}\npipeline_tag: text-generation\ntags: [paraknow, {spec.method}]\n"
+    return f"---\n{lines}---\n\n"

@@ -5,11 +5,10 @@ bits where the run did that, and the trained product added in float32. So the fo
 where the exported adapter on the untouched student does not (`student_bits`). One weight is in memory at a time.
 """
 
-import json
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,14 +67,14 @@ def write_merged(
     import torch
 
     student = context.student
+    if not (folder / "adapter").is_dir():
+        raise RunError(f"run {folder.name}: has no trained adapter; resume it first")
     _refuse_replaced(context, result)
     made_in = (result.get("machine") or {}).get("dtype") or "float32"
     dtype = dtype or made_in
     bits = (result.get("student_bits") or {}).get("bits")
     weights = _Weights(context, folder, getattr(torch, made_in), getattr(torch, dtype), bits)
-    layout = {
-        name: (weights.dtype, tuple(header.shape)) for name, header in parameter_headers(student.source).items()
-    }
+    layout = {name: (weights.dtype, tuple(header.shape)) for name, header in parameter_headers(student.source).items()}
     total = file_bytes(layout)
     _refuse_full(out, total + _SPARE_BYTES)
     try:

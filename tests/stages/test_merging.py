@@ -9,8 +9,8 @@ from safetensors import safe_open
 
 from paraknow_core.errors import NumericError, RunError
 from paraknow_core.methods import method
-from paraknow_core.models.source import resolve_model
 from paraknow_core.models.anatomy import read_anatomy
+from paraknow_core.models.source import resolve_model
 from paraknow_core.paths import read_json
 from paraknow_core.stages import merging
 from paraknow_core.stages.adapter import start_adapter
