@@ -52,6 +52,7 @@ def test_memory_is_what_is_held_at_once(pair):
     held = 4 * 4000 * states + 5 * 4 * 4000 * 1536 + 16 * 100_000
     assert need.memory == pytest.approx(PROCESS + 4 * pair[1].parameters + 1.15 * held)
     assert need.disk == 24 * 100_000
+    assert estimate_finetuning(pair[1], 100_000, TRAINING, RATES, head=1000).disk == need.disk + 4 * 1000
     half = estimate_finetuning(pair[1], 100_000, replace(TRAINING, tokens=2000), RATES)
     assert PROCESS < half.memory < need.memory
 

@@ -55,7 +55,9 @@ def start_adapter(
         record, peft_model = _compute(context, method, modules, store, student)
         source = context.student.source
         record["init_adapter"] = start_note(record)
-        save_initial_adapter(peft_model, folder / FOLDER, source.label, initial_card(context.spec, source, record))
+        tied = context.student.anatomy.tied and any(module.role == "embed" for module in modules)
+        card = initial_card(context.spec, source, record, tied=tied)
+        save_initial_adapter(peft_model, folder / FOLDER, source.label, card)
         write_json(folder / RECORD, record)
     initial = current_factors(peft_model, modules) if record["subtracted"] else None
     return StartedAdapter(peft_model, initial, record["layer_mapping"])

@@ -3,6 +3,7 @@
 Every snippet works as it stands with transformers and PEFT alone, once its paths are right.
 """
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,13 +70,14 @@ merged = model.merge_and_unload()
     return _front(student, spec) + body
 
 
-def initial_card(spec: RunSpec, student: ModelSource, record: "Mapping[str, Any]") -> str:
+def initial_card(spec: RunSpec, student: ModelSource, record: "Mapping[str, Any]", *, tied: bool) -> str:
     """Describe the initial adapter.
 
     Args:
         spec: the run's.
         student: the untouched student, resolved.
         record: content of extraction.json.
+        tied: the embedding gets factors, and the output layer shares its matrix.
     """
     take_off = """
 with torch.no_grad():
@@ -86,7 +88,15 @@ with torch.no_grad():
             weight -= layer.get_delta_weight("default").to(weight.dtype)
             done.add(weight.data_ptr())"""
     subtracted = bool(record["subtracted"])
-    imports = "import torch\nfrom peft.tuners.lora import LoraLayer\n" if subtracted else ""
+    uses = (
+        " Embedding and output layer are one matrix here (tied), so the factors of the output layer are the "
+        "embedding's, transposed. Trained by plain PEFT they are parameters of their own, and the two uses move apart; "
+        "a run of the workbench keeps them one."
+        if tied
+        else ""
+    )
+    imports = "import torch\n" if subtracted else ""
+    more = "from peft.tuners.lora import LoraLayer\n" if subtracted else ""
     body = f"""# Initial adapter for {_name(student)}
 
 Where a fine-tuning starts, as a PEFT adapter. {start_note(record)}
@@ -97,12 +107,11 @@ Where a fine-tuning starts, as a PEFT adapter. {start_note(record)}
 ## Start training from it
 
 ```python
-{imports}{_load(student, "init_adapter")}
+{imports}{_load(student, "init_adapter", more)}
 model = PeftModel.from_pretrained(student, adapter_path, is_trainable=True){take_off if subtracted else ""}
 ```
 
-Do not merge it: it is a start, not a result. Where embeddings are tied, the factors of the output layer are those of
-the embedding, transposed; keep them one parameter in training.
+Do not merge it: it is a start, not a result.{uses}
 """
     return _front(student, spec) + body
 
@@ -188,13 +197,13 @@ def _has_teacher(spec: RunSpec) -> bool:
     return spec.method not in ("default_lora", "pissa", "olora")  # those start from the student alone
 
 
-def _load(student: ModelSource, adapter: str) -> str:
+def _load(student: ModelSource, adapter: str, imports: str = "") -> str:
     revision = f', revision="{student.revision}"' if student.revision else ""
     return f"""from peft import PeftModel
-from transformers import AutoModelForCausalLM
+{imports}from transformers import AutoModelForCausalLM
 
-student_path = {_path(student)!r}  # {_where(student)}
-adapter_path = {adapter!r}  # this folder
+student_path = {json.dumps(_path(student), ensure_ascii=False)}  # {_where(student)}
+adapter_path = "{adapter}"  # this folder
 student = AutoModelForCausalLM.from_pretrained(student_path{revision}, dtype="float32")"""
 
 
