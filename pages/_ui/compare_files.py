@@ -1,6 +1,7 @@
 """What can be taken away from a comparison: the report, records, specs and adapters; and a way back into the draft."""
 
 import io
+import shlex
 from collections.abc import Callable
 
 import pandas
@@ -84,10 +85,11 @@ def _one_run(arms: list[Arm]) -> None:
         if st.button("Duplicate and tweak", icon=":material/content_copy:",
                      help="Makes this run's spec the draft, and opens Train to change and start it."):  # fmt: skip
             _duplicate(run)
-    if trained:
+    if trained and not state.access().demo:
         st.caption("The student with the trained change in its weights, as a whole model folder that transformers and "
                    "this workbench load (as large as the student):")  # fmt: skip
-        st.code(f"python -m paraknow_core runs export {run.id} --merged --out {name}-merged", language="bash")
+        command = f"python -m paraknow_core runs export {shlex.quote(run.id)} --merged --out {name}-merged"
+        st.code(command, language="bash")
     st.page_link("pages/train.py", label="Open this run on Train", icon=":material/show_chart:",
                  query_params={"run": run.id})  # fmt: skip
 
