@@ -12,6 +12,7 @@ from paraknow_core.estimates import (
     estimate_evaluation,
     estimate_finetuning,
     estimate_injection,
+    whole_head,
 )
 from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.source import resolve_model
@@ -72,3 +73,11 @@ def test_a_larger_teacher_takes_longer_to_search(pair):
     large = estimate_injection(pair[0], pair[1], ROLES, 16, RATES)
     assert large.seconds > small.seconds
     assert large.disk == small.disk == 4 * adapter_parameters(pair[1], ROLES, 16)
+
+
+def test_only_a_tied_embedding_that_changes_is_brought_whole(pair):
+    student = pair[1]
+    size = student.vocab_size * student.hidden_size
+    assert whole_head(replace(student, tied=True), ("q", "embed")) == size
+    assert whole_head(replace(student, tied=False), ("q", "embed")) == 0
+    assert whole_head(replace(student, tied=True), ("q", "up")) == 0

@@ -176,7 +176,7 @@ def export(
     ] = False,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="With --merged: how to store weights (default: what the run computed in; rounds nothing)."),
+        typer.Option(help="With --merged: how to store weights (default: what the run computed in)."),
     ] = None,
     offline: Offline = False,
     json: Json = False,

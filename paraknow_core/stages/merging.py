@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from paraknow_core.methods.base import Update
 
 SHARD_BYTES = 2_000_000_000
+ROWS = 1024  # of a weight that are compared at a time
 _SPARE_BYTES = 50_000_000  # tokenizer, configs, headers
 _LICENCES = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY)[\w.-]*", re.ASCII | re.IGNORECASE)
 # Of this machine, of code that is not copied, or of another state of the weights.
@@ -50,8 +51,8 @@ def write_merged(
         folder: the run's, with adapter/, init_adapter/ and extraction.json.
         result: the run's, finished or not: fingerprints, machine and revisions are read.
         out: a new or empty folder.
-        dtype: "float32", "bfloat16" or "float16" to store; default what the run computed in, so that nothing is
-            rounded.
+        dtype: "float32", "bfloat16" or "float16" to store; default what the run computed in: of a float32 run nothing
+            is rounded, also where the student itself is in 16 bits.
 
     Returns:
         student, revision, dtype, tied, student_bits, parameters, bytes (of weights), files, and rounding: what storing
@@ -121,8 +122,6 @@ class _Weights:
         self.rounding = {"max_abs": 0.0, "max_relative": 0.0}
 
     def __call__(self, name: str) -> "Tensor":
-        import torch
-
         from paraknow_core.stages.quantisation import rounded
 
         weight = self._stored.stored(name).to(self._made_in, copy=True)
@@ -134,14 +133,20 @@ class _Weights:
         for module, b, a in self._trained[name]:
             add_product_(weight, module, *((a.T, b.T) if module.role == "embed" else (b, a)))
         found = weight.to(self.dtype)
-        if not torch.isfinite(found).all():
-            raise NumericError(f"{name}: a weight is too large for {self.dtype}; choose --dtype float32 or bfloat16")
-        if found.dtype != torch.float32 and found.numel():
-            worst = (found.float() - weight).abs().max().item()
-            self.rounding["max_abs"] = max(self.rounding["max_abs"], worst)
-            largest = weight.abs().max().item()
-            self.rounding["max_relative"] = max(self.rounding["max_relative"], worst / largest if largest else 0.0)
+        self._note_rounding(name, weight, found)
         return found
+
+    def _note_rounding(self, name: str, exact: "Tensor", stored: "Tensor") -> None:
+        """Compare a weight with what is stored of it, some rows at a time."""
+        worst = largest = 0.0
+        for own, kept in zip(exact.split(ROWS), stored.split(ROWS), strict=True):
+            if not kept.isfinite().all():
+                kind = str(self.dtype).removeprefix("torch.")
+                raise NumericError(f"{name}: a weight is not finite as {kind}; choose --dtype float32 or bfloat16")
+            worst = max(worst, (kept.float() - own).abs().max().item())
+            largest = max(largest, own.abs().max().item())
+        self.rounding["max_abs"] = max(self.rounding["max_abs"], worst)
+        self.rounding["max_relative"] = max(self.rounding["max_relative"], worst / largest if largest else 0.0)
 
 
 def _factors(
