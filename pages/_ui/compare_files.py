@@ -12,9 +12,13 @@ from pages._ui.compare_link import linked
 from pages._ui.layout import plain, say
 from paraknow_core import comparison, reports
 from paraknow_core.comparison import Arm, setting_text
+from paraknow_core.display import memory
 from paraknow_core.errors import RunError
-from paraknow_core.packing import is_linked, read_inside
+from paraknow_core.packing import ADAPTER_FILES, is_linked, read_inside
+from paraknow_core.paths import file_stamp
 from paraknow_core.runs import RunFolder
+
+LARGEST = 500_000_000  # bytes of an adapter that the pages' server packs in its memory
 
 
 def draw(arms: list[Arm]) -> None:
@@ -76,8 +80,10 @@ def _one_run(arms: list[Arm]) -> None:
     run = pairs[chosen][2]
     name = reports.safe_name(run.id)
     with st.container(horizontal=True):
-        trained = run.file("adapter").is_dir() and not is_linked(run.path, "adapter")
-        if trained:
+        linked_in = any(is_linked(run.path, f"adapter/{file}") for file in ADAPTER_FILES)
+        trained = run.file("adapter").is_dir() and not linked_in
+        size = file_stamp(run.file("adapter") / "adapter_model.safetensors")[1]
+        if trained and size <= LARGEST:
             _download("Adapter as zip", lambda: reports.adapter_zip(run), f"adapter-{name}.zip", "application/zip",
                       tip="adapter_config.json, adapter_model.safetensors and README.md, for the untouched student: "
                       "PeftModel.from_pretrained(student, 'adapter').")  # fmt: skip
@@ -85,6 +91,9 @@ def _one_run(arms: list[Arm]) -> None:
         if st.button("Duplicate and tweak", icon=":material/content_copy:",
                      help="Makes this run's spec the draft, and opens Train to change and start it."):  # fmt: skip
             _duplicate(run)
+    if trained and size > LARGEST:
+        st.caption(plain(f"The adapter ({memory(size)}) is too large to hand through the browser; it lies in "
+                         f"{state.place().root.name}/runs/{run.id}/adapter/."))  # fmt: skip
     if trained and not state.access().demo:
         st.caption("The student with the trained change in its weights, as a whole model folder that transformers and "
                    "this workbench load (as large as the student):")  # fmt: skip

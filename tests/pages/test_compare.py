@@ -261,6 +261,11 @@ def test_a_trained_run_offers_its_adapter_and_the_command_that_merges_it(place, 
     app = compare(view="files")
     assert "Adapter as zip" in {b.label for b in app.get("download_button")}
     assert merging(app) == [f"python -m paraknow_core runs export {run.id} --merged --out {run.id}-merged"]
+    monkeypatch.setattr("pages._ui.compare_files.LARGEST", -1)
+    app = compare(view="files")
+    assert "Adapter as zip" not in {b.label for b in app.get("download_button")}
+    assert f"too large to hand through the browser; it lies in {place.root.name}/runs/{run.id}/adapter/" in words(app)
+    monkeypatch.undo()
     monkeypatch.setenv("PARAKNOW_DEMO", "1")
     assert not merging(compare(view="files"))  # a class has no command line here
     monkeypatch.delenv("PARAKNOW_DEMO")
