@@ -72,6 +72,12 @@ def adapter_parameters(student: Anatomy, roles: Collection[str], rank: int) -> i
     return sum(rank * sum(module.shape) for module in student.modules if module.role in roles)
 
 
+def whole_head(student: Anatomy, roles: Collection[str]) -> int:
+    """Return how many numbers the output layer has that the exported adapter brings whole: a tied one that changes."""
+    embed = student.find("embed", None)
+    return embed.shape[0] * embed.shape[1] if student.tied and embed and "embed" in roles else 0
+
+
 def estimate_injection(teacher: Anatomy, student: Anatomy, roles: Collection[str], rank: int, rates: Rates) -> Need:
     """Estimate the search of the windows, the truncated SVDs and the building of the adapter.
 
@@ -91,7 +97,9 @@ def estimate_injection(teacher: Anatomy, student: Anatomy, roles: Collection[str
     return Need(round(memory), F32 * adapters, seconds)
 
 
-def estimate_finetuning(student: Anatomy, adapters: int, training: Training, rates: Rates, count: int = F32) -> Need:
+def estimate_finetuning(
+    student: Anatomy, adapters: int, training: Training, rates: Rates, count: int = F32, head: int = 0
+) -> Need:
     """Estimate the training of the adapter; the student's own weights are frozen.
 
     Args:
@@ -100,6 +108,7 @@ def estimate_finetuning(student: Anatomy, adapters: int, training: Training, rat
         training: how much is trained.
         rates: what this machine does in a second.
         count: bytes of a number that is computed with.
+        head: numbers of an output layer that the exported adapter brings whole (see `whole_head`).
     """
     size, tokens = sizes_of(student), training.tokens
     # Forward and to the inputs; no gradient of frozen weights. The adapter's own products are forward and two back.
@@ -112,7 +121,7 @@ def estimate_finetuning(student: Anatomy, adapters: int, training: Training, rat
     kept = count * tokens * _states(student) + _LOGIT_COPIES * F32 * tokens * student.vocab_size
     memory = PROCESS + count * student.parameters + _HELD_BACK * (kept + _OPTIMISER * adapters)
     # The initial adapter, the exported one of rank 2 r, and the newest checkpoint with its optimiser.
-    disk = (F32 + 2 * F32 + _CHECKPOINT) * adapters
+    disk = (F32 + 2 * F32 + _CHECKPOINT) * adapters + count * head
     return Need(round(memory), disk, training_seconds + validation_seconds)
 
 

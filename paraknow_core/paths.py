@@ -5,8 +5,8 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from functools import cache
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from paraknow_core.disk import disk_trouble, sync_folder, sync_tree
 from paraknow_core.errors import RunError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+GRAVE = ".deleted."  # what the name of a folder that is being removed begins with
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # as `build_file` and `build_folder` name them
+_FORGOTTEN_S = 3600.0  # whoever writes a file is done long before
 WORKSPACE_VARIABLE = "PARAKNOW_WORKSPACE"
 _YOUNG_S = 2
 _TAIL_BYTES = 65_536
@@ -62,11 +65,6 @@ def workspace(root: Path | str | None = None) -> Workspace:
     return Workspace(Path(chosen).expanduser().resolve())
 
 
-GRAVE = ".deleted."  # what the name of a folder that is being removed begins with
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # as tempfile names them
-_FORGOTTEN_S = 3600.0  # whoever writes a file is done long before
-
-
 def contained(root: Path, name: str) -> Path:
     """Return `root / name` if it stays inside `root`.
 
@@ -79,6 +77,23 @@ def contained(root: Path, name: str) -> Path:
     return candidate
 
 
+@contextmanager
+def build_file(final: Path) -> Iterator[BinaryIO]:
+    """Write a file under a temporary name beside it and put it into place at the end; on an error nothing is left.
+
+    Its rights are those of any new file: what the umask leaves.
+    """
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        temporary.replace(final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_atomic(path: Path, data: bytes | str, *, durable: bool = True) -> None:
     """Write a whole file so that a reader sees either the old or the new content.
 
@@ -88,21 +103,33 @@ def write_atomic(path: Path, data: bytes | str, *, durable: bool = True) -> None
         durable: also wait until the disk has it (fsync); switch off for frequent, replaceable files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = data.encode() if isinstance(data, str) else data
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with build_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
     if durable:
         sync_folder(path.parent)
+
+
+def usual_rights(path: Path) -> None:
+    """Give a file, or every file in a folder, the rights that the umask leaves a new one.
+
+    The writer of the safetensors library makes its files readable for their owner alone.
+    """
+    rights = 0o666 & ~_umask()
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(rights)
+
+
+def _umask() -> int:
+    """Return this process's umask; only where the system does not say it, it is set for a moment to be read."""
+    with suppress(OSError, StopIteration, ValueError), open("/proc/self/status", encoding="ascii") as lines:
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
@@ -172,7 +199,7 @@ def read_lines(path: Path) -> list[dict]:
 
 def open_lines(path: Path) -> int:
     """Open a JSONL file for appending and return its descriptor; a line torn by a kill is cut off first."""
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         size = os.fstat(descriptor).st_size
         start, tail = size, b""
@@ -239,13 +266,14 @@ def build_folder(final: Path, *, durable: bool = False) -> Iterator[Path]:
     for other in final.parent.glob(f".{escape(final.name)}.{'?' * 8}"):
         if _is_left(other):
             shutil.rmtree(other, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
+    temporary.mkdir()
     held = os.open(temporary, os.O_RDONLY)
     try:
         with suppress(OSError):  # no locks here: then nothing that was left is found either
             fcntl.flock(held, fcntl.LOCK_SH)  # until it is closed, by us or by the end of this process
         yield temporary
-        temporary.chmod(0o755)
+        usual_rights(temporary)
         if durable:
             sync_tree(temporary)
         try:

@@ -283,22 +283,32 @@ class _Work:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _export(self) -> None:
+        from paraknow_core.stages.cards import adapter_card
         from paraknow_core.stages.export import check_export, export_adapter
+        from paraknow_core.stages.injection import tied_head
 
         folder, student = self.folder.file("adapter"), self.context.student
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off
+        head = tied_head(self.peft_model.base_model.model, student.anatomy, self.modules)
         export_adapter(
             self.peft_model, self.initial, student.anatomy, self.modules, self.spec.factorisation, folder,
-            student.source.label,
+            student.source.label, adapter_card(self.spec, student.source, head),
         )  # fmt: skip
         self.result["export_check"] = check = check_export(self.peft_model, student.load(), folder, self.samples)
         if not check["passed"]:
             why = "train without student_bits" if self.context.settings.student_bits else "compute in float32"
             message = (
                 f"the exported adapter differs from the trained model by {check['max_abs']:.2g} in a logit "
-                f"(tolerance {check['tolerance']:.2g}); {why}, or do not rely on the exported adapter"
+                f"(tolerance {check['tolerance']:.2g}); {why}, or take the whole model from "
+                f"`runs export {self.folder.id} --merged` instead of the adapter"
             )
             self._warn(message)
+        elif not check["merges"]:
+            self._warn(
+                f"the exported adapter loads right, but merged by plain PEFT it differs from the trained model by "
+                f"{check['merged_max_abs']:.2g} in a logit (tolerance {check['tolerance']:.2g}); do not merge it, take "
+                f"the whole model from `runs export {self.folder.id} --merged`"
+            )
 
     def _evaluate(self) -> None:
         from paraknow_core.stages.evaluation import evaluate, reference_scores

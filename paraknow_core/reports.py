@@ -1,25 +1,24 @@
 """One comparison as one HTML file that needs no network, and a run's files as they are handed out."""
 
-import io
 import json
-import re
 import time
-import zipfile
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core import comparison
+from paraknow_core import comparison, packing
 from paraknow_core.charts import compare as charts
 from paraknow_core.comparison import Arm, p_text, points_text
 from paraknow_core.display import NOT_MEASURED, SHARE, score_text, scorer_label, source_label
 from paraknow_core.errors import RunError
+from paraknow_core.packing import refuse_links, safe_name
 from paraknow_core.runs import RunFolder
 
 if TYPE_CHECKING:
     import pandas
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+__all__ = ["adapter_zip", "html_report", "records_table", "refuse_linked", "safe_name"]
+READ = ("spec.yaml", "result.json", "events.jsonl", "predictions.jsonl")  # of each run, for a report
 # Nothing is ever fetched, whatever the figures' library would like to: the browser itself is told to refuse it.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 CSS = """
@@ -48,10 +47,11 @@ def html_report(arms: Sequence[Arm], base_key: str = "", title: str = "") -> str
         HTML; figures and their library are inside, every text is escaped.
 
     Raises:
-        RunError: there is no arm.
+        RunError: there is no arm, or a file of a run is a link.
     """
     if not arms:
         raise RunError("report: no finished run was chosen; choose some in the table of Compare")
+    refuse_linked(arms)
     fallback = next((g for g in arms if g.method == "default_lora"), arms[-1])
     base = next((g for g in arms if g.key == base_key), fallback)
     spec = base.spec
@@ -73,29 +73,36 @@ def html_report(arms: Sequence[Arm], base_key: str = "", title: str = "") -> str
     )
 
 
-def adapter_zip(run: RunFolder) -> bytes:
-    """Return a run's adapter/ as a zip: its PEFT files under `adapter/` and nothing else.
+def refuse_linked(arms: Sequence[Arm]) -> None:
+    """Refuse runs of which a file that is read here is a link: what it leads to would be handed out.
 
     Raises:
-        RunError: the run has no trained adapter.
+        RunError: names the first.
     """
-    folder = run.file("adapter")
-    files = [folder / name for name in ADAPTER_FILES]
-    if not all(file.is_file() and not file.is_symlink() for file in files):
-        raise RunError(f"run {run.id}: has no adapter/; it has to be trained first: resume it on Train")
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for file in files:
-            archive.write(file, f"adapter/{file.name}")
-    return buffer.getvalue()
+    for run in (run for g in arms for run in g.runs):
+        refuse_links(run.path, READ)
+
+
+def adapter_zip(run: RunFolder) -> bytes:
+    """Return a run's adapter/ as a zip: its PEFT files and README.md under `adapter/` and nothing else.
+
+    Raises:
+        RunError: the run has no trained adapter, or it is reached through a link.
+    """
+    return packing.adapter_zip(run.path, "adapter")
 
 
 def records_table(arms: Sequence[Arm]) -> "pandas.DataFrame":
     """Return the per-example records of all runs: arm, seed, run, scorer, id, prompt, reference, output, score, detail.
 
     `detail` is JSON text, because its keys differ between scorers.
+
+    Raises:
+        RunError: a file of a run is a link.
     """
     import pandas
+
+    refuse_linked(arms)
 
     rows: list[dict[str, Any]] = []
     for g in arms:
@@ -106,11 +113,6 @@ def records_table(arms: Sequence[Arm]) -> "pandas.DataFrame":
                 rows.append({"arm": g.label, "seed": seed, "run": run.id, **own, "score": float(record["score"]),
                              "detail": detail})  # fmt: skip
     return pandas.DataFrame(rows)
-
-
-def safe_name(text: str, fallback: str = "run") -> str:
-    """Return a name that every file system takes, made from any text."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80] or fallback
 
 
 def _question(arms: Sequence[Arm], base: Arm) -> str:

@@ -11,7 +11,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,6 +72,25 @@ class TensorFile(Mapping):
         return len(self._tensors)
 
 
+def write_in_order(path: Path, tensors: "Mapping[str, tuple[torch.dtype, tuple[int, ...]]]",
+                   made: "Callable[[str], Tensor]") -> None:  # fmt: skip
+    """Write a safetensors file one tensor after the other, so that only one is in memory.
+
+    Args:
+        path: a new file.
+        tensors: name -> dtype and shape of everything it holds.
+        made: called with each name, in order; gives a CPU tensor of that dtype and shape.
+    """
+    import torch
+
+    header, _ = _layout(tensors, {"format": "pt"})
+    with path.open("wb") as file:
+        file.write(header)
+        for name in tensors:
+            tensor = made(name).detach().contiguous().reshape(-1)
+            file.write(memoryview(tensor.view(torch.uint8).numpy()) if tensor.numel() else b"")
+
+
 def file_bytes(tensors: "Mapping[str, tuple[torch.dtype, tuple[int, ...]]]") -> int:
     """Return how large a file of these tensors is, without its header."""
     return sum(_bytes(*each) for each in tensors.values())
@@ -81,9 +100,11 @@ def _bytes(dtype: "torch.dtype", shape: tuple[int, ...]) -> int:
     return dtype.itemsize * math.prod(shape)
 
 
-def _layout(tensors: "Mapping[str, tuple[torch.dtype, tuple[int, ...]]]") -> tuple[bytes, dict[str, int]]:
+def _layout(
+    tensors: "Mapping[str, tuple[torch.dtype, tuple[int, ...]]]", metadata: dict[str, str] | None = None
+) -> tuple[bytes, dict[str, int]]:
     """Return the header, padded so that the data starts at a multiple of 64 bytes, and where each tensor starts."""
-    entries, start = {}, 0
+    entries, start = {"__metadata__": metadata} if metadata else {}, 0
     for name, (dtype, shape) in tensors.items():
         size = _bytes(dtype, shape)
         kind = _NAMES[str(dtype).removeprefix("torch.")]
@@ -92,7 +113,7 @@ def _layout(tensors: "Mapping[str, tuple[torch.dtype, tuple[int, ...]]]") -> tup
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % 64)
     header = len(text).to_bytes(8, "little") + text
-    return header, {name: len(header) + entry["data_offsets"][0] for name, entry in entries.items()}
+    return header, {name: len(header) + entries[name]["data_offsets"][0] for name in tensors}
 
 
 def _starts_with(path: Path, header: bytes) -> bool:

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "agreement": BASE,
     "runs": BASE | {"processes"},
     "writer": BASE | {"runs", "processes"},
+    "packing": {"errors"},
     "demo": BASE | {"ops", "models", "tasks"},
     "models": BASE | {"ops"},
     "tasks": BASE | {"ops", "models", "demo"},
@@ -45,7 +46,7 @@ MAY_IMPORT = {
     "figure_style": {"display"},
     "figures": {"errors", "display", "figure_style"},
     "charts": {"errors", "display", "figure_style", "figures", "agreement", "lessons"},  # one module a page
-    "reports": BASE | {"runs", "studies", "comparison", "display", "figure_style", "figures", "charts",
+    "reports": BASE | {"runs", "studies", "comparison", "display", "figure_style", "figures", "charts", "packing",
                        "sensitivity_store"},
     "launcher": {"access", "errors", "paths"},
     "draft": BASE,
@@ -57,7 +58,7 @@ MAY_IMPORT = {
     "desk.kinds": BASE | {"desk", "settings", "runs", "sensitivity_store", "services", "ops", "models", "tasks",
                           "stages", "methods", "memory", "planner", "estimates", "display", "demo", "pipeline"},
     "cli": BASE | {"settings", "runs", "processes", "writer", "models", "tasks", "stages", "pipeline", "engines",
-                   "studies", "launcher", "display", "desk"},
+                   "studies", "launcher", "display", "desk", "packing"},
     "__main__": {"cli", "openmp"},
     "__init__": set(),
 }  # fmt: skip
@@ -65,6 +66,7 @@ MAY_IMPORT = {
 PAGES_MAY_IMPORT = BASE | {
     "settings", "runs", "sensitivity_store", "studies", "comparison", "figures", "display", "engines", "demo", "draft",
     "access", "services", "desk", "playground", "charts", "reports", "planner", "agreement", "lessons", "figure_style",
+    "packing",
 }  # fmt: skip
 # The interface of methods belongs to the stages, which call it; the methods themselves stand above them. The desk's
 # loop and its kinds of questions are not the part that pages know.

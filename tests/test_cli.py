@@ -13,7 +13,7 @@ import pytest
 
 from paraknow_core.cli import main
 from paraknow_core.cli.console import sentence
-from paraknow_core.paths import PROJECT_ROOT
+from paraknow_core.paths import PROJECT_ROOT, write_json
 from paraknow_core.runs import RunFolder, create_run, list_runs
 from paraknow_core.spec import RunSpec, read_spec
 from tests.tiny_models import build_tiny, edit_weights
@@ -287,6 +287,8 @@ def test_sensitivity_and_extract_fill_a_new_folder(pair, run_cli, tmp_path):
     assert record["rank"] == record["lora_alpha"] == 4
     assert {module["role"] for module in record["modules"].values()} == {"q", "k", "v", "o", "down"}
     assert (tmp_path / "e" / "init_adapter" / "adapter_model.safetensors").is_file()
+    assert "Subtract the product first" in record["init_adapter"]
+    assert record["init_adapter"] in (tmp_path / "e" / "init_adapter" / "README.md").read_text()
     assert names < {path.name for path in (tmp_path / "e").iterdir()}
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     assert "Warning" not in done.stderr
@@ -318,11 +320,49 @@ def test_a_run_from_spec_to_deletion(pair, run_cli, workspace, tmp_path):
     assert not {name for name in inside if name.startswith(("log", "status", "process", "checkpoints"))}
     assert "exists already" in one_sentence(run_cli("runs", "export", run_id, "--out", tmp_path / "run.zip").stderr)
 
+    done = run_cli("runs", "export", workspace.runs / run_id, "--merged", "--out", tmp_path / "whole", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["run"], facts["dtype"], facts["rounding"]["max_abs"]) == (run_id, "float32", 0)
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(facts["files"])
+    assert run_cli("inspect", tmp_path / "whole").returncode == 0
+
     done = run_cli("runs", "delete", run_id)
     assert done.returncode == 2
     assert "--yes" in one_sentence(done.stderr)
     assert run_cli("runs", "delete", run_id, run_id[:20], "--yes").returncode == 0
     assert list_runs(workspace) == []
+
+
+def test_export_leaves_links_out_and_says_so(workspace, tmp_path, capsys):
+    run = create_run(workspace, RunSpec())
+    write_json(run.file("status.json"), {"state": "done"})
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "adapter_config.json").write_text("secret")
+    run.file("adapter").symlink_to(tmp_path / "outside")
+    assert main(["runs", "export", run.id, "--out", str(tmp_path / "run.zip")]) == 0
+    output = capsys.readouterr()
+    assert "left out, because they are links or lie behind one: adapter/adapter_config.json" in output.err
+    assert zipfile.ZipFile(tmp_path / "run.zip").namelist() == [f"{run.id}/spec.yaml"]
+    usual = (tmp_path / "outside" / "adapter_config.json").stat().st_mode
+    assert (tmp_path / "run.zip").stat().st_mode == usual
+    assert main(["runs", "export", run.id, "--out", str(tmp_path / "again.zip"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"][0] == "adapter/adapter_config.json"
+    for arguments, says in ((["--merged"], "is a link"), (["--dtype", "float16"], "add --merged")):
+        assert main(["runs", "export", run.id, "--out", str(tmp_path / "new"), *arguments]) == 2
+        assert says in one_sentence(capsys.readouterr().err.splitlines()[-1])
+    run.file("adapter").unlink()
+    assert main(["runs", "export", run.id, "--out", str(tmp_path / "new"), "--merged"]) == 2
+    assert "has no trained adapter" in one_sentence(capsys.readouterr().err.splitlines()[-1])
+    assert not (tmp_path / "new").exists()
+
+
+def test_extract_says_at_its_end_how_its_adapter_starts(workspace, tmp_path, capsys, monkeypatch):
+    record = {"layer_mapping": None, "modules": {}, "skipped": {}, "init_adapter": "Subtract it first."}
+    monkeypatch.setattr("paraknow_core.cli.transfer._compute", lambda *_, **__: record)
+    assert main(["extract", "--teacher", "bundled:teacher", "--student", "bundled:kin", "--data", "x",
+                 "--samples", "2", "--rank", "4", "--out", str(tmp_path / "o")]) == 0  # fmt: skip
+    assert capsys.readouterr().out.splitlines()[-1] == "Subtract it first."
 
 
 def test_a_failed_run_does_not_keep_the_next_from_running(pair, run_cli, workspace):

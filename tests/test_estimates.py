@@ -12,6 +12,7 @@ from paraknow_core.estimates import (
     estimate_evaluation,
     estimate_finetuning,
     estimate_injection,
+    whole_head,
 )
 from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.source import resolve_model
@@ -52,6 +53,7 @@ def test_memory_is_what_is_held_at_once(pair):
     held = 4 * 4000 * states + 5 * 4 * 4000 * 1536 + 16 * 100_000
     assert need.memory == pytest.approx(PROCESS + 4 * pair[1].parameters + 1.15 * held)
     assert need.disk == 24 * 100_000
+    assert estimate_finetuning(pair[1], 100_000, TRAINING, RATES, head=1000).disk == need.disk + 4 * 1000
     half = estimate_finetuning(pair[1], 100_000, replace(TRAINING, tokens=2000), RATES)
     assert PROCESS < half.memory < need.memory
 
@@ -71,3 +73,11 @@ def test_a_larger_teacher_takes_longer_to_search(pair):
     large = estimate_injection(pair[0], pair[1], ROLES, 16, RATES)
     assert large.seconds > small.seconds
     assert large.disk == small.disk == 4 * adapter_parameters(pair[1], ROLES, 16)
+
+
+def test_only_a_tied_embedding_that_changes_is_brought_whole(pair):
+    student = pair[1]
+    size = student.vocab_size * student.hidden_size
+    assert whole_head(replace(student, tied=True), ("q", "embed")) == size
+    assert whole_head(replace(student, tied=False), ("q", "embed")) == 0
+    assert whole_head(replace(student, tied=True), ("q", "up")) == 0

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import stat
 import time
 
 import pytest
@@ -15,6 +16,7 @@ from paraknow_core.paths import (
     read_json,
     read_lines,
     sweep,
+    usual_rights,
     write_atomic,
     write_json,
     write_json_anyhow,
@@ -225,3 +227,36 @@ def test_a_folder_that_is_being_built_is_not_swept(tmp_path):
     with build_folder(tmp_path / "store") as building:
         os.utime(building, (time.time() - 7200,) * 2)
         assert sweep(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o002, 0o664, 0o775), (0o077, 0o600, 0o700)]
+)
+def test_what_is_written_has_the_rights_that_the_umask_leaves(umask, file, folder, tmp_path):
+    numpy, safetensors = pytest.importorskip("numpy"), pytest.importorskip("safetensors.numpy")
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "whole.json", "{}")
+        write_atomic(tmp_path / "whole.json", "[]")  # also where there was one
+        os.close(open_lines(tmp_path / "lines.jsonl"))
+        with build_folder(tmp_path / "built") as building:
+            safetensors.save_file({"a": numpy.zeros(2)}, building / "a.safetensors")
+            (building / "inner").mkdir()
+            write_atomic(building / "inner" / "b.json", "{}")
+        safetensors.save_file({"a": numpy.zeros(2)}, tmp_path / "alone.safetensors")
+        usual_rights(tmp_path / "alone.safetensors")
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {file}, modes
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {folder}, modes
+
+
+def test_rights_are_not_given_through_a_link(tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("x")
+    outside.chmod(0o600)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link").symlink_to(outside)
+    usual_rights(tmp_path / "folder")
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o600

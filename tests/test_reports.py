@@ -125,6 +125,17 @@ def test_the_zip_holds_the_adapter_and_nothing_else(place, tmp_path):
         reports.adapter_zip(run)
 
 
+@pytest.mark.parametrize("name", ["predictions.jsonl", "events.jsonl", "result.json"])
+def test_a_run_with_a_linked_file_is_not_handed_out(place, tmp_path, name):
+    run = compared.run(place, "seeking")
+    run.file(name).rename(tmp_path / "outside")
+    run.file(name).symlink_to(tmp_path / "outside")
+    arms = groups_of(place)
+    for hand_out in (reports.html_report, reports.records_table):
+        with pytest.raises(RunError, match=f"{name} is a link"):
+            hand_out(arms)
+
+
 def test_records_go_through_csv_and_parquet(place):
     compared.study(place, seeds=2)
     table = reports.records_table(groups_of(place))

@@ -1,6 +1,7 @@
 """What can be taken away from a comparison: the report, records, specs and adapters; and a way back into the draft."""
 
 import io
+import shlex
 from collections.abc import Callable
 
 import pandas
@@ -8,10 +9,16 @@ import streamlit as st
 
 from pages._ui import state
 from pages._ui.compare_link import linked
-from pages._ui.layout import plain
+from pages._ui.layout import plain, say
 from paraknow_core import comparison, reports
 from paraknow_core.comparison import Arm, setting_text
+from paraknow_core.display import memory
+from paraknow_core.errors import RunError
+from paraknow_core.packing import ADAPTER_FILES, is_linked, read_inside
+from paraknow_core.paths import file_stamp
 from paraknow_core.runs import RunFolder
+
+LARGEST = 500_000_000  # bytes of an adapter that the pages' server packs in its memory
 
 
 def draw(arms: list[Arm]) -> None:
@@ -27,6 +34,11 @@ def _together(arms: list[Arm]) -> None:
     st.caption(plain(f"{len(arms)} arm{'s' if len(arms) > 1 else ''}, {runs} run{'s' if runs > 1 else ''}. The "
                      "report holds scores, differences in words, curves, settings, versions and how to reproduce; it "
                      "opens without a network."))  # fmt: skip
+    try:
+        reports.refuse_linked(arms)
+    except RunError as error:
+        say(error)
+        return
     base = st.query_params.get("base") or st.session_state.get("compare.base") or ""
     with st.container(horizontal=True):
         _download("Report as HTML", lambda: reports.html_report(arms, base), "comparison.html", "text/html",
@@ -68,14 +80,25 @@ def _one_run(arms: list[Arm]) -> None:
     run = pairs[chosen][2]
     name = reports.safe_name(run.id)
     with st.container(horizontal=True):
-        if run.file("adapter").is_dir():
+        linked_in = any(is_linked(run.path, f"adapter/{file}") for file in ADAPTER_FILES)
+        trained = run.file("adapter").is_dir() and not linked_in
+        size = file_stamp(run.file("adapter") / "adapter_model.safetensors")[1]
+        if trained and size <= LARGEST:
             _download("Adapter as zip", lambda: reports.adapter_zip(run), f"adapter-{name}.zip", "application/zip",
-                      tip="adapter_config.json and adapter_model.safetensors, for the untouched student: "
+                      tip="adapter_config.json, adapter_model.safetensors and README.md, for the untouched student: "
                       "PeftModel.from_pretrained(student, 'adapter').")  # fmt: skip
         _download("spec.yaml", lambda: _spec_text(run), f"{name}.yaml", "application/yaml")
         if st.button("Duplicate and tweak", icon=":material/content_copy:",
                      help="Makes this run's spec the draft, and opens Train to change and start it."):  # fmt: skip
             _duplicate(run)
+    if trained and size > LARGEST:
+        st.caption(plain(f"The adapter ({memory(size)}) is too large to hand through the browser; it lies in "
+                         f"{state.place().root.name}/runs/{run.id}/adapter/."))  # fmt: skip
+    if trained and not state.access().demo:
+        st.caption("The student with the trained change in its weights, as a whole model folder that transformers and "
+                   "this workbench load (as large as the student):")  # fmt: skip
+        command = f"python -m paraknow_core runs export {shlex.quote(run.id)} --merged --out {name}-merged"
+        st.code(command, language="bash")
     st.page_link("pages/train.py", label="Open this run on Train", icon=":material/show_chart:",
                  query_params={"run": run.id})  # fmt: skip
 
@@ -87,7 +110,7 @@ def _duplicate(run: RunFolder) -> None:
 
 
 def _spec_text(run: RunFolder) -> str:
-    return run.file("spec.yaml").read_text(encoding="utf-8")
+    return read_inside(run.path, "spec.yaml").decode(errors="replace")
 
 
 def _parquet(table: pandas.DataFrame) -> bytes:

@@ -3,9 +3,11 @@
 import streamlit as st
 
 from pages._ui import asking, mapping_held, reading, state, widgets
-from pages._ui.layout import say
+from pages._ui.layout import plain, say
 from paraknow_core.display import memory
 from paraknow_core.errors import RunError
+from paraknow_core.packing import ADAPTER_FILES, adapter_zip, read_inside, refuse_links
+from paraknow_core.paths import read_json
 from paraknow_core.runs import RunFolder
 
 EXTRACTION = "mapping.extraction"  # id of the run that this page started
@@ -76,13 +78,23 @@ def _products(run: RunFolder) -> None:
         f"The initial adapter, in PEFT format, lies in `{plain_code(folder)}/init_adapter/`{size}; "
         f"`extraction.json` beside it says which block of which teacher module went where."
     )
-    record = run.file("extraction.json")
+    record = read_json(run.file("extraction.json"), {})
+    if isinstance(record, dict) and isinstance(record.get("init_adapter"), str):
+        st.caption(plain(record["init_adapter"]))
+    names = ["extraction.json", *(f"init_adapter/{name}" for name in ADAPTER_FILES)]
+    try:
+        refuse_links(run.path, names)
+    except RunError as error:
+        say(error)
+        return
     with st.container(horizontal=True):
-        if record.exists():
-            st.download_button("extraction.json", record.read_bytes(), f"extraction-{run.id}.json", "application/json",
-                               icon=":material/download:", on_click="ignore", key="mapping.record")  # fmt: skip
+        if run.file("extraction.json").exists():
+            st.download_button("extraction.json", lambda: read_inside(run.path, "extraction.json"),
+                               f"extraction-{run.id}.json", "application/json", icon=":material/download:",
+                               on_click="ignore", key="mapping.record")  # fmt: skip
         if weights.exists():
-            st.download_button("init_adapter.zip", lambda: _zipped(run), f"init_adapter-{run.id}.zip",
+            st.download_button("init_adapter.zip", lambda: adapter_zip(run.path, "init_adapter"),
+                               f"init_adapter-{run.id}.zip",
                                "application/zip", icon=":material/download:", on_click="ignore",
                                key="mapping.adapter")  # fmt: skip
         st.button("Close", icon=":material/close:", on_click=_close, help="The run itself stays in the list on Start.")
@@ -96,15 +108,3 @@ def _close() -> None:
 def plain_code(text: str) -> str:
     """Return text that may stand between backticks."""
     return text.replace("`", "'").replace("\n", " ")
-
-
-def _zipped(run: RunFolder) -> bytes:
-    """Pack the initial adapter's files, flat, as PEFT reads them from a folder."""
-    import io
-    import zipfile
-
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-        for file in sorted(run.file("init_adapter").iterdir()):
-            archive.write(file, f"init_adapter/{file.name}")
-    return packed.getvalue()

@@ -128,10 +128,13 @@ def checks(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]]) -
         f"(tolerance {_difference(step0.get('tolerance'))}); additive and difference change the student on purpose.",
     )  # fmt: skip
     passed = {True: "passed", False: "not passed"}.get(export.get("passed"), NOT_MEASURED)
+    if export.get("passed") is True and export.get("merges") is False:
+        passed = "not merged"
+    merged = f"; merged, {_difference(export.get('merged_max_abs'))}" if "merges" in export else ""
     cells[1].metric(
         "Export check", passed, border=True,
         help=f"The saved adapter, loaded on the untouched student, against the trained model: largest logit difference "
-        f"{_difference(export.get('max_abs'))}, tolerance {_difference(export.get('tolerance'))}.",
+        f"{_difference(export.get('max_abs'))}{merged}; tolerance {_difference(export.get('tolerance'))}.",
     )  # fmt: skip
     cells[2].metric("Trainable parameters", count(result.get("trainable_parameters")), border=True)
     timings = result.get("timings") or {}

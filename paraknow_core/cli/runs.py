@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from paraknow_core.cli.console import show, show_json, show_table
-from paraknow_core.cli.options import Json
-from paraknow_core.display import duration, memory, score_text
+from paraknow_core.cli.console import say, show, show_json, show_table, working
+from paraknow_core.cli.options import Json, Offline, new_folder, settings_of
+from paraknow_core.display import counted, duration, memory, score_text
 from paraknow_core.errors import ParaknowError, RunError
 
 if TYPE_CHECKING:
@@ -167,12 +167,39 @@ def delete(
 def export(
     context: typer.Context,
     run_id: Id,
-    out: Annotated[Path, typer.Option(metavar="FILE.zip", help="A new file.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="A new file (default ID.zip here), or with --merged a folder (ID-merged)."),
+    ] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Write the trained model as a whole model folder, no adapter needed.")
+    ] = False,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="With --merged: how to store weights (default: what the run computed in)."),
+    ] = None,
+    offline: Offline = False,
+    json: Json = False,
 ) -> None:
-    """Pack a run that has ended into one file to pass on: spec, result, events, predictions, adapters."""
-    run = _find(context, run_id)
-    names = export_run(run, out)
-    show(f"{out}: {len(names)} files of {run.id}, {_size_text(out.stat().st_size)}")
+    """Pack a run that has ended into one file to pass on: spec, result, events, predictions, adapters.
+
+    ID may also be a run's folder. With --merged, write its trained model instead.
+    """
+    run = _find(context, run_id, folders=True)
+    if merged:
+        _export_merged(context, run, out or Path(f"{run.id}-merged"), dtype, offline, json)
+        return
+    if dtype:
+        raise RunError(f"--dtype: {dtype} given; only whole models are stored in one; add --merged, or leave it out")
+    file = out or Path(f"{run.id}.zip")
+    names, left_out = export_run(run, file)
+    if json:
+        size = file.stat().st_size
+        show_json({"run": run.id, "file": str(file), "bytes": size, "files": names, "left_out": left_out})
+    else:
+        show(f"{file}: {counted(len(names), 'file')} of {run.id}, {_size_text(file.stat().st_size)}")
+    if left_out:
+        say(f"left out, because they are links or lie behind one: {', '.join(left_out)}")
 
 
 # Left out: status.json, process.json and log.txt name this machine; checkpoints are large and only good for resuming.
@@ -180,44 +207,69 @@ EXPORTED = ("spec.yaml", "result.json", "events.jsonl", "predictions.jsonl", "ex
 EXPORTED_FOLDERS = ("init_adapter", "adapter")
 
 
-def export_run(run: "RunFolder", file: Path) -> list[str]:
+def export_run(run: "RunFolder", file: Path) -> tuple[list[str], list[str]]:
     """Write the portable part of a run folder as a zip file: complete, or not at all.
 
     Returns:
-        The names inside.
+        The names inside, and those left out because a link leads to them.
 
     Raises:
         RunError: the run is going on, or the file exists or has no folder.
     """
-    import os
-    import tempfile
-    import zipfile
+    from paraknow_core.packing import ADAPTER_FILES, pack
+    from paraknow_core.paths import build_file
 
-    if run.status().active:
-        raise RunError(f"run {run.id}: is still {run.status().state}; export it when it has ended")
-    if file.exists():
+    _refuse_active(run)
+    if file.exists() or file.is_symlink():
         raise RunError(f"--out: {file} exists already; choose another name")
     if not file.parent.is_dir():
         raise RunError(f"--out: there is no folder {file.parent}; make it, or choose another")
-    paths = [run.file(name) for name in EXPORTED]
-    paths += [path for name in EXPORTED_FOLDERS for path in sorted(run.file(name).glob("*"))]
-    paths = [path for path in paths if path.is_file() and not path.is_symlink()]
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-            for path in paths:
-                archive.write(path, f"{run.id}/{path.relative_to(run.path)}")
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return [str(path.relative_to(run.path)) for path in paths]
+    names = [*EXPORTED, *(f"{folder}/{name}" for folder in EXPORTED_FOLDERS for name in ADAPTER_FILES)]
+    with build_file(file) as target:
+        return pack(run.path, names, target, run.id, compress=True)
 
 
-def _find(context: typer.Context, run_id: str) -> "RunFolder":
-    from paraknow_core.runs import find_run
+def _export_merged(
+    context: typer.Context, run: "RunFolder", out: Path, dtype: str | None, offline: bool, json: bool
+) -> None:
+    from paraknow_core.packing import ADAPTER_FILES, refuse_links
+    from paraknow_core.paths import read_json
 
+    _refuse_active(run)
+    spec = run.spec()
+    files = [f"{folder}/{name}" for folder in EXPORTED_FOLDERS for name in ADAPTER_FILES]
+    refuse_links(run.path, (*EXPORTED, "partial.json", *files))
+    result = run.result() or read_json(run.file("partial.json"), {})
+    revision = (result.get("revisions") or {}).get("student")
+    if revision:  # the commit that the run read, whatever a branch has become
+        spec = spec.with_changes({"student.revision": revision})
+    folder = new_folder(out)
+    with working() as progress:
+        from paraknow_core.stages.context import Context
+        from paraknow_core.stages.merging import write_merged
+
+        progress.stage("merging")
+        settings = settings_of(context.obj, "cpu", None, None, offline)
+        facts = write_merged(Context(spec, settings, context.obj, progress), run.path, result, folder, dtype)
+    if json:
+        show_json({"run": run.id, "folder": str(folder), **facts})
+        return
+    show(f"{out}: {run.id} as a whole model, {facts['dtype']}, {_size_text(facts['bytes'])}")
+    if facts["rounding"]["max_abs"]:
+        show(f"rounding to {facts['dtype']} changed a weight by up to {facts['rounding']['max_abs']:.2g}")
+    show("README.md in it says what it is; give it as student.source or teacher.source, or load it with transformers")
+
+
+def _refuse_active(run: "RunFolder") -> None:
+    if run.status().active:
+        raise RunError(f"run {run.id}: is still {run.status().state}; export it when it has ended")
+
+
+def _find(context: typer.Context, run_id: str, *, folders: bool = False) -> "RunFolder":
+    from paraknow_core.runs import RunFolder, find_run
+
+    if folders and (Path(run_id) / "spec.yaml").is_file():
+        return RunFolder(Path(run_id).resolve())
     return find_run(context.obj, run_id)
 
 

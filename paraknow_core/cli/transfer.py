@@ -164,7 +164,7 @@ def extract(
         right=("captured", "energy in rank"),
     )  # fmt: skip
     show(*(f"skipped {name}: {reason}" for name, reason in record["skipped"].items()))
-    show(f"saved in {out}; the adapter is {out / 'init_adapter'}")
+    show(f"saved in {out}; the adapter is {out / 'init_adapter'}", record["init_adapter"])
 
 
 def _module_rows(record: dict[str, Any]) -> list[tuple]:

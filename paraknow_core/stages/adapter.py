@@ -9,6 +9,7 @@ from paraknow_core.disk import file_digest, whole_tensors
 from paraknow_core.methods.base import Method, MethodInputs, Update
 from paraknow_core.models.anatomy import LogicalModule
 from paraknow_core.paths import read_json, write_json
+from paraknow_core.stages.cards import initial_card, start_note
 from paraknow_core.stages.context import Context
 from paraknow_core.stages.export import Factors, current_factors
 from paraknow_core.stages.extraction import layer_mapping, pairings
@@ -50,13 +51,17 @@ def start_adapter(
     student = context.student.load()
     record = read_json(folder / RECORD)
     if record:
-        updates = _saved_updates(folder / FOLDER, modules, context, record)
+        updates = saved_updates(folder / FOLDER, modules, context.spec.factorisation.rank, set(record["subtracted"]))
         peft_model = _inject(context, student, modules, updates)
     else:
         record, peft_model = _compute(context, method, modules, store, student)
         context.teacher.refuse_replaced()
+        source = context.student.source
+        record["init_adapter"] = start_note(record)
+        tied = context.student.anatomy.tied and any(module.role == "embed" for module in modules)
+        card = initial_card(context.spec, source, record, tied=tied)
         shutil.rmtree(folder / FOLDER, ignore_errors=True)  # without its record, it is of an attempt that was cut off
-        save_initial_adapter(peft_model, folder / FOLDER, context.student.source.label)
+        save_initial_adapter(peft_model, folder / FOLDER, source.label, card)
         record["digest"] = file_digest(folder / FOLDER / WEIGHTS)
         write_json(folder / RECORD, record)
     initial = current_factors(peft_model, modules) if record["subtracted"] else None
@@ -114,14 +119,19 @@ def _inject(
     return inject(student, context.student.anatomy, modules, context.spec.factorisation, updates, context.spec.seed)
 
 
-def _saved_updates(
-    folder: Path, modules: list[LogicalModule], context: Context, record: dict[str, Any]
-) -> "Iterator[Update]":
-    """Read the initial factors back, bit for bit, module by module."""
+def saved_updates(
+    folder: Path, modules: list[LogicalModule], rank: int, subtracted: set[str]
+) -> "Iterator[Update]":  # fmt: skip
+    """Read the initial factors back, bit for bit, module by module.
+
+    Args:
+        folder: init_adapter/ of a run.
+        modules: the student's modules that have an adapter.
+        rank: of each.
+        subtracted: names of those whose product was taken off the student's weight.
+    """
     from safetensors import safe_open
 
-    rank = context.spec.factorisation.rank
-    subtracted = set(record["subtracted"])
     position: dict[str, int] = {}
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:
         for module in modules:

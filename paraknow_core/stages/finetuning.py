@@ -14,6 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from paraknow_core.errors import NumericError
 from paraknow_core.models.rotary import lengths_matter
+from paraknow_core.paths import usual_rights
 from paraknow_core.spec import FinetuningSpec, RunSpec
 from paraknow_core.stages import checkpoints
 from paraknow_core.stages.checkpoints import COMPLETE as COMPLETE
@@ -194,7 +195,9 @@ class Follow(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Seal the checkpoint; the one before stays: a kill or a crash at any moment leaves one to resume from."""
-        checkpoints.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step, state.max_steps)
+        newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        usual_rights(newest)
+        checkpoints.seal(newest, state.global_step, state.max_steps)
         self.saved_at = time.monotonic()
         self.report.event("saved", step=state.global_step)
 

@@ -15,6 +15,7 @@ from paraknow_core.models.anatomy import Anatomy, LogicalModule
 from paraknow_core.models.logical import add_product_
 from paraknow_core.paths import build_folder
 from paraknow_core.spec import FactorisationSpec
+from paraknow_core.stages.cards import CARD
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -122,13 +123,18 @@ def inject(
             layer = peft_model.base_model.model.get_submodule(update.module.host)
             _start_at(layer, parts[update.module.host], update, factorisation.rank)
             if update.subtract:
-                b, a = -scaling * update.b.double(), update.a
-                if update.module.role == "embed":
-                    b, a = a.T, b.T
-                add_product_(layer.get_base_layer().weight, update.module, b, a)
+                take_off_(layer.get_base_layer().weight, update, scaling)
     if head:
         tie_head(peft_model)
     return peft_model
+
+
+def take_off_(weight: Tensor, update: Update, scaling: float) -> None:
+    """Subtract scaling * B @ A of an update from its part of a stored weight, in place."""
+    b, a = -scaling * update.b.double(), update.a
+    if update.module.role == "embed":
+        b, a = a.T, b.T
+    add_product_(weight, update.module, b, a)
 
 
 def host_factors(layer: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
@@ -181,10 +187,11 @@ def tie_head(peft_model: "PeftModel") -> None:
         view.register_post_accumulate_grad_hook(fold_into(owner))
 
 
-def save_initial_adapter(peft_model: "PeftModel", folder: Path, label: str) -> None:
-    """Write the initial factors in PEFT format to `folder` (complete or not at all)."""
+def save_initial_adapter(peft_model: "PeftModel", folder: Path, label: str, card: str) -> None:
+    """Write the initial factors in PEFT format to `folder`, with a README.md (complete or not at all)."""
     with build_folder(folder, durable=True) as building:
         save_adapter(peft_model, building, label)
+        (building / CARD).write_text(card, encoding="utf-8")
 
 
 def save_adapter(peft_model: "PeftModel", folder: Path, label: str) -> None:
@@ -193,4 +200,4 @@ def save_adapter(peft_model: "PeftModel", folder: Path, label: str) -> None:
     config.base_model_name_or_path = label
     # PEFT would add whole embedding matrices when a target is called lm_head: here those are base weights.
     peft_model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
+    (folder / CARD).unlink(missing_ok=True)

@@ -7,6 +7,8 @@ from paraknow_core.errors import ModelError
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 PACKAGE = "bitsandbytes"
 
@@ -36,25 +38,53 @@ def quantise(peft_model: "PeftModel") -> int:
     Source:
         Dettmers et al., QLoRA, NeurIPS 2023, arXiv:2305.14314.
     """
-    import torch
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    head = peft_model.get_output_embeddings()
+    turned = _turned(peft_model)
+    for path in turned:
+        owner, name = peft_model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
+        child = getattr(owner, name)
+        made = Linear4bit(
+            child.in_features, child.out_features, bias=child.bias is not None, compute_dtype=child.weight.dtype,
+            quant_type="nf4", device="meta",
+        )  # fmt: skip
+        made.weight = Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
+        made.bias = child.bias
+        # On processors with bfloat16 the first evaluation would lay the weights out anew for good, and training
+        # could then not go on.
+        made.support_avx512bf16_for_cpu = False
+        setattr(owner, name, made.to(child.weight.device))
+    return len(turned)
+
+
+def quantised_parameters(student: "PreTrainedModel") -> set[str]:
+    """Return the names of the weights that `quantise` turns in this student, with an adapter or without."""
+    for parameter in student.parameters():
+        parameter.requires_grad_(False)
+    return {f"{path}.weight" for path in _turned(student)}
+
+
+def _turned(model: "PeftModel | PreTrainedModel") -> list[str]:
+    """Return the paths of the frozen linear layers, the output layer apart."""
+    import torch
+
+    head = model.get_output_embeddings()
     output = {id(module) for module in head.modules()} if head is not None else set()
-    turned = 0
-    for owner in list(peft_model.modules()):
-        for name, child in list(owner.named_children()):
-            if type(child) is not torch.nn.Linear or id(child) in output or child.weight.requires_grad:
-                continue
-            made = Linear4bit(
-                child.in_features, child.out_features, bias=child.bias is not None, compute_dtype=child.weight.dtype,
-                quant_type="nf4", device="meta",
-            )  # fmt: skip
-            made.weight = Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
-            made.bias = child.bias
-            # On processors with bfloat16 the first evaluation would lay the weights out anew for good, and training
-            # could then not go on.
-            made.support_avx512bf16_for_cpu = False
-            setattr(owner, name, made.to(child.weight.device))
-            turned += 1
-    return turned
+    return [
+        path for path, module in model.named_modules()
+        if type(module) is torch.nn.Linear and id(module) not in output and not module.weight.requires_grad
+    ]  # fmt: skip
+
+
+def rounded(weight: "Tensor") -> "Tensor":
+    """Return what is left of a weight in 4 bits, as `quantise` keeps it, in the weight's own dtype.
+
+    Raises:
+        ModelError: the package is not installed.
+    """
+    require_package()
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Params4bit
+
+    kept = Params4bit(weight.contiguous(), requires_grad=False, quant_type="nf4").to(weight.device)
+    return dequantize_4bit(kept.data, kept.quant_state)

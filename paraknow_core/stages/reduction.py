@@ -17,7 +17,7 @@ from paraknow_core.models.anatomy import Anatomy
 from paraknow_core.models.logical import logical_weight
 from paraknow_core.models.modules import LogicalModule, stored_shapes
 from paraknow_core.ops.metrics import profile, total
-from paraknow_core.paths import read_json, write_json
+from paraknow_core.paths import read_json, usual_rights, write_json
 from paraknow_core.planner import MAP_SIZE
 from paraknow_core.sensitivity_store import CHOICES, FULL, PARTS, REDUCTIONS, TOTALS
 from paraknow_core.spec import GROUPS, ROLES
@@ -102,6 +102,7 @@ class StoreBuilder:
         parts = [read_json(path) for path in sorted(self._parts.glob("*.json"))]
         tensors = {k: v for path in sorted(self._parts.glob("*.safetensors")) for k, v in load_file(path).items()}
         save_file(tensors, self.folder / REDUCTIONS)
+        usual_rights(self.folder / REDUCTIONS)
         merged: dict[str, dict] = {key: {} for key in ("parameters", "modules", "choices")}
         for part in parts:
             for key, into in merged.items():
@@ -114,6 +115,7 @@ class StoreBuilder:
 
     def _save(self, tensors: dict[str, Tensor], path: Path) -> None:
         save_file(tensors, path)
+        usual_rights(path)
         self._written.append(path)
 
 

@@ -1,6 +1,6 @@
 """Reading a run's saved adapters back: what changed in each module of the student, as factors of low rank."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from paraknow_core.errors import ModelError, RunError
 from paraknow_core.models.anatomy import Anatomy, LogicalModule
+from paraknow_core.models.families import FAMILIES
 from paraknow_core.paths import read_json
 from paraknow_core.stages.injection import hosts, row_index
 
@@ -66,6 +67,30 @@ def saved_changes(folder: Path, anatomy: Anatomy) -> Iterator[Change]:
             )  # fmt: skip
 
 
+def trained_factors(folder: Path, anatomy: Anatomy, *, subtracted: bool) -> dict[str, tuple[Tensor, Tensor]]:
+    """Read what training made of a run's factors: (B (out, R) with the scaling, A (R, in)) by host.
+
+    Args:
+        folder: the run's.
+        anatomy: the student's.
+        subtracted: the exported adapter holds the initial factors too, behind the trained ones.
+
+    Raises:
+        RunError: the run has no trained adapter, or it is not of the form that runs write.
+    """
+    final = _Adapter(folder / "adapter")
+    final.require_plain()
+    own = {host: parts for host, parts in hosts(anatomy.modules).items() if final.holds(host)}
+    found = {}
+    for host, parts in own.items():
+        b, a = final.factors(host)
+        _require_fit(host, parts, b, a)
+        rank = a.shape[0] // 2 if subtracted else a.shape[0]
+        found[host] = (b[:, :rank], a[:rank])
+    final.require_known(own, anatomy)
+    return found
+
+
 class _Adapter:
     """One adapter folder in PEFT format."""
 
@@ -78,13 +103,43 @@ class _Adapter:
 
         try:
             with safe_open(folder / WEIGHTS, framework="pt") as tensors:
-                self.tensors = {name: tensors.get_tensor(name).float() for name in tensors.keys()}  # noqa: SIM118
+                # What else is there is an output layer that shares the embedding's matrix, whole.
+                names = [name for name in tensors.keys() if ".lora_" in name]  # noqa: SIM118
+                self.tensors = {name: tensors.get_tensor(name).float() for name in names}
         except (SafetensorError, OSError):
             raise RunError(f"run {folder.parent.name}: {folder.name}/{WEIGHTS} is damaged; run it again") from None
 
     def holds(self, host: str) -> bool:
         prefix = f"base_model.model.{host}."
         return f"{prefix}lora_A.weight" in self.tensors or f"{prefix}lora_embedding_A" in self.tensors
+
+    def require_plain(self) -> None:
+        """Refuse what PEFT would compute in another way than scaling * B @ A.
+
+        Raises:
+            RunError: names the setting.
+        """
+        odd = [key for key in ("use_rslora", "use_dora", "lora_bias") if self.config.get(key)]
+        odd += ["bias"] if self.config.get("bias", "none") != "none" else []
+        odd += ["peft_type"] if self.config.get("peft_type", "LORA") != "LORA" else []
+        if odd:
+            raise RunError(f"run {self.folder.parent.name}: {CONFIG} was changed ({odd[0]}); run it again")
+
+    def require_known(self, known: Collection[str], anatomy: Anatomy) -> None:
+        """Refuse factors of modules that the student does not have.
+
+        Raises:
+            RunError: names the first.
+        """
+        found = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in self.tensors}
+        # Adapters of before have factors of a tied output layer too: the embedding's, transposed.
+        tied = {FAMILIES[anatomy.family].head} if anatomy.tied else set()
+        odd = sorted(found - set(known) - tied)
+        if odd:
+            raise RunError(
+                f"run {self.folder.parent.name}: the adapter changes {odd[0]}, which the student does not have; "
+                "the student's folder was replaced since the run"
+            )
 
     def factors(self, host: str) -> tuple[Tensor, Tensor]:
         """Return (B, A) of a host, the scaling folded into B."""

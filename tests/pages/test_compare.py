@@ -251,6 +251,41 @@ def test_weights_are_drawn_and_said(place, compare, monkeypatch):
         assert sentence in words(app)
 
 
+def test_a_trained_run_offers_its_adapter_and_the_command_that_merges_it(place, compare, tmp_path, monkeypatch):
+    def merging(app) -> list[str]:
+        return [code.value for code in app.code if "--merged" in code.value]
+
+    run = compared.run(place, "seeking")
+    assert not merging(compare(view="files"))
+    run.file("adapter").mkdir()
+    app = compare(view="files")
+    assert "Adapter as zip" in {b.label for b in app.get("download_button")}
+    assert merging(app) == [f"python -m paraknow_core runs export {run.id} --merged --out {run.id}-merged"]
+    monkeypatch.setattr("pages._ui.compare_files.LARGEST", -1)
+    app = compare(view="files")
+    assert "Adapter as zip" not in {b.label for b in app.get("download_button")}
+    assert f"too large to hand through the browser; it lies in {place.root.name}/runs/{run.id}/adapter/" in words(app)
+    monkeypatch.undo()
+    monkeypatch.setenv("PARAKNOW_DEMO", "1")
+    assert not merging(compare(view="files"))  # a class has no command line here
+    monkeypatch.delenv("PARAKNOW_DEMO")
+    run.file("adapter").rmdir()
+    (tmp_path / "outside").mkdir()
+    run.file("adapter").symlink_to(tmp_path / "outside")
+    app = compare(view="files")
+    assert "Adapter as zip" not in {b.label for b in app.get("download_button")}
+    assert not merging(app)
+
+
+def test_files_behind_links_are_not_offered(place, compare, tmp_path):
+    run = compared.run(place, "seeking")
+    run.file("predictions.jsonl").rename(tmp_path / "outside")
+    run.file("predictions.jsonl").symlink_to(tmp_path / "outside")
+    app = compare(view="files")
+    assert "predictions.jsonl is a link" in words(app)
+    assert not {"Report as HTML", "Records as CSV"} & {b.label for b in app.get("download_button")}
+
+
 def test_duplicate_and_tweak_makes_the_runs_spec_the_draft(place, compare):
     compared.run(place, "seeking", factorisation__rank=7)
     app = compare(view="files")

@@ -203,6 +203,21 @@ def test_a_done_run_shows_scores_beside_student_and_siblings(place, open_app):
     assert (values["Export check"], values["Trainable parameters"], values["Time"]) == ("passed", "119 k", "1 m 33 s")
 
 
+@pytest.mark.parametrize(("check", "shown"), [
+    ({"max_abs": 2e-6, "tolerance": 1e-5, "passed": True}, "passed"),  # of a run that did not check merging
+    ({"max_abs": 2e-6, "tolerance": 1e-5, "passed": True, "merged_max_abs": 3e-6, "merges": True}, "passed"),
+    ({"max_abs": 2e-6, "tolerance": 1e-5, "passed": True, "merged_max_abs": 1.3, "merges": False}, "not merged"),
+    ({"max_abs": 1.0, "tolerance": 1e-5, "passed": False, "merged_max_abs": 1.3, "merges": False}, "not passed"),
+    ({}, "–"),
+])  # fmt: skip
+def test_the_export_check_says_whether_merging_is_right_too(place, open_app, check, shown):
+    run = fabricate.run(place, "done")
+    run.file("result.json").write_text(json.dumps({**run.result(), "export_check": check}))
+    [metric] = [m for m in open_app("train", run.id).metric if m.label == "Export check"]
+    assert metric.value == shown
+    assert ("merged, 1.3" in metric.help) == (check.get("merged_max_abs") == 1.3)
+
+
 def test_a_difference_is_paired_and_said_in_words(place, open_app):
     fabricate.run(place, "done", {"method": "default_lora"}, value=0.377)
     run = fabricate.run(place, "done")

@@ -26,9 +26,12 @@ def student(tmp_path_factory) -> str:
 
 @pytest.fixture
 def make_run(place, student):
-    """Make a finished run whose adapter changes the student a lot; each seed gives another one."""
+    """Make a finished run whose adapter changes the student a lot; each seed gives another one.
 
-    def made(seed: int) -> Slot:
+    With `head` it also changes the tied embedding, and brings the output layer whole, as exported adapters do.
+    """
+
+    def made(seed: int, head: bool = False) -> Slot:
         import torch
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM
@@ -36,8 +39,13 @@ def make_run(place, student):
         run = create_run(place, RunSpec(name=f"run {seed}").with_changes({"student.source": student}))
         model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
         torch.manual_seed(seed)
-        config = LoraConfig(r=2 + seed, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
-        get_peft_model(model, config).save_pretrained(run.file("adapter"))
+        whole = {"target_modules": ["q_proj", "embed_tokens"], "modules_to_save": ["lm_head"]} if head else {}
+        targets = {"target_modules": ["q_proj", "down_proj"]} | whole
+        changed = get_peft_model(model, LoraConfig(r=2 + seed, init_lora_weights=False, **targets))
+        if head:
+            with torch.no_grad():
+                changed.get_output_embeddings().weight.mul_(-seed)
+        changed.save_pretrained(run.file("adapter"), save_embedding_layers=False)
         return Slot(source=student, run=run.id)
 
     return made

@@ -126,8 +126,34 @@ def test_freeing_an_adapter_leaves_the_base_as_it_was_and_the_last_one_frees_it(
     assert desk.shelf.bases == {}
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1)])
+def test_adapters_that_bring_an_output_layer_come_and_go_beside_others(place, desk, student, make_run, order):
+    plain, runs = Slot(source=student), [make_run(1, head=True), make_run(2, head=True), make_run(3)]
+    expected = {plain.key: first_probability(student)}
+    expected |= {run.key: first_probability(student, place.runs / run.run / "adapter") for run in runs}
+    assert len({round(p, 8) for p in expected.values()}) == 4
+
+    def check(*slots):
+        name = playground.begin(place, asked(*slots, max_new_tokens=2))
+        work(desk)
+        for slot in slots:
+            made = playground.generation(place, name).columns[slot.key]
+            assert made.tokens[0]["p"] == pytest.approx(expected[slot.key], abs=1e-6), slot
+
+    load(place, desk, *(runs[each] for each in order), plain)
+    check(plain, *runs)
+    left = [plain, *(runs[each] for each in order)]
+    for each in order:
+        playground.ask(place, "free", runs[each])
+        work(desk)
+        left.remove(runs[each])
+        check(*left)
+    load(place, desk, runs[0])
+    check(plain, runs[0])
+
+
 def test_what_a_look_promises_is_what_loading_takes(place, desk, student, make_run):
-    for slot in (Slot(source=student), make_run(1)):
+    for slot in (Slot(source=student), make_run(1), make_run(2, head=True)):
         playground.ask(place, "look", slot)
         work(desk)
         promised = playground.holding(place, slot)

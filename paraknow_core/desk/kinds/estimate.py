@@ -15,6 +15,7 @@ from paraknow_core.estimates import (
     estimate_evaluation,
     estimate_finetuning,
     estimate_injection,
+    whole_head,
 )
 from paraknow_core.memory import available_bytes
 from paraknow_core.models.anatomy import Anatomy
@@ -98,7 +99,7 @@ def _student(
     count = 4 if dtype == "float32" else 2
     stages = {
         "injection": estimate_injection(teacher, student, roles, spec.factorisation.rank, rates),
-        "fine-tuning": estimate_finetuning(student, adapters, training, rates, count),
+        "fine-tuning": estimate_finetuning(student, adapters, training, rates, count, whole_head(student, roles)),
         "evaluation": estimate_evaluation(student, answering, rates, count),
     }
     return {

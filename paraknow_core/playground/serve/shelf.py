@@ -1,6 +1,8 @@
 """The weights that are held: one base a model, shared by the untouched model and every run's adapter on it."""
 
+import math
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -147,7 +149,7 @@ class Shelf:
                     shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
             except (SafetensorError, OSError):
                 raise RunError(f"run {slot.run}: its adapter cannot be read; run it again") from None
-            extra = sum(rows * cols for rows, cols in shapes)
+            extra = sum(math.prod(shape) for shape in shapes)
             parameters, size = parameters + extra, size + 4 * extra
         return size, parameters
 
@@ -211,10 +213,12 @@ def _put_adapter(base: Base, key: str, folder: Path) -> None:
     from peft import PeftModel
 
     before = {id(p) for p in base.model.parameters()}
-    if base.adapters:
-        base.model.load_adapter(str(folder), adapter_name=key)
-    else:
-        base.model = PeftModel.from_pretrained(base.model, str(folder), adapter_name=key)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # about tied layers: see stages.export
+        if base.adapters:
+            base.model.load_adapter(str(folder), adapter_name=key)
+        else:
+            base.model = PeftModel.from_pretrained(base.model, str(folder), adapter_name=key)
     base.model.eval().requires_grad_(False)
     own = [p for p in base.model.parameters() if id(p) not in before]
     base.adapters[key] = sum(p.numel() * p.element_size() for p in own), sum(p.numel() for p in own)
@@ -222,10 +226,16 @@ def _put_adapter(base: Base, key: str, folder: Path) -> None:
 
 def _take_adapter(base: Base, key: str) -> None:
     """Remove one adapter; with the last, the base is the plain model again (its weights were never changed)."""
-    if base.adapters:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # about the next one that is active
+        # An output layer that an adapter brings whole would stay in place of the base's if only unloaded, and can only
+        # be deleted while its adapter is the active one.
+        base.model.set_adapter(key, inference_mode=True)
         base.model.delete_adapter(key)
-    else:
-        base.model = base.model.unload()
+        if base.adapters:  # PEFT may go on naming the one that is gone
+            base.model.set_adapter(next(iter(base.adapters)), inference_mode=True)
+        else:
+            base.model = base.model.unload()
 
 
 def _prepare_torch(settings: Settings) -> None:
