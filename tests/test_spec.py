@@ -117,6 +117,9 @@ def test_an_origin_counts_as_whole_by_what_the_student_has():
     assert normal_origin(without_gate, without_gate) == ("all",)
     assert normal_origin(["embed"], without_gate) == ("embedding",)
     assert normal_origin(["embed"]) == ("embed",)
+    tied = [role for role in ROLES if role != "head"]
+    assert normal_origin(["q", "k", "v", "o", "down"], tied) == ("attention", "down")
+    assert normal_origin(["q", "down"], tied) == ("q", "down")
 
 
 def test_a_scorer_or_reference_given_twice_counts_once():

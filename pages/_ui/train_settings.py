@@ -5,13 +5,13 @@ from typing import Any
 
 import streamlit as st
 
-from pages._ui import asking, state, train_estimate, widgets
+from pages._ui import asking, origin, state, train_estimate, widgets
 from pages._ui.layout import plain, say
 from pages._ui.reading import Facts
 from paraknow_core.access import DEMO_LIMITS
 from paraknow_core.display import arm_of, duration, memory, source_label
 from paraknow_core.runs import RunFolder
-from paraknow_core.spec import GROUPS, ROLES, STRATEGIES, STRUCTURES, RunSpec
+from paraknow_core.spec import STRATEGIES, STRUCTURES, RunSpec
 
 ARMS = {
     "seeking": "The method: starts from the teacher's most sensitive blocks.",
@@ -86,13 +86,11 @@ def _transfer() -> None:
                         "in their order."),
         lambda: _choice("Structure", "extraction.structure", list(STRUCTURES),
                         "How the block is picked. submatrix: the window of the student's shape with the largest Σ S."),
-        lambda: state.field(
-            st.multiselect, "Origin", "extraction.origin", options=["all", *GROUPS, *ROLES],
-            to_draft=lambda chosen: chosen or ["all"], help="Which modules give a block: groups or single roles.",
-        ),
         lambda: _number("Seed samples", "sensitivity.samples", 1, 100_000, 8, "N training examples that S = Σ |θ · "
                         "∂L/∂θ| is summed over; the paper: 32."),
+        lambda: None,
     )  # fmt: skip
+    origin.pills(asking.student_roles(state.draft()))
 
 
 def _more() -> None:

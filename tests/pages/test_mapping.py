@@ -9,7 +9,6 @@ import pytest
 
 from pages._ui import mapping_overview
 from pages._ui.mapping_layers import RECEIVES, after_click, after_edit, notes
-from pages._ui.mapping_settings import origin_of
 from paraknow_core.draft import load_draft
 from paraknow_core.paths import Workspace, write_json
 from paraknow_core.runs import RunFolder
@@ -214,19 +213,6 @@ def test_notes_say_what_is_allowed_but_worth_knowing():
     assert "Student layer 2: nothing received" in said
     assert "Not in the teacher's order" in said
     assert "4 of 6 teacher layers give nothing" in said
-
-
-@pytest.mark.parametrize(
-    ("wanted", "origin"),
-    [
-        (["q", "k", "v", "o", "gate", "up", "down", "embed"], ["all"]),
-        (["q", "k", "v", "o"], ["attention"]),
-        (["q", "k", "v", "o", "down"], ["attention", "down"]),
-        (["q", "down"], ["q", "down"]),
-    ],
-)
-def test_origins_are_written_in_the_fewest_words(wanted, origin):
-    assert origin_of(wanted, ["q", "k", "v", "o", "gate", "up", "down", "embed"]) == origin
 
 
 def test_groups_and_roles_are_kept_in_step(place, loaded):

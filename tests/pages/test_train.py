@@ -19,6 +19,10 @@ def number(app, label: str):
     return next(n for n in app.number_input if n.label == label)
 
 
+def group(app, label: str):
+    return next(g for g in app.get("button_group") if g.label == label)
+
+
 def test_empty_says_what_will_appear(open_app):
     app = open_app("train")
     assert app.title[0].value == "Train"
@@ -29,7 +33,7 @@ def test_settings_survive_a_page_switch_and_reach_the_run(place, open_app, submi
     app = open_app("train")
     number(app, "Rank r").set_value(4).run()
     select(app, "Structure").set_value("row_column").run()
-    next(m for m in app.multiselect if m.label == "Origin").set_value(["ffn"]).run()
+    group(app, "Origin by group").set_value(["ffn"]).run()
     app.switch_page("pages/start.py").run()
     app.switch_page("pages/train.py").run()
     assert (number(app, "Rank r").value, select(app, "Structure").value) == (4, "row_column")
@@ -37,6 +41,21 @@ def test_settings_survive_a_page_switch_and_reach_the_run(place, open_app, submi
     button(app, "Start transfer").click().run()
     spec = RunFolder(place.runs / submitted[0][0]).spec()
     assert (spec.factorisation.rank, spec.extraction.structure, spec.extraction.origin) == (4, "row_column", ("ffn",))
+
+
+def test_the_origin_is_chosen_as_on_mapping_and_never_all_beside_a_part_of_it(place, open_app):
+    app = open_app("train")
+    assert group(app, "Origin by group").value == ["attention", "ffn", "embedding"]
+    group(app, "Origin by group").set_value(["attention", "ffn"]).run()
+    assert app.session_state["draft"].spec.extraction.origin == ("attention", "ffn")
+    answer_desk(place, app)  # the student has no head of its own: it is no choice any more
+    roles = ["q", "k", "v", "o", "gate", "up", "down", "embed"]
+    assert [option.content for option in group(app, "Origin by role").proto.options] == roles
+    group(app, "Origin by role").set_value(roles).run()
+    assert app.session_state["draft"].spec.extraction.origin == ("all",)
+    group(app, "Origin by role").set_value([]).run()
+    assert "choose at least one role" in words(app)
+    assert app.session_state["draft"].spec.extraction.origin == ("all",)
 
 
 def test_controls_are_submitted_after_the_method_in_one_go(place, open_app, submitted):
