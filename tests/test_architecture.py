@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "sensitivity_store": BASE,
     "agreement": BASE,
     "runs": BASE,
+    "labels": BASE | {"display"},
     "writer": BASE | {"runs"},
     "demo": BASE | {"ops", "models", "tasks"},
     "models": BASE | {"ops"},
@@ -55,7 +56,7 @@ MAY_IMPORT = {
     "desk.kinds": BASE | {"desk", "settings", "runs", "sensitivity_store", "services", "ops", "models", "tasks",
                           "stages", "methods", "memory", "planner", "estimates", "display", "demo", "pipeline"},
     "cli": BASE | {"settings", "runs", "writer", "models", "tasks", "stages", "pipeline", "engines", "studies",
-                   "launcher", "display", "desk"},
+                   "comparison", "labels", "launcher", "display", "desk"},
     "__main__": {"cli", "openmp"},
     "__init__": set(),
 }  # fmt: skip
@@ -63,6 +64,7 @@ MAY_IMPORT = {
 PAGES_MAY_IMPORT = BASE | {
     "settings", "runs", "sensitivity_store", "studies", "comparison", "figures", "display", "engines", "demo", "draft",
     "access", "services", "desk", "playground", "charts", "reports", "planner", "agreement", "lessons", "figure_style",
+    "labels",
 }  # fmt: skip
 # The interface of methods belongs to the stages, which call it; the methods themselves stand above them. The desk's
 # loop and its kinds of questions are not the part that pages know.
