@@ -4,9 +4,9 @@ import time
 
 import streamlit as st
 
-from pages._ui import layout, state, widgets
+from pages._ui import layout, reading, state, widgets
 from pages._ui.reading import Facts, facts
-from paraknow_core.display import arm_of, duration, score_text, shorten
+from paraknow_core.display import duration, score_text
 from paraknow_core.engines import queue
 from paraknow_core.lessons import LESSONS
 from paraknow_core.runs import RunFolder, list_runs
@@ -97,21 +97,22 @@ def recent_runs() -> None:
     with st.container(gap=None, key="rows"):
         for cell, word in zip(st.columns(COLUMNS, wrap=False), ("Run", "Pair", "Task", "State", "Score"), strict=True):
             cell.caption(word)
+        titles = reading.titles(state.place())
         for run in runs[:SHOWN]:
-            _row(run, facts(run))
+            _row(run, facts(run), titles.get(run.id, run.id))
     if len(runs) > SHOWN:
         st.caption(f"{len(runs) - SHOWN} older ones: `python -m paraknow_core runs list`")
 
 
-def _row(run: RunFolder, one: Facts) -> None:
+def _row(run: RunFolder, one: Facts, title: str) -> None:
     status = run.status()
     only_sensitivity = one.spec is not None and one.spec.until == "sensitivity"
     target = "pages/sensitivity.py" if only_sensitivity else "pages/train.py"
     name, pair, task, state_cell, score = st.columns(COLUMNS, vertical_alignment="center", wrap=False)
-    full = f"{one.spec.name}, {run.id}" if one.spec and one.spec.name else run.id  # the line itself may be cut
-    tip = layout.plain(full)
+    whole = [title, run.id, *([one.label.note] if one.label.note else [])]  # the line itself may be cut
+    tip = layout.plain(", ".join(whole))
     icon = ":material/grid_on:" if only_sensitivity else ":material/show_chart:"
-    name.page_link(target, label=layout.plain(_title(one)), icon=icon, query_params={"run": run.id}, help=tip)
+    name.page_link(target, label=layout.plain(title), icon=icon, query_params={"run": run.id}, help=tip)
     pair.markdown(layout.plain(one.pair if one.spec else one.problem))
     task.markdown(layout.plain(one.task))
     if status.active:
@@ -126,15 +127,6 @@ def _row(run: RunFolder, one: Facts) -> None:
 
 def _ago(moment: float) -> str:
     return duration(max(60.0, time.time() - moment) // 60 * 60).removesuffix(" 00 s")
-
-
-def _title(one: Facts) -> str:
-    if one.spec is None:
-        return one.id
-    if one.spec.until == "sensitivity":
-        return shorten(one.spec.name, 44) if one.spec.name else "Sensitivity"
-    arm = f"{arm_of(one.spec.method).label}, seed {one.spec.seed}"
-    return f"{shorten(one.spec.name, 30)} · {arm.replace(' (the method)', '')}" if one.spec.name else arm
 
 
 with layout.page("ParaKnow workbench"):

@@ -42,16 +42,15 @@ class Plan:
 
     def already(self) -> str:
         """Say which are there already: state, arm and seeds; empty where none is."""
-        seeds: dict[tuple[str, str], list[int]] = {}
+        known: dict[str, dict[str, list[int]]] = {}
         for spec, run in zip(self.specs, self.there, strict=True):
             if run is not None:
-                seeds.setdefault((WORDS.get(state_of(run), "there"), spec.method), []).append(spec.seed)
-        words = {word for word, _ in seeds}
-        parts = {
-            word: " and ".join(f"{arm_name(method)}, {seed_words(own)}" for (w, method), own in seeds.items() if w == word)
-            for word in WORDS.values() if word in words
-        }  # fmt: skip
-        return " ".join(f"Already {word}: {text}." for word, text in parts.items())
+                known.setdefault(WORDS.get(state_of(run), "there"), {}).setdefault(spec.method, []).append(spec.seed)
+        said = {
+            word: " and ".join(f"{arm_name(method)}, {seed_words(seeds)}" for method, seeds in arms.items())
+            for word, arms in known.items()
+        }
+        return " ".join(f"Already {word}: {arms}." for word, arms in said.items())
 
 
 def arm_name(method: str) -> str:

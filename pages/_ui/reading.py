@@ -1,5 +1,6 @@
 """Reading run folders for the pages; what cannot change any more is read once per session of the server."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -122,6 +123,12 @@ def state_of(run: RunFolder) -> str:
 def _ended_state(path: str, stamp: tuple[int, int]) -> str:
     del stamp  # only part of the key under which the answer is kept
     return RunFolder(Path(path)).status().state
+
+
+def options(place: Workspace, runs: Iterable[RunFolder], *, about: bool = False) -> dict[str, str]:
+    """Return runs by id as lines of a selector; see `option`."""
+    known = titles(place)
+    return {run.id: option(run, facts(run), known.get(run.id, run.id), about=about) for run in runs}
 
 
 def option(run: RunFolder, one: Facts, title: str, *, about: bool = True) -> str:

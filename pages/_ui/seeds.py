@@ -26,18 +26,21 @@ def repeat(one: Facts, controls: list[Facts]) -> None:
     words.caption(plain(said))
     arms = " and ".join(dict.fromkeys(launching.arm_name(spec.method) for spec in missing))
     numbers = launching.seed_words(sorted({spec.seed for spec in missing}))
-    if button.button(
+    pressed = button.button(
         f"Run {numbers}", key=f"seeds:{one.id}", icon=":material/casino:", width="stretch",
         help=plain(f"Puts {counted(len(missing), 'run')} into the queue, everything else equal: {arms}, {numbers}."),
-    ):  # fmt: skip
-        if widgets.start(*missing) is not None:
-            st.rerun()
+    )  # fmt: skip
+    if pressed and widgets.start(*missing) is not None:
+        st.rerun()
 
 
 def _missing(one: Facts, controls: list[Facts]) -> list[RunSpec]:
     arms = [each.spec for each in (one, *controls) if each.spec is not None]
     methods = {spec.method for spec in arms}
-    runs = [(run, other.spec) for run, other in reading.all_facts(state.place())
-            if other.spec is not None and other.spec.method in methods and reading.is_comparable(one, other)]  # fmt: skip
+    runs = [
+        (run, other.spec)
+        for run, other in reading.all_facts(state.place())
+        if other.spec is not None and other.spec.method in methods and reading.is_comparable(one, other)
+    ]
     # A run with its seed alone changed is comparable to itself, so these are all that can count.
     return comparison.missing_seeds(arms, runs, launching.state_of)

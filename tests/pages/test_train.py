@@ -508,10 +508,11 @@ def test_siblings_are_drawn_beside_a_run_clean_ones_first(place, open_app):
     run = fabricate.run(place, "running")
     app = open_app("train", run.id)
     pills = next(p for p in app.get("button_group") if p.label == "Beside it")
-    assert [option.content for option in pills.proto.options] == ["default LoRA", "PiSSA *"]
+    assert [option.content for option in pills.proto.options] == ["default LoRA, lr 0.0003, seed 0",
+                                                                  "PiSSA, lr 0.001, seed 0 *"]  # fmt: skip
     assert "more than method and seed" in pills.proto.help
     chart = json.loads(app.get("plotly_chart")[0].proto.spec)
-    assert "default LoRA, training" in [trace["name"] for trace in chart["data"]]
+    assert "default LoRA, lr 0.0003, seed 0, training" in [trace["name"] for trace in chart["data"]]
     assert app.session_state[f"train.beside:{run.id}"] == [clean.id]
     assert unclean.id not in app.session_state[f"train.beside:{run.id}"]
     assert "Left of fine-tuning" in words(app)
