@@ -84,11 +84,16 @@ def state_of(run: RunFolder) -> str:
     return "" if word == "done" and not reading.facts(run).scores else word
 
 
-def problem() -> str:
-    """Return why nothing of the draft could run, as far as that is known already; else nothing."""
+def problem(patience_s: float = 0.0) -> str:
+    """Return why nothing of the draft could run, as far as that is known; else nothing.
+
+    Args:
+        patience_s: how long an answer is waited for.
+    """
     draft = state.whole_draft()
+    tight = asking.rank_problem(draft.spec, patience_s)
     specs = [draft.spec.with_changes({"method": method}) for method in (draft.spec.method, *draft.arms)]
-    return asking.rank_problem(draft.spec) or next(filter(None, map(asking.seeds_problem, specs)), "")
+    return tight or next(filter(None, map(asking.seeds_problem, specs)), "")
 
 
 def start(made: Plan) -> RunFolder | None:

@@ -9,6 +9,7 @@ from pages._ui import state, widgets
 from pages._ui.layout import chip, plain
 from pages._ui.reading import Facts, facts
 from pages._ui.reading import titles as titles_of
+from pages._ui.waiting import place_in_line
 from paraknow_core.engines import queue
 from paraknow_core.runs import RunFolder, list_runs
 from paraknow_core.services import Service
@@ -94,7 +95,7 @@ def _row(run: RunFolder, called: str, number: int, last: int, shown: RunFolder |
         f'{seed}{pair}</div>'
     )  # fmt: skip
     percent = round(100 * status.fraction)
-    words = f"{status.stage or 'starting'} {percent} %" if not number else widgets.place_in_line(number)
+    words = f"{status.stage or 'starting'} {percent} %" if not number else place_in_line(number)
     bar = f'<span class="pk-bar"><i style="width:{percent}%"></i></span>' if not number else ""
     amount.html(f'<div class="pk-amount">{bar}<span class="pk-quiet">{escape(words)}</span></div>')
     with tools.container(horizontal=True, gap="small", horizontal_alignment="right"):

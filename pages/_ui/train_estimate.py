@@ -75,6 +75,19 @@ def past_runs(spec: RunSpec, trained: list[tuple[RunFolder, Facts]], before: flo
     return found
 
 
+def seconds_until(spec: RunSpec, known: list[tuple[RunFolder, Facts]]) -> float | None:
+    """Return what the newest finished run took that ended at the same stage, on the same models and task source."""
+    for _, one in known:
+        timings = one.result.get("timings")
+        if one.spec is None or one.spec.until != spec.until or not isinstance(timings, dict) or not timings:
+            continue
+        if _question(one.spec) == _question(spec):
+            samples = spec.sensitivity.samples / one.spec.sensitivity.samples
+            measuring = timings.get("sensitivity", 0.0)
+            return sum(timings.values()) + measuring * (samples - 1)
+    return None
+
+
 def _question(spec: RunSpec) -> tuple:
     return (spec.teacher, spec.student, spec.task.source, spec.task.subset)
 

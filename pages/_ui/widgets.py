@@ -7,7 +7,7 @@ from html import escape
 
 import streamlit as st
 
-from pages._ui import asking, reading, state
+from pages._ui import asking, reading, state, waiting
 from pages._ui.layout import chip, plain, say, unwritable
 from pages._ui.reading import Facts, facts
 from paraknow_core.demo.tasks import TASKS
@@ -231,22 +231,13 @@ def _explain(run: RunFolder, one: Facts, status: Status) -> None:
 
 
 def _queued_words(run: RunFolder) -> str:
-    order = queue.read(state.place())
-    if run.id in order.waiting:
-        number, busy = order.waiting.index(run.id) + 1, len(order.working)
-        after = f", after the run{'s' if busy > 1 else ''} going on" if busy else ""
-        return f"Waiting: {place_in_line(number)}{after}. It begins by itself, whether this page is open or not."
+    wait = waiting.wait_of(run)
+    if wait is not None:
+        return (f"Waiting: {waiting.words(wait)}. It begins by itself, whether this page is open or not."
+                f"{waiting.unknown(wait)}")  # fmt: skip
     if run.file("process.json").exists():
         return "Its process is starting."
     return "Not started yet: it is not in the queue. Start puts it there."
-
-
-def place_in_line(number: int) -> str:
-    """Return in words which of the waiting runs this one is, counted from 1."""
-    if number == 1:
-        return "next"
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending} in line"
 
 
 def buttons(run: RunFolder, status: Status) -> None:

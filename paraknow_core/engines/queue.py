@@ -185,15 +185,21 @@ def put_first(place: Workspace, *runs: RunFolder) -> None:
     """
     with changing(place) as order:
         mine = [run.id for run in runs if run.id in order.waiting]
-        others = [name for name in order.waiting if name not in mine]
-        slow = [name for name in others if name not in order.first]
-        patient = {name for name in slow if order.passed.get(name, 0) + len(mine) <= MOST_AHEAD}
-        not_again = [at for at, name in enumerate(others) if name in slow and name not in patient]
-        first_patient = next((at for at, name in enumerate(others) if name in patient), len(others))
-        at = max([first_patient, *(last + 1 for last in not_again)])
-        order.waiting = [*others[:at], *mine, *others[at:]]
+        order.waiting = [name for name in order.waiting if name not in mine]
+        at = place_of_first(order, len(mine))
+        passed = [name for name in order.waiting[at:] if name not in order.first]
+        order.waiting[at:at] = mine
         order.first = [name for name in order.waiting if name in {*order.first, *mine}]
-        order.passed |= {name: order.passed.get(name, 0) + len(mine) for name in others[at:] if name in patient}
+        order.passed |= {name: order.passed.get(name, 0) + len(mine) for name in passed}
+
+
+def place_of_first(order: Order, count: int) -> int:
+    """Return how many of the waiting runs stay before `count` runs that are put first now."""
+    slow = {name for name in order.waiting if name not in order.first}
+    patient = {name for name in slow if order.passed.get(name, 0) + count <= MOST_AHEAD}
+    not_again = [at for at, name in enumerate(order.waiting) if name in slow - patient]
+    first_patient = next((at for at, name in enumerate(order.waiting) if name in patient), len(order.waiting))
+    return max([first_patient, *(last + 1 for last in not_again)])
 
 
 def attempt_of(status: Status) -> int:
