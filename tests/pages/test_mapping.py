@@ -303,6 +303,37 @@ def test_a_model_that_is_not_there_is_a_sentence(place, open_app, source):
     assert button(app, "Start transfer")
 
 
+def test_start_transfer_starts_what_train_would_and_leads_there(place, loaded, submitted):
+    app = loaded({"seed": 4})
+    start = button(app, "Start transfer")
+    assert start.help.replace("\\", "").startswith("Puts 2 runs into the queue: seeking and default LoRA, seed 4.")
+    start.click().run()
+    assert not app.exception
+    [ids] = submitted
+    assert [RunFolder(place.runs / name).spec().method for name in ids] == ["seeking", "default_lora"]
+    assert app.title[0].value == "Train"
+    assert app.query_params["run"] in (ids[0], [ids[0]])
+
+
+def test_start_transfer_says_why_nothing_can_start(place, loaded, submitted):
+    app = loaded({"factorisation.rank": 4096})
+    button(app, "Start transfer").click().run()
+    assert app.title[0].value == "Mapping & extraction"
+    assert any("rank 4096 does not fit" in error.value for error in app.error)
+    assert not submitted
+
+
+def test_start_transfer_starts_nothing_twice(place, loaded, submitted):
+    app = loaded()
+    assert not button(app, "Start transfer").disabled
+    spec = load_draft(place).spec
+    for method in ("seeking", "default_lora"):
+        fabricate.run(place, "done", {**spec.model_dump(mode="json"), "method": method})
+    app.run()
+    assert button(app, "Start transfer").disabled
+    assert "Already run: seeking, seed 0" in button(app, "Start transfer").help.replace("\\", "")
+
+
 def test_extract_only_submits_a_run_and_shows_where_the_adapter_lies(place, loaded, submitted):
     app = loaded()
     button(app, "Extract only").click().run()

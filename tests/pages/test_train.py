@@ -349,6 +349,19 @@ def test_a_waiting_run_says_how_many_are_before_it_and_can_be_taken_out(place, o
     assert queue.read(place).waiting == [first.id, second.id]
 
 
+def test_a_waiting_run_says_when_its_turn_will_be(place, open_app):
+    fabricate.run(place, "done", {"seed": 5})  # 93 s, of which a teacher that is measured takes none
+    going = fabricate.run(place, "running")
+    waiting = [fabricate.run(place, "queued", {"seed": seed}) for seed in (1, 2, 3)]
+    queue.submit(place, *waiting)
+    with queue.changing(place) as order:
+        order.working = [going.id]
+    assert "Waiting: next, after the run going on, in about 10 s" in words(open_app("train", waiting[0].id))
+    assert "Waiting: 3rd in line, after the run going on, in about 2 m 50 s" in words(open_app("train", waiting[2].id))
+    (place.root / "settings.yaml").write_text("workers: 2\n")
+    assert "Waiting: 3rd in line, after the run going on, in about 1 m 20 s" in words(open_app("train", waiting[2].id))
+
+
 def test_the_place_in_line_is_the_same_beside_the_run_and_in_the_queue(place, open_app):
     going, *waiting = [fabricate.run(place, "running"), *(fabricate.run(place, "queued") for _ in range(2))]
     queue.submit(place, *waiting)
