@@ -34,10 +34,9 @@ def overview() -> None:
         "Short experiments on the bundled models: you predict, the machine measures, the numbers decide. "
         "Times are for two cores; runs that are there already are used again."
     )
-    wait = lesson_runs.wait_before(1)
+    wait = lesson_runs.wait_before(1, "A lesson's")
     if wait:
-        st.info(plain(f"The queue is busy. A lesson goes before what waits there. {wait}"),
-                icon=":material/hourglass_empty:")  # fmt: skip
+        st.info(plain(f"The queue is busy. {wait}"), icon=":material/hourglass_empty:")
     for one in LESSONS:
         found = lesson_runs.find(one)
         with st.container(border=True):

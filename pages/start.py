@@ -13,7 +13,7 @@ from paraknow_core.runs import RunFolder, list_runs
 from paraknow_core.spec import RunSpec
 
 SHOWN = 12
-COLUMNS = (3.0, 2.3, 1.6, 2.1, 2.5)
+COLUMNS = (4.1, 2.1, 1.6, 2.2, 2.2)
 STEPS = (
     ("Measure", "pages/sensitivity.py", "Sensitivity of every teacher weight on a few seed samples of the task."),
     ("Map layers", "pages/mapping.py", "The most sensitive teacher layers, one for each student layer."),
@@ -44,6 +44,7 @@ CSS = """<style>
   .st-key-body > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"],
   .st-key-body > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] {min-width: 100%;}
 }
+.st-key-rows [data-testid="stPageLink"] p {white-space: normal; line-height: 1.2rem;}
 .st-key-lessons [data-testid="stPageLink"] p {font-size: .92rem; overflow-wrap: anywhere; white-space: normal;}
 </style>"""
 
@@ -136,7 +137,7 @@ with layout.page("ParaKnow workbench"):
     )
     picture()
     try_it_now()
-    left, right = st.container(key="body").columns([3.6, 1], gap="large")
+    left, right = st.container(key="body").columns([4.2, 1], gap="medium")
     with right:
         lessons()
     with left:

@@ -122,3 +122,13 @@ def test_a_run_that_cannot_be_read_keeps_its_id():
     broken = Named("20250101-000000-x-00000000", None)
     assert run_names([broken]) == {broken.id: broken.id}
     assert run_names([Named(broken.id, None, "kept")]) == {broken.id: "kept"}
+
+
+def test_a_long_name_keeps_the_settings_that_tell_most():
+    grid = itertools.product(["all", "ffn"], [4, 8], ["seeking", "default_lora"])
+    runs = [named(n, extraction__origin=[origin], factorisation__rank=rank, method=method)
+            for n, (origin, rank, method) in enumerate(grid)]  # fmt: skip
+    names = names_of(*runs, named(99, factorisation__rank=4, extraction__structure="row_column"))
+    assert names[0] == "seeking, all modules, r 4, seed 0"  # that all others are sub-matrices tells least
+    assert names[8] == "seeking, all modules, row/column, seed 0"
+    assert not [name for name in names if "·" in name]

@@ -100,14 +100,14 @@ def _say_the_wait(found: Found) -> None:
         st.info(layout.plain(words), icon=":material/hourglass_empty:")
 
 
-def wait_before(count: int) -> str:
+def wait_before(count: int, whose: str = "Its") -> str:
     """Return a sentence on how long a lesson that is started now would wait; empty where it begins at once."""
     wait = waiting.wait_of_new_first(count)
     if wait is None:
         return ""
     others = len(queue.read(state.place()).waiting) - (wait.number - 1)
-    ahead = f" It goes before {counted(others, 'other run')} in the queue." if others else ""
-    return f"Its turn would be {waiting.words(wait)}.{ahead}{waiting.unknown(wait)}"
+    ahead = f"; it goes before {counted(others, 'run')} that wait{'s' if others == 1 else ''}" if others else ""
+    return f"{whose} turn would be {waiting.words(wait)}{ahead}.{waiting.unknown(wait)}"
 
 
 def table(lesson: Lesson, found: Found) -> None:

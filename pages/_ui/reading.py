@@ -134,6 +134,7 @@ def options(place: Workspace, runs: Iterable[RunFolder], *, about: bool = False)
 def option(run: RunFolder, one: Facts, title: str, *, about: bool = True) -> str:
     """Return a run as one line of a selector: what it is called, its state or score, and what it is about."""
     state = state_of(run)
+    one = facts(run) if state == "done" and not one.scores else one  # it may have ended since its facts were read
     outcome = score_text(one.scores[0]).split(" (")[0] if state == "done" and one.scores else state
     return " · ".join([title, outcome, *([one.pair, one.task] if about and one.spec else [])])
 

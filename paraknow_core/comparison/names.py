@@ -81,39 +81,53 @@ def run_names(
         family.append((run, {key: v for key, v in settings_of(run).items() if not key.startswith(skipped or ("\0",))}))
     titles = Counter(one_line(run.spec.name) for run in runs if run.spec is not None)
     for (until, title, *_), family in families.items():
-        keys = _varied([read for _, read in family])
+        varied = _varied([read for _, read in family])
         for run, read in family:
             alone = title and titles[title] == 1
-            made = "" if alone else _made(run.spec, until, [(key, read[key]) for key in keys if key in read], title)
+            settings = [(key, read[key], rare[repr(read[key])]) for key, rare in varied.items() if key in read]
+            made = "" if alone else _made(run.spec, until, settings, title)
             names[run.id] = one_line(run.own) or _titled(title, made)
     return _told_apart(names, {run.id: run.spec for run in runs if run.spec is not None})
 
 
-def _varied(family: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys in which runs that read them differ, what people vary first."""
-    values: dict[str, set[str]] = defaultdict(set)
+def _varied(family: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the keys in which runs that read them differ, what people vary first.
+
+    Returns:
+        key -> the share that each value has of the runs that read the key.
+    """
+    values: dict[str, Counter[str]] = defaultdict(Counter)
     for read in family:
         for key, value in read.items():
-            values[key].add(repr(value))
+            values[key][repr(value)] += 1
     found = {key for key, own in values.items() if len(own) > 1} - {*_BESIDE}
     scale, rank = "factorisation.lora_alpha", "factorisation.rank"
     if {scale, rank} <= found and len({read[scale] / read[rank] for read in family if scale in read}) == 1:
         found.remove(scale)  # goes with the rank
-    return [*(key for key in _ORDER if key in found), *sorted(found - {*_ORDER})]
+    ordered = [*(key for key in _ORDER if key in found), *sorted(found - {*_ORDER})]
+    return {key: {value: n / values[key].total() for value, n in values[key].items()} for key in ordered}
 
 
-def _made(spec: RunSpec, until: str, settings: Sequence[tuple[str, Any]], title: str) -> str:
-    """Return the part of a name that is made from settings, as much of it as is short; the seed always."""
-    parts = [_part(key, value) for key, value in settings]
-    if not title and (not parts or until != "evaluation"):
-        own = [] if any(key == "method" for key, _ in settings) else [_part("method", spec.method)]
-        parts = [*({"evaluation": own, "extraction": ["extraction"]}.get(until, ["sensitivity"])), *parts]
+def _made(spec: RunSpec, until: str, settings: Sequence[tuple[str, Any, float]], title: str) -> str:
+    """Return the part of a name that is made from settings: those that tell most, as many as are short; the seed.
+
+    Args:
+        spec, until: of the run.
+        settings: key, value, and how common the value is: a rare one tells more.
+        title: the name that its spec has.
+    """
+    heads = {"sensitivity": ["sensitivity"], "extraction": ["extraction"]}.get(until, [])
+    if not title and not heads and not settings:
+        heads = [_part("method", spec.method)]
+    heads = [] if title else heads
     tail = [] if until == "sensitivity" else [f"seed {spec.seed}"]
-    kept: list[str] = []
-    for part in parts:
-        if not kept or len(", ".join([*kept, part, *tail])) <= LONGEST:
-            kept.append(part)
-    return ", ".join([*kept, *tail])
+    parts = {key: _part(key, value) for key, value, _ in settings}
+    kept: set[str] = set()
+    for key, _, _ in sorted(settings, key=lambda setting: setting[2]):
+        chosen = [text for name, text in parts.items() if name in kept or name == key]
+        if not kept or len(", ".join([*heads, *chosen, *tail])) <= LONGEST:
+            kept.add(key)
+    return ", ".join([*heads, *(text for key, text in parts.items() if key in kept), *tail])
 
 
 def _part(key: str, value: Any) -> str:

@@ -92,14 +92,14 @@ def test_a_lesson_goes_before_what_waits_and_says_how_long_it_waits(place, open_
     queue.submit(place, *waiting)
     with queue.changing(place) as order:
         order.working = [going.id]
-    assert "The queue is busy. A lesson goes before what waits there." in words(open_app("lessons"))
+    assert "The queue is busy. A lesson's turn would be next, after the run going on" in words(open_app("lessons"))
     app = predict(open_lesson(open_app, 4), "4")
     text = words(app)
-    assert "Its turn would be next, after the run going on. It goes before 13 other runs in the queue." in text
+    assert "Its turn would be next, after the run going on; it goes before 13 runs that wait." in text
     assert "No estimate" in text  # nothing like the run going on has finished here
     fabricate.run(place, "done")  # 93 s, and the one going on has taken 130
     app.run()
-    assert "Its turn would be next, after the run going on, in about 10 s. It goes before 13" in words(app)
+    assert "Its turn would be next, after the run going on, in about 10 s; it goes before 13 runs" in words(app)
     button(app, "Run the experiment").click().run()
     assert not app.exception
     order = queue.read(place)
