@@ -13,7 +13,7 @@ from paraknow_core.runs import RunFolder, list_runs
 from paraknow_core.spec import RunSpec
 
 SHOWN = 12
-COLUMNS = (4.1, 2.1, 1.6, 2.2, 2.2)
+COLUMNS = {"Run": 4.1, "Pair": 2.1, "Task": 1.6, "State": 2.2, "Score": 2.2}
 STEPS = (
     ("Measure", "pages/sensitivity.py", "Sensitivity of every teacher weight on a few seed samples of the task."),
     ("Map layers", "pages/mapping.py", "The most sensitive teacher layers, one for each student layer."),
@@ -44,7 +44,13 @@ CSS = """<style>
   .st-key-body > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"],
   .st-key-body > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] {min-width: 100%;}
 }
-.st-key-rows [data-testid="stPageLink"] p {white-space: normal; line-height: 1.2rem;}
+.st-key-rows [data-testid="stPageLink"] a {height: auto; min-height: 2.4rem; padding-block: .5rem;}
+.st-key-rows [data-testid="stPageLink"] a span, .st-key-rows [data-testid="stPageLink"] p {white-space: normal;
+  overflow: visible; line-height: 1.25rem;}
+@media (max-width: 640px) {
+  .st-key-rows .pk-quiet, .st-key-rows [data-testid="stColumn"]:nth-child(2):nth-last-child(4) {display: none;}
+  .st-key-rows p {white-space: normal;}
+}
 .st-key-lessons [data-testid="stPageLink"] p {font-size: .92rem; overflow-wrap: anywhere; white-space: normal;}
 </style>"""
 
@@ -95,35 +101,43 @@ def recent_runs() -> None:
             icon=":material/inbox:",
         )
         return
+    shown = [(run, facts(run)) for run in runs[:SHOWN]]
+    questions = {(one.pair, one.task) for _, one in shown}
+    columns = dict(COLUMNS)
+    if len(questions) == 1 and len(shown) > 1:  # said once, so that names have more room
+        st.caption(layout.plain(f"All {', '.join(filter(None, questions.pop()))}"))
+        del columns["Pair"], columns["Task"]
     with st.container(gap=None, key="rows"):
-        for cell, word in zip(st.columns(COLUMNS, wrap=False), ("Run", "Pair", "Task", "State", "Score"), strict=True):
+        for cell, word in zip(st.columns(list(columns.values()), wrap=False), columns, strict=True):
             cell.caption(word)
         titles = reading.titles(state.place())
-        for run in runs[:SHOWN]:
-            _row(run, facts(run), titles.get(run.id, run.id))
+        for run, one in shown:
+            _row(run, one, titles.get(run.id, run.id), columns)
     if len(runs) > SHOWN:
         st.caption(f"{len(runs) - SHOWN} older ones: `python -m paraknow_core runs list`")
 
 
-def _row(run: RunFolder, one: Facts, title: str) -> None:
+def _row(run: RunFolder, one: Facts, title: str, columns: dict[str, float]) -> None:
     status = run.status()
     only_sensitivity = one.spec is not None and one.spec.until == "sensitivity"
     target = "pages/sensitivity.py" if only_sensitivity else "pages/train.py"
-    name, pair, task, state_cell, score = st.columns(COLUMNS, vertical_alignment="center", wrap=False)
-    whole = [title, run.id, *([one.label.note] if one.label.note else [])]  # the line itself may be cut
+    widths = st.columns(list(columns.values()), vertical_alignment="center", wrap=False)
+    cells = dict(zip(columns, widths, strict=True))
+    whole = [title, run.id, *([one.label.note] if one.label.note else [])]
     tip = layout.plain(", ".join(whole))
     icon = ":material/grid_on:" if only_sensitivity else ":material/show_chart:"
-    name.page_link(target, label=layout.plain(title), icon=icon, query_params={"run": run.id}, help=tip)
-    pair.markdown(layout.plain(one.pair if one.spec else one.problem))
-    task.markdown(layout.plain(one.task))
+    cells["Run"].page_link(target, label=layout.plain(title), icon=icon, query_params={"run": run.id}, help=tip)
+    if "Pair" in cells:
+        cells["Pair"].markdown(layout.plain(one.pair if one.spec else one.problem))
+        cells["Task"].markdown(layout.plain(one.task))
     if status.active:
         note = f"{status.stage} {100 * status.fraction:.0f} %" if status.stage else "waiting"
     elif status.state == "stopped" and status.message == queue.CANCELLED:
         note = "taken out of the queue"
     else:
         note = f"{_ago(status.ended)} ago" if status.ended else status.stage
-    state_cell.html(f'{layout.chip(status.state)} <span class="pk-quiet">{layout.escape(note)}</span>')
-    score.markdown(layout.plain(score_text(one.scores[0])) if one.scores else "")
+    cells["State"].html(f'{layout.chip(status.state)} <span class="pk-quiet">{layout.escape(note)}</span>')
+    cells["Score"].markdown(layout.plain(score_text(one.scores[0])) if one.scores else "")
 
 
 def _ago(moment: float) -> str:

@@ -48,6 +48,7 @@ def test_runs_of_an_ablation_are_named_by_what_differs():
         ({"finetuning__learning_rate": 0.001}, "lr 0.001, seed 0"),
         ({"finetuning__epochs": 2}, "2 epochs, seed 0"),
         ({"finetuning__max_steps": 50}, "50 steps, seed 0"),
+        ({"finetuning__schedule": "cosine"}, "cosine schedule, seed 0"),
         ({"factorisation__lora_alpha": 32}, "alpha 32, seed 0"),
         ({"task__sizes__test": 40}, "test 40, seed 0"),
         ({"sensitivity__samples": 4}, "4 seed samples, seed 0"),
@@ -132,3 +133,13 @@ def test_a_long_name_keeps_the_settings_that_tell_most():
     assert names[0] == "seeking, all modules, r 4, seed 0"  # that all others are sub-matrices tells least
     assert names[8] == "seeking, all modules, row/column, seed 0"
     assert not [name for name in names if "·" in name]
+
+
+def test_the_method_is_never_left_out_where_methods_differ():
+    small = {"task__sizes__train": 48, "sensitivity__samples": 4, "finetuning__max_steps": 12}
+    runs = [named(n, **small, extraction__origin=[o], finetuning__learning_rate=lr, method=m)
+            for n, (o, lr, m) in enumerate(itertools.product(["attention", "ffn"], [1e-3, 1e-4],
+                                                             ["seeking", "default_lora"]))]  # fmt: skip
+    names = names_of(*runs, named(90), named(91, method="default_lora"))
+    assert all(name.startswith(("seeking, ", "default LoRA, ")) for name in names)
+    assert names_of(named(0), named(1, finetuning__max_steps=5))[0] == "by epochs, seed 0"

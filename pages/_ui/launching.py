@@ -42,15 +42,14 @@ class Plan:
 
     def already(self) -> str:
         """Say which are there already: state, arm and seeds; empty where none is."""
-        known: dict[str, dict[str, list[int]]] = {}
+        seeds: dict[tuple[str, str], list[int]] = {}
         for spec, run in zip(self.specs, self.there, strict=True):
             if run is not None:
-                known.setdefault(WORDS.get(state_of(run), "there"), {}).setdefault(spec.method, []).append(spec.seed)
-        said = {
-            word: " and ".join(f"{arm_name(method)}, {seed_words(seeds)}" for method, seeds in arms.items())
-            for word, arms in known.items()
-        }
-        return " ".join(f"Already {word}: {arms}." for word, arms in said.items())
+                seeds.setdefault((WORDS.get(state_of(run), "there"), spec.method), []).append(spec.seed)
+        arms: dict[tuple[str, str], list[str]] = {}
+        for (word, method), own in seeds.items():
+            arms.setdefault((word, seed_words(own)), []).append(arm_name(method))
+        return " ".join(f"Already {word}: {' and '.join(names)}, {own}." for (word, own), names in arms.items())
 
 
 def arm_name(method: str) -> str:

@@ -40,7 +40,7 @@ CSS = """<style>
   [class*="st-key-stack-pictures"] > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"],
   [class*="st-key-stack-pictures"] > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] {min-width: 100%;}
   [class*="st-key-stack-fields"] [data-testid="stColumn"] {min-width: 46%;}
-  .st-key-rows [data-testid="stColumn"]:nth-child(3) {display: none;}
+  .st-key-rows [data-testid="stColumn"]:nth-child(3):nth-last-child(3) {display: none;}
 }
 .pk-line {display: flex; flex-wrap: wrap; gap: .3rem .9rem; align-items: center;}
 .pk-line code {font-size: .8rem; overflow-wrap: anywhere;}

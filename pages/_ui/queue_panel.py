@@ -28,6 +28,14 @@ CSS = """<style>
   vertical-align: middle; margin-right: .5rem; overflow: hidden;}
 .pk-bar i {display: block; height: 100%; background: #0072B2;}
 @media (max-width: 1080px) {.st-key-queue .pk-pair {display: none;} .st-key-queue .pk-bar {display: none;}}
+@media (max-width: 640px) {
+  .st-key-queue > div > [data-testid="stHorizontalBlock"], .st-key-queue > [data-testid="stHorizontalBlock"] {
+    flex-wrap: wrap; row-gap: 0; padding: .3rem 0;}
+  .st-key-queue > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"]:first-child,
+  .st-key-queue > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"]:first-child {flex: 1 1 100%;
+    min-width: 100%;}
+  .st-key-queue .pk-line > .pk-title {white-space: normal;}
+}
 </style>"""
 
 

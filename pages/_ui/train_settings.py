@@ -240,8 +240,9 @@ def _plan(made: launching.Plan) -> str:
     what = f"{counted(arms, 'arm')}, {shown}, one after the other" if count > 1 else shown
     if not made.known or made.again:
         return f"**{counted(count, 'run')}**{':' if count > 1 else ','} {what}."
-    start = f"**{len(made.todo)} of {counted(count, 'run')}** to start" if made.todo else "**Nothing to start**"
-    return f"{start}: {what}. {plain(made.already())}"
+    if not made.todo:
+        return f"**Nothing to start.** {plain(made.already())}"
+    return f"**{len(made.todo)} of {counted(count, 'run')}** to start: {what}. {plain(made.already())}"
 
 
 def _cost(made: launching.Plan, trained: list[tuple[RunFolder, Facts]]) -> str:

@@ -122,7 +122,7 @@ def _made(spec: RunSpec, until: str, settings: Sequence[tuple[str, Any, float]],
     heads = [] if title else heads
     tail = [] if until == "sensitivity" else [f"seed {spec.seed}"]
     parts = {key: _part(key, value) for key, value, _ in settings}
-    kept: set[str] = set()
+    kept: set[str] = {"method"} & parts.keys()
     for key, _, _ in sorted(settings, key=lambda setting: setting[2]):
         chosen = [text for name, text in parts.items() if name in kept or name == key]
         if not kept or len(", ".join([*heads, *chosen, *tail])) <= LONGEST:
@@ -141,6 +141,8 @@ def _part(key: str, value: Any) -> str:
         return f"{len(value)} {key.rpartition('.')[2]}"
     if isinstance(value, list):
         return f"{key.rpartition('.')[2]} {text}"
+    if key == "finetuning.max_steps" and value is None:
+        return "by epochs"
     if key not in _WORDS:
         return whole_words(setting_text(key, value), _PART)
     shown = "all" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -331,7 +331,7 @@ def test_start_transfer_starts_nothing_twice(place, loaded, submitted):
         fabricate.run(place, "done", {**spec.model_dump(mode="json"), "method": method})
     app.run()
     assert button(app, "Start transfer").disabled
-    assert "Already run: seeking, seed 0" in button(app, "Start transfer").help.replace("\\", "")
+    assert "Already run: seeking and default LoRA, seed 0" in button(app, "Start transfer").help.replace("\\", "")
 
 
 def test_extract_only_submits_a_run_and_shows_where_the_adapter_lies(place, loaded, submitted):

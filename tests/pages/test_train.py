@@ -299,8 +299,8 @@ def test_nothing_is_started_twice(place, open_app, submitted):
     for method in ("seeking", "default_lora"):
         fabricate.run(place, "running", {"method": method})
     app = open_app("train")
-    assert "Nothing to start: 2 arms" in words(app).replace("*", "")
-    assert "Already running: seeking, seed 0 and default LoRA, seed 0." in words(app)
+    text = words(app).replace("*", "")
+    assert "Nothing to start. Already running: seeking and default LoRA, seed 0." in text
     assert button(app, "Start transfer").disabled
     next(c for c in app.checkbox if c.label == "Run them again").check().run()
     assert not button(app, "Start transfer").disabled
