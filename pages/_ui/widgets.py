@@ -168,8 +168,8 @@ def headline(run: RunFolder, one: Facts, status: Status) -> None:
 
 
 def seed_beside(one: Facts, name: str) -> str:
-    """Return a run's seed where its name does not say it."""
-    seed = "" if one.spec is None else f"seed {one.spec.seed}"
+    """Return a run's seed where its name does not say it; measuring has none."""
+    seed = "" if one.spec is None or one.spec.until == "sensitivity" else f"seed {one.spec.seed}"
     return "" if seed in name.split(" · ")[0].split(", ") or seed in name.split(" · ") else seed
 
 
