@@ -62,7 +62,7 @@ def past_runs(spec: RunSpec, trained: list[tuple[RunFolder, Facts]], before: flo
     """Return the newest finished runs of the same pair and task, those that ended before a moment."""
     found: list[Past] = []
     for run, one in trained:
-        if one.spec is None or not one.scores or _question(one.spec) != _question(spec):
+        if one.spec is None or not one.scores or question(one.spec) != question(spec):
             continue
         try:
             ended = run.file("result.json").stat().st_mtime
@@ -81,14 +81,15 @@ def seconds_until(spec: RunSpec, known: list[tuple[RunFolder, Facts]]) -> float 
         timings = one.result.get("timings")
         if one.spec is None or one.spec.until != spec.until or not isinstance(timings, dict) or not timings:
             continue
-        if _question(one.spec) == _question(spec):
+        if question(one.spec) == question(spec):
             samples = spec.sensitivity.samples / one.spec.sensitivity.samples
             measuring = timings.get("sensitivity", 0.0)
             return sum(timings.values()) + measuring * (samples - 1)
     return None
 
 
-def _question(spec: RunSpec) -> tuple:
+def question(spec: RunSpec) -> tuple:
+    """Return what runs must share for one to say what another takes: models and task."""
     return (spec.teacher, spec.student, spec.task.source, spec.task.subset)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pages._ui import reading, state, train_estimate
 from pages._ui.reading import Facts
+from pages._ui.train_estimate import Past
 from paraknow_core.display import duration
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError
@@ -75,12 +76,12 @@ def place_in_line(number: int) -> str:
 
 def _wait(order: queue.Order, place: int) -> Wait:
     """Play the queue forward: so many runs at a time as the settings say, the ones before this place first."""
-    trained = reading.all_facts(state.place())
-    by_id = {one.id: (run, one) for run, one in trained}
+    known = _Known(reading.all_facts(state.place()))
+    by_id = {one.id: (run, one) for run, one in known.runs}
     working = [by_id[name] for name in order.working if name in by_id]
     before = [by_id[name] for name in order.waiting[:place] if name in by_id]
-    left = [_left(run, one, trained) for run, one in working]
-    coming = [_seconds(one, trained) for _, one in before]
+    left = [_left(run, known.seconds(one)) for run, one in working]
+    coming = [known.seconds(one) for _, one in before]
     free_at = [seconds or 0.0 for seconds in left]
     free_at += [0.0] * (_workers() - len(free_at))
     heapq.heapify(free_at)
@@ -96,23 +97,30 @@ def _workers() -> int:
         return 1
 
 
-def _left(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]]) -> float | None:
-    status, takes = run.status(), _seconds(one, trained)
-    if takes is None or not status.started:
-        return takes
-    return max(SHORTEST_S, takes - max(0.0, time.time() - status.started))
+def _left(run: RunFolder, takes: float | None) -> float | None:
+    started = run.status().started
+    return takes if takes is None or not started else max(SHORTEST_S, takes - max(0.0, time.time() - started))
 
 
-def _seconds(one: Facts, trained: list[tuple[RunFolder, Facts]]) -> float | None:
-    """Return what a run takes by what is known: earlier ones like it on this machine, else the lesson it is of."""
-    if one.spec is None:
-        return None
-    if one.spec.until == "evaluation":
-        past = train_estimate.past_runs(one.spec, trained)
-        if past:
-            return train_estimate.estimate(one.spec, past).seconds
-    else:
-        took = train_estimate.seconds_until(one.spec, trained)
-        if took is not None:
-            return took
-    return next((lesson.seconds / len(lesson.specs) for lesson in LESSONS if one.spec in lesson.specs.values()), None)
+class _Known:
+    """What runs take by what is known: earlier ones like them on this machine, else the lesson that they are of."""
+
+    def __init__(self, runs: list[tuple[RunFolder, Facts]]) -> None:
+        self.runs = runs
+        self._past: dict[tuple, list[Past]] = {}  # one look at all runs for each pair and task, however many wait
+
+    def seconds(self, one: Facts) -> float | None:
+        """Return what a run is likely to take; None where nothing is known of runs like it."""
+        if one.spec is None:
+            return None
+        if one.spec.until == "evaluation":
+            key = train_estimate.question(one.spec)
+            if key not in self._past:
+                self._past[key] = train_estimate.past_runs(one.spec, self.runs)
+            if self._past[key]:
+                return train_estimate.estimate(one.spec, self._past[key]).seconds
+        else:
+            took = train_estimate.seconds_until(one.spec, self.runs)
+            if took is not None:
+                return took
+        return next((each.seconds / len(each.specs) for each in LESSONS if one.spec in each.specs.values()), None)

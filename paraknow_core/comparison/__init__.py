@@ -5,6 +5,7 @@ from paraknow_core.comparison.arms import (
     Arm,
     arms_of,
     content,
+    differing,
     effective,
     other_settings,
     settings_that_differ,
@@ -24,7 +25,8 @@ from paraknow_core.comparison.repeats import SEEDS, computes, missing_seeds, the
 from paraknow_core.comparison.words import interval_text, p_text, points_text, setting_text
 
 __all__ = [
-    "NO_EFFECT", "SEEDS", "Arm", "Named", "adjust", "arms_of", "computes", "content", "contrasts", "effective",
-    "interval_text", "missing_seeds", "other_settings", "p_text", "points_text", "published", "run_names", "score_rows",
-    "scored_by", "scorers", "setting_text", "settings_that_differ", "side_by_side", "suggest", "there_already",
+    "NO_EFFECT", "SEEDS", "Arm", "Named", "adjust", "arms_of", "computes", "content", "contrasts", "differing",
+    "effective", "interval_text", "missing_seeds", "other_settings", "p_text", "points_text", "published", "run_names",
+    "score_rows", "scored_by", "scorers", "setting_text", "settings_that_differ", "side_by_side", "suggest",
+    "there_already",
 ]  # fmt: skip

@@ -79,9 +79,13 @@ def other_settings(one: RunSpec, other: RunSpec) -> list[str]:
 
     What only a method with a teacher reads does not count against a method without one.
     """
-    a, b = effective(one), effective(other)
-    shared = (a.keys() & b.keys()) - {"method", "seed"}
-    return sorted(key for key in shared if a[key] != b[key])
+    return differing(effective(one), effective(other))
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the keys, method and seed apart, that both of two `effective` settings have and in which they differ."""
+    shared = (one.keys() & other.keys()) - {"method", "seed"}
+    return sorted(key for key in shared if one[key] != other[key])
 
 
 def settings_that_differ(arms: Sequence[Arm]) -> list[tuple[str, list[Any]]]:
