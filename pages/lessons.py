@@ -34,6 +34,9 @@ def overview() -> None:
         "Short experiments on the bundled models: you predict, the machine measures, the numbers decide. "
         "Times are for two cores; runs that are there already are used again."
     )
+    wait = lesson_runs.wait_before(1, "A lesson's")
+    if wait:
+        st.info(plain(f"The queue is busy. {wait}"), icon=":material/hourglass_empty:")
     for one in LESSONS:
         found = lesson_runs.find(one)
         with st.container(border=True):
@@ -114,6 +117,9 @@ def run(lesson: Lesson, found: Found) -> None:
     st.markdown(
         f"{plain(lesson_runs.cost(lesson, found))} on two cores. You can leave this page meanwhile; the runs go on."
     )
+    wait = lesson_runs.wait_before(len(found.missing))
+    if wait:
+        st.info(plain(wait), icon=":material/hourglass_empty:")
     if st.button("Run the experiment", type="primary", icon=":material/play_arrow:"):
         lesson_runs.submit(lesson, found)
     with st.expander("What will be run", icon=":material/list:"):

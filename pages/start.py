@@ -4,16 +4,16 @@ import time
 
 import streamlit as st
 
-from pages._ui import layout, state, widgets
+from pages._ui import layout, reading, state, widgets
 from pages._ui.reading import Facts, facts
-from paraknow_core.display import arm_of, duration, score_text, shorten
+from paraknow_core.display import duration, score_text
 from paraknow_core.engines import queue
 from paraknow_core.lessons import LESSONS
 from paraknow_core.runs import RunFolder, list_runs
 from paraknow_core.spec import RunSpec
 
 SHOWN = 12
-COLUMNS = (3.0, 2.3, 1.6, 2.1, 2.5)
+COLUMNS = {"Run": 4.1, "Pair": 2.1, "Task": 1.6, "State": 2.2, "Score": 2.2}
 STEPS = (
     ("Measure", "pages/sensitivity.py", "Sensitivity of every teacher weight on a few seed samples of the task."),
     ("Map layers", "pages/mapping.py", "The most sensitive teacher layers, one for each student layer."),
@@ -43,6 +43,13 @@ CSS = """<style>
     flex-wrap: wrap;}
   .st-key-body > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"],
   .st-key-body > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] {min-width: 100%;}
+}
+.st-key-rows [data-testid="stPageLink"] a {height: auto; min-height: 2.4rem; padding-block: .5rem;}
+.st-key-rows [data-testid="stPageLink"] a span, .st-key-rows [data-testid="stPageLink"] p {white-space: normal;
+  overflow: visible; line-height: 1.25rem;}
+@media (max-width: 640px) {
+  .st-key-rows .pk-quiet, .st-key-rows [data-testid="stColumn"]:nth-child(2):nth-last-child(4) {display: none;}
+  .st-key-rows p {white-space: normal;}
 }
 .st-key-lessons [data-testid="stPageLink"] p {font-size: .92rem; overflow-wrap: anywhere; white-space: normal;}
 </style>"""
@@ -94,47 +101,47 @@ def recent_runs() -> None:
             icon=":material/inbox:",
         )
         return
+    shown = [(run, facts(run)) for run in runs[:SHOWN]]
+    questions = {(one.pair, one.task) for _, one in shown}
+    columns = dict(COLUMNS)
+    if len(questions) == 1 and len(shown) > 1:  # said once, so that names have more room
+        st.caption(layout.plain(f"All {', '.join(filter(None, questions.pop()))}"))
+        del columns["Pair"], columns["Task"]
     with st.container(gap=None, key="rows"):
-        for cell, word in zip(st.columns(COLUMNS, wrap=False), ("Run", "Pair", "Task", "State", "Score"), strict=True):
+        for cell, word in zip(st.columns(list(columns.values()), wrap=False), columns, strict=True):
             cell.caption(word)
-        for run in runs[:SHOWN]:
-            _row(run, facts(run))
+        titles = reading.titles(state.place())
+        for run, one in shown:
+            _row(run, one, titles.get(run.id, run.id), columns)
     if len(runs) > SHOWN:
         st.caption(f"{len(runs) - SHOWN} older ones: `python -m paraknow_core runs list`")
 
 
-def _row(run: RunFolder, one: Facts) -> None:
+def _row(run: RunFolder, one: Facts, title: str, columns: dict[str, float]) -> None:
     status = run.status()
     only_sensitivity = one.spec is not None and one.spec.until == "sensitivity"
     target = "pages/sensitivity.py" if only_sensitivity else "pages/train.py"
-    name, pair, task, state_cell, score = st.columns(COLUMNS, vertical_alignment="center", wrap=False)
-    full = f"{one.spec.name}, {run.id}" if one.spec and one.spec.name else run.id  # the line itself may be cut
-    tip = layout.plain(full)
+    widths = st.columns(list(columns.values()), vertical_alignment="center", wrap=False)
+    cells = dict(zip(columns, widths, strict=True))
+    whole = [title, run.id, *([one.label.note] if one.label.note else [])]
+    tip = layout.plain(", ".join(whole))
     icon = ":material/grid_on:" if only_sensitivity else ":material/show_chart:"
-    name.page_link(target, label=layout.plain(_title(one)), icon=icon, query_params={"run": run.id}, help=tip)
-    pair.markdown(layout.plain(one.pair if one.spec else one.problem))
-    task.markdown(layout.plain(one.task))
+    cells["Run"].page_link(target, label=layout.plain(title), icon=icon, query_params={"run": run.id}, help=tip)
+    if "Pair" in cells:
+        cells["Pair"].markdown(layout.plain(one.pair if one.spec else one.problem))
+        cells["Task"].markdown(layout.plain(one.task))
     if status.active:
         note = f"{status.stage} {100 * status.fraction:.0f} %" if status.stage else "waiting"
     elif status.state == "stopped" and status.message == queue.CANCELLED:
         note = "taken out of the queue"
     else:
         note = f"{_ago(status.ended)} ago" if status.ended else status.stage
-    state_cell.html(f'{layout.chip(status.state)} <span class="pk-quiet">{layout.escape(note)}</span>')
-    score.markdown(layout.plain(score_text(one.scores[0])) if one.scores else "")
+    cells["State"].html(f'{layout.chip(status.state)} <span class="pk-quiet">{layout.escape(note)}</span>')
+    cells["Score"].markdown(layout.plain(score_text(one.scores[0])) if one.scores else "")
 
 
 def _ago(moment: float) -> str:
     return duration(max(60.0, time.time() - moment) // 60 * 60).removesuffix(" 00 s")
-
-
-def _title(one: Facts) -> str:
-    if one.spec is None:
-        return one.id
-    if one.spec.until == "sensitivity":
-        return shorten(one.spec.name, 44) if one.spec.name else "Sensitivity"
-    arm = f"{arm_of(one.spec.method).label}, seed {one.spec.seed}"
-    return f"{shorten(one.spec.name, 30)} · {arm.replace(' (the method)', '')}" if one.spec.name else arm
 
 
 with layout.page("ParaKnow workbench"):
@@ -144,7 +151,7 @@ with layout.page("ParaKnow workbench"):
     )
     picture()
     try_it_now()
-    left, right = st.container(key="body").columns([3.6, 1], gap="large")
+    left, right = st.container(key="body").columns([4.2, 1], gap="medium")
     with right:
         lessons()
     with left:

@@ -8,7 +8,6 @@ from pages._ui import layout, outcome, queue_panel, reading, state, train_live, 
 from pages._ui.layout import plain
 from pages._ui.reading import Facts
 from paraknow_core import comparison
-from paraknow_core.display import arm_of
 from paraknow_core.runs import RunFolder
 
 SIDE_BY_SIDE = 20  # runs that the link to Compare names
@@ -36,20 +35,14 @@ def chosen_run(trained: list[tuple[RunFolder, Facts]]) -> RunFolder | None:
 
 def choose(run: RunFolder, trained: list[tuple[RunFolder, Facts]]) -> None:
     """Draw the list of all runs that train."""
-    labels = {r.id: _label(r, one) for r, one in trained}
+    titles = reading.titles(state.place())
+    labels = {r.id: reading.option(r, one, titles.get(r.id, r.id)) for r, one in trained}
     ids = list(labels) if run.id in labels else [run.id, *labels]
     st.session_state["train.run"] = run.id
     st.selectbox(
         "Run", ids, key="train.run", format_func=lambda i: labels.get(i, i), label_visibility="collapsed",
         on_change=lambda: st.query_params.update(run=st.session_state["train.run"]),
     )  # fmt: skip
-
-
-def _label(run: RunFolder, one: Facts) -> str:
-    arm = arm_of(one.spec.method).label if one.spec else "unreadable"
-    name = f"{one.spec.name} · " if one.spec and one.spec.name else ""
-    seed = f" · seed {one.spec.seed}" if one.spec else ""
-    return f"{name}{arm}{seed} · {one.pair} · {one.task} · {run.id}"
 
 
 def body(run: RunFolder, trained: list[tuple[RunFolder, Facts]]) -> None:

@@ -74,6 +74,19 @@ class Access:
             raise DataError("delete: in demo mode nothing can be deleted; whoever started the workbench can, with "
                             "`runs delete`")  # fmt: skip
 
+    def check_label(self, own: bool) -> None:
+        """Refuse to name, note or star what somebody else has started.
+
+        Args:
+            own: whether this visitor has started the run.
+
+        Raises:
+            DataError: one sentence.
+        """
+        if self.demo and not own:
+            raise DataError("label: in demo mode only runs that you have started yourself can be named; whoever "
+                            "started the workbench can name all, with `runs label`")  # fmt: skip
+
     def check_amount(self, waiting: int, more: int) -> None:
         """Refuse more runs than a shared machine gets done in a lesson.
 

@@ -167,6 +167,26 @@ def shorten(text: str, limit: int = 40) -> str:
     return f"{text[:head]}…{text[-(limit - 1 - head) :]}"
 
 
+_JOINERS = "\u200c\u200d"  # invisible, but words of Persian or Hindi and composed signs need them
+
+
+def one_line(text: str) -> str:
+    """Return text on one line, without signs that draw nothing or turn the direction of what follows."""
+    return " ".join("".join(c if c.isprintable() or c in _JOINERS else " " for c in text).split())
+
+
+def whole_words(text: str, limit: int) -> str:
+    """Return the beginning of a text, cut between words where it is longer than `limit` characters.
+
+    A single word that is longer by itself loses its end.
+    """
+    if len(text) <= limit:
+        return text
+    head = text[:limit]
+    cut = head.rfind(" ")
+    return f"{(head[:cut] if cut > 0 else head[: limit - 1]).rstrip(' ,;·')}…"
+
+
 def distinct(labels: Mapping[str, str]) -> dict[str, str]:
     """Return labels by id, no two alike: those that are get the end of their id, or all of it where that is not enough.
 

@@ -24,7 +24,9 @@ class Draft(Strict):
     """The spec that is edited, and what is started beside it."""
 
     spec: RunSpec = RunSpec()
-    arms: tuple[Control, ...] = Field((), description="reference arms to run alongside, everything else equal")
+    arms: tuple[Control, ...] = Field(
+        ("default_lora",), description="reference arms to run alongside, everything else equal"
+    )
     seeds: int = Field(1, ge=1, le=100, description="each arm is run with this many seeds, from the spec's seed on")
     held: Annotated[RunSpec | None, Field(description="a second choice, held beside the draft to compare")] = None
 
@@ -43,10 +45,11 @@ class Draft(Strict):
         """
         changes: dict[str, dict] = {self.spec.method: {}}
         changes |= {name: ARMS[name] for name in self.arms if name != self.spec.method}
+        arms = [self.spec.with_changes({**change, "until": "evaluation"}) for change in changes.values()]
         return [
-            self.spec.with_changes({**change, "until": "evaluation", "seed": (self.spec.seed + number) % 2**32})
+            spec.model_copy(update={"seed": (self.spec.seed + number) % 2**32})
             for number in range(self.seeds)
-            for change in changes.values()
+            for spec in arms
         ]
 
 

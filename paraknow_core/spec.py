@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from paraknow_core.errors import SpecError
@@ -53,6 +53,10 @@ def _holds_no_secret(source: str) -> str:
 Source = Annotated[str, AfterValidator(_holds_no_secret)]
 
 
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
 class ModelSpec(Strict):
     """A model to load: `bundled:NAME`, a local folder, or a hub id with an optional revision."""
 
@@ -88,7 +92,7 @@ class TaskSpec(Strict):
     )
     sizes: SplitSizes = SplitSizes()
     split_seed: int = Field(0, ge=0, lt=2**32, description="shuffles a file that holds only one split")
-    scorers: tuple[Scorer, ...] = Field((), description="empty: the task's own")
+    scorers: Annotated[tuple[Scorer, ...], AfterValidator(_each_once)] = Field((), description="empty: the task's own")
     max_new_tokens: int | None = Field(None, ge=1, le=8192, description="null: the task's own")
     judge: ModelSpec | None = Field(None, description="win_rate: the judging model; null: the teacher")
 
@@ -122,6 +126,31 @@ class MappingSpec(Strict):
         return self
 
 
+def roles_of(origin: Iterable[str]) -> tuple[str, ...]:
+    """Return the roles that `all`, groups and roles stand for together, in the order of `ROLES`."""
+    chosen = set(origin)
+    return tuple(r for r in ROLES if "all" in chosen or r in chosen or GROUP_OF_ROLE[r] in chosen)
+
+
+def normal_origin(wanted: Iterable[str], there: Iterable[str] = ROLES) -> tuple[str, ...]:
+    """Return roles as a spec writes them, always the same way for the same modules.
+
+    Args:
+        wanted: roles to take.
+        there: the roles that can be taken at all, e.g. those that a student has.
+
+    Returns:
+        `all` alone where nothing is left out, else whole groups by their name, then single roles, each in its order.
+    """
+    there = set(there)
+    chosen = {role for role in wanted if role in there}
+    if chosen == there:
+        return ("all",)
+    members = {group: {r for r in there if GROUP_OF_ROLE[r] == group} for group in GROUPS}
+    whole = [group for group in GROUPS if members[group] and members[group] <= chosen]
+    return (*whole, *(role for role in ROLES if role in chosen and GROUP_OF_ROLE[role] not in whole))
+
+
 class ExtractionSpec(Strict):
     """Which modules give a block, and how the block is picked."""
 
@@ -129,19 +158,19 @@ class ExtractionSpec(Strict):
     structure: Literal["submatrix", "row_column", "neuron", "random"] = "submatrix"
     seed: int = Field(0, ge=0, lt=2**32, description="for structure random and random offsets")
 
-    @model_validator(mode="after")
-    def _known_origin(self) -> "ExtractionSpec":
+    @field_validator("origin", mode="after")
+    @classmethod
+    def _in_fewest_words(cls, origin: tuple[str, ...]) -> tuple[str, ...]:
         known = ("all", *GROUPS, *ROLES)
-        for name in self.origin:
+        for name in origin:
             if name not in known:
                 raise ValueError(f"origin '{name}' is unknown; choose from {', '.join(known)}")
-        return self
+        return normal_origin(roles_of(origin))
 
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles the origin stands for, in the order of `ROLES`."""
-        chosen = set(self.origin)
-        return tuple(r for r in ROLES if "all" in chosen or r in chosen or GROUP_OF_ROLE[r] in chosen)
+        return roles_of(self.origin)
 
 
 class FactorisationSpec(Strict):
@@ -198,7 +227,7 @@ class RunSpec(Strict):
     injection: InjectionSpec = InjectionSpec()
     finetuning: FinetuningSpec = FinetuningSpec()
     until: Literal["sensitivity", "extraction", "evaluation"] = Field("evaluation", description="last stage to run")
-    references: tuple[Literal["student", "teacher"], ...] = Field(
+    references: Annotated[tuple[Literal["student", "teacher"], ...], AfterValidator(_each_once)] = Field(
         ("student",), description="untrained models whose test score is shown beside the run's"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="adapter initialisation, data order")

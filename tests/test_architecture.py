@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "runs": BASE | {"processes"},
     "writer": BASE | {"runs", "processes"},
     "packing": {"errors"},
+    "labels": BASE | {"display"},
     "demo": BASE | {"ops", "models", "tasks"},
     "models": BASE | {"ops"},
     "tasks": BASE | {"ops", "models", "demo"},
@@ -58,7 +59,7 @@ MAY_IMPORT = {
     "desk.kinds": BASE | {"desk", "settings", "runs", "sensitivity_store", "services", "ops", "models", "tasks",
                           "stages", "methods", "memory", "planner", "estimates", "display", "demo", "pipeline"},
     "cli": BASE | {"settings", "runs", "processes", "writer", "models", "tasks", "stages", "pipeline", "engines",
-                   "studies", "launcher", "display", "desk", "packing"},
+                   "studies", "comparison", "labels", "launcher", "display", "desk", "packing"},
     "__main__": {"cli", "openmp"},
     "__init__": set(),
 }  # fmt: skip
@@ -66,7 +67,7 @@ MAY_IMPORT = {
 PAGES_MAY_IMPORT = BASE | {
     "settings", "runs", "sensitivity_store", "studies", "comparison", "figures", "display", "engines", "demo", "draft",
     "access", "services", "desk", "playground", "charts", "reports", "planner", "agreement", "lessons", "figure_style",
-    "packing",
+    "packing", "labels",
 }  # fmt: skip
 # The interface of methods belongs to the stages, which call it; the methods themselves stand above them. The desk's
 # loop and its kinds of questions are not the part that pages know.

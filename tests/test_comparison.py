@@ -2,17 +2,20 @@
 
 import json
 import math
+import time
 
 import pytest
 
 from paraknow_core import comparison, studies
 from paraknow_core.charts.compare import difference_forest
+from paraknow_core.comparison import arms
+from paraknow_core.demo.tasks import TASKS
 from paraknow_core.errors import RunError
 from paraknow_core.paths import Workspace
 from paraknow_core.reports import html_report
 from paraknow_core.runs import list_runs
 from paraknow_core.spec import RunSpec
-from tests.pages import compared
+from tests.pages import compared, fabricate
 
 
 @pytest.fixture
@@ -60,6 +63,93 @@ def test_other_settings_count_only_where_both_methods_read_them():
     other = RunSpec().with_changes({"method": "default_lora", "seed": 3, "name": "x"})
     assert comparison.other_settings(one, other) == ["finetuning.epochs"]
     assert comparison.other_settings(one, RunSpec()) == ["finetuning.epochs", "injection.mode"]
+
+
+def test_an_older_spec_that_names_the_same_modules_otherwise_is_the_same_arm(place):
+    odd, plain = compared.run(place, "seeking"), compared.run(place, "seeking", seed=1)
+    text = odd.file("spec.yaml").read_text()
+    odd.file("spec.yaml").write_text(text.replace("  - all\n", "  - all\n  - attention\n"))
+    [arm] = groups_of(place)
+    assert arm.runs == (odd, plain)
+    assert comparison.suggest([(run, run.spec()) for run in (odd, plain)]) == [odd, plain]
+    assert comparison.computes(odd.spec()) == comparison.computes(plain.spec().with_changes({"seed": 0}))
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "same"),
+    [
+        ({"method": "default_lora"}, {"extraction.structure": "random", "mapping.strategy": "top"}, True),
+        ({"method": "pissa"}, {"factorisation.split": "sqrt", "teacher.source": "bundled:kin"}, True),
+        ({"method": "olora"}, {"extraction.origin": ["ffn"]}, False),
+        ({"method": "random_offset"}, {"extraction.structure": "neuron"}, True),
+        ({"method": "random_offset"}, {"extraction.seed": 1}, False),
+        ({}, {"extraction.structure": "neuron"}, False),
+        ({}, {"extraction.seed": 1, "mapping.seed": 2, "sensitivity.seed": 3}, True),
+        ({"mapping.strategy": "random"}, {"mapping.seed": 2}, False),
+        ({"extraction.structure": "random"}, {"extraction.seed": 2}, False),
+        ({"sensitivity.selection": "random"}, {"sensitivity.seed": 2}, False),
+        ({"finetuning.max_steps": 5}, {"finetuning.epochs": 9}, True),
+        ({}, {"finetuning.epochs": 9}, False),
+        ({}, {"name": "x", "finetuning.micro_batch_size": 8}, True),
+        ({}, {"until": "extraction"}, False),
+        ({"method": "default_lora"}, {"seed": 1}, False),
+        ({"method": "default_lora", "task.source": "bundled:open_writing"}, {"teacher.source": "bundled:kin"}, False),
+    ],
+)
+def test_what_a_run_computes_depends_on_what_it_reads(base, changes, same):
+    one = RunSpec().with_changes(base)
+    other = one.with_changes(changes)
+    assert (comparison.computes(one) == comparison.computes(other)) == same
+
+
+def test_tasks_that_the_teacher_judges_are_known():
+    judged = [f"bundled:{name}" for name, info in TASKS.items() if info.scorer == "win_rate"]
+    assert list(arms._JUDGED) == judged
+
+
+def states(run):
+    return run.status().state
+
+
+def test_a_run_that_is_there_answers_for_a_spec_that_computes_the_same(place):
+    control = fabricate.run(place, "done", {"method": "default_lora", "extraction.structure": "random", "name": "x"})
+    fabricate.run(place, "failed", {"seed": 1})
+    fabricate.run(place, "stopping", {"seed": 1})
+    waiting = fabricate.run(place, "queued", {"method": "pissa"})
+    running = fabricate.run(place, "running", {"method": "pissa"})
+    known = [(run, run.spec()) for run in list_runs(place)]
+    wanted = [RunSpec().with_changes(c) for c in ({"method": "default_lora"}, {"seed": 1}, {"method": "pissa"},
+                                                  {"method": "default_lora", "references": ["student", "teacher"]},
+                                                  {"method": "default_lora", "until": "sensitivity"})]  # fmt: skip
+    assert comparison.there_already(wanted, known, states) == [control, None, running, None, None]
+    known = [(run, spec) for run, spec in known if run != running]
+    assert comparison.there_already(wanted[2:3], known, states) == [waiting]
+    assert comparison.there_already(wanted[2:3], known, lambda _: "") == [None]
+
+
+def test_a_run_whose_data_was_written_since_answers_for_nothing(place, tmp_path):
+    file = tmp_path / "data.jsonl"
+    file.write_text("{}")
+    changes = {"method": "default_lora", "task.source": str(file)}
+    run = fabricate.run(place, "done", changes)
+    status = json.loads(run.file("status.json").read_text())
+    for started, found in ((time.time() + 60, run), (time.time() - 60, None)):
+        run.file("status.json").write_text(json.dumps(status | {"started": started}))
+        assert comparison.there_already([run.spec()], [(run, run.spec())], states) == [found]
+    unread = RunSpec().with_changes({"method": "default_lora", "teacher.source": str(tmp_path)})
+    other = fabricate.run(place, "done", {"method": "default_lora", "teacher.source": str(tmp_path)})
+    assert comparison.there_already([unread], [(other, other.spec())], states) == [other]
+
+
+def test_missing_seeds_are_those_that_make_three_in_every_arm(place):
+    arms_ = [RunSpec().with_changes({"seed": 1, "method": method}) for method in ("seeking", "default_lora")]
+    runs = [fabricate.run(place, "done", {"method": m, "seed": s}) for m, s in (("seeking", 1), ("default_lora", 1),
+                                                                                 ("default_lora", 7))]  # fmt: skip
+    known = [(run, run.spec()) for run in runs]
+    missing = comparison.missing_seeds(arms_, known, states)
+    assert [(spec.method, spec.seed) for spec in missing] == [("seeking", 7), ("seeking", 2), ("default_lora", 2)]
+    runs += [fabricate.run(place, "queued", {"method": spec.method, "seed": spec.seed}) for spec in missing]
+    assert comparison.missing_seeds(arms_, [(run, run.spec()) for run in runs], states) == []
 
 
 def test_the_suggestion_is_the_newest_run_with_all_that_ask_the_same(place):

@@ -171,6 +171,7 @@ def test_what_is_going_on_waiting_done_or_elsewhere_is_refused_and_nothing_chang
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", '{"waiting": 3, "working": null, "ending": []}', '{"waiting": [null, 3, "../..", "", "gone"]}',
+     '{"first": 3, "passed": [1]}', '{"first": [[]], "passed": {"gone": "x"}}',
      '{"ending": {"gone": "soon"}}', '{"ending": {"gone": 3.5}}'],
 )  # fmt: skip
 def test_a_damaged_file_is_an_empty_queue(place, quiet, content):
@@ -180,6 +181,52 @@ def test_a_damaged_file_is_an_empty_queue(place, quiet, content):
     [run] = make(place, "next")
     queue.submit(place, run)
     assert json.loads((queue.folder_of(place) / "order.json").read_text())["waiting"] == [run.id]
+
+
+def test_runs_put_first_go_before_the_others_in_their_own_order_and_after_a_restart(place, quiet):
+    slow = make(place, *(f"slow {n}" for n in range(3)))
+    queue.submit(place, *slow)
+    lesson, next_lesson = make(place, "a", "b"), make(place, "c", "d")
+    queue.submit(place, *lesson)
+    queue.put_first(place, *lesson)
+    assert queue.read(place).waiting == ids(*lesson, *slow)
+    queue.submit(place, *next_lesson)
+    queue.put_first(place, *next_lesson)  # what is known is in the file: whoever comes next reads it there
+    assert queue.read(place).waiting == ids(*lesson, *next_lesson, *slow)
+    later = make(place, "later")
+    queue.submit(place, *later)
+    assert queue.read(place).waiting == ids(*lesson, *next_lesson, *slow, *later)
+    queue.put_first(place, *make(place, "begun already"))
+    assert queue.read(place).waiting == ids(*lesson, *next_lesson, *slow, *later)
+    queue.cancel(place, lesson[0])
+    assert queue.read(place).first == ids(lesson[1], *next_lesson)
+
+
+def test_nobody_is_passed_for_ever_by_runs_that_are_put_first(place, quiet):
+    [slow, later] = make(place, "slow", "later")
+    queue.submit(place, slow)
+    half = queue.MOST_AHEAD // 2
+    for number in range(4):
+        lesson = make(place, *(f"lesson {number}.{n}" for n in range(half)))
+        queue.submit(place, *lesson)
+        queue.put_first(place, *lesson)
+        if number == 1:
+            queue.submit(place, later)
+    waiting = queue.read(place).waiting
+    assert waiting.index(slow.id) == queue.MOST_AHEAD
+    assert waiting.index(later.id) == len(waiting) - 1
+    assert [name for name in waiting if "slow" not in name and "later" not in name] == queue.read(place).first
+
+
+def test_a_place_that_somebody_chose_is_kept_when_others_are_put_first(place, quiet):
+    slow, [lesson, more] = make(place, "one", "two"), make(place, "lesson", "more")
+    queue.submit(place, *slow, lesson)
+    queue.put_first(place, lesson)
+    queue.move(place, slow[1], -2)
+    assert queue.read(place).waiting == ids(slow[1], lesson, slow[0])
+    queue.submit(place, more)
+    queue.put_first(place, more)
+    assert queue.read(place).waiting == ids(more, slow[1], lesson, slow[0])
 
 
 def at_work(run: RunFolder, attempt: int, state: str = "running") -> None:

@@ -1,12 +1,23 @@
 """The spec: strict, portable, and its mistakes told in one sentence."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
+from paraknow_core.draft import Draft
 from paraknow_core.errors import SpecError
-from paraknow_core.spec import RunSpec, parse_spec, parse_yaml, read_spec, schema
+from paraknow_core.spec import (
+    ROLES,
+    RunSpec,
+    normal_origin,
+    parse_spec,
+    parse_yaml,
+    read_spec,
+    roles_of,
+    schema,
+)
 
 
 def test_yaml_round_trip_keeps_every_key():
@@ -71,6 +82,50 @@ def test_origin_expands_to_roles_in_order():
         "down",
     )
     assert len(RunSpec().extraction.roles) == 9
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (["all", "attention"], ["all"]),
+        (["attention", "all"], ["all"]),
+        (["all", "all", "q", "head"], ["all"]),
+        (["embedding", "ffn", "attention"], ["all"]),
+        (list(reversed(ROLES)), ["all"]),
+        (["q", "k", "v", "o"], ["attention"]),
+        (["o", "ffn", "q"], ["ffn", "q", "o"]),
+        (["q", "attention", "down", "down"], ["attention", "down"]),
+        (["head", "embed", "gate"], ["embedding", "gate"]),
+        (["down"], ["down"]),
+    ],
+)
+def test_the_same_modules_are_written_in_one_way(given, kept):
+    """However an origin is given, the draft, a file and an older run that mean the same modules are the same spec."""
+    spec = parse_spec({"extraction": {"origin": given}})
+    assert list(spec.extraction.origin) == kept
+    assert spec.extraction.roles == roles_of(given)
+    assert RunSpec().with_changes({"extraction.origin": given}) == spec
+    older = RunSpec().to_yaml().replace("origin:\n  - all\n", f"origin: {json.dumps(given)}\n")
+    assert json.dumps(given) in older
+    assert parse_yaml(older) == spec
+    assert Draft.model_validate({"spec": {"extraction": {"origin": given}}}).spec == spec
+
+
+def test_an_origin_counts_as_whole_by_what_the_student_has():
+    without_gate = [role for role in ROLES if role not in ("gate", "head")]
+    assert normal_origin(["up", "down"], without_gate) == ("ffn",)
+    assert normal_origin(without_gate, without_gate) == ("all",)
+    assert normal_origin(["embed"], without_gate) == ("embedding",)
+    assert normal_origin(["embed"]) == ("embed",)
+    tied = [role for role in ROLES if role != "head"]
+    assert normal_origin(["q", "k", "v", "o", "down"], tied) == ("attention", "down")
+    assert normal_origin(["q", "down"], tied) == ("q", "down")
+
+
+def test_a_scorer_or_reference_given_twice_counts_once():
+    spec = parse_spec({"task": {"scorers": ["rouge_l", "exact_match", "rouge_l"]}, "references": ["student"] * 2})
+    assert spec.task.scorers == ("rouge_l", "exact_match")
+    assert spec.references == ("student",)
 
 
 def test_files_that_are_no_specs(tmp_path):

@@ -12,7 +12,7 @@ from paraknow_core import desk
 from paraknow_core.desk import Reply
 from paraknow_core.errors import ParaknowError
 from paraknow_core.services import Service
-from paraknow_core.spec import RunSpec
+from paraknow_core.spec import ROLES, RunSpec
 
 PATIENCE_S = 0.5  # a quick answer is drawn at once, without a second rerun
 BEFORE_START_S = 1.0  # a click that starts runs waits so long for what would refuse them
@@ -55,6 +55,16 @@ def _patient(kind: str, request: dict[str, Any], patience_s: float) -> Reply:
         time.sleep(STEP_S)
         reply = desk.ask(state.place(), kind, request)
     return reply
+
+
+def student_roles(spec: RunSpec) -> list[str]:
+    """Return the roles that a spec's student has; empty while nobody knows."""
+    try:
+        state.access().check_source(spec.student.source)
+        reply = _patient("anatomy", spec.student.model_dump(mode="json"), 0.0)
+    except (ParaknowError, OSError):
+        return []  # told where the student is chosen, and by Start
+    return [part["role"] for part in reply.value.get("parts", []) if part["role"] in ROLES]
 
 
 def rank_problem(spec: RunSpec, patience_s: float = 0.0) -> str:

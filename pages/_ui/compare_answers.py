@@ -6,7 +6,7 @@ from typing import Any
 import pandas
 import streamlit as st
 
-from pages._ui import compare_data
+from pages._ui import compare_data, reading, state
 from pages._ui.compare_link import linked
 from pages._ui.layout import plain
 from paraknow_core import comparison
@@ -71,20 +71,21 @@ def draw(arms: list[Arm]) -> None:
 
 
 def _runs(arms: list[Arm]) -> tuple[dict[str, str], dict[str, RunFolder]]:
-    pairs = [(g, seed, run) for g in arms for seed, run in zip(g.seeds, g.runs, strict=True)]
-    return {run.id: f"{g.label}, seed {seed}" for g, seed, run in pairs}, {run.id: run for _, _, run in pairs}
+    runs, titles = [run for g in arms for run in g.runs], reading.titles(state.place())
+    return {run.id: titles.get(run.id, run.id) for run in runs}, {run.id: run for run in runs}
 
 
 def _which(arms: list[Arm], labels: dict[str, str]) -> tuple[str, str, str]:
     left, right, which = st.container(key="stack-fields-answers").columns([2, 2, 1.4])
     base = next((g for g in arms if g.method == "default_lora"), arms[-1])
     other = next((g for g in arms if g.key != base.key), base)
+    lines = reading.options(state.place(), [run for g in arms for run in g.runs])
     with left:
-        first = linked(st.selectbox, "First", "first", list(labels), base.runs[0].id, format_func=labels.get)
+        first = linked(st.selectbox, "First", "first", list(labels), base.runs[0].id, format_func=lines.get)
     default = other.runs[0].id if other is not base else base.runs[1].id
     rest = [run_id for run_id in labels if run_id != first]
     with right:
-        second = linked(st.selectbox, "Second", "second", rest, default, format_func=labels.get)
+        second = linked(st.selectbox, "Second", "second", rest, default, format_func=lines.get)
     with which:
         scorer = linked(st.selectbox, "Scorer", "scorer", comparison.scorers(arms),
                         format_func=lambda n: scorer_label({"scorer": n}).split(",")[0])  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pandas
 import streamlit as st
 
-from pages._ui import state
+from pages._ui import labelling, reading, state
 from pages._ui.compare_link import linked
 from pages._ui.layout import plain, say
 from paraknow_core import comparison, reports
@@ -75,8 +75,8 @@ def _one_run(arms: list[Arm]) -> None:
     """Draw what one run has to give, and the ways on from it."""
     st.subheader("One run", anchor=False)
     pairs = {run.id: (g, seed, run) for g in arms for seed, run in zip(g.seeds, g.runs, strict=True)}
-    chosen = linked(st.selectbox, "Run", "first", list(pairs), width=560,
-                    format_func=lambda i: f"{pairs[i][0].label}, seed {pairs[i][1]}, {i}")  # fmt: skip
+    options = reading.options(state.place(), [run for _, _, run in pairs.values()])
+    chosen = linked(st.selectbox, "Run", "first", list(pairs), width=560, format_func=options.get)
     run = pairs[chosen][2]
     name = reports.safe_name(run.id)
     with st.container(horizontal=True):
@@ -91,6 +91,7 @@ def _one_run(arms: list[Arm]) -> None:
         if st.button("Duplicate and tweak", icon=":material/content_copy:",
                      help="Makes this run's spec the draft, and opens Train to change and start it."):  # fmt: skip
             _duplicate(run)
+        labelling.edit(run, reading.facts(run))
     if trained and size > LARGEST:
         st.caption(plain(f"The adapter ({memory(size)}) is too large to hand through the browser; it lies in "
                          f"{state.place().root.name}/runs/{run.id}/adapter/."))  # fmt: skip

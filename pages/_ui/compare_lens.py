@@ -6,7 +6,7 @@ from typing import Any
 import pandas
 import streamlit as st
 
-from pages._ui import layout, state
+from pages._ui import layout, reading, state
 from pages._ui.asking import answered
 from pages._ui.compare_link import linked
 from pages._ui.compare_scores import PLOT
@@ -34,18 +34,18 @@ HELP = (
 
 def draw(arms: list[Arm]) -> None:
     """Draw the view."""
-    pairs = [(g, seed, run) for g in arms for seed, run in zip(g.seeds, g.runs, strict=True)]
-    labels = {run.id: f"{g.label}, seed {seed}" for g, seed, run in pairs}
-    runs = {run.id: run for _, _, run in pairs}
-    specs = {run.id: g.spec for g, _, run in pairs}
+    runs = {run.id: run for g in arms for run in g.runs}
+    specs = {run.id: g.spec for g in arms for run in g.runs}
+    labels = {run.id: f"{g.label}, seed {seed}" for g in arms for seed, run in zip(g.seeds, g.runs, strict=True)}
+    lines = reading.options(state.place(), runs.values())
     show = linked(st.segmented_control, "Show", "lens", list(SHOWS), format_func=SHOWS.get, required=True, help=HELP)
     left, right = st.columns(2)
     with left:
-        first = linked(st.selectbox, "Run", "first", list(labels), format_func=labels.get)
+        first = linked(st.selectbox, "Run", "first", list(labels), format_func=lines.get)
     with right:
         rest = [NONE, *(run_id for run_id in labels if run_id != first)]
         other = next((g.runs[0].id for g in arms if all(run.id != first for run in g.runs)), rest[-1])
-        second = linked(st.selectbox, "Beside", "beside", rest, other, format_func=lambda i: labels.get(i, "nothing"))
+        second = linked(st.selectbox, "Beside", "beside", rest, other, format_func=lambda i: lines.get(i, "nothing"))
     shown = [run_id for run_id in (first, second) if run_id != NONE]
     if show == "sensitivity":
         _sensitivity({i: runs[i] for i in shown}, labels, specs)

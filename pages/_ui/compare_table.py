@@ -5,11 +5,11 @@ import hashlib
 import pandas
 import streamlit as st
 
-from pages._ui import compare_link, state
+from pages._ui import compare_link, reading, state
 from pages._ui.layout import plain
 from paraknow_core.comparison import setting_text
-from paraknow_core.display import arm_of, score_text, shorten
-from paraknow_core.runs import differing_settings
+from paraknow_core.display import arm_of, score_text
+from paraknow_core.runs import RunFolder, differing_settings
 
 FILTER = "compare.filter."
 VERSION = "compare.table.version"
@@ -87,8 +87,8 @@ def _filtered(table: pandas.DataFrame) -> pandas.DataFrame:
         if wanted != "all":
             mask &= series == wanted
     with columns[-1]:
-        text = state.kept(st.text_input, "Find", f"{FILTER}text", "", placeholder="name, id or setting", max_chars=200,
-                    icon=":material/search:").strip().lower()  # fmt: skip
+        text = state.kept(st.text_input, "Find", f"{FILTER}text", "", placeholder="name, note, id or setting",
+                    max_chars=200, icon=":material/search:").strip().lower()  # fmt: skip
     if text:
         mask &= _haystack(table).str.contains(text, regex=False)
     return table[mask]
@@ -97,7 +97,11 @@ def _filtered(table: pandas.DataFrame) -> pandas.DataFrame:
 def _view(shown: pandas.DataFrame) -> tuple[pandas.DataFrame, dict]:
     """Return the columns that people see, and how wide they are."""
     differing = [c for c in differing_settings(shown) if c not in SHOWN_APART]
-    view = pandas.DataFrame({"state": _state(shown), "arm": _arms(shown), "score": _scores(shown)})
+    titles = reading.titles(state.place())
+    view = pandas.DataFrame({
+        "state": _state(shown), "name": [titles.get(run_id, run_id) for run_id in shown["id"]], "arm": _arms(shown),
+        "score": _scores(shown),
+    })  # fmt: skip
     if len(set(_pairs(shown))) > 1:
         view["pair"] = _pairs(shown)
     if len(set(_labels(shown, "spec.task.source"))) > 1:
@@ -107,11 +111,10 @@ def _view(shown: pandas.DataFrame) -> tuple[pandas.DataFrame, dict]:
     for column in differing:
         key = column.removeprefix("spec.")
         view[key] = [_setting(key, value) for value in shown[column]]
-    view["name"] = [shorten(str(name), 60) if isinstance(name, str) else "" for name in _column(shown, "spec.name")]
     view["run"] = shown["id"]
     config = {"state": st.column_config.TextColumn(width=92), "arm": st.column_config.TextColumn(width=150),
               "score": st.column_config.TextColumn(width=190, help="main score, half its 95 % interval, n"),
-              "seed": st.column_config.TextColumn(width=60), "name": st.column_config.TextColumn(width=190),
+              "seed": st.column_config.TextColumn(width=60), "name": st.column_config.TextColumn(width=220),
               "run": st.column_config.TextColumn(width=280)}  # fmt: skip
     return view, config
 
@@ -164,4 +167,8 @@ def _haystack(table: pandas.DataFrame) -> pandas.Series:
     """Return everything that can be searched in a row, in lower case."""
     columns = ["id", *(c for c in table.columns if c.startswith("spec."))]
     rows = table[columns].itertuples(index=False)
-    return pandas.Series([" ".join(map(str, row)).lower() for row in rows], index=table.index)
+    titles = reading.titles(state.place())
+    said = (f"{titles.get(run_id, '')} {reading.facts(RunFolder(state.place().runs / run_id)).label.note}"
+            for run_id in table["id"])  # fmt: skip
+    found = [" ".join([*map(str, row), more]).lower() for row, more in zip(rows, said, strict=True)]
+    return pandas.Series(found, index=table.index)

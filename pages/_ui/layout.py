@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages._ui import presets, router, state
+from pages._ui import presets, reading, router, state
 from paraknow_core.display import shorten, source_label
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError
@@ -40,11 +40,13 @@ CSS = """<style>
   [class*="st-key-stack-pictures"] > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"],
   [class*="st-key-stack-pictures"] > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] {min-width: 100%;}
   [class*="st-key-stack-fields"] [data-testid="stColumn"] {min-width: 46%;}
-  .st-key-rows [data-testid="stColumn"]:nth-child(3) {display: none;}
+  .st-key-rows [data-testid="stColumn"]:nth-child(3):nth-last-child(3) {display: none;}
 }
 .pk-line {display: flex; flex-wrap: wrap; gap: .3rem .9rem; align-items: center;}
 .pk-line code {font-size: .8rem; overflow-wrap: anywhere;}
 .pk-name {font-weight: 600; overflow-wrap: anywhere;}
+.pk-note {font-size: .9rem; white-space: pre-line; overflow-wrap: anywhere; margin-top: .3rem; padding-left: .7rem;
+  border-left: 3px solid rgba(128,136,140,.35);}
 /* A number out of range stays in the browser: only the browser can keep back what would start without it. */
 [class*="st-key-guarded"] {position: relative;}
 .stMain:has(input:out-of-range) [class*="st-key-guarded"] button {visibility: hidden;}
@@ -208,8 +210,10 @@ def _jobs(active: list[tuple[str, str, str, float]]) -> str:
     waiting = len(active) - len(working)
     if not active:
         return '<span class="pk-quiet">no run active</span>'
+    names = reading.names(state.place())
     parts = [
-        f'<span title="{escape(run_id)}">{chip(word)} {escape(shorten(stage, 24))} {100 * fraction:.0f} %</span>'
+        f'<span title="{escape(names.get(run_id, run_id))}">{chip(word)} {escape(shorten(stage, 24))} '
+        f"{100 * fraction:.0f} %</span>"
         for run_id, word, stage, fraction in working[:2]
     ]
     parts += [f"{len(working) - 2} more"] if len(working) > 2 else []

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from pages._ui import layout, reading, state, widgets
-from paraknow_core.display import duration
+from pages._ui import layout, reading, state, waiting, widgets
+from paraknow_core import comparison
+from paraknow_core.display import counted, duration
 from paraknow_core.engines import queue
 from paraknow_core.lessons import Lesson
 from paraknow_core.runs import RunFolder
-from paraknow_core.spec import RunSpec
 
 ENDED_BADLY = ("failed", "lost", "stopped")
 
@@ -45,15 +45,17 @@ class Found:
 
 
 def find(lesson: Lesson) -> Found:
-    """Look for a run of every spec of the lesson, names apart."""
-    wanted = {_computes(spec): label for label, spec in lesson.specs.items()}
+    """Look for a run that computes what each spec of the lesson does, whatever it is called."""
+    wanted = {comparison.computes(spec): label for label, spec in lesson.specs.items()}
     runs: dict[str, RunFolder] = {}
     states: dict[str, str] = {}
     order = queue.read(state.place())
     for run, one in reading.all_facts(state.place()):
-        label = wanted.get(_computes(one.spec)) if one.spec is not None else None
+        label = wanted.get(one.computes)
         if label is None or states.get(label) == "done" or queue.never_started(run, order):
             continue
+        if not set(lesson.specs[label].references) <= set(one.spec.references):
+            continue  # the lesson shows an untrained model that this run has not scored
         word = run.status().state
         word = "lost" if word == "done" and not one.result else word  # its result was removed
         if label not in runs or _rank(word) < _rank(states[label]):
@@ -65,13 +67,9 @@ def _rank(word: str) -> int:
     return 0 if word == "done" else 2 if word in ENDED_BADLY else 1
 
 
-def _computes(spec: RunSpec) -> str:
-    return spec.model_copy(update={"name": ""}).model_dump_json()
-
-
 def submit(lesson: Lesson, found: Found) -> None:
-    """Start every run that is missing, in the lesson's order."""
-    if widgets.start(*(lesson.specs[label] for label in found.missing)) is not None:
+    """Start every run that is missing, in the lesson's order, before what waits without hurry."""
+    if widgets.start(*(lesson.specs[label] for label in found.missing), first=True) is not None:
         st.rerun()
 
 
@@ -83,8 +81,33 @@ def progress(lesson: Lesson, found: Found) -> None:
     share = (found.finished + (0.5 * part.fraction if part else 0.0)) / total
     stage = f", {running}: {part.stage or 'starting'}" if part else ""
     st.progress(min(1.0, share), text=layout.plain(f"{found.finished} of {total} runs done{stage}"))
+    if part is None:
+        _say_the_wait(found)
     with st.expander("The runs", expanded=False, icon=":material/list:"):
         table(lesson, found)
+
+
+def _say_the_wait(found: Found) -> None:
+    """Say which place in line the lesson's next run has, and when its turn will be."""
+    queued = [found.runs[label] for label, word in found.states.items() if word == "queued"]
+    waits = [wait for wait in map(waiting.wait_of, queued) if wait is not None]
+    if not waits:
+        return
+    soonest = min(waits, key=lambda wait: wait.number)
+    if soonest.number > 1 or soonest.busy:
+        words = f"Waiting: {waiting.words(soonest)}. Lessons go before other runs that wait, not before those going on."
+        words += waiting.unknown(soonest)
+        st.info(layout.plain(words), icon=":material/hourglass_empty:")
+
+
+def wait_before(count: int, whose: str = "Its") -> str:
+    """Return a sentence on how long a lesson that is started now would wait; empty where it begins at once."""
+    wait = waiting.wait_of_new_first(count)
+    if wait is None:
+        return ""
+    others = len(queue.read(state.place()).waiting) - (wait.number - 1)
+    ahead = f"; it goes before {counted(others, 'run')} that wait{'s' if others == 1 else ''}" if others else ""
+    return f"{whose} turn would be {waiting.words(wait)}{ahead}.{waiting.unknown(wait)}"
 
 
 def table(lesson: Lesson, found: Found) -> None:

@@ -2,9 +2,9 @@
 
 import streamlit as st
 
-from pages._ui import asking, mapping_held, reading, state, widgets
+from pages._ui import asking, launching, mapping_held, reading, state, widgets
 from pages._ui.layout import plain, say
-from paraknow_core.display import memory
+from paraknow_core.display import counted, memory
 from paraknow_core.errors import RunError
 from paraknow_core.packing import ADAPTER_FILES, adapter_zip, read_inside, refuse_links
 from paraknow_core.paths import read_json
@@ -31,9 +31,28 @@ def actions() -> None:
         if st.button("Extract only", icon=":material/content_cut:",
                      help="Computes the blocks and the initial adapter, and does not train."):  # fmt: skip
             _extract()
-        if st.button("Start transfer", type="primary", icon=":material/play_arrow:",
-                     help="Leads to Train with these settings: controls, seeds, and the start."):  # fmt: skip
-            st.switch_page("pages/train.py")
+        _transfer()
+
+
+def _transfer() -> None:
+    """Draw the button that starts the draft as the one on Train does, and leads there."""
+    made = launching.plan()
+    if made.todo:
+        arms = " and ".join(dict.fromkeys(launching.arm_name(spec.method) for spec in made.todo))
+        numbers = launching.seed_words(sorted({spec.seed for spec in made.todo}))
+        tip = f"Puts {counted(len(made.todo), 'run')} into the queue: {arms}, {numbers}. Train follows them, and sets "
+        tip += f"controls and seeds. {made.already()}"
+    else:
+        tip = f"{made.already()} Train has a box to run them again."
+    if st.button("Start transfer", type="primary", icon=":material/play_arrow:", disabled=not made.todo,
+                 help=plain(tip.strip()), key="mapping.start"):  # fmt: skip
+        problem = launching.problem(asking.BEFORE_START_S)
+        if problem:
+            say(problem)
+            return
+        run = launching.start(made)
+        if run is not None:
+            st.switch_page("pages/train.py", query_params={"run": run.id})
 
 
 def _extract() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import pandas
 import streamlit as st
 
-from pages._ui import layout, state, train_estimate
-from pages._ui.reading import Facts, other_settings, siblings, unfinished_siblings, verdict
+from pages._ui import layout, seeds, state, train_estimate
+from pages._ui.reading import Facts, left_out, other_settings, siblings, unfinished_siblings, verdict
 from paraknow_core import figures
 from paraknow_core.display import (
     NOT_MEASURED,
@@ -61,6 +61,22 @@ def scores(run: RunFolder, one: Facts) -> None:
     elif not related:
         st.caption("No control has finished for this pair and task yet: tick default LoRA under Also run and start it.")
     _compare(run, one, related)
+    _left_out(one, related)
+    seeds.repeat(one, [other for _, other in related.values()])
+
+
+def _left_out(one: Facts, related: dict[str, tuple[RunFolder, Facts]]) -> None:
+    """Say how many runs the chart does not show, and why: unlike ones would stand there as equals."""
+    found = left_out(state.place(), one)
+    if not found.number:
+        return
+    runs = "run is" if found.number == 1 else "runs are"
+    words = f"{found.number} more finished {runs} left out, because more than method and seed differs."
+    for method, keys in found.differing.items():
+        if method not in related and method != one.spec.method:
+            verb = "differs" if len(keys) == 1 else "differ"
+            words += f" Not a clean comparison with {arm_of(method).label}: {', '.join(keys)} also {verb}."
+    st.caption(layout.plain(words))
 
 
 def _compare(run: RunFolder, one: Facts, related: dict[str, tuple[RunFolder, Facts]]) -> None:
@@ -71,12 +87,9 @@ def _compare(run: RunFolder, one: Facts, related: dict[str, tuple[RunFolder, Fac
         except ParaknowError as error:
             st.caption(layout.plain(error))
     for method, (_, other) in related.items():
-        keys = other_settings(one, other)
-        if keys:
-            words = f"Not a clean comparison with {arm_of(method).label}: {', '.join(keys)} also differ."
+        if other_settings(one, other):
+            words = f"Not a clean comparison with {arm_of(method).label}: its seed is {other.spec.seed}."
             st.caption(layout.plain(words))
-    if related:
-        st.caption("One seed is one throw of the dice: repeat with at least three before calling anything better.")
 
 
 def _wait_for_siblings(one: Facts, waiting: int) -> None:
@@ -103,6 +116,7 @@ def _bars(scorer: str | None, one: Facts, by_method: dict[str, Facts]) -> pandas
     for method in [m for m in ORDER if m in by_method] + [m for m in by_method if m not in ORDER]:
         other = by_method[method]
         label = arm_of(method).label + (" (this run)" if other is one else "")
+        label += "" if other.spec.seed == one.spec.seed else f", seed {other.spec.seed}"
         rows.extend(_row(method, label, s) for s in other.scores if s.get("scorer") == scorer)
     return pandas.DataFrame(rows)
 

@@ -9,7 +9,7 @@ from pages._ui import layout, reading, state, widgets
 from pages._ui.layout import plain
 from pages._ui.reading import Facts
 from paraknow_core import playground
-from paraknow_core.display import arm_of, count, distinct, memory, score_text, shorten, source_label
+from paraknow_core.display import arm_of, count, distinct, memory, score_text, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.playground import Holding, Slot
 from paraknow_core.playground.protocol import same_wish, service
@@ -48,6 +48,7 @@ def choices() -> dict[str, Choice]:
         "the draft's student, untouched")  # fmt: skip
     for source in widgets.bundled_models() if widgets.MODELS.is_dir() else {}:
         add(Slot(source=source), source_label(source), "student", "bundled")
+    titles = reading.titles(state.place())
     for run, one in reading.all_facts(state.place()):
         if one.spec is None or not one.result or not run.file("adapter").is_dir():
             continue
@@ -55,16 +56,15 @@ def choices() -> dict[str, Choice]:
         known = revisions.get("student") if isinstance(revisions, dict) else None
         revision = known if isinstance(known, str) else one.spec.student.revision
         slot = Slot(source=one.spec.student.source, revision=revision, run=run.id)
-        name = f"{shorten(one.spec.name, 28)}, " if one.spec.name else ""
         score = f", {score_text(one.scores[0]).split(' (')[0]}" if one.scores else ""
         training = one.result.get("training")
         steps = training.get("steps") if isinstance(training, dict) else None
         trained = f"{steps:,} steps, " if isinstance(steps, int) else ""
         add(
             slot,
-            f"{arm_of(one.spec.method).label}, seed {one.spec.seed} · {run.id[-4:]}",
+            titles.get(run.id, run.id),
             one.spec.method,
-            f"{name}{trained}{source_label(one.spec.student.source, 24)}, {one.task}{score}",
+            f"{arm_of(one.spec.method).label}, {trained}{source_label(one.spec.student.source, 24)}, {one.task}{score}",
             one,
         )
     return found

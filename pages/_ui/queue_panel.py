@@ -8,6 +8,8 @@ import streamlit as st
 from pages._ui import state, widgets
 from pages._ui.layout import chip, plain
 from pages._ui.reading import Facts, facts
+from pages._ui.reading import titles as titles_of
+from pages._ui.waiting import place_in_line
 from paraknow_core.engines import queue
 from paraknow_core.runs import RunFolder, list_runs
 from paraknow_core.services import Service
@@ -26,6 +28,14 @@ CSS = """<style>
   vertical-align: middle; margin-right: .5rem; overflow: hidden;}
 .pk-bar i {display: block; height: 100%; background: #0072B2;}
 @media (max-width: 1080px) {.st-key-queue .pk-pair {display: none;} .st-key-queue .pk-bar {display: none;}}
+@media (max-width: 640px) {
+  .st-key-queue > div > [data-testid="stHorizontalBlock"], .st-key-queue > [data-testid="stHorizontalBlock"] {
+    flex-wrap: wrap; row-gap: 0; padding: .3rem 0;}
+  .st-key-queue > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"]:first-child,
+  .st-key-queue > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"]:first-child {flex: 1 1 100%;
+    min-width: 100%;}
+  .st-key-queue .pk-line > .pk-title {white-space: normal;}
+}
 </style>"""
 
 
@@ -64,11 +74,12 @@ def _panel(shown: RunFolder | None) -> None:
     st.markdown(f"**Queue** :gray[{plain(words + shared)}]")
     if not working and not waiting:
         return
+    titles = titles_of(state.place())
     with st.container(key="queue", gap=None):
         for run in working:
-            _row(run, 0, 0, shown, not shared)
+            _row(run, titles.get(run.id, run.id), 0, 0, shown, not shared)
         for number, run in enumerate(waiting[:MOST_ROWS], 1):
-            _row(run, number, len(waiting), shown, not shared)
+            _row(run, titles.get(run.id, run.id), number, len(waiting), shown, not shared)
     if len(waiting) > MOST_ROWS:
         st.caption(f"and {len(waiting) - MOST_ROWS} more after them")
     if waiting and not working and not Service(state.place(), "queue").alive():
@@ -79,19 +90,20 @@ def _about(one: Facts) -> str:
     return f"{one.pair}, {one.task}"
 
 
-def _row(run: RunFolder, number: int, last: int, shown: RunFolder | None, about: bool) -> None:
+def _row(run: RunFolder, called: str, number: int, last: int, shown: RunFolder | None, about: bool) -> None:
     """Draw one run; `number` is its place in the line, 0 for one that is going on; `about` names pair and task, too."""
     status, one = run.status(), facts(run)
     name, amount, tools = st.columns([5.2, 2.5, 1.9], vertical_alignment="center", wrap=False)
     mark = shown is not None and run.id == shown.id
-    title = f'<span class="pk-title" style="font-weight:{700 if mark else 500}">{escape(widgets.run_name(one))}</span>'
+    title = f'<span class="pk-title" style="font-weight:{700 if mark else 500}">{escape(called)}</span>'
     pair = f'<span class="pk-quiet pk-pair">{escape(_about(one))}</span>' if about else ""
+    seed = f'<span class="pk-quiet">{words}</span>' if (words := widgets.seed_beside(one, called)) else ""
     name.html(
         f'<div class="pk-line" data-testid="queue-row">{chip(status.state)}{title}'
-        f'<span class="pk-quiet">seed {one.spec.seed if one.spec else "?"}</span>{pair}</div>'
+        f'{seed}{pair}</div>'
     )  # fmt: skip
     percent = round(100 * status.fraction)
-    words = f"{status.stage or 'starting'} {percent} %" if not number else widgets.place_in_line(number)
+    words = f"{status.stage or 'starting'} {percent} %" if not number else place_in_line(number)
     bar = f'<span class="pk-bar"><i style="width:{percent}%"></i></span>' if not number else ""
     amount.html(f'<div class="pk-amount">{bar}<span class="pk-quiet">{escape(words)}</span></div>')
     with tools.container(horizontal=True, gap="small", horizontal_alignment="right"):

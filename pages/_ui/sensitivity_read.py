@@ -77,8 +77,9 @@ def label(one: Facts) -> str:
     """Name a saved sensitivity in a list: teacher, task, seed samples, and when it was measured."""
     spec = one.spec or RunSpec()
     when = f"{one.id[4:6]}-{one.id[6:8]} {one.id[9:11]}:{one.id[11:13]}" if one.id[:8].isdigit() else one.id[:24]
+    own = f"{'★ ' if one.label.starred else ''}{f'{one.label.name} · ' if one.label.name else ''}"
     return (
-        f"{source_label(spec.teacher.source, 24)} · {state.task_label(spec.task.source, 24)} · "
+        f"{own}{source_label(spec.teacher.source, 24)} · {state.task_label(spec.task.source, 24)} · "
         f"{counted(spec.sensitivity.samples, 'sample')} · {when}"
     )
 

@@ -26,6 +26,7 @@ STAMP = "draft.stamp"  # of the file as this window last read or wrote it
 PROBLEM = "draft.problem"
 READ = "draft.read"  # how many changes of other windows this one has read
 SHOWN = "draft.shown"  # how many of them it shows
+OWN = "own.runs"  # ids of the runs that this window has started
 
 
 def place() -> Workspace:
@@ -211,6 +212,16 @@ def kept(widget: Callable[..., Any], label: str, key: str, first: Any, **options
         label, key=own, on_change=lambda: st.session_state.update({key: st.session_state[own]}), **options
     )
     return st.session_state[key]
+
+
+def own(*ids: str) -> None:
+    """Note that this window has started these runs."""
+    st.session_state[OWN] = {*st.session_state.get(OWN, ()), *ids}
+
+
+def is_own(run_id: str) -> bool:
+    """Tell whether this window has started a run."""
+    return run_id in st.session_state.get(OWN, ())
 
 
 def task_label(source: str, limit: int = 40) -> str:

@@ -1,6 +1,8 @@
 """What runs are likely to take, from earlier ones of the same pair and task on this machine. Arithmetic only."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -37,21 +39,30 @@ class Past:
 def of_several(
     spec: RunSpec, methods: list[str], seeds: int, trained: list[tuple[RunFolder, Facts]]
 ) -> Estimate | None:
-    """Estimate every method with every seed; the teacher is measured once for all of them."""
-    past = past_runs(spec, trained)
+    """Estimate every method with every seed; see `of_specs`."""
+    return of_specs([spec.with_changes({"method": method}) for method in methods] * seeds, trained)
+
+
+def of_specs(specs: Sequence[RunSpec], trained: list[tuple[RunFolder, Facts]]) -> Estimate | None:
+    """Estimate runs of one pair and task, seeds apart; the teacher is measured once for all of them."""
+    past = past_runs(specs[0], trained)
     if not past:
         return None
-    one = [estimate(spec.with_changes({"method": method}), past) for method in methods]
-    measuring = [sensitivity_seconds(spec.with_changes({"method": method}), past) for method in methods]
-    seconds = seeds * sum(e.seconds - m for e, m in zip(one, measuring, strict=True)) + max(measuring)
-    return Estimate(seconds, seeds * sum(e.disk for e in one), max(e.memory for e in one), one[0].runs)
+    many = Counter(spec.method for spec in specs)
+    of_method = {spec.method: spec for spec in specs}
+    one = {m: (estimate(spec, past), sensitivity_seconds(spec, past)) for m, spec in of_method.items()}
+    seconds = sum(many[m] * (e.seconds - measuring) for m, (e, measuring) in one.items())
+    measuring = max(measuring for _, measuring in one.values())
+    most = max(e.memory for e, _ in one.values())
+    disk = sum(many[m] * e.disk for m, (e, _) in one.items())
+    return Estimate(seconds + measuring, disk, most, len(past))
 
 
 def past_runs(spec: RunSpec, trained: list[tuple[RunFolder, Facts]], before: float = math.inf) -> list[Past]:
     """Return the newest finished runs of the same pair and task, those that ended before a moment."""
     found: list[Past] = []
     for run, one in trained:
-        if one.spec is None or not one.scores or _question(one.spec) != _question(spec):
+        if one.spec is None or not one.scores or question(one.spec) != question(spec):
             continue
         try:
             ended = run.file("result.json").stat().st_mtime
@@ -64,7 +75,21 @@ def past_runs(spec: RunSpec, trained: list[tuple[RunFolder, Facts]], before: flo
     return found
 
 
-def _question(spec: RunSpec) -> tuple:
+def seconds_until(spec: RunSpec, known: list[tuple[RunFolder, Facts]]) -> float | None:
+    """Return what the newest finished run took that ended at the same stage, on the same models and task source."""
+    for _, one in known:
+        timings = one.result.get("timings")
+        if one.spec is None or one.spec.until != spec.until or not isinstance(timings, dict) or not timings:
+            continue
+        if question(one.spec) == question(spec):
+            samples = spec.sensitivity.samples / one.spec.sensitivity.samples
+            measuring = timings.get("sensitivity", 0.0)
+            return sum(timings.values()) + measuring * (samples - 1)
+    return None
+
+
+def question(spec: RunSpec) -> tuple:
+    """Return what runs must share for one to say what another takes: models and task."""
     return (spec.teacher, spec.student, spec.task.source, spec.task.subset)
 
 

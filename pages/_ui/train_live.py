@@ -5,11 +5,11 @@ from itertools import islice
 
 import streamlit as st
 
-from pages._ui import curves, layout, reading, state, widgets
+from pages._ui import curves, labelling, layout, reading, state, widgets
 from pages._ui.reading import Facts
 from paraknow_core.charts import train as charts
 from paraknow_core.charts.train import Line
-from paraknow_core.display import ARMS, arm_of, duration, memory, significant
+from paraknow_core.display import ARMS, duration, memory, significant
 from paraknow_core.runs import RunFolder, Status
 
 PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
@@ -166,14 +166,12 @@ def _controls(one: Facts, beside: list[tuple[RunFolder, Facts]], names: dict[str
 
 
 def _names(run: RunFolder, one: Facts, beside: list[tuple[RunFolder, Facts]]) -> dict[str, str]:
-    """Name the run and its siblings as shortly as tells them apart."""
-    seeds = {other.spec.seed for _, other in [(run, one), *beside] if other.spec}
-    names: dict[str, str] = {}
-    for folder, other in [(run, one), *beside]:
-        name = arm_of(other.spec.method).label + (f", seed {other.spec.seed}" if len(seeds) > 1 else "")
-        name += "" if is_clean(one, other) else " *"
-        names[folder.id] = name if name not in names.values() else f"{name} {folder.id[-4:]}"
-    return names
+    """Name the run and its siblings as everywhere, with an asterisk where more than method and seed differs."""
+    titles = reading.titles(state.place())
+    return {
+        folder.id: titles.get(folder.id, folder.id) + ("" if is_clean(one, other) else " *")
+        for folder, other in [(run, one), *beside]
+    }
 
 
 def lines(
@@ -236,6 +234,7 @@ def _manage(run: RunFolder, one: Facts) -> None:
             st.session_state[UNFOLD] = run.id
             st.toast("The draft now has this run's settings.", icon=":material/content_copy:")
         st.rerun()
+    labelling.edit(run, one)
     _delete(run)
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import streamlit as st
 
-from pages._ui import asking, state, train_estimate, widgets
-from pages._ui.layout import plain, say
+from pages._ui import asking, launching, origin, state, train_estimate, widgets
+from pages._ui.layout import plain
 from pages._ui.reading import Facts
 from paraknow_core.access import DEMO_LIMITS
-from paraknow_core.display import arm_of, duration, memory, source_label
+from paraknow_core.display import arm_of, counted, duration, memory, source_label
 from paraknow_core.runs import RunFolder
-from paraknow_core.spec import GROUPS, ROLES, STRATEGIES, STRUCTURES, RunSpec
+from paraknow_core.spec import STRATEGIES, STRUCTURES, RunSpec
 
 ARMS = {
     "seeking": "The method: starts from the teacher's most sensitive blocks.",
@@ -86,13 +86,11 @@ def _transfer() -> None:
                         "in their order."),
         lambda: _choice("Structure", "extraction.structure", list(STRUCTURES),
                         "How the block is picked. submatrix: the window of the student's shape with the largest Σ S."),
-        lambda: state.field(
-            st.multiselect, "Origin", "extraction.origin", options=["all", *GROUPS, *ROLES],
-            to_draft=lambda chosen: chosen or ["all"], help="Which modules give a block: groups or single roles.",
-        ),
         lambda: _number("Seed samples", "sensitivity.samples", 1, 100_000, 8, "N training examples that S = Σ |θ · "
                         "∂L/∂θ| is summed over; the paper: 32."),
+        lambda: None,
     )  # fmt: skip
+    origin.pills(asking.student_roles(state.draft()))
 
 
 def _more() -> None:
@@ -202,36 +200,23 @@ def launch(trained: list[tuple[RunFolder, Facts]]) -> None:
             if name != draft.spec.method:
                 _arm(name, tip)
     words, button = st.columns([4, 1.25], vertical_alignment="center")
-    count = len(set(draft.arms) | {draft.spec.method}) * draft.seeds
-    problem = asking.rank_problem(draft.spec) or _seeds_problem()
+    made, problem = launching.plan(), launching.problem()
     if problem:
         words.error(plain(problem), icon=":material/error:")
     else:
-        words.markdown(f"{_plan(count)} {_cost(trained)}")
+        words.markdown(f"{_plan(made)} {_cost(made, trained)}")
+    if made.known:
+        words.checkbox("Run it again" if len(made.known) == 1 else "Run them again", key=launching.AGAIN,
+                       help="Another run of the same settings gives the same numbers, unless the machine's own "
+                       "settings or the code have changed.")  # fmt: skip
     if button.container(key="guarded-start").button(
-        "Start transfer",
-        type="primary",
-        icon=":material/play_arrow:",
-        width="stretch",
-        key="train.start",
-        disabled=bool(problem),
-    ):
-        unseen = state.changed_unseen()
-        if unseen:
-            say(unseen)
-            return
-        with st.spinner(f"Putting {count} runs into the queue …", show_time=False):
-            run = widgets.start(*draft.planned())
+        "Start transfer", type="primary", icon=":material/play_arrow:", width="stretch", key="train.start",
+        disabled=bool(problem) or not made.todo,
+    ):  # fmt: skip
+        run = launching.start(made)
         if run is not None:
             st.query_params["run"] = run.id
             st.rerun()
-
-
-def _seeds_problem() -> str:
-    draft = state.whole_draft()
-    specs = [draft.spec.with_changes({"method": method}) for method in (draft.spec.method, *draft.arms)]
-    problems = (asking.seeds_problem(spec) or asking.fit_problem(spec) for spec in specs)
-    return next(filter(None, problems), "")
 
 
 def _arm(name: str, tip: str) -> None:
@@ -246,20 +231,24 @@ def _arm(name: str, tip: str) -> None:
     st.checkbox(arm_of(name).label, key=key, help=tip, on_change=store)
 
 
-def _plan(count: int) -> str:
-    draft = state.whole_draft()
-    if count == 1:
-        return f"**1 run**, seed {draft.spec.seed}."
+def _plan(made: launching.Plan) -> str:
+    """Say how many runs Start makes, of which arms and seeds, and which are there already."""
+    draft, count = state.whole_draft(), len(made.specs)
     arms, seeds = count // draft.seeds, draft.seeds
     first = draft.spec.seed
     shown = f"{seeds} seeds ({first} to {first + seeds - 1})" if seeds > 1 else f"seed {first}"
-    return f"**{count} runs**: {arms} arm{'s' if arms > 1 else ''}, {shown}, one after the other."
+    what = f"{counted(arms, 'arm')}, {shown}, one after the other" if count > 1 else shown
+    if not made.known or made.again:
+        return f"**{counted(count, 'run')}**{':' if count > 1 else ','} {what}."
+    if not made.todo:
+        return f"**Nothing to start.** {plain(made.already())}"
+    return f"**{len(made.todo)} of {counted(count, 'run')}** to start: {what}. {plain(made.already())}"
 
 
-def _cost(trained: list[tuple[RunFolder, Facts]]) -> str:
-    draft = state.whole_draft()
-    methods = list(dict.fromkeys((draft.spec.method, *draft.arms)))
-    found = train_estimate.of_several(draft.spec, methods, draft.seeds, trained)
+def _cost(made: launching.Plan, trained: list[tuple[RunFolder, Facts]]) -> str:
+    if not made.todo:
+        return ""
+    found = train_estimate.of_specs(made.todo, trained)
     if found is None:
         return ":gray[No estimate: no run of this pair and task has finished on this machine.]"
     size = f" and {memory(found.disk)} of disk" if found.disk else ""

@@ -7,11 +7,11 @@ from html import escape
 
 import streamlit as st
 
-from pages._ui import asking, state
+from pages._ui import asking, reading, state, waiting
 from pages._ui.layout import chip, plain, say, unwritable
 from pages._ui.reading import Facts, facts
 from paraknow_core.demo.tasks import TASKS
-from paraknow_core.display import arm_of, count, duration, shorten, source_label
+from paraknow_core.display import count, duration, source_label
 from paraknow_core.engines import local, queue
 from paraknow_core.errors import DataError, ParaknowError
 from paraknow_core.paths import PROJECT_ROOT, read_json
@@ -81,13 +81,18 @@ def origin_switch(
     return origin
 
 
-def start(*specs: RunSpec) -> RunFolder | None:
-    """Create a run for each spec, put them at the end of the queue in this order, and return the first."""
-    return next(iter(start_all(*specs)), None)
+def start(*specs: RunSpec, first: bool = False) -> RunFolder | None:
+    """Create a run for each spec, put them into the queue in this order, and return the first; see `start_all`."""
+    return next(iter(start_all(*specs, first=first)), None)
 
 
-def start_all(*specs: RunSpec) -> list[RunFolder]:
-    """Create a run for each spec, put them at the end of the queue in this order; none where that was refused."""
+def start_all(*specs: RunSpec, first: bool = False) -> list[RunFolder]:
+    """Create a run for each spec, put them into the queue in this order; none where that was refused.
+
+    Args:
+        specs: of the new runs.
+        first: put them before runs that wait without hurry, in place of the end of the queue.
+    """
     place = state.place()
     runs: list[RunFolder] = []
     try:
@@ -95,10 +100,13 @@ def start_all(*specs: RunSpec) -> list[RunFolder]:
         for spec in specs:
             runs.append(create_run(place, spec))
         queue.submit(place, *runs)
+        if first:
+            queue.put_first(place, *runs)
     except (ParaknowError, OSError) as error:
         _take_back(runs)
         say(unwritable(error) if isinstance(error, OSError) else error)
         return []
+    state.own(*(run.id for run in runs))
     return runs
 
 
@@ -140,29 +148,30 @@ def _take_back(runs: list[RunFolder]) -> None:
             run.delete()
 
 
-def run_name(one: Facts) -> str:
-    """Return what a run is called: its arm, and the name that somebody gave it."""
-    if one.spec is None:
-        return one.id
-    arm = arm_of(one.spec.method).label
-    return f"{shorten(one.spec.name, 60)} · {arm}" if one.spec.name else arm
-
-
 def headline(run: RunFolder, one: Facts, status: Status) -> None:
-    """Draw a run in one line: state, name, pair, task, seed, how long it has been going."""
+    """Draw a run in one line: state, name, pair, task, seed, how long it has been going; its note below."""
     end = status.ended or (status.heartbeat if status.state == "lost" else 0)
     spent = duration((end or max(status.heartbeat, status.started)) - status.started) if status.started else ""
     if status.state == "stopped" and status.message == queue.CANCELLED:
         spent = "taken out of the queue"
     elif spent and status.attempt > 1:
         spent += " in this attempt"
-    seed = f"seed {one.spec.seed}" if one.spec else ""
-    quiet = "".join(f'<span class="pk-quiet">{escape(words)}</span>' for words in (one.task, seed, spent) if words)
+    name = reading.titles(state.place()).get(run.id, run.id)
+    quiet = "".join(
+        f'<span class="pk-quiet">{escape(words)}</span>' for words in (one.task, seed_beside(one, name), spent) if words
+    )
+    note = f'<div class="pk-note">{escape(one.label.note)}</div>' if one.label.note else ""
     st.html(
         f'<div class="pk-line" data-testid="headline">{chip(status.state)}'
-        f'<span class="pk-name">{escape(run_name(one))}</span><span>{escape(one.pair)}</span>{quiet}'
-        f"<code>{escape(run.id)}</code></div>"
+        f'<span class="pk-name">{escape(name)}</span><span>{escape(one.pair)}</span>{quiet}'
+        f"<code>{escape(run.id)}</code></div>{note}"
     )
+
+
+def seed_beside(one: Facts, name: str) -> str:
+    """Return a run's seed where its name does not say it; measuring has none."""
+    seed = "" if one.spec is None or one.spec.until == "sensitivity" else f"seed {one.spec.seed}"
+    return "" if seed in name.split(" · ")[0].split(", ") or seed in name.split(" · ") else seed
 
 
 def progress_bar(status: Status, until: str = "evaluation") -> None:
@@ -223,22 +232,13 @@ def _explain(run: RunFolder, one: Facts, status: Status) -> None:
 
 
 def _queued_words(run: RunFolder) -> str:
-    order = queue.read(state.place())
-    if run.id in order.waiting:
-        number, busy = order.waiting.index(run.id) + 1, len(order.working)
-        after = f", after the run{'s' if busy > 1 else ''} going on" if busy else ""
-        return f"Waiting: {place_in_line(number)}{after}. It begins by itself, whether this page is open or not."
+    wait = waiting.wait_of(run)
+    if wait is not None:
+        return (f"Waiting: {waiting.words(wait)}. It begins by itself, whether this page is open or not."
+                f"{waiting.unknown(wait)}")  # fmt: skip
     if run.file("process.json").exists():
         return "Its process is starting."
     return "Not started yet: it is not in the queue. Start puts it there."
-
-
-def place_in_line(number: int) -> str:
-    """Return in words which of the waiting runs this one is, counted from 1."""
-    if number == 1:
-        return "next"
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending} in line"
 
 
 def buttons(run: RunFolder, status: Status) -> None:

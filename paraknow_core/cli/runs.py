@@ -1,4 +1,4 @@
-"""Commands on runs: list, show, stop, resume, delete, export."""
+"""Commands on runs: list, show, label, stop, resume, delete, export."""
 
 import sys
 import time
@@ -13,9 +13,10 @@ from paraknow_core.display import counted, duration, memory, score_text
 from paraknow_core.errors import ParaknowError, RunError
 
 if TYPE_CHECKING:
+    from paraknow_core.paths import Workspace
     from paraknow_core.runs import RunFolder
 
-app = typer.Typer(help="List, show, stop, resume, delete and export runs; an id may be shortened.")
+app = typer.Typer(help="List, show, label, stop, resume, delete and export runs; an id may be shortened.")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="A run's id or its beginning.")]
 State = Literal["queued", "running", "stopping", "stopped", "done", "failed", "lost"]
@@ -30,7 +31,8 @@ def list_(
     """List runs, newest first."""
     from paraknow_core.runs import list_runs
 
-    records = [_record(run) for run in list_runs(context.obj)]
+    names = _names(context.obj)
+    records = [_record(run, names) for run in list_runs(context.obj)]
     if state:
         records = [record for record in records if record["state"] == state]
     if json:
@@ -40,9 +42,10 @@ def list_(
         show(f"no runs{f' in state {state}' if state else ''} yet; `run SPEC.yaml` or `demo` makes some")
         return
     show_table(
-        ("id", "state", "stage", "method", "pair", "task", "score", "started"),
+        ("id", "name", "state", "stage", "method", "pair", "task", "score", "started"),
         [
-            (r["id"], r["state"], f"{r['stage']} {round(100 * r['progress'])} %" if r["active"] else r["stage"],
+            (r["id"], f"{'★ ' if r['starred'] else ''}{r['name']}", r["state"],
+             f"{r['stage']} {round(100 * r['progress'])} %" if r["active"] else r["stage"],
              r.get("method"), f"{r['teacher']} -> {r['student']}" if "teacher" in r else r["message"], r.get("task"),
              score_text(r["score"]) if r["score"] else None, _when(r["started"]))
             for r in records
@@ -50,11 +53,30 @@ def list_(
     )  # fmt: skip
 
 
-def _record(run: "RunFolder") -> dict[str, Any]:
-    status = run.status()
+def _names(place: "Workspace") -> dict[str, str]:
+    """Return what every run of the workspace is called."""
+    from paraknow_core.comparison import Named, run_names
+    from paraknow_core.labels import label_of
+    from paraknow_core.runs import list_runs
+
+    named = []
+    for run in list_runs(place):
+        try:
+            spec = run.spec()
+        except ParaknowError:
+            spec = None
+        named.append(Named(run.id, spec, label_of(run.path).name))
+    return run_names(named)
+
+
+def _record(run: "RunFolder", names: dict[str, str]) -> dict[str, Any]:
+    from paraknow_core.labels import label_of
+
+    status, label = run.status(), label_of(run.path)
     scores = (run.result() or {}).get("scores") or [None]
     record: dict[str, Any] = {
-        "id": run.id, "state": status.state, "active": status.active, "stage": status.stage,
+        "id": run.id, "name": names.get(run.id, run.id), "note": label.note, "starred": label.starred,
+        "state": status.state, "active": status.active, "stage": status.stage,
         "progress": status.fraction, "message": status.message, "started": status.started or None,
         "ended": status.ended or None, "score": scores[0],
     }  # fmt: skip
@@ -63,7 +85,7 @@ def _record(run: "RunFolder") -> dict[str, Any]:
     except ParaknowError as error:
         return record | {"state": "failed", "active": False, "message": str(error)}
     return record | {
-        "name": spec.name, "method": spec.method, "teacher": spec.teacher.source, "student": spec.student.source,
+        "method": spec.method, "teacher": spec.teacher.source, "student": spec.student.source,
         "task": spec.task.source, "until": spec.until, "seed": spec.seed,
     }  # fmt: skip
 
@@ -75,13 +97,16 @@ def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
     spec, status, result = run.spec(), run.status(), run.result()
     changes = changed_settings(spec.model_dump(mode="json"))
     files = {path.name: _size(path) for path in sorted(run.path.iterdir()) if path.name != "lock"}
+    record = _record(run, _names(context.obj))
     if json:
         show_json({
-            **_record(run), "folder": str(run.path), "changes": changes, "spec": spec.model_dump(mode="json"),
+            **record, "folder": str(run.path), "changes": changes, "spec": spec.model_dump(mode="json"),
             "result": result, "files": files,
         })  # fmt: skip
         return
-    show(f"{run.id}: {status.state}{f', {status.stage}' if status.stage else ''}", f"folder: {run.path}")
+    show(f"{run.id}: {status.state}{f', {status.stage}' if status.stage else ''}")
+    show(f"name: {'★ ' if record['starred'] else ''}{record['name']}", f"folder: {run.path}")
+    show(*(f"note: {line}" for line in record["note"].splitlines()))
     if status.message:
         show(f"message: {status.message}")
     show_table(("changed setting", "value", "default"), [(key, new, old) for key, (new, old) in changes.items()])
@@ -111,6 +136,23 @@ def _score_rows(result: dict[str, Any]) -> list[tuple]:
         for name, scores in scored.items()
         for score in scores
     ]
+
+
+@app.command()
+def label(
+    context: typer.Context,
+    run_id: Id,
+    name: Annotated[str | None, typer.Option(help="What it is called; empty: named by its settings again.")] = None,
+    note: Annotated[str | None, typer.Option(help="What there is to remember; empty takes it away.")] = None,
+    star: Annotated[bool | None, typer.Option("--star/--no-star", help="Mark it, or take the mark away.")] = None,
+) -> None:
+    """Give a run a name, a note or a star; without an option, print them. Its spec stays as it is."""
+    from paraknow_core.labels import set_label
+
+    run = _find(context, run_id)
+    known = set_label(run.path, name=name, note=note, starred=star)
+    show(f"{run.id}: {'★ ' if known.starred else ''}{_names(context.obj).get(run.id, known.name or run.id)}")
+    show(*known.note.splitlines())
 
 
 @app.command()
@@ -181,7 +223,7 @@ def export(
     offline: Offline = False,
     json: Json = False,
 ) -> None:
-    """Pack a run that has ended into one file to pass on: spec, result, events, predictions, adapters.
+    """Pack a run that has ended into one file to pass on: spec, label, result, events, predictions, adapters.
 
     ID may also be a run's folder. With --merged, write its trained model instead.
     """
@@ -203,7 +245,15 @@ def export(
 
 
 # Left out: status.json, process.json and log.txt name this machine; checkpoints are large and only good for resuming.
-EXPORTED = ("spec.yaml", "result.json", "events.jsonl", "predictions.jsonl", "extraction.json", "sensitivity.json")
+EXPORTED = (
+    "spec.yaml",
+    "label.json",
+    "result.json",
+    "events.jsonl",
+    "predictions.jsonl",
+    "extraction.json",
+    "sensitivity.json",
+)
 EXPORTED_FOLDERS = ("init_adapter", "adapter")
 
 

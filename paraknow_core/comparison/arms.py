@@ -17,6 +17,7 @@ _TEACHER_ONLY = ("teacher.", "sensitivity.", "mapping.", "extraction.structure",
                  "factorisation.split")  # fmt: skip
 _WITHOUT_TEACHER = ("default_lora", "pissa", "olora")
 _NO_EFFECT = ("version", "name", "until", "references", "finetuning.micro_batch_size")
+_JUDGED = ("bundled:open_writing",)  # tasks whose own scorer asks a judge, the teacher by default; a test knows them
 _LABEL = 58  # characters
 NO_EFFECT = object()  # the value of a setting that an arm's method does not read
 
@@ -48,13 +49,29 @@ class Arm:
 
 def effective(spec: RunSpec) -> dict[str, Any]:
     """Return every setting that the run's numbers can depend on, by its dotted key."""
-    flat = {key: value for key, value in flat_settings(spec.model_dump(mode="json")).items() if key not in _NO_EFFECT}
+    unread = _unread(spec)
+    flat = {key: value for key, value in flat_settings(spec.model_dump(mode="json")).items() if key not in unread}
     if spec.method in _WITHOUT_TEACHER:
-        judged = "win_rate" in spec.task.scorers and spec.task.judge is None
+        by_judge = "win_rate" in spec.task.scorers or (not spec.task.scorers and spec.task.source in _JUDGED)
+        judged = by_judge and spec.task.judge is None
         flat = {
             k: v for k, v in flat.items() if not k.startswith(_TEACHER_ONLY) or (judged and k.startswith("teacher."))
         }
     return flat
+
+
+def _unread(spec: RunSpec) -> set[str]:
+    """Return the keys that no run reads, and those that this one does not because of another setting."""
+    offset = spec.method == "random_offset"
+    because = {
+        "mapping.seed": spec.mapping.strategy != "random",
+        "extraction.structure": offset,  # its windows lie anywhere, whatever the structure
+        "extraction.seed": not offset and spec.extraction.structure != "random",
+        "sensitivity.seed": spec.sensitivity.selection != "random",
+        "sensitivity.samples": spec.sensitivity.selection == "manual",
+        "finetuning.epochs": spec.finetuning.max_steps is not None,
+    }
+    return {*_NO_EFFECT, *(key for key, unread in because.items() if unread)}
 
 
 def other_settings(one: RunSpec, other: RunSpec) -> list[str]:
@@ -62,9 +79,13 @@ def other_settings(one: RunSpec, other: RunSpec) -> list[str]:
 
     What only a method with a teacher reads does not count against a method without one.
     """
-    a, b = effective(one), effective(other)
-    shared = (a.keys() & b.keys()) - {"method", "seed"}
-    return sorted(key for key in shared if a[key] != b[key])
+    return differing(effective(one), effective(other))
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the keys, method and seed apart, that both of two `effective` settings have and in which they differ."""
+    shared = (one.keys() & other.keys()) - {"method", "seed"}
+    return sorted(key for key in shared if one[key] != other[key])
 
 
 def settings_that_differ(arms: Sequence[Arm]) -> list[tuple[str, list[Any]]]:
@@ -83,7 +104,11 @@ def question(spec: RunSpec) -> str:
     """Name what a run asks, whatever its method: pair, task, size of the adapter, training."""
     data = spec.model_dump(mode="json")
     data["finetuning"].pop("micro_batch_size")
-    return json.dumps([data[key] for key in ("teacher", "student", "task", "factorisation", "finetuning")])
+    data["factorisation"].pop("split")  # as the structure: how a method with a teacher cuts
+    if spec.finetuning.max_steps is not None:
+        data["finetuning"].pop("epochs")
+    asked = [data[key] for key in ("teacher", "student", "task", "factorisation", "finetuning")]
+    return json.dumps(asked, sort_keys=True)
 
 
 def suggest(runs: Sequence[tuple[RunFolder, RunSpec]], most: int = 40) -> list[RunFolder]:

@@ -18,6 +18,7 @@ from paraknow_core.paths import Workspace, contained, read_json, write_json
 from paraknow_core.runs import RunFolder, Status
 from paraknow_core.services import Service
 
+MOST_AHEAD = 24  # runs that may be put before one that waits: two whole lessons, then it has its turn
 # What a run says that was stopped without a process of its own to say it.
 CANCELLED = "taken out of the queue before it began"
 ENDED = "ended before it could save"
@@ -27,12 +28,15 @@ ENDED = "ended before it could save"
 class Order:
     """Run ids: those that wait, first come first; those that have a process; those whose end was asked for.
 
-    `ending` holds when that was, and of which attempt: a run that was resumed meanwhile is not ended.
+    `ending` holds when that was, and of which attempt: a run that was resumed meanwhile is not ended. `first` names
+    those of the waiting that were put before others, and `passed` how many were put before each of the others.
     """
 
     waiting: list[str] = field(default_factory=list)
     working: list[str] = field(default_factory=list)
     ending: dict[str, list[float]] = field(default_factory=dict)
+    first: list[str] = field(default_factory=list)
+    passed: dict[str, int] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
@@ -51,10 +55,14 @@ def read(place: Workspace) -> Order:
     data = data if isinstance(data, dict) else {}
     ending = data.get("ending")
     ending = ending if isinstance(ending, dict) else {}
+    waiting, passed = _known(place, data.get("waiting")), data.get("passed")
+    first = data.get("first") if isinstance(data.get("first"), list) else []
     return Order(
-        _known(place, data.get("waiting")),
+        waiting,
         _known(place, data.get("working")),
         {name: ending[name] for name in _known(place, list(ending)) if _is_whole(ending[name])},
+        [name for name in waiting if name in first],
+        {name: passed[name] for name in waiting if type(passed.get(name)) is int} if isinstance(passed, dict) else {},
     )
 
 
@@ -167,6 +175,31 @@ def move(place: Workspace, run: RunFolder, by: int) -> None:
         at = order.waiting.index(run.id)
         order.waiting.pop(at)
         order.waiting.insert(max(0, at + by), run.id)
+
+
+def put_first(place: Workspace, *runs: RunFolder) -> None:
+    """Let waiting runs begin before those that were submitted without hurry, behind such as were put first earlier.
+
+    Nobody waits for ever: a run that so many were put before that one of these would be more than `MOST_AHEAD` is not
+    passed again. The order of all others stays as it is. Runs that have begun meanwhile are no error.
+    """
+    with changing(place) as order:
+        mine = [run.id for run in runs if run.id in order.waiting]
+        order.waiting = [name for name in order.waiting if name not in mine]
+        at = place_of_first(order, len(mine))
+        passed = [name for name in order.waiting[at:] if name not in order.first]
+        order.waiting[at:at] = mine
+        order.first = [name for name in order.waiting if name in {*order.first, *mine}]
+        order.passed |= {name: order.passed.get(name, 0) + len(mine) for name in passed}
+
+
+def place_of_first(order: Order, count: int) -> int:
+    """Return how many of the waiting runs stay before `count` runs that are put first now."""
+    slow = {name for name in order.waiting if name not in order.first}
+    patient = {name for name in slow if order.passed.get(name, 0) + count <= MOST_AHEAD}
+    not_again = [at for at, name in enumerate(order.waiting) if name in slow - patient]
+    first_patient = next((at for at, name in enumerate(order.waiting) if name in patient), len(order.waiting))
+    return max([first_patient, *(last + 1 for last in not_again)])
 
 
 def attempt_of(status: Status) -> int:

@@ -4,11 +4,12 @@ import pytest
 from playwright.sync_api import expect
 
 from paraknow_core.draft import load_draft
+from paraknow_core.engines import queue
 from paraknow_core.paths import write_json
 from paraknow_core.runs import list_runs
 from paraknow_core.services import Service
 from paraknow_core.spec import RunSpec
-from tests.browser.driving import PATIENCE_MS, fill_number, settle, shoot, visit, wait_for
+from tests.browser.driving import PATIENCE_MS, fill_number, run_in_address, settle, shoot, visit, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -109,3 +110,9 @@ def test_a_preview_follows_every_change_without_a_new_run(browser, page, site, p
         context.close()
     page.get_by_role("button", name="Start transfer").click()
     expect(page.locator("h1")).to_have_text("Train")
+    started = run_in_address(page, place)
+    assert started.spec().method == "seeking"
+    for run in list_runs(place):
+        if run.status().active:
+            queue.cancel(place, run)
+    wait_for(lambda: not started.status().active)

@@ -41,7 +41,7 @@ def server(place):
 
 
 def prepare(page: Page, site: str, epochs: int) -> None:
-    """Set the draft so that a run takes seconds of computing."""
+    """Set the draft so that a run takes seconds of computing, alone."""
     visit(page, f"{site}/train")
     page.get_by_text("What is transferred").click()
     fill_number(page, "Seed samples", 4)
@@ -51,6 +51,8 @@ def prepare(page: Page, site: str, epochs: int) -> None:
     page.get_by_text("More settings").click()
     fill_number(page, "Training examples", 32)
     fill_number(page, "Test examples", 8)
+    page.locator("label").filter(has_text="default LoRA").click()  # it is ticked from the start
+    settle(page)
 
 
 @contextmanager

@@ -45,8 +45,6 @@ def test_from_start_over_two_arms_to_their_comparison_and_an_adapter_that_plain_
     page.get_by_test_id("stSidebarNav").get_by_text("Train").click()
     expect(page.locator("h1")).to_have_text("Train")
     settle(page)
-    page.locator("label").filter(has_text="default LoRA").click()
-    settle(page)
     page.get_by_role("button", name="Start transfer").click()
     run = run_in_address(page, place)
     expect_state(page, "done")
@@ -61,7 +59,7 @@ def test_from_start_over_two_arms_to_their_comparison_and_an_adapter_that_plain_
     page.get_by_text("Report and files", exact=True).click()
     settle(page)
     page.get_by_role("combobox", name="Run").click()
-    page.get_by_role("option").filter(has_text=run.id).click()
+    page.get_by_role("option").filter(has_text="seeking, seed 0").click()
     settle(page)
     with page.expect_download() as download:
         page.get_by_role("button", name="Adapter as zip").click()

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from paraknow_core import comparison
+from paraknow_core.engines import queue
 from paraknow_core.lessons import LESSONS, PRESETS
 from paraknow_core.paths import write_json
 from paraknow_core.runs import RunFolder, create_run
@@ -73,6 +75,44 @@ def test_run_submits_only_what_is_missing_and_uses_runs_of_other_names(place, op
     assert [RunFolder(place.runs / run_id).spec() for run_id in ids] == [
         one for other, one in lesson.specs.items() if other != label
     ]
+
+
+def test_a_run_that_computes_the_same_is_used_again_whatever_it_did_not_read(place, open_app, submitted):
+    lesson = LESSONS[1]
+    control = lesson.specs["default LoRA"].with_changes({"extraction.structure": "random", "mapping.strategy": "top"})
+    fabricate_done(place, control)
+    assert "4 runs, about" in words(predict(open_lesson(open_app, 2), "random"))
+    for one in LESSONS:
+        assert len({comparison.computes(spec) for spec in one.specs.values()}) == len(one.specs)
+
+
+def test_a_lesson_goes_before_what_waits_and_says_how_long_it_waits(place, open_app):
+    going = fabricate.run(place, "running", {"method": "pissa"})
+    waiting = [fabricate.run(place, "queued", {"seed": seed}) for seed in range(13)]
+    queue.submit(place, *waiting)
+    with queue.changing(place) as order:
+        order.working = [going.id]
+    assert "The queue is busy. A lesson's turn would be next, after the run going on" in words(open_app("lessons"))
+    app = predict(open_lesson(open_app, 4), "4")
+    text = words(app)
+    assert "Its turn would be next, after the run going on; it goes before 13 runs that wait." in text
+    assert "No estimate" in text  # nothing like the run going on has finished here
+    fabricate.run(place, "done")  # 93 s, and the one going on has taken 130
+    app.run()
+    assert "Its turn would be next, after the run going on, in about 10 s; it goes before 13 runs" in words(app)
+    button(app, "Run the experiment").click().run()
+    assert not app.exception
+    order = queue.read(place)
+    assert [queue.run_of(place, name).spec() for name in order.waiting[:12]] == list(LESSONS[3].specs.values())
+    assert order.waiting[12:] == [run.id for run in waiting]
+    assert "Waiting: next, after the run going on, in about 10 s. Lessons go before other runs that wait" in words(app)
+    second = predict(open_lesson(open_app, 5), "teacher")
+    assert "Its turn would be 13th in line, after the run going on, in about" in words(second)
+
+
+def test_a_lesson_that_begins_at_once_says_nothing_of_a_queue(place, open_app):
+    assert "turn would be" not in words(open_app("lessons"))
+    assert "turn would be" not in words(predict(open_lesson(open_app, 4), "4"))
 
 
 def fabricate_done(place, spec):

@@ -9,7 +9,6 @@ import pytest
 
 from pages._ui import mapping_overview
 from pages._ui.mapping_layers import RECEIVES, after_click, after_edit, notes
-from pages._ui.mapping_settings import origin_of
 from paraknow_core.draft import load_draft
 from paraknow_core.paths import Workspace, write_json
 from paraknow_core.runs import RunFolder
@@ -216,19 +215,6 @@ def test_notes_say_what_is_allowed_but_worth_knowing():
     assert "4 of 6 teacher layers give nothing" in said
 
 
-@pytest.mark.parametrize(
-    ("wanted", "origin"),
-    [
-        (["q", "k", "v", "o", "gate", "up", "down", "embed"], ["all"]),
-        (["q", "k", "v", "o"], ["attention"]),
-        (["q", "k", "v", "o", "down"], ["attention", "down"]),
-        (["q", "down"], ["q", "down"]),
-    ],
-)
-def test_origins_are_written_in_the_fewest_words(wanted, origin):
-    assert origin_of(wanted, ["q", "k", "v", "o", "gate", "up", "down", "embed"]) == origin
-
-
 def test_groups_and_roles_are_kept_in_step(place, loaded):
     app = loaded()
     group(app, "Origin by group").set_value(["attention", "embedding"]).run()
@@ -315,6 +301,37 @@ def test_a_model_that_is_not_there_is_a_sentence(place, open_app, source):
     answer_desk(place, app)
     assert len(app.error) == 1
     assert button(app, "Start transfer")
+
+
+def test_start_transfer_starts_what_train_would_and_leads_there(place, loaded, submitted):
+    app = loaded({"seed": 4})
+    start = button(app, "Start transfer")
+    assert start.help.replace("\\", "").startswith("Puts 2 runs into the queue: seeking and default LoRA, seed 4.")
+    start.click().run()
+    assert not app.exception
+    [ids] = submitted
+    assert [RunFolder(place.runs / name).spec().method for name in ids] == ["seeking", "default_lora"]
+    assert app.title[0].value == "Train"
+    assert app.query_params["run"] in (ids[0], [ids[0]])
+
+
+def test_start_transfer_says_why_nothing_can_start(place, loaded, submitted):
+    app = loaded({"factorisation.rank": 4096})
+    button(app, "Start transfer").click().run()
+    assert app.title[0].value == "Mapping & extraction"
+    assert any("rank 4096 does not fit" in error.value for error in app.error)
+    assert not submitted
+
+
+def test_start_transfer_starts_nothing_twice(place, loaded, submitted):
+    app = loaded()
+    assert not button(app, "Start transfer").disabled
+    spec = load_draft(place).spec
+    for method in ("seeking", "default_lora"):
+        fabricate.run(place, "done", {**spec.model_dump(mode="json"), "method": method})
+    app.run()
+    assert button(app, "Start transfer").disabled
+    assert "Already run: seeking and default LoRA, seed 0" in button(app, "Start transfer").help.replace("\\", "")
 
 
 def test_extract_only_submits_a_run_and_shows_where_the_adapter_lies(place, loaded, submitted):

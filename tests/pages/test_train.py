@@ -8,7 +8,8 @@ from pages._ui.reading import facts, other_settings
 from paraknow_core.draft import Draft, load_draft, save_draft
 from paraknow_core.engines import queue
 from paraknow_core.errors import RunError
-from paraknow_core.runs import RunFolder
+from paraknow_core.paths import write_json
+from paraknow_core.runs import RunFolder, this_process
 from paraknow_core.spec import RunSpec
 from paraknow_core.stages.finetuning import COMPLETE
 from tests.pages import fabricate
@@ -17,6 +18,10 @@ from tests.pages.conftest import answer_desk, button, select, words
 
 def number(app, label: str):
     return next(n for n in app.number_input if n.label == label)
+
+
+def group(app, label: str):
+    return next(g for g in app.get("button_group") if g.label == label)
 
 
 def test_empty_says_what_will_appear(open_app):
@@ -29,7 +34,7 @@ def test_settings_survive_a_page_switch_and_reach_the_run(place, open_app, submi
     app = open_app("train")
     number(app, "Rank r").set_value(4).run()
     select(app, "Structure").set_value("row_column").run()
-    next(m for m in app.multiselect if m.label == "Origin").set_value(["ffn"]).run()
+    group(app, "Origin by group").set_value(["ffn"]).run()
     app.switch_page("pages/start.py").run()
     app.switch_page("pages/train.py").run()
     assert (number(app, "Rank r").value, select(app, "Structure").value) == (4, "row_column")
@@ -39,10 +44,25 @@ def test_settings_survive_a_page_switch_and_reach_the_run(place, open_app, submi
     assert (spec.factorisation.rank, spec.extraction.structure, spec.extraction.origin) == (4, "row_column", ("ffn",))
 
 
+def test_the_origin_is_chosen_as_on_mapping_and_never_all_beside_a_part_of_it(place, open_app):
+    app = open_app("train")
+    assert group(app, "Origin by group").value == ["attention", "ffn", "embedding"]
+    group(app, "Origin by group").set_value(["attention", "ffn"]).run()
+    assert app.session_state["draft"].spec.extraction.origin == ("attention", "ffn")
+    answer_desk(place, app)  # the student has no head of its own: it is no choice any more
+    roles = ["q", "k", "v", "o", "gate", "up", "down", "embed"]
+    assert [option.content for option in group(app, "Origin by role").proto.options] == roles
+    group(app, "Origin by role").set_value(roles).run()
+    assert app.session_state["draft"].spec.extraction.origin == ("all",)
+    group(app, "Origin by role").set_value([]).run()
+    assert "choose at least one role" in words(app)
+    assert app.session_state["draft"].spec.extraction.origin == ("all",)
+
+
 def test_controls_are_submitted_after_the_method_in_one_go(place, open_app, submitted):
     app = open_app("train")
-    for label in ("default LoRA", "random offset"):
-        next(c for c in app.checkbox if c.label == label).check().run()
+    assert next(c for c in app.checkbox if c.label == "default LoRA").value  # a method alone says little
+    next(c for c in app.checkbox if c.label == "random offset").check().run()
     app.switch_page("pages/sensitivity.py").run()
     app.switch_page("pages/train.py").run()
     button(app, "Start transfer").click().run()
@@ -83,7 +103,7 @@ def test_a_change_of_the_same_click_is_no_other_windows(open_app, submitted, pla
     assert RunFolder(place.runs / submitted[0][0]).spec().factorisation.rank == 4
     next(c for c in app.checkbox if c.label == "PiSSA").check().run()
     button(app, "Start transfer").click().run()
-    assert len(submitted[1]) == 2
+    assert len(submitted[1]) == 3
 
 
 def test_more_seed_samples_than_the_task_has_are_refused_before_anything_is_queued(place, open_app, submitted):
@@ -228,15 +248,100 @@ def test_a_difference_is_paired_and_said_in_words(place, open_app):
     assert "Not a clean comparison" not in text
 
 
-def test_an_unclean_comparison_names_what_else_differs_and_a_clean_one_is_preferred(place, open_app):
-    other = fabricate.run(place, "done", {"method": "default_lora", "finetuning.learning_rate": 1e-3})
+def bars(app) -> list[str]:
+    return json.loads(app.get("plotly_chart")[0].proto.spec)["layout"]["yaxis"]["ticktext"]
+
+
+@pytest.mark.parametrize(
+    ("unlike", "why"),
+    [
+        ({"finetuning.learning_rate": 1e-3}, "finetuning.learning_rate also differs"),
+        ({"factorisation.rank": 8, "task.sizes.test": 40}, "factorisation.rank, task.sizes.test also differ"),
+        ({"extraction.origin": ["ffn"]}, "extraction.origin also differs"),
+    ],
+)
+def test_unlike_runs_are_no_bars_beside_each_other_and_are_counted(place, open_app, unlike, why):
+    fabricate.run(place, "done", {"method": "default_lora", **unlike})
+    fabricate.run(place, "done", {"seed": 3, **unlike})
     run = fabricate.run(place, "done")
-    text = words(open_app("train", run.id))
-    assert "Not a clean comparison with default LoRA: finetuning.learning_rate also differ" in text
-    clean = fabricate.run(place, "done", {"method": "default_lora"})
+    app = open_app("train", run.id)
+    assert bars(app)[2:] == ["seeking (the method) (this run)"]
+    assert "2 more finished runs are left out, because more than method and seed differs" in words(app)
+    assert f"Not a clean comparison with default LoRA: {why}" in words(app)
+    assert "seeking (the method) against" not in words(app)
+    clean = fabricate.run(place, "done", {"method": "default_lora", "extraction.structure": "random"})
     clean.path.rename(place.runs / "20000101-000000-older")
-    assert other.id > "20000101"
-    assert "Not a clean comparison" not in words(open_app("train", run.id))
+    app = open_app("train", run.id)
+    assert bars(app)[2:] == ["seeking (the method) (this run)", "default LoRA"]
+    assert "Not a clean comparison" not in words(app)
+    assert "2 more finished runs are left out" in words(app)
+
+
+def test_runs_on_other_content_under_the_same_name_are_no_bars_beside_each_other(place, open_app):
+    runs = [fabricate.run(place, "done", {"method": method}) for method in ("default_lora", "seeking")]
+    for run, test in zip(runs, "ab", strict=True):
+        run.file("result.json").write_text(json.dumps(run.result() | {"fingerprints": {"test": test, "student": "s"}}))
+    app = open_app("train", runs[1].id)
+    assert bars(app)[2:] == ["seeking (the method) (this run)"]
+    assert "1 more finished run is left out" in words(app)
+    assert "the content of test also differs" in words(app)
+
+
+def test_a_control_of_another_seed_says_so_and_one_of_the_same_seed_is_preferred(place, open_app):
+    fabricate.run(place, "done", {"method": "default_lora", "seed": 5})
+    run = fabricate.run(place, "done")
+    app = open_app("train", run.id)
+    assert bars(app)[3] == "default LoRA, seed 5"
+    assert "Not a clean comparison with default LoRA: its seed is 5" in words(app)
+    same = fabricate.run(place, "done", {"method": "default_lora"})
+    same.path.rename(place.runs / "20000101-000000-older")
+    assert bars(open_app("train", run.id))[3] == "default LoRA"
+
+
+def test_one_button_runs_the_seeds_that_are_missing(place, open_app, submitted):
+    control = fabricate.run(place, "done", {"method": "default_lora", "seed": 1})
+    fabricate.run(place, "done", {"method": "default_lora"})
+    run = fabricate.run(place, "done")
+    app = open_app("train", run.id)
+    assert "repeat with at least three" in words(app)
+    button(app, "Run seeds 1 and 2").click().run()
+    specs = [RunFolder(place.runs / name).spec() for name in submitted[0]]
+    assert [(s.method, s.seed) for s in specs] == [("seeking", 1), ("seeking", 2), ("default_lora", 2)]
+    assert all(s.with_changes({"seed": 0, "method": "seeking"}) == run.spec() for s in specs)
+    assert "Run seeds 1 and 2" in [b.label for b in app.button]  # what nobody put into the queue does not count
+    for name in submitted[0]:
+        write_json(place.runs / name / "process.json", {**this_process(), "attempt": 0})
+    app = open_app("train", control.id)
+    assert "3 seeds of each are there or in the queue" in words(app)
+
+
+def test_what_is_there_already_is_not_run_again_unless_asked(place, open_app, submitted):
+    fabricate.run(place, "done", {"method": "default_lora"})
+    fabricate.run(place, "done", {"extraction.structure": "neuron", "name": "mine"})
+    app = open_app("train")
+    select(app, "Structure").set_value("row_column").run()  # default LoRA does not read it
+    next(c for c in app.checkbox if c.label == "random offset").check().run()
+    text = words(app).replace("*", "")
+    assert "2 of 3 runs to start: 3 arms, seed 0, one after the other. Already run: default LoRA, seed 0." in text
+    button(app, "Start transfer").click().run()
+    assert [RunFolder(place.runs / name).spec().method for name in submitted[0]] == ["seeking", "random_offset"]
+    number(app, "Number of seeds").set_value(2).run()
+    next(c for c in app.checkbox if c.label == "Run it again").check().run()
+    assert "6 runs: 3 arms, 2 seeds (0 to 1)" in words(app).replace("*", "")
+    button(app, "Start transfer").click().run()
+    assert len(submitted[1]) == 6
+
+
+def test_nothing_is_started_twice(place, open_app, submitted):
+    for method in ("seeking", "default_lora"):
+        fabricate.run(place, "running", {"method": method})
+    app = open_app("train")
+    text = words(app).replace("*", "")
+    assert "Nothing to start. Already running: seeking and default LoRA, seed 0." in text
+    assert button(app, "Start transfer").disabled
+    next(c for c in app.checkbox if c.label == "Run them again").check().run()
+    assert not button(app, "Start transfer").disabled
+    assert not submitted
 
 
 def test_a_done_run_without_controls_says_so(place, open_app):
@@ -279,6 +384,19 @@ def test_a_waiting_run_says_how_many_are_before_it_and_can_be_taken_out(place, o
     assert "Taken out of the queue before it began" in words(app)
     button(app, "Resume").click().run()
     assert queue.read(place).waiting == [first.id, second.id]
+
+
+def test_a_waiting_run_says_when_its_turn_will_be(place, open_app):
+    fabricate.run(place, "done", {"seed": 5})  # 93 s, of which a teacher that is measured takes none
+    going = fabricate.run(place, "running")
+    waiting = [fabricate.run(place, "queued", {"seed": seed}) for seed in (1, 2, 3)]
+    queue.submit(place, *waiting)
+    with queue.changing(place) as order:
+        order.working = [going.id]
+    assert "Waiting: next, after the run going on, in about 10 s" in words(open_app("train", waiting[0].id))
+    assert "Waiting: 3rd in line, after the run going on, in about 2 m 50 s" in words(open_app("train", waiting[2].id))
+    (place.root / "settings.yaml").write_text("workers: 2\n")
+    assert "Waiting: 3rd in line, after the run going on, in about 1 m 20 s" in words(open_app("train", waiting[2].id))
 
 
 def test_the_place_in_line_is_the_same_beside_the_run_and_in_the_queue(place, open_app):
@@ -362,6 +480,8 @@ def test_a_stopping_run_can_be_ended(place, open_app):
 
 def test_seeds_and_arms_are_planned_and_said_before_they_start(place, open_app, submitted):
     app = open_app("train")
+    assert "2 runs: 2 arms, seed 0, one after the other" in words(app).replace("*", "")
+    next(c for c in app.checkbox if c.label == "default LoRA").uncheck().run()
     assert "1 run, seed 0" in words(app).replace("*", "")
     number(app, "Number of seeds").set_value(3).run()
     next(c for c in app.checkbox if c.label == "PiSSA").check().run()
@@ -438,10 +558,11 @@ def test_siblings_are_drawn_beside_a_run_clean_ones_first(place, open_app):
     run = fabricate.run(place, "running")
     app = open_app("train", run.id)
     pills = next(p for p in app.get("button_group") if p.label == "Beside it")
-    assert [option.content for option in pills.proto.options] == ["default LoRA", "PiSSA *"]
+    assert [option.content for option in pills.proto.options] == ["default LoRA, lr 0.0003, seed 0",
+                                                                  "PiSSA, lr 0.001, seed 0 *"]  # fmt: skip
     assert "more than method and seed" in pills.proto.help
     chart = json.loads(app.get("plotly_chart")[0].proto.spec)
-    assert "default LoRA, training" in [trace["name"] for trace in chart["data"]]
+    assert "default LoRA, lr 0.0003, seed 0, training" in [trace["name"] for trace in chart["data"]]
     assert app.session_state[f"train.beside:{run.id}"] == [clean.id]
     assert unclean.id not in app.session_state[f"train.beside:{run.id}"]
     assert "Left of fine-tuning" in words(app)
