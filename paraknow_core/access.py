@@ -1,16 +1,19 @@
 """Who may reach the pages, and what they may then touch: a classroom and an open port are not one's own laptop."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from paraknow_core.errors import DataError
+from paraknow_core.naming import Named, expanded, is_hub_id, is_there, named
 from paraknow_core.paths import PROJECT_ROOT, Workspace
 from paraknow_core.spec import RunSpec
 
 DEMO_VARIABLE = "PARAKNOW_DEMO"
 ROOTS_VARIABLE = "PARAKNOW_ROOTS"  # folders, separated like $PATH, whose models and data other people may use
 ADDRESS_VARIABLE = "PARAKNOW_ADDRESS"  # what the pages' server listens on
+HUB_VARIABLE = "PARAKNOW_ALLOW_HUB"  # 1: other people may name hub ids, which are read with this machine's hub token
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 SOURCE_KEYS = ("source", "test_source", "path")  # of plain data: what may name a model or a file
 DEMO_LIMITS = {"epochs": 5.0, "max_steps": 200, "train": 1000, "test": 300, "samples": 64, "rank": 64, "seeds": 3,
@@ -25,16 +28,23 @@ class Access:
         demo: a classroom: bundled models and tasks only, small runs, nothing is uploaded or deleted.
         open_to: the address that other machines can reach, or empty on loopback.
         roots: where typed paths must lie when `demo` or `open_to` is set.
+        hub: whether hub ids may be named then.
     """
 
     demo: bool
     open_to: str
     roots: tuple[Path, ...]
+    hub: bool = False
 
     @property
     def restricted(self) -> bool:
         """True where a typed path must lie in one of the roots."""
         return self.demo or bool(self.open_to)
+
+    @property
+    def hub_allowed(self) -> bool:
+        """True where a hub id may be named."""
+        return not self.restricted or (self.hub and not self.demo)
 
     def check_source(self, source: str, where: str = "source") -> None:
         """Refuse what people who are not sitting at this machine may not read.
@@ -42,18 +52,42 @@ class Access:
         Raises:
             DataError: one sentence.
         """
-        if not self.restricted or source.startswith("bundled:"):
+        if not self.restricted:
             return
-        if self.demo:
-            raise DataError(f"{where}: '{source}' given; in demo mode only bundled models and tasks can be used")
-        if not _is_path(source):
-            return
-        path = _resolved(source)
-        if path is None or not any(path.is_relative_to(root) for root in self.roots):
+        # A relative path begins where whoever reads it works: the pages' server, or a process of the project.
+        for base in dict.fromkeys((Path.cwd(), PROJECT_ROOT)):
+            found = named(source, base)
+            if found.kind == "bundled":
+                return
+            if self.demo:
+                raise DataError(
+                    f"{where}: '{found.text}' given; in demo mode only bundled models and tasks can be used"
+                )
+            path = _path_of(found, base)
+            if path is None:
+                self._check_hub(where)
+            elif not self._may_read(path):
+                raise DataError(
+                    f"{where}: this path is outside the folders that people on other machines may use; start the "
+                    f"workbench with `ui --root FOLDER` (or ${ROOTS_VARIABLE}), or use it on this machine only"
+                )
+
+    def _check_hub(self, where: str) -> None:
+        if not self.hub:
             raise DataError(
-                f"{where}: this path is outside the folders that people on other machines may use; "
-                f"start the workbench with `ui --root FOLDER` (or ${ROOTS_VARIABLE}), or use it on this machine only"
+                f"{where}: a hub id was given; for people on other machines hub ids are switched off, as they would "
+                "be read with this machine's hub token; start the workbench with `ui --allow-hub` (or "
+                f"${HUB_VARIABLE}=1), or choose what is bundled or uploaded"
             )
+
+    def _may_read(self, path: Path) -> bool:
+        """Tell whether a path lies in one of the roots, links followed, and with it the files that a folder gives."""
+        where = _resolved(path)
+        if where is None or not any(where.is_relative_to(root) for root in self.roots):
+            return False
+        kept = (*self.roots, where.parent.parent / "blobs") if where.parent.name == "snapshots" else self.roots
+        leads = map(_resolved, _links(where))
+        return all(link is not None and any(link.is_relative_to(root) for root in kept) for link in leads)
 
     def check_upload(self) -> None:
         """Refuse a file from a visitor's machine where visitors share this one.
@@ -148,10 +182,11 @@ def access(place: Workspace, address: str | None = None) -> Access:
     """
     if address is None:
         address = os.environ.get(ADDRESS_VARIABLE, LOOPBACK[0])
-    named = [Path(p).expanduser().resolve() for p in os.environ.get(ROOTS_VARIABLE, "").split(os.pathsep) if p]
-    roots = (place.uploads.resolve(), (PROJECT_ROOT / "paraknow_core" / "demo").resolve(), *named)
+    given = [expanded(p).resolve() for p in os.environ.get(ROOTS_VARIABLE, "").split(os.pathsep) if p]
+    roots = (place.uploads.resolve(), (PROJECT_ROOT / "paraknow_core" / "demo").resolve(), *given)
     open_to = "" if address in LOOPBACK else address or "every address of this machine"
-    return Access(os.environ.get(DEMO_VARIABLE, "") == "1", open_to, roots)
+    hub = os.environ.get(HUB_VARIABLE, "") == "1"
+    return Access(os.environ.get(DEMO_VARIABLE, "") == "1", open_to, roots, hub)
 
 
 def _sources(spec: RunSpec) -> dict[str, str | None]:
@@ -160,27 +195,33 @@ def _sources(spec: RunSpec) -> dict[str, str | None]:
             "task.test_source": task.test_source, "task.judge": task.judge and task.judge.source}  # fmt: skip
 
 
-def _resolved(source: str) -> Path | None:
+def _path_of(found: Named, base: Path) -> Path | None:
+    """Return the path that must lie in a root; None for what only a hub can have."""
+    if found.kind == "path":
+        return found.path
+    path = base / expanded(found.name)
+    # Libraries prefer a folder to a hub, and what is no id at all is a path to be safe.
+    return path if not is_hub_id(found.name) or is_there(path) else None
+
+
+def _resolved(path: Path) -> Path | None:
     """Return where a path leads, links followed; None for what cannot be a path."""
     try:
-        return Path(source).expanduser().resolve()
-    except (OSError, ValueError, RuntimeError):  # a zero byte, a circle of links, an unknown user's home
+        return path.resolve()
+    except (OSError, ValueError, RuntimeError):  # a zero byte, a circle of links
         return None
 
 
-def _is_path(source: str) -> bool:
-    """A hub id is OWNER/NAME and no folder here; everything else that is not a known scheme is taken as a path."""
-    if source.startswith("hub:"):
-        return _exists(source.removeprefix("hub:"))
-    owner_and_name = source.count("/") == 1 and not source.startswith(("/", ".", "~"))
-    return not owner_and_name or _exists(source)
-
-
-def _exists(name: str) -> bool:
+def _links(folder: Path, levels: int = 2) -> Iterator[Path]:
+    """Yield the links in a folder and its sub-folders, as far down as readers look."""
     try:
-        return Path(name).exists()
-    except (OSError, ValueError):  # too long for a name, or with a zero byte: no path, and no hub id either
-        return True
+        for entry in os.scandir(folder):
+            if entry.is_symlink():
+                yield Path(entry.path)
+            elif levels > 1 and entry.is_dir():
+                yield from _links(Path(entry.path), levels - 1)
+    except (OSError, ValueError):
+        return
 
 
 def _check_size(spec: RunSpec) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from paraknow_core.access import ADDRESS_VARIABLE, DEMO_VARIABLE, ROOTS_VARIABLE
+from paraknow_core.access import ADDRESS_VARIABLE, DEMO_VARIABLE, HUB_VARIABLE, ROOTS_VARIABLE
 from paraknow_core.errors import RunError
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, sweep
 
@@ -31,7 +31,7 @@ GRACE_S = 5.0
 
 def launch(
     place: Workspace, host: str, port: int, *, open_browser: bool = True, demo: bool = False,
-    roots: Sequence[Path] = (),
+    roots: Sequence[Path] = (), hub: bool = False,
 ) -> int:  # fmt: skip
     """Serve the workbench until it is ended.
 
@@ -42,6 +42,7 @@ def launch(
         open_browser: open a window once the server answers.
         demo: a classroom: bundled models and small runs only; see `access`.
         roots: folders whose models and data people on other machines may name.
+        hub: they may name hub ids, too, which are read with this machine's hub token.
 
     Returns:
         The server's exit code.
@@ -50,7 +51,7 @@ def launch(
         RunError: the port is taken, the host is not of this machine, the server is not installed, or a root is no
             folder.
     """
-    limits = limiting(demo, roots)
+    limits = limiting(demo, roots, hub)
     if not (PROJECT_ROOT / "app.py").exists():
         raise RunError(f"ui: there is no app.py in {PROJECT_ROOT}; start it from a checkout of the project")
     if find_spec("streamlit") is None:
@@ -75,7 +76,7 @@ def _sweep(place: Workspace) -> None:
         sweep(folder)
 
 
-def limiting(demo: bool, roots: Sequence[Path]) -> dict[str, str]:
+def limiting(demo: bool, roots: Sequence[Path], hub: bool = False) -> dict[str, str]:
     """Return the environment that tells the pages what visitors may do.
 
     Raises:
@@ -88,7 +89,7 @@ def limiting(demo: bool, roots: Sequence[Path]) -> dict[str, str]:
             raise RunError(f"ui: --root {root}: has a '{os.pathsep}' in its name; rename it, or give its parent")
     named = [os.environ.get(ROOTS_VARIABLE, ""), *(str(root.expanduser().resolve()) for root in roots)]
     found = {ROOTS_VARIABLE: os.pathsep.join(filter(None, named))} if any(named) else {}
-    return found | ({DEMO_VARIABLE: "1"} if demo else {})
+    return found | ({DEMO_VARIABLE: "1"} if demo else {}) | ({HUB_VARIABLE: "1"} if hub else {})
 
 
 def server_command(host: str, port: int) -> list[str]:

@@ -4,12 +4,11 @@ import os
 import re
 from typing import Literal
 
-import yaml
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError, field_validator
 
 from paraknow_core.errors import SpecError
 from paraknow_core.paths import Workspace
-from paraknow_core.spec import Strict
+from paraknow_core.spec import SECRET, Strict, load_yaml, read_text, secret_in
 
 
 class Settings(Strict):
@@ -64,17 +63,21 @@ def load_settings(place: Workspace, **flags: object) -> Settings:
     values: dict = {}
     if place.settings_file.exists():
         try:
-            values = yaml.safe_load(place.settings_file.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            raise SpecError(f"{place.settings_file.name}: not readable YAML; correct or delete it") from None
+            values = load_yaml(read_text(place.settings_file), place.settings_file.name) or {}
+        except SpecError as error:
+            raise SpecError(f"settings: not readable YAML; correct or delete the file ({error})") from None
         if not isinstance(values, dict):
             raise SpecError(f"{place.settings_file.name}: must hold keys and values; correct or delete it")
+        if secret_in(values) is not None:  # first of all: other refusals repeat what was given
+            raise SpecError(f"{place.settings_file.name}: {SECRET}")
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         values["offline"] = True
     values.update({key: value for key, value in flags.items() if value is not None})
     try:
         return Settings.model_validate(values)
-    except ValidationError as error:
+    except (ValidationError, OverflowError) as error:
+        if isinstance(error, OverflowError):
+            raise SpecError("settings: a number is beyond all measure; give plain numbers and text") from None
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         known = ", ".join(Settings.model_fields)

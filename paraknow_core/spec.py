@@ -2,15 +2,27 @@
 
 import json
 import re
+import stat
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from paraknow_core.errors import SpecError
+from paraknow_core.naming import holds_secret, normal_source
 
 ROLES = ("q", "k", "v", "o", "gate", "up", "down", "embed", "head")
 GROUP_OF_ROLE = {
@@ -24,6 +36,9 @@ STRATEGIES = ("sensitivity", "top", "last", "random", "uniform", "manual")
 METHODS = ("seeking", "default_lora", "pissa", "olora", "random_offset")
 HIDDEN = "hidden"  # the type of a refusal that must not repeat what was given
 MOST_VALUES, MOST_LEVELS = 100_000, 50  # of a spec; more is no spec, whatever it is
+MOST_BYTES = 1_000_000  # of its file
+NESTED = "is nested far beyond a spec; give the keys of `spec show`"
+_DEPTH = re.compile(r"nest|depth|recurs", re.IGNORECASE)  # how libyaml and PyYAML, by version, refuse deep nesting
 SCORERS = (
     "number_match", "multiple_choice", "exact_match", "rouge_l", "perplexity", "win_rate",
 )  # fmt: skip
@@ -38,33 +53,54 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-_SECRET = re.compile(r"://[^/\s]*@|\bhf_[A-Za-z0-9]{16,}")
+SECRET = "holds a password or a token; give only the name, and put the token into $HF_TOKEN"  # noqa: S105
 
 
-def _holds_no_secret(source: str) -> str:
-    """Refuse a password or token where a name belongs: specs are kept, shown and shared. Never repeats it."""
-    if _SECRET.search(source):
-        raise PydanticCustomError(
-            HIDDEN, "holds a password or a token; give only the name, and put the token into $HF_TOKEN"
-        )
-    return source
+class Portable(Strict):
+    """Base of all parts of a spec: kept, shown and shared, so that no text of it may be a password or a token."""
+
+    @field_validator("*")
+    @classmethod
+    def _holds_no_secret(cls, value: Any) -> Any:
+        if secret_in(value) is not None:
+            raise PydanticCustomError(HIDDEN, SECRET)
+        return value
 
 
-Source = Annotated[str, AfterValidator(_holds_no_secret)]
+def secret_in(value: Any, place: str = "") -> str | None:
+    """Return where plain data holds a password or a token, as dotted keys (empty: at its top); None where nowhere."""
+    if isinstance(value, str):
+        return place if holds_secret(value) else None
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if isinstance(key, str) and holds_secret(key):
+                return place
+            found = secret_in(inner, f"{place}.{key}" if place else str(key))
+            if found is not None:
+                return found
+    elif isinstance(value, list | tuple | set):
+        for inner in value:
+            found = secret_in(inner, place)
+            if found is not None:
+                return found
+    return None
+
+
+Source = Annotated[str, BeforeValidator(lambda value: normal_source(value) if isinstance(value, str) else value)]
 
 
 def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-class ModelSpec(Strict):
+class ModelSpec(Portable):
     """A model to load: `bundled:NAME`, a local folder, or a hub id with an optional revision."""
 
     source: Source = Field(min_length=1, max_length=4096, description="bundled:NAME, a local folder, or a hub id")
     revision: Source | None = Field(None, description="hub only: branch, tag or commit; resolved to its commit")
 
 
-class SplitSizes(Strict):
+class SplitSizes(Portable):
     """How many examples to use of each split; null takes all there are."""
 
     train: int | None = Field(1000, ge=1)
@@ -72,7 +108,7 @@ class SplitSizes(Strict):
     test: int | None = Field(300, ge=1)
 
 
-class TaskSpec(Strict):
+class TaskSpec(Portable):
     """A task: its examples, how they are rendered, and how answers are scored."""
 
     source: Source = Field("bundled:word_problems", min_length=1, max_length=4096,
@@ -97,7 +133,7 @@ class TaskSpec(Strict):
     judge: ModelSpec | None = Field(None, description="win_rate: the judging model; null: the teacher")
 
 
-class SensitivitySpec(Strict):
+class SensitivitySpec(Portable):
     """Which seed samples the teacher's sensitivity is summed over."""
 
     samples: int = Field(32, ge=1, le=100_000)
@@ -112,7 +148,7 @@ class SensitivitySpec(Strict):
         return self
 
 
-class MappingSpec(Strict):
+class MappingSpec(Portable):
     """For each student layer, the teacher layer it receives."""
 
     strategy: Literal["sensitivity", "top", "last", "random", "uniform", "manual"] = "sensitivity"
@@ -151,7 +187,7 @@ def normal_origin(wanted: Iterable[str], there: Iterable[str] = ROLES) -> tuple[
     return (*whole, *(role for role in ROLES if role in chosen and GROUP_OF_ROLE[role] not in whole))
 
 
-class ExtractionSpec(Strict):
+class ExtractionSpec(Portable):
     """Which modules give a block, and how the block is picked."""
 
     origin: tuple[str, ...] = Field(("all",), min_length=1, description="all, or any groups and roles")
@@ -173,7 +209,7 @@ class ExtractionSpec(Strict):
         return roles_of(self.origin)
 
 
-class FactorisationSpec(Strict):
+class FactorisationSpec(Portable):
     """Rank and scale of the adapter; `us_v`: B = U S, A = V^T (as published); `sqrt`: the root of S on both sides."""
 
     rank: int = Field(16, ge=1, le=65_536)
@@ -181,13 +217,13 @@ class FactorisationSpec(Strict):
     split: Literal["us_v", "sqrt"] = "us_v"
 
 
-class InjectionSpec(Strict):
+class InjectionSpec(Portable):
     """How the block enters the student: residual (published), additive, or difference."""
 
     mode: Literal["residual", "additive", "difference"] = "residual"
 
 
-class FinetuningSpec(Strict):
+class FinetuningSpec(Portable):
     """Fine-tuning with the paper's recipe as default; the loss is on answers only."""
 
     learning_rate: float = Field(3e-4, ge=0, le=10)
@@ -211,7 +247,7 @@ class FinetuningSpec(Strict):
         return self
 
 
-class RunSpec(Strict):
+class RunSpec(Portable):
     """Everything one run computes. The same file gives the same run in the browser, on a laptop and on a cluster."""
 
     version: Literal[1] = 1
@@ -261,6 +297,15 @@ _SafeLoader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class _UniqueKeyLoader(_SafeLoader):
     """YAML 1.1 safe loader that refuses a key given twice: the first value would be lost without a word."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception:  # `!!bool x`, a month 13, a number of thousands of digits: anything is raised
+            problem = "the value is not what its tag or its form says (such as !!bool, !!int or a date)"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
 
 def _mapping_without_duplicates(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict:
     seen = set()
@@ -290,13 +335,23 @@ def parse_spec(data: Any, where: str = "spec") -> RunSpec:
     if not isinstance(data, dict):
         raise SpecError(f"{where}: holds {type(data).__name__}, not a mapping; start from `spec show`")
     _refuse_bombs(data, where)
+    secret = secret_in(data)  # first of all: other refusals repeat what was given
+    if secret is not None:
+        raise SpecError(f"{where}: {f'{secret}: ' if secret else ''}{SECRET}")
     try:
         # Through JSON, because only there strict mode (no "3" or true for 3) still takes lists for tuples.
-        return RunSpec.model_validate_json(json.dumps(data, default=str), strict=True)
+        return RunSpec.model_validate_json(json.dumps(data, default=_as_text), strict=True)
     except ValidationError as error:
         raise SpecError(f"{where}: {_first_problem(error)}") from None
-    except (ValueError, RecursionError):  # a number of thousands of digits
+    except (ValueError, TypeError, RecursionError):  # a number of thousands of digits, a key that is no text
         raise SpecError(f"{where}: holds a value that cannot be written down; give plain numbers and text") from None
+
+
+def _as_text(value: Any) -> str:
+    """A date that was not put into quotes is text; sets and bytes, which only YAML's tags give, are nothing here."""
+    if isinstance(value, date):
+        return str(value)
+    raise TypeError
 
 
 def _refuse_depth(text: str, where: str) -> None:
@@ -308,8 +363,11 @@ def _refuse_depth(text: str, where: str) -> None:
         for event in yaml.parse(text, Loader=_SafeLoader):
             level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if level > MOST_LEVELS:
-                raise SpecError(f"{where}: is nested far beyond a spec; give the keys of `spec show`")
-    except (yaml.YAMLError, ValueError, RecursionError):
+                raise SpecError(f"{where}: {NESTED}")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        limit = getattr(error, "problem", None) or ""  # libyaml has one of its own
+        if isinstance(error, RecursionError) or _DEPTH.search(limit):
+            raise SpecError(f"{where}: {NESTED}") from None
         return  # the loader names the place
 
 
@@ -327,15 +385,28 @@ def _refuse_bombs(data: Any, where: str) -> None:
 
 def parse_yaml(text: str, where: str = "spec") -> RunSpec:
     """Validate a YAML (or JSON) text as a spec; see `parse_spec`."""
+    return parse_spec(load_yaml(text, where), where)
+
+
+def load_yaml(text: str, where: str) -> Any:
+    """Return what a YAML (or JSON) text holds as plain data; nothing in it is ever run.
+
+    Raises:
+        SpecError: one sentence, whatever is wrong with the text.
+    """
     _refuse_depth(text, where)
     try:
-        data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader subclass
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader subclass
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or type(error).__name__
+        problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "")
+        if isinstance(error, RecursionError) or _DEPTH.search(problem):
+            raise SpecError(f"{where}: {NESTED}") from None
+        if holds_secret(problem) or not problem:
+            problem = "its text cannot be understood"
+        problem = " ".join(problem.split())[:200]
         raise SpecError(f"{where}: not valid YAML{place}: {problem}; correct it and try again") from None
-    return parse_spec(data, where)
 
 
 def read_spec(path: Path) -> RunSpec:
@@ -344,14 +415,26 @@ def read_spec(path: Path) -> RunSpec:
     Raises:
         SpecError: the file cannot be read or is not a valid spec.
     """
+    return parse_yaml(read_text(path), where=path.name)
+
+
+def read_text(path: Path) -> str:
+    """Read a spec or settings file (at most 1 MB of UTF-8); a pipe or a device is never waited for.
+
+    Raises:
+        SpecError: the file cannot be read.
+    """
     try:
-        if path.stat().st_size > 1_000_000:
+        kind = path.stat()
+        if not stat.S_ISREG(kind.st_mode):
+            reason = "is a folder" if stat.S_ISDIR(kind.st_mode) else "is no plain file"
+            raise SpecError(f"{path}: cannot be read ({reason}); give the path of a file in YAML")
+        if kind.st_size > MOST_BYTES:
             raise SpecError(f"{path.name}: larger than 1 MB; a spec is a few kilobytes, give its YAML file")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise SpecError(f"{path}: cannot be read ({reason}); give the path of a spec in YAML") from None
-    return parse_yaml(text, where=path.name)
+        raise SpecError(f"{path}: cannot be read ({reason}); give the path of a file in YAML") from None
 
 
 def schema() -> dict:
@@ -367,6 +450,8 @@ def _first_problem(error: ValidationError) -> str:
         section = ".".join(location[:-1])
         known = ", ".join(sorted(_known_keys(location[:-1])))
         return f"unknown key '{location[-1][:60]}'{f' under {section}' if section else ''}; known keys are {known}"
+    if first["type"] == "json_invalid":  # half a character, a number that JSON has not
+        return "holds a value that cannot be written down; give plain numbers and text"
     if first["type"] == HIDDEN:
         return f"{place}: {first['msg']}"
     given = repr(first.get("input"))

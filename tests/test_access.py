@@ -1,11 +1,20 @@
 """What visitors may touch: everything on one's own machine, little when it is opened up."""
 
-import pytest
+import json
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
-from paraknow_core.access import ADDRESS_VARIABLE, DEMO_VARIABLE, ROOTS_VARIABLE, access
-from paraknow_core.errors import DataError
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies
+
+from paraknow_core.access import ADDRESS_VARIABLE, DEMO_VARIABLE, HUB_VARIABLE, ROOTS_VARIABLE, access
+from paraknow_core.errors import DataError, ParaknowError
+from paraknow_core.models.source import resolve_model
 from paraknow_core.paths import Workspace
-from paraknow_core.spec import RunSpec
+from paraknow_core.spec import RunSpec, TaskSpec
+from paraknow_core.tasks import examples
+from paraknow_core.tasks.examples import load_task
 
 
 @pytest.fixture
@@ -25,7 +34,7 @@ def test_an_open_server_reads_only_allowed_folders(place, tmp_path, monkeypatch)
     monkeypatch.setenv(ROOTS_VARIABLE, str(allowed))
     opened = access(place, "0.0.0.0")
     assert opened.open_to == "0.0.0.0"
-    for source in ("bundled:teacher", "owner/name", "hub:owner/name", str(allowed / "one"), str(place.uploads / "x")):
+    for source in ("bundled:teacher", str(allowed / "one"), str(place.uploads / "x"), f" {allowed / 'one'}\t"):
         opened.check_source(source)
     link = allowed / "link"
     link.symlink_to("/etc")
@@ -37,6 +46,7 @@ def test_an_open_server_reads_only_allowed_folders(place, tmp_path, monkeypatch)
 def test_a_hub_data_set_with_the_name_of_a_folder_here_is_a_path(place, tmp_path, monkeypatch):
     (tmp_path / "priv" / "data").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(HUB_VARIABLE, "1")
     opened = access(place, "0.0.0.0")
     opened.check_source("hub:other/data")
     with pytest.raises(DataError, match="outside the folders"):
@@ -112,3 +122,120 @@ def test_demo_mode_limits_whatever_costs_time(place, monkeypatch, changes):
     monkeypatch.setenv(DEMO_VARIABLE, "1")
     with pytest.raises(DataError, match="at most"):
         access(place).check_spec(RunSpec().with_changes(changes))
+
+
+def test_an_open_server_reads_hub_ids_only_where_its_owner_says_so(place, monkeypatch):
+    ids = ("owner/name", "hub:owner/name", " hub:owner/name\n")
+    opened = access(place, "0.0.0.0")
+    assert not opened.hub_allowed
+    for source in ids:
+        with pytest.raises(DataError, match="ui --allow-hub"):
+            opened.check_source(source)
+    monkeypatch.setenv(HUB_VARIABLE, "1")
+    opened = access(place, "0.0.0.0")
+    assert opened.hub_allowed
+    for source in ids:
+        opened.check_source(source)
+    monkeypatch.setenv(DEMO_VARIABLE, "1")
+    with pytest.raises(DataError, match="in demo mode only bundled"):
+        access(place, "0.0.0.0").check_source("owner/name")
+    assert not access(place, "0.0.0.0").hub_allowed
+
+
+DECORATIONS = (" {}", "{} ", "\t{}", "\u00a0{}", "\u3000{}\n", "\x1f{}", "\ufeff{}", "\u200b{}", "./{}", "/{}", "{}/",
+               "{}/.", "file://{}", "bundled:{}", "bundled: {}", "hub:{}", "hub: {}", "HUB:{}", "hub:hub:{}",
+               "bundled:..{}", "hub:x/..{}", "~{}", "$HOME{}", "{}\0", "\\{}", "C:{}", "//{}", "a/../{}",
+               "%2e%2e{}", "{}?token")  # fmt: skip
+SECRET_WORD = "only the owner reads this"
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A home with private things beside a folder that is shared; returns what must never be opened by a visitor."""
+    home, shared, here = tmp_path / "home", tmp_path / "home" / "shared", tmp_path / "here"
+    lines = json.dumps({"question": "What?", "answer": SECRET_WORD}) + "\n"
+    for folder in (home / "private", shared / "data", here / "owner" / "name", here / "priv", here / "hub:x"):
+        folder.mkdir(parents=True)
+        (folder / "train.jsonl").write_text(lines)
+        (folder / "config.json").write_text("{}")
+    (shared / "data" / "train.jsonl").write_text(lines.replace(SECRET_WORD, "all may read this"))
+    (shared / "link").symlink_to(home / "private")
+    (shared / "files").mkdir()
+    (shared / "files" / "train.jsonl").symlink_to(home / "private" / "train.jsonl")
+    (shared / "deep" / "train").mkdir(parents=True)
+    (shared / "deep" / "train" / "a.jsonl").symlink_to(home / "private" / "train.jsonl")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv(ROOTS_VARIABLE, str(shared))
+    monkeypatch.chdir(here)
+    return tmp_path
+
+
+def named_in(house) -> list[str]:
+    home = house / "home"
+    return ["~/private", "~/private/train.jsonl", f"{home}/private", f"{home}/private/train.jsonl", "owner/name",
+            "priv", "priv/train.jsonl", "hub:x", "~/shared/link", "~/shared/files", "~/shared/deep",
+            "~/shared/../private", "~/shared/data", f"{home}/shared/data/train.jsonl", "../home/private", "~", "/",
+            ".", "owner/../priv"]  # fmt: skip
+
+
+def what_readers_open(source: str) -> list[Path]:
+    """Return the folders and files that a model, a task and a test split of this name would be read from."""
+    found: list[Path] = []
+    with suppress(ParaknowError):
+        found.append(resolve_model(source, offline=True, weights=False).folder)
+
+    def note(path: Path, _format: str) -> object:
+        if path.exists():
+            found.extend([path, *(path.rglob("*") if path.is_dir() else ())])
+        raise DataError("noted")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examples, "read_path", note)
+        for change in ({"source": source}, {"test_source": source}):
+            with suppress(ParaknowError, ValueError):
+                load_task(TaskSpec(**change), offline=True)
+    return [path.resolve() for path in found]
+
+
+def check_one(opened, source: str) -> bool:
+    """Hold that what is let through is read from a root, and return whether it was."""
+    try:
+        opened.check_source(source)
+    except DataError:
+        return False
+    for path in what_readers_open(source):
+        assert any(path.is_relative_to(root) for root in opened.roots), (source, path)
+    return True
+
+
+def test_what_is_let_through_is_read_from_a_root_however_it_is_written(place, house):
+    opened = access(place, "0.0.0.0")
+    opened = replace(opened, hub=True)
+    sources = [way.format(name) for name in named_in(house) for way in ("{}", *DECORATIONS)]
+    let = [source for source in sources if check_one(opened, source)]
+    assert "~/shared/data" in let and " ~/shared/data" in let
+    assert not [source for source in let if "private" in source and what_readers_open(source)]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=strategies.data())
+def test_whatever_the_text_what_is_let_through_is_read_from_a_root(place, house, data):
+    parts = strategies.sampled_from([*named_in(house), " ", "~", "/", "..", ".", "hub:", "bundled:", "teacher", "\0",
+                                     "x", "\u00a0", "\u2028", "private", "shared", "owner", "name"])  # fmt: skip
+    text = strategies.lists(parts | strategies.text(max_size=3), min_size=1, max_size=6).map("".join)
+    check_one(replace(access(place, "0.0.0.0"), hub=True), data.draw(text))
+
+
+def test_a_specs_sources_have_one_form_and_all_are_checked(place, house):
+    opened = access(place, "0.0.0.0")
+    assert RunSpec().with_changes({"teacher.source": " bundled:kin\u00a0"}).teacher.source == "bundled:kin"
+    for key in ("teacher.source", "student.source", "task.source", "task.test_source"):
+        spec = RunSpec().with_changes({key: "\u3000 ~/private "})
+        with pytest.raises(DataError, match="outside the folders"):
+            opened.check_spec(spec)
+    judged = RunSpec().with_changes({"task.judge": {"source": " ~/private"}})
+    with pytest.raises(DataError, match=r"task\.judge"):
+        opened.check_spec(judged)
+    for request in ({"path": " ~/private"}, {"one": {"source": [" ~/private"]}}, {"task": {"test_source": "\t/etc"}}):
+        with pytest.raises(DataError, match="outside the folders"):
+            opened.check_request(request)

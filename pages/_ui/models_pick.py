@@ -9,6 +9,7 @@ from pages._ui import asking, state, widgets
 from pages._ui.widgets import MODELS, bundled_models
 from paraknow_core.display import memory, shorten
 from paraknow_core.errors import ParaknowError
+from paraknow_core.naming import named
 
 ORIGINS = {"bundled": "Bundled", "hub": "Hub", "folder": "Folder", "cache": "Hub cache"}
 ORIGINS_HELP = (
@@ -38,14 +39,7 @@ def picker(who: str) -> None:
 
 def origin_of(source: str) -> str:
     """Return where a source is from: `bundled`, `folder` or `hub`."""
-    if source.startswith("bundled:"):
-        return "bundled"
-    if source.startswith((".", "/", "~")) or "\\" in source or source.count("/") != 1:
-        return "folder"
-    try:
-        return "folder" if Path(source).exists() else "hub"
-    except (OSError, ValueError):
-        return "folder"
+    return {"bundled": "bundled", "hub": "hub", "path": "folder"}[named(source).kind]
 
 
 def choose(who: str, source: str, revision: str | None = None) -> None:

@@ -20,6 +20,7 @@ from paraknow_core.spec import RunSpec
 
 MODELS = PROJECT_ROOT / "paraknow_core" / "demo" / "models"
 STEPS = ("prepare", "sensitivity", "injection", "fine-tuning", "export", "evaluation")
+FROM_HUB = ("hub", "cache")  # origins that ask a hub, or list what was fetched from one
 TYPED = "Choose a bundled one, or type a folder or a hub id (owner/name)"
 
 
@@ -72,10 +73,12 @@ def origin_switch(
         return "bundled"
     chosen, for_source = st.session_state.get(remembered, ("", None))
     origin = chosen if for_source == source else of_source
+    # Where visitors may not name hub ids, only a draft that has one already shows it.
+    offered = [each for each in origins if state.access().hub_allowed or each not in FROM_HUB or each == origin]
     key = f"{remembered}.widget"
     st.session_state[key] = origin
     st.segmented_control(
-        "From", list(origins), format_func=origins.get, key=key, required=True, help=tip,
+        "From", offered, format_func=origins.get, key=key, required=True, help=tip,
         on_change=lambda: st.session_state.update({remembered: (st.session_state[key], source)}),
     )  # fmt: skip
     return origin

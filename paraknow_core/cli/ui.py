@@ -23,8 +23,13 @@ def ui(
         list[Path] | None,
         typer.Option(metavar="DIR", help="With --host: a folder whose models and data others may name (repeatable)."),
     ] = None,
+    allow_hub: Annotated[
+        bool, typer.Option("--allow-hub", help="With --host: others may name hub ids, read with your hub token.")
+    ] = False,
 ) -> None:
     """Open the workbench in the browser; Ctrl-C ends it, runs go on."""
     from paraknow_core.launcher import launch
 
-    raise typer.Exit(launch(context.obj, host, port, open_browser=not no_browser, demo=demo, roots=root or ()))
+    raise typer.Exit(
+        launch(context.obj, host, port, open_browser=not no_browser, demo=demo, roots=root or (), hub=allow_hub)
+    )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from paraknow_core.access import SOURCE_KEYS, access
 from paraknow_core.errors import DataError
+from paraknow_core.naming import named
 from paraknow_core.paths import PROJECT_ROOT, Workspace, file_stamp, read_json, write_json
 from paraknow_core.services import Service
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 VERSION = 2  # of all answers; a change of what a kind returns raises it
 ANSWER, ARRAYS = "answer.json", "arrays.safetensors"
 _MOST_FILES = 300  # of a folder whose change makes an answer old
-_BUNDLED, _DEMO_MODELS = "bundled:", PROJECT_ROOT / "paraknow_core" / "demo" / "models"
+_DEMO_MODELS = PROJECT_ROOT / "paraknow_core" / "demo" / "models"
 _DAY_S = 86_400  # what a hub holds under a name may change; without a revision an answer is old after a day
 
 
@@ -132,9 +133,10 @@ def _stamps(value: Any, key: str = "", pinned: bool = False) -> Iterator[tuple[s
 
 
 def _stamps_of_source(source: str, pinned: bool) -> Iterator[tuple[str, int, int]]:
-    bundled = source.startswith(_BUNDLED)
-    path = _DEMO_MODELS / source.removeprefix(_BUNDLED) if bundled else Path(source)
-    found = [] if source.startswith("hub:") else list(_stamps_of(path))
+    what = named(source)
+    bundled = what.kind == "bundled"
+    path = _DEMO_MODELS / what.name if bundled else what.path
+    found = [] if path is None else list(_stamps_of(path))
     yield from found
     if not (found or bundled or pinned):
         yield "day", int(time.time() // _DAY_S), 0
@@ -142,10 +144,9 @@ def _stamps_of_source(source: str, pinned: bool) -> Iterator[tuple[str, int, int
 
 def _stamps_of(path: Path) -> Iterator[tuple[str, int, int]]:
     try:
-        path = path.expanduser()
         files = sorted(path.iterdir())[:_MOST_FILES] if path.is_dir() else [path] if path.exists() else []
         for file in files:
             status = file.stat()
             yield file.name, status.st_mtime_ns, status.st_size
-    except (OSError, ValueError, RuntimeError):  # the last: an unknown user's home
+    except (OSError, ValueError):
         return

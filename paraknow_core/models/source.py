@@ -2,19 +2,17 @@
 
 import codecs
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from paraknow_core.errors import ModelError
 from paraknow_core.models.headers import TensorHeader, read_headers, weight_file_names
+from paraknow_core.naming import BUNDLED_PREFIX, holds_secret, named
 
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "demo" / "models"
-BUNDLED_PREFIX = "bundled:"
 MAX_CONFIG_BYTES = 10_000_000
 _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -79,17 +77,17 @@ def resolve_model(
     Raises:
         ModelError: one sentence with the next step.
     """
-    label = source.strip()
-    if "://" in label or "@" in label:  # may hold a password, so it is not repeated
+    found = named(source)
+    label = found.text
+    if "://" in label or "@" in label or holds_secret(label):  # may hold a password, so it is not repeated
         raise ModelError("model: an address was given; give bundled:NAME, a folder, or a hub id like owner/name")
-    if label.startswith(BUNDLED_PREFIX):
+    if found.kind == "bundled":
         _refuse_revision(label, revision)
         return ModelSource(label, "bundled", _bundled_folder(label))
-    folder = Path(label).expanduser() if label.startswith("~/") else Path(label)
-    if label.startswith((".", "/", "~")) or (label and _is_folder(folder)):
+    if found.path is not None and (label.startswith((".", "/", "~")) or (label and _is_folder(found.path))):
         _refuse_revision(label, revision)
-        return ModelSource(label, "local", _local_folder(folder, label))
-    if not _HUB_ID.fullmatch(label):
+        return ModelSource(label, "local", _local_folder(found.path, label))
+    if found.kind != "hub" or found.prefixed:
         hint = f"did you mean {BUNDLED_PREFIX}{label}?" if label in bundled_names() else "check the spelling"
         raise ModelError(
             f"model '{_short(label)}': neither an existing folder nor a hub id like owner/name nor bundled:NAME; {hint}"

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from paraknow_core.errors import DataError
+from paraknow_core.naming import named
 from paraknow_core.spec import TaskSpec
 from paraknow_core.tasks.answers import check_numbers, extract_number
 from paraknow_core.tasks.formats import name_of
 from paraknow_core.tasks.layouts import ColumnsError
-from paraknow_core.tasks.sources import Parts, read_bundled, read_path
+from paraknow_core.tasks.sources import Parts, not_there, read_bundled, read_path
 from paraknow_core.tasks.splits import cut_validation, leakage, limit, separate, split_by_position, split_by_shuffle
 from paraknow_core.tasks.task import Example, Message, Task, fingerprint
 from paraknow_core.tasks.thoughts import judged
@@ -117,28 +118,33 @@ def check_scorers(task: Task, files: Mapping[str, str] | None = None) -> None:
 
 
 def _read(spec: TaskSpec, offline: bool) -> Parts:
-    kind, _, name = spec.source.partition(":")
-    if kind == "hub":
+    found = named(spec.source)
+    if found.prefixed:
         from paraknow_core.tasks.hub import read_hub
 
-        return read_hub(name, spec, offline=offline)
+        return read_hub(found.name, spec, offline=offline)
     for key in ("subset", "revision"):
         if getattr(spec, key):
             raise DataError(f"task.{key}: only a hub data set has it; leave it out for '{spec.source}'")
-    if kind == "bundled":
+    if found.kind == "bundled":
         if spec.columns:
             raise DataError(f"task.columns: a bundled task has no columns to map; leave it out for '{spec.source}'")
-        return read_bundled(name)
+        return read_bundled(found.name)
     if spec.format == "hub":
         raise DataError(f"task.format: hub given for '{spec.source}'; write hub:OWNER/NAME as source, or format auto")
-    return read_path(Path(spec.source).expanduser(), spec.format, spec.columns)
+    if found.path is None:  # an id of a hub, without its prefix
+        raise not_there(Path(found.text))
+    return read_path(found.path, spec.format, spec.columns)
 
 
 def _read_test(spec: TaskSpec, reading: str) -> Parts | None:
     """Read the second file: by the same columns if it has them, else by its own names."""
     if spec.test_source is None:
         return None
-    path, format = Path(spec.test_source).expanduser(), "auto" if spec.format == "hub" else spec.format
+    found = named(spec.test_source)
+    if found.path is None:  # only a file or a folder holds a test split of its own
+        raise not_there(Path(found.text))
+    path, format = found.path, "auto" if spec.format == "hub" else spec.format
     try:
         return read_path(path, format, spec.columns, reading)
     except ColumnsError as error:
@@ -257,5 +263,5 @@ def _title(source: str) -> str:
 
 
 def _name(source: str) -> str:
-    kind, _, rest = source.partition(":")
-    return rest if kind in ("bundled", "hub") and rest else Path(source).expanduser().resolve().stem
+    found = named(source)
+    return found.name if found.path is None and found.name else (found.path or Path(found.text)).resolve().stem

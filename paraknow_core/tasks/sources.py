@@ -63,7 +63,7 @@ def read_path(path: Path, format: str, columns: Mapping[str, str] | None = None,
         DataError: names the file or folder and what would be right.
     """
     if not _exists(path):
-        raise DataError(_absent(path))
+        raise not_there(path)
     if not path.is_dir():
         data = read_files([path], format, columns, reading)
         return Parts(
@@ -84,17 +84,18 @@ def path_columns(path: Path) -> dict[str, Any]:
         DataError: it cannot be read.
     """
     if not _exists(path):
-        raise DataError(_absent(path))
+        raise not_there(path)
     paths = [each for part in _split_files(path).values() for each in part] if path.is_dir() else [path]
     found = samples(table for each in paths if (table := read_table(each)) is not None)
     return {"splits": {}, "columns": found, "fields": guess([name for name, value in found.items() if value])}
 
 
-def _absent(path: Path) -> str:
+def not_there(path: Path) -> DataError:
+    """Return the error for a file or folder that does not exist."""
     if path.name.startswith("upload-"):
-        return f"task.source: the upload '{name_of(path)}' is not there any more; upload the file again"
+        return DataError(f"task.source: the upload '{name_of(path)}' is not there any more; upload the file again")
     shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:80]}…{str(path)[-80:]}"  # noqa: PLR2004
-    return (
+    return DataError(
         f"task.source: '{shown}' does not exist; give bundled:NAME, a .jsonl, .csv or .txt file, a folder of split "
         "files, or hub:OWNER/NAME"
     )

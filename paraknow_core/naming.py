@@ -1,0 +1,99 @@
+"""What a source names: the one place where a text becomes a bundled name, a hub id or a path. Nothing is read here.
+
+Whoever checks a source (`access`) and whoever opens it (models, tasks, the desk) ask here, so that both mean the same.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+BUNDLED_PREFIX, HUB_PREFIX = "bundled:", "hub:"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+_TOKENS = (
+    r"hf_[A-Za-z0-9]{16,}", r"api_org_[A-Za-z0-9]{16,}", r"gh[pousr]_[A-Za-z0-9]{20,}", r"github_pat_\w{20,}",
+    r"glpat-[\w-]{16,}", r"xox[abeoprs]-[\w-]{10,}", r"A(?:KIA|SIA)[A-Z0-9]{16}", r"AIza[\w-]{30,}",
+    r"npm_[A-Za-z0-9]{30,}", r"pypi-[\w-]{40,}", r"r8_[A-Za-z0-9]{30,}", r"dop_v1_[a-f0-9]{30,}",
+    r"sk-(?=[\w-]{0,99}[0-9])(?=[\w-]{0,99}[A-Z])[\w-]{20}", r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}",
+    r"eyJ[\w-]{8,999}\.[\w-]{8,999}\.", r"-----BEGIN [A-Z ]*PRIVATE KEY",
+)  # fmt: skip
+_TOKEN = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(_TOKENS)})", re.ASCII)
+_IN_ADDRESS = re.compile(
+    r"://[^/\s]*@"  # a name and a password before the host
+    r"|[?&;#](?:[\w-]*(?:token|secret|password|passwd|api[_-]?key|signature|credential)|sig|key|auth|pwd)=[^&\s]"
+    r"|\bbearer\s+[\w.~+/-]{12,}",
+    re.IGNORECASE | re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a source names.
+
+    Attributes:
+        kind: bundled, hub, or path.
+        text: the source in its normal form.
+        name: without its prefix.
+        path: where it lies, `~` expanded and links not followed; only of a path.
+        prefixed: the hub was named by `hub:`, as data sets are.
+    """
+
+    kind: Literal["bundled", "hub", "path"]
+    text: str
+    name: str
+    path: Path | None = None
+    prefixed: bool = False
+
+
+def normal_source(text: str) -> str:
+    """Return a source in its one normal form: without white space around it."""
+    return text.strip()
+
+
+def named(source: str, base: Path | None = None) -> Named:
+    """Tell what a source names; an existing file or folder wins over a hub id without a prefix.
+
+    Args:
+        source: `bundled:NAME`, `hub:OWNER/NAME`, OWNER/NAME, or a path.
+        base: where a relative path begins; None: where this process works.
+    """
+    text = normal_source(source)
+    if text.startswith(BUNDLED_PREFIX):
+        return Named("bundled", text, text.removeprefix(BUNDLED_PREFIX))
+    if text.startswith(HUB_PREFIX):
+        return Named("hub", text, text.removeprefix(HUB_PREFIX), prefixed=True)
+    path = expanded(text)
+    path = base / path if base is not None else path
+    if _HUB_ID.fullmatch(text) and not is_there(path):
+        return Named("hub", text, text)
+    return Named("path", text, text, path)
+
+
+def expanded(text: str) -> Path:
+    """Return a path with `~` expanded; where nobody has that home, as it is written."""
+    path = Path(text)
+    try:
+        return path.expanduser()
+    except (RuntimeError, ValueError):  # nobody's home, or a name that cannot be one
+        return path
+
+
+def is_hub_id(text: str) -> bool:
+    """True for OWNER/NAME."""
+    return _HUB_ID.fullmatch(text) is not None
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a path exists; what cannot be one (too long, with a zero byte) counts as there: it is no hub id."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        return True
+    return True
+
+
+def holds_secret(text: str) -> bool:
+    """Tell whether a text holds what looks like a password or a token; its own words are then never repeated."""
+    return _TOKEN.search(text) is not None or _IN_ADDRESS.search(text) is not None
