@@ -15,7 +15,7 @@ _TOKENS = (
     r"glpat-[\w-]{16,}", r"xox[abeoprs]-[\w-]{10,}", r"A(?:KIA|SIA)[A-Z0-9]{16}", r"AIza[\w-]{30,}",
     r"npm_[A-Za-z0-9]{30,}", r"pypi-[\w-]{40,}", r"r8_[A-Za-z0-9]{30,}", r"dop_v1_[a-f0-9]{30,}",
     r"sk-(?=[\w-]{0,99}[0-9])(?=[\w-]{0,99}[A-Z])[\w-]{20}", r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}",
-    r"eyJ[\w-]{8,999}\.[\w-]{8,999}\.", r"-----BEGIN [A-Z ]*PRIVATE KEY",
+    r"eyJ[\w-]{8,300}\.[\w-]{8,300}\.", r"-----BEGIN [A-Z ]*PRIVATE KEY",
 )  # fmt: skip
 _TOKEN = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(_TOKENS)})", re.ASCII)
 _IN_ADDRESS = re.compile(

@@ -394,6 +394,8 @@ def load_yaml(text: str, where: str) -> Any:
     Raises:
         SpecError: one sentence, whatever is wrong with the text.
     """
+    if len(text) > MOST_BYTES:
+        raise SpecError(f"{where}: larger than 1 MB; a spec is a few kilobytes, give its YAML file")
     _refuse_depth(text, where)
     try:
         return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader subclass

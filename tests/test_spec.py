@@ -1,16 +1,24 @@
 """The spec: strict, portable, and its mistakes told in one sentence."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+import yaml
+from pydantic import ValidationError
 
 from paraknow_core.draft import Draft
 from paraknow_core.errors import SpecError
+from paraknow_core.naming import holds_secret
+from paraknow_core.paths import Workspace
+from paraknow_core.settings import load_settings
 from paraknow_core.spec import (
     ROLES,
+    ModelSpec,
     RunSpec,
+    TaskSpec,
     normal_origin,
     parse_spec,
     parse_yaml,
@@ -180,3 +188,107 @@ def test_a_secret_is_refused_and_never_repeated(key, secret):
         RunSpec().with_changes({key: secret})
     assert "secret" not in str(refused.value)
     assert "hf_abc" not in str(refused.value)
+
+
+ODD_YAML = [
+    "name: !!bool x", "name: !!int x", "name: !!int ''", "name: !!int '-'", "name: !!float x", "name: !!timestamp x",
+    "name: 2020-13-45", "name: !!binary 'é'", "name: !!binary abcd", "name: !!set {a, b}", "name: !!omap [a: 1]",
+    "name: !!map x", "name: !!seq x", "name: !!str [a]", "name: !foo x", "name: =", "!!bool x: 1", "!!set {a}",
+    "name: !!python/object/apply:os.system [ls]", "name: !!python/name:os.system", "seed: !!null x", "1: 2", "null: 2",
+    "2020-01-01: 2", "? [a, b]\n: 3", "? {a: b}\n: 3", "<<: {name: x}", "x: &a {name: y}\n<<: *a", "name: *nobody",
+    "name: x\nname: y", "finetuning: {max_steps: !!bool x}", "seed: .nan", "seed: .inf", "seed: 1e400", "--- a\n--- b",
+    "%YAML 9.9\n---\nname: x", "\t", "", "a: b: c", "name: \x01", 'name: "\\ud800"', "seed: " + "9" * 5000, "- 1", "3",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ODD_YAML)
+def test_whatever_a_tag_a_key_or_a_value_is_a_sentence_comes_back(text, tmp_path):
+    with pytest.raises(SpecError, match="^spec: .+"):
+        parse_yaml(text)
+    (tmp_path / "spec.yaml").write_text(text)
+    with pytest.raises(SpecError, match=r"^spec\.yaml: "):
+        read_spec(tmp_path / "spec.yaml")
+
+
+def test_a_date_without_quotes_is_a_name():
+    assert parse_yaml("name: 2020-01-02").name == "2020-01-02"
+
+
+def test_the_sentence_about_a_tag_names_its_place():
+    with pytest.raises(SpecError, match="at line 2, column 7: the value is not what its tag"):
+        parse_yaml("seed: 3\nname: !!bool x")
+
+
+@pytest.mark.parametrize("problem", ["exceeded maximum nesting depth", "maximum recursion level reached"])
+def test_deep_nesting_has_one_sentence_whatever_the_library_says(problem, monkeypatch):
+    def fail(*_arguments, **_options):
+        raise yaml.scanner.ScannerError("while scanning", None, problem, None)
+
+    for name in ("parse", "load"):
+        with monkeypatch.context() as patch:
+            patch.setattr(yaml, name, fail)
+            with pytest.raises(SpecError, match="is nested far beyond a spec"):
+                parse_yaml("[" * 60 + "]" * 60)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "spec.yaml")
+    with pytest.raises(SpecError, match="no plain file"):
+        read_spec(tmp_path / "spec.yaml")
+
+
+@pytest.mark.parametrize("text", ["threads: !!bool x", "threads: !!int ''", "[" * 90_000, "threads: 1e999", "1: 2",
+                                  "\t", "threads: 1\nthreads: 2", "- 3", "workers: !!set {a}", "threads: .inf",
+                                  "device: hf_abcdefghijklmnopqrstuv", "hf_abcdefghijklmnopqrstuv: 1"])  # fmt: skip
+def test_settings_that_are_odd_are_a_sentence(text, tmp_path):
+    (tmp_path / "settings.yaml").write_text(text)
+    with pytest.raises(SpecError, match="settings") as refused:
+        load_settings(Workspace(tmp_path))
+    assert "hf_" not in str(refused.value)
+
+
+SECRETS = [
+    "hf_abcdefghijklmnopqrstuvwxyz", "my_hf_abcdefghijklmnopqrst", "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
+    "github_pat_11ABCDEFG0abcdefghijklmnop", "glpat-abcdefghijklmnopqrst", "xoxb-1234567890-abcdefghij",
+    "AKIAABCDEFGHIJKLMNOP", "sk-proj-Abcdefghij0123456789xyz", "sk-ant-api03-Abcdefghij0123456789",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.x", "https://me:secret@hub.example/a/b",
+    "https://hub.example/a?token=secretsecret", "https://hub.example/a?x=1&X-Amz-Signature=secretsecret",
+    "https://hub.example/a?api_key=secretsecret", "Authorization: Bearer secretsecretsecret",
+]  # fmt: skip
+PLACES = [
+    "name", "teacher.source", "teacher.revision", "student.source", "task.source", "task.test_source", "task.subset",
+    "task.revision", "task.format", "task.template", "method", "mapping.strategy", "until", "seed",
+    "factorisation.rank",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_every_kind_of_secret_is_refused_in_every_field(secret):
+    changes = [{place: secret} for place in PLACES] + [
+        {"task.columns": {"question": secret}}, {"task.columns": {secret: "question"}}, {"task.scorers": [secret]},
+        {"task.judge": {"source": secret}}, {"task.judge": {"source": "a/b", "revision": secret}},
+        {"sensitivity.selection": "manual", "sensitivity.ids": ["a", secret]}, {"extraction.origin": [secret]},
+        {"references": [secret]},
+    ]  # fmt: skip
+    for change in changes:
+        with pytest.raises(SpecError, match="password or a token") as refused:
+            RunSpec().with_changes(change)
+        assert secret not in str(refused.value) and "secretsecret" not in str(refused.value)
+    for text in (f"'{secret}': 1", f"name: &a '{secret}'\nx: *a", f"name: '{secret}'\nunknown: 1"):
+        with pytest.raises(SpecError) as refused:
+            parse_yaml(text)
+        assert secret not in str(refused.value)
+    for model in (lambda: RunSpec(name=secret), lambda: TaskSpec(subset=secret), lambda: ModelSpec(source=secret)):
+        with pytest.raises(ValidationError, match="password or a token"):
+            model()
+
+
+@pytest.mark.parametrize("name", ["hf_model of 2024", "task-learning-rate-sweep-over-seeds-2", "sk-learn baseline 3",
+                                  "a?b", "mean ± 3", "keys=5", "bearer of news", "ghp_short", "me@home"])  # fmt: skip
+def test_a_plain_name_is_no_secret(name):
+    assert RunSpec().with_changes({"name": name}).name == name
+
+
+def test_looking_for_secrets_takes_time_in_proportion():
+    for text in ("eyJ-" * 250_000, "sk-" * 300_000, "?token" * 150_000, "://" * 300_000, "bearer " * 150_000):
+        assert not holds_secret(text[:999_999])
