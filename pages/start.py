@@ -128,7 +128,7 @@ def _row(run: RunFolder, one: Facts, title: str, columns: dict[str, float]) -> N
     icon = ":material/grid_on:" if only_sensitivity else ":material/show_chart:"
     cells["Run"].page_link(target, label=layout.plain(title), icon=icon, query_params={"run": run.id}, help=tip)
     if "Pair" in cells:
-        cells["Pair"].markdown(layout.plain(one.pair if one.spec else one.problem))
+        cells["Pair"].markdown(layout.plain(one.problem or one.pair))
         cells["Task"].markdown(layout.plain(one.task))
     if status.active:
         note = f"{status.stage} {100 * status.fraction:.0f} %" if status.stage else "waiting"

@@ -50,6 +50,7 @@ def body(run: RunFolder, trained: list[tuple[RunFolder, Facts]]) -> None:
     one = reading.facts(run)
     if one.problem:
         layout.say(one.problem)
+    if one.spec is None:
         train_live.manage(run, one)
         return
     if one.spec.until == "sensitivity":

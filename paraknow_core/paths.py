@@ -3,10 +3,12 @@
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +28,11 @@ _FORGOTTEN_S = 3600.0  # whoever writes a file is done long before
 WORKSPACE_VARIABLE = "PARAKNOW_WORKSPACE"
 _YOUNG_S = 2
 _TAIL_BYTES = 65_536
+MOST_JSON_BYTES, MOST_LINE_BYTES = 64_000_000, 16_000_000
+_MOST_LEVELS = 100
+# What may stand for a value that JSON has not: NaN, 1e999, a number of 19 digits, half a character.
+_ODD = re.compile(rb"NaN|Infinity|[0-9]{19}|[eE][+]?[0-9]{3}|\\u[dD]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 @dataclass(frozen=True)
@@ -173,28 +180,88 @@ def file_stamp(path: Path) -> tuple[int, int]:
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """Read a JSON file; return `default` when it is missing or torn."""
+    """Read a JSON file; return `default` when it is missing, torn, no plain file, or larger than any of ours.
+
+    What JSON has not, or nobody could show, is None: NaN and infinity, numbers beyond all measure, half characters.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open_plain(path) as file:
+            if os.fstat(file.fileno()).st_size > MOST_JSON_BYTES:
+                return default
+            return parse_json(file.read())
     except (OSError, ValueError, RecursionError):
         return default
 
 
 def read_lines(path: Path) -> list[dict]:
-    """Read a JSONL file that another process may be appending to; a torn last line is ignored."""
+    """Read a JSONL file that another process may be appending to; a torn last line is ignored.
+
+    A line of 16 MB is none that anybody wrote: nothing is read from there on.
+    """
     records = []
     try:
-        content = path.read_bytes()
+        with open_plain(path) as file:
+            while 0 < len(line := file.readline(MOST_LINE_BYTES)) < MOST_LINE_BYTES:
+                with suppress(ValueError, RecursionError):
+                    record = parse_json(line)
+                    if isinstance(record, dict):
+                        records.append(record)
     except OSError:
         return records
-    for line in content.split(b"\n"):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict):
-            records.append(record)
     return records
+
+
+@contextmanager
+def open_plain(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading; a pipe or a device, which may never answer, is refused.
+
+    Raises:
+        OSError: it cannot be read, or is no plain file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except ValueError:  # a zero byte, half a character
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from None
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is no plain file", str(path))
+        yield file
+
+
+def parse_json(content: bytes) -> Any:
+    """Return what a JSON text holds; see `read_json`.
+
+    Raises:
+        ValueError: it is no UTF-8, or no JSON; RecursionError: it is nested beyond measure.
+    """
+    _refuse_depth(content)
+    value = json.loads(content.decode("utf-8"))
+    return _plain(value) if _ODD.search(content) else value
+
+
+def _refuse_depth(content: bytes) -> None:
+    """Refuse what nests beyond anything we write: whoever shows, copies or keeps it would go as deep."""
+    if content.count(b"[") + content.count(b"{") <= _MOST_LEVELS:
+        return
+    left = content.translate(None, _NO_BRACKETS)
+    for _ in range(_MOST_LEVELS):  # one level of brackets less each time
+        fewer = left.replace(b"[]", b"").replace(b"{}", b"")
+        if len(fewer) == len(left):
+            return
+        left = fewer
+    raise RecursionError
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else None
+    if isinstance(value, dict):
+        return {_plain(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def open_lines(path: Path) -> int:

@@ -10,8 +10,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paraknow_core import whole
 from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.paths import GRAVE, Workspace, contained, file_stamp, read_json, read_lines, write_atomic, write_json
+from paraknow_core.paths import (
+    GRAVE,
+    Workspace,
+    contained,
+    file_stamp,
+    open_plain,
+    read_json,
+    read_lines,
+    write_atomic,
+    write_json,
+)
 from paraknow_core.processes import held, is_alive, is_there
 from paraknow_core.processes import this_process as this_process
 from paraknow_core.spec import RunSpec, read_spec
@@ -21,6 +32,7 @@ if TYPE_CHECKING:
 
 ACTIVE = ("queued", "running", "stopping")
 ENDED = ("stopped", "done", "failed", "lost")
+WRITTEN = (*ACTIVE, *ENDED)  # what a status.json may say
 LISTED = "`runs list` shows them all"
 WATCH_S = 6.0  # a run on another host that looks lost is watched for so long before it is deleted
 
@@ -57,9 +69,10 @@ class Status:
         """Take the fields that are whole; a file edited by hand must not break a list of runs."""
         given = data if isinstance(data, dict) else {}
         kinds = {
-            name: str if isinstance(f.default, str) else int | float for name, f in cls.__dataclass_fields__.items()
-        }
-        return cls(**{name: given[name] for name, kind in kinds.items() if isinstance(given.get(name), kind)})
+            name: whole.TEXT if isinstance(f.default, str) else whole.WHOLE if name in ("pid", "attempt")
+            else whole.NUMBER for name, f in cls.__dataclass_fields__.items()
+        }  # fmt: skip
+        return cls(**{name: given[name] for name, kind in kinds.items() if kind.holds(given.get(name))})
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,9 @@ class RunFolder:
 
     @property
     def id(self) -> str:
-        return self.path.name
+        """The folder's name; characters that cannot be written out are escaped."""
+        name = self.path.name
+        return name if name.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -85,7 +100,12 @@ class RunFolder:
 
     def status(self) -> Status:
         """Read the state; one that is active but whose process is gone is `lost`, one asked to stop is `stopping`."""
-        status = Status.from_dict(read_json(self.path / "status.json", {}))
+        written, status = read_json(self.path / "status.json"), Status()
+        if isinstance(written, dict):
+            status = Status.from_dict(written)
+        known = status.state in WRITTEN and status.state == _state_in(written)
+        if not known and is_there_at(self.path / "status.json"):
+            return Status("failed", message=self._damaged("status.json", "it does not say what the run is doing"))
         if status.state == "queued":
             launched = read_json(self.path / "process.json")
             ours = isinstance(launched, dict) and launched.get("attempt") == status.attempt
@@ -101,7 +121,7 @@ class RunFolder:
         """Return the newest optimiser step that was saved whole; None where there is none."""
         marks = self.path.glob("checkpoints/checkpoint-*/complete")
         steps = (mark.parent.name.removeprefix("checkpoint-") for mark in marks)
-        return max((int(step) for step in steps if step.isdecimal()), default=None)
+        return max((int(step) for step in steps if step.isdecimal() and len(step) < 19), default=None)
 
     def way_on(self, stage: str) -> str:
         """Say where resume goes on after this stage was cut off."""
@@ -123,22 +143,49 @@ class RunFolder:
         by_step: dict[int, dict] = {}
         for event in self.events():
             if event.get("event") == "metrics":
-                by_step[event["step"]] = {**by_step.get(event["step"], {}), **event}
+                event, _ = whole.fit(event, whole.METRICS)
+                if event is not whole.MISSING:
+                    by_step[event["step"]] = {**by_step.get(event["step"], {}), **event}
         return [by_step[step] for step in sorted(by_step)]
 
     def result(self) -> dict | None:
         """Read what the run found; what is of another kind than a run writes is left out, for every reader."""
-        found = read_json(self.path / "result.json")
-        return _whole_result(found) if isinstance(found, dict) else None
+        return self.read_result()[0]
+
+    def read_result(self) -> tuple[dict | None, str]:
+        """Return what the run found, as far as it is whole, and one sentence if it is not (empty if it is)."""
+        file = self.path / "result.json"
+        if not is_there_at(file):
+            return None, ""
+        kept, lost = whole.fit(read_json(file), whole.RESULT)
+        if kept is whole.MISSING:
+            return None, self._damaged(file.name, "it cannot be read")
+        return kept, self._damaged(file.name, f"{lost[0]} is not what a run writes") if lost else ""
+
+    def _damaged(self, name: str, why: str) -> str:
+        return f"run {self.id}: {name} is damaged ({why}); delete the run, or put back the file that it wrote"
+
+    def extraction(self) -> dict:
+        """Return the record of which block went where, as far as it is whole; empty where there is none."""
+        kept, _ = whole.fit(read_json(self.path / "extraction.json"), whole.EXTRACTION)
+        return {} if kept is whole.MISSING else kept
+
+    def measured(self) -> dict:
+        """Return what measuring the sensitivity took, `seconds` and `memory`; empty where that is not known."""
+        totals = read_json(self.path / "sensitivity.json")
+        taken = totals.get("measured") if isinstance(totals, dict) else None
+        kept, _ = whole.fit(taken, {"seconds": whole.MAYBE_NUMBER, "memory": whole.MAYBE_NUMBER})
+        return {} if kept is whole.MISSING else kept
 
     def predictions(self) -> list[dict]:
-        """Return one record per scorer and test example; the last one counts."""
-        return list({(p.get("scorer"), p.get("id")): p for p in read_lines(self.path / "predictions.jsonl")}.values())
+        """Return one record per scorer and test example; the last one counts, and what is no record is left out."""
+        read = (whole.fit(line, whole.PREDICTION)[0] for line in read_lines(self.path / "predictions.jsonl"))
+        return list({(p["scorer"], p["id"]): p for p in read if p is not whole.MISSING}.values())
 
     def log_tail(self, lines: int = 40, limit: int = 64_000) -> str:
         """Return the end of the process's own output (at most `limit` bytes)."""
         try:
-            with (self.path / "log.txt").open("rb") as file:
+            with open_plain(self.path / "log.txt") as file:
                 file.seek(0, os.SEEK_END)
                 file.seek(max(0, file.tell() - limit))
                 text = file.read().decode(errors="replace")
@@ -188,38 +235,19 @@ class RunFolder:
         return False
 
 
-_DICTS = ("sensitivity", "references", "step0", "export_check", "timings", "training", "task", "revisions",
-          "fingerprints", "versions")  # fmt: skip
+def _state_in(written: object) -> object:
+    return written.get("state") if isinstance(written, dict) else None
 
 
-def _whole_result(found: dict) -> dict:
-    """Drop what a hand-edited or foreign file holds in the wrong shape; nothing is added."""
-    kept = {key: value for key, value in found.items() if key not in _DICTS or isinstance(value, dict)}
-    if "scores" in kept:
-        kept["scores"] = _whole_scores(kept["scores"])
-    if "references" in kept:
-        kept["references"] = {name: _whole_scores(scores) for name, scores in kept["references"].items()}
-    if "timings" in kept:
-        kept["timings"] = {stage: s for stage, s in kept["timings"].items() if isinstance(s, int | float)}
-    if "warnings" in kept:
-        kept["warnings"] = kept["warnings"] if isinstance(kept["warnings"], list) else []
-    for key, inner in (("step0", "evaluation"), ("task", "sizes")):
-        if inner in kept.get(key, {}) and not isinstance(kept[key][inner], dict):
-            kept[key] = {name: value for name, value in kept[key].items() if name != inner}
-    return kept
-
-
-def _whole_scores(given: object) -> list[dict]:
-    return [score for score in given if _is_whole(score)] if isinstance(given, list) else []
-
-
-def _is_whole(score: object) -> bool:
-    if not isinstance(score, dict) or not isinstance(score.get("value"), int | float):
+def is_there_at(path: Path) -> bool:
+    """Tell whether something has this name, whatever it is: also a link that leads nowhere, or what may not be read."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
-    extra = score.get("extra")
-    return (extra is None or isinstance(extra, dict)) and all(
-        isinstance(score.get(key), int | float | None) for key in ("low", "high", "n")
-    )
+    except OSError:
+        return True
+    return True
 
 
 def create_run(place: Workspace, spec: RunSpec, folder: Path | None = None) -> RunFolder:
@@ -251,7 +279,7 @@ def find_run(place: Workspace, name: str) -> RunFolder:
         RunError: none or several match.
     """
     path = contained(place.runs, name)
-    if (path / "spec.yaml").exists():
+    if is_there_at(path / "spec.yaml"):
         return RunFolder(path)
     matches = [run for run in list_runs(place) if run.id.startswith(name)]
     if len(matches) == 1:
@@ -266,7 +294,7 @@ def list_runs(place: Workspace) -> list[RunFolder]:
         return []
     root = str(place.runs)  # plain text: pages list hundreds of runs several times a draw, and paths cost more
     names = sorted((entry.name for entry in os.scandir(root) if not entry.name.startswith(".")), reverse=True)
-    return [RunFolder(Path(f"{root}/{name}")) for name in names if os.path.exists(f"{root}/{name}/spec.yaml")]  # noqa: PTH110
+    return [RunFolder(Path(f"{root}/{name}")) for name in names if os.path.lexists(f"{root}/{name}/spec.yaml")]
 
 
 def runs_table(runs: list[RunFolder], memo: dict | None = None) -> "pandas.DataFrame":

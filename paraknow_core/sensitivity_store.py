@@ -12,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paraknow_core import whole
 from paraknow_core.disk import whole_tensors
 from paraknow_core.errors import DataError
-from paraknow_core.paths import read_json
+from paraknow_core.paths import open_plain, read_json
 
 if TYPE_CHECKING:
     import numpy
@@ -40,8 +41,9 @@ class SensitivityStore:
         Raises:
             DataError: the folder holds no readable store.
         """
-        totals = read_json(self.folder / TOTALS)
-        if not isinstance(totals, dict) or "modules" not in totals:
+        totals, lost = whole.fit(read_json(self.folder / TOTALS), whole.TOTALS)
+        modules = {} if totals is whole.MISSING else totals["modules"]
+        if lost or not modules or any(len(module["shape"]) != 2 for module in modules.values()):
             raise DataError(f"{self.folder.name}: holds no saved sensitivity; compute it again")
         return totals
 
@@ -49,6 +51,14 @@ class SensitivityStore:
     def has_full(self) -> bool:
         """True if the tensors themselves were kept."""
         return (self.folder / FULL).exists()
+
+    @property
+    def has_totals(self) -> bool:
+        """True if its totals can be read."""
+        try:
+            return bool(self.totals)
+        except DataError:
+            return False
 
     @property
     def is_whole(self) -> bool:
@@ -113,7 +123,7 @@ class SensitivityStore:
         if not self.has_full:
             raise DataError(f"{self.folder.name}: only reductions were kept; compute the sensitivity with full tensors")
         try:
-            with safe_open(self.folder / FULL, framework="numpy") as tensors:
+            with open_plain(self.folder / FULL), safe_open(self.folder / FULL, framework="numpy") as tensors:
                 return tensors.get_slice(parameter)[rows, cols]
         except (SafetensorError, OSError):
             raise DataError(f"{self.folder.name}/{FULL}: has no '{parameter}'; compute the sensitivity again") from None
@@ -149,7 +159,7 @@ class SensitivityStore:
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(self.folder / file, framework=framework) as tensors:
+            with open_plain(self.folder / file), safe_open(self.folder / file, framework=framework) as tensors:
                 return tensors.get_tensor(key)
         except (SafetensorError, OSError):
             raise DataError(f"{self.folder.name}/{file}: has no '{key}'; compute the sensitivity again") from None

@@ -10,6 +10,7 @@ import os
 import threading
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy
@@ -17,12 +18,14 @@ import pandas
 import streamlit as st
 
 from paraknow_core.charts import train as charts
+from paraknow_core.paths import open_plain
 from paraknow_core.runs import RunFolder
 
 COLUMNS = ("step", "epoch", "elapsed", "loss", "validation_loss", "learning_rate", "grad_norm", "tokens_per_s",
            "memory_bytes")  # fmt: skip
 AT_ONCE = 4_000_000  # bytes of one reading: about a tenth of a second, so that no page waits for a long run
 MOST_KEPT = 32  # runs whose numbers are in memory
+MOST = 1e15  # no count, time or number of bytes comes near
 RECENT = 50  # steps that the speed is taken from
 
 
@@ -53,7 +56,7 @@ class Metrics:
         """Read what was appended since the last time, at most `AT_ONCE` bytes unless everything; returns itself."""
         with self.lock:
             try:
-                with self.path.open("rb") as file:
+                with open_plain(self.path) as file:
                     self._read(file, everything)
             except OSError:
                 self._forget()
@@ -185,15 +188,15 @@ def _records(lines: bytes) -> list[dict]:
     parts = [line for line in lines.split(b"\n") if line.strip()]
     try:
         records = json.loads(b"[" + b",".join(parts) + b"]")
-    except ValueError:
+    except (ValueError, RecursionError):
         records = []
         for part in parts:
-            try:
+            with suppress(ValueError, RecursionError):
                 records.append(json.loads(part))
-            except ValueError:
-                continue
     return [record for record in records if isinstance(record, dict)]
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > MOST:
+        return math.nan
+    return float(value)

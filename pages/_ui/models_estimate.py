@@ -13,7 +13,6 @@ from pages._ui.models_anatomy import CSS
 from pages._ui.reading import Facts
 from paraknow_core import desk
 from paraknow_core.display import NOT_MEASURED, count, counted, duration, memory, significant
-from paraknow_core.paths import read_json
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import RunSpec
 
@@ -111,9 +110,7 @@ def measured_of(run: RunFolder, one: Facts) -> dict[str, Any]:
     timings = one.result.get("timings")
     taken: dict[str, Any] = {"timings": timings if isinstance(timings, dict) else {},
                              "peak": one.result.get("peak_memory_bytes")}  # fmt: skip
-    totals = read_json(run.file("sensitivity.json"), {})
-    measured = totals.get("measured") if isinstance(totals, dict) else None
-    taken["sensitivity"] = measured if isinstance(measured, dict) else {}
+    taken["sensitivity"] = run.measured()
     return taken
 
 

@@ -73,9 +73,10 @@ def _stamps(run: RunFolder) -> tuple[tuple[int, int], ...]:
 def _facts(path: str, *stamps: tuple[int, int]) -> Facts:
     del stamps  # only part of the key under which the answer is kept
     run = RunFolder(Path(path))
-    result, label = run.result() or {}, labels.label_of(run.path)
+    (result, damage), label = run.read_result(), labels.label_of(run.path)
+    result = result or {}
     try:
-        return Facts(run.id, run.spec(), "", result, label)
+        return Facts(run.id, run.spec(), damage, result, label)
     except ParaknowError as error:
         return Facts(run.id, None, str(error), result, label)
 
@@ -178,7 +179,15 @@ def store_of(place: Workspace, one: Facts) -> SensitivityStore | None:
         folder = contained(place.sensitivity, key) if isinstance(key, str) else None
     except (RunError, OSError, ValueError):
         return None
-    return SensitivityStore(folder) if folder is not None and (folder / TOTALS).exists() else None
+    if folder is None or not _is_whole(str(folder), file_stamp(folder / TOTALS)):
+        return None
+    return SensitivityStore(folder)
+
+
+@lru_cache(maxsize=500)
+def _is_whole(folder: str, stamp: tuple[int, int]) -> bool:
+    """Tell whether a saved sensitivity can be read; looked at again when its file has changed."""
+    return stamp != (0, 0) and SensitivityStore(Path(folder)).has_totals
 
 
 def runs_with_sensitivity(place: Workspace) -> list[tuple[RunFolder, Facts]]:

@@ -18,7 +18,7 @@ from pages._ui import asking, state
 from pages._ui.layout import plain, say, unwritable
 from paraknow_core.display import counted, memory, shorten
 from paraknow_core.errors import DataError
-from paraknow_core.paths import Workspace, read_json, write_atomic, write_json
+from paraknow_core.paths import Workspace, file_stamp, read_json, write_atomic, write_json
 
 SUFFIXES = (".jsonl", ".csv", ".txt")
 MAX_BYTES = 20_000_000
@@ -64,9 +64,13 @@ def finished(place: Workspace) -> list[Upload]:
         file = known.get("file") if isinstance(known, dict) else None
         path = place.uploads / file if isinstance(file, str) and Path(file).name == file else None
         if path is not None and path.is_file():
-            found.append((note.stat().st_mtime, Upload(
-                path, str(known.get("label", file)), str(known.get("format", "")), int(known.get("examples", 0)),
-                path.stat().st_size, known.get("fields") or {}, tuple(known.get("notes") or ()),
+            number, fields, notes = (known.get(key) for key in ("examples", "fields", "notes"))
+            stamps = file_stamp(note), file_stamp(path)
+            found.append((stamps[0][0], Upload(
+                path, str(known.get("label", file)), str(known.get("format", "")),
+                number if isinstance(number, int) else 0, stamps[1][1],
+                {str(key): str(value) for key, value in fields.items()} if isinstance(fields, dict) else {},
+                tuple(map(str, notes)) if isinstance(notes, list) else (),
             )))  # fmt: skip
     return [upload for _, upload in sorted(found, key=lambda pair: -pair[0])]
 

@@ -161,6 +161,8 @@ def main_score(run: RunFolder) -> dict[str, Any]:
     scores = (run.result() or {}).get("scores")
     if not scores:
         raise RunError(f"run {run.id}: has no score ({run.status().state}); run the lesson again")
+    if any(scores[0].get(key) is None for key in ("low", "high", "n")):
+        raise RunError(f"run {run.id}: its score has no interval; run the lesson again")
     return scores[0]
 
 
@@ -173,7 +175,10 @@ def score_row(label: str, arm: str, run: RunFolder) -> Row:
 def untouched_row(run: RunFolder, who: str = "student") -> list[Row]:
     """Return the score of an untrained model beside a run, where the run has it."""
     name = main_score(run)["scorer"]
-    found = [s for s in ((run.result() or {}).get("references") or {}).get(who) or [] if s.get("scorer") == name]
+    found = [
+        s for s in ((run.result() or {}).get("references") or {}).get(who) or []
+        if s["scorer"] == name and None not in (s.get("low"), s.get("high"))
+    ]  # fmt: skip
     return [Row(f"{who}, untouched", who, 100 * s["value"], 100 * s["low"], 100 * s["high"]) for s in found[:1]]
 
 

@@ -14,12 +14,13 @@ from paraknow_core.lessons.base import (
     difference_row,
     is_clear,
     is_no_gain,
+    main_score,
     paired,
     say,
     score_row,
     untouched_row,
 )
-from paraknow_core.paths import Workspace, read_json
+from paraknow_core.paths import Workspace
 from paraknow_core.studies import gains_differ
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def explain(place: Workspace, runs: Runs) -> Explanation:
     """Set the gain of the transfer in the one student beside that in the other."""
     del place
     gains = {s: paired([runs[f"{s}: transfer"]], [runs[f"{s}: default LoRA"]]) for s in STUDENTS}
-    n = runs["kin: transfer"].result()["scores"][0]["n"]
+    n = main_score(runs["kin: transfer"])["n"]
     gain = Panel(
         "Gain of the transfer over default LoRA", f"paired by example, n = {n}; bars: 95 % intervals",
         "difference [points]", tuple(difference_row(student, "seeking", result) for student, result in gains.items()),
@@ -98,7 +99,7 @@ def _sentences(gains: dict, runs: Runs) -> tuple[str, ...]:
 
 
 def _cosine(run) -> list[float]:  # noqa: ANN001
-    modules = (read_json(run.file("extraction.json"), {}) or {}).get("modules") or {}
+    modules = run.extraction().get("modules") or {}
     found = (m.get("cosine_with_student") for m in modules.values() if isinstance(m, dict))
     return [value for value in found if value is not None]
 

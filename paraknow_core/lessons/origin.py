@@ -10,6 +10,7 @@ from paraknow_core.lessons.base import (
     Row,
     Runs,
     difference_row,
+    main_score,
     mean_and_interval,
     paired,
     say,
@@ -48,7 +49,7 @@ def explain(place: Workspace, runs: Runs) -> Explanation:
         "left of 0: the method is better", "difference [nats per token]",
         tuple(Row(f"minus {arm_of(m).label}", m, *intervals[m], tuple(gaps[m])) for m in others), zero=True,
     )  # fmt: skip
-    n = runs[f"{arm_of('seeking').label}, seed 0"].result()["scores"][0]["n"]
+    n = main_score(runs[f"{arm_of('seeking').label}, seed 0"])["n"]
     score = Panel(
         "Test score: the method minus each control",
         f"paired by seed and example, {len(SEEDS)} seeds, n = {n}; bars: 95 %; right of 0: the method is better",

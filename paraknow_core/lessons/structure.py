@@ -13,12 +13,13 @@ from paraknow_core.lessons.base import (
     Runs,
     is_clear,
     is_none,
+    main_score,
     paired,
     say,
     score_row,
     untouched_row,
 )
-from paraknow_core.paths import Workspace, read_json
+from paraknow_core.paths import Workspace
 from paraknow_core.spec import RunSpec
 
 STRUCTURES = {"submatrix": "sub-matrix", "row_column": "rows and columns", "neuron": "single weights by S",
@@ -92,16 +93,16 @@ def _judge(runs: Runs) -> tuple[str, str]:
 
 
 def _score(run) -> float:  # noqa: ANN001
-    return run.result()["scores"][0]["value"]
+    return main_score(run)["value"]
 
 
 def _captured(run) -> list[float]:  # noqa: ANN001
-    modules = (read_json(run.file("extraction.json"), {}) or {}).get("modules") or {}
+    modules = run.extraction().get("modules") or {}
     return [m["captured_mass"] for m in modules.values() if isinstance(m, dict) and m.get("captured_mass") is not None]
 
 
 def _about(runs: Runs) -> str:
-    n = runs[CONTROL].result()["scores"][0]["n"]
+    n = main_score(runs[CONTROL])["n"]
     return f"teacher → kin, word problems, difference injection; bars: 95 % interval over n = {n} examples"
 
 
