@@ -5,6 +5,14 @@ class ParaknowError(Exception):
     """Base of every error that is shown as a sentence instead of a traceback (the command line exits with 2)."""
 
 
+def is_panic(error: BaseException) -> bool:
+    """Tell whether a library written in Rust met something in a file that it could not go on from.
+
+    Such an error is no `Exception`: what takes care of damaged files must ask for it.
+    """
+    return type(error).__name__ == "PanicException"
+
+
 class SpecError(ParaknowError):
     """A spec or setting is not valid."""
 

@@ -5,21 +5,39 @@ import ctypes
 import threading
 from pathlib import Path
 
-_STATUS = Path("/proc/self/status")
+_STATUS = "/proc/{}/status"
 _INTERVAL_S = 0.02
 
 
-def anonymous_bytes() -> int:
-    """Return the memory that is this process's own (Linux: RssAnon; elsewhere all that is resident)."""
+def anonymous_bytes(pid: int | None = None) -> int:
+    """Return the memory that is a process's own (Linux: RssAnon; elsewhere all that is resident).
+
+    Args:
+        pid: of a process of this machine; None for this one. One that is gone has none.
+    """
     try:
-        for line in _STATUS.read_text().splitlines():
+        for line in Path(_STATUS.format(pid or "self")).read_text().splitlines():
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
     import psutil
 
-    return psutil.Process().memory_info().rss
+    try:
+        return psutil.Process(pid).memory_info().rss
+    except psutil.Error:
+        return 0
+
+
+def total_bytes() -> int:
+    """Return the memory of the machine, or what a container's limit leaves of it."""
+    import psutil
+
+    total = psutil.virtual_memory().total
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            total = min(total, int(Path(limit).read_text()))
+    return total
 
 
 def available_bytes() -> int:

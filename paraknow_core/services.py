@@ -5,11 +5,14 @@ it prints, a file `stop` asks it to end. `services/users/` names the processes t
 server above all: a service ends when the last of them has gone, and when nobody has needed it for a while.
 """
 
+import ctypes
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +31,20 @@ STARTING_S = 20.0  # until then a process that was launched may not have said th
 
 # Of every workspace: when this process last looked for its users, and since when there are none.
 _looks: dict[Path, tuple[float, float | None]] = {}
+
+
+def end_with(parent: int) -> None:
+    """Inside a child: end when the process that started it does, whatever ended that and whatever this one is at."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also while a library holds the interpreter
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
 @dataclass(frozen=True)

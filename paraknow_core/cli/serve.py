@@ -6,6 +6,7 @@ import typer
 
 SERVICES = {
     "desk": "paraknow_core.desk.serve",
+    "desk-hand": "paraknow_core.desk.serve",
     "queue": "paraknow_core.engines.queue_service",
     "playground": "paraknow_core.playground.serve",
 }
@@ -16,8 +17,11 @@ def add_to(app: typer.Typer) -> None:
     app.command(hidden=True)(serve)
 
 
-def serve(context: typer.Context, name: Annotated[Literal["desk", "queue", "playground"], typer.Argument()]) -> None:
+def serve(
+    context: typer.Context, name: Annotated[Literal["desk", "desk-hand", "queue", "playground"], typer.Argument()]
+) -> None:
     """Serve the pages of a workspace until idle: the desk answers questions, the queue starts runs one by one."""
     from importlib import import_module
 
-    import_module(SERVICES[name]).serve(context.obj)
+    module = import_module(SERVICES[name])
+    (module.work if name == "desk-hand" else module.serve)(context.obj)

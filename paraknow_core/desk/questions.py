@@ -90,9 +90,9 @@ def ask(place: Workspace, kind: str, request: dict[str, Any]) -> Reply:
     key = question_key(kind, request, place)
     answer = desk_folder(place) / key
     question = desk_folder(place) / "questions" / f"{key}.json"
-    found = _answer(answer)
+    found = answer_in(answer)
     if found is None and not question.with_suffix(".working").exists():  # otherwise it would be worked out twice
-        found = _answer(answer)  # it may have come between the two looks
+        found = answer_in(answer)  # it may have come between the two looks
         if found is None:
             try:
                 os.utime(question)
@@ -104,15 +104,19 @@ def ask(place: Workspace, kind: str, request: dict[str, Any]) -> Reply:
     return Reply("waiting", folder=answer)
 
 
-def _answer(folder: Path) -> Reply | None:
+def answer_in(folder: Path) -> Reply | None:
+    """Return the answer that a folder holds; None where there is none, or it is damaged."""
     known = read_json(folder / ANSWER)
     if not isinstance(known, dict):
         return None
-    with suppress(FileNotFoundError):  # just now replaced
+    error, value = known.get("error"), known.get("value")
+    if not isinstance(error, str) and not isinstance(value, dict):
+        return None
+    with suppress(OSError):  # just now replaced
         os.utime(folder)  # answers that nobody reads any more are removed first
-    if "error" in known:
-        return Reply("failed", error=known["error"], folder=folder)
-    return Reply("done", known["value"], folder=folder)
+    return (
+        Reply("failed", error=error, folder=folder) if isinstance(error, str) else Reply("done", value, folder=folder)
+    )
 
 
 def forget(reply: Reply) -> None:
