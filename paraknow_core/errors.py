@@ -1,5 +1,8 @@
 """Errors a user can cause. Each message is one sentence: where: what was given; what would be right; what next."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ParaknowError(Exception):
     """Base of every error that is shown as a sentence instead of a traceback (the command line exits with 2)."""
@@ -11,6 +14,17 @@ def is_panic(error: BaseException) -> bool:
     Such an error is no `Exception`: what takes care of damaged files must ask for it.
     """
     return type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def without_panic() -> Iterator[None]:
+    """Raise what `is_panic` names as a RuntimeError, which whoever takes care of damaged files knows."""
+    try:
+        yield
+    except BaseException as error:
+        if is_panic(error):
+            raise RuntimeError(str(error)) from None
+        raise
 
 
 class SpecError(ParaknowError):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.disk import disk_trouble
-from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.errors import ModelError, ParaknowError, RunError, is_panic
 from paraknow_core.paths import Workspace, read_json, write_json
 from paraknow_core.runs import RunFolder, Status, flat_settings
 from paraknow_core.sensitivity_store import TOTALS
@@ -66,7 +66,15 @@ def execute(
         result = _so_far(run)
         context = Context(pinned(spec, result), settings, place, writer)
         work = _Work(context, run, result, writer)
-        work.run()
+        try:
+            work.run()
+        except BaseException as error:
+            if is_panic(error):
+                raise ModelError(
+                    f"model: one of its files is damaged so that its library gave up ({str(error)[:100]}); get the "
+                    "model's tokenizer and weights again"
+                ) from None
+            raise
         result.pop("settings", None)  # the spec lies beside
         write_json(run.file("result.json"), result)
         run.file("partial.json").unlink(missing_ok=True)

@@ -13,6 +13,8 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format's own reader
 MAX_INDEX_BYTES = 100_000_000
+MOST_NAME = 1000  # letters of a tensor's name
+MOST_SIDES, MOST_BYTES = 16, 2**60  # of a tensor; the product of more, or of larger ones, would keep a machine busy
 BITS_OF_DTYPE = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "C64": 64,
     "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8,
@@ -122,6 +124,8 @@ def read_file_header(path: Path, label: str, name: str | None = None) -> dict[st
         raise ModelError(f"{label}: {name} cannot be read ({error.strerror}); check the file and its rights") from None
     entries = _parse_object(text, f"{label}: the header of {name}")
     entries.pop("__metadata__", None)
+    if any(len(tensor) > MOST_NAME for tensor in entries):
+        raise ModelError(f"{label}: {name} names a tensor in over {MOST_NAME} letters; save the model again")
     room = size - 8 - length
     return {tensor: _header(tensor, entry, name, room, label) for tensor, entry in entries.items()}
 
@@ -130,7 +134,9 @@ def _header(tensor: str, entry: object, file: str, room: int, label: str) -> Ten
     """Check one entry of a header against itself and the size of the data section (`room`, bytes)."""
     try:
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        whole = all(type(number) is int and number >= 0 for number in (*shape, start, end))
+        whole = len(shape) <= MOST_SIDES and all(
+            type(number) is int and 0 <= number < MOST_BYTES for number in (*shape, start, end)
+        )
     except (TypeError, KeyError, ValueError):
         whole = False
     if not whole or not isinstance(dtype, str) or dtype not in BITS_OF_DTYPE:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from paraknow_core.errors import ModelError
+from paraknow_core.errors import ModelError, without_panic
 from paraknow_core.models.anatomy import Anatomy, check_names, memory_names, read_anatomy
 from paraknow_core.models.config_values import GENERATION_CONFIG, declared_ends
 from paraknow_core.models.dimensions import read_dimensions
@@ -184,9 +184,10 @@ def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
     config = _config(source)  # transformers reads it too: what is wrong with it is not the tokenizer's fault
     with _quiet_transformers():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                source.folder, config=config, trust_remote_code=False, local_files_only=True
-            )
+            with without_panic():
+                tokenizer = AutoTokenizer.from_pretrained(
+                    source.folder, config=config, trust_remote_code=False, local_files_only=True
+                )
         except Exception as error:  # the tokenizers library raises bare Exceptions for damaged files
             raise ModelError(
                 f"{source.label}: the tokenizer cannot be loaded ({_reason(error)}); get its files again"

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from paraknow_core.errors import DataError
+from paraknow_core.tasks.bounds import OutOfBoundsError, bounded
 from paraknow_core.tasks.task import Example
 from paraknow_core.tasks.thoughts import cut_thought_block, is_empty_block, split_thoughts, starts_with_thought
 
@@ -67,7 +68,7 @@ def chat_parts(example: Example, tokenizer: Any) -> ChatParts:
     try:
         opening = _apply(tokenizer, turns[:-1], add_generation_prompt=True)
     except Exception as error:
-        if place not in framed:
+        if place not in framed or isinstance(error, OutOfBoundsError):
             raise _refusal(example, error) from None
         opening = None
     return _parts(example, framed.partition(place), whole, opening, place)
@@ -118,7 +119,7 @@ def _thought_and_answer(text: str) -> list[str]:
 def _apply(tokenizer: Any, turns: list[dict[str, str]], **options: Any) -> str:
     template = tokenizer.get_chat_template()
     told = f"{_clock()}{template}" if _CLOCK.search(template) else template
-    with _same_chance() if _CHANCE.search(template) else nullcontext():
+    with bounded(), _same_chance() if _CHANCE.search(template) else nullcontext():
         return tokenizer.apply_chat_template(turns, chat_template=told, tokenize=False, **options)
 
 

@@ -283,14 +283,17 @@ def text_pieces(text: str, size: int = TEXT_PIECE) -> list[str]:
     for paragraph in re.findall(r".+?(?:\n\s*\n|\Z)", text, re.DOTALL):
         lines = [paragraph] if len(paragraph) <= size else paragraph.splitlines(keepends=True)
         units += [line[start : start + size] for line in lines for start in range(0, len(line), size)]
-    pieces: list[str] = []
+    pieces: list[list[str]] = []
+    length, blank = 0, True  # of the last piece, kept beside it: pieces of blank lines may be as long as the file
     for unit in units:
-        fits = pieces and len(pieces[-1]) + len(unit) <= size
-        if pieces and (fits or not unit.strip() or not pieces[-1].strip()):
-            pieces[-1] += unit
+        is_blank = not unit.strip()
+        if pieces and (length + len(unit) <= size or is_blank or blank):
+            pieces[-1].append(unit)
+            length, blank = length + len(unit), blank and is_blank
         else:
-            pieces.append(unit)
-    return pieces
+            pieces.append([unit])
+            length, blank = len(unit), is_blank
+    return ["".join(piece) for piece in pieces]
 
 
 def check_unique(examples: list[Example] | tuple[Example, ...], where: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paraknow_core.errors import DataError
+from paraknow_core.errors import DataError, without_panic
 from paraknow_core.tasks.chat import chat_parts
 from paraknow_core.tasks.task import Example, Message, Task
 
@@ -256,7 +256,7 @@ def _answer_tokens(answer: str, prompt: list[int], whole: list[int], tokenizer: 
 
 
 def _bare(text: str, tokenizer: Any) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+    return _ids(text, tokenizer, special=False)
 
 
 def _exact(tokens: list[int], tokenizer: Any) -> str:
@@ -265,7 +265,23 @@ def _exact(tokens: list[int], tokenizer: Any) -> str:
 
 def _tokens(text: str, template: str, tokenizer: Any) -> list[int]:
     # A chat template writes its special tokens itself: adding them again would double the first one.
-    return list(tokenizer(text, add_special_tokens=template != "chat", truncation=False, verbose=False)["input_ids"])
+    return _ids(text, tokenizer, special=template != "chat")
+
+
+def _ids(text: str, tokenizer: Any, *, special: bool) -> list[int]:
+    """Return the tokens of a text.
+
+    Raises:
+        DataError: the tokenizer's library gave up: its file is damaged.
+    """
+    try:
+        with without_panic():
+            made = tokenizer(text, add_special_tokens=special, truncation=False, verbose=False)
+    except RuntimeError as error:  # its library gave up
+        raise DataError(
+            f"tokenizer: is damaged and cannot take a text ({str(error)[:100]}); get the model's tokenizer.json again"
+        ) from None
+    return list(made["input_ids"])
 
 
 def _prompt_tokens(rendered: Rendered, template: str, tokenizer: Any) -> list[int]:

@@ -8,7 +8,7 @@ import time
 import traceback
 from pathlib import Path
 
-from paraknow_core.errors import ParaknowError
+from paraknow_core.errors import ParaknowError, without_panic
 from paraknow_core.paths import Workspace, read_json, write_json
 from paraknow_core.playground.protocol import Slot, folder, service
 from paraknow_core.playground.serve.shelf import Shelf
@@ -101,7 +101,8 @@ class Desk:
         working = file.with_suffix(".working")
         file.replace(working)
         try:
-            writing = begin_writing(self.place, name, self.shelf, self.owner)
+            with without_panic():
+                writing = begin_writing(self.place, name, self.shelf, self.owner)
             self.writings += [writing] if writing is not None else []
         except Exception:  # a full disk; for the page these answers are cut off
             traceback.print_exc()
@@ -109,19 +110,23 @@ class Desk:
 
     def _hold(self, wish: object, slot: Slot) -> None:
         try:
-            if wish == "load":
-                self.shelf.load(slot)
-            elif wish == "free":
-                self._end_writings_of(slot)
-                self.shelf.free(slot)
-            else:
-                self.shelf.look(slot)
+            with without_panic():
+                self._do(wish, slot)
         except ParaknowError as error:
             self._tell(slot, {"state": "failed", "error": str(error)})
         except Exception as error:  # a damaged file or an exhausted device raises anything
             message = f"playground: could not be loaded ({type(error).__name__}: {str(error)[:200]})"
             self._tell(slot, {"state": "failed", "error": message})
         self._report_memory()
+
+    def _do(self, wish: object, slot: Slot) -> None:
+        if wish == "load":
+            self.shelf.load(slot)
+        elif wish == "free":
+            self._end_writings_of(slot)
+            self.shelf.free(slot)
+        else:
+            self.shelf.look(slot)
 
     def _end_writings_of(self, slot: Slot) -> None:
         """Nobody goes on writing with weights that are being freed."""

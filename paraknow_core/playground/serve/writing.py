@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from paraknow_core.errors import ParaknowError
+from paraknow_core.errors import ParaknowError, without_panic
 from paraknow_core.paths import Workspace, append_line, open_lines, read_json
 from paraknow_core.playground.protocol import SHORTLIST, Asked, generation_folder
 from paraknow_core.playground.serve.sampling import Pieces, choose, shortlist
@@ -49,7 +49,8 @@ class Writing:
                 self._end(slot.key, "failed", error="not loaded; load it and generate again")
                 continue
             try:
-                row = _Row(held, asked)
+                with without_panic():
+                    row = _Row(held, asked)
                 append_line(self.lines, {"slot": slot.key, "event": "start", "prompt": row.prompt_text,
                                          "prompt_tokens": len(row.prompt)})  # fmt: skip
                 self.rows.append(row)
@@ -92,7 +93,8 @@ class Writing:
 
     def _advance(self, row: "_Row") -> None:
         try:
-            token = row.next()
+            with without_panic():
+                token = row.next()
             self.shelf.touch(row.held.slot.key)
             append_line(self.lines, {"slot": row.held.slot.key, **token})
         except Exception as error:  # memory of a device, a broken model, a full disk: the others go on
@@ -176,7 +178,8 @@ class _Row:
         from paraknow_core.tasks.scorers import score_output
 
         try:
-            output = answer_text(self.held.base.tokenizer, self.written, asked.template, self.tail)
+            with without_panic():
+                output = answer_text(self.held.base.tokenizer, self.written, asked.template, self.tail)
             score = float(score_output(asked.scorer, _example(asked), output).score)
         except Exception:  # an answer that cannot be compared is still an answer
             return None
