@@ -23,6 +23,9 @@ from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, swe
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where this machine itself then finds the server
+# No list of origins on a command line can be empty, but the one in .streamlit/config.toml is: nobody may direct the
+# pages from around them. Streamlit's own list names every site of its cloud, which anybody can have.
+UNSAFE_VARIABLES = ("STREAMLIT_CLIENT_ALLOWED_ORIGINS",)
 START_S = 60.0  # how long a browser window waits for the server
 # How long the server may take to end. It waits for every connection to close, and an open window that asks whether
 # the server is back, over a connection accepted while it was closing, would keep it for ever (uvicorn 0.54).
@@ -62,7 +65,8 @@ def launch(
     if demo:
         print("Demo mode: bundled models and tasks, small runs; no uploads, no deletes.", file=sys.stderr, flush=True)
     threading.Thread(target=_sweep, args=(place,), daemon=True).start()
-    environment = {**os.environ, WORKSPACE_VARIABLE: str(place.root), ADDRESS_VARIABLE: host, **limits}
+    own = {key: value for key, value in os.environ.items() if key not in UNSAFE_VARIABLES}
+    environment = {**own, WORKSPACE_VARIABLE: str(place.root), ADDRESS_VARIABLE: host, **limits}
     child = subprocess.Popen(server_command(host, port), cwd=PROJECT_ROOT, env=environment, stdin=subprocess.PIPE)
     if open_browser and _has_screen():
         threading.Thread(target=_open_when_ready, args=(child, address, port, url), daemon=True).start()
@@ -97,13 +101,13 @@ def server_command(host: str, port: int) -> list[str]:
     options = {
         "server.address": host, "server.port": port, "server.headless": "true",
         "server.enableXsrfProtection": "true", "server.enableCORS": "true", "server.fileWatcherType": "none",
-        "browser.gatherUsageStats": "false", "global.developmentMode": "false",
+        "server.enableAgentApi": "false", "browser.gatherUsageStats": "false", "global.developmentMode": "false",
     }  # fmt: skip
     # Only known names in the Host header, against DNS rebinding; behind a wildcard address any name may be right.
     names = ["*"] if host in WILDCARDS else list(dict.fromkeys([*LOCAL_NAMES, f"[{host}]" if ":" in host else host]))
     pairs = [*options.items(), *(("server.allowedHosts", name) for name in names)]
     flags = [part for key, value in pairs for part in (f"--{key}", str(value))]
-    return [sys.executable, "-m", "paraknow_core.launcher", "run", str(PROJECT_ROOT / "app.py"), *flags]
+    return [sys.executable, "-m", "paraknow_core.launcher", "run", str(PROJECT_ROOT / "server.py"), *flags]
 
 
 def serve_while_parent_lives(arguments: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """The browser workbench's launcher: where it listens, what it says, and how it ends. Uses the real server."""
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import urllib.request
 import psutil
 import pytest
 
-from paraknow_core.access import DEMO_VARIABLE, ROOTS_VARIABLE
+from paraknow_core.access import DEMO_VARIABLE, HUB_VARIABLE, ROOTS_VARIABLE
 from paraknow_core.errors import RunError
 from paraknow_core.launcher import banner, check_address, end_server, is_loopback, limiting, server_command
 from paraknow_core.paths import PROJECT_ROOT
@@ -91,10 +92,12 @@ def test_it_listens_on_loopback_whatever_the_environment_says_and_ends_with_its_
     child = subprocess.Popen(
         [sys.executable, "-m", "paraknow_core", "ui", "--port", str(free_port), "--no-browser"], cwd=PROJECT_ROOT,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "STREAMLIT_SERVER_ADDRESS": "0.0.0.0", "STREAMLIT_SERVER_PORT": "1"},
+        env={**os.environ, "STREAMLIT_SERVER_ADDRESS": "0.0.0.0", "STREAMLIT_SERVER_PORT": "1",
+             "STREAMLIT_CLIENT_ALLOWED_ORIGINS": "https://any.streamlit.app"},
     )  # fmt: skip
     try:
         assert answers(free_port)
+        assert_nobody_may_frame_it(free_port)
         (server,) = psutil.Process(child.pid).children()
         listening = {c.laddr for c in server.net_connections("inet") if c.status == psutil.CONN_LISTEN}
         assert {address.ip for address in listening} == {"127.0.0.1"}
@@ -126,6 +129,18 @@ def test_a_launcher_that_goes_takes_its_server_with_it(number, free_port, worksp
     assert check_address("127.0.0.1", free_port) == "127.0.0.1"
 
 
+def assert_nobody_may_frame_it(port: int) -> None:
+    """No site around the pages may direct them (say, where to send an upload), nor lay its own words over them."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/host-config", timeout=20) as reply:
+        told = json.load(reply)
+    assert told["allowedOrigins"] == []
+    assert not told["enableCustomParentMessages"] and not told["useExternalAuthToken"]
+    for path in ("/", "/train", "/_stcore/health", "/no/such/page"):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as reply:
+            assert reply.headers["X-Frame-Options"] == "SAMEORIGIN"
+            assert reply.headers["Content-Security-Policy"] == "frame-ancestors 'self'"
+
+
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 
 
@@ -155,6 +170,7 @@ def test_demo_mode_and_roots_reach_the_pages_by_environment(tmp_path, monkeypatc
     monkeypatch.delenv(ROOTS_VARIABLE, raising=False)
     assert limiting(False, ()) == {}
     assert limiting(True, ()) == {DEMO_VARIABLE: "1"}
+    assert limiting(False, (), hub=True) == {HUB_VARIABLE: "1"}
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()

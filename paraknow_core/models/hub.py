@@ -17,6 +17,13 @@ SMALL_FILES = [
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]*", re.ASCII)
 _NETWORK_LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
 
+# What the hub's library raises that takes an answer apart which is none of a hub: a page to log in, a torn text.
+_NOT_UNDERSTOOD = (ValueError, TypeError, LookupError, AttributeError, RecursionError, EOFError)
+NO_HUB = (
+    "what answered is not the hub, or its answer is damaged; open any page in a browser to see whether this network "
+    "asks you to log in, then try again"
+)
+
 Fetched = tuple[Path, str, Mapping[str, TensorHeader] | None]
 
 
@@ -158,6 +165,8 @@ def _system_sentence(error: Exception) -> str | None:
         return "the disk of the hub's cache is full; free space, or set HF_HOME to a folder on a larger disk"
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "the hub's cache cannot be written; correct its rights, or set HF_HOME to a folder of yours"
+    if isinstance(error, _NOT_UNDERSTOOD):
+        return NO_HUB
     network = type(error).__module__.split(".")[0] in _NETWORK_LIBRARIES
     if network or isinstance(error, (ConnectionError, TimeoutError)):
         return "the hub cannot be reached; check the network and try again, or give a folder"

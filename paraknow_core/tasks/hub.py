@@ -1,6 +1,8 @@
 """Read a data set of a hub through the `datasets` library. Data only: loading scripts are never run."""
 
+import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,8 @@ from paraknow_core.tasks.formats import Table, check_unique, read_tables, sample
 from paraknow_core.tasks.layouts import guess, is_relevant, mapping_of
 from paraknow_core.tasks.sources import Parts, settle_dev, split_of
 
+# What is raised where an answer is taken apart that is none of a hub, or a file that is torn.
+_NOT_UNDERSTOOD = (json.JSONDecodeError, UnicodeError, RecursionError, TypeError, LookupError, AttributeError, EOFError)
 MOST_ROWS = 100_000  # of a split whose size is limited anyway
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"\b[0-9a-f]{40}\b")
@@ -105,6 +109,8 @@ def _load(name: str, spec: TaskSpec, offline: bool) -> Any:
         problem: Exception = error if isinstance(error, HfHubHTTPError) else ConnectionError(type(error).__name__)
     except (datasets.exceptions.DatasetsError, OfflineModeIsEnabled, ValueError, OSError, RuntimeError) as error:
         problem = error
+    except (TypeError, LookupError, AttributeError, AssertionError, EOFError, zlib.error) as error:
+        problem = error  # an answer taken apart that is none of a hub, or a file that is torn
     raise DataError(_sentence(name, spec, problem, offline)) from None
 
 
@@ -115,7 +121,7 @@ def _sentence(name: str, spec: TaskSpec, error: Exception, offline: bool) -> str
     if "gated" in said.lower() or "GatedRepoError" in chain:
         return f"{name}: is gated; accept its terms on its hub page, log in with `hf auth login`, and try again"
     if "RevisionNotFoundError" in chain or "revision" in said.lower():
-        return f"{name}: has no revision '{spec.revision}'; give a branch, tag or commit that exists"
+        return f"{name}: has no revision '{spec.revision or 'main'}'; give a branch, tag or commit that exists"
     if "scripts are no longer supported" in said:
         return f"{name}: needs a loading script, which is never run; choose a data set in Parquet, JSON or CSV"
     available = re.search(r"\[(['\"][^\]]*)\]", said)
@@ -129,6 +135,11 @@ def _sentence(name: str, spec: TaskSpec, error: Exception, offline: bool) -> str
         return f"{name}: is not on the hub or is private; check the name, or log in with `hf auth login`"
     if isinstance(error, ConnectionError) or kind in ("HfHubHTTPError", "LocalEntryNotFoundError"):
         return f"{name}: the hub cannot be reached and no copy is in the local cache; check the network and try again"
+    if isinstance(error, _NOT_UNDERSTOOD):
+        return (
+            f"{name}: what answered is not the hub, or its answer or data are damaged; open any page in a browser to "
+            "see whether this network asks you to log in, then try again"
+        )
     if isinstance(error, OSError) and error.errno == 28:
         return f"{name}: no space is left for the download; free some space in the hub's cache and try again"
     return f"{name}: cannot be read ({kind}); check that it holds Parquet, JSON or CSV data, or download a file of it"

@@ -11,7 +11,7 @@ from paraknow_core.errors import ModelError
 from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.fingerprint import weights_fingerprint
 from paraknow_core.models.source import resolve_model
-from tests.models.fake_hub import COMMIT, serve
+from tests.models.fake_hub import BREAKS, COMMIT, serve
 
 REPOSITORY = "someone/tiny-llama"
 SECRET = "hf_secretsecretsecret"
@@ -29,15 +29,21 @@ def cache(tmp_path, monkeypatch):
 def hub(tiny, cache, monkeypatch):
     """Return `hub(**options of build_tiny) -> context manager` that serves a tiny model on localhost."""
 
-    def start(folder=None, **options):
-        return Served(folder or tiny("llama", **options), monkeypatch)
+    def start(folder=None, broken="", only="", **options):
+        return Served(folder or tiny("llama", **options), monkeypatch, broken, only)
 
     return start
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Do not wait between the hub library's attempts."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _seconds: None)
+
+
 class Served:
-    def __init__(self, folder, monkeypatch):
-        self.context, self.monkeypatch = serve(folder, REPOSITORY), monkeypatch
+    def __init__(self, folder, monkeypatch, broken="", only=""):
+        self.context, self.monkeypatch = serve(folder, REPOSITORY, broken, only), monkeypatch
 
     def __enter__(self):
         address, asked = self.context.__enter__()
@@ -211,3 +217,20 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 def test_a_revision_that_is_none_is_refused(revision):
     with pytest.raises(ModelError, match="is not a revision"):
         resolve_model(REPOSITORY, revision, offline=True)
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_a_broken_answer_is_one_sentence(hub, quick, broken):
+    """As from a network that asks to log in first, a proxy, or a hub that is not well; of all files, or of one."""
+    said = 0
+    for only, weights in (("", True), ("/tree/", True), ("config.json", False), ("model.safetensors", True),
+                          ("model.safetensors", False)):  # fmt: skip
+        with hub(broken=broken, only=only):
+            try:
+                read_anatomy(resolve_model(REPOSITORY, weights=weights))
+            except ModelError as error:
+                said, text = said + 1, str(error)
+                assert text.startswith(f"{REPOSITORY}: ") and ";" in text
+                assert SECRET not in text and "\n" not in text and "html" not in text.lower()
+            shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
+    assert said >= 2

@@ -1,17 +1,20 @@
 """Hub data sets: real in-memory data, real exception classes, no network."""
 
 import importlib
+import json
 
 import datasets
 import pytest
 from datasets import Dataset, DatasetDict
 from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import constants, hf_api
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
 
 from paraknow_core.errors import DataError
 from paraknow_core.spec import SplitSizes, TaskSpec
 from paraknow_core.tasks import hub
 from paraknow_core.tasks.examples import load_task
+from tests.models.fake_hub import serve as fake_hub
 
 HTTP = importlib.import_module(HfHubHTTPError.__mro__[1].__module__.split(".")[0])  # the hub client's own HTTP library
 FORBIDDEN = HTTP.Response(403, request=HTTP.Request("GET", "https://hub"))
@@ -204,3 +207,34 @@ def test_a_cached_copy_of_another_commit_is_not_served_silently(serve, tmp_path)
     assert "revision 'v1' was read as commit aaaaaaaa" in load(revision="v1").warnings[0]
     with pytest.raises(DataError, match="only commit aaaaaaaa is in the local cache, not bbbbbbbb"):
         load(revision=other)
+
+
+@pytest.mark.parametrize("broken", ["portal", "portal as JSON", "cut JSON", "a list", "odd types", "not UTF-8", "deep",
+                                    "a redirect to a portal", "429", "503", "hang up"])  # fmt: skip
+def test_what_is_no_hub_is_a_sentence(tmp_path, monkeypatch, broken):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _seconds: None)
+    for place in (datasets.config, constants):
+        monkeypatch.setattr(place, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    with fake_hub(tmp_path, "some/thing", broken) as (address, asked):
+        for place in (datasets.config, constants):
+            monkeypatch.setattr(place, "HF_ENDPOINT" if place is datasets.config else "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(hf_api.api, "endpoint", address)
+        with pytest.raises(DataError, match="^some/thing: .*;") as refused:
+            load()
+    assert asked
+    assert "secret" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("problem", [TypeError("x"), KeyError("id"), AttributeError("x"), RecursionError(), EOFError(),
+                                     json.JSONDecodeError("x", "y", 0), AssertionError(), IndexError("secret"),
+                                     UnicodeDecodeError("utf-8", b"x", 0, 1, "y")])  # fmt: skip
+def test_what_the_library_cannot_take_apart_is_a_sentence(serve, problem):
+    serve(problem)
+    with pytest.raises(DataError, match="^some/thing: .*;") as refused:
+        load()
+    assert "secret" not in str(refused.value)
