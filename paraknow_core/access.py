@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from paraknow_core.errors import DataError
+from paraknow_core.errors import DataError, SpecError
 from paraknow_core.naming import Named, expanded, is_hub_id, is_there, named
 from paraknow_core.paths import PROJECT_ROOT, Workspace
-from paraknow_core.spec import RunSpec
+from paraknow_core.spec import RunSpec, parse_spec
 
 DEMO_VARIABLE = "PARAKNOW_DEMO"
 ROOTS_VARIABLE = "PARAKNOW_ROOTS"  # folders, separated like $PATH, whose models and data other people may use
@@ -17,7 +17,8 @@ HUB_VARIABLE = "PARAKNOW_ALLOW_HUB"  # 1: other people may name hub ids, which a
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 SOURCE_KEYS = ("source", "test_source", "path")  # of plain data: what may name a model or a file
 DEMO_LIMITS = {"epochs": 5.0, "max_steps": 200, "train": 1000, "test": 300, "samples": 64, "rank": 64, "seeds": 3,
-               "validation": 300, "batch_size": 256, "validations": 50, "new_tokens": 128, "waiting": 24}  # fmt: skip
+               "validation": 300, "batch_size": 256, "validations": 50, "new_tokens": 128, "waiting": 24,
+               "scorers": 6, "references": 2, "layers": 200}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,34 @@ class Access:
                 f"{most} at a time, so wait until some are done"
             )
 
-    def check_request(self, request: object, key: str = "") -> None:
-        """Refuse plain data, however deep, that names under a key of `SOURCE_KEYS` what may not be read.
+    def check_new_tokens(self, number: int) -> None:
+        """Refuse longer answers of the playground than a shared machine writes in a lesson.
 
         Raises:
             DataError: one sentence.
         """
+        if self.demo and number > DEMO_LIMITS["new_tokens"]:
+            raise DataError(_too_much("max_new_tokens", number, DEMO_LIMITS["new_tokens"]))
+
+    def check_seeds(self, number: int) -> None:
+        """Refuse more seeds an arm than a shared machine gets done in a lesson.
+
+        Raises:
+            DataError: one sentence.
+        """
+        if self.demo and number > DEMO_LIMITS["seeds"]:
+            raise DataError(_too_much("seeds", number, DEMO_LIMITS["seeds"]))
+
+    def check_request(self, request: object, key: str = "") -> None:
+        """Refuse plain data, however deep, that names under a key of `SOURCE_KEYS` what may not be read.
+
+        In demo mode it may not ask for more of a task than a spec may either.
+
+        Raises:
+            DataError: one sentence.
+        """
+        if self.demo and isinstance(request, dict):
+            _check_question(request)
         if isinstance(request, dict):
             for name, inner in request.items():
                 self.check_request(inner, name)
@@ -239,10 +262,28 @@ def _check_size(spec: RunSpec) -> None:
         "finetuning.batch_size": (tuning.batch_size, DEMO_LIMITS["batch_size"]),
         "finetuning.validations": (tuning.validations, DEMO_LIMITS["validations"]),
         "sensitivity.samples": (spec.sensitivity.samples, DEMO_LIMITS["samples"]),
+        "sensitivity.ids": (len(spec.sensitivity.ids), DEMO_LIMITS["samples"]),
+        "task.scorers": (len(spec.task.scorers), DEMO_LIMITS["scorers"]),
+        "references": (len(spec.references), DEMO_LIMITS["references"]),
+        "mapping.layers": (len(spec.mapping.layers), DEMO_LIMITS["layers"]),
         "factorisation.rank": (spec.factorisation.rank, DEMO_LIMITS["rank"]),
     }
     for key, (value, limit) in asked.items():
         if value > limit:
-            raise DataError(
-                f"{key}: {value:g} given; in demo mode at most {limit:g}, so that a class shares the machine"
-            )
+            raise DataError(_too_much(key, value, limit))
+
+
+def _too_much(key: str, value: float, limit: float) -> str:
+    return f"{key}: {value:g} given; in demo mode at most {limit:g}, so that a class shares the machine"
+
+
+def _check_question(request: dict) -> None:
+    """Refuse a question to the desk about a task that takes more of it than a run of the demo mode may."""
+    given = {key: request[key] for key in ("task", "sensitivity") if isinstance(request.get(key), dict)}
+    if not given:
+        return
+    try:
+        spec = parse_spec(given, "question")
+    except SpecError:
+        return  # the desk says what is wrong with it
+    _check_size(spec)

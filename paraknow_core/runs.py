@@ -34,6 +34,7 @@ ACTIVE = ("queued", "running", "stopping")
 ENDED = ("stopped", "done", "failed", "lost")
 WRITTEN = (*ACTIVE, *ENDED)  # what a status.json may say
 LISTED = "`runs list` shows them all"
+MOST = 1e13  # no time in seconds, and nothing that is counted, comes near
 WATCH_S = 6.0  # a run on another host that looks lost is watched for so long before it is deleted
 
 
@@ -62,17 +63,20 @@ class Status:
     @property
     def fraction(self) -> float:
         """Progress within the current stage, 0 to 1."""
-        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
+        return max(0.0, min(1.0, self.done / self.total)) if self.total > 0 else 0.0
 
     @classmethod
     def from_dict(cls, data: Any) -> "Status":
         """Take the fields that are whole; a file edited by hand must not break a list of runs."""
         given = data if isinstance(data, dict) else {}
-        kinds = {
-            name: whole.TEXT if isinstance(f.default, str) else whole.WHOLE if name in ("pid", "attempt")
-            else whole.NUMBER for name, f in cls.__dataclass_fields__.items()
-        }  # fmt: skip
-        return cls(**{name: given[name] for name, kind in kinds.items() if kind.holds(given.get(name))})
+        kept = {}
+        for name, own in cls.__dataclass_fields__.items():
+            kind = whole.TEXT if isinstance(own.default, str) else whole.NUMBER
+            kind = whole.WHOLE if name in ("pid", "attempt") else kind
+            value = given.get(name)
+            if kind.holds(value) and (isinstance(value, str) or abs(value) < MOST):
+                kept[name] = value
+        return cls(**kept)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,8 @@ def verdict(table: "pandas.DataFrame", arm: str = METHOD, against: str = REFEREN
     if "difference" not in table or row["difference"] != row["difference"]:  # NaN: could not be paired
         return f"{arm} against {against}: the scores are no averages over examples, so they are not paired."
     low, high = (None if row[key] != row[key] else row[key] for key in ("difference_low", "difference_high"))
-    result = PairedResult(row["difference"], low, high, int(row["n"]), row["p_value"], row["paired"])
+    number = row["shared"] if row["n"] is None or row["n"] != row["n"] else row["n"]  # a result that does not say
+    result = PairedResult(row["difference"], low, high, int(number), row["p_value"], row["paired"])
     return f"{arm} against {against}: {says(result, row['unit'])}"
 
 

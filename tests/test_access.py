@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
+from paraknow_core import desk, playground
 from paraknow_core.access import ADDRESS_VARIABLE, DEMO_VARIABLE, HUB_VARIABLE, ROOTS_VARIABLE, access
 from paraknow_core.errors import DataError, ParaknowError
 from paraknow_core.models.source import resolve_model
 from paraknow_core.paths import Workspace
-from paraknow_core.spec import RunSpec, TaskSpec
+from paraknow_core.playground.protocol import Asked, Slot, Turn
+from paraknow_core.services import Service
+from paraknow_core.spec import RunSpec, TaskSpec, parse_yaml
 from paraknow_core.tasks import examples
 from paraknow_core.tasks.examples import load_task
 
@@ -239,3 +242,47 @@ def test_a_specs_sources_have_one_form_and_all_are_checked(place, house):
     for request in ({"path": " ~/private"}, {"one": {"source": [" ~/private"]}}, {"task": {"test_source": "\t/etc"}}):
         with pytest.raises(DataError, match="outside the folders"):
             opened.check_request(request)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"sensitivity": {"selection": "manual", "ids": [str(i) for i in range(65)]}}, "sensitivity.ids: 65 given"),
+     ({"task.scorers": ["exact_match"] * 7}, "task.scorers: 7"), ({"references": ["teacher"] * 3}, "references: 3"),
+     ({"mapping": {"strategy": "manual", "layers": [0] * 500}}, "mapping.layers: 500"),
+     ({"task.source": " /data/mine.jsonl"}, "only bundled"), ({"task.source": "hub:a/b"}, "only bundled"),
+     ({"task.judge": {"source": "~/judge"}}, "only bundled")],
+)  # fmt: skip
+def test_demo_limits_hold_whatever_way_a_spec_comes_in(place, monkeypatch, changes, message):
+    spec = RunSpec().with_changes(changes)
+    access(place).check_spec(spec)
+    monkeypatch.setenv(DEMO_VARIABLE, "1")
+    demo = access(place)
+    with pytest.raises(DataError, match=message):
+        demo.check_spec(spec)
+    with pytest.raises(DataError, match=message):
+        demo.check_spec(parse_yaml(spec.to_yaml()), RunSpec())
+
+
+def test_demo_limits_hold_for_questions_seeds_and_answers(place, monkeypatch):
+    task = RunSpec().task.model_dump(mode="json")
+    large = {"task": {**task, "sizes": {"train": None, "validation": 10, "test": 10}}}
+    ids = {"task": task, "sensitivity": {"selection": "manual", "ids": [str(i) for i in range(65)]}}
+    waiting = {"path": str(place.uploads / "waiting-1.jsonl"), "columns": {}}
+    slot = Slot(source="bundled:kin")
+    asked = Asked(slots=[slot], turns=[Turn(content="2 + 2?")], max_new_tokens=129)
+    monkeypatch.setattr(Service, "start", lambda _self: None)
+    for request in (large, ids, waiting):
+        access(place).check_request(request)
+    access(place).check_seeds(100)
+    monkeypatch.setenv(DEMO_VARIABLE, "1")
+    demo = access(place)
+    demo.check_request({"task": task, "split": "test", "model": {"source": "bundled:kin"}})
+    demo.check_seeds(3)
+    for request in (large, ids, waiting):
+        with pytest.raises(DataError, match="in demo mode"):
+            desk.ask(place, "seeds", request)
+    with pytest.raises(DataError, match="seeds: 4 given; in demo mode at most 3"):
+        demo.check_seeds(4)
+    with pytest.raises(DataError, match="max_new_tokens: 129 given; in demo mode at most 128"):
+        playground.begin(place, asked)
+    assert not (place.root / "playground").exists()

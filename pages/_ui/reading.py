@@ -75,6 +75,9 @@ def _facts(path: str, *stamps: tuple[int, int]) -> Facts:
     run = RunFolder(Path(path))
     (result, damage), label = run.read_result(), labels.label_of(run.path)
     result = result or {}
+    if run.id != run.path.name:
+        name = f"run {run.id}: its folder's name holds characters that cannot be written out; rename or delete it"
+        return Facts(run.id, None, name, {})
     try:
         return Facts(run.id, run.spec(), damage, result, label)
     except ParaknowError as error:

@@ -198,3 +198,29 @@ def test_a_server_without_its_guards_says_so(place, open_app, monkeypatch):
     real = st.get_option
     monkeypatch.setattr(st, "get_option", lambda key: False if key == "server.enableXsrfProtection" else real(key))
     assert "server.enableXsrfProtection is switched off" in words(open_app())
+
+
+def test_demo_limits_hold_for_pasted_specs_links_and_seeds(place, open_app, submitted, monkeypatch):
+    monkeypatch.setenv("PARAKNOW_DEMO", "1")
+    ids = ", ".join(f"'{number}'" for number in range(65))
+    pasted = {
+        "task: {source: ' ~/mine.jsonl'}": "only bundled",
+        "task: {test_source: /etc/passwd}": "only bundled",
+        f"sensitivity: {{selection: manual, ids: [{ids}]}}": "at most 64",
+        "task: {sizes: {train: null}}": "at most 1000",
+        "task: {scorers: [rouge_l, rouge_l, rouge_l, rouge_l, rouge_l, rouge_l, rouge_l]}": "at most 6",
+    }
+    app = open_app()
+    for text, said in pasted.items():
+        next(area for area in app.text_area if area.label == "Import YAML").set_value(text)
+        button(app, "Import").click().run()
+        app.run()
+        assert not app.exception
+        assert said in words(app) or app.session_state["draft"].spec == RunSpec()
+        assert app.session_state["draft"].spec == RunSpec()
+    app = open_app("train")
+    app.session_state["draft"] = drafts.Draft(seeds=9)
+    app.run()
+    button(app, "Start transfer").click().run()
+    assert submitted == []
+    assert "in demo mode at most 3" in words(app)
