@@ -17,8 +17,7 @@ HUB_VARIABLE = "PARAKNOW_ALLOW_HUB"  # 1: other people may name hub ids, which a
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 SOURCE_KEYS = ("source", "test_source", "path")  # of plain data: what may name a model or a file
 DEMO_LIMITS = {"epochs": 5.0, "max_steps": 200, "train": 1000, "test": 300, "samples": 64, "rank": 64, "seeds": 3,
-               "validation": 300, "batch_size": 256, "validations": 50, "new_tokens": 128, "waiting": 24,
-               "scorers": 6, "references": 2, "layers": 200}  # fmt: skip
+               "validation": 300, "batch_size": 256, "validations": 50, "new_tokens": 128, "waiting": 24, "layers": 200}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -263,8 +262,6 @@ def _check_size(spec: RunSpec) -> None:
         "finetuning.validations": (tuning.validations, DEMO_LIMITS["validations"]),
         "sensitivity.samples": (spec.sensitivity.samples, DEMO_LIMITS["samples"]),
         "sensitivity.ids": (len(spec.sensitivity.ids), DEMO_LIMITS["samples"]),
-        "task.scorers": (len(spec.task.scorers), DEMO_LIMITS["scorers"]),
-        "references": (len(spec.references), DEMO_LIMITS["references"]),
         "mapping.layers": (len(spec.mapping.layers), DEMO_LIMITS["layers"]),
         "factorisation.rank": (spec.factorisation.rank, DEMO_LIMITS["rank"]),
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from paraknow_core.display import one_line
 from paraknow_core.errors import RunError
+from paraknow_core.naming import holds_secret
 from paraknow_core.paths import read_json, write_json
 
 FILE = "label.json"
@@ -74,6 +75,8 @@ def _lines(text: str) -> str:
 
 
 def _bounded(what: str, text: str, most: int) -> str:
+    if holds_secret(text):
+        raise RunError(f"{what}: holds a password or a token, and is shown to whoever sees the run; leave that out")
     if len(text) > most:
         more = "; what is longer belongs into the note" if what == "name" else ""
         raise RunError(f"{what}: {len(text):,} characters given; at most {most:,} are kept{more}")

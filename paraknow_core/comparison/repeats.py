@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from paraknow_core.comparison.arms import effective
+from paraknow_core.naming import named
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import RunSpec
 
@@ -104,15 +104,15 @@ def _is_stale(run: RunFolder, spec: RunSpec) -> bool:
 
 def _written(source: str) -> float:
     """Return when a local file or a folder's newest file was written or put in place; 0 for what is not local."""
-    if source.startswith(("bundled:", "hub:")):
+    path = named(source).path
+    if path is None:
         return 0.0
     try:
-        path = Path(source.strip()).expanduser()
         files = (
             [path] if path.is_file() else [file for file, _ in zip(path.iterdir(), range(_MOST_FILES), strict=False)]
         )
         stats = [file.stat() for file in files]
-    except (OSError, ValueError, RuntimeError):
+    except (OSError, ValueError):
         return 0.0
     # A file that was moved here keeps the time of its writing, but not that of its entry.
     return max((max(one.st_mtime, one.st_ctime) for one in stats), default=0.0)

@@ -48,7 +48,7 @@ START_S = 600.0  # torch from a slow disk
 _WEIGHTS, _DATA, _SMALL = (1800.0, 0.6), (300.0, 0.5), (60.0, 0.25)
 LIMITS = dict.fromkeys(("adapter_change", "kept_layers", "sensitivity_change", "sensitivity_window", "transfer_block",
                         "transfer_layer", "transfer_source", "transfer_spectrum", "zoom"), _WEIGHTS) | dict.fromkeys(
-    ("estimate", "examples", "lengths", "seeds", "task", "task_examples"), _DATA) | dict.fromkeys(
+    ("estimate", "examples", "fit", "lengths", "seeds", "task", "task_examples"), _DATA) | dict.fromkeys(
     ("anatomy", "columns", "compat", "hub_cache", "transfer_plan", "upload"), _SMALL)  # fmt: skip
 HUB_S = 1800.0  # what a hub has may have to be downloaded
 LEAST_BYTES, LITTLE_BYTES = 2e9, 5e8

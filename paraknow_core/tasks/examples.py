@@ -258,8 +258,8 @@ def _place(example: Example, files: Mapping[str, str]) -> str:
 
 def _title(source: str) -> str:
     """Return what a source is called in sentences: never a path of the server."""
-    kind = source.partition(":")[0]
-    return source if kind in ("bundled", "hub") else name_of(Path(source).expanduser())
+    found = named(source)
+    return found.text if found.path is None else name_of(found.path)
 
 
 def _name(source: str) -> str:

@@ -208,7 +208,6 @@ def test_demo_limits_hold_for_pasted_specs_links_and_seeds(place, open_app, subm
         "task: {test_source: /etc/passwd}": "only bundled",
         f"sensitivity: {{selection: manual, ids: [{ids}]}}": "at most 64",
         "task: {sizes: {train: null}}": "at most 1000",
-        "task: {scorers: [rouge_l, rouge_l, rouge_l, rouge_l, rouge_l, rouge_l, rouge_l]}": "at most 6",
     }
     app = open_app()
     for text, said in pasted.items():
