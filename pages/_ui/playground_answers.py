@@ -104,17 +104,24 @@ def _visible(text: str) -> str:
     )
 
 
-def draw(column: Column, orphaned: bool, place: int) -> None:
-    """Draw one answer and a line on how it went."""
+def draw(column: Column, orphaned: bool, place: int, judged: bool = True) -> None:
+    """Draw one answer and a line on how it went.
+
+    Args:
+        column: the answer.
+        orphaned: nothing more will come.
+        place: of the column, from the left.
+        judged: whether the answer was compared with the reference that stands under the prompt.
+    """
     live = not column.end and not orphaned
     if column.error:
         st.error(plain(column.error), icon=":material/error:")
     if column.tokens or live:
         st.html(tokens_html(column, live=live, right=place % 2 == 1))
-    st.caption(plain(_how(column, orphaned)))
+    st.caption(plain(_how(column, orphaned, judged)))
 
 
-def _how(column: Column, orphaned: bool) -> str:
+def _how(column: Column, orphaned: bool, judged: bool) -> str:
     written = sum("end_mark" not in token for token in column.tokens)
     parts = [f"{written} token{'s' if written > 1 else ''}"] if written else []
     if column.per_second:
@@ -126,7 +133,7 @@ def _how(column: Column, orphaned: bool) -> str:
         parts.append(ENDS.get(column.end, column.end))
     elif orphaned and not column.end:
         parts.append("cut off: the process ended")
-    if column.score is not None:
+    if column.score is not None and judged:
         right = {1.0: "✓ matches the reference", 0.0: "✗ differs from the reference"}
         parts.append(right.get(column.score, f"overlap with the reference {percent(column.score)}"))
     return " · ".join(parts) or "waiting for its turn"
