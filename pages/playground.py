@@ -114,8 +114,8 @@ def _of_another_prompt(found: prompt.Material, made: Generation) -> None:
     """Say that the address holds answers to another prompt, and offer the way back to it."""
     about = shorten(" ".join(" ".join(turn.content for turn in made.asked.turns).split()), 90)
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(plain(f"The answers to «{about}» (template {made.asked.template}) are not shown: the prompt above is "
-                         "another one. Generate asks it."))  # fmt: skip
+        st.caption(plain(f"The answers to «{about}» (template {made.asked.template}) are not shown: the prompt above "
+                         "is another one. Generate asks it."))  # fmt: skip
         st.button("Back to that prompt", icon=":material/undo:", type="tertiary", on_click=prompt.fill,
                   args=(found, made))  # fmt: skip
 

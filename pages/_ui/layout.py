@@ -28,8 +28,13 @@ CSS = """<style>
 .pk-queued {border-color: #0072B2;}
 .pk-done {background: rgba(128,136,140,.22);}
 .pk-stopped {background: #6B7377; color: #fff;}
-.pk-failed {background: #D55E00; color: #fff;}
+.pk-failed {background: #B84E00; color: #fff;}
 .pk-lost {border-color: #D55E00; border-style: dashed;}
+/* White on the dark theme's primary colour could not be read, and what can be read beside it is too dark for a text. */
+[data-testid^="stBaseButton-primary"]:not(:disabled), [data-testid="stMultiSelectTagsContainer"] [data-tag] {
+  background: #0072B2; border-color: #0072B2; color: #fff;}
+[data-testid^="stBaseButton-primary"]:not(:disabled):is(:hover, :focus-visible) {background: #00598A;
+  border-color: #00598A; color: #fff;}
 .st-key-rows p, .st-key-rows .stHtml {font-size: .9rem; white-space: nowrap; overflow: hidden;
   text-overflow: ellipsis;}
 .st-key-rows [data-testid="stHorizontalBlock"] {border-bottom: 1px solid rgba(128,136,140,.22); min-height: 2.5rem;}
@@ -95,7 +100,9 @@ def say_unknown(name: str, value: str, known: Iterable[str], shown: str) -> None
     """
     names = list(known)
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    say(f"{name} '{shorten(value)}' in the address: not there; known are {', '.join(names[:8])}{more}; shown is {shown}")
+    say(
+        f"{name} '{shorten(value)}' in the address: not there; known are {', '.join(names[:8])}{more}; shown is {shown}"
+    )
 
 
 def chip(word: str) -> str:

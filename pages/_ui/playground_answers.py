@@ -27,7 +27,7 @@ CSS = """<style>
 .pk-hold {border-radius: .8rem; padding: .02rem .55rem; font-size: .8rem; font-weight: 600; white-space: nowrap;
   border: 1.5px solid rgba(128,136,140,.55);}
 .pk-hold-loaded {background: #0072B2; color: #fff; border-color: transparent;}
-.pk-hold-failed {background: #D55E00; color: #fff; border-color: transparent;}
+.pk-hold-failed {background: #B84E00; color: #fff; border-color: transparent;}
 .pk-hold-loading {border-color: #0072B2; border-style: dashed;}
 .pk-written {white-space: pre-wrap; overflow-wrap: anywhere; font-size: .95rem; line-height: 1.75rem;
   padding: .5rem .6rem; border: 1px solid rgba(128,136,140,.35); border-radius: .35rem; min-height: 5rem;}
@@ -73,7 +73,7 @@ def tokens_html(column: Column, *, live: bool, right: bool) -> str:
         tip = f'<span class="pk-tip">{_tip(token)}</span>' if rich else ""
         title = "" if rich or live else f' title="{escape(_plain_tip(token), quote=True)}"'
         focus = ' tabindex="0"' if rich else ""
-        quiet = ' style="opacity:.6"' if "end_mark" in token else ""
+        quiet = ' style="opacity:.8"' if "end_mark" in token else ""
         shade = css_class(token["p"])
         parts.append(f'<span class="pk-t pk-t{shade}"{focus}{title}{quiet}>{escape(text)}{tip}</span>')
     caret = '<span class="pk-caret">▍</span>' if live else ""
