@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages._ui import presets, router, state
+from pages._ui import presets, reading, router, state
 from paraknow_core.display import shorten, source_label
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError
@@ -264,7 +264,7 @@ def _strip_text(active: list[tuple[str, str, str, float]]) -> None:
 def _active() -> list[tuple[str, str, str, float]]:
     active, order = [], queue.read(state.place())
     for run in list_runs(state.place())[:200]:
-        status = run.status()
+        status = reading.status(run)
         if status.active and not queue.never_started(run, order):
             active.append((run.id, status.state, status.stage, status.fraction))
     return active
