@@ -62,7 +62,7 @@ CSS = """<style>
 # Streamlit makes an entry of the browser's history of every change of the address. What a page notes there by itself,
 # and how it is looked at, are no steps: Back leaves the page. Another lesson and other answers are. Nobody's text is
 # ever put into this script.
-HISTORY = """<script>
+HISTORY = """<script type="text/javascript">
 if (!window.pkHistory) {
   window.pkHistory = true;
   const push = history.pushState.bind(history), replace = history.replaceState.bind(history);
