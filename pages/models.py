@@ -11,6 +11,8 @@ PART = "models.part"
 def choose_part() -> str:
     """Draw which part of the page is shown; the address remembers it."""
     named = st.query_params.get("part", "models")
+    if named not in PARTS:
+        layout.say_unknown("part", named, PARTS, PARTS["models"])
     st.session_state[PART] = named if named in PARTS else "models"
     st.segmented_control(
         "Part", list(PARTS), format_func=PARTS.get, key=PART, required=True, label_visibility="collapsed",

@@ -71,15 +71,24 @@ def _generate(found: prompt.Material, given: dict, loaded: list[Choice]) -> None
         return
 
     def begin() -> None:
-        st.query_params["generation"] = playground.begin(state.place(), asked)
+        name = playground.begin(state.place(), asked)
+        st.session_state[prompt.ANSWERED] = name  # the fields hold its prompt
+        st.query_params["generation"] = name
 
     _do(begin)
 
 
-def columns(known: dict[str, Choice], chosen: list[Choice]) -> None:
-    """Draw a column for everybody: who it is, and the answer; again and again while something happens."""
+def columns(found: prompt.Material, given: dict, known: dict[str, Choice], chosen: list[Choice]) -> None:
+    """Draw a column for everybody: who it is, and the answer; again and again while something happens.
+
+    Answers to another prompt than the one in the fields are not shown: they would pass for answers to this one.
+    """
     place = state.place()
     held, made = slots.look(chosen), _read()
+    answered = made is not None and prompt.is_answered(found, given, made)
+    judged = answered and prompt.is_judged(given, made)
+    if made is not None and not answered:
+        _of_another_prompt(found, made)
     moving = slots.unsettled(chosen, held) or (made is not None and made.active)
 
     def tick() -> None:
@@ -91,23 +100,33 @@ def columns(known: dict[str, Choice], chosen: list[Choice]) -> None:
         if moving and not (slots.unsettled(chosen, now) or (answer is not None and answer.active)):
             st.rerun()
         slots.memory_line(chosen, now)
-        if answer is not None and answer.orphaned:
+        if answered and answer is not None and answer.orphaned:
             _say_orphaned(place)
         if not chosen:
             st.info("Choose who answers in the columns above.", icon=":material/chat:")
-        _grid(chosen, now, answer)
+        _grid(chosen, now, answer if answered else None, judged)
 
     st.fragment(tick, run_every=EVERY_S if moving else None)()
-    _below(known, made)
+    _below(known, made if answered else None)
 
 
-def _grid(chosen: list[Choice], held: dict[str, Holding], made: Generation | None) -> None:
+def _of_another_prompt(found: prompt.Material, made: Generation) -> None:
+    """Say that the address holds answers to another prompt, and offer the way back to it."""
+    about = shorten(" ".join(" ".join(turn.content for turn in made.asked.turns).split()), 90)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(plain(f"The answers to «{about}» (template {made.asked.template}) are not shown: the prompt above "
+                         "is another one. Generate asks it."))  # fmt: skip
+        st.button("Back to that prompt", icon=":material/undo:", type="tertiary", on_click=prompt.fill,
+                  args=(found, made))  # fmt: skip
+
+
+def _grid(chosen: list[Choice], held: dict[str, Holding], made: Generation | None, judged: bool) -> None:
     row = st.container(key="stack-fields-answers").columns(max(1, len(chosen)))
     for number, (one, column) in enumerate(zip(chosen, row, strict=False)):
         with column:
             slots.card(one, held[one.slot.key], layout.is_dark())
             if made is not None and one.slot.key in made.columns:
-                answers.draw(made.columns[one.slot.key], made.orphaned, number)
+                answers.draw(made.columns[one.slot.key], made.orphaned, number, judged)
             elif held[one.slot.key].state == "loaded":
                 st.caption("Its answer will appear here: press Generate.")
 
@@ -159,7 +178,9 @@ with layout.page("Playground"):
     everybody = slots.choices()
     if found is not None:
         with st.container(border=True):
+            made_before = shown()
+            prompt.take(found, made_before)
             given = prompt.fields(found)
             chosen_ones = slots.choose(everybody)
-            buttons(found, given, chosen_ones, slots.look(chosen_ones), shown())
-        columns(everybody, chosen_ones)
+            buttons(found, given, chosen_ones, slots.look(chosen_ones), made_before)
+        columns(found, given, everybody, chosen_ones)

@@ -31,7 +31,7 @@ CSS = """<style>
 [class*="st-key-step-"] [data-testid="stPageLink"] a {padding: .1rem .2rem; margin-left: -.2rem;}
 [class*="st-key-step-"] [data-testid="stPageLink"] p {font-size: .95rem; font-weight: 650; white-space: nowrap;}
 .st-key-steps [data-testid="stColumn"]:not(:last-child) [class*="st-key-step-"]::after {content: "→";
-  position: absolute; right: -1.05rem; top: calc(50% - .7rem); opacity: .6;}
+  position: absolute; right: -1.05rem; top: calc(50% - .7rem); opacity: .75;}
 @media (max-width: 1150px) {
   .st-key-steps [data-testid="stHorizontalBlock"] {flex-wrap: wrap; row-gap: .8rem;}
   .st-key-steps [data-testid="stColumn"] {min-width: 0; flex: 0 0 calc(25% - 1.5rem);}

@@ -16,8 +16,10 @@ ADDRESS_VARIABLE = "PARAKNOW_ADDRESS"  # what the pages' server listens on
 HUB_VARIABLE = "PARAKNOW_ALLOW_HUB"  # 1: other people may name hub ids, which are read with this machine's hub token
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 SOURCE_KEYS = ("source", "test_source", "path")  # of plain data: what may name a model or a file
-DEMO_LIMITS = {"epochs": 5.0, "max_steps": 200, "train": 1000, "test": 300, "samples": 64, "rank": 64, "seeds": 3,
-               "validation": 300, "batch_size": 256, "validations": 50, "new_tokens": 128, "waiting": 24, "layers": 200}  # fmt: skip
+DEMO_LIMITS = {
+    "epochs": 5.0, "max_steps": 200, "train": 1000, "test": 300, "samples": 64, "rank": 64, "seeds": 3,
+    "validation": 300, "batch_size": 256, "validations": 50, "new_tokens": 128, "waiting": 24, "layers": 200,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
-"""What every figure shares: ink and paper in both themes, log colour scales, thinning, labels at the ends of lines."""
+"""What every figure shares: ink and paper in both themes, colours that can be read, log colour scales, thinning."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING
 
 import numpy
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 
 from paraknow_core.display import compact, significant
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 2000  # on screen, of one curve
 MAX_BINS = 512  # of one profile
+READABLE = 4.5  # contrast that text needs
 HIGHLIGHT = "#D55E00"
 BLUE = "#0072B2"
 COLORBAR = {"thickness": 12, "len": 0.9, "outlinewidth": 0, "x": 1.01, "xpad": 4}
@@ -32,6 +35,60 @@ def paper(dark: bool) -> str:
 def neutral(dark: bool) -> str:
     """Return a grey for what is not in focus."""
     return "#8C9498" if dark else "#A7AEB1"
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours, 1 to 21; text needs 4.5.
+
+    Args:
+        one, other: as `#RRGGBB`.
+
+    Source:
+        WCAG 2.2, relative luminance and contrast ratio.
+    """
+    high, low = sorted((_luminance(_parts(one)), _luminance(_parts(other))), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def _parts(colour: str) -> tuple[int, ...]:
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def _luminance(parts: Sequence[float]) -> float:
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in (part / 255 for part in parts)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def mixed(colour: str, other: str, part: float) -> str:
+    """Return a colour with a part of another mixed into it."""
+    return "#" + "".join(f"{round(a + part * (b - a)):02X}" for a, b in zip(_parts(colour), _parts(other), strict=True))
+
+
+@lru_cache(maxsize=512)
+def readable(colour: str, dark: bool) -> str:
+    """Return the colour for text on the page: mixed with as little ink as can be read."""
+    steps = (mixed(colour, ink(dark), part / 20) for part in range(21))
+    return next(step for step in steps if contrast(step, paper(dark)) >= READABLE)
+
+
+@lru_cache(maxsize=4096)
+def text_on(colour: str) -> str:
+    """Return the colour for text on a coloured ground: white or black, one of which can be read on any."""
+    return max(("#FFFFFF", "#000000"), key=lambda text: contrast(text, colour))
+
+
+def texts_on_scale(values: Sequence[float], low: float, high: float, scale: object = "Cividis") -> list[str]:
+    """Return the colours for texts on the cells of a heatmap.
+
+    Args:
+        values: of the cells; those outside of the scale are drawn like its ends.
+        low, high: ends of the scale.
+        scale: name of a colour scale of Plotly, or its stops.
+    """
+    width = (high - low) or 1.0
+    places = [min(1.0, max(0.0, (value - low) / width)) for value in values]
+    colours = sample_colorscale(scale, places, colortype="tuple") if places else []
+    return [text_on("#" + "".join(f"{round(255 * part):02X}" for part in colour)) for colour in colours]
 
 
 def blank(title: str, subtitle: str, dark: bool, height: int) -> go.Figure:
@@ -130,23 +187,3 @@ def points(table: "pandas.DataFrame", column: str) -> tuple[numpy.ndarray, numpy
         return numpy.empty(0), numpy.empty(0)
     rows = table[["step", column]].dropna()
     return rows["step"].to_numpy(), rows[column].to_numpy(dtype=numpy.float64)
-
-
-def label_ends(figure: go.Figure, ends: list[tuple[float, float, str, str]]) -> None:
-    """Name at most four lines at their ends; with more, a legend below."""
-    if len(ends) > 4:
-        figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.28, "x": 0})
-        return
-    heights = numpy.concatenate([numpy.asarray(trace.y, dtype=numpy.float64) for trace in figure.data] or [[0.0]])
-    near = 0.07 * float(numpy.ptp(heights)) if heights.size else 0.0
-    below = None
-    for x, y, text, colour in sorted(ends, key=lambda end: end[1]):
-        lift = 16 if below is not None and y - below[0] <= near else 0
-        lift = lift + below[1] if lift else 0
-        below = (y, lift)
-        figure.add_annotation(
-            x=x, y=y, text=escape(text), xanchor="left", xshift=6, yshift=lift, showarrow=False,
-            font={"color": colour},
-        )  # fmt: skip
-    if ends:
-        figure.update_layout(margin={"r": 24 + 7 * max(len(text) for _, _, text, _ in ends)})

@@ -32,6 +32,7 @@ from paraknow_core.figure_style import (
     neutral,
     paper,
     style,
+    texts_on_scale,
 )
 
 if TYPE_CHECKING:
@@ -259,11 +260,10 @@ def _cell_labels(
 ) -> go.Scatter:  # fmt: skip
     """Write each cell's number on it, light on dark colours and dark on light ones; `span` is that of the colours."""
     low, high = span.get("zmin", min(logs, default=0.0)), span.get("zmax", max(logs, default=0.0))
-    middle = low + 0.5 * (high - low)
     return go.Scatter(
         x=[column for _, column in places], y=[layers[row] for row, _ in places], mode="text", hoverinfo="skip",
         text=[percent(number) if value == "share" else compact(number) for number in numbers],
-        textfont={"size": 11.5, "color": ["#FFFFFF" if log < middle else "#14181B" for log in logs]},
+        textfont={"size": 11.5, "color": texts_on_scale(logs, low, high)},
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ th, td {text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px sol
   overflow-wrap: anywhere; max-width: 28rem;}
 td.n, th.n {text-align: right; white-space: nowrap;}
 code, pre {font-size: .82rem; background: #F2F3F1;} code {padding: 0 .25rem;}
-pre {padding: .6rem .8rem; overflow-x: auto;} .quiet {color: #5F676B;} .caution {color: #C25400;}
+pre {padding: .6rem .8rem; overflow-x: auto;} .quiet {color: #5F676B;} .caution {color: #B04A00;}
 details {margin: .4rem 0;} summary {cursor: pointer;} @media print {details > *:not(summary) {display: block;}}
 """
 

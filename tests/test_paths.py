@@ -144,7 +144,7 @@ def test_last_words_are_written_where_no_new_file_has_room(tmp_path, monkeypatch
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("paraknow_core.paths.tempfile.mkstemp", full)
+    monkeypatch.setattr("paraknow_core.paths.secrets.token_hex", full)
     write_json_anyhow(path, {"state": "failed"})
     assert read_json(path) == {"state": "failed"}
     write_json_anyhow(path, {"state": "failed", "message": "longer than what was there before " * 4})

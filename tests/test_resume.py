@@ -402,7 +402,7 @@ def test_a_disk_with_no_room_for_the_last_words_still_says_failed(spec, place, m
 
     def fill(status) -> None:
         if status.stage == "fine-tuning" and status.done == 2:
-            monkeypatch.setattr("paraknow_core.paths.tempfile.mkstemp", full)
+            monkeypatch.setattr("paraknow_core.paths.secrets.token_hex", full)
             monkeypatch.setattr("paraknow_core.paths.os.write", full)
 
     with pytest.raises(RunError, match="disk: full"):

@@ -26,7 +26,7 @@ CSS = """<style>
   overflow-wrap: anywhere;}
 .pk-answer pre {white-space: pre-wrap; overflow-wrap: anywhere; max-height: 12rem; overflow-y: auto; margin: 0;
   font-family: inherit; font-size: .88rem; background: none; border: 0; padding: 0; color: inherit;}
-.pk-gained {background: #0072B2; color: #fff;} .pk-lost2 {background: #D55E00; color: #fff;}
+.pk-gained {background: #0072B2; color: #fff;} .pk-lost2 {background: #B84E00; color: #fff;}
 .pk-same {border-color: rgba(128,136,140,.6);}
 @media (max-width: 1080px) {.pk-answer > div {grid-template-columns: repeat(2, minmax(0, 1fr));}
   .pk-answer section:nth-child(3) {border-left: 0;}

@@ -90,9 +90,14 @@ def linked(
         more: for the widget.
     """
     kept, key = f"compare.{name}", f"compare.{name}.widget"
-    current = st.query_params.get(name) or st.session_state.get(kept)
+    asked = st.query_params.get(name, "")
+    current = asked or st.session_state.get(kept)
     if current not in options:
         current = default if default in options else options[0]
+        if asked and asked != st.session_state.get(kept):  # not what was there until another choice took it away
+            layout.say_unknown(name, asked, options, current)
+    elif asked:
+        st.session_state[kept] = asked
 
     def store() -> None:
         value = st.session_state[key]

@@ -43,6 +43,7 @@ class Metrics:
         self.behind = False  # there is more to read than one reading takes
         self.stage, self.stage_began = "", 0.0
         self.saved_step: int | None = None
+        self.plan, self.planned = {}, 0.0  # the newest plan, and when it was made
         self._base = 0.0  # seconds of training before this attempt
         self._began: float | None = None  # when this attempt's fine-tuning began; None before its first step
         self._drawn: dict[tuple, tuple] = {}
@@ -51,6 +52,11 @@ class Metrics:
     def steps(self) -> int:
         """How many steps are known."""
         return len(self.columns["step"])
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Changes whenever more has been read: what was drawn of the same version need not be drawn again."""
+        return self.inode, self.offset
 
     def refresh(self, everything: bool = False) -> "Metrics":
         """Read what was appended since the last time, at most `AT_ONCE` bytes unless everything; returns itself."""
@@ -86,6 +92,8 @@ class Metrics:
             self._began = None
         elif kind == "stage":
             self.stage, self.stage_began = str(record.get("stage", "")), _number(record.get("time"))
+        elif kind == "plan":
+            self.plan, self.planned = record.get("plan") or {}, _number(record.get("time"))
         elif kind == "saved" and isinstance(record.get("step"), int):
             self.saved_step = record["step"]
 

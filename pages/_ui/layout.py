@@ -1,6 +1,6 @@
 """The frame around every page: the strip on top, title, and errors as sentences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
@@ -14,6 +14,7 @@ from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import list_runs
 from paraknow_core.spec import RunSpec, parse_yaml
 
+IMPORTED = "import.outcome"  # sentence, and the spec that it made the draft
 CSS = """<style>
 .stMainBlockContainer {max-width: 1440px; padding: 2.9rem 2rem 3rem;}
 [data-testid="stHeader"] {height: 2.6rem; background: transparent;}
@@ -27,8 +28,13 @@ CSS = """<style>
 .pk-queued {border-color: #0072B2;}
 .pk-done {background: rgba(128,136,140,.22);}
 .pk-stopped {background: #6B7377; color: #fff;}
-.pk-failed {background: #D55E00; color: #fff;}
+.pk-failed {background: #B84E00; color: #fff;}
 .pk-lost {border-color: #D55E00; border-style: dashed;}
+/* White on the dark theme's primary colour could not be read, and what can be read beside it is too dark for a text. */
+[data-testid^="stBaseButton-primary"]:not(:disabled), [data-testid="stMultiSelectTagsContainer"] [data-tag] {
+  background: #0072B2; border-color: #0072B2; color: #fff;}
+[data-testid^="stBaseButton-primary"]:not(:disabled):is(:hover, :focus-visible) {background: #00598A;
+  border-color: #00598A; color: #fff;}
 .st-key-rows p, .st-key-rows .stHtml {font-size: .9rem; white-space: nowrap; overflow: hidden;
   text-overflow: ellipsis;}
 .st-key-rows [data-testid="stHorizontalBlock"] {border-bottom: 1px solid rgba(128,136,140,.22); min-height: 2.5rem;}
@@ -44,6 +50,7 @@ CSS = """<style>
 }
 .pk-line {display: flex; flex-wrap: wrap; gap: .3rem .9rem; align-items: center;}
 .pk-line code {font-size: .8rem; overflow-wrap: anywhere;}
+[data-testid="stLayoutWrapper"]:has(> .st-key-history) {display: none;}
 .pk-name {font-weight: 600; overflow-wrap: anywhere;}
 .pk-note {font-size: .9rem; white-space: pre-line; overflow-wrap: anywhere; margin-top: .3rem; padding-left: .7rem;
   border-left: 3px solid rgba(128,136,140,.35);}
@@ -54,6 +61,24 @@ CSS = """<style>
   align-items: center; font-size: .84rem; line-height: 1.1rem;
   content: "A number is out of range (red): correct it, then start";}
 </style>"""
+# Streamlit makes an entry of the browser's history of every change of the address. What a page notes there by itself,
+# and how it is looked at, are no steps: Back leaves the page. Another lesson and other answers are. Nobody's text is
+# ever put into this script.
+HISTORY = """<script type="text/javascript">
+if (!window.pkHistory) {
+  window.pkHistory = true;
+  const push = history.pushState.bind(history), replace = history.replaceState.bind(history);
+  history.pushState = (state, title, url) => {
+    const to = new URL(url ?? "", location.href), here = new URL(location.href);
+    const steps = ["lesson", "generation"].some(
+      name => to.searchParams.has(name) && to.searchParams.get(name) !== here.searchParams.get(name));
+    (to.pathname !== here.pathname || steps ? push : replace)(state, title, url);
+  };
+  // What the first page noted before this script was there has become an entry: go back, and it is noted once more.
+  const opened = new URL(performance.getEntriesByType("navigation")[0].name);
+  if (opened.pathname === location.pathname && opened.search !== location.search) history.back();
+}
+</script>"""
 MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_{}[]()#+-.!|~$<>:&"})
 
 
@@ -65,6 +90,21 @@ def plain(text: object) -> str:
 def say(error: object) -> None:
     """Show a sentence about something the user can mend."""
     st.error(plain(error), icon=":material/error:")
+
+
+def say_unknown(name: str, value: str, known: Iterable[str], shown: str) -> None:
+    """Say that the address asks for something that is not there.
+
+    Args:
+        name, value: of the address's parameter.
+        known: its values that would be.
+        shown: what is shown instead.
+    """
+    names = list(known)
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    say(
+        f"{name} '{shorten(value)}' in the address: not there; known are {', '.join(names[:8])}{more}; shown is {shown}"
+    )
 
 
 def chip(word: str) -> str:
@@ -83,6 +123,8 @@ def page(title: str) -> Iterator[None]:
     """Draw strip and title, then the page's body; what the user can mend in it becomes a sentence."""
     router.require_router()
     st.html(CSS + router.icons())
+    with st.container(key="history"):
+        st.html(HISTORY, unsafe_allow_javascript=True)
     _banner()
     _strip()
     st.title(title, anchor=False)
@@ -91,7 +133,9 @@ def page(title: str) -> Iterator[None]:
         say(problem)
     read = state.changes_read()
     with sentences():
-        presets.take()
+        unknown = presets.take()
+        if unknown:
+            say(unknown)
         yield
     state.show_changes(read)  # one that comes while the page is drawn may not be on it
 
@@ -157,25 +201,48 @@ def _spec_menu() -> None:
     with st.form("import", border=False, enter_to_submit=False):
         st.text_area("Import YAML", key="import.text", height=90, max_chars=200_000,
                      placeholder="Paste a spec, or only the keys that differ from the defaults.")  # fmt: skip
+        _say_import()
         st.form_submit_button("Import", icon=":material/upload:", width="stretch", on_click=_import)
     if st.button("Back to the defaults", icon=":material/restart_alt:", width="stretch",
                  disabled=not state.changed_settings()):  # fmt: skip
-        state.replace_spec(RunSpec())
+        st.session_state.pop(IMPORTED, None)
+        if state.replace_spec(RunSpec()):
+            st.toast("The draft is back at its defaults.", icon=":material/restart_alt:")
         st.rerun()
 
 
 def _import() -> None:
-    """Replace the draft by the pasted spec; a bad one is named and changes nothing."""
-    text = st.session_state.get("import.text", "")
+    """Replace the draft by the pasted spec; a bad one is named and changes nothing. What came of it is kept to say."""
+    text, before = st.session_state.get("import.text", ""), state.draft()
     try:
         if not text.strip():
             raise ParaknowError("Import YAML: nothing was pasted; paste a spec, e.g. from `spec show`")
         spec = parse_yaml(text, where="imported spec")
     except ParaknowError as error:
-        state.tell(error)
+        st.session_state[IMPORTED] = (str(error), None)
         return
-    if state.replace_spec(spec):
-        st.session_state["import.text"] = ""
+    done = state.replace_spec(spec)
+    problem = state.take_problem()
+    if problem or not done:
+        st.session_state[IMPORTED] = (problem or "imported spec: it was refused", None)
+        return
+    st.session_state["import.text"] = ""
+    keys = state.differing(before.model_dump(mode="json"), spec.model_dump(mode="json"))
+    more = f" and {len(keys) - 6} more" if len(keys) > 6 else ""
+    words = f"it changes {', '.join(keys[:6])}{more}" if keys else "it is what the draft was already"
+    st.session_state[IMPORTED] = (f"Imported: {words}.", spec)
+    st.toast(plain("The draft is now the imported spec."), icon=":material/check:")
+
+
+def _say_import() -> None:
+    """Say what came of the last import, where it was pasted: the page's own top lies under this menu."""
+    words, spec = st.session_state.get(IMPORTED, ("", None))
+    if not words:
+        return
+    if spec is None:
+        say(words)
+    elif spec == state.draft():  # nobody has gone on changing it
+        st.success(plain(words), icon=":material/check:")
 
 
 def _strip_text(active: list[tuple[str, str, str, float]]) -> None:
@@ -199,7 +266,7 @@ def _strip_text(active: list[tuple[str, str, str, float]]) -> None:
 def _active() -> list[tuple[str, str, str, float]]:
     active, order = [], queue.read(state.place())
     for run in list_runs(state.place())[:200]:
-        status = run.status()
+        status = reading.status(run)
         if status.active and not queue.never_started(run, order):
             active.append((run.id, status.state, status.stage, status.fraction))
     return active

@@ -75,8 +75,10 @@ def extraction_outcome() -> None:
         return
     try:
         run = reading.run_named(state.place(), name)
-    except RunError:
+    except RunError as error:
         st.session_state.pop(EXTRACTION, None)
+        if name == st.query_params.get("run"):
+            say(error)
         return
     one = reading.facts(run)
     if one.spec is None or one.spec.until != "extraction":

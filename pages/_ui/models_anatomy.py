@@ -26,7 +26,8 @@ table.pk-table {border-collapse: collapse; width: 100%; font-size: .88rem; margi
   border: none; border-bottom: 1px solid rgba(128,136,140,.22); overflow-wrap: anywhere;}
 .pk-table th {font-weight: 600; opacity: .8;} .pk-table td.pk-num, .pk-table th.pk-num {text-align: right;}
 .pk-table .pk-num, .pk-table .pk-word {white-space: nowrap; overflow-wrap: normal; padding-right: 1.1rem;}
-.pk-table tr.pk-other td {font-weight: 600;} .pk-mark {color: #D55E00; font-weight: 700;}
+.pk-table tr.pk-other td {font-weight: 600;}
+.pk-mark {color: light-dark(#B04A00, #F08A3C); font-weight: 700;}
 .pk-scroll {overflow-x: auto;}
 .pk-dot {display: inline-block; width: .62rem; height: .62rem; border-radius: .15rem; margin-right: .4rem;}
 </style>"""

@@ -27,7 +27,7 @@ CSS = """<style>
 .pk-hold {border-radius: .8rem; padding: .02rem .55rem; font-size: .8rem; font-weight: 600; white-space: nowrap;
   border: 1.5px solid rgba(128,136,140,.55);}
 .pk-hold-loaded {background: #0072B2; color: #fff; border-color: transparent;}
-.pk-hold-failed {background: #D55E00; color: #fff; border-color: transparent;}
+.pk-hold-failed {background: #B84E00; color: #fff; border-color: transparent;}
 .pk-hold-loading {border-color: #0072B2; border-style: dashed;}
 .pk-written {white-space: pre-wrap; overflow-wrap: anywhere; font-size: .95rem; line-height: 1.75rem;
   padding: .5rem .6rem; border: 1px solid rgba(128,136,140,.35); border-radius: .35rem; min-height: 5rem;}
@@ -73,7 +73,7 @@ def tokens_html(column: Column, *, live: bool, right: bool) -> str:
         tip = f'<span class="pk-tip">{_tip(token)}</span>' if rich else ""
         title = "" if rich or live else f' title="{escape(_plain_tip(token), quote=True)}"'
         focus = ' tabindex="0"' if rich else ""
-        quiet = ' style="opacity:.6"' if "end_mark" in token else ""
+        quiet = ' style="opacity:.8"' if "end_mark" in token else ""
         shade = css_class(token["p"])
         parts.append(f'<span class="pk-t pk-t{shade}"{focus}{title}{quiet}>{escape(text)}{tip}</span>')
     caret = '<span class="pk-caret">▍</span>' if live else ""
@@ -104,17 +104,24 @@ def _visible(text: str) -> str:
     )
 
 
-def draw(column: Column, orphaned: bool, place: int) -> None:
-    """Draw one answer and a line on how it went."""
+def draw(column: Column, orphaned: bool, place: int, judged: bool = True) -> None:
+    """Draw one answer and a line on how it went.
+
+    Args:
+        column: the answer.
+        orphaned: nothing more will come.
+        place: of the column, from the left.
+        judged: whether the answer was compared with the reference that stands under the prompt.
+    """
     live = not column.end and not orphaned
     if column.error:
         st.error(plain(column.error), icon=":material/error:")
     if column.tokens or live:
         st.html(tokens_html(column, live=live, right=place % 2 == 1))
-    st.caption(plain(_how(column, orphaned)))
+    st.caption(plain(_how(column, orphaned, judged)))
 
 
-def _how(column: Column, orphaned: bool) -> str:
+def _how(column: Column, orphaned: bool, judged: bool) -> str:
     written = sum("end_mark" not in token for token in column.tokens)
     parts = [f"{written} token{'s' if written > 1 else ''}"] if written else []
     if column.per_second:
@@ -126,7 +133,7 @@ def _how(column: Column, orphaned: bool) -> str:
         parts.append(ENDS.get(column.end, column.end))
     elif orphaned and not column.end:
         parts.append("cut off: the process ended")
-    if column.score is not None:
+    if column.score is not None and judged:
         right = {1.0: "✓ matches the reference", 0.0: "✗ differs from the reference"}
         parts.append(right.get(column.score, f"overlap with the reference {percent(column.score)}"))
     return " · ".join(parts) or "waiting for its turn"

@@ -10,11 +10,15 @@ from pages._ui.layout import plain
 from paraknow_core.access import DEMO_LIMITS
 from paraknow_core.demo.tasks import TASKS, examples
 from paraknow_core.display import shorten
+from paraknow_core.playground import Generation
 from paraknow_core.playground.protocol import MAX_NEW_TOKENS, MAX_PROMPT, Asked, Slot, Turn
 
 PROMPT = "playground.prompt"
 EXAMPLE = "playground.example"
 TASK = "playground.task"  # the task that the kept example belongs to
+TAKEN = "playground.taken"  # task and number of the example that the prompt was last filled with
+TEMPLATE = "playground.template"
+ANSWERED = "playground.answered"  # id of the answers whose prompt the fields were last filled with
 TEMPLATES = {
     "task": "as the task renders it",
     "none": "raw: the text as it is",
@@ -80,7 +84,7 @@ def fields(found: Material) -> dict[str, Any]:
             st.caption(plain(shorten(words, 400)))
     with right:
         template = state.kept(
-            st.selectbox, "Template", "playground.template", "task", options=list(TEMPLATES),
+            st.selectbox, "Template", TEMPLATE, "task", options=list(TEMPLATES),
             format_func=lambda key: TEMPLATES[key] + (f" ({found.template})" if key == "task" else ""),
             help="What is put around the prompt. Models that were trained with a template answer badly without it. "
             "What each model is really given is shown under its answer.",
@@ -105,14 +109,19 @@ def _example(found: Material) -> dict[str, Any] | None:
         help="No model was trained on the test split. Type to search.",
     )  # fmt: skip
     example = found.examples[number]
-    if st.session_state.get("playground.taken") != (task, number):
-        st.session_state["playground.taken"] = (task, number)
+    if st.session_state.get(TAKEN) != (task, number):
+        st.session_state[TAKEN] = (task, number)
         st.session_state[PROMPT] = question(example)
     return example
 
 
+def most_tokens() -> int:
+    """Return how many new tokens may be asked for here."""
+    return DEMO_LIMITS["new_tokens"] if state.access().demo else MAX_NEW_TOKENS
+
+
 def _chance(found: Material) -> dict[str, Any]:
-    most = DEMO_LIMITS["new_tokens"] if state.access().demo else MAX_NEW_TOKENS
+    most = most_tokens()
     a, b = st.columns(2, vertical_alignment="bottom")
     with a:
         longest = state.kept(
@@ -139,6 +148,44 @@ def _chance(found: Material) -> dict[str, Any]:
         seed = state.kept(st.number_input, "Seed", "playground.seed", 0, min_value=0, max_value=2**32 - 1,
                     help="The same seed gives the same answer on the same machine.")  # fmt: skip
     return {"max_new_tokens": longest, "temperature": temperature, "top_p": top_p, "seed": seed}
+
+
+def take(found: Material, made: Generation | None) -> None:
+    """Fill the fields with the prompt of the answers that the address names, once: a link shows both or neither."""
+    if made is not None and st.session_state.get(ANSWERED) != made.id:
+        fill(found, made)
+
+
+def fill(found: Material, made: Generation) -> None:
+    """Fill the fields with the prompt of these answers, and how the next token was chosen."""
+    asked, task = made.asked, state.draft().task.source
+    text = "\n\n".join(turn.content for turn in asked.turns)
+    same = [n for n, one in enumerate(found.examples) if question(one) == text]
+    number = next((n for n in same if found.examples[n]["reference"] == asked.reference), next(iter(same), None))
+    st.session_state.update({
+        ANSWERED: made.id, PROMPT: text, TASK: task, "playground.new_tokens": min(asked.max_new_tokens, most_tokens()),
+        TEMPLATE: "task" if asked.template == found.template else asked.template,
+        "playground.how": "sampled" if asked.temperature else "greedy",
+    })  # fmt: skip
+    if asked.temperature:
+        st.session_state.update({"playground.temperature": max(0.05, asked.temperature), "playground.seed": asked.seed,
+                                 "playground.top_p": max(0.01, asked.top_p)})  # fmt: skip
+    if number is None:
+        number = max(0, min(st.session_state.get(EXAMPLE, 0), len(found.examples) - 1))
+    st.session_state[EXAMPLE], st.session_state[TAKEN] = number, (task, number)
+
+
+def is_answered(found: Material, given: dict[str, Any], made: Generation) -> bool:
+    """Tell whether these are answers to the prompt that the fields hold, in its template."""
+    example = given["example"]
+    text = question(example) if example else given["text"]
+    template = found.template if given["template"] == "task" else given["template"]
+    return "\n\n".join(turn.content for turn in made.asked.turns) == text and made.asked.template == template
+
+
+def is_judged(given: dict[str, Any], made: Generation) -> bool:
+    """Tell whether the answers were compared with the reference that the fields show."""
+    return made.asked.reference == (given["example"]["reference"] if given["example"] else None)
 
 
 def request(found: Material, given: dict[str, Any], slots: list[Slot]) -> Asked:

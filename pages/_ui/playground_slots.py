@@ -15,6 +15,7 @@ from paraknow_core.playground import Holding, Slot
 from paraknow_core.playground.protocol import same_wish, service
 
 COLUMNS = 4
+PAIRED = 24  # newest runs of a kind among which the two that differ least are looked for
 NOBODY = ""
 CHOSEN = "playground.slots"
 OWNED = "playground.loaded"  # keys that were loaded when this window was last drawn
@@ -101,31 +102,56 @@ def _remember(place: int, widget: str) -> None:
 def _starting(known: dict[str, Choice]) -> list[str]:
     """Return the columns' choices: kept ones, else teacher, student, a default LoRA and the transfer it belongs to.
 
-    The transfer is the address's run, else the newest; the default LoRA is the newest of those that differ least.
+    One of the last two is the address's run; otherwise they are the newest two that differ least from one another.
     """
     linked = _run_in_link()
     named = next((k for k, one in known.items() if linked and one.slot.run == linked), None)
     kept = st.session_state.get(CHOSEN)
     if kept is None:
-        draft = state.draft()
-        fits = [k for k, one in known.items() if one.slot.run and one.slot.source == draft.student.source]
-        runs = fits or [k for k, one in known.items() if one.slot.run]
-        controls = [k for k in known if known[k].arm == "default_lora" and (k in runs or named)]
-        others = [k for k in runs if k not in controls]
-        method = next((k for k in others if known[k].arm == "seeking"), next(iter([*others, *controls[1:]]), NOBODY))
-        method = named if named and named not in controls else method
-        default = min(controls, key=lambda k: _distance(known[k], known.get(method)), default=NOBODY)
+        default, method = _pair(known, named)
         kept = [*list(known)[:2], default, method]
         kept = (kept + [NOBODY] * COLUMNS)[:COLUMNS]
     if named is not None and st.session_state.get("playground.linked") != named:
-        kept = kept if named in kept else [*kept[: COLUMNS - 1], named]
+        kept = kept if named in kept else _with_linked(known, kept, named)
         st.session_state["playground.linked"] = named  # once: afterwards the column can be changed
     return kept
 
 
-def _distance(control: Choice, transfer: Choice | None) -> tuple[bool, bool, bool]:
+def _with_linked(known: dict[str, Choice], kept: list[str], named: str) -> list[str]:
+    """Return the columns with the address's run in the last; a default LoRA beside it becomes the one it belongs to."""
+    beside = kept[COLUMNS - 2]
+    if beside == NOBODY or (beside in known and known[beside].arm == "default_lora"):
+        pair = _pair(known, named)
+        beside = next((key for key in pair if key not in (named, NOBODY)), beside)
+    return [*kept[: COLUMNS - 2], beside, named]
+
+
+def _pair(known: dict[str, Choice], named: str | None) -> tuple[str, str]:
+    """Return a default LoRA and a transfer to start with: the two that differ least, in their seeds, too.
+
+    Args:
+        known: everybody, runs newest first.
+        named: the run of the address; it is one of the two.
+    """
+    runs = [key for key, one in known.items() if one.slot.run]
+    source = known[named].slot.source if named else state.draft().student.source
+    fits = [key for key in runs if known[key].slot.source == source] or runs
+    pool = list(dict.fromkeys([named, *fits] if named else fits))
+    controls = [key for key in pool if known[key].arm == "default_lora"]
+    others = [key for key in pool if key not in controls]
+    methods = [key for key in others if known[key].arm == "seeking"] or others
+    if named is not None:
+        controls, methods = ([named], methods) if named in controls else (controls, [named])
+    if not methods and len(controls) > 1:
+        return controls[0], controls[1]
+    pairs = ((control, method) for method in methods[:PAIRED] for control in controls[:PAIRED])
+    nearest = min(pairs, key=lambda pair: _distance(known[pair[0]], known[pair[1]]), default=None)
+    return nearest or (next(iter(controls), NOBODY), next(iter(methods), NOBODY))
+
+
+def _distance(control: Choice, transfer: Choice) -> tuple[bool, bool, bool]:
     """Tell in what a control differs from a transfer: anything but the method, model or task, the seed."""
-    if transfer is None or not transfer.facts or not control.facts:
+    if not transfer.facts or not control.facts:
         return (False, False, False)
     one, other = transfer.facts, control.facts
     asked = reading.question(one.spec) != reading.question(other.spec)

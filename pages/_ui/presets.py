@@ -3,24 +3,28 @@
 import streamlit as st
 
 from pages._ui import state
+from paraknow_core.display import shorten
 from paraknow_core.lessons import PRESETS, Preset
 
 PARAMETER = "preset"
 
 
-def take() -> None:
-    """Put the draft of the address's preset in place; where the draft has changes of its own, ask first."""
+def take() -> str:
+    """Put the draft of the address's preset in place; where the draft has changes of its own, ask first.
+
+    Returns:
+        A sentence where there is no such preset, else nothing.
+    """
     name = st.query_params.get(PARAMETER, "")
     if not name:
-        return
+        return ""
     preset = PRESETS.get(name)
     if preset is None:
-        del st.query_params[PARAMETER]
-        state.tell(f"preset '{name[:40]}': there is no preset of this name; the lessons link to those there are")
-        return
+        return (f"preset '{shorten(name)}': there is none of this name; known are {', '.join(PRESETS)}; the lessons "
+                "link to them")  # fmt: skip
     if _may_replace(preset):
         _put(preset)
-        return
+        return ""
     with st.container(border=True):
         st.markdown(f"**{preset.label}**: this link brings settings of its own and replaces those of your draft.")
         with st.container(horizontal=True):
@@ -29,6 +33,7 @@ def take() -> None:
             if st.button("Keep my draft", key="preset.no"):
                 del st.query_params[PARAMETER]
                 st.rerun()
+    return ""
 
 
 def _may_replace(preset: Preset) -> bool:

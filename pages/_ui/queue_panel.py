@@ -5,7 +5,7 @@ from html import escape
 
 import streamlit as st
 
-from pages._ui import state, widgets
+from pages._ui import reading, state, widgets
 from pages._ui.layout import chip, plain
 from pages._ui.reading import Facts, facts
 from pages._ui.reading import titles as titles_of
@@ -55,7 +55,8 @@ def _rows() -> tuple[list[RunFolder], list[RunFolder]]:
     order = queue.read(place)
     waiting = [queue.run_of(place, name) for name in order.waiting]
     known = set(order.waiting)
-    working = [run for run in list_runs(place)[:200] if run.id not in known and run.status().active and _begun(run)]
+    others = (run for run in list_runs(place)[:200] if run.id not in known)
+    working = [run for run in others if reading.status(run).active and _begun(run)]
     return working[::-1], waiting
 
 

@@ -16,11 +16,13 @@ from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.labels import Label
 from paraknow_core.paths import Workspace, contained, file_stamp
-from paraknow_core.runs import ACTIVE, LISTED, RunFolder, find_run, list_runs
+from paraknow_core.runs import ACTIVE, LISTED, RunFolder, Status, find_run, list_runs
 from paraknow_core.sensitivity_store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
 
 MAX_ID = 200
+MOST_ENDED = 5000
+_ended: dict[str, tuple[tuple[int, int], Status]] = {}  # what ended runs say, by folder, for all windows
 CHOOSE = "choose one from the list on Start"
 
 
@@ -57,6 +59,20 @@ class Facts:
     @property
     def task(self) -> str:
         return "" if self.spec is None else task_label(self.spec.task.source, 32)
+
+
+def status(run: RunFolder) -> Status:
+    """Read the state of a run, once only after it has ended: lists look at hundreds of them every other second."""
+    stamp = file_stamp(run.file("status.json"))
+    known = _ended.get(str(run.path))
+    if known is not None and known[0] == stamp:
+        return known[1]
+    found = run.status()
+    if found.state in ("done", "failed", "stopped") and stamp == file_stamp(run.file("status.json")):
+        if len(_ended) >= MOST_ENDED:
+            _ended.clear()
+        _ended[str(run.path)] = (stamp, found)
+    return found
 
 
 def facts(run: RunFolder) -> Facts:

@@ -12,7 +12,7 @@ from pages._ui.sensitivity_matrix import matrix, picker
 from pages._ui.sensitivity_read import Saved, compared, label, names_of, of_student, opened, same_question
 from paraknow_core.agreement import Agreement, Correlation, top_overlap
 from paraknow_core.charts import sensitivity as charts
-from paraknow_core.display import NOT_MEASURED, distinct, source_label
+from paraknow_core.display import NOT_MEASURED, distinct, shorten, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import RunFolder
 from paraknow_core.spec import GROUP_OF_ROLE
@@ -26,10 +26,15 @@ List = list[tuple[RunFolder, Facts]]
 def choose_other(cell, run: RunFolder, everything: List) -> tuple[RunFolder, Facts] | None:  # noqa: ANN001
     """Draw the choice of a second sensitivity, kept in the address, and return it."""
     others = {other.id: (other, one) for other, one in everything if other.id != run.id}
-    named = st.query_params.get("with") or st.session_state.get(WITH, "")
+    asked = st.query_params.get("with", "")
+    named = asked or st.session_state.get(WITH, "")
+    if asked and asked not in (*others, run.id, st.session_state.get(WITH)):
+        layout.say(f"run '{shorten(asked)}': no saved sensitivity of this id to compare with; choose one under Compare "
+                   "with")  # fmt: skip
+    else:
+        _into_address(named if named in others else "")
     named = named if named in others else ""
     st.session_state[WITH] = st.session_state[f"{WITH}.widget"] = named
-    _into_address(named)
     labels = distinct({other_id: label(one) for other_id, (_, one) in others.items()})
     cell.selectbox(
         "Compare with", ["", *others], key=f"{WITH}.widget",

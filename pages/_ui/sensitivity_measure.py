@@ -7,6 +7,7 @@ import streamlit as st
 
 from pages._ui import layout, state, widgets
 from pages._ui.asking import answered, fit_problem, seeds_problem
+from pages._ui.curves import metrics_of
 from pages._ui.models_estimate import asked_now
 from pages._ui.sensitivity_read import Saved
 from paraknow_core.display import counted, duration, memory, significant, source_label
@@ -130,11 +131,9 @@ def progress(run: RunFolder) -> None:
 
 def _plan(run: RunFolder) -> tuple[dict[str, Any], float | None]:
     """Return what was planned, and the seconds still to go as the progress since then says."""
-    status, plan, since = run.status(), {}, 0.0
-    for event in run.events():
-        if event.get("event") == "plan":
-            plan, since = event.get("plan") or {}, float(event.get("time", 0.0))
-    if status.stage != "sensitivity" or not since:
+    status, known = run.status(), metrics_of(run)
+    plan, since = known.plan, known.planned
+    if status.stage != "sensitivity" or not since > 0:
         return plan, None
     if not 0 < status.done < status.total:
         seconds = _need(plan).get("seconds")

@@ -30,7 +30,7 @@ CSS = """<style>
 .pk-cut {background: rgba(213,94,0,.16); border-bottom: 2px dashed #D55E00 !important; text-decoration: line-through;}
 .pk-special {font-family: monospace; font-size: .8rem; outline: 1px solid rgba(128,136,140,.75); outline-offset: -1px;
   padding: .12rem .25rem !important;}
-.pk-line-end {opacity: .55;}
+.pk-line-end {opacity: .8;}
 .pk-legend {display: flex; flex-wrap: wrap; gap: .3rem .8rem; font-size: .84rem; align-items: center;}
 .pk-sizes {display: flex; flex-wrap: wrap; gap: .3rem 1.8rem; align-items: baseline;}
 .pk-sizes b {font-size: 1.25rem; font-weight: 600; margin-right: .3rem;}

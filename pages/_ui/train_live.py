@@ -1,8 +1,10 @@
 """A run while it trains and afterwards: where it is, its curves beside its siblings', and what can be done with it."""
 
+from collections.abc import Callable
 from html import escape
 from itertools import islice
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from pages._ui import curves, labelling, layout, reading, state, widgets
@@ -201,22 +203,41 @@ def _charts(shown: list[tuple[RunFolder, Facts]], names: dict[str, str], axis: s
     dark = layout.is_dark()
     about = f"{names[run.id]}; {one.pair}, {one.task}" if len(shown) == 1 else f"{one.pair}, {one.task}"
     drawn = "pale: as measured; " if smoothing else ""
+    words = f"{about}; {drawn}dashed: validation"
+    now = tuple(
+        (str(r.path), curves.metrics_of(r).version, names[r.id], o.spec.method if o.spec else "") for r, o in shown
+    )  # fmt: skip
     st.plotly_chart(
-        charts.loss(
-            lines(shown, names, "loss", axis, smoothing, True), axis, "Loss on answers",
-            f"{about}; {drawn}dashed: validation", dark=dark,
+        _drawn(
+            ("loss", axis, smoothing, dark, words, now),
+            lambda: charts.loss(lines(shown, names, "loss", axis, smoothing, True), axis, "Loss on answers", words,
+                                dark=dark),
         ),
         theme=None, config=PLOT, key=f"loss:{run.id}",
         alt=f"Curves: training and validation loss of {', '.join(names[other.id] for other, _ in shown)}",
     )  # fmt: skip
     row = st.container(key="stack-fields-small").columns(len(charts.SMALL))
     for box, column in zip(row, charts.SMALL, strict=True):
-        found = lines(shown, names, column, axis, 0.0 if column == "learning_rate" else smoothing)
-        if found:
+        weight = 0.0 if column == "learning_rate" else smoothing
+
+        def draw(column: str = column, weight: float = weight) -> go.Figure | None:
+            found = lines(shown, names, column, axis, weight)
+            return charts.metric(found, column, axis, dark=dark) if found else None
+
+        figure = _drawn((column, axis, weight, dark, "", now), draw)
+        if figure is not None:
             box.plotly_chart(
-                charts.metric(found, column, axis, dark=dark), theme=None, config=PLOT, key=f"{column}:{run.id}",
+                figure, theme=None, config=PLOT, key=f"{column}:{run.id}",
                 alt=f"Curves: {charts.SMALL[column][0].lower()}",
             )  # fmt: skip
+
+
+# Plotly takes a tenth of a second for the five pictures: windows that watch the same run share them, and none is made
+# again before the run has written more. Nobody changes what comes out.
+@st.cache_resource(max_entries=60, show_spinner=False)
+def _drawn(key: tuple, _draw: Callable[[], go.Figure | None]) -> go.Figure | None:
+    del key
+    return _draw()
 
 
 def manage(run: RunFolder, one: Facts) -> None:

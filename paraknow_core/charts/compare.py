@@ -9,7 +9,18 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import SHARE, arm_of, compact, percent, scaled_score, score_text, shorten, significant
-from paraknow_core.figure_style import COLORBAR, blank, ink, log_scale, neutral, paper, points, thin
+from paraknow_core.figure_style import (
+    COLORBAR,
+    blank,
+    ink,
+    log_scale,
+    mixed,
+    neutral,
+    paper,
+    points,
+    texts_on_scale,
+    thin,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -39,7 +50,7 @@ def look_of(method: str, variant: int, dark: bool) -> Look:
         method: gives the colour, as everywhere.
         variant: 0 for the first arm of the method, 1 for the next one; each is mixed a little further with the ink.
     """
-    colour = _mixed(arm_of(method).shade(dark), ink(dark), min(0.6, 0.28 * variant))
+    colour = mixed(arm_of(method).shade(dark), ink(dark), min(0.6, 0.28 * variant))
     return Look(colour, SYMBOLS[variant % len(SYMBOLS)], DASHES[variant % len(DASHES)])
 
 
@@ -207,12 +218,30 @@ def module_map(
         z=shown, x=list(range(len(roles))), y=layers, xgap=2, ygap=2, customdata=names,
         text=text, hovertemplate="<b>%{customdata}</b><br>%{text}<extra></extra>",
         colorbar={**COLORBAR, **bar.pop("ticks", {}), "title": {"text": words, "side": "right", "font": {"size": 13}}},
-        **bar, texttemplate="%{text}" if len(layers) <= 16 else None, textfont={"size": 11.5},
+        **bar,
     ))  # fmt: skip
+    if len(layers) <= 16:
+        figure.add_trace(_cell_texts(shown, text, layers, bar, dark))
     figure.update_xaxes(title_text="module", tickvals=list(range(len(roles))), ticktext=roles, showgrid=False)
     step = max(1, len(layers) // 20)
     figure.update_yaxes(title_text="layer", tickvals=layers[::step], showgrid=False)
     return figure
+
+
+def _cell_texts(
+    shown: numpy.ndarray, text: numpy.ndarray, layers: Sequence[int], bar: Mapping[str, Any], dark: bool
+) -> go.Scatter:
+    """Write each cell's value on it, in white or black, whichever can be read; on the page where there is none."""
+    places = list(numpy.ndindex(*shown.shape))
+    known = [float(shown[place]) for place in places if numpy.isfinite(shown[place])]
+    low, high = bar.get("zmin", min(known, default=0.0)), bar.get("zmax", max(known, default=1.0))
+    colours = iter(texts_on_scale(known, low, high, bar["colorscale"]))
+    return go.Scatter(
+        x=[column for _, column in places], y=[layers[row] for row, _ in places], mode="text", hoverinfo="skip",
+        text=[text[place] for place in places],
+        textfont={"size": 11.5, "color": [next(colours) if numpy.isfinite(shown[place]) else ink(dark)
+                                          for place in places]},
+    )  # fmt: skip
 
 
 def _coloured(
@@ -328,9 +357,3 @@ def _score_hover(row: Mapping[str, Any]) -> str:
 def _signed(value: float, unit: str | None) -> str:
     value += 0.0 if abs(value) >= 0.05 or unit != SHARE else -value  # never a minus before 0.0
     return f"{value:+.1f}" if unit == SHARE else f"{'+' if value >= 0 else '-'}{significant(abs(value))}"
-
-
-def _mixed(colour: str, other: str, part: float) -> str:
-    """Return a colour with a part of another mixed into it."""
-    ends = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in (colour, other)]
-    return "#" + "".join(f"{round(a + part * (b - a)):02X}" for a, b in zip(*ends, strict=True))

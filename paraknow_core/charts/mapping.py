@@ -7,7 +7,7 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import percent, significant
-from paraknow_core.figure_style import BLUE, HIGHLIGHT, binned, blank, ink, neutral, paper
+from paraknow_core.figure_style import BLUE, HIGHLIGHT, binned, blank, ink, neutral, paper, readable, text_on
 from paraknow_core.figures import matrix_map
 
 PICTURE = 330  # pixels
@@ -60,7 +60,7 @@ def layer_links(
         figure.add_annotation(x=x, y=tallest + 0.1, text=f"<b>{text}</b>", showarrow=False)
     if scores:
         figure.add_annotation(x=-0.17, y=tallest + 0.1, text="S of the layer", showarrow=False, xanchor="right",
-                              font={"color": neutral(dark)})  # fmt: skip
+                              font={"color": readable(neutral(dark), dark)})  # fmt: skip
     return figure
 
 
@@ -109,8 +109,9 @@ def _nodes(
                                                      for i in range(size)]}},
             text=[str(i) if i % step == 0 else "" for i in range(size)],
             textposition="middle center" if size <= 40 else "middle left" if side == "teacher" else "middle right",
-            textfont={"size": 12, "color": ["#FFFFFF" if size <= 40 and (linked[i] or lit[i]) else ink(dark)
-                                            for i in range(size)]},
+            textfont={"size": 12, "color": [
+                text_on(HIGHLIGHT if lit[i] else BLUE) if size <= 40 and (linked[i] or lit[i]) else ink(dark)
+                for i in range(size)]},
         ))  # fmt: skip
 
 

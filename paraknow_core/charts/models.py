@@ -7,7 +7,7 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import GROUP_COLOURS, count, percent
-from paraknow_core.figure_style import BLUE, HIGHLIGHT, blank, ink, neutral, paper
+from paraknow_core.figure_style import BLUE, HIGHLIGHT, blank, ink, neutral, paper, readable, text_on
 
 LETTER_SHARE = 0.019  # of the longest bar that a letter takes: names of narrower parts are on hover only
 MOST_BINS = 60
@@ -36,7 +36,7 @@ def parameter_bars(
                 legendgroup=part["group"], showlegend=part["group"] not in seen,
                 marker={"color": GROUP_COLOURS[part["group"]], "line": {"color": paper(dark), "width": 1.5}},
                 text=part["role"] if wide else None, textposition="inside", insidetextanchor="middle", textangle=0,
-                textfont={"color": "#FFFFFF", "size": 12}, constraintext="none",
+                textfont={"color": text_on(GROUP_COLOURS[part["group"]]), "size": 12}, constraintext="none",
                 hovertemplate=f"{label.replace('<br>', ' ')}: {part['role']} ({part['group']})<br>"
                 f"{count(part['parameters'])} in {part['modules']:,}, "
                 f"{percent(part['parameters'] / totals[label])} of the model<extra></extra>",
@@ -94,7 +94,8 @@ def length_histogram(
     figure.add_annotation(
         x=limit + 0.5 if near else 1, xref="x" if near else "paper", y=1, yref="paper", yanchor="bottom",
         xanchor="center" if near and limit < 0.85 * high else "right", showarrow=False,
-        text=f"limit {limit:,}" if near else f"limit {limit:,} →", font={"color": ink(dark) if near else neutral(dark)},
+        text=f"limit {limit:,}" if near else f"limit {limit:,} →",
+        font={"color": ink(dark) if near else readable(neutral(dark), dark)},
     )  # fmt: skip
     return figure
 

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from paraknow_core.agreement import Agreement
 from paraknow_core.display import GROUP_COLOURS, percent, significant
-from paraknow_core.figure_style import BLUE, COLORBAR, HIGHLIGHT, blank, ink, neutral
+from paraknow_core.figure_style import BLUE, COLORBAR, HIGHLIGHT, blank, ink, neutral, readable, texts_on_scale
 from paraknow_core.figures import MOST_LABELLED, TALL
 
 DIVERGING = [[0.0, "#005A8E"], [0.25, "#6FB0D8"], [0.5, "#F6F6F3"], [0.75, "#F0A671"], [1.0, "#B34A00"]]
@@ -174,9 +174,10 @@ def top_overlap_curve(
         figure.add_trace(go.Scatter(x=[kept], y=[shares[kept - 1]], mode="markers", hoverinfo="skip", marker={
             "size": 14, "symbol": "circle-open", "color": HIGHLIGHT, "line": {"width": 2.5}}))  # fmt: skip
         figure.add_annotation(x=kept, y=shares[kept - 1], text="the draft keeps so many", showarrow=False, yshift=-18,
-                              xanchor="right" if kept > 0.7 * n else "center", font={"color": HIGHLIGHT})  # fmt: skip
+                              xanchor="right" if kept > 0.7 * n else "center",
+                              font={"color": readable(HIGHLIGHT, dark)})  # fmt: skip
     figure.add_annotation(x=counts[n // 3], y=chance[n // 3], text="chance", showarrow=False, yshift=-12, xshift=18,
-                          font={"color": neutral(dark)})  # fmt: skip
+                          font={"color": readable(neutral(dark), dark)})  # fmt: skip
     figure.update_xaxes(title_text="k, number of layers", dtick=max(1, n // 12), showgrid=False)
     figure.update_yaxes(title_text="common among the top k [%]", range=[-4, 108], tickvals=[0, 25, 50, 75, 100])
     return figure
@@ -212,7 +213,7 @@ def stability_curve(
         x, y, name, colour = end
         shift = (8 if end is upper else -8) if close else 0
         figure.add_annotation(x=numpy.log10(x), y=y, text=name, showarrow=False, xanchor="right", xshift=-8,
-                              yshift=shift, font={"color": colour})  # fmt: skip
+                              yshift=shift, font={"color": readable(colour, dark)})  # fmt: skip
     ticks = _ticks_apart(samples)
     figure.update_xaxes(title_text="seed samples", type="log", tickvals=ticks, ticktext=[f"{n:,}" for n in ticks],
                         range=[numpy.log10(samples[0]) - 0.22, numpy.log10(samples[-1]) + 0.08])  # fmt: skip
@@ -235,8 +236,8 @@ def _difference_labels(cells: numpy.ndarray, kind: str, limit: float) -> go.Scat
     return go.Scatter(
         x=[column for _, column in places], y=[row for row, _ in places], mode="text", hoverinfo="skip",
         text=[_difference_text(cells[place], kind) for place in places],
-        textfont={"size": 11.5, "color": ["#FFFFFF" if abs(cells[place]) > 0.72 * limit else "#14181B"
-                                          for place in places]},
+        textfont={"size": 11.5,
+                  "color": texts_on_scale([float(cells[place]) for place in places], -limit, limit, DIVERGING)},
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import arm_of, duration, memory
-from paraknow_core.figure_style import MAX_POINTS, blank, ink, thin
+from paraknow_core.figure_style import MAX_POINTS, blank, readable, thin
 
 Points = tuple[numpy.ndarray, numpy.ndarray]
 AXES = {"step": "optimiser step", "epoch": "epoch", "elapsed": "training time"}
@@ -155,7 +155,7 @@ def _label(figure: go.Figure, ends: list[tuple[Points, str, Line]], dark: bool) 
         figure.add_annotation(
             x=float(points[0][-1]), y=float(points[1][-1]), text=escape(text), xanchor="left", xshift=6,
             yshift=place - float(points[1][-1]) * pixels, showarrow=False,
-            font={"color": ink(dark) if dark else arm_of(line.arm).shade(dark)},
+            font={"color": readable(arm_of(line.arm).shade(dark), dark)},
         )  # fmt: skip
     if ends:
         figure.update_layout(margin={"r": 24 + 7 * max(len(text) for _, text, _ in ends)})

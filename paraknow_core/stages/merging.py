@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paraknow_core.disk import disk_trouble
 from paraknow_core.errors import ModelError, NumericError, RunError
 from paraknow_core.models.anatomy import Anatomy, LogicalModule, parameter_headers, read_anatomy
 from paraknow_core.models.fingerprint import TOKENIZER_FILES
@@ -24,7 +25,6 @@ from paraknow_core.stages.cards import CARD, merged_card
 from paraknow_core.stages.context import Context
 from paraknow_core.stages.injection import hosts, row_index, take_off_
 from paraknow_core.stages.saved_adapter import trained_factors
-from paraknow_core.stages.work_folder import FULL_DISK
 from paraknow_core.tensor_file import file_bytes, write_in_order
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def write_merged(
             read_anatomy(ModelSource(f"{student.source.label}, merged", "local", building))  # it can be used here too
             files = sorted(str(path.relative_to(building)) for path in building.rglob("*") if path.is_file())
     except OSError as error:
-        if error.errno not in FULL_DISK:
+        if disk_trouble(error) is None:
             raise
         raise _no_room(out, total) from None
     if not all((out / name).exists() for name in files):
@@ -240,7 +240,7 @@ def _copy(file: Path, target: Path, label: str) -> None:
     try:
         shutil.copyfile(file, target)  # follows the links of a hub's cache
     except OSError as error:
-        if error.errno in FULL_DISK:
+        if disk_trouble(error):
             raise
         raise ModelError(f"{label}: {file.name} cannot be read ({error.strerror}); check its rights") from None
 

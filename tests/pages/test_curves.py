@@ -70,6 +70,18 @@ def test_a_torn_line_counts_when_it_is_whole_and_rubbish_never(path):
     assert known(metrics, "loss") == [2.5]
 
 
+def test_the_plan_is_read_on_and_the_version_changes_with_every_reading(path):
+    metrics = Metrics(path)
+    assert (metrics.plan, metrics.planned) == ({}, 0.0)
+    write(path, {"event": "plan", "time": 7.0, "plan": {"way": "resident"}})
+    before = metrics.refresh().version
+    assert (metrics.plan, metrics.planned) == ({"way": "resident"}, 7.0)
+    assert metrics.refresh().version == before
+    write(path, {"event": "plan", "time": 9.0, "plan": {"way": "streamed"}}, step(1))
+    assert metrics.refresh().version != before
+    assert (metrics.plan, metrics.planned) == ({"way": "streamed"}, 9.0)
+
+
 def test_a_replaced_or_removed_file_is_read_anew(path):
     metrics = Metrics(path)
     write(path, step(1), step(2), step(3))

@@ -249,6 +249,77 @@ def test_an_answer_whose_process_is_gone_is_said_to_be_cut_off_and_a_new_one_can
     assert not [b for b in app.button if b.label == "Stop"]
 
 
+def test_answers_are_not_shown_under_another_prompt(place, open_app, living):
+    slot = Slot(source="bundled:teacher")
+    hold(place, slot)
+    app = open_with(open_app, place, answer(place, slot, TOKEN, END))
+    assert prompt(app).value == "3 + 4?"  # a link brings the prompt along
+    assert "matches the reference" in words(app)
+    prompt(app).set_value("5 + 4?").run()
+    assert "matches the reference" not in words(app)
+    assert 'data-testid="answer"' not in words(app)
+    assert "The answers to «3 + 4?» (template tulu) are not shown" in words(app)
+    button(app, "Back to that prompt").click().run()
+    assert prompt(app).value == "3 + 4?"
+    assert 'data-testid="answer"' in words(app)
+    select(app, "Template").set_value("plain").run()
+    assert 'data-testid="answer"' not in words(app)
+    select(app, "Template").set_value("tulu").run()
+    assert 'data-testid="answer"' in words(app)
+    select(app, next(s.label for s in app.selectbox if s.label.startswith("Example of"))).set_value(3).run()
+    assert 'data-testid="answer"' not in words(app)
+    assert not app.exception
+
+
+def test_a_verdict_belongs_to_the_reference_under_the_prompt(place, open_app, living):
+    slot = Slot(source="bundled:teacher")
+    hold(place, slot)
+    name = answer(place, slot, TOKEN, END)
+    file = protocol.folder(place) / "generations" / name / "request.json"
+    request = protocol.generation(place, name).asked.model_copy(update={"reference": "#### 7", "temperature": 0.7})
+    write_json(file, request.model_dump(mode="json"))
+    app = open_with(open_app, place, name)
+    assert 'data-testid="answer"' in words(app)
+    assert "there is no reference answer" in words(app)  # of another task than the draft's
+    assert "matches the reference" not in words(app)
+    assert select(app, "Next token").value == "sampled"
+
+
+def test_generating_again_keeps_what_the_fields_say(place, open_app, living):
+    hold(place, Slot(source="bundled:teacher"))
+    app = open_app("playground")
+    prompt(app).set_value("one").run()
+    button(app, "Generate").click().run()
+    first = app.query_params["generation"]
+    prompt(app).set_value("two").run()
+    assert prompt(app).value == "two"
+    assert "The answers to «one»" in words(app)
+    app.query_params["generation"] = answer(place, Slot(source="bundled:teacher"), TOKEN, END)
+    app.run()
+    assert prompt(app).value == "3 + 4?"  # the browser's Back and a pasted link: the fields follow the answers
+    assert first
+
+
+@pytest.mark.parametrize("linked", [None, 3, 1])
+def test_default_lora_and_transfer_begin_with_one_seed(place, open_app, linked):
+    runs = [
+        fabricate.run(place, "done", {"method": method, "seed": seed})
+        for method, seed in (("default_lora", 0), ("default_lora", 1), ("seeking", 0), ("seeking", 1), ("seeking", 2))
+    ]
+    for number, run in enumerate(runs):
+        run.file("adapter").mkdir()
+        run.path.rename(place.runs / f"20260101-00000{number}-a{number}a{number}")
+    names = sorted(path.name for path in place.runs.iterdir())
+    app = open_app("playground", names[linked] if linked is not None else None)
+    label = lambda column: select(app, f"Column {column}").value  # noqa: E731
+    keys = {Slot(source="bundled:stranger", run=name).key: name for name in names}
+    assert [keys[label(3)], keys[label(4)]] == [names[1], names[3]]
+    if linked is None:  # a link to another run brings its control along
+        app.query_params["run"] = names[2]
+        app.run()
+        assert [keys[label(3)], keys[label(4)]] == [names[0], names[2]]
+
+
 def test_a_failure_to_load_or_to_answer_is_a_sentence_with_a_way_on(place, open_app, living):
     slot = Slot(source="bundled:teacher")
     hold(place, slot, "failed", error="bundled:teacher: needs 9.0 GB of memory and 1.0 GB are free; free another")

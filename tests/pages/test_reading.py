@@ -1,7 +1,14 @@
 """What pages keep of files that they have read: a file that changes is read again."""
 
+import json
+import tomllib
+from pathlib import Path
+
 from pages._ui import reading
 from pages._ui.mapping_choice import totals_of
+from paraknow_core.charts import train as charts
+from paraknow_core.engines import queue
+from paraknow_core.runs import RunFolder
 from paraknow_core.sensitivity_store import TOTALS
 from tests.pages import fabricate
 
@@ -21,3 +28,40 @@ def test_a_verdict_follows_the_answers_that_it_is_about(place):
     ours, theirs = (run.file("predictions.jsonl") for run in (one, other))
     ours.write_text(theirs.read_text() + "\n")
     assert reading.verdict(one, other) != before
+
+
+def test_the_state_of_an_ended_run_is_read_once_and_again_when_it_goes_on(place, monkeypatch):
+    runs = [fabricate.run(place, word) for word in ("done", "failed", "stopped", "running", "lost", "queued")]
+    words = [reading.status(run).state for run in runs]
+    read = []
+    monkeypatch.setattr(RunFolder, "status", lambda run, before=RunFolder.status: read.append(run.id) or before(run))
+    assert [reading.status(run).state for run in runs] == words
+    assert read == [run.id for run in runs[3:]]  # what is active or lost may change without a file that says so
+    queue.submit(place, runs[2])
+    assert reading.status(runs[2]).state == "queued"
+
+
+def test_windows_share_the_pictures_of_a_run_until_it_has_written_more(place, open_app, monkeypatch):
+    run = fabricate.run(place, "running")
+    drawn = []
+    for name in ("loss", "metric"):
+        before = getattr(charts, name)
+        monkeypatch.setattr(charts, name, lambda *a, before=before, **k: drawn.append(1) or before(*a, **k))
+    first = open_app("train", run.id)
+    pictures = len(drawn)
+    assert pictures == 5
+    second = open_app("train", run.id)
+    first.run()
+    assert len(drawn) == pictures
+    with run.file("events.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"event": "metrics", "step": 21, "loss": 0.5, "learning_rate": 1e-4}) + "\n")
+    second.run()
+    assert len(drawn) == 2 * pictures
+    assert not second.exception
+    next(s for s in second.slider if s.label == "Smoothing").set_value(0.2).run()
+    assert len(drawn) > 2 * pictures
+
+
+def test_no_full_garbage_collection_after_every_draw():
+    root = Path(__file__).resolve().parents[2]
+    assert tomllib.loads((root / ".streamlit/config.toml").read_text())["runner"]["postScriptGC"] is False

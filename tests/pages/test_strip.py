@@ -6,10 +6,11 @@ import streamlit as st
 from paraknow_core.access import DEMO_VARIABLE
 from paraknow_core.draft import FILE, load_draft
 from paraknow_core.engines import queue
+from paraknow_core.lessons import PRESETS
 from paraknow_core.runs import create_run
 from paraknow_core.services import Service
 from paraknow_core.spec import RunSpec
-from tests.pages import fabricate
+from tests.pages import compared, fabricate
 from tests.pages.conftest import button, select, words
 
 
@@ -44,8 +45,81 @@ def test_a_pasted_spec_becomes_the_draft_and_survives_a_new_window(place, open_a
 )
 def test_a_bad_spec_is_named_and_changes_nothing(place, open_app, text, message):
     app = paste(open_app("train"), text)
-    assert message in words(app)
+    [said] = inside_the_menu(app, "error")
+    assert message in said.replace("\\", "")
+    assert [message in str(one.value).replace("\\", "") for one in app.error] == [True]  # and nowhere under the menu
     assert load_draft(place).spec == RunSpec()
+    app.run()
+    assert inside_the_menu(app, "error") == [said]  # until the next import
+    paste(app, "seed: 3")
+    assert not app.error
+
+
+def test_an_import_says_what_it_changed_where_it_was_pasted(place, open_app):
+    app = paste(open_app("train"), "factorisation: {rank: 8}\nseed: 3\n")
+    assert inside_the_menu(app, "success")[0].replace("\\", "") == "Imported: it changes factorisation.rank, seed."
+    paste(app, "factorisation: {rank: 8}\nseed: 3\n")
+    assert "what the draft was already" in inside_the_menu(app, "success")[0]
+    next(n for n in app.number_input if n.label == "Seed").set_value(5).run()
+    assert not inside_the_menu(app, "success")  # the draft is another one by now
+    paste(app, "seed: 3")
+    button(app, "Back to the defaults").click().run()
+    assert not inside_the_menu(app, "success")
+
+
+def test_a_spec_that_may_not_be_imported_is_said_in_the_menu(place, open_app, monkeypatch):
+    monkeypatch.setenv(DEMO_VARIABLE, "1")
+    app = paste(open_app("train"), "teacher: {source: /etc/secret}")
+    assert "Demo mode" in inside_the_menu(app, "error")[0] or "demo" in inside_the_menu(app, "error")[0]
+    assert len(app.error) == 1
+
+
+@pytest.mark.parametrize("page", ["start", "train", "lessons"])
+def test_what_an_address_asks_for_in_vain_is_named_with_what_there_is(place, open_app, page):
+    app = open_app()
+    app.query_params["preset"] = "nonsense"
+    app.switch_page(f"pages/{page}.py").run()
+    [said] = [one.value.replace("\\", "") for one in app.error]
+    assert "preset 'nonsense': there is none of this name; known are " in said
+    assert all(name in said for name in PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "known"),
+    [
+        ("models", "part", "models, task, seeds, estimate"),
+        ("lessons", "lesson", "1 to 5"),
+        ("mapping", "run", "choose one from the list on Start"),
+        ("train", "run", "choose one from the list on Start"),
+        ("sensitivity", "run", "choose one from the list on Start"),
+        ("sensitivity", "with", "choose one under Compare with"),
+        ("compare", "run", "choose one from the list on Start"),
+        ("compare", "study", "choose runs in the table"),
+        ("compare", "view", "scores, curves, answers, lens, files"),
+        ("compare", "base", "shown is"),
+        ("compare", "scorer", "number_match, rouge_l"),
+        ("compare", "paper", "hide, show"),
+        ("playground", "run", "choose one from the list on Start"),
+        ("playground", "generation", "generate them again"),
+    ],
+)
+def test_every_parameter_that_names_nothing_is_said(place, open_app, page, name, known):
+    compared.study(place, seeds=1)
+    fabricate.store(place)
+    fabricate.run(place, "done", {"until": "sensitivity"})
+    app = open_app()
+    app.query_params[name] = "nonsense"
+    app.switch_page(f"pages/{page}.py").run()
+    assert not app.exception, app.exception
+    said = "\n".join(str(one.value) for one in app.error).replace("\\", "")
+    assert known in said
+    if name != "generation":
+        assert "nonsense" in said
+
+
+def inside_the_menu(app, kind: str) -> list[str]:
+    """What stands in the menu of the spec, of one kind of message."""
+    return [str(one.value) for block in app.get("popover") for one in block.get(kind)]
 
 
 def test_two_windows_see_each_others_changes_and_keep_both(place, open_app):
