@@ -5,7 +5,7 @@ import re
 import stat
 from collections.abc import Iterable
 from datetime import date
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -348,8 +348,8 @@ def parse_spec(data: Any, where: str = "spec") -> RunSpec:
 
 
 def _as_text(value: Any) -> str:
-    """A date that was not put into quotes is text; sets and bytes, which only YAML's tags give, are nothing here."""
-    if isinstance(value, date):
+    """A date without quotes and a path are text; sets and bytes, which only YAML's tags give, are nothing here."""
+    if isinstance(value, date | PurePath):
         return str(value)
     raise TypeError
 

@@ -24,11 +24,12 @@ finetuning: {max_steps: 3, batch_size: 8, validations: 1, learning_rate: 0.01}
 """
 
 
-def paste(page, text: str) -> None:
+def paste(page, text: str, outcome: str) -> None:
     """Import a text as the draft's spec."""
     page.get_by_test_id("stPopover").get_by_role("button", name="Spec").click()
     page.get_by_label("Import YAML").fill(text)
     page.get_by_role("button", name="Import", exact=True).click()
+    expect(page.get_by_test_id("stAlert").get_by_text(outcome)).to_be_visible()  # in the menu, where it was pasted
     page.keyboard.press("Escape")
     settle(page)
 
@@ -36,11 +37,10 @@ def paste(page, text: str) -> None:
 def test_from_start_over_two_arms_to_their_comparison_and_an_adapter_that_plain_peft_loads(page, site, place, tmp_path):
     visit(page, site)
     expect(page.get_by_text("Runs will be listed here")).to_be_visible()
-    paste(page, SPEC.replace("rank", "rnak"))
-    expect(page.get_by_test_id("stAlert").get_by_text("unknown key 'rnak' under factorisation")).to_be_visible()
+    paste(page, SPEC.replace("rank", "rnak"), "unknown key 'rnak' under factorisation")
     expect(page.get_by_test_id("strip")).to_contain_text("draft defaults")
     shoot(page, "start_bad_yaml")
-    paste(page, SPEC)
+    paste(page, SPEC, "Imported: it changes")
     expect(page.get_by_test_id("strip")).to_contain_text(re.compile(r"draft \d+ changes"))
     page.get_by_test_id("stSidebarNav").get_by_text("Train").click()
     expect(page.locator("h1")).to_have_text("Train")
