@@ -5,6 +5,7 @@ name of that system. A clock that is set changes none of them. What an earlier v
 time instead; there, and where a file comes from another host, the lock that its writer holds is asked.
 """
 
+import errno
 import fcntl
 import math
 import os
@@ -159,8 +160,10 @@ def held(lock: Path) -> Iterator[bool]:
     """Hold a lock file for a while; yields False if another process holds it. Closing it, or dying, lets go of it."""
     try:  # a pipe in its place is not waited for
         descriptor = os.open(lock, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
-    except IsADirectoryError:  # damaged by hand: nobody can hold it
-        yield True
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ELOOP):
+            raise
+        yield True  # damaged by hand: nobody can hold it
         return
     with os.fdopen(descriptor, "ab", buffering=0) as file:
         yield take_lock(file)

@@ -104,3 +104,11 @@ def test_the_command_line_gives_reads_lists_and_packs_it(tmp_path, capsys):
     assert main(["--workspace", str(place.root), "runs", "label", run.id, "--name", "x" * 61]) == 2
     assert capsys.readouterr().err.startswith("name: 61 characters given")
     assert run.file("spec.yaml").read_bytes() == before
+
+
+def test_no_label_keeps_a_token(tmp_path):
+    for change in ({"name": "ghp_abcdefghijklmnopqrstuvwxyz"}, {"note": "see https://me:secret@hub.example/a"}):
+        with pytest.raises(RunError, match="a password or a token") as refused:
+            set_label(tmp_path, **change)
+        assert "secret" not in str(refused.value) and "ghp_" not in str(refused.value)
+    assert label_of(tmp_path) == Label()

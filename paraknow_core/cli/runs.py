@@ -11,6 +11,7 @@ from paraknow_core.cli.console import say, show, show_json, show_table, working
 from paraknow_core.cli.options import Json, Offline, new_folder, settings_of
 from paraknow_core.display import counted, duration, memory, score_text
 from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.paths import file_stamp
 
 if TYPE_CHECKING:
     from paraknow_core.paths import Workspace
@@ -94,6 +95,7 @@ def _record(run: "RunFolder", names: dict[str, str]) -> dict[str, Any]:
 def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
     """Show one run: what it changes from the defaults, what it is doing, its scores and files."""
     run = _find(context, run_id)
+    damage = run.read_result()[1]
     spec, status, result = run.spec(), run.status(), run.result()
     changes = changed_settings(spec.model_dump(mode="json"))
     files = {path.name: _size(path) for path in sorted(run.path.iterdir()) if path.name != "lock"}
@@ -107,12 +109,12 @@ def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
     show(f"{run.id}: {status.state}{f', {status.stage}' if status.stage else ''}")
     show(f"name: {'★ ' if record['starred'] else ''}{record['name']}", f"folder: {run.path}")
     show(*(f"note: {line}" for line in record["note"].splitlines()))
-    if status.message:
-        show(f"message: {status.message}")
+    if status.message or damage:
+        show(f"message: {damage or status.message}")
     show_table(("changed setting", "value", "default"), [(key, new, old) for key, (new, old) in changes.items()])
     if result:
         show_table(("scored", "scorer", "score (± half the 95 % interval)"), _score_rows(result))
-        timings = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in result["timings"].items())
+        timings = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in result.get("timings", {}).items())
         show(f"time: {timings}", f"peak memory: {memory(result.get('peak_memory_bytes'))}")
         show(*(f"warning: {warning}" for warning in result.get("warnings", [])))
     show("files: " + ", ".join(f"{name} ({_size_text(size)})" for name, size in files.items()))
@@ -324,7 +326,9 @@ def _find(context: typer.Context, run_id: str, *, folders: bool = False) -> "Run
 
 
 def _size(path: Path) -> int:
-    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
+    """Return the bytes of a file or of all files in a folder; links that lead nowhere have none."""
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return sum(file_stamp(file)[1] for file in files if not file.is_dir())
 
 
 def _size_text(size: int) -> str:

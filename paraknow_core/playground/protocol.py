@@ -218,12 +218,15 @@ def holding(place: Workspace, slot: Slot) -> Holding:
     known = read_json(folder(place) / "models" / f"{slot.key}.json")
     if not isinstance(known, dict) or known.pop("process", None) != _owner(place):
         return Holding()
-    return Holding(**known)
+    kinds = {name: (str if isinstance(own.default, str) else int | float) for name, own in
+             Holding.__dataclass_fields__.items()}  # fmt: skip
+    return Holding(**{name: known[name] for name, kind in kinds.items() if isinstance(known.get(name), kind)})
 
 
 def process_memory(place: Workspace) -> int | None:
     """Return the resident memory of the process in bytes, or None where there is no process."""
-    known = read_json(folder(place) / "process.json", {})
+    known = read_json(folder(place) / "process.json")
+    known = known if isinstance(known, dict) else {}
     return known.get("resident") if known.get("process") is not None and known["process"] == _owner(place) else None
 
 
@@ -231,7 +234,8 @@ def _owner(place: Workspace) -> list | None:
     """What names the living process for good: its id and when it was started."""
     if not service(place).alive():
         return None
-    known = read_json(service(place).folder / "process.json", {})
+    known = read_json(service(place).folder / "process.json")
+    known = known if isinstance(known, dict) else {}
     return [known.get("pid"), known.get("process_started")]
 
 

@@ -170,3 +170,19 @@ def test_an_index_that_promises_too_much(tmp_path):
     index.write_text(json.dumps({"weight_map": {"w": "a.safetensors", "z": "b.safetensors"}}))
     with pytest.raises(ModelError, match="is in both"):
         read_headers(tmp_path, "mine")
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [({"x": entry(shape=[10**18] * 200_000)}, "in a way that is not safetensors"),
+     ({"x": entry(shape=[1] * 17, offsets=(0, 4))}, "in a way that is not safetensors"),
+     ({"x": entry(shape=[int("9" * 4000)] * 50)}, "in a way that is not safetensors"),
+     ({"x": entry(shape=[2**61], offsets=(0, 2**63))}, "in a way that is not safetensors"),
+     ({"model." + "a." * 400_000: entry()}, "names a tensor in over 1000 letters")],
+    ids=["a long shape", "17 sides", "long numbers", "a huge side", "a long name"],
+)  # fmt: skip
+def test_a_header_made_to_keep_a_machine_busy_is_a_short_sentence(tmp_path, entries, words):
+    write(tmp_path / "model.safetensors", entries)
+    with pytest.raises(ModelError, match=words) as refused:
+        read_file_header(tmp_path / "model.safetensors", "m")
+    assert len(str(refused.value)) < 300

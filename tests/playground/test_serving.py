@@ -414,3 +414,39 @@ def test_damaged_files_do_not_end_the_loop(place, desk, student):
         (commands / f"{number}.json").write_text(text)
     work(desk, 50)
     assert not list(commands.iterdir())
+
+
+PANICS = {
+    "at loading": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
+    "at the prompt": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+}
+
+
+@pytest.mark.parametrize("when", PANICS)
+def test_a_tokenizer_that_panics_is_a_sentence_and_the_loop_goes_on(place, desk, student, tmp_path, when):
+    shutil.copytree(student, tmp_path / "crafted")
+    file = tmp_path / "crafted" / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **PANICS[when]}))
+    crafted, whole = Slot(source=str(tmp_path / "crafted")), Slot(source=student)
+    playground.ask(place, "load", crafted, whole)
+    work(desk)
+    assert playground.holding(place, whole).state == "loaded"
+    said = playground.holding(place, crafted).error
+    if when == "at the prompt":
+        name = playground.begin(place, asked(crafted, whole))
+        work(desk)
+        columns = playground.generation(place, name).columns
+        assert columns[whole.key].tokens and columns[crafted.key].end == "failed"
+        said = columns[crafted.key].error
+    assert "tokenizer" in said and ";" in said
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", '{"state": 3}', '{"state": "loaded", "more": 1, "bytes": "x"}'])
+def test_what_the_process_says_may_be_damaged(place, student, content, monkeypatch):
+    slot, models = Slot(source=student), protocol.folder(place) / "models"
+    models.mkdir(parents=True)
+    monkeypatch.setattr(protocol, "_owner", lambda _place: None)
+    for file in (models / f"{slot.key}.json", protocol.folder(place) / "process.json"):
+        file.write_text(content)
+    assert playground.holding(place, slot).bytes == 0
+    assert playground.process_memory(place) is None

@@ -160,3 +160,13 @@ def test_text_pieces_lose_nothing_and_fit(text, size):
 def test_text_pieces_by_hand():
     assert text_pieces("aa\n\nbb\n\ncccc\nd", 8) == ["aa\n\nbb\n\n", "cccc\nd"]
     assert text_pieces("one\ntwo\nthree", 5) == ["one\n", "two\n", "three"]
+
+
+@pytest.mark.parametrize("text", ["\n" * 300_000, "a" + " \n" * 100_000, "\n\x0b" * 100_000 + "a", "\r" * 200_000])
+def test_blank_lines_of_any_number_are_one_piece_and_lose_nothing(text):
+    assert text_pieces(text) == [text]
+
+
+def test_blank_units_stay_with_the_piece_before_them():
+    assert text_pieces("abcdefgh\n\n\n\n\n\n\n\nij", 10) == ["abcdefgh\n\n\n\n\n\n\n\n", "ij"]
+    assert text_pieces("\n\n\nabcdefghij\nkl", 8) == ["\n\n\nabcdefgh", "ij\nkl"]
