@@ -8,7 +8,7 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import arm_of, duration, memory
-from paraknow_core.figure_style import MAX_POINTS, blank, readable, thin
+from paraknow_core.figure_style import MAX_POINTS, blank, legend_below, readable, thin
 
 Points = tuple[numpy.ndarray, numpy.ndarray]
 AXES = {"step": "optimiser step", "epoch": "epoch", "elapsed": "training time"}
@@ -145,8 +145,7 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 def _label(figure: go.Figure, ends: list[tuple[Points, str, Line]], dark: bool) -> None:
     """Name the lines at their ends, above each other where they end close together; more than five in a legend."""
     if len(ends) > MOST_LABELS:
-        figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.22, "x": 0, "yanchor": "top"},
-                             height=HEIGHT + 60)  # fmt: skip
+        legend_below(figure, [str(trace.name) for trace in figure.data if trace.showlegend is not False])
         return
     heights = numpy.concatenate([numpy.asarray(trace.y) for trace in figure.data] or [numpy.zeros(1)])
     pixels = INNER / (float(numpy.ptp(heights)) or 1.0)  # a unit of loss, on screen
