@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 2000  # on screen, of one curve
 MAX_BINS = 512  # of one profile
-TITLE_CELLS, SUBTITLE_CELLS = 46, 58  # of a line: what a window of 420 pixels has room for, or half of a wide one
+TITLE_CELLS, SUBTITLE_CELLS = 50, 60  # of a line: what a window of 420 pixels has room for, or half of a wide one
 LEGEND_CELLS = 26  # longer names have a line each
 READABLE = 4.5  # contrast that text needs
 HIGHLIGHT = "#D55E00"
@@ -109,6 +109,8 @@ def _head(figure: go.Figure, title: str, subtitle: str) -> None:
     figure.layout.title.text = "<br>".join(escape(line, quote=False) for line in titles)
     figure.layout.title.subtitle.text = "<br>".join(escape(line, quote=False) for line in subtitles)
     taller = 21 * max(0, len(titles) - 1) + 17 * max(0, len(subtitles) - 1)
+    if len(titles) > 1:
+        figure.layout.title.pad.t, taller = 12, taller + 6  # Plotly sets the first of several lines higher
     if taller:
         figure.layout.margin.t += taller
         figure.layout.height += taller

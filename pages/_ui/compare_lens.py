@@ -162,7 +162,8 @@ def _with_ratios(value: dict[str, Any]) -> dict[str, Any]:
 def _moved(place: int, label: str, subtitle: str, value: dict[str, Any], largest: float) -> None:
     st.plotly_chart(
         charts.module_map(value["modules"], "log2", f"Where sensitivity moved: {shorten(label, 80)}", subtitle,
-                          kind="change", words="log₂ share after / before", limits=(-largest, largest), dark=layout.is_dark()),
+                          kind="change", words="log₂ share after / before", limits=(-largest, largest),
+                          dark=layout.is_dark()),
         theme=None, config=PLOT, key=f"compare.moved.{place}",
         alt=f"Heatmap by layer and module: change of the share of sensitivity, {label}",
     )  # fmt: skip

@@ -147,8 +147,9 @@ def layer_lines(
     places = list(range(len(found.by_layer[0])))
     for shares, name, colour, dash in zip(found.by_layer, names, (BLUE, HIGHLIGHT), ("solid", "dash"), strict=True):
         figure.add_trace(go.Scatter(
-            x=places, y=100 * shares, mode="lines+markers", name=_hover(name), line={"color": colour, "dash": dash},
+            x=places, y=100 * shares, mode="lines+markers", line={"color": colour, "dash": dash},
             marker={"size": 7 if len(places) <= 40 else 4, "symbol": "circle" if dash == "solid" else "diamond"},
+            name="<br>".join(map(_hover, wrapped(name, AXIS_CELLS))),
             customdata=[row_name(found, row) for row in places], showlegend=True,
             hovertemplate=f"{_hover(name)}<br>%{{customdata}}: %{{y:.2f}} %<extra></extra>",
         ))  # fmt: skip
@@ -156,7 +157,7 @@ def layer_lines(
     figure.update_xaxes(title_text="relative depth" if found.by_depth else "layer", showgrid=False,
                         tickvals=places[::step], ticktext=[row_name(found, row) for row in places[::step]])  # fmt: skip
     figure.update_yaxes(title_text="share of all [%]", rangemode="tozero")
-    legend_below(figure, names)
+    legend_below(figure, [line for name in names for line in wrapped(name, AXIS_CELLS)])
     return figure
 
 
