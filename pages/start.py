@@ -38,6 +38,10 @@ CSS = """<style>
   [class*="st-key-step-"] {min-height: 7.4rem;}
   .st-key-steps [data-testid="stColumn"]:nth-child(4) [class*="st-key-step-"]::after {display: none;}
 }
+@media (max-width: 640px) {
+  .st-key-steps [data-testid="stColumn"] {flex: 0 0 calc(50% - 1rem);}
+  .st-key-steps [data-testid="stColumn"]:nth-child(even) [class*="st-key-step-"]::after {display: none;}
+}
 @media (max-width: 1080px) {
   .st-key-body > div > [data-testid="stHorizontalBlock"], .st-key-body > [data-testid="stHorizontalBlock"] {
     flex-wrap: wrap;}

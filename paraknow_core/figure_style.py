@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING
+from unicodedata import east_asian_width
 
 import numpy
 import plotly.graph_objects as go
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 2000  # on screen, of one curve
 MAX_BINS = 512  # of one profile
+TITLE_CELLS, SUBTITLE_CELLS = 50, 60  # of a line: what a window of 420 pixels has room for, or half of a wide one
+LEGEND_CELLS = 26  # longer names have a line each
 READABLE = 4.5  # contrast that text needs
 HIGHLIGHT = "#D55E00"
 BLUE = "#0072B2"
@@ -96,9 +99,74 @@ def blank(title: str, subtitle: str, dark: bool, height: int) -> go.Figure:
     # A copy takes a tenth of the time of styling: plotly checks every value, and a page draws several figures.
     figure = go.Figure(_styled(bool(title), bool(subtitle), dark))
     figure.layout.height = height
-    figure.layout.title.text = escape(title, quote=False)
-    figure.layout.title.subtitle.text = escape(subtitle, quote=False)
+    _head(figure, title, subtitle)
     return figure
+
+
+def _head(figure: go.Figure, title: str, subtitle: str) -> None:
+    """Write title and subtitle, on several lines where they are long: Plotly would cut them off at the edge."""
+    titles, subtitles = wrapped(title, TITLE_CELLS), wrapped(subtitle, SUBTITLE_CELLS)
+    figure.layout.title.text = "<br>".join(escape(line, quote=False) for line in titles)
+    figure.layout.title.subtitle.text = "<br>".join(escape(line, quote=False) for line in subtitles)
+    taller = 21 * max(0, len(titles) - 1) + 17 * max(0, len(subtitles) - 1)
+    if len(titles) > 1:
+        figure.layout.title.pad.t, taller = 12, taller + 6  # Plotly sets the first of several lines higher
+    if taller:
+        figure.layout.margin.t += taller
+        figure.layout.height += taller
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Break a text into lines at its spaces, and inside of words that are longer than a line.
+
+    Args:
+        text: as people read it, without markup.
+        width: cells of a line; letters of East Asian scripts take two.
+    """
+    lines: list[str] = []
+    for word in text.split():
+        while True:
+            line = f"{lines[-1]} {word}" if lines else word
+            if _cells(line) <= width:
+                lines[-1:] = [line]
+                break
+            if _cells(word) <= width:
+                lines.append(word)
+                break
+            fits = next(n for n in range(len(word), 0, -1) if n == 1 or _cells(word[:n]) <= width)
+            lines.append(word[:fits])
+            word = word[fits:]  # noqa: PLW2901 - its rest
+    return lines
+
+
+def _cells(text: str) -> int:
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def anchor_at(x: float, ends: Sequence[float]) -> str:
+    """Return how words at a place of an axis are anchored so that they stay inside: left, center or right.
+
+    Args:
+        x: the place.
+        ends: of the axis.
+    """
+    share = (x - ends[0]) / ((ends[1] - ends[0]) or 1.0)
+    return "left" if share < 0.4 else "right" if share > 0.6 else "center"
+
+
+def legend_below(figure: go.Figure, names: Sequence[str]) -> None:
+    """Show the legend under the axis, and make the room that its names take: over the plot it would lie on the title.
+
+    Args:
+        names: what stands in it.
+    """
+    rows = len(names) if any(_cells(name) > LEGEND_CELLS for name in names) else -(-sum(
+        _cells(name) + 8 for name in names) // SUBTITLE_CELLS)  # fmt: skip
+    room = 14 + 21 * max(1, rows)
+    figure.update_layout(
+        showlegend=True, height=figure.layout.height + room, margin={"b": figure.layout.margin.b + room},
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"},
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=8)
@@ -114,10 +182,9 @@ def style(figure: go.Figure, title: str, subtitle: str, dark: bool, height: int)
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         margin={"l": 12, "r": 16, "t": 64 if subtitle else 44 if title else 12, "b": 12},
         font={"family": '"Source Sans", "Source Sans 3", system-ui, sans-serif', "size": 13, "color": ink(dark)},
-        title={"text": escape(title, quote=False), "x": 0, "xref": "container", "xanchor": "left", "y": 0.99,
+        title={"x": 0, "xref": "container", "xanchor": "left", "y": 0.99,
                "yref": "container", "yanchor": "top", "font": {"size": 16}, "pad": {"t": 6},
-               "subtitle": {"text": escape(subtitle, quote=False),
-                            "font": {"size": 12.5, "color": "#9AA2A6" if dark else "#5F676B"}}},
+               "subtitle": {"font": {"size": 12.5, "color": "#9AA2A6" if dark else "#5F676B"}}},
         hoverlabel={"bgcolor": "#252C31" if dark else "#FFFFFF", "bordercolor": neutral(dark),
                     "font": {"color": ink(dark), "size": 13}},
         # Few buttons: a long bar would lie over the title. Dragging zooms, a double click goes back.
@@ -128,6 +195,7 @@ def style(figure: go.Figure, title: str, subtitle: str, dark: bool, height: int)
             "title": {"standoff": 8, "font": {"size": 13}}}  # fmt: skip
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
+    _head(figure, title, subtitle)
     return figure
 
 

@@ -33,12 +33,14 @@ from paraknow_core.figure_style import (
     paper,
     style,
     texts_on_scale,
+    wrapped,
 )
 
 if TYPE_CHECKING:
     import pandas
 
 COLUMN_ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+LABEL_CELLS = 24  # of a line beside an axis
 TALL = 470  # pixels; the map of the teacher and the map of one module stand side by side
 MOST_LABELLED = 16  # layers whose cells have room for their numbers
 VALUES = {"sum": "total", "mean": "per parameter", "share": "share of all"}
@@ -225,13 +227,14 @@ def score_bars(table: "pandas.DataFrame", title: str = "", subtitle: str = "", *
         table: label, arm, value, low, high, n, unit; one row a bar, top to bottom. Missing low/high: no interval.
     """
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    figure = blank(title, subtitle, dark, height=120 + 44 * len(rows))
-    labels = [escape(shorten(str(row["label"]), 44), quote=False) for row in rows]
+    figure = blank(title, subtitle, dark, height=124 + 50 * len(rows))
+    labels = ["<br>".join(escape(line, quote=False) for line in wrapped(shorten(str(row["label"]), 44), LABEL_CELLS))
+              for row in rows]  # fmt: skip
     scaled = [scaled_score(row) for row in rows]
     ends = [value if high is None else high for value, _, high, _ in scaled]
     arms = [arm_of(row["arm"]) for row in rows]
     figure.add_trace(go.Bar(
-        y=list(range(len(rows))), x=[s[0] for s in scaled], orientation="h", width=0.62,
+        y=list(range(len(rows))), x=[s[0] for s in scaled], orientation="h", width=0.5,
         marker={"color": [arm.shade(dark) for arm in arms],
                 "pattern": {"shape": [arm.pattern for arm in arms], "solidity": 0.2, "fillmode": "overlay",
                             "fgcolor": paper(dark)}},
@@ -242,15 +245,17 @@ def score_bars(table: "pandas.DataFrame", title: str = "", subtitle: str = "", *
                     for row, s in zip(rows, scaled, strict=True)],
         hovertemplate="%{customdata[0]}<br>%{customdata[1]}<br>%{customdata[2]}<extra></extra>",
     ))  # fmt: skip
+    # Over the bars, not at their ends: the longest one leaves no room for words there in a narrow window.
     figure.add_trace(go.Scatter(
-        x=ends, y=list(range(len(rows))), mode="text", textposition="middle right", cliponaxis=False,
-        text=[f"  {score_text(row)}" for row in rows], hoverinfo="skip",
+        x=[0] * len(rows), y=[place - 0.4 for place in range(len(rows))], mode="text", textposition="middle right",
+        cliponaxis=False, text=[score_text(row) for row in rows], hoverinfo="skip", textfont={"size": 12.5},
     ))  # fmt: skip
     unit = next((s[3] for s in scaled if s[3]), "")
-    figure.update_xaxes(title_text=f"score [{unit}]" if unit else "score", range=[0, 1.35 * max([1e-9, *ends])])
+    figure.update_xaxes(title_text=f"score [{unit}]" if unit else "score", range=[0, 1.06 * max([1e-9, *ends])])
     if unit == "%" and max(ends, default=0) > 60:
         figure.update_xaxes(tickvals=[0, 20, 40, 60, 80, 100])
-    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=labels, autorange="reversed", showgrid=False)
+    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=labels, range=[len(rows) - 0.6, -0.65],
+                        showgrid=False)  # fmt: skip
     return figure
 
 

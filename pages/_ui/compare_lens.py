@@ -13,7 +13,7 @@ from pages._ui.compare_scores import PLOT
 from pages._ui.layout import plain
 from paraknow_core.charts import compare as charts
 from paraknow_core.comparison import Arm
-from paraknow_core.display import percent, significant, source_label
+from paraknow_core.display import percent, shorten, significant, source_label
 from paraknow_core.paths import file_stamp
 from paraknow_core.runs import RunFolder
 
@@ -73,7 +73,7 @@ def _weights(ready: dict[str, list[dict]], show: str, labels: dict[str, str], sp
     for place, (box, (run_id, modules)) in enumerate(zip(boxes, records.items(), strict=True)):
         student = source_label(specs[run_id].student.source, 26)
         box.plotly_chart(
-            charts.module_map(modules, column, f"{titles[show]}: {labels[run_id]}"[:90], f"student {student}",
+            charts.module_map(modules, column, f"{titles[show]}: {shorten(labels[run_id], 80)}", f"student {student}",
                               kind=kind, words=words, dark=layout.is_dark(),
                               limits=(min(values), max(values)) if values and kind == "size" else None),
             theme=None, config=PLOT, key=f"compare.lens.{place}",
@@ -161,8 +161,9 @@ def _with_ratios(value: dict[str, Any]) -> dict[str, Any]:
 
 def _moved(place: int, label: str, subtitle: str, value: dict[str, Any], largest: float) -> None:
     st.plotly_chart(
-        charts.module_map(value["modules"], "log2", f"Where sensitivity moved: {label}"[:90], subtitle, kind="change",
-                          words="log₂ share after / before", limits=(-largest, largest), dark=layout.is_dark()),
+        charts.module_map(value["modules"], "log2", f"Where sensitivity moved: {shorten(label, 80)}", subtitle,
+                          kind="change", words="log₂ share after / before", limits=(-largest, largest),
+                          dark=layout.is_dark()),
         theme=None, config=PLOT, key=f"compare.moved.{place}",
         alt=f"Heatmap by layer and module: change of the share of sensitivity, {label}",
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """The frame around every page: the strip on top, title, and errors as sentences."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
@@ -47,6 +47,15 @@ CSS = """<style>
   [class*="st-key-stack-pictures"] > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] {min-width: 100%;}
   [class*="st-key-stack-fields"] [data-testid="stColumn"] {min-width: 46%;}
   .st-key-rows [data-testid="stColumn"]:nth-child(3):nth-last-child(3) {display: none;}
+}
+.pk-grid {border-collapse: collapse; width: 100%; font-size: .88rem; margin: 0;}
+.pk-grid th, .pk-grid td {text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0; overflow-wrap: anywhere;
+  border: 0; border-bottom: 1px solid rgba(128,136,140,.28); min-width: 6rem;}
+.pk-grid th {font-weight: 600;}
+@media (max-width: 640px) {
+  [data-testid="stButtonGroup"] [role="radiogroup"] {flex-wrap: wrap; row-gap: .25rem;}
+  .st-key-rows p, .st-key-rows .stHtml {white-space: normal; overflow-wrap: anywhere;}
+  .st-key-stack-fields-curves [data-testid="stColumn"] {min-width: 100% !important;}
 }
 .pk-line {display: flex; flex-wrap: wrap; gap: .3rem .9rem; align-items: center;}
 .pk-line code {font-size: .8rem; overflow-wrap: anywhere;}
@@ -111,6 +120,20 @@ def chip(word: str) -> str:
     """Return a run's state as a small HTML label; the word is always written out."""
     known = ("queued", "running", "stopping", "stopped", "done", "failed", "lost")
     return f'<span class="pk-chip pk-{word if word in known else "done"}">{escape(word)}</span>'
+
+
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]], name: str) -> None:
+    """Draw a small table that is read as a whole: long cells wrap, where an interactive one would cut them off.
+
+    Args:
+        head: names of the columns.
+        rows: texts.
+        name: for tests.
+    """
+    top = "".join(f"<th>{escape(text)}</th>" for text in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in rows)
+    table = f'<table class="pk-grid" data-testid="{name}"><tr>{top}</tr>{body}</table>'
+    st.html(f'<div style="overflow-x: auto">{table}</div>')
 
 
 def is_dark() -> bool:

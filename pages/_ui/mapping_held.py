@@ -1,9 +1,8 @@
 """Two choices side by side: one is held in the draft's file, the other is edited."""
 
-import pandas
 import streamlit as st
 
-from pages._ui import state
+from pages._ui import layout, state
 from pages._ui.mapping_choice import Choice, choice_of, side_by_side
 
 
@@ -44,5 +43,4 @@ def differences(mine: Choice, held: Choice) -> None:
         st.info("Both choices are the same so far: change a setting above, and it is compared with what is held.",
                 icon=":material/compare_arrows:")  # fmt: skip
         return
-    table = pandas.DataFrame(found, columns=["setting", "this choice", "held choice"])
-    st.dataframe(table, hide_index=True, height="content", key="mapping.differences")
+    layout.grid(["setting", "this choice", "held choice"], found, "differences")

@@ -3,9 +3,9 @@
 from html import escape
 from typing import Any
 
-import pandas
 import streamlit as st
 
+from pages._ui import layout
 from pages._ui.mapping_choice import Choice
 from paraknow_core.display import NOT_MEASURED, count, memory, percent, significant
 
@@ -39,8 +39,7 @@ def numbers(choices: dict[str, tuple[Choice, list[dict[str, Any]]]]) -> None:
         shared = len(notes) == 1  # else each choice says what its own number is
         texts = [value if shared else f"{value} ({note})" for _, value, note in cells]
         rows.append([f"{label}: {notes.pop()}" if shared else label, *texts])
-    table = pandas.DataFrame(rows, columns=["", *found])
-    st.dataframe(table, hide_index=True, height="content", key="mapping.measures")
+    layout.grid(["", *found], rows, "measures")
 
 
 def measures(choice: Choice, rows: list[dict[str, Any]]) -> list[tuple[str, str, str]]:

@@ -28,7 +28,8 @@ table.pk-table {border-collapse: collapse; width: 100%; font-size: .88rem; margi
 .pk-table .pk-num, .pk-table .pk-word {white-space: nowrap; overflow-wrap: normal; padding-right: 1.1rem;}
 .pk-table tr.pk-other td {font-weight: 600;}
 .pk-mark {color: light-dark(#B04A00, #F08A3C); font-weight: 700;}
-.pk-scroll {overflow-x: auto;}
+.pk-scroll {overflow-x: auto;} .pk-scroll td:last-child:not(.pk-num) {min-width: 11rem;}
+.pk-scroll td:first-child {min-width: 6.5rem;}
 .pk-dot {display: inline-block; width: .62rem; height: .62rem; border-radius: .15rem; margin-right: .4rem;}
 </style>"""
 

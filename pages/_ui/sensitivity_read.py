@@ -95,7 +95,8 @@ def names_of(first: Saved, second: Saved) -> tuple[str, str]:
     differing = [pair for pair in pairs if pair[0] != pair[1]]
     if not differing:
         return "this one", "the other one"
-    first_name, second_name = (shorten(", ".join(pair[side] for pair in differing[:2]), 24) for side in (0, 1))
+    # Each part is shortened by itself: a cut through both would leave the end of one name and the beginning of another.
+    first_name, second_name = (", ".join(shorten(pair[side], 28) for pair in differing[:2]) for side in (0, 1))
     return first_name, second_name
 
 

@@ -11,8 +11,10 @@ import plotly.graph_objects as go
 from paraknow_core.display import SHARE, arm_of, compact, percent, scaled_score, score_text, shorten, significant
 from paraknow_core.figure_style import (
     COLORBAR,
+    anchor_at,
     blank,
     ink,
+    legend_below,
     log_scale,
     mixed,
     neutral,
@@ -66,6 +68,7 @@ def score_forest(
     arms = [row for row in rows if row["method"] not in UNTOUCHED]
     figure = blank(title, subtitle, dark, height=_height(len(arms)))
     edges: list[float] = []
+    words: list[tuple[float, float, str]] = []  # over the points, once the axis is known
     for place, row in enumerate(arms):
         value, low, high, _ = scaled_score(row)
         factor = 100.0 if row.get("unit") == SHARE else 1.0
@@ -75,15 +78,20 @@ def score_forest(
         if len(seeds) > 1:
             figure.add_trace(_seed_points(seeds, place + 0.24, look))
         figure.add_trace(_point(value, low, high, place, look, dark, _score_hover(row)))
-        _write_over(figure, value, place, _with_seeds(row), dark)
+        words.append((value, place, _with_seeds(row)))
     ends = _room(edges)
+    for x, place, text in words:
+        _write_over(figure, x, place, text, ends, dark)
+    near: list[float] = []
     for row in rows:
         value = scaled_score(row)[0]
         if row["method"] in UNTOUCHED and ends[0] <= value <= ends[1]:
             figure.add_vline(x=value, line={"color": neutral(dark), "width": 1.4, "dash": "dot"})
             side = "right" if value > sum(ends) / 2 else "left"
             figure.add_annotation(x=value, y=len(arms) - 0.5, yanchor="bottom", text=escape(row["label"]), xanchor=side,
-                                  showarrow=False, font={"size": 11.5}, bgcolor=paper(dark))  # fmt: skip
+                                  yshift=-15 * len(near), showarrow=False, font={"size": 11.5},
+                                  bgcolor=paper(dark))  # fmt: skip
+            near.append(value)
     name = next((scaled_score(row)[3] for row in rows if scaled_score(row)[3]), "")
     figure.update_xaxes(title_text=f"score [{name}]" if name else "score", range=ends)
     return _named_rows(figure, [row["label"] for row in arms])
@@ -101,13 +109,13 @@ def difference_forest(
         published: (label of a row, words, points) of values that a paper reports for another setting: hollow diamonds.
     """
     figure = blank(title, subtitle, dark, height=_height(len(rows)))
-    edges = [0.0]
+    edges, words = [0.0], []
     figure.add_vline(x=0, line={"color": ink(dark), "width": 1.2})
     unit = next((row.get("unit") for row in rows if row.get("unit")), "")
     factor = 100.0 if unit == SHARE else 1.0
     for place, row in enumerate(rows):
         if row.get("difference") is None:
-            _write_over(figure, 0, place, "not paired" if "difference" in row else "compared with this", dark, lift=0)
+            words.append((0.0, place, "not paired" if "difference" in row else "compared with this", 0))
             continue
         keys = ("difference", "difference_low", "difference_high")
         value, low, high = (None if row[key] is None else factor * row[key] for key in keys)
@@ -120,12 +128,15 @@ def difference_forest(
         )
         hover = f"{escape(row['label'])}<br>{text}<br>{escape(str(row.get('paired', '')))}"
         figure.add_trace(_point(value, low, high, place, look, dark, hover))
-        _write_over(figure, value, place, text, dark)
+        words.append((value, place, text, 17))
     if published:
         _add_published(figure, published, [row["label"] for row in rows], dark)
         edges += [value for _, _, value in published]
-    words = "difference [points]" if unit == SHARE else f"difference [{unit}]" if unit else "difference"
-    figure.update_xaxes(title_text=words, range=_room(edges))
+    ends = _room(edges)
+    for x, place, text, lift in words:
+        _write_over(figure, x, place, text, ends, dark, lift)
+    name = "difference [points]" if unit == SHARE else f"difference [{unit}]" if unit else "difference"
+    figure.update_xaxes(title_text=name, range=ends)
     return _named_rows(figure, [row["label"] for row in rows])
 
 
@@ -172,8 +183,8 @@ def overlaid(
         ))  # fmt: skip
     figure.update_xaxes(title_text="optimiser step")
     figure.update_yaxes(title_text="loss [nats per token]")
-    figure.update_layout(showlegend=bool(seen), legend={"orientation": "h", "y": -0.22, "x": 0, "yanchor": "top"},
-                         margin={"b": 40 + 20 * len(seen)}, height=360 + 20 * len(seen))  # fmt: skip
+    if seen:
+        legend_below(figure, [shorten(label, 44) for label in seen])
     return figure
 
 
@@ -278,9 +289,14 @@ def _height(rows: int) -> int:
     return 110 + _ROW * max(1, rows)
 
 
-def _write_over(figure: go.Figure, x: float, place: float, text: str, dark: bool, lift: int = 17) -> None:
+def _write_over(
+    figure: go.Figure, x: float, place: float, text: str, ends: Sequence[float], dark: bool, lift: int = 17
+) -> None:
+    """Write over a point, or beside it where the words would leave the axis and run into the labels of the rows."""
+    anchor = anchor_at(x, ends)
     figure.add_annotation(x=x, y=place, text=escape(text), showarrow=False, yshift=lift, bgcolor=paper(dark),
-                          borderpad=0, font={"size": 12.5})  # fmt: skip
+                          xanchor=anchor, xshift={"left": -8, "right": 8}[anchor] * (lift != 0) if anchor != "center"
+                          else 0, borderpad=0, font={"size": 12.5})  # fmt: skip
 
 
 def _point(

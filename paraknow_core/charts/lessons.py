@@ -1,7 +1,6 @@
 """The picture of a lesson: values with intervals, and the single values they were made of, one row each."""
 
 from html import escape
-from textwrap import wrap
 
 import plotly.graph_objects as go
 
@@ -9,17 +8,13 @@ from paraknow_core.display import ARMS, GROUP_COLOURS, arm_of, shorten, signific
 from paraknow_core.figure_style import blank, ink
 from paraknow_core.lessons import Panel, Row
 
-SUBTITLE_WIDTH = 58  # characters of one line: two pictures stand side by side
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "hexagon", "star", "cross")
 
 
 def panel_figure(panel: Panel, *, dark: bool = False) -> go.Figure:
     """Draw a panel: a marker at each value, a line for its interval, small points for what it was made of."""
     rows = panel.rows
-    lines = wrap(panel.subtitle, SUBTITLE_WIDTH)
-    figure = blank(panel.title, panel.subtitle, dark, height=104 + 16 * len(lines) + 40 * len(rows))
-    figure.update_layout(title_subtitle_text="<br>".join(escape(line, quote=False) for line in lines),
-                         margin_t=48 + 16 * len(lines))  # fmt: skip
+    figure = blank(panel.title, panel.subtitle, dark, height=120 + 40 * len(rows))
     for number, row in enumerate(rows):
         if row.points:
             figure.add_trace(go.Scatter(

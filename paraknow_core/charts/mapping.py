@@ -7,7 +7,8 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import percent, significant
-from paraknow_core.figure_style import BLUE, HIGHLIGHT, binned, blank, ink, neutral, paper, readable, text_on
+from paraknow_core.figure_style import BLUE, HIGHLIGHT, anchor_at, binned, blank, ink, neutral, paper, readable, text_on
+from paraknow_core.figures import TALL as MATRIX
 from paraknow_core.figures import matrix_map
 
 PICTURE = 330  # pixels
@@ -145,7 +146,7 @@ def selection_map(
         return density_map(arrays["density"], facts["teacher_shape"], title, subtitle, dark=dark)
     window = (*facts["top_left"], *facts["shape"]) if facts["top_left"] is not None else None
     figure = matrix_map(arrays["map"], arrays["rows"], arrays["cols"], window, title, subtitle, dark=dark)
-    figure.update_layout(height=TALL)
+    figure.layout.height += TALL - MATRIX
     if facts["kind"] == "grid":
         fill = {"line": {"width": 0}, "fillcolor": "rgba(213,94,0,0.75)", "mode": "lines", "showlegend": False}
         y, x = binned(arrays["rows"] * arrays["kept_rows"])
@@ -194,16 +195,17 @@ def mass_histogram(
     edges = 100 * numpy.linspace(offsets["lowest"], offsets["highest"], len(counts) + 1)
     own, area = 100 * facts["captured_mass"], 100 * facts["area_fraction"]
     figure = blank(title, subtitle, dark, height=TALL)
+    low, high = min(edges[0], area, own), max(edges[-1], area, own)
+    room = 0.06 * (high - low) or 1.0
+    ends = (low - room, high + room)
     figure.add_trace(go.Bar(
         x=(edges[:-1] + edges[1:]) / 2, y=100 * counts / counts.sum(), width=numpy.diff(edges),
         marker={"color": neutral(dark), "line": {"width": 0}},
         hovertemplate="%{x:.1f} % of S: %{y:.2f} % of all offsets<extra></extra>",
     ))  # fmt: skip
     _marks(figure, [(own, f"this block {own:.1f} %", HIGHLIGHT, "solid"), (area, f"area {area:.1f} %", BLUE, "dash")],
-           dark)  # fmt: skip
-    low, high = min(edges[0], area, own), max(edges[-1], area, own)
-    room = 0.06 * (high - low) or 1.0
-    figure.update_xaxes(title_text="captured share of S [%]", range=[low - room, high + room])
+           ends, dark)  # fmt: skip
+    figure.update_xaxes(title_text="captured share of S [%]", range=ends)
     figure.update_yaxes(title_text="offsets [%]", range=[0, 125 * counts.max() / counts.sum()])
     return figure
 
@@ -225,8 +227,8 @@ def cosine_strip(
             marker={"color": neutral(dark), "line": {"width": 0}},
             hovertemplate="cosine %{x:.4f}: %{y} random blocks<extra></extra>",
         ))  # fmt: skip
-    _marks(figure, [(cosine, f"this block {significant(cosine)}", HIGHLIGHT, "solid")], dark)
     reach = 1.15 * max(abs(cosine), float(numpy.abs(others).max(initial=0.0)), 0.01)
+    _marks(figure, [(cosine, f"this block {significant(cosine)}", HIGHLIGHT, "solid")], (-reach, reach), dark)
     figure.update_xaxes(title_text="cosine with the student's weight", range=[-reach, reach])
     figure.update_yaxes(title_text="random blocks" if len(others) else "", showticklabels=bool(len(others)))
     figure.update_yaxes(range=[0, 1.25 * (counts.max() if len(others) else 1.0)])
@@ -252,24 +254,27 @@ def spectrum_cut(
             x=place[part], y=values[part], marker={**marker, "color": colour}, width=1 if len(values) > 60 else 0.8,
             hovertemplate=f"number %{{x}}: %{{y:.4g}}, {word}<extra></extra>",
         ))  # fmt: skip
-    _marks(figure, [(rank + 0.5, f"rank {rank}: {percent(retained)} of the energy", HIGHLIGHT, "dash")], dark,
-           left=rank > len(values) / 2)  # fmt: skip
+    ends = (0.2, max(len(values), rank) + 0.8)
+    _marks(figure, [(rank + 0.5, f"rank {rank}: {percent(retained)} of the energy", HIGHLIGHT, "dash")], ends, dark)
     figure.update_layout(bargap=0)
-    figure.update_xaxes(title_text="number of the singular value", range=[0.2, max(len(values), rank) + 0.8])
+    figure.update_xaxes(title_text="number of the singular value", range=ends)
     figure.update_yaxes(title_text="singular value", rangemode="tozero")
     return figure
 
 
 def _marks(
-    figure: go.Figure, marks: Sequence[tuple[float, str, str, str]], dark: bool, left: bool | None = None
+    figure: go.Figure, marks: Sequence[tuple[float, str, str, str]], ends: tuple[float, float], dark: bool
 ) -> None:
-    """Draw labelled vertical lines; labels stand above one another, each on the side with room."""
-    places = [x for x, *_ in marks]
+    """Draw labelled vertical lines; labels stand above one another, each on the side with room.
+
+    Args:
+        ends: of the axis. Near the middle a label stands on its line: on neither side is there room for a long one.
+    """
     for number, (x, text, colour, dash) in enumerate(marks):
         figure.add_vline(x=x, line={"color": colour, "width": 2.2, "dash": dash})
-        at_right = left if left is not None else len(places) > 1 and x >= max(places)
+        anchor = anchor_at(x, ends)
         figure.add_annotation(
             x=x, y=1.0 - 0.1 * number, yref="paper", text=text, showarrow=False, yanchor="top",
-            xanchor="right" if at_right else "left", xshift=-5 if at_right else 5,
+            xanchor=anchor, xshift={"left": 5, "right": -5}.get(anchor, 0),
             font={"color": ink(dark)}, bgcolor=paper(dark), opacity=0.92,
         )  # fmt: skip

@@ -7,7 +7,7 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import GROUP_COLOURS, count, percent
-from paraknow_core.figure_style import BLUE, HIGHLIGHT, blank, ink, neutral, paper, readable, text_on
+from paraknow_core.figure_style import BLUE, HIGHLIGHT, blank, ink, legend_below, neutral, paper, readable, text_on
 
 LETTER_SHARE = 0.019  # of the longest bar that a letter takes: names of narrower parts are on hover only
 MOST_BINS = 60
@@ -22,7 +22,7 @@ def parameter_bars(
         models: label (markup already escaped) -> parts with `role`, `group`, `parameters` and `modules`, as the
             desk's `anatomy` gives them.
     """
-    figure = blank(title, subtitle, dark, height=150 + 82 * max(1, len(models)))
+    figure = blank(title, subtitle, dark, height=124 + 82 * max(1, len(models)))
     totals = {label: sum(part["parameters"] for part in parts) for label, parts in models.items()}
     longest = max(totals.values(), default=1) or 1
     seen: set[str] = set()
@@ -48,10 +48,10 @@ def parameter_bars(
             font={"color": ink(dark), "size": 13},
         )  # fmt: skip
     figure.update_layout(
-        barmode="stack", showlegend=True, bargap=0.3, margin={"r": 70},
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": -0.28, "yanchor": "top", "traceorder": "normal",
-                "itemclick": False, "itemdoubleclick": False},
+        barmode="stack", bargap=0.3, margin={"r": 70},
+        legend={"traceorder": "normal", "itemclick": False, "itemdoubleclick": False},
     )  # fmt: skip
+    legend_below(figure, sorted(seen))
     figure.update_xaxes(title_text="parameters", range=[0, longest * 1.02], nticks=6)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
@@ -87,7 +87,7 @@ def length_histogram(
                                                  "solidity": 0.5} if pattern else None},
             hovertemplate="%{customdata} tokens: %{y:,} examples, " + name + "<extra></extra>",
         ))  # fmt: skip
-    figure.update_layout(barmode="stack", bargap=0.06, margin={"t": 86})
+    figure.update_layout(barmode="stack", bargap=0.06, margin={"t": figure.layout.margin.t + 22})
     near = limit <= 1.6 * high
     if near:
         figure.add_vline(x=limit + 0.5, line={"color": ink(dark), "width": 1.5, "dash": "dash"})

@@ -7,13 +7,25 @@ import plotly.graph_objects as go
 
 from paraknow_core.agreement import Agreement
 from paraknow_core.display import GROUP_COLOURS, percent, significant
-from paraknow_core.figure_style import BLUE, COLORBAR, HIGHLIGHT, blank, ink, neutral, readable, texts_on_scale
+from paraknow_core.figure_style import (
+    BLUE,
+    COLORBAR,
+    HIGHLIGHT,
+    blank,
+    ink,
+    legend_below,
+    neutral,
+    readable,
+    texts_on_scale,
+    wrapped,
+)
 from paraknow_core.figures import MOST_LABELLED, TALL
 
 DIVERGING = [[0.0, "#005A8E"], [0.25, "#6FB0D8"], [0.5, "#F6F6F3"], [0.75, "#F0A671"], [1.0, "#B34A00"]]
 KINDS = {"ratio": "log-ratio", "points": "difference"}
 SYMBOLS = {"attention": "circle", "ffn": "diamond", "embedding": "square"}
 LOW = 330  # pixels
+AXIS_CELLS = 40  # of a line beside an axis
 
 
 def mark_picked(figure: go.Figure, rows: Sequence[Sequence[int]], cols: Sequence[Sequence[int]]) -> go.Figure:
@@ -120,10 +132,10 @@ def share_scatter(
         ))  # fmt: skip
     spread = [float(numpy.log10(end)) for end in ends]
     axis = {"type": "log", "range": spread, "dtick": 1 if spread[1] - spread[0] > 1 else "D2", "ticksuffix": " %"}
-    figure.update_xaxes(title_text=f"share in {_hover(names[1])}", **axis)
-    figure.update_yaxes(title_text=f"share in {_hover(names[0])}", **axis)
-    figure.update_layout(showlegend=True, legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0,
-                                                  "yanchor": "bottom"})  # fmt: skip
+    across, up = ("<br>".join(map(_hover, wrapped(f"share in {name}", AXIS_CELLS))) for name in (names[1], names[0]))
+    figure.update_xaxes(title_text=across, **axis)
+    figure.update_yaxes(title_text=up, **axis)
+    legend_below(figure, [trace.name for trace in figure.data if trace.showlegend])
     return figure
 
 
@@ -135,8 +147,9 @@ def layer_lines(
     places = list(range(len(found.by_layer[0])))
     for shares, name, colour, dash in zip(found.by_layer, names, (BLUE, HIGHLIGHT), ("solid", "dash"), strict=True):
         figure.add_trace(go.Scatter(
-            x=places, y=100 * shares, mode="lines+markers", name=_hover(name), line={"color": colour, "dash": dash},
+            x=places, y=100 * shares, mode="lines+markers", line={"color": colour, "dash": dash},
             marker={"size": 7 if len(places) <= 40 else 4, "symbol": "circle" if dash == "solid" else "diamond"},
+            name="<br>".join(map(_hover, wrapped(name, AXIS_CELLS))),
             customdata=[row_name(found, row) for row in places], showlegend=True,
             hovertemplate=f"{_hover(name)}<br>%{{customdata}}: %{{y:.2f}} %<extra></extra>",
         ))  # fmt: skip
@@ -144,9 +157,7 @@ def layer_lines(
     figure.update_xaxes(title_text="relative depth" if found.by_depth else "layer", showgrid=False,
                         tickvals=places[::step], ticktext=[row_name(found, row) for row in places[::step]])  # fmt: skip
     figure.update_yaxes(title_text="share of all [%]", rangemode="tozero")
-    figure.update_layout(
-        showlegend=True, legend={"orientation": "h", "y": 1.02, "x": 1, "xanchor": "right", "yanchor": "bottom"}
-    )
+    legend_below(figure, [line for name in names for line in wrapped(name, AXIS_CELLS)])
     return figure
 
 

@@ -8,7 +8,7 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import arm_of, duration, memory
-from paraknow_core.figure_style import MAX_POINTS, blank, readable, thin
+from paraknow_core.figure_style import MAX_POINTS, blank, legend_below, readable, thin
 
 Points = tuple[numpy.ndarray, numpy.ndarray]
 AXES = {"step": "optimiser step", "epoch": "epoch", "elapsed": "training time"}
@@ -22,6 +22,7 @@ SMALL = {
 }
 HEIGHT, INNER = 350, 240  # pixels of the large picture, and of the lines in it
 MOST_LABELS = 5
+LONGEST_LABEL = 24  # letters; what stands beside the lines is lost to them
 LARGE_POINTS, SMALL_POINTS = MAX_POINTS, 500  # of one curve in the large and in a small picture
 NATS = "%{y:.4f} nats"
 DASHES = ("solid", "dot", "dashdot", "longdash", "longdashdot")  # for several seeds of one arm
@@ -143,10 +144,9 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 
 
 def _label(figure: go.Figure, ends: list[tuple[Points, str, Line]], dark: bool) -> None:
-    """Name the lines at their ends, above each other where they end close together; more than five in a legend."""
-    if len(ends) > MOST_LABELS:
-        figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.22, "x": 0, "yanchor": "top"},
-                             height=HEIGHT + 60)  # fmt: skip
+    """Name the lines at their ends, above each other where they end close together; many or long names in a legend."""
+    if len(ends) > MOST_LABELS or any(len(text) > LONGEST_LABEL for _, text, _ in ends):
+        legend_below(figure, [str(trace.name) for trace in figure.data if trace.showlegend is not False])
         return
     heights = numpy.concatenate([numpy.asarray(trace.y) for trace in figure.data] or [numpy.zeros(1)])
     pixels = INNER / (float(numpy.ptp(heights)) or 1.0)  # a unit of loss, on screen

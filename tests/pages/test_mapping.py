@@ -1,6 +1,7 @@
 """Mapping & extraction: empty, measuring, loaded, changed, held, extracted, and pairs that do not fit."""
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -230,6 +231,12 @@ def test_groups_and_roles_are_kept_in_step(place, loaded):
     assert load_draft(place).spec.extraction.origin == ("q",)
 
 
+def cells(app, name: str) -> list[list[str]]:
+    """The rows of a table that is drawn as a whole."""
+    body = next(e.proto.body for e in app.get("html") if f'data-testid="{name}"' in e.proto.body)
+    return [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)]
+
+
 def test_two_choices_are_held_side_by_side_swapped_and_dropped(place, loaded):
     app = loaded()
     button(app, "Hold this choice").click().run()
@@ -237,10 +244,12 @@ def test_two_choices_are_held_side_by_side_swapped_and_dropped(place, loaded):
     group(app, "Structure").set_value("row_column").run()
     answer_desk(place, app)
     assert load_draft(place).held.extraction.structure == "submatrix"
-    named = next(d.value for d in app.dataframe if "setting" in d.value.columns)
-    assert named.values.tolist() == [["extraction.structure", "row_column", "submatrix"]]
-    compared = next(d.value for d in app.dataframe if "Held choice" in d.value.columns)
-    assert compared["This choice"].tolist()[:2] == compared["Held choice"].tolist()[:2] == ["29", "184 k, 737 kB"]
+    head, *named = cells(app, "differences")
+    assert head == ["setting", "this choice", "held choice"]
+    assert named == [["extraction.structure", "row_column", "submatrix"]]
+    head, *compared = cells(app, "measures")
+    assert head == ["", "This choice", "Held choice"]
+    assert [row[1:] for row in compared[:2]] == [["29", "29"], ["184 k, 737 kB", "184 k, 737 kB"]]
     lines = [subtitle(json.loads(c.proto.spec)) for c in app.get("plotly_chart")]
     assert {line.split(":")[0] for line in lines if "choice:" in line} == {"This choice", "Held choice"}
     button(app, "Swap").click().run()
