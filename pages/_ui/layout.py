@@ -55,6 +55,8 @@ CSS = """<style>
 @media (max-width: 640px) {
   [data-testid="stButtonGroup"] [role="radiogroup"] {flex-wrap: wrap; row-gap: .25rem;}
   .st-key-rows p, .st-key-rows .stHtml {white-space: normal; overflow-wrap: anywhere;}
+  .st-key-rows [data-testid="stHorizontalBlock"] {gap: .5rem;}
+  .st-key-rows [data-testid="stColumn"] {min-width: 0;}
   .st-key-stack-fields-curves [data-testid="stColumn"] {min-width: 100% !important;}
 }
 .pk-line {display: flex; flex-wrap: wrap; gap: .3rem .9rem; align-items: center;}

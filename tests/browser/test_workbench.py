@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from paraknow_core.sensitivity_store import SensitivityStore
 from tests.browser.driving import PATIENCE_MS, run_in_address, settle, shoot, visit
-from tests.pages import fabricate
+from tests.pages import compared, fabricate
 
 pytestmark = pytest.mark.browser
 
@@ -91,4 +91,77 @@ def test_every_page_is_drawn_in_both_themes_and_in_a_narrow_window(browser, site
             too_wide = page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
             assert not too_wide, f"{name} scrolls sideways at {width} px"
             shoot(page, f"{name}_{scheme}_{width}")
+        context.close()
+
+
+@pytest.mark.slow
+def test_back_leaves_a_page_and_goes_through_lessons(page, site, place):
+    compared.study(place, seeds=1)
+    visit(page, site)
+    links = page.get_by_test_id("stSidebarNav")
+    links.get_by_text("Compare", exact=True).click()
+    page.wait_for_url(re.compile(r"/compare\?run="))
+    settle(page)
+    page.get_by_role("radio", name="Answers").click()
+    page.wait_for_url(re.compile("view=answers"))
+    settle(page)
+    page.go_back()
+    expect(page.locator("h1")).to_have_text("ParaKnow workbench")
+    visit(page, f"{site}/compare")  # the page notes its runs before it can keep them out of the history
+    page.wait_for_url(re.compile(r"/compare\?run="))
+    settle(page)
+    page.go_back()
+    expect(page.locator("h1")).to_have_text("ParaKnow workbench")
+    links.get_by_text("Lessons", exact=True).click()
+    expect(page.locator("h1")).to_have_text("Lessons")
+    settle(page)
+    page.get_by_role("button", name="Open").first.click()
+    page.wait_for_url(re.compile("lesson=1"))
+    settle(page)
+    page.go_back()
+    expect(page.get_by_role("button", name="Open")).to_have_count(5)
+    page.go_back()
+    expect(page.locator("h1")).to_have_text("ParaKnow workbench")
+
+
+# Texts of charts that leave their picture, and pairs of texts that lie on one another.
+CUT = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => {
+  const box = plot.getBoundingClientRect(), found = [];
+  const texts = [...plot.querySelectorAll('text')]
+    .filter(text => text.textContent.trim() && !text.closest('.hoverlayer'))
+    .map(text => [text.textContent, text.getBoundingClientRect()]).filter(([, at]) => at.width > 1);
+  for (const [words, at] of texts)
+    if (at.left < box.left - 1 || at.right > box.right + 1 || at.top < box.top - 1 || at.bottom > box.bottom + 1)
+      found.push(`cut: ${words}`);
+  texts.forEach(([words, a], place) => texts.slice(place + 1).forEach(([other, b]) => {
+    const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+    if (wide > 2 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4) found.push(`${words} on ${other}`);
+  }));
+  return found;
+})"""
+
+
+@pytest.mark.slow
+def test_no_word_of_a_chart_is_cut_off_or_covered_whatever_the_names(browser, site, place):
+    long = "/models/Größe-модель-instruct-v2.0-2026-preview-abcdefghijklmnop"
+    for method, right in (("seeking", 0.9), ("default_lora", 0.35), ("pissa", 0.62)):
+        named = f"a study with a rather long name that somebody gave to it, {method}"
+        last = compared.run(place, method, right=right, teacher__source=f"{long}-7B", student__source=f"{long}-1B",
+                            name=named)  # fmt: skip
+    measured = []
+    for number, teacher in enumerate((f"{long}-7B", f"{long}-13B")):
+        key = str(number) * 32
+        fabricate.store(place, key, teacher=teacher)
+        changes = {"until": "sensitivity", "teacher.source": teacher}
+        measured.append(fabricate.run(place, "done", changes, key=key).id)
+    paths = ("compare", f"train?run={last.id}", f"sensitivity?run={measured[0]}&with={measured[1]}")
+    for width in (1280, 420):
+        context = browser.new_context(viewport={"width": width, "height": 900})
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        for path in paths:
+            visit(page, f"{site}/{path}")
+            page.locator(".js-plotly-plot .main-svg").first.wait_for()
+            settle(page)
+            assert page.evaluate(CUT) == [], (path, width)
         context.close()
