@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 2000  # on screen, of one curve
 MAX_BINS = 512  # of one profile
-TITLE_CELLS, SUBTITLE_CELLS = 50, 56  # of a line: what a window of 420 pixels has room for, or half of a wide one
+TITLE_CELLS, SUBTITLE_CELLS = 50, 58  # of a line: what a window of 420 pixels has room for, or half of a wide one
 LEGEND_CELLS = 26  # longer names have a line each
 READABLE = 4.5  # contrast that text needs
 HIGHLIGHT = "#D55E00"

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import pandas
 
 COLUMN_ROLES = ("q", "k", "v", "o", "gate", "up", "down")
-LABEL_CELLS = 24  # of a line beside an axis
+LABEL_CELLS = 32  # of a line beside an axis
 TALL = 470  # pixels; the map of the teacher and the map of one module stand side by side
 MOST_LABELLED = 16  # layers whose cells have room for their numbers
 VALUES = {"sum": "total", "mean": "per parameter", "share": "share of all"}

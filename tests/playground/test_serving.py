@@ -202,6 +202,16 @@ def test_sampling_repeats_with_its_seed_and_differs_with_another(place, desk, st
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_all_columns_of_a_prompt_draw_with_one_seed(place, desk, student, make_run):
+    plain, one = Slot(source=student), make_run(1)
+    load(place, desk, plain, one)
+    playground.begin(place, asked(plain, one, temperature=1.5, seed=7))
+    desk.step()
+    [writing_now] = desk.writings
+    assert [row.generator.initial_seed() for row in writing_now.rows] == [7, 7]
+    work(desk)
+
+
 @pytest.mark.parametrize(
     ("slot", "text", "options", "message"),
     [
