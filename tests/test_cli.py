@@ -267,6 +267,7 @@ def test_no_room_for_a_copy_is_a_sentence_and_the_measurement_is_kept(pair, work
 # Whole commands as processes
 
 
+@pytest.mark.slow
 def test_sensitivity_and_extract_fill_a_new_folder(pair, run_cli, tmp_path):
     common = ["--teacher", pair / "teacher", "--data", pair / "sums.jsonl", "--samples", 3]
     done = run_cli("sensitivity", *common, "--out", tmp_path / "s", "--json")

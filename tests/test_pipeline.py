@@ -128,6 +128,7 @@ def test_kill_9_resumes_to_the_same_numbers(spec, tmp_path, moment):
         assert run.result()["training"]["resumed"]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_stops(spec, tmp_path):
     place = workspace(tmp_path)
     run = create_run(place, spec.with_changes({"finetuning.max_steps": 10_000, "finetuning.validations": 0}))
@@ -148,6 +149,7 @@ def test_sigterm_saves_and_stops(spec, tmp_path):
     assert list(run.file("checkpoints").glob("checkpoint-*/complete"))
 
 
+@pytest.mark.slow
 def test_the_exported_adapter_scores_the_same_with_plain_peft(spec, tmp_path):
     run = run_to_end(workspace(tmp_path), spec)
     script = (

@@ -12,6 +12,7 @@ from tests.pages import compared, fabricate
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.slow
 def test_try_it_now_leads_to_a_heatmap_that_can_be_clicked(page, site, place):
     visit(page, site)
     expect(page.get_by_text("Runs will be listed here")).to_be_visible()

@@ -46,6 +46,7 @@ def test_a_quick_build_makes_all_models_and_then_keeps_them(tmp_path):
     assert sha256(out / "stranger" / "model.safetensors") == manifest["models"]["stranger"]["sha256"]
 
 
+@pytest.mark.slow
 def test_a_quick_build_never_replaces_the_bundled_models():
     done = subprocess.run(
         [sys.executable, "-m", "paraknow_core.demo.build", "--quick"], capture_output=True, text=True, timeout=120

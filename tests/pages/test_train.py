@@ -212,11 +212,11 @@ def test_a_done_run_shows_scores_beside_student_and_siblings(place, open_app):
     fabricate.run(place, "done", {"method": "pissa", "task.source": "bundled:instructions"})
     run = fabricate.run(place, "done")
     app = open_app("train", run.id)
-    bars = json.loads(app.get("plotly_chart")[0].proto.spec)
-    assert bars["layout"]["yaxis"]["ticktext"] == [
+    assert bars(app) == [
         "student, untouched", "teacher, untouched", "seeking (the method) (this run)", "default LoRA",
     ]  # fmt: skip
-    shown = [row[1] for row in bars["data"][0]["customdata"]]
+    chart = json.loads(app.get("plotly_chart")[0].proto.spec)
+    shown = [row[1] for row in chart["data"][0]["customdata"]]
     assert shown[2:] == ["41.0 ± 5.6 % (n = 300)", "37.7 ± 5.5 % (n = 300)"]
     values = {m.label: m.value for m in app.metric}
     assert values["Step-0 identity"] == "3.1 × 10⁻⁶"
@@ -249,7 +249,8 @@ def test_a_difference_is_paired_and_said_in_words(place, open_app):
 
 
 def bars(app) -> list[str]:
-    return json.loads(app.get("plotly_chart")[0].proto.spec)["layout"]["yaxis"]["ticktext"]
+    names = json.loads(app.get("plotly_chart")[0].proto.spec)["layout"]["yaxis"]["ticktext"]
+    return [name.replace("<br>", " ") for name in names]  # where a long one is broken
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def ran(folders, tmp_path):
     return load_file(out)
 
 
+@pytest.mark.slow
 def test_the_cards_lines_give_the_trained_model_and_the_start_of_training(make_context, tmp_path):
     """On a bundled student, whose embeddings are tied; PiSSA takes its product off the weights."""
     context = make_context("bundled:stranger", {"method": "pissa"})
