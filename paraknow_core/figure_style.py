@@ -135,7 +135,7 @@ def wrapped(text: str, width: int) -> list[str]:
                 break
             fits = next(n for n in range(len(word), 0, -1) if n == 1 or _cells(word[:n]) <= width)
             lines.append(word[:fits])
-            word = word[fits:]  # noqa: PLW2901 - its rest
+            word = word[fits:]  # its rest
     return lines
 
 

@@ -98,10 +98,14 @@ class Service:
         return self.folder.parent / "users"
 
     def _register(self) -> None:
-        """Say once that this process needs services; a file that a dead process of the same number left is replaced."""
+        """Say once that this process needs services; files of dead processes are taken away."""
         file, own = self._users / f"{os.getpid()}.json", this_process()
-        if read_json(file) != own:
-            write_json(file, own, durable=False)
+        if read_json(file) == own:
+            return
+        for other in self._users.glob("*.json"):
+            if not is_there(read_json(other)):
+                other.unlink(missing_ok=True)
+        write_json(file, own, durable=False)
 
     @property
     def left_alone(self) -> bool:
@@ -116,11 +120,7 @@ class Service:
     def _has_users(self) -> bool:
         if STARTED_VARIABLE not in os.environ:
             return True  # who started it by hand ends it by hand
-        gone = [file for file in self._users.glob("*.json") if not is_there(read_json(file))]
-        left = any(file not in gone for file in self._users.glob("*.json"))
-        for file in gone if left else ():
-            file.unlink(missing_ok=True)
-        return left
+        return any(is_there(read_json(file)) for file in self._users.glob("*.json"))
 
     def stop(self, wait_s: float = 0.0) -> None:
         """Ask the process to end; with a wait, end it when the time is over."""

@@ -239,7 +239,7 @@ def _unmarked(
     if not unmarked:
         return []
     first = ", ".join(_place(example, files) for example in unmarked[:3])
-    more = f" and {len(unmarked) - 3} more" if len(unmarked) > 3 else ""  # noqa: PLR2004
+    more = f" and {len(unmarked) - 3} more" if len(unmarked) > 3 else ""
     return [f"in {len(unmarked)} of {total} answers the '#### NUMBER' of the others is missing or not plain ({first}"
             f"{more}); the number that is found there is scored"]  # fmt: skip
 

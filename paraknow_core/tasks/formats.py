@@ -211,7 +211,7 @@ def name_of(path: Path) -> str:
     if path.name.startswith("upload-"):
         try:
             note = path.with_suffix(".json")
-            known = json.loads(note.read_bytes()) if note.stat().st_size < 10_000 else None  # noqa: PLR2004
+            known = json.loads(note.read_bytes()) if note.stat().st_size < 10_000 else None
         except (OSError, ValueError, RecursionError):
             known = None
         if isinstance(known, dict) and known.get("file") == path.name and isinstance(known.get("label"), str):

@@ -590,7 +590,7 @@ def _before(fields: Mapping, layout: Layout, where: str) -> list[Message]:
         place = f"{where}, {quoted(column)} {index}"
         if isinstance(pair, Mapping):
             turns.append(_message(pair, place))
-        elif isinstance(pair, list) and len(pair) == 2:  # noqa: PLR2004 (question and answer)
+        elif isinstance(pair, list) and len(pair) == 2:  # question and answer
             turns += [Message(role, text_of(text, column, place))
                       for role, text in zip(("user", "assistant"), pair, strict=True)]  # fmt: skip
         else:

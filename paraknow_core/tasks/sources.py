@@ -94,7 +94,7 @@ def not_there(path: Path) -> DataError:
     """Return the error for a file or folder that does not exist."""
     if path.name.startswith("upload-"):
         return DataError(f"task.source: the upload '{name_of(path)}' is not there any more; upload the file again")
-    shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:80]}…{str(path)[-80:]}"  # noqa: PLR2004
+    shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:80]}…{str(path)[-80:]}"
     return DataError(
         f"task.source: '{shown}' does not exist; give bundled:NAME, a .jsonl, .csv or .txt file, a folder of split "
         "files, or hub:OWNER/NAME"
