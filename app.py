@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages._ui import router, state
+from pages._ui.frame import router, state
 
 st.set_page_config(
     page_title="ParaKnow workbench",

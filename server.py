@@ -9,9 +9,11 @@ from starlette.middleware import Middleware
 Message = MutableMapping[str, Any]
 # A site that frames the workbench could lay its own words over buttons. Its own parts are frames of the same origin.
 HEADERS = (
-    (b"x-frame-options", b"SAMEORIGIN"), (b"content-security-policy", b"frame-ancestors 'self'"),
-    (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"),
-)  # fmt: skip
+    (b"x-frame-options", b"SAMEORIGIN"),
+    (b"content-security-policy", b"frame-ancestors 'self'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+)
 
 
 class Unframed:

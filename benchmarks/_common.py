@@ -99,9 +99,14 @@ def show(
 
 
 def publish(
-    options: argparse.Namespace, name: str, title: str, notes: Sequence[str], facts: dict[str, Any],
-    rows: list[dict[str, Any]], columns: dict[str, Callable[[Any], str]],
-) -> None:  # fmt: skip
+    options: argparse.Namespace,
+    name: str,
+    title: str,
+    notes: Sequence[str],
+    facts: dict[str, Any],
+    rows: list[dict[str, Any]],
+    columns: dict[str, Callable[[Any], str]],
+) -> None:
     """Print the table and write the result file, <name>_small.json with --small."""
     show(title, notes, rows, columns)
     path = write(options.out, f"{name}_small" if options.small else name, facts, rows)

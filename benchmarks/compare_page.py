@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks._common import arguments, machine, publish
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
-from paraknow_core.runs import list_runs, runs_table
+from paraknow_core.runs.folder import list_runs, runs_table
 
 METHODS = ("default_lora", "pissa", "olora", "random_offset", "seeking")
 EXAMPLES = 300
@@ -49,9 +49,15 @@ def _write_runs(place: Workspace, number: int) -> None:
 
     for i in range(number):
         compared.run(
-            place, METHODS[i % 5], i // 5 % 5, 0.4, n=EXAMPLES, factorisation__rank=(4, 8, 16, 32)[i // 25 % 4],
-            mapping__strategy=("top", "last")[i // 100 % 2], name=f"grid {i}",
-        )  # fmt: skip
+            place,
+            METHODS[i % 5],
+            i // 5 % 5,
+            0.4,
+            n=EXAMPLES,
+            factorisation__rank=(4, 8, 16, 32)[i // 25 % 4],
+            mapping__strategy=("top", "last")[i // 100 % 2],
+            name=f"grid {i}",
+        )
 
 
 def _page(place: Workspace, times: int) -> list[dict[str, Any]]:

@@ -19,19 +19,22 @@ from benchmarks import streaming
 from benchmarks._common import arguments, child_extra_bytes, extra_bytes, machine, publish, seconds
 from benchmarks.svd import RANK, matrix_of
 from benchmarks.window import loop_seconds, score_of, summed_area_table
+from paraknow_core.context import Context
 from paraknow_core.methods import method
 from paraknow_core.methods.base import MethodInputs
 from paraknow_core.ops.svd import Factors, factorise
 from paraknow_core.ops.window import best_window
 from paraknow_core.paths import Workspace
-from paraknow_core.sensitivity_store import SensitivityStore
+from paraknow_core.sensitivity.build import StoreBuilder, full_layout
+from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
-from paraknow_core.stages.context import Context
-from paraknow_core.stages.reduction import StoreBuilder, full_layout
 
-LAYER = [("q, k, v, o", 4, (5120, 5120), (4096, 4096)), ("gate, up", 2, (13824, 5120), (11008, 4096)),
-         ("down", 1, (5120, 13824), (4096, 11008))]  # fmt: skip
+LAYER = [
+    ("q, k, v, o", 4, (5120, 5120), (4096, 4096)),
+    ("gate, up", 2, (13824, 5120), (11008, 4096)),
+    ("down", 1, (5120, 13824), (4096, 11008)),
+]
 SMALLER = 8
 SPECTRA = {"decaying": "a weight with structure", "noise": "pure noise, the hardest"}
 _LONGEST = 180.0  # seconds a full decomposition may take before it is extrapolated instead
@@ -94,16 +97,25 @@ def method_seconds(layer: list) -> float:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         teacher, student = (_one_layer(folder, layer, which) for which in ("teacher", "student"))
-        spec = RunSpec().with_changes({
-            "teacher.source": str(teacher), "student.source": str(student), "extraction.origin": ["attention", "ffn"],
-            "factorisation.rank": RANK, "factorisation.lora_alpha": RANK, "mapping.strategy": "top",
-        })  # fmt: skip
+        spec = RunSpec().with_changes(
+            {
+                "teacher.source": str(teacher),
+                "student.source": str(student),
+                "extraction.origin": ["attention", "ffn"],
+                "factorisation.rank": RANK,
+                "factorisation.lora_alpha": RANK,
+                "mapping.strategy": "top",
+            }
+        )
         context = Context(spec, Settings(device="cpu"), Workspace(folder))
         builder = StoreBuilder(folder / "store", context.teacher.anatomy, full=True)
-        builder.add("all", {
-            name: score_of(shape) if len(shape) == 2 else torch.zeros(shape)
-            for name, (_, shape) in full_layout(context.teacher.anatomy).items()
-        })  # fmt: skip
+        builder.add(
+            "all",
+            {
+                name: score_of(shape) if len(shape) == 2 else torch.zeros(shape)
+                for name, (_, shape) in full_layout(context.teacher.anatomy).items()
+            },
+        )
         builder.finish({"samples": 0})
         weights = context.student.weights()
         parameters = {name: weights[name] for name in weights}
@@ -158,11 +170,16 @@ def _pair(case: str, plain: tuple[float, float, bool], ours: float, memory: int 
     search, full, extrapolated = plain
     return [
         {
-            "case": case, "way": "loop and full decomposition", "seconds": search + full, "search_seconds": search,
-            "svd_seconds": full, "ratio": (search + full) / ours, "svd_extrapolated": extrapolated,
+            "case": case,
+            "way": "loop and full decomposition",
+            "seconds": search + full,
+            "search_seconds": search,
+            "svd_seconds": full,
+            "ratio": (search + full) / ours,
+            "svd_extrapolated": extrapolated,
         },
         {"case": case, "way": "ours", "seconds": ours, "ratio": 1.0, "extra_bytes": memory},
-    ]  # fmt: skip
+    ]
 
 
 def child(case: dict[str, Any]) -> int:

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from benchmarks._common import arguments, machine, publish
+from paraknow_core.adapters.inject import inject
+from paraknow_core.context import Context
 from paraknow_core.paths import Workspace
-from paraknow_core.runs import create_run
+from paraknow_core.runs.folder import create_run
+from paraknow_core.runs.writer import RunWriter
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
-from paraknow_core.stages import finetuning
-from paraknow_core.stages.context import Context
-from paraknow_core.stages.injection import inject
-from paraknow_core.writer import RunWriter
+from paraknow_core.training import finetuning
 
 STEPS, ROUNDS = 45, 3
 SMALL_STEPS, SMALL_ROUNDS = 2, 1
@@ -53,9 +53,9 @@ class Case:
 
     def __init__(self, steps: int, folder: Path) -> None:
         self.place = Workspace(folder)
-        self.spec = RunSpec().with_changes({
-            "method": "default_lora", "finetuning.max_steps": steps, "finetuning.validations": 0,
-        })  # fmt: skip
+        self.spec = RunSpec().with_changes(
+            {"method": "default_lora", "finetuning.max_steps": steps, "finetuning.validations": 0}
+        )
         self.context = Context(self.spec, Settings(), self.place)
         self.student = self.context.student
         self.train = self.context.encode(self.context.task.split("train"), self.student)
@@ -74,9 +74,16 @@ class Case:
         run = create_run(self.place, spec)
         with RunWriter(run) as writer:
             finetuning.finetune(
-                model, self.train, [], self.pad_id, spec, Settings(), run.file("checkpoints"), writer,
+                model,
+                self.train,
+                [],
+                self.pad_id,
+                spec,
+                Settings(),
+                run.file("checkpoints"),
+                writer,
                 lambda: writer.stop_requested,
-            )  # fmt: skip
+            )
         return run.metrics()[-1]["loss"]
 
     def bare(self, model: Any) -> float:
@@ -162,13 +169,18 @@ def measure(steps: int, rounds: int) -> list[dict[str, Any]]:
         least = statistics.median(computing["bare PEFT loop"])
         return [
             {
-                "case": f"{steps} steps", "way": way, "tokens_per_s": statistics.median(found), "rounds": found,
-                "ratio": statistics.median(found) / bare, "cpu_seconds": statistics.median(computing[way]),
-                "cpu_ratio": least / statistics.median(computing[way]), "last_loss": losses[way],
+                "case": f"{steps} steps",
+                "way": way,
+                "tokens_per_s": statistics.median(found),
+                "rounds": found,
+                "ratio": statistics.median(found) / bare,
+                "cpu_seconds": statistics.median(computing[way]),
+                "cpu_ratio": least / statistics.median(computing[way]),
+                "last_loss": losses[way],
                 "padding": read.get(way, case.padding(case.passes)),
             }
             for way, found in rates.items()
-        ]  # fmt: skip
+        ]
 
 
 def main() -> None:

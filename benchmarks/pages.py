@@ -23,11 +23,11 @@ from typing import Any
 import psutil
 
 from benchmarks._common import arguments, machine, publish
-from paraknow_core.launcher import end_server
+from paraknow_core.engines.service import Service
 from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace, read_json, write_json
-from paraknow_core.runs import RunFolder
-from paraknow_core.services import Service
+from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import METHODS
+from paraknow_core.workbench.launcher import end_server
 from tests.pages import fabricate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,8 +35,15 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PAGES = ("Start", "Models & task", "Sensitivity", "Mapping & extraction", "Train", "Compare", "Playground", "Lessons")
 LISTING = ("Start", "Compare")
 # 80 layers of 8192 x 8192 and 8192 x 28672 weights with grouped queries: the shapes of a 70B model.
-LARGE = {"q": (8192, 8192), "k": (1024, 8192), "v": (1024, 8192), "o": (8192, 8192),
-         "gate": (28672, 8192), "up": (28672, 8192), "down": (8192, 28672)}  # fmt: skip
+LARGE = {
+    "q": (8192, 8192),
+    "k": (1024, 8192),
+    "v": (1024, 8192),
+    "o": (8192, 8192),
+    "gate": (28672, 8192),
+    "up": (28672, 8192),
+    "down": (8192, 28672),
+}
 RERUN_S, CLICK_S, LIST_S, FIRST_S, GROWTH_MB_H = 0.3, 1.0, 2.0, 60.0, 30.0
 NOTES = [
     "A real server and a real Chromium, both on this machine. Rerun: the browser's own clock from `running` to",
@@ -87,11 +94,23 @@ def server(root: Path) -> Iterator[tuple[str, psutil.Process]]:
         port = free.getsockname()[1]
     with (root / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.headless",
-             "true"],
-            cwd=ROOT, env={**os.environ, WORKSPACE_VARIABLE: str(root), "HF_HUB_OFFLINE": "1"},
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "streamlit",
+                "run",
+                "app.py",
+                "--server.port",
+                str(port),
+                "--server.headless",
+                "true",
+            ],
+            cwd=ROOT,
+            env={**os.environ, WORKSPACE_VARIABLE: str(root), "HF_HUB_OFFLINE": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
         try:
             _wait_until_up(f"http://127.0.0.1:{port}")
             yield f"http://127.0.0.1:{port}", psutil.Process(process.pid)
@@ -235,9 +254,17 @@ def memory(size: Size) -> dict[str, Any]:
                 samples.append((time.monotonic() - start, process.memory_info().rss / 1e6))
                 time.sleep(1.0)
     slope = statistics.linear_regression(*zip(*samples, strict=True)).slope * 3600
-    return {"case": "Train, live", "what": f"memory over {size.minutes:g} min", "unit": "MB/h", "n": len(samples),
-            "median": slope, "high": None, "resident": statistics.median(m for _, m in samples), "reach": GROWTH_MB_H,
-            "holds": slope <= GROWTH_MB_H}  # fmt: skip
+    return {
+        "case": "Train, live",
+        "what": f"memory over {size.minutes:g} min",
+        "unit": "MB/h",
+        "n": len(samples),
+        "median": slope,
+        "high": None,
+        "resident": statistics.median(m for _, m in samples),
+        "reach": GROWTH_MB_H,
+        "holds": slope <= GROWTH_MB_H,
+    }
 
 
 @contextmanager
@@ -253,8 +280,11 @@ def _training(run: RunFolder) -> Iterator[None]:
             with run.file("events.jsonl").open("a") as file:
                 file.write(("\n" if step == 21 else "") + json.dumps(line) + "\n")
             status = read_json(run.file("status.json"), {})
-            write_json(run.file("status.json"), {**status, "done": step, "total": 10_000, "heartbeat": time.time()},
-                       durable=False)  # fmt: skip
+            write_json(
+                run.file("status.json"),
+                {**status, "done": step, "total": 10_000, "heartbeat": time.time()},
+                durable=False,
+            )
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
@@ -268,8 +298,16 @@ def _training(run: RunFolder) -> Iterator[None]:
 def _row(case: str, what: str, times: list[float], reach: float) -> dict[str, Any]:
     middle = statistics.median(times)
     high = statistics.quantiles(times, n=20, method="inclusive")[-1] if len(times) > 1 else None
-    return {"case": case, "what": what, "unit": "s", "n": len(times), "median": middle, "high": high, "reach": reach,
-            "holds": middle <= reach}  # fmt: skip
+    return {
+        "case": case,
+        "what": what,
+        "unit": "s",
+        "n": len(times),
+        "median": middle,
+        "high": high,
+        "reach": reach,
+        "holds": middle <= reach,
+    }
 
 
 def _options(parser: Any) -> None:
@@ -285,17 +323,32 @@ def main() -> None:
         size = Size(**{**size.__dict__, "minutes": options.minutes})
     facts, rows = machine(), []
     parts: dict[str, Callable[[], Any]] = {
-        "first": lambda: [first_heatmap()], "drawing": lambda: drawing(size), "memory": lambda: [memory(size)],
-    }  # fmt: skip
+        "first": lambda: [first_heatmap()],
+        "drawing": lambda: drawing(size),
+        "memory": lambda: [memory(size)],
+    }
     for name, part in parts.items():
         if options.only in (None, name):
             rows += part()
     columns = {
-        "case": str, "what": str, "median": "{:.3f}".format, "high": "{:.3f}".format, "reach": "{:g}".format,
-        "unit": str, "n": str, "holds": lambda holds: "yes" if holds else "no",
-    }  # fmt: skip
-    publish(options, "pages", f"Pages: {size.layers} layers x 7 modules, {size.runs} runs; median and 95 %", NOTES,
-            facts, rows, columns)  # fmt: skip
+        "case": str,
+        "what": str,
+        "median": "{:.3f}".format,
+        "high": "{:.3f}".format,
+        "reach": "{:g}".format,
+        "unit": str,
+        "n": str,
+        "holds": lambda holds: "yes" if holds else "no",
+    }
+    publish(
+        options,
+        "pages",
+        f"Pages: {size.layers} layers x 7 modules, {size.runs} runs; median and 95 %",
+        NOTES,
+        facts,
+        rows,
+        columns,
+    )
 
 
 if __name__ == "__main__":

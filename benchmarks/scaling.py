@@ -65,9 +65,12 @@ def main() -> None:
         row["exponent"] = math.log2(row["seconds"] / rows[0]["seconds"])
         row["arithmetic"] = math.log2(row["operations"] / rows[0]["operations"])
     columns = {
-        "case": str, "seconds": "{:.2f}".format, "operations": "{:.2e}".format, "exponent": "{:.2f}".format,
+        "case": str,
+        "seconds": "{:.2f}".format,
+        "operations": "{:.2e}".format,
+        "exponent": "{:.2f}".format,
         "arithmetic": "{:.2f}".format,
-    }  # fmt: skip
+    }
     publish(options, "scaling", "Growth of a streamed sensitivity", NOTES, facts, rows, columns)
 
 

@@ -11,18 +11,27 @@ from typing import Any
 from benchmarks._common import arguments, machine, publish
 from paraknow_core.paths import Workspace
 from paraknow_core.pipeline import execute
-from paraknow_core.runs import create_run
+from paraknow_core.runs.folder import create_run
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
-from paraknow_core.stages import evaluation
+from paraknow_core.training import evaluation
 
 ARMS = [("seeking", 4), ("seeking", 8), ("seeking", 16), ("random_offset", 16), ("pissa", 16), ("default_lora", 16)]
 SEEDS = (0, 1)
-BUDGET = {"finetuning.max_steps": 16, "finetuning.validations": 0, "task.sizes": {"train": 1000, "validation": 0,
-          "test": 100}, "sensitivity.samples": 32}  # fmt: skip
+BUDGET = {
+    "finetuning.max_steps": 16,
+    "finetuning.validations": 0,
+    "task.sizes": {"train": 1000, "validation": 0, "test": 100},
+    "sensitivity.samples": 32,
+}
 FULL = BUDGET | {"finetuning.max_steps": 48, "task.sizes": {"train": 1000, "validation": 0, "test": 300}}
-SMALL = {"finetuning.max_steps": 1, "finetuning.batch_size": 4, "finetuning.validations": 0,
-         "task.sizes": {"train": 8, "validation": 0, "test": 2}, "sensitivity.samples": 2}  # fmt: skip
+SMALL = {
+    "finetuning.max_steps": 1,
+    "finetuning.batch_size": 4,
+    "finetuning.validations": 0,
+    "task.sizes": {"train": 8, "validation": 0, "test": 2},
+    "sensitivity.samples": 2,
+}
 _SMALL_ARMS = [("seeking", 4), ("default_lora", 4)]
 _DEFAULT_OVER_BUDGET = 3  # a run by default takes 48 steps and 300 test examples
 NOTES = [
@@ -97,9 +106,12 @@ def measure(budget: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Print the table and write results/shared_runs.json."""
-    options = arguments(__doc__.splitlines()[0], extra=lambda parser: (
-        parser.add_argument("--full", action="store_true", help="steps and test examples of a run by default"),
-    ))  # fmt: skip
+    options = arguments(
+        __doc__.splitlines()[0],
+        extra=lambda parser: (
+            parser.add_argument("--full", action="store_true", help="steps and test examples of a run by default"),
+        ),
+    )
     facts = machine()
     rows = measure(SMALL if options.small else FULL if options.full else BUDGET)
     time_of = "{:.1f} s".format

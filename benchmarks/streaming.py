@@ -25,8 +25,12 @@ SIZES = {  # hidden, intermediate, layers, heads: those of Llama models of that 
     "1.1B": (2048, 5632, 22, 32),
     "7B": (4096, 11008, 32, 32),
 }
-WAYS = {"tiny": ("streamed", "resident", "published"), "0.2B": ("streamed", "resident", "published"),
-        "1.1B": ("streamed", "resident"), "7B": ("streamed",)}  # fmt: skip
+WAYS = {
+    "tiny": ("streamed", "resident", "published"),
+    "0.2B": ("streamed", "resident", "published"),
+    "1.1B": ("streamed", "resident"),
+    "7B": ("streamed",),
+}
 SAMPLES, TOKENS = 4, 128
 REPEATS = {"0.2B": 3}  # of what takes seconds
 RATE_S = 1.5  # of products before and after every run
@@ -50,32 +54,44 @@ def build(folder: Path, size: str) -> None:
     hidden, inner, layers, heads = SIZES[size]
     folder.mkdir(parents=True, exist_ok=True)
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden,
-        "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": heads, "vocab_size": VOCABULARY, "max_position_embeddings": 4096,
-        "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
-    }  # fmt: skip
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+    }
     (folder / "config.json").write_text(json.dumps(config))
     generator = torch.Generator().manual_seed(0)
     place: dict[str, str] = {}
 
     def shard(file: str, shapes: dict[str, tuple[int, ...]]) -> None:
         tensors = {
-            name: torch.ones(shape, dtype=torch.bfloat16) if len(shape) == 1
+            name: torch.ones(shape, dtype=torch.bfloat16)
+            if len(shape) == 1
             else torch.randn(shape, generator=generator).mul_(shape[1] ** -0.5).bfloat16()
             for name, shape in shapes.items()
-        }  # fmt: skip
+        }
         save_file(tensors, folder / file, metadata={"format": "pt"})
         place.update(dict.fromkeys(tensors, file))
 
     for i in range(layers):
-        shard(f"layer-{i:03}.safetensors", {
-            **{f"model.layers.{i}.self_attn.{x}_proj.weight": (hidden, hidden) for x in "qkvo"},
-            **{f"model.layers.{i}.mlp.{x}_proj.weight": (inner, hidden) for x in ("gate", "up")},
-            f"model.layers.{i}.mlp.down_proj.weight": (hidden, inner),
-            f"model.layers.{i}.input_layernorm.weight": (hidden,),
-            f"model.layers.{i}.post_attention_layernorm.weight": (hidden,),
-        })  # fmt: skip
+        shard(
+            f"layer-{i:03}.safetensors",
+            {
+                **{f"model.layers.{i}.self_attn.{x}_proj.weight": (hidden, hidden) for x in "qkvo"},
+                **{f"model.layers.{i}.mlp.{x}_proj.weight": (inner, hidden) for x in ("gate", "up")},
+                f"model.layers.{i}.mlp.down_proj.weight": (hidden, inner),
+                f"model.layers.{i}.input_layernorm.weight": (hidden,),
+                f"model.layers.{i}.post_attention_layernorm.weight": (hidden,),
+            },
+        )
     ends = {"model.embed_tokens.weight": (VOCABULARY, hidden), "lm_head.weight": (VOCABULARY, hidden)}
     shard("ends.safetensors", {**ends, "model.norm.weight": (hidden,)})
     index = {"metadata": {}, "weight_map": place}
@@ -84,12 +100,12 @@ def build(folder: Path, size: str) -> None:
 
 def child(case: dict[str, Any]) -> dict[str, Any]:
     """Measure one way in this process."""
+    from paraknow_core.context import Model, Silent
     from paraknow_core.paths import Workspace
+    from paraknow_core.sensitivity.build import no_choices
+    from paraknow_core.sensitivity.measure import measure, plan_for
     from paraknow_core.settings import Settings
     from paraknow_core.spec import ModelSpec
-    from paraknow_core.stages.context import Model, Silent
-    from paraknow_core.stages.reduction import no_choices
-    from paraknow_core.stages.sensitivity import measure, plan_for
     from paraknow_core.tasks.templates import Encoded
 
     torch.set_num_threads(case["threads"])
@@ -198,27 +214,42 @@ def measure_size(size: str, threads: int, folder: Path) -> list[dict[str, Any]]:
         flops = (8 if way == "streamed" else 6) * layers * layer * tokens + 6 * VOCABULARY * hidden * tokens
         on_average = flops / fmean(run["seconds"] for run in runs)
         predicted = found["predicted"] or {}
-        rows.append({
-            "case": size, "way": way, "seconds": found["seconds"],
-            "memory": max(run["outside"] or 0 for run in runs) or None,
-            "bound": 1.25 * (8 * layer + 4 * max(VOCABULARY, inner) * hidden) + 0.5e9 if way == "streamed" else None,
-            "gflops": flops / found["seconds"] / 1e9, "of_square": flops / found["seconds"] / best,
-            "of_shapes": flops / found["seconds"] / best_own, "mean_of_square": on_average / mean,
-            "mean_of_shapes": on_average / mean_own, "square_gflops": best / 1e9, "shapes_gflops": best_own / 1e9,
-            "mean_square_gflops": mean / 1e9, "mean_shapes_gflops": mean_own / 1e9,
-            "predicted_memory": predicted.get("memory"), "predicted_seconds": predicted.get("seconds"),
-            "total": found["total"],
-        })  # fmt: skip
+        rows.append(
+            {
+                "case": size,
+                "way": way,
+                "seconds": found["seconds"],
+                "memory": max(run["outside"] or 0 for run in runs) or None,
+                "bound": 1.25 * (8 * layer + 4 * max(VOCABULARY, inner) * hidden) + 0.5e9
+                if way == "streamed"
+                else None,
+                "gflops": flops / found["seconds"] / 1e9,
+                "of_square": flops / found["seconds"] / best,
+                "of_shapes": flops / found["seconds"] / best_own,
+                "mean_of_square": on_average / mean,
+                "mean_of_shapes": on_average / mean_own,
+                "square_gflops": best / 1e9,
+                "shapes_gflops": best_own / 1e9,
+                "mean_square_gflops": mean / 1e9,
+                "mean_shapes_gflops": mean_own / 1e9,
+                "predicted_memory": predicted.get("memory"),
+                "predicted_seconds": predicted.get("seconds"),
+                "total": found["total"],
+            }
+        )
     return rows
 
 
 def main() -> None:
     """Print the table and write results/streaming.json."""
-    options = arguments(__doc__.splitlines()[0], extra=lambda parser: (
-        parser.add_argument("--size", choices=list(SIZES), action="append", help="only these sizes"),
-        parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all cores)"),
-        parser.add_argument("--work", type=Path, default=None, help="folder for the random models (default: /tmp)"),
-    ))  # fmt: skip
+    options = arguments(
+        __doc__.splitlines()[0],
+        extra=lambda parser: (
+            parser.add_argument("--size", choices=list(SIZES), action="append", help="only these sizes"),
+            parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: all cores)"),
+            parser.add_argument("--work", type=Path, default=None, help="folder for the random models (default: /tmp)"),
+        ),
+    )
     if options.child:
         print(json.dumps(child(json.loads(options.child))))
         return
@@ -232,11 +263,20 @@ def main() -> None:
         for size in sizes:
             rows += measure_size(size, torch.get_num_threads(), Path(folder))
     columns = {
-        "case": str, "way": str, "seconds": "{:.1f}".format, "predicted_seconds": "{:.1f}".format,
-        "memory": _gigabytes, "predicted_memory": _gigabytes, "bound": _gigabytes, "gflops": "{:.0f}".format,
-        "of_square": "{:.0%}".format, "of_shapes": "{:.0%}".format, "mean_of_square": "{:.0%}".format,
-        "mean_of_shapes": "{:.0%}".format, "total": "{:.6g}".format,
-    }  # fmt: skip
+        "case": str,
+        "way": str,
+        "seconds": "{:.1f}".format,
+        "predicted_seconds": "{:.1f}".format,
+        "memory": _gigabytes,
+        "predicted_memory": _gigabytes,
+        "bound": _gigabytes,
+        "gflops": "{:.0f}".format,
+        "of_square": "{:.0%}".format,
+        "of_shapes": "{:.0%}".format,
+        "mean_of_square": "{:.0%}".format,
+        "mean_of_shapes": "{:.0%}".format,
+        "total": "{:.6g}".format,
+    }
     name = f"streaming_{'_'.join(sizes)}" if options.size else "streaming"
     publish(options, name, "Streamed sensitivity", NOTES, facts, rows, columns)
 

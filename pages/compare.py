@@ -3,18 +3,16 @@
 import pandas
 import streamlit as st
 
-from pages._ui import (
-    compare_answers,
-    compare_curves,
-    compare_data,
-    compare_files,
-    compare_lens,
-    compare_link,
-    compare_scores,
-    compare_table,
-    layout,
-)
-from pages._ui.layout import plain
+from pages._ui.compare import answers as compare_answers
+from pages._ui.compare import curves as compare_curves
+from pages._ui.compare import data as compare_data
+from pages._ui.compare import files as compare_files
+from pages._ui.compare import lens as compare_lens
+from pages._ui.compare import link as compare_link
+from pages._ui.compare import scores as compare_scores
+from pages._ui.compare import table as compare_table
+from pages._ui.frame import layout
+from pages._ui.frame.layout import plain
 
 VIEWS = {
     "scores": ("Scores and differences", compare_scores.draw),
@@ -51,17 +49,24 @@ def body(table: pandas.DataFrame) -> None:
         _nothing_chosen(table)
         return
     view = compare_link.linked(
-        st.segmented_control, "View", "view", list(VIEWS), format_func=lambda name: VIEWS[name][0], required=True,
+        st.segmented_control,
+        "View",
+        "view",
+        list(VIEWS),
+        format_func=lambda name: VIEWS[name][0],
+        required=True,
         label_visibility="collapsed",
-    )  # fmt: skip
+    )
     VIEWS[view][1](arms)
 
 
 def _nothing_chosen(table: pandas.DataFrame) -> None:
     finished = "score.value" in table and bool(table["score.value"].notna().any())
     if finished:
-        st.info("Tick runs in the table to compare them: several arms, and several seeds of each.",
-                icon=":material/check_box:")  # fmt: skip
+        st.info(
+            "Tick runs in the table to compare them: several arms, and several seeds of each.",
+            icon=":material/check_box:",
+        )
         return
     st.info("No run has scores yet. Runs that finish will be compared here.", icon=":material/hourglass_empty:")
     st.page_link("pages/train.py", label="Start or resume a transfer on Train", icon=":material/play_arrow:")

@@ -5,13 +5,14 @@ import io
 
 import streamlit as st
 
-from pages._ui import layout, lesson_runs, state
-from pages._ui.layout import plain
-from pages._ui.lesson_runs import Found
-from paraknow_core.charts import lessons as charts
+from pages._ui.frame import layout, state
+from pages._ui.frame.layout import plain
+from pages._ui.lessons import runs as lesson_runs
+from pages._ui.lessons.runs import Found
 from paraknow_core.display import duration
 from paraknow_core.errors import ParaknowError
-from paraknow_core.lessons import LESSONS, Explanation, Lesson
+from paraknow_core.figures import lessons as charts
+from paraknow_core.studies.lessons import LESSONS, Explanation, Lesson
 
 PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
 ANSWERS = "lessons.answers"  # number of a lesson -> the key that was predicted
@@ -42,11 +43,22 @@ def overview() -> None:
         with st.container(border=True):
             left, right = st.columns([5, 1.3], vertical_alignment="center")
             left.markdown(f"**{one.number}. {plain(one.title)}**  \n{plain(one.question)}")
-            word = "results are there" if found.done else f"{found.finished} of {len(one.specs)} runs done" if (
-                found.finished) else f"{len(one.specs)} runs, about {duration(one.seconds)}"  # fmt: skip
+            word = (
+                "results are there"
+                if found.done
+                else f"{found.finished} of {len(one.specs)} runs done"
+                if (found.finished)
+                else f"{len(one.specs)} runs, about {duration(one.seconds)}"
+            )
             left.caption(plain(word))
-            right.button("Open", key=f"lesson.open.{one.number}", icon=":material/arrow_forward:", width="stretch",
-                         on_click=_open, args=(one.number,))  # fmt: skip
+            right.button(
+                "Open",
+                key=f"lesson.open.{one.number}",
+                icon=":material/arrow_forward:",
+                width="stretch",
+                on_click=_open,
+                args=(one.number,),
+            )
 
 
 def _open(number: int | None) -> None:
@@ -79,8 +91,15 @@ def navigation(lesson: Lesson) -> None:
         st.button("All lessons", icon=":material/school:", type="tertiary", on_click=_open, args=(None,))
         for one in LESSONS:
             label = f"**{one.number}**" if one is lesson else str(one.number)
-            st.button(label, help=one.title, key=f"lesson.go.{one.number}", type="tertiary", disabled=one is lesson,
-                      on_click=_open, args=(one.number,))  # fmt: skip
+            st.button(
+                label,
+                help=one.title,
+                key=f"lesson.go.{one.number}",
+                type="tertiary",
+                disabled=one is lesson,
+                on_click=_open,
+                args=(one.number,),
+            )
 
 
 def predict(lesson: Lesson) -> str | None:
@@ -96,11 +115,19 @@ def predict(lesson: Lesson) -> str | None:
             st.rerun()
         return given
     choice = st.radio(
-        "What will come out?", list(lesson.options), format_func=lambda key: plain(lesson.options[key]), index=None,
+        "What will come out?",
+        list(lesson.options),
+        format_func=lambda key: plain(lesson.options[key]),
+        index=None,
         key=f"lesson.{lesson.number}.choice",
-    )  # fmt: skip
-    if st.button("This is my prediction", type="primary", icon=":material/check:", disabled=choice is None,
-                 help=None if choice else "Choose an answer first: a guess is enough."):  # fmt: skip
+    )
+    if st.button(
+        "This is my prediction",
+        type="primary",
+        icon=":material/check:",
+        disabled=choice is None,
+        help=None if choice else "Choose an answer first: a guess is enough.",
+    ):
         answers[lesson.number] = choice
         st.rerun()
     st.caption("The results are shown after you have predicted: what surprises is remembered.")
@@ -150,14 +177,23 @@ def explain(lesson: Lesson, found: Found, answer: str) -> None:
     row = st.container(key="stack-pictures-lesson").columns(len(made.panels), gap="medium")
     for number, (panel, column) in enumerate(zip(made.panels, row, strict=True)):
         column.plotly_chart(
-            charts.panel_figure(panel, dark=layout.is_dark()), theme=None, config=PLOT, alt=charts.alternative(panel),
+            charts.panel_figure(panel, dark=layout.is_dark()),
+            theme=None,
+            config=PLOT,
+            alt=charts.alternative(panel),
             key=f"lesson:{lesson.number}:{number}",
-        )  # fmt: skip
+        )
     st.subheader("In words", anchor=False)
     st.markdown("\n".join(f"- {plain(sentence)}" for sentence in made.sentences))
     with st.container(horizontal=True):
-        st.download_button("Numbers as CSV", _csv(made), f"lesson-{lesson.number}.csv", "text/csv",
-                           icon=":material/download:", on_click="ignore")  # fmt: skip
+        st.download_button(
+            "Numbers as CSV",
+            _csv(made),
+            f"lesson-{lesson.number}.csv",
+            "text/csv",
+            icon=":material/download:",
+            on_click="ignore",
+        )
         with st.popover("The runs", icon=":material/list:"):
             lesson_runs.table(lesson, found)
     _next(lesson)
@@ -173,20 +209,33 @@ def _verdict(lesson: Lesson, made: Explanation, answer: str) -> None:
             icon=":material/check_circle:",
         )
     else:
-        st.warning(plain(f"You predicted: {lesson.options[answer]}. The numbers say: {lesson.options[made.right]}. "
-                         f"{made.why[:1].upper()}{made.why[1:]}"), icon=":material/lightbulb:")  # fmt: skip
+        st.warning(
+            plain(
+                f"You predicted: {lesson.options[answer]}. The numbers say: {lesson.options[made.right]}. "
+                f"{made.why[:1].upper()}{made.why[1:]}"
+            ),
+            icon=":material/lightbulb:",
+        )
 
 
 def _next(lesson: Lesson) -> None:
     st.subheader("What to try next", anchor=False)
     st.markdown(plain(lesson.after))
     for preset in lesson.presets:
-        st.page_link(preset.page, label=plain(preset.label), icon=":material/arrow_forward:",
-                     query_params={"preset": preset.name})  # fmt: skip
+        st.page_link(
+            preset.page,
+            label=plain(preset.label),
+            icon=":material/arrow_forward:",
+            query_params={"preset": preset.name},
+        )
     following = next((one for one in LESSONS if one.number == lesson.number + 1), None)
     if following is not None:
-        st.button(plain(f"Lesson {following.number}: {following.title}"), icon=":material/school:",
-                  on_click=_open, args=(following.number,))  # fmt: skip
+        st.button(
+            plain(f"Lesson {following.number}: {following.title}"),
+            icon=":material/school:",
+            on_click=_open,
+            args=(following.number,),
+        )
 
 
 def _csv(made: Explanation) -> str:
@@ -204,7 +253,7 @@ def _csv(made: Explanation) -> str:
 @st.cache_data(max_entries=50, show_spinner="Comparing the runs …")
 def explanation(number: int, runs: tuple[tuple[str, str], ...]) -> Explanation:
     """Return what the runs of a lesson say."""
-    from paraknow_core.runs import find_run
+    from paraknow_core.runs.folder import find_run
 
     place = state.place()
     lesson = next(one for one in LESSONS if one.number == number)

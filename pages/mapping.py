@@ -2,13 +2,17 @@
 
 import streamlit as st
 
-from pages._ui import layout, mapping_held, mapping_numbers, mapping_overview, mapping_preview, state
-from pages._ui.layout import plain
-from pages._ui.mapping_actions import actions, extraction_outcome
-from pages._ui.mapping_choice import Choice, choice_of
-from pages._ui.mapping_layers import editor
-from pages._ui.mapping_settings import rank_problem, settings
-from pages._ui.mapping_source import source_line
+from pages._ui.frame import layout, state
+from pages._ui.frame.layout import plain
+from pages._ui.mapping import held as mapping_held
+from pages._ui.mapping import numbers as mapping_numbers
+from pages._ui.mapping import overview as mapping_overview
+from pages._ui.mapping import preview as mapping_preview
+from pages._ui.mapping.actions import actions, extraction_outcome
+from pages._ui.mapping.choice import Choice, choice_of
+from pages._ui.mapping.layers import editor
+from pages._ui.mapping.settings import rank_problem, settings
+from pages._ui.mapping.source import source_line
 from paraknow_core.display import arm_of
 
 MINE, HELD = "This choice", "Held choice"
@@ -82,8 +86,9 @@ def _skipped(choice: Choice) -> None:
     skipped = [pair for pair in choice.plan["pairs"] if pair["action"] == "skip"]
     if skipped:
         with st.expander(f"{len(skipped)} modules receive nothing", icon=":material/block:"):
-            st.dataframe([{"student module": p["student_module"], "why": p["reason"]} for p in skipped],
-                         hide_index=True)  # fmt: skip
+            st.dataframe(
+                [{"student module": p["student_module"], "why": p["reason"]} for p in skipped], hide_index=True
+            )
 
 
 with layout.page("Mapping & extraction"):

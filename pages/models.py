@@ -2,7 +2,13 @@
 
 import streamlit as st
 
-from pages._ui import layout, models_anatomy, models_estimate, models_pick, task_pick, task_seeds, task_view
+from pages._ui.frame import layout
+from pages._ui.models import anatomy as models_anatomy
+from pages._ui.models import estimate as models_estimate
+from pages._ui.models import pick as models_pick
+from pages._ui.task import pick as task_pick
+from pages._ui.task import seeds as task_seeds
+from pages._ui.task import view as task_view
 
 PARTS = {"models": "Models", "task": "Task", "seeds": "Seed samples", "estimate": "Estimate"}
 PART = "models.part"
@@ -15,17 +21,23 @@ def choose_part() -> str:
         layout.say_unknown("part", named, PARTS, PARTS["models"])
     st.session_state[PART] = named if named in PARTS else "models"
     st.segmented_control(
-        "Part", list(PARTS), format_func=PARTS.get, key=PART, required=True, label_visibility="collapsed",
+        "Part",
+        list(PARTS),
+        format_func=PARTS.get,
+        key=PART,
+        required=True,
+        label_visibility="collapsed",
         on_change=lambda: st.query_params.update(part=st.session_state[PART]),
-    )  # fmt: skip
+    )
     return st.session_state[PART]
 
 
 def models() -> None:
     """Draw the choice of the two models, and how they compare."""
     pair = {}
-    for box, who in zip(st.container(key="stack-pictures-pair").columns(2, gap="large"), ("teacher", "student"),
-                        strict=True):  # fmt: skip
+    for box, who in zip(
+        st.container(key="stack-pictures-pair").columns(2, gap="large"), ("teacher", "student"), strict=True
+    ):
         with box:
             models_pick.picker(who)
             pair[who] = models_anatomy.ask_anatomy(who)

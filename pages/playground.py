@@ -4,16 +4,14 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from pages._ui import layout, state
-from pages._ui import playground_answers as answers
-from pages._ui import playground_prompt as prompt
-from pages._ui import playground_slots as slots
-from pages._ui.layout import plain
-from pages._ui.playground_slots import Choice
-from paraknow_core import playground
+from pages._ui.frame import layout, state
+from pages._ui.frame.layout import plain
+from pages._ui.playground import answers, prompt, slots
+from pages._ui.playground.slots import Choice
 from paraknow_core.display import memory, shorten
 from paraknow_core.errors import ParaknowError
-from paraknow_core.playground import Generation, Holding, protocol
+from paraknow_core.workbench import playground
+from paraknow_core.workbench.playground import Generation, Holding, protocol
 
 EVERY_S = 0.35
 
@@ -114,10 +112,15 @@ def _of_another_prompt(found: prompt.Material, made: Generation) -> None:
     """Say that the address holds answers to another prompt, and offer the way back to it."""
     about = shorten(" ".join(" ".join(turn.content for turn in made.asked.turns).split()), 90)
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(plain(f"The answers to «{about}» (template {made.asked.template}) are not shown: the prompt above "
-                         "is another one. Generate asks it."))  # fmt: skip
-        st.button("Back to that prompt", icon=":material/undo:", type="tertiary", on_click=prompt.fill,
-                  args=(found, made))  # fmt: skip
+        st.caption(
+            plain(
+                f"The answers to «{about}» (template {made.asked.template}) are not shown: the prompt above "
+                "is another one. Generate asks it."
+            )
+        )
+        st.button(
+            "Back to that prompt", icon=":material/undo:", type="tertiary", on_click=prompt.fill, args=(found, made)
+        )
 
 
 def _grid(chosen: list[Choice], held: dict[str, Holding], made: Generation | None, judged: bool) -> None:
@@ -132,8 +135,11 @@ def _grid(chosen: list[Choice], held: dict[str, Holding], made: Generation | Non
 
 
 def _say_orphaned(place) -> None:  # noqa: ANN001
-    st.warning("These answers were cut off: the process that wrote them is gone, perhaps because memory ran out. What "
-               "was written is kept. Load the models and generate again.", icon=":material/link_off:")  # fmt: skip
+    st.warning(
+        "These answers were cut off: the process that wrote them is gone, perhaps because memory ran out. What "
+        "was written is kept. Load the models and generate again.",
+        icon=":material/link_off:",
+    )
     del place
 
 
@@ -162,14 +168,26 @@ def _below(known: dict[str, Choice], made: Generation | None) -> None:
             st.caption(plain(", ".join(who)))
             st.code(text, language=None, wrap_lines=True)
     asked = made.asked
-    how = "greedy" if asked.temperature == 0 else (
-        f"temperature {asked.temperature:g}, top-p {asked.top_p:g}, seed {asked.seed}"
-    )  # fmt: skip
+    how = (
+        "greedy"
+        if asked.temperature == 0
+        else (f"temperature {asked.temperature:g}, top-p {asked.top_p:g}, seed {asked.seed}")
+    )
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.download_button("Tokens as CSV", answers.table(made, labels), f"tokens-{made.id}.csv", "text/csv",
-                           icon=":material/download:", on_click="ignore")  # fmt: skip
-        st.caption(plain(f"{how}, at most {asked.max_new_tokens} new tokens, template {asked.template}. "
-                         "This page's address keeps the answers."))  # fmt: skip
+        st.download_button(
+            "Tokens as CSV",
+            answers.table(made, labels),
+            f"tokens-{made.id}.csv",
+            "text/csv",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        st.caption(
+            plain(
+                f"{how}, at most {asked.max_new_tokens} new tokens, template {asked.template}. "
+                "This page's address keeps the answers."
+            )
+        )
 
 
 with layout.page("Playground"):

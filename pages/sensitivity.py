@@ -2,13 +2,16 @@
 
 import streamlit as st
 
-from pages._ui import layout, reading, sensitivity_compare, sensitivity_matrix, state, widgets
-from pages._ui import sensitivity_map as maps
-from pages._ui import sensitivity_measure as measure
-from pages._ui.reading import Facts
-from pages._ui.sensitivity_read import Saved, label, opened
+from pages._ui.frame import layout, reading, state
+from pages._ui.frame import run_panel as widgets
+from pages._ui.frame.reading import Facts
+from pages._ui.sensitivity import compare as sensitivity_compare
+from pages._ui.sensitivity import map as maps
+from pages._ui.sensitivity import matrix as sensitivity_matrix
+from pages._ui.sensitivity import measure
+from pages._ui.sensitivity.read import Saved, label, opened
 from paraknow_core.display import distinct
-from paraknow_core.runs import RunFolder, list_runs
+from paraknow_core.runs.folder import RunFolder, list_runs
 
 BESIDE_DETAIL = 560  # pixels: as tall as what stands beside it, and whole in a window of 900
 List = list[tuple[RunFolder, Facts]]
@@ -100,10 +103,13 @@ def look_fields(saved: Saved, everything: List) -> Saved | None:
         ids.insert(0, saved.run.id)
     st.session_state["sensitivity.run"] = saved.run.id
     showing.selectbox(
-        "Showing", ids, key="sensitivity.run", format_func=lambda i: labels.get(i, i),
+        "Showing",
+        ids,
+        key="sensitivity.run",
+        format_func=lambda i: labels.get(i, i),
         on_change=lambda: measure.show(st.session_state["sensitivity.run"]),
         help="Every saved sensitivity; a run with the same teacher and seed samples uses it again.",
-    )  # fmt: skip
+    )
     found = sensitivity_compare.choose_other(beside, saved.run, everything)
     maps.view_fields(value, log)
     store = reading.store_of(state.place(), found[1]) if found else None
@@ -115,18 +121,25 @@ def downloads(saved: Saved, other: Saved | None) -> None:
     table, run_id = saved.table, saved.run.id
     with st.expander("Numbers", icon=":material/table:"):
         st.dataframe(
-            table.sort_values("sum", ascending=False), hide_index=True, height=320,
-            column_config={"share": st.column_config.NumberColumn(format="%.4f"),
-                           "sum": st.column_config.NumberColumn("S, total", format="%.5g"),
-                           "mean": st.column_config.NumberColumn("S per parameter", format="%.4g")},
-        )  # fmt: skip
+            table.sort_values("sum", ascending=False),
+            hide_index=True,
+            height=320,
+            column_config={
+                "share": st.column_config.NumberColumn(format="%.4f"),
+                "sum": st.column_config.NumberColumn("S, total", format="%.5g"),
+                "mean": st.column_config.NumberColumn("S per parameter", format="%.4g"),
+            },
+        )
     with st.container(horizontal=True):
         _download("Modules as CSV", lambda: table.to_csv(index=False), f"sensitivity-{run_id}.csv")
         layers = "\n".join(["layer,sum", *(f"{i},{s!r}" for i, s in enumerate(saved.store.layer_scores()))])
         _download("Layers as CSV", lambda: layers + "\n", f"layers-{run_id}.csv")
         if other is not None:
-            _download("Comparison as CSV", lambda: sensitivity_compare.comparison_csv(saved, other),
-                      f"comparison-{run_id}.csv")  # fmt: skip
+            _download(
+                "Comparison as CSV",
+                lambda: sensitivity_compare.comparison_csv(saved, other),
+                f"comparison-{run_id}.csv",
+            )
     st.caption("Each chart saves itself as SVG: the camera in its upper right corner.")
 
 

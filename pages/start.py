@@ -4,13 +4,14 @@ import time
 
 import streamlit as st
 
-from pages._ui import layout, reading, state, widgets
-from pages._ui.reading import Facts, facts
+from pages._ui.frame import layout, reading, state
+from pages._ui.frame import run_panel as widgets
+from pages._ui.frame.reading import Facts, facts
 from paraknow_core.display import duration, score_text
 from paraknow_core.engines import queue
-from paraknow_core.lessons import LESSONS
-from paraknow_core.runs import RunFolder, list_runs
+from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.spec import RunSpec
+from paraknow_core.studies.lessons import LESSONS
 
 SHOWN = 12
 COLUMNS = {"Run": 4.1, "Pair": 2.1, "Task": 1.6, "State": 2.2, "Score": 2.2}
@@ -76,9 +77,13 @@ def lessons() -> None:
     with st.container(key="lessons", gap="small"):
         for one in LESSONS:
             st.page_link(
-                "pages/lessons.py", label=f"{one.number}. {layout.plain(one.title)}", icon=":material/school:",
-                query_params={"lesson": str(one.number)}, help=one.question, width="stretch",
-            )  # fmt: skip
+                "pages/lessons.py",
+                label=f"{one.number}. {layout.plain(one.title)}",
+                icon=":material/school:",
+                query_params={"lesson": str(one.number)},
+                help=one.question,
+                width="stretch",
+            )
 
 
 def try_it_now() -> None:

@@ -4,11 +4,15 @@ from typing import Any
 
 import streamlit as st
 
-from pages._ui import layout, outcome, queue_panel, reading, state, train_live, train_settings, widgets
-from pages._ui.layout import plain
-from pages._ui.reading import Facts
-from paraknow_core import comparison
-from paraknow_core.runs import RunFolder
+from pages._ui.frame import layout, reading, state
+from pages._ui.frame import run_panel as widgets
+from pages._ui.frame.layout import plain
+from pages._ui.frame.reading import Facts
+from pages._ui.train import live as train_live
+from pages._ui.train import outcome, queue_panel
+from pages._ui.train import settings as train_settings
+from paraknow_core import studies as comparison
+from paraknow_core.runs.folder import RunFolder
 
 SIDE_BY_SIDE = 20  # runs that the link to Compare names
 
@@ -40,9 +44,13 @@ def choose(run: RunFolder, trained: list[tuple[RunFolder, Facts]]) -> None:
     ids = list(labels) if run.id in labels else [run.id, *labels]
     st.session_state["train.run"] = run.id
     st.selectbox(
-        "Run", ids, key="train.run", format_func=lambda i: labels.get(i, i), label_visibility="collapsed",
+        "Run",
+        ids,
+        key="train.run",
+        format_func=lambda i: labels.get(i, i),
+        label_visibility="collapsed",
         on_change=lambda: st.query_params.update(run=st.session_state["train.run"]),
-    )  # fmt: skip
+    )
 
 
 def body(run: RunFolder, trained: list[tuple[RunFolder, Facts]]) -> None:
@@ -67,8 +75,12 @@ def body(run: RunFolder, trained: list[tuple[RunFolder, Facts]]) -> None:
 def _outcome(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]]) -> None:
     widgets.headline(run, one, run.status())
     outcome.scores(run, one)
-    st.page_link("pages/compare.py", label="Compare it with other runs, example by example", icon=":material/balance:",
-                 query_params={"run": ",".join(_comparable(run, one, trained))})  # fmt: skip
+    st.page_link(
+        "pages/compare.py",
+        label="Compare it with other runs, example by example",
+        icon=":material/balance:",
+        query_params={"run": ",".join(_comparable(run, one, trained))},
+    )
     train_live.ended(run, one, trained)
     outcome.checks(run, one, trained)
     train_live.manage(run, one)
@@ -90,9 +102,7 @@ def _setup(run: RunFolder | None) -> Any:
     shown = run is not None and (bool(linked) and run.id.startswith(linked) or run.status().active)
     watching = shown and run.id != unfolded
     label = f"**Set up a transfer**  {plain(train_settings.summary())}" if watching else "**Set up a transfer**"
-    return st.expander(
-        label, expanded=not watching, icon=":material/tune:", key=f"train.setup.{watching}.{unfolded}"
-    )  # fmt: skip
+    return st.expander(label, expanded=not watching, icon=":material/tune:", key=f"train.setup.{watching}.{unfolded}")
 
 
 def main() -> None:

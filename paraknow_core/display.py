@@ -10,12 +10,20 @@ NOT_MEASURED = "–"
 SHARE = "share"  # the unit of scores that are fractions of 1, shown as percent
 LOWER_IS_BETTER = ("ppl", "bits")
 SCORER_LABELS = {
-    "number_match": "number match", "multiple_choice": "multiple choice", "exact_match": "exact match",
-    "rouge_l": "ROUGE-L", "perplexity": "perplexity", "win_rate": "win rate",
-}  # fmt: skip
+    "number_match": "number match",
+    "multiple_choice": "multiple choice",
+    "exact_match": "exact match",
+    "rouge_l": "ROUGE-L",
+    "perplexity": "perplexity",
+    "win_rate": "win rate",
+}
 GROUP_COLOURS = {
-    "attention": "#0072B2", "ffn": "#D55E00", "embedding": "#009E73", "norm": "#999999", "other": "#999999",
-}  # fmt: skip
+    "attention": "#0072B2",
+    "ffn": "#D55E00",
+    "embedding": "#009E73",
+    "norm": "#999999",
+    "other": "#999999",
+}
 
 STRATEGY_TEXTS = {
     "sensitivity": "the teacher layers with the largest S, in their order (the paper)",
@@ -61,7 +69,7 @@ ARMS = {
     "random_offset": Arm("random offset", "#56B4E9", "#56B4E9", "x"),
     "student": Arm("student, untouched", "#B4BBBE", "#5A6266", "."),
     "teacher": Arm("teacher, untouched", "#6E7679", "#C3C9CB", "-"),
-}  # fmt: skip
+}
 
 
 def arm_of(name: str) -> Arm:
@@ -137,7 +145,7 @@ def scaled_score(score: Mapping[str, Any]) -> tuple[float, float | None, float |
         None if low is None else low * factor,
         None if high is None else high * factor,
         unit,
-    )  # fmt: skip
+    )
 
 
 def score_text(score: Mapping[str, Any] | None) -> str:

@@ -18,8 +18,8 @@ from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from paraknow_core.disk import disk_trouble, sync_folder, sync_tree
 from paraknow_core.errors import RunError
+from paraknow_core.files.disk import disk_trouble, sync_folder, sync_tree
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 GRAVE = ".deleted."  # what the name of a folder that is being removed begins with

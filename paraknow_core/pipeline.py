@@ -16,26 +16,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core.disk import disk_trouble
+from paraknow_core.context import Context
 from paraknow_core.errors import ModelError, ParaknowError, RunError, is_panic
+from paraknow_core.files.disk import disk_trouble
 from paraknow_core.paths import Workspace, read_json, write_json
-from paraknow_core.runs import RunFolder, Status, flat_settings
-from paraknow_core.sensitivity_store import TOTALS
+from paraknow_core.runs.folder import RunFolder, Status, flat_settings
+from paraknow_core.runs.writer import RunWriter, StopRequested
+from paraknow_core.sensitivity.store import TOTALS
 from paraknow_core.settings import Settings, usable_cores
-from paraknow_core.stages.checkpoints import prune
-from paraknow_core.stages.context import Context
-from paraknow_core.stages.inputs import (
-    fingerprints,
-    more_fingerprints,
-    other_circumstances,
-    pinned,
-    refuse_changed,
-)
-from paraknow_core.stages.preparation import IDENTITY_SAMPLES, check_examples, told_date
-from paraknow_core.writer import RunWriter, StopRequested
+from paraknow_core.training.checkpoints import prune
+from paraknow_core.training.inputs import fingerprints, more_fingerprints, other_circumstances, pinned, refuse_changed
+from paraknow_core.training.preparation import IDENTITY_SAMPLES, check_examples, told_date
 
 if TYPE_CHECKING:
-    from paraknow_core.sensitivity_store import SensitivityStore
+    from paraknow_core.sensitivity.store import SensitivityStore
 
 # What stages leave in the run folder: all of it, what rests on the initial adapter, what rests on the trained one.
 OF_TRAINED = ("adapter", "predictions.jsonl")
@@ -141,9 +135,9 @@ class _Work:
 
     def _prepare(self) -> None:
         """Read task and anatomies, and refuse what cannot work before anything costly starts."""
-        from paraknow_core.stages.extraction import refuse_incompatible
-        from paraknow_core.stages.injection import check_rank
-        from paraknow_core.stages.quantisation import require_package
+        from paraknow_core.adapters.inject import check_rank
+        from paraknow_core.adapters.quantise import require_package
+        from paraknow_core.methods.seeking.blocks import refuse_incompatible
 
         context = self.context
         self.modules = [m for m in context.student.anatomy.modules if m.role in self.spec.extraction.roles]
@@ -162,23 +156,29 @@ class _Work:
             self.writer.event("warning", message=warning)
         date = told_date(context, needs_teacher=needs_teacher)
         facts = {
-            "fingerprints": fingerprints(context), "inputs": more_fingerprints(context), "versions": versions(),
-            "machine": self._machine(), "settings": flat_settings(self.folder.spec().model_dump(mode="json")),
-        }  # fmt: skip
+            "fingerprints": fingerprints(context),
+            "inputs": more_fingerprints(context),
+            "versions": versions(),
+            "machine": self._machine(),
+            "settings": flat_settings(self.folder.spec().model_dump(mode="json")),
+        }
         before = self._go_on(facts)
         self.result |= {
-            "spec_version": self.spec.version, "warnings": list(dict.fromkeys([*warnings, *before])),
+            "spec_version": self.spec.version,
+            "warnings": list(dict.fromkeys([*warnings, *before])),
             "task": {
-                "name": task.name, "sizes": {name: len(split) for name, split in task.splits.items()},
+                "name": task.name,
+                "sizes": {name: len(split) for name, split in task.splits.items()},
                 **({"left_out": context.left_out} if self.spec.task.too_long == "leave_out" else {}),
                 **({"date": date} if date else {}),
             },
             "revisions": {
-                "teacher": context.teacher.source.revision, "student": context.student.source.revision,
+                "teacher": context.teacher.source.revision,
+                "student": context.student.source.revision,
                 "task": task.revision,
             },
             **facts,
-        }  # fmt: skip
+        }
 
     def _go_on(self, now: dict[str, Any]) -> list[str]:
         """See that what is there was computed with what is there now; return the warnings of earlier attempts.
@@ -186,7 +186,7 @@ class _Work:
         Raises:
             RunError: data, models or precision were replaced since.
         """
-        from paraknow_core.stages.adapter import is_sound
+        from paraknow_core.methods.start import is_sound
 
         if not any(self.folder.file(name).exists() for name in PRODUCTS):
             for name in ("versions", "machine", "settings", "computed_with", "step0", "training"):
@@ -229,7 +229,7 @@ class _Work:
         return {"device": device, "dtype": self.context.student.dtype, "student_bits": settings.student_bits}
 
     def _sensitivity(self) -> "SensitivityStore":
-        from paraknow_core.stages.sensitivity import sensitivity
+        from paraknow_core.sensitivity.measure import sensitivity
 
         store = sensitivity(self.context)
         write_json(self.folder.file("sensitivity.json"), store.totals)
@@ -238,8 +238,8 @@ class _Work:
 
     def _inject(self, store: "SensitivityStore | None") -> None:
         """Build the student with its adapter; the initial factors are computed once and read back on a resume."""
-        from paraknow_core.stages.adapter import start_adapter
-        from paraknow_core.stages.export import step0_identity
+        from paraknow_core.adapters.export import step0_identity
+        from paraknow_core.methods.start import start_adapter
 
         context = self.context
         started = start_adapter(context, self.method, self.modules, store, self.folder.path)
@@ -250,20 +250,27 @@ class _Work:
         if "step0" not in self.result:
             self.result["step0"] = step0_identity(self.peft_model, context.student.load(), self.samples)
         if context.settings.student_bits:
-            from paraknow_core.stages.quantisation import quantise
+            from paraknow_core.adapters.quantise import quantise
 
             self.result["student_bits"] = {"bits": 4, "weights": quantise(self.peft_model)}
 
     def _finetune(self) -> None:
-        from paraknow_core.stages.finetuning import finetune
+        from paraknow_core.training.finetuning import finetune
 
         context = self.context
         train = context.encode(context.task.split("train"), context.student)
         validation = context.encode(context.task.split("validation"), context.student)
         summary = finetune(
-            self.peft_model, train, validation, context.student.tokenizer.pad_token_id, self.spec, context.settings,
-            self.folder.file("checkpoints"), self.writer, lambda: self.writer.stop_requested,
-        )  # fmt: skip
+            self.peft_model,
+            train,
+            validation,
+            context.student.tokenizer.pad_token_id,
+            self.spec,
+            context.settings,
+            self.folder.file("checkpoints"),
+            self.writer,
+            lambda: self.writer.stop_requested,
+        )
         before = self.result.get("training") or {}
         for warning in summary.pop("warnings"):
             self._warn(warning)
@@ -277,10 +284,12 @@ class _Work:
         validations = [m["validation_loss"] for m in metrics if "validation_loss" in m]
         self.result["trainable_parameters"] = summary.pop("trainable_parameters")
         self.result["training"] = {
-            **summary, "first_loss": losses[0] if losses else None, "last_loss": losses[-1] if losses else None,
+            **summary,
+            "first_loss": losses[0] if losses else None,
+            "last_loss": losses[-1] if losses else None,
             "first_validation_loss": validations[0] if validations else None,
             "last_validation_loss": validations[-1] if validations else None,
-        }  # fmt: skip
+        }
 
     def _drop_made_with_other_weights(self) -> None:
         """One result is of one model: what an earlier attempt has exported and answered is made again."""
@@ -291,17 +300,23 @@ class _Work:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _export(self) -> None:
-        from paraknow_core.stages.cards import adapter_card
-        from paraknow_core.stages.export import check_export, export_adapter
-        from paraknow_core.stages.injection import tied_head
+        from paraknow_core.adapters.cards import adapter_card
+        from paraknow_core.adapters.export import check_export, export_adapter
+        from paraknow_core.adapters.inject import tied_head
 
         folder, student = self.folder.file("adapter"), self.context.student
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off
         head = tied_head(self.peft_model.base_model.model, student.anatomy, self.modules)
         export_adapter(
-            self.peft_model, self.initial, student.anatomy, self.modules, self.spec.factorisation, folder,
-            student.source.label, adapter_card(self.spec, student.source, head),
-        )  # fmt: skip
+            self.peft_model,
+            self.initial,
+            student.anatomy,
+            self.modules,
+            self.spec.factorisation,
+            folder,
+            student.source.label,
+            adapter_card(self.spec, student.source, head),
+        )
         self.result["export_check"] = check = check_export(self.peft_model, student.load(), folder, self.samples)
         if not check["passed"]:
             why = "train without student_bits" if self.context.settings.student_bits else "compute in float32"
@@ -319,7 +334,7 @@ class _Work:
             )
 
     def _evaluate(self) -> None:
-        from paraknow_core.stages.evaluation import evaluate, reference_scores
+        from paraknow_core.training.evaluation import evaluate, reference_scores
 
         context = self.context
         self.result["scores"] = evaluate(
@@ -351,8 +366,8 @@ def sensitivity_to(context: Context, out: Path, parts: Sequence[Path] = ()) -> d
     Returns:
         The content of `out`/sensitivity.json.
     """
-    from paraknow_core.stages.parts import combine
-    from paraknow_core.stages.sensitivity import sensitivity
+    from paraknow_core.sensitivity.measure import sensitivity
+    from paraknow_core.sensitivity.parts import combine
 
     _warn(context, needs_teacher=True)
     _prepare_torch(context.settings)
@@ -390,11 +405,11 @@ def extract_to(context: Context, out: Path) -> dict[str, Any]:
     Returns:
         The content of `out`/extraction.json.
     """
+    from paraknow_core.adapters.inject import check_rank
     from paraknow_core.methods import method
-    from paraknow_core.stages.adapter import start_adapter
-    from paraknow_core.stages.extraction import refuse_incompatible
-    from paraknow_core.stages.injection import check_rank
-    from paraknow_core.stages.sensitivity import sensitivity
+    from paraknow_core.methods.seeking.blocks import refuse_incompatible
+    from paraknow_core.methods.start import start_adapter
+    from paraknow_core.sensitivity.measure import sensitivity
 
     spec, chosen = context.spec, method(context.spec.method)
     modules = [m for m in context.student.anatomy.modules if m.role in spec.extraction.roles]

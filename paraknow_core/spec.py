@@ -22,14 +22,20 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from paraknow_core.errors import SpecError
-from paraknow_core.naming import holds_secret, normal_source
+from paraknow_core.files.naming import holds_secret, normal_source
 
 ROLES = ("q", "k", "v", "o", "gate", "up", "down", "embed", "head")
 GROUP_OF_ROLE = {
-    "q": "attention", "k": "attention", "v": "attention", "o": "attention",
-    "gate": "ffn", "up": "ffn", "down": "ffn",
-    "embed": "embedding", "head": "embedding",
-}  # fmt: skip
+    "q": "attention",
+    "k": "attention",
+    "v": "attention",
+    "o": "attention",
+    "gate": "ffn",
+    "up": "ffn",
+    "down": "ffn",
+    "embed": "embedding",
+    "head": "embedding",
+}
 GROUPS = ("attention", "ffn", "embedding")
 STRUCTURES = ("submatrix", "row_column", "neuron", "random")
 STRATEGIES = ("sensitivity", "top", "last", "random", "uniform", "manual")
@@ -39,9 +45,7 @@ MOST_VALUES, MOST_LEVELS = 100_000, 50  # of a spec; more is no spec, whatever i
 MOST_BYTES = 1_000_000  # of its file
 NESTED = "is nested far beyond a spec; give the keys of `spec show`"
 _DEPTH = re.compile(r"nest|depth|recurs", re.IGNORECASE)  # how libyaml and PyYAML, by version, refuse deep nesting
-SCORERS = (
-    "number_match", "multiple_choice", "exact_match", "rouge_l", "perplexity", "win_rate",
-)  # fmt: skip
+SCORERS = ("number_match", "multiple_choice", "exact_match", "rouge_l", "perplexity", "win_rate")
 
 Role = Literal["q", "k", "v", "o", "gate", "up", "down", "embed", "head"]
 Scorer = Literal["number_match", "multiple_choice", "exact_match", "rouge_l", "perplexity", "win_rate"]
@@ -111,16 +115,22 @@ class SplitSizes(Portable):
 class TaskSpec(Portable):
     """A task: its examples, how they are rendered, and how answers are scored."""
 
-    source: Source = Field("bundled:word_problems", min_length=1, max_length=4096,
-                        description="bundled:NAME, a data file, a folder of split files, or hub:ID")  # fmt: skip
+    source: Source = Field(
+        "bundled:word_problems",
+        min_length=1,
+        max_length=4096,
+        description="bundled:NAME, a data file, a folder of split files, or hub:ID",
+    )
     format: Literal["auto", "chat_jsonl", "gsm8k", "mmlu", "text", "hub"] = "auto"
     test_source: Source | None = Field(None, description="a second file that holds the test split")
     subset: str | None = Field(None, description="hub only: configuration name")
     revision: Source | None = Field(None, description="hub only: branch, tag or commit")
-    columns: dict[str, str] = Field(default_factory=dict,
-                                    description="parts of the prompt -> columns or fields of the data: question, "
-                                    "answer, choices, input, context, system, history, subject, messages, text, id; "
-                                    "an empty name leaves a part out")  # fmt: skip
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="parts of the prompt -> columns or fields of the data: question, "
+        "answer, choices, input, context, system, history, subject, messages, text, id; "
+        "an empty name leaves a part out",
+    )
     template: Literal["tulu", "chat", "plain"] = "tulu"
     max_length: int = Field(2048, ge=2, le=1_048_576, description="tokens; longer examples are cut at the end")
     too_long: Literal["refuse", "leave_out"] = Field(

@@ -33,8 +33,14 @@ def run_cli(workspace) -> Callable[..., subprocess.CompletedProcess]:
 
     def run(*arguments: object, timeout: float = 120, **options: object) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [sys.executable, "-m", "paraknow_core", *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
-            stdin=subprocess.DEVNULL, timeout=timeout, check=False, **options,
-        )  # fmt: skip
+            [sys.executable, "-m", "paraknow_core", *map(str, arguments)],
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout,
+            check=False,
+            **options,
+        )
 
     return run

@@ -20,20 +20,50 @@ def _sparse(path: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "empty": _write(b""), "not UTF-8": _write(b"\xff\xfe\x00{"), "zeros": _write(b"\0" * 500),
-    "list": _write(b"[]"), "list of lists": _write(b"[[1], {}, null]"), "number": _write(b"3"),
-    "text": _write(b'"x"'), "null": _write(b"null"),
-    "NaN": _write(b"NaN"), "empty object": _write(b"{}"), "deep": _write(b"[" * 10_000 + b"]" * 10_000),
-    "deep object": _write(b'{"scores":' * 400 + b"1" + b"}" * 400), "long number": _write(b"9" * 6000),
+    "empty": _write(b""),
+    "not UTF-8": _write(b"\xff\xfe\x00{"),
+    "zeros": _write(b"\0" * 500),
+    "list": _write(b"[]"),
+    "list of lists": _write(b"[[1], {}, null]"),
+    "number": _write(b"3"),
+    "text": _write(b'"x"'),
+    "null": _write(b"null"),
+    "NaN": _write(b"NaN"),
+    "empty object": _write(b"{}"),
+    "deep": _write(b"[" * 10_000 + b"]" * 10_000),
+    "deep object": _write(b'{"scores":' * 400 + b"1" + b"}" * 400),
+    "long number": _write(b"9" * 6000),
     "half a character": _write(b'{"name": "\\ud800", "\\udfff": ["\\ud800"], "message": "\\ud800"}\n'),
-    "tag": _write(b"name: !!bool x\n"), "foreign": _write(b"MZ\x90\x00\x03" * 50),
-    "folder": lambda path: path.mkdir(), "pipe": lambda path: os.mkfifo(path), "sparse": _sparse,
+    "tag": _write(b"name: !!bool x\n"),
+    "foreign": _write(b"MZ\x90\x00\x03" * 50),
+    "folder": lambda path: path.mkdir(),
+    "pipe": lambda path: os.mkfifo(path),
+    "sparse": _sparse,
     "no rights": lambda path: (path.write_bytes(b"{}"), path.chmod(0)),
     "link to nowhere": lambda path: path.symlink_to("nowhere"),
     "link to itself": lambda path: path.symlink_to(path.name),
-}  # fmt: skip
-WRONG: tuple[Any, ...] = (None, [], {}, "x", "", True, -1, 0, 1e308, HUGE, -HUGE, float("nan"), float("inf"), [[]],
-                          [None], {"a": {"b": []}}, "\ud800", "<script>alert(1)</script>", "x" * 5000)  # fmt: skip
+}
+WRONG: tuple[Any, ...] = (
+    None,
+    [],
+    {},
+    "x",
+    "",
+    True,
+    -1,
+    0,
+    1e308,
+    HUGE,
+    -HUGE,
+    float("nan"),
+    float("inf"),
+    [[]],
+    [None],
+    {"a": {"b": []}},
+    "\ud800",
+    "<script>alert(1)</script>",
+    "x" * 5000,
+)
 
 
 def damage(path: Path, kind: str) -> None:

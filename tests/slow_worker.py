@@ -12,8 +12,8 @@ from pathlib import Path
 
 from paraknow_core.errors import DataError
 from paraknow_core.paths import write_json
-from paraknow_core.runs import RunFolder
-from paraknow_core.writer import RunWriter
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.writer import RunWriter
 
 STEPS = {"slow": 600, "deaf": 600, "short": 10}  # of a tenth of a second
 

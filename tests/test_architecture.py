@@ -36,8 +36,19 @@ MAY_IMPORT = {
     "demo": BASE | {"ops", "models", "tasks"},
     "models": BASE | {"ops"},
     "tasks": BASE | {"ops", "models", "demo"},
-    "stages": BASE | {"settings", "ops", "models", "tasks", "sensitivity_store", "writer", "memory", "tensor_file",
-                      "planner", "display"},
+    "stages": BASE
+    | {
+        "settings",
+        "ops",
+        "models",
+        "tasks",
+        "sensitivity_store",
+        "writer",
+        "memory",
+        "tensor_file",
+        "planner",
+        "display",
+    },
     "methods": BASE | {"settings", "ops", "models", "tasks", "sensitivity_store", "stages"},
     "pipeline": BASE | {"settings", "runs", "writer", "sensitivity_store", "models", "tasks", "stages", "methods"},
     "engines": BASE | {"runs", "services", "settings", "processes"},
@@ -49,8 +60,8 @@ MAY_IMPORT = {
     "figure_style": {"display"},
     "figures": {"errors", "display", "figure_style"},
     "charts": {"errors", "display", "figure_style", "figures", "agreement", "lessons"},  # one module a page
-    "reports": BASE | {"runs", "studies", "comparison", "display", "figure_style", "figures", "charts", "packing",
-                       "sensitivity_store"},
+    "reports": BASE
+    | {"runs", "studies", "comparison", "display", "figure_style", "figures", "charts", "packing", "sensitivity_store"},
     "launcher": {"access", "errors", "paths"},
     "draft": BASE,
     "lessons": BASE | {"agreement", "runs", "studies", "ops", "sensitivity_store", "display"},
@@ -58,23 +69,80 @@ MAY_IMPORT = {
     "services": BASE | {"runs", "processes"},
     "desk": BASE | {"access", "services"},
     # What the desk works out: only its own process imports it.
-    "desk.kinds": BASE | {"desk", "settings", "runs", "sensitivity_store", "services", "ops", "models", "tasks",
-                          "stages", "methods", "memory", "planner", "estimates", "display", "demo", "pipeline"},
-    "cli": BASE | {"settings", "runs", "processes", "writer", "models", "tasks", "stages", "pipeline", "engines",
-                   "studies", "comparison", "labels", "launcher", "display", "desk", "packing"},
+    "desk.kinds": BASE
+    | {
+        "desk",
+        "settings",
+        "runs",
+        "sensitivity_store",
+        "services",
+        "ops",
+        "models",
+        "tasks",
+        "stages",
+        "methods",
+        "memory",
+        "planner",
+        "estimates",
+        "display",
+        "demo",
+        "pipeline",
+    },
+    "cli": BASE
+    | {
+        "settings",
+        "runs",
+        "processes",
+        "writer",
+        "models",
+        "tasks",
+        "stages",
+        "pipeline",
+        "engines",
+        "studies",
+        "comparison",
+        "labels",
+        "launcher",
+        "display",
+        "desk",
+        "packing",
+    },
     "__main__": {"cli", "openmp"},
     "__init__": set(),
-}  # fmt: skip
+}
 # What pages and app.py may know of the core: run folders and pictures, nothing that computes.
 PAGES_MAY_IMPORT = BASE | {
-    "settings", "runs", "sensitivity_store", "studies", "comparison", "figures", "display", "engines", "demo", "draft",
-    "access", "services", "desk", "playground", "charts", "reports", "planner", "agreement", "lessons", "figure_style",
-    "packing", "labels",
-}  # fmt: skip
+    "settings",
+    "runs",
+    "sensitivity_store",
+    "studies",
+    "comparison",
+    "figures",
+    "display",
+    "engines",
+    "demo",
+    "draft",
+    "access",
+    "services",
+    "desk",
+    "playground",
+    "charts",
+    "reports",
+    "planner",
+    "agreement",
+    "lessons",
+    "figure_style",
+    "packing",
+    "labels",
+}
 # The interface of methods belongs to the stages, which call it; the methods themselves stand above them. The desk's
 # loop and its kinds of questions are not the part that pages know.
-BELONGS_TO = {"methods.base": "stages", "desk.serve": "desk.kinds", "desk.kinds": "desk.kinds",
-              "playground.serve": "playground.serve"}  # fmt: skip
+BELONGS_TO = {
+    "methods.base": "stages",
+    "desk.serve": "desk.kinds",
+    "desk.kinds": "desk.kinds",
+    "playground.serve": "playground.serve",
+}
 HEAVY = ("torch", "transformers", "peft", "datasets")
 
 
@@ -153,14 +221,24 @@ def test_engines_never_import_the_pipeline():
 @pytest.mark.parametrize(
     "modules",
     [
-        ["paraknow_core.cli", "paraknow_core.launcher"],
-        ["paraknow_core.runs", "paraknow_core.writer", "paraknow_core.engines.local", "paraknow_core.sensitivity_store",
-         "paraknow_core.studies", "paraknow_core.settings"],
-        ["paraknow_core.models.anatomy", "paraknow_core.models.compat", "paraknow_core.tasks.examples",
-         "paraknow_core.demo.tasks"],
+        ["paraknow_core.cli", "paraknow_core.workbench.launcher"],
+        [
+            "paraknow_core.runs.folder",
+            "paraknow_core.runs.writer",
+            "paraknow_core.engines.local",
+            "paraknow_core.sensitivity.store",
+            "paraknow_core.studies.scores",
+            "paraknow_core.settings",
+        ],
+        [
+            "paraknow_core.models.anatomy",
+            "paraknow_core.models.compat",
+            "paraknow_core.tasks.examples",
+            "paraknow_core.demo.tasks",
+        ],
     ],
     ids=["command line", "run folders", "looking"],
-)  # fmt: skip
+)
 def test_light_parts_load_nothing_heavy(modules):
     code = f"import {', '.join(modules)}, sys; print(*(m for m in {HEAVY} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -170,12 +248,14 @@ def test_light_parts_load_nothing_heavy(modules):
 def test_all_that_pages_import_loads_nothing_heavy():
     files = [f for f in [ROOT / "app.py", *python_files(ROOT / "pages")] if f.exists()]
     modules = {name for file in files for name in imported(file) if name.startswith("paraknow_core.")}
-    code = "\n".join([
-        "import importlib, sys",
-        f"for name in {sorted(modules)!r}:",
-        "    try: importlib.import_module(name)",
-        "    except ModuleNotFoundError: importlib.import_module(name.rpartition('.')[0])",
-        f"print(*(m for m in {HEAVY} if m in sys.modules))",
-    ])  # fmt: skip
+    code = "\n".join(
+        [
+            "import importlib, sys",
+            f"for name in {sorted(modules)!r}:",
+            "    try: importlib.import_module(name)",
+            "    except ModuleNotFoundError: importlib.import_module(name.rpartition('.')[0])",
+            f"print(*(m for m in {HEAVY} if m in sys.modules))",
+        ]
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

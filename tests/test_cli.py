@@ -14,7 +14,7 @@ import pytest
 from paraknow_core.cli import main
 from paraknow_core.cli.console import sentence
 from paraknow_core.paths import PROJECT_ROOT, write_json
-from paraknow_core.runs import RunFolder, create_run, list_runs
+from paraknow_core.runs.folder import RunFolder, create_run, list_runs
 from paraknow_core.spec import RunSpec, read_spec
 from tests.tiny_models import build_tiny, edit_weights
 
@@ -37,23 +37,33 @@ def pair(tmp_path_factory) -> Path:
     build_tiny("llama", folder / "teacher", seed=1, hidden_size=48, num_hidden_layers=3, tie_word_embeddings=True)
     build_tiny("llama", folder / "student", seed=2, tie_word_embeddings=True)
     lines = [
-        {"id": f"sum-{i}", "messages": [{"role": "user", "content": f"{i} + {i}?"},
-                                        {"role": "assistant", "content": f"#### {2 * i}"}]}
+        {
+            "id": f"sum-{i}",
+            "messages": [{"role": "user", "content": f"{i} + {i}?"}, {"role": "assistant", "content": f"#### {2 * i}"}],
+        }
         for i in range(40)
-    ]  # fmt: skip
+    ]
     (folder / "sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 
 def tiny_spec(pair: Path, **changes: object) -> RunSpec:
     """Return a spec that runs in seconds."""
-    return RunSpec().with_changes({
-        "teacher.source": str(pair / "teacher"), "student.source": str(pair / "student"),
-        "task.source": str(pair / "sums.jsonl"), "task.max_new_tokens": 4,
-        "task.sizes": {"train": 24, "validation": 4, "test": 8}, "sensitivity.samples": 4,
-        "factorisation.rank": 4, "factorisation.lora_alpha": 4, "finetuning.max_steps": 4, "finetuning.batch_size": 8,
-        **changes,
-    })  # fmt: skip
+    return RunSpec().with_changes(
+        {
+            "teacher.source": str(pair / "teacher"),
+            "student.source": str(pair / "student"),
+            "task.source": str(pair / "sums.jsonl"),
+            "task.max_new_tokens": 4,
+            "task.sizes": {"train": 24, "validation": 4, "test": 8},
+            "sensitivity.samples": 4,
+            "factorisation.rank": 4,
+            "factorisation.lora_alpha": 4,
+            "finetuning.max_steps": 4,
+            "finetuning.batch_size": 8,
+            **changes,
+        }
+    )
 
 
 # Wording: each of these is something a user types sooner or later.
@@ -117,17 +127,37 @@ def test_a_refusal_is_one_sentence_and_exit_code_2(arguments, says, workspace, t
 
 @pytest.mark.parametrize(
     ("option", "value", "says"),
-    [("--rank", "0", "rank"), ("--rank", "4000", "choose 1 to 16"), ("--mapping", "best", "0,1,2,5"),
-     ("--mapping", "0", "2 layers"), ("--mapping", "0,9", "teacher layer 9"), ("--origin", "ears", "ears"),
-     ("--lora-alpha", "-1", "lora_alpha"), ("--samples", "4000", "4000 seed samples"),
-     ("--max-length", "3", "max_length"), ("--columns", "question", "'question' given; write PART=NAME"),
-     ("--columns", "question=nothing", "task.columns.question is 'nothing', which is not a column")],
-)  # fmt: skip
+    [
+        ("--rank", "0", "rank"),
+        ("--rank", "4000", "choose 1 to 16"),
+        ("--mapping", "best", "0,1,2,5"),
+        ("--mapping", "0", "2 layers"),
+        ("--mapping", "0,9", "teacher layer 9"),
+        ("--origin", "ears", "ears"),
+        ("--lora-alpha", "-1", "lora_alpha"),
+        ("--samples", "4000", "4000 seed samples"),
+        ("--max-length", "3", "max_length"),
+        ("--columns", "question", "'question' given; write PART=NAME"),
+        ("--columns", "question=nothing", "task.columns.question is 'nothing', which is not a column"),
+    ],
+)
 def test_extract_refuses_and_leaves_nothing_behind(option, value, says, pair, workspace, tmp_path, capsys):
     given = {"--samples": "2", "--rank": "4"} | {option: value}
     flags = [part for item in given.items() for part in item]
-    code = main(["extract", "--teacher", str(pair / "teacher"), "--student", str(pair / "student"),
-                 "--data", str(pair / "sums.jsonl"), "--out", str(tmp_path / "out"), *flags])  # fmt: skip
+    code = main(
+        [
+            "extract",
+            "--teacher",
+            str(pair / "teacher"),
+            "--student",
+            str(pair / "student"),
+            "--data",
+            str(pair / "sums.jsonl"),
+            "--out",
+            str(tmp_path / "out"),
+            *flags,
+        ]
+    )
     assert code == 2
     assert says in one_sentence(capsys.readouterr().err.splitlines()[-1])
     assert [path.name for path in tmp_path.iterdir() if path.name != "workspace"] == []
@@ -142,9 +172,10 @@ def test_a_sentence_has_no_control_characters():
 
 def test_json_is_one_document(workspace, capsys):
     for arguments, key in (
-        (["inspect", "bundled:teacher"], "modules"), (["compat", "bundled:teacher", "bundled:stranger"], "pairings"),
+        (["inspect", "bundled:teacher"], "modules"),
+        (["compat", "bundled:teacher", "bundled:stranger"], "pairings"),
         (["spec", "show"], "finetuning"),
-    ):  # fmt: skip
+    ):
         assert main([*arguments, "--json"]) == 0
         assert key in json.loads(capsys.readouterr().out)
     for command in ("models", "tasks"):
@@ -199,8 +230,9 @@ def test_help_and_looking_start_at_once_and_stay_small(arguments, seconds, works
     """Processor time of the best of three, because a busy machine says nothing about the program."""
     measured = []
     for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], cwd=PROJECT_ROOT, capture_output=True,
-                              text=True, check=True)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
+        )
         spent, peak, *loaded = done.stderr.split()
         assert loaded == ["False", "False"]
         measured.append((float(spent), int(peak)))
@@ -209,8 +241,9 @@ def test_help_and_looking_start_at_once_and_stay_small(arguments, seconds, works
 
 
 def test_a_closed_pipe_ends_quietly(workspace):
-    child = subprocess.Popen([*PYTHON, "spec", "schema"], cwd=PROJECT_ROOT, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE)  # fmt: skip
+    child = subprocess.Popen(
+        [*PYTHON, "spec", "schema"], cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     child.stdout.close()
     assert child.stderr.read() == b""
     child.wait()
@@ -260,7 +293,7 @@ def test_no_room_for_a_copy_is_a_sentence_and_the_measurement_is_kept(pair, work
     assert "kept in the workspace" in one_sentence(capsys.readouterr().err.splitlines()[-1])
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(shutil, "copyfile", copyfile)
-    monkeypatch.setattr("paraknow_core.stages.sensitivity.measure", None)
+    monkeypatch.setattr("paraknow_core.sensitivity.measure.measure", None)
     assert main(arguments) == 0
 
 
@@ -280,8 +313,21 @@ def test_sensitivity_and_extract_fill_a_new_folder(pair, run_cli, tmp_path):
     assert json.loads((tmp_path / "s" / "sensitivity.json").read_text()) == totals
 
     (tmp_path / "e").mkdir()  # an empty folder is as good as none
-    done = run_cli("extract", *common, "--student", pair / "student", "--rank", 4, "--mapping", "2,0",
-                   "--origin", "attention,down", "--out", tmp_path / "e", "--json")  # fmt: skip
+    done = run_cli(
+        "extract",
+        *common,
+        "--student",
+        pair / "student",
+        "--rank",
+        4,
+        "--mapping",
+        "2,0",
+        "--origin",
+        "attention,down",
+        "--out",
+        tmp_path / "e",
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert record["layer_mapping"] == [2, 0]
@@ -361,8 +407,26 @@ def test_export_leaves_links_out_and_says_so(workspace, tmp_path, capsys):
 def test_extract_says_at_its_end_how_its_adapter_starts(workspace, tmp_path, capsys, monkeypatch):
     record = {"layer_mapping": None, "modules": {}, "skipped": {}, "init_adapter": "Subtract it first."}
     monkeypatch.setattr("paraknow_core.cli.transfer._compute", lambda *_, **__: record)
-    assert main(["extract", "--teacher", "bundled:teacher", "--student", "bundled:kin", "--data", "x",
-                 "--samples", "2", "--rank", "4", "--out", str(tmp_path / "o")]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "extract",
+                "--teacher",
+                "bundled:teacher",
+                "--student",
+                "bundled:kin",
+                "--data",
+                "x",
+                "--samples",
+                "2",
+                "--rank",
+                "4",
+                "--out",
+                str(tmp_path / "o"),
+            ]
+        )
+        == 0
+    )
     assert capsys.readouterr().out.splitlines()[-1] == "Subtract it first."
 
 
@@ -388,11 +452,16 @@ def wait_for(condition, seconds: float = 180.0) -> None:
 def start(*arguments: object) -> subprocess.Popen:
     """Start the command line in a process group of its own, so that a signal hits it alone."""
     return subprocess.Popen(
-        [*PYTHON, *map(str, arguments)], cwd=PROJECT_ROOT, text=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        [*PYTHON, *map(str, arguments)],
+        cwd=PROJECT_ROOT,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
         # A shell starts its background jobs with Ctrl-C ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.slow
@@ -441,8 +510,17 @@ def test_a_killed_process_leaves_no_run_queued_for_ever(pair, workspace):
 
 
 def test_ctrl_c_has_no_traceback(pair, workspace, tmp_path):
-    child = start("sensitivity", "--teacher", pair / "teacher", "--data", pair / "sums.jsonl", "--samples", 30,
-                  "--out", tmp_path / "out")  # fmt: skip
+    child = start(
+        "sensitivity",
+        "--teacher",
+        pair / "teacher",
+        "--data",
+        pair / "sums.jsonl",
+        "--samples",
+        30,
+        "--out",
+        tmp_path / "out",
+    )
     assert child.stderr.readline()  # at work
     child.send_signal(signal.SIGINT)
     _, errors = child.communicate(timeout=180)
@@ -481,8 +559,14 @@ def test_the_demo_prints_a_table_with_paired_differences(workspace, monkeypatch,
             scores = [1.0] * (60 if method == "seeking" else 20) + [0.0] * (40 if method == "seeking" else 80)
             lines = [{"scorer": "number_match", "id": str(i), "score": s} for i, s in enumerate(scores)]
             folder.file("predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-            score = {"scorer": "number_match", "unit": "share", "value": sum(scores) / 100, "low": 0.1, "high": 0.7,
-                     "n": 100}  # fmt: skip
+            score = {
+                "scorer": "number_match",
+                "unit": "share",
+                "value": sum(scores) / 100,
+                "low": 0.1,
+                "high": 0.7,
+                "n": 100,
+            }
             result = {"scores": [score], "references": {"student": [score | {"value": 0.05}]}, "timings": {}}
             folder.file("result.json").write_text(json.dumps(result))
         return [0] * len(folders)

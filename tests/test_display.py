@@ -71,9 +71,14 @@ def test_scorer_label_says_the_direction():
 
 @pytest.mark.parametrize(
     ("source", "text"),
-    [("bundled:word_problems", "word problems"), ("/data/x/My-Model", "My-Model"), ("owner/name", "owner/name"),
-     ("~/m/", "m"), ("/", "/")],
-)  # fmt: skip
+    [
+        ("bundled:word_problems", "word problems"),
+        ("/data/x/My-Model", "My-Model"),
+        ("owner/name", "owner/name"),
+        ("~/m/", "m"),
+        ("/", "/"),
+    ],
+)
 def test_source_label(source, text):
     assert display.source_label(source) == text
 

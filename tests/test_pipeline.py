@@ -13,7 +13,7 @@ import pytest
 from paraknow_core.errors import DataError, ModelError, NumericError, ShapeError
 from paraknow_core.paths import PROJECT_ROOT, read_json, workspace
 from paraknow_core.pipeline import execute, extract_to
-from paraknow_core.runs import create_run
+from paraknow_core.runs.folder import create_run
 from paraknow_core.settings import Settings
 
 SETTINGS = Settings(threads=1)
@@ -46,8 +46,17 @@ def test_end_to_end_leaves_what_the_run_folder_promises(spec, tmp_path):
     run = run_to_end(place, spec)
     assert run.status().state == "done"
     names = {p.name for p in run.path.iterdir()}
-    assert {"spec.yaml", "status.json", "events.jsonl", "extraction.json", "init_adapter", "adapter",
-            "predictions.jsonl", "result.json", "sensitivity.json"} <= names  # fmt: skip
+    assert {
+        "spec.yaml",
+        "status.json",
+        "events.jsonl",
+        "extraction.json",
+        "init_adapter",
+        "adapter",
+        "predictions.jsonl",
+        "result.json",
+        "sensitivity.json",
+    } <= names
     result = run.result()
     assert [m["step"] for m in run.metrics()] == list(range(9))  # step 0 is the validation before training
     assert result["training"]["steps"] == 8
@@ -108,7 +117,7 @@ def test_kill_9_resumes_to_the_same_numbers(spec, tmp_path, moment):
         "from pathlib import Path\n"
         "from paraknow_core.paths import workspace\n"
         "from paraknow_core.pipeline import execute\n"
-        "from paraknow_core.runs import RunFolder\n"
+        "from paraknow_core.runs.folder import RunFolder\n"
         "from paraknow_core.settings import Settings\n"
         "def kill(status):\n"
         f"    if status.stage == {moment!r} and status.done >= 3:\n"
@@ -133,9 +142,11 @@ def test_sigterm_saves_and_stops(spec, tmp_path):
     place = workspace(tmp_path)
     run = create_run(place, spec.with_changes({"finetuning.max_steps": 10_000, "finetuning.validations": 0}))
     child = subprocess.Popen(
-        [sys.executable, "-m", "paraknow_core", "run", str(run.path)], cwd=PROJECT_ROOT, stderr=subprocess.DEVNULL,
+        [sys.executable, "-m", "paraknow_core", "run", str(run.path)],
+        cwd=PROJECT_ROOT,
+        stderr=subprocess.DEVNULL,
         env={**os.environ, "PARAKNOW_WORKSPACE": str(place.root)},
-    )  # fmt: skip
+    )
     try:
         deadline = time.monotonic() + 120
         while not run.metrics() and time.monotonic() < deadline:
@@ -168,10 +179,21 @@ def test_the_exported_adapter_scores_the_same_with_plain_peft(spec, tmp_path):
         "    print(json.dumps([tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True), p['output']]))\n"
     )
     out = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, spec.student.source, run.file("adapter"),
-         run.file("predictions.jsonl")],
-        capture_output=True, text=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    ).stdout.splitlines()  # fmt: skip
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            script,
+            spec.student.source,
+            run.file("adapter"),
+            run.file("predictions.jsonl"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    ).stdout.splitlines()
     import json
 
     pairs = [json.loads(line) for line in out if line.startswith("[")]
@@ -260,8 +282,12 @@ def test_extract_to_matches_the_run(spec, make_context, tiny, tmp_path, chat_fil
     assert record["layer_mapping"] == sorted(record["layer_mapping"])
     assert len(record["layer_mapping"]) == 2
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "extraction.json", "init_adapter", "sensitivity.json", "sensitivity.safetensors", "reductions.safetensors",
-    }  # fmt: skip
+        "extraction.json",
+        "init_adapter",
+        "sensitivity.json",
+        "sensitivity.safetensors",
+        "reductions.safetensors",
+    }
     assert read_json(tmp_path / "out" / "sensitivity.json")["samples"] == 4
 
 
@@ -338,10 +364,16 @@ def test_a_model_that_has_learnt_the_data_scores_1_behind_a_think_block(spec, tm
     pair = '{{"messages": [{{"role": "user", "content": "say {}"}}, {{"role": "assistant", "content": "ab"}}]}}\n'
     data.write_text("".join(pair.format(letter) for letter in "abcdefghijklmnopqrstuvwx"))
     changes = {
-        "student.source": str(folder), "task.source": str(data), "task.template": "chat", "method": "default_lora",
-        "task.max_length": 100, "finetuning.max_steps": 60, "finetuning.learning_rate": 0.02, "factorisation.rank": 8,
+        "student.source": str(folder),
+        "task.source": str(data),
+        "task.template": "chat",
+        "method": "default_lora",
+        "task.max_length": 100,
+        "finetuning.max_steps": 60,
+        "finetuning.learning_rate": 0.02,
+        "factorisation.rank": 8,
         "factorisation.lora_alpha": 32.0,
-    }  # fmt: skip
+    }
     run = run_to_end(workspace(tmp_path / "place"), spec.with_changes(changes))
     assert [(s["scorer"], s["value"]) for s in run.result()["scores"]] == [("exact_match", 1.0), ("rouge_l", 1.0)]
     assert run.result()["training"]["last_loss"] < 0.1

@@ -12,7 +12,7 @@ import pytest
 from paraknow_core.errors import ModelError, RunError
 from paraknow_core.paths import read_json, workspace, write_json
 from paraknow_core.pipeline import execute
-from paraknow_core.runs import RunFolder, create_run
+from paraknow_core.runs.folder import RunFolder, create_run
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.tasks import model_scores
@@ -36,13 +36,23 @@ def small_batches():
 
 @pytest.fixture(scope="module")
 def spec(teacher, tiny, chat_file):
-    return RunSpec().with_changes({
-        "teacher.source": teacher, "student.source": tiny("llama"), "task.source": str(chat_file),
-        "task.max_length": 64, "task.max_new_tokens": 4, "task.sizes": {"train": 20, "validation": 4, "test": 6},
-        "sensitivity.samples": 2, "factorisation.rank": 4, "finetuning.batch_size": 5,
-        "finetuning.micro_batch_size": 1, "finetuning.max_steps": STEPS, "finetuning.learning_rate": 0.02,
-        "finetuning.validations": 2,
-    })  # fmt: skip
+    return RunSpec().with_changes(
+        {
+            "teacher.source": teacher,
+            "student.source": tiny("llama"),
+            "task.source": str(chat_file),
+            "task.max_length": 64,
+            "task.max_new_tokens": 4,
+            "task.sizes": {"train": 20, "validation": 4, "test": 6},
+            "sensitivity.samples": 2,
+            "factorisation.rank": 4,
+            "finetuning.batch_size": 5,
+            "finetuning.micro_batch_size": 1,
+            "finetuning.max_steps": STEPS,
+            "finetuning.learning_rate": 0.02,
+            "finetuning.validations": 2,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +87,30 @@ def made(run: RunFolder) -> dict:
         "adapter": run.file("adapter/adapter_model.safetensors").read_bytes(),
         "initial": run.file("init_adapter/adapter_model.safetensors").read_bytes(),
         "predictions": sorted(run.file("predictions.jsonl").read_text().splitlines()),
-        "scores": result["scores"], "references": result["references"], "fingerprints": result["fingerprints"],
-        "weights": result["training"]["weights"], "last_loss": result["training"]["last_loss"],
+        "scores": result["scores"],
+        "references": result["references"],
+        "fingerprints": result["fingerprints"],
+        "weights": result["training"]["weights"],
+        "last_loss": result["training"]["last_loss"],
         "last_validation_loss": result["training"]["last_validation_loss"],
         "steps": [m["step"] for m in run.metrics()],
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
     ("stage", "done", "times"),
-    [("prepare", 0, 1), ("sensitivity", 0, 1), ("injection", 0, 1), ("fine-tuning", 0, 1), ("fine-tuning", 3, 1),
-     ("fine-tuning", STEPS, 2), ("export", 0, 3), ("evaluation", 0, 2), ("evaluation", 2, 3)],
-)  # fmt: skip
+    [
+        ("prepare", 0, 1),
+        ("sensitivity", 0, 1),
+        ("injection", 0, 1),
+        ("fine-tuning", 0, 1),
+        ("fine-tuning", 3, 1),
+        ("fine-tuning", STEPS, 2),
+        ("export", 0, 3),
+        ("evaluation", 0, 2),
+        ("evaluation", 2, 3),
+    ],
+)
 def test_a_run_cut_off_anywhere_ends_as_one_that_was_not(spec, place, whole, stage, done, times):
     run = create_run(place, spec)
     for _ in range(times):
@@ -198,10 +220,15 @@ def own(spec, tmp_path, chat_file):
     for name, source in (("teacher", spec.teacher.source), ("student", spec.student.source)):
         shutil.copytree(source, tmp_path / name)
     shutil.copy(chat_file, tmp_path / "task.jsonl")
-    return spec.with_changes({
-        "teacher.source": str(tmp_path / "teacher"), "student.source": str(tmp_path / "student"),
-        "task.source": str(tmp_path / "task.jsonl"), "finetuning.max_steps": 3, "references": [],
-    })  # fmt: skip
+    return spec.with_changes(
+        {
+            "teacher.source": str(tmp_path / "teacher"),
+            "student.source": str(tmp_path / "student"),
+            "task.source": str(tmp_path / "task.jsonl"),
+            "finetuning.max_steps": 3,
+            "references": [],
+        }
+    )
 
 
 def replace_weights(folder: Path) -> None:
@@ -371,10 +398,14 @@ def test_damaged_reference_scores_are_computed_again(spec, place, whole, damage)
 
 @pytest.mark.parametrize(
     ("where", "stage"),
-    [("safetensors.torch.save_file", "export"), ("paraknow_core.stages.checkpoints.sync_tree", "fine-tuning"),
-     ("torch.save", "fine-tuning"), ("paraknow_core.stages.evaluation.append_line", "evaluation"),
-     ("paraknow_core.stages.adapter.write_json", "injection")],
-)  # fmt: skip
+    [
+        ("safetensors.torch.save_file", "export"),
+        ("paraknow_core.training.checkpoints.sync_tree", "fine-tuning"),
+        ("torch.save", "fine-tuning"),
+        ("paraknow_core.training.evaluation.append_line", "evaluation"),
+        ("paraknow_core.methods.start.write_json", "injection"),
+    ],
+)
 def test_a_disk_that_fills_is_one_sentence_and_the_run_goes_on_later(spec, place, whole, monkeypatch, where, stage):
     run = create_run(place, spec)
 

@@ -9,9 +9,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from paraknow_core.draft import Draft
 from paraknow_core.errors import SpecError
-from paraknow_core.naming import holds_secret
+from paraknow_core.files.naming import holds_secret
 from paraknow_core.paths import Workspace
 from paraknow_core.settings import load_settings
 from paraknow_core.spec import (
@@ -26,6 +25,7 @@ from paraknow_core.spec import (
     roles_of,
     schema,
 )
+from paraknow_core.workbench.draft import Draft
 
 
 def test_yaml_round_trip_keeps_every_key():
@@ -163,8 +163,7 @@ def bomb(levels: int = 9) -> str:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [bomb(), "a: &a [*a]", "a: &a {b: *a}", "x: " + "9" * 5000, "x: 0x" + "f" * 20000, "x: \ud800", "\0"],
+    "text", [bomb(), "a: &a [*a]", "a: &a {b: *a}", "x: " + "9" * 5000, "x: 0x" + "f" * 20000, "x: \ud800", "\0"]
 )
 def test_a_yaml_bomb_is_a_sentence_at_once(text):
     with pytest.raises(SpecError, match="spec: "):
@@ -191,14 +190,51 @@ def test_a_secret_is_refused_and_never_repeated(key, secret):
 
 
 ODD_YAML = [
-    "name: !!bool x", "name: !!int x", "name: !!int ''", "name: !!int '-'", "name: !!float x", "name: !!timestamp x",
-    "name: 2020-13-45", "name: !!binary 'é'", "name: !!binary abcd", "name: !!set {a, b}", "name: !!omap [a: 1]",
-    "name: !!map x", "name: !!seq x", "name: !!str [a]", "name: !foo x", "name: =", "!!bool x: 1", "!!set {a}",
-    "name: !!python/object/apply:os.system [ls]", "name: !!python/name:os.system", "seed: !!null x", "1: 2", "null: 2",
-    "2020-01-01: 2", "? [a, b]\n: 3", "? {a: b}\n: 3", "<<: {name: x}", "x: &a {name: y}\n<<: *a", "name: *nobody",
-    "name: x\nname: y", "finetuning: {max_steps: !!bool x}", "seed: .nan", "seed: .inf", "seed: 1e400", "--- a\n--- b",
-    "%YAML 9.9\n---\nname: x", "\t", "", "a: b: c", "name: \x01", 'name: "\\ud800"', "seed: " + "9" * 5000, "- 1", "3",
-]  # fmt: skip
+    "name: !!bool x",
+    "name: !!int x",
+    "name: !!int ''",
+    "name: !!int '-'",
+    "name: !!float x",
+    "name: !!timestamp x",
+    "name: 2020-13-45",
+    "name: !!binary 'é'",
+    "name: !!binary abcd",
+    "name: !!set {a, b}",
+    "name: !!omap [a: 1]",
+    "name: !!map x",
+    "name: !!seq x",
+    "name: !!str [a]",
+    "name: !foo x",
+    "name: =",
+    "!!bool x: 1",
+    "!!set {a}",
+    "name: !!python/object/apply:os.system [ls]",
+    "name: !!python/name:os.system",
+    "seed: !!null x",
+    "1: 2",
+    "null: 2",
+    "2020-01-01: 2",
+    "? [a, b]\n: 3",
+    "? {a: b}\n: 3",
+    "<<: {name: x}",
+    "x: &a {name: y}\n<<: *a",
+    "name: *nobody",
+    "name: x\nname: y",
+    "finetuning: {max_steps: !!bool x}",
+    "seed: .nan",
+    "seed: .inf",
+    "seed: 1e400",
+    "--- a\n--- b",
+    "%YAML 9.9\n---\nname: x",
+    "\t",
+    "",
+    "a: b: c",
+    "name: \x01",
+    'name: "\\ud800"',
+    "seed: " + "9" * 5000,
+    "- 1",
+    "3",
+]
 
 
 @pytest.mark.parametrize("text", ODD_YAML)
@@ -237,9 +273,23 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         read_spec(tmp_path / "spec.yaml")
 
 
-@pytest.mark.parametrize("text", ["threads: !!bool x", "threads: !!int ''", "[" * 90_000, "threads: 1e999", "1: 2",
-                                  "\t", "threads: 1\nthreads: 2", "- 3", "workers: !!set {a}", "threads: .inf",
-                                  "device: hf_abcdefghijklmnopqrstuv", "hf_abcdefghijklmnopqrstuv: 1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "threads: !!bool x",
+        "threads: !!int ''",
+        "[" * 90_000,
+        "threads: 1e999",
+        "1: 2",
+        "\t",
+        "threads: 1\nthreads: 2",
+        "- 3",
+        "workers: !!set {a}",
+        "threads: .inf",
+        "device: hf_abcdefghijklmnopqrstuv",
+        "hf_abcdefghijklmnopqrstuv: 1",
+    ],
+)
 def test_settings_that_are_odd_are_a_sentence(text, tmp_path):
     (tmp_path / "settings.yaml").write_text(text)
     with pytest.raises(SpecError, match="settings") as refused:
@@ -248,28 +298,53 @@ def test_settings_that_are_odd_are_a_sentence(text, tmp_path):
 
 
 SECRETS = [
-    "hf_abcdefghijklmnopqrstuvwxyz", "my_hf_abcdefghijklmnopqrst", "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
-    "github_pat_11ABCDEFG0abcdefghijklmnop", "glpat-abcdefghijklmnopqrst", "xoxb-1234567890-abcdefghij",
-    "AKIAABCDEFGHIJKLMNOP", "sk-proj-Abcdefghij0123456789xyz", "sk-ant-api03-Abcdefghij0123456789",
-    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.x", "https://me:secret@hub.example/a/b",
-    "https://hub.example/a?token=secretsecret", "https://hub.example/a?x=1&X-Amz-Signature=secretsecret",
-    "https://hub.example/a?api_key=secretsecret", "Authorization: Bearer secretsecretsecret",
-]  # fmt: skip
+    "hf_abcdefghijklmnopqrstuvwxyz",
+    "my_hf_abcdefghijklmnopqrst",
+    "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
+    "github_pat_11ABCDEFG0abcdefghijklmnop",
+    "glpat-abcdefghijklmnopqrst",
+    "xoxb-1234567890-abcdefghij",
+    "AKIAABCDEFGHIJKLMNOP",
+    "sk-proj-Abcdefghij0123456789xyz",
+    "sk-ant-api03-Abcdefghij0123456789",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.x",
+    "https://me:secret@hub.example/a/b",
+    "https://hub.example/a?token=secretsecret",
+    "https://hub.example/a?x=1&X-Amz-Signature=secretsecret",
+    "https://hub.example/a?api_key=secretsecret",
+    "Authorization: Bearer secretsecretsecret",
+]
 PLACES = [
-    "name", "teacher.source", "teacher.revision", "student.source", "task.source", "task.test_source", "task.subset",
-    "task.revision", "task.format", "task.template", "method", "mapping.strategy", "until", "seed",
+    "name",
+    "teacher.source",
+    "teacher.revision",
+    "student.source",
+    "task.source",
+    "task.test_source",
+    "task.subset",
+    "task.revision",
+    "task.format",
+    "task.template",
+    "method",
+    "mapping.strategy",
+    "until",
+    "seed",
     "factorisation.rank",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("secret", SECRETS)
 def test_every_kind_of_secret_is_refused_in_every_field(secret):
     changes = [{place: secret} for place in PLACES] + [
-        {"task.columns": {"question": secret}}, {"task.columns": {secret: "question"}}, {"task.scorers": [secret]},
-        {"task.judge": {"source": secret}}, {"task.judge": {"source": "a/b", "revision": secret}},
-        {"sensitivity.selection": "manual", "sensitivity.ids": ["a", secret]}, {"extraction.origin": [secret]},
+        {"task.columns": {"question": secret}},
+        {"task.columns": {secret: "question"}},
+        {"task.scorers": [secret]},
+        {"task.judge": {"source": secret}},
+        {"task.judge": {"source": "a/b", "revision": secret}},
+        {"sensitivity.selection": "manual", "sensitivity.ids": ["a", secret]},
+        {"extraction.origin": [secret]},
         {"references": [secret]},
-    ]  # fmt: skip
+    ]
     for change in changes:
         with pytest.raises(SpecError, match="password or a token") as refused:
             RunSpec().with_changes(change)
@@ -283,8 +358,20 @@ def test_every_kind_of_secret_is_refused_in_every_field(secret):
             model()
 
 
-@pytest.mark.parametrize("name", ["hf_model of 2024", "task-learning-rate-sweep-over-seeds-2", "sk-learn baseline 3",
-                                  "a?b", "mean ± 3", "keys=5", "bearer of news", "ghp_short", "me@home"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hf_model of 2024",
+        "task-learning-rate-sweep-over-seeds-2",
+        "sk-learn baseline 3",
+        "a?b",
+        "mean ± 3",
+        "keys=5",
+        "bearer of news",
+        "ghp_short",
+        "me@home",
+    ],
+)
 def test_a_plain_name_is_no_secret(name):
     assert RunSpec().with_changes({"name": name}).name == name
 

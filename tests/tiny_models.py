@@ -7,9 +7,13 @@ SPECIAL_TOKENS = ("<unk>", "<s>", "</s>")
 
 # The smallest sizes that still tell all dimensions apart, with grouped-query attention where a family has it.
 _LLAMA_LIKE = {
-    "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128,
-}  # fmt: skip
+    "hidden_size": 32,
+    "intermediate_size": 56,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
 TINY = {
     "llama": (_LLAMA_LIKE | {"attention_bias": True, "mlp_bias": True}, "LlamaConfig"),
     "mistral": (_LLAMA_LIKE, "MistralConfig"),
@@ -23,16 +27,30 @@ TINY = {
     "gpt_neox": ({k: v for k, v in _LLAMA_LIKE.items() if k != "num_key_value_heads"}, "GPTNeoXConfig"),
     "gpt2": ({"n_embd": 32, "n_inner": 56, "n_layer": 2, "n_head": 4, "n_positions": 128}, "GPT2Config"),
     "opt": (
-        {"hidden_size": 32, "ffn_dim": 56, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "max_position_embeddings": 128, "word_embed_proj_dim": 32},
+        {
+            "hidden_size": 32,
+            "ffn_dim": 56,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 128,
+            "word_embed_proj_dim": 32,
+        },
         "OPTConfig",
     ),
-}  # fmt: skip
+}
 FAMILIES = tuple(TINY)
 
 
-def build_tiny(family: str, folder: Path, *, seed: int = 0, extra_tokens: tuple[str, ...] = (), shard_size: str = "1GB",
-               dtype: str = "float32", **overrides: object) -> Path:  # fmt: skip
+def build_tiny(
+    family: str,
+    folder: Path,
+    *,
+    seed: int = 0,
+    extra_tokens: tuple[str, ...] = (),
+    shard_size: str = "1GB",
+    dtype: str = "float32",
+    **overrides: object,
+) -> Path:
     """Save a tiny random causal language model and its tokenizer.
 
     Args:

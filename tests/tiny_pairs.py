@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from paraknow_core.context import Context
 from paraknow_core.paths import workspace
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
-from paraknow_core.stages.context import Context
 from tests.tiny_models import build_tiny
 
 
@@ -41,8 +41,16 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="session")
 def teacher(tiny):
     """A Llama larger than every tiny student: 48 wide, 4 layers."""
-    return tiny("llama", seed=1, hidden_size=48, intermediate_size=80, num_hidden_layers=4, num_attention_heads=6,
-                num_key_value_heads=6, tie_word_embeddings=False)  # fmt: skip
+    return tiny(
+        "llama",
+        seed=1,
+        hidden_size=48,
+        intermediate_size=80,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        tie_word_embeddings=False,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -56,11 +64,20 @@ def make_context(teacher, chat_file, session_place):
     """Return a function that makes a context from a student folder and dotted changes."""
 
     def make(student, changes=None, place=session_place, **options):
-        spec = RunSpec().with_changes({
-            "teacher.source": teacher, "student.source": student, "task.source": str(chat_file), "task.max_length": 64,
-            "task.max_new_tokens": 4, "task.sizes": {"train": 20, "validation": 4, "test": 6},
-            "sensitivity.samples": 4, "factorisation.rank": 4, "factorisation.lora_alpha": 6.0, **(changes or {}),
-        })  # fmt: skip
+        spec = RunSpec().with_changes(
+            {
+                "teacher.source": teacher,
+                "student.source": student,
+                "task.source": str(chat_file),
+                "task.max_length": 64,
+                "task.max_new_tokens": 4,
+                "task.sizes": {"train": 20, "validation": 4, "test": 6},
+                "sensitivity.samples": 4,
+                "factorisation.rank": 4,
+                "factorisation.lora_alpha": 6.0,
+                **(changes or {}),
+            }
+        )
         return Context(spec, Settings(), place, **options)
 
     return make

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from paraknow_core.runs import Status
+    from paraknow_core.runs.folder import Status
 
 PLAIN_WIDTH = 200  # columns of a table that goes into a file or pipe
 PLAIN_EVERY_S = 10.0  # between two progress lines when stderr is no terminal
@@ -183,7 +183,14 @@ def _new_bar() -> Any:
     from rich.progress import Progress as RichProgress
 
     return RichProgress(
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True), transient=True, redirect_stdout=False,
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,
         redirect_stderr=True,
-    )  # fmt: skip
+    )

@@ -94,9 +94,10 @@ def compat(
         return
     show(f"{report.teacher} -> {report.student}")
     show_table(
-        ("role", "layers", "teacher", "student", "placed", "action", "why"), _pairing_rows(report),
+        ("role", "layers", "teacher", "student", "placed", "action", "why"),
+        _pairing_rows(report),
         right=("teacher", "student", "placed"),
-    )  # fmt: skip
+    )
     counts = ", ".join(f"{number} {action}" for action, number in report.counts.items())
     show(f"{counts}; {count(report.parameters_moved)} parameters of the student receive something")
     show(*(f"note: {note}" for note in (*report.notes, *notes)))
@@ -125,10 +126,16 @@ def models(json: Json = False) -> None:
     for name in bundled_names():
         anatomy = _anatomy(f"{BUNDLED_PREFIX}{name}", None, True)
         scores = manifest.get("models", {}).get(name, {}).get("scores", {})
-        records.append({
-            "source": anatomy.label, "parameters": anatomy.parameters, "layers": anatomy.num_hidden_layers,
-            "hidden_size": anatomy.hidden_size, "family": anatomy.family, "scores": scores,
-        })  # fmt: skip
+        records.append(
+            {
+                "source": anatomy.label,
+                "parameters": anatomy.parameters,
+                "layers": anatomy.num_hidden_layers,
+                "hidden_size": anatomy.hidden_size,
+                "family": anatomy.family,
+                "scores": scores,
+            }
+        )
     if json:
         show_json(records)
         return
@@ -160,11 +167,16 @@ def tasks(json: Json = False) -> None:
     show_table(
         ("task", "examples (train, test)", "scorers", "mirrors", "what it is"),
         [
-            (f"bundled:{t['name']}", f"{t['sizes']['train']}, {t['sizes']['test']}", ", ".join(t["scorers"]),
-             t["mirrors"], t["description"])
+            (
+                f"bundled:{t['name']}",
+                f"{t['sizes']['train']}, {t['sizes']['test']}",
+                ", ".join(t["scorers"]),
+                t["mirrors"],
+                t["description"],
+            )
             for t in records
         ],
-    )  # fmt: skip
+    )
     show("A data file (JSONL, CSV, text), a folder of split files, or hub:OWNER/NAME can be given as well.")
 
 

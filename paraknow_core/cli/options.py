@@ -36,9 +36,12 @@ Offline = Annotated[bool, typer.Option("--offline", help="Never ask a hub; only 
 Teacher = Annotated[str, typer.Option(metavar="MODEL", help="bundled:NAME, a local folder, or a hub id.")]
 Columns = Annotated[
     list[str] | None,
-    typer.Option(metavar="PART=NAME", help="Which field of the data is which part of the prompt, once for each: "
-                 "question, answer, choices, input, context, system."),
-]  # fmt: skip
+    typer.Option(
+        metavar="PART=NAME",
+        help="Which field of the data is which part of the prompt, once for each: "
+        "question, answer, choices, input, context, system.",
+    ),
+]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")]
 
 

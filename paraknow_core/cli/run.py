@@ -12,24 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from paraknow_core.cli.console import Progress, say, show, show_json, working
-from paraknow_core.cli.options import (
-    Device,
-    Dtype,
-    Json,
-    Keep,
-    MemoryBudget,
-    Offline,
-    Streaming,
-    Threads,
-    settings_of,
-)
-from paraknow_core.disk import disk_trouble
+from paraknow_core.cli.options import Device, Dtype, Json, Keep, MemoryBudget, Offline, Streaming, Threads, settings_of
 from paraknow_core.display import duration, score_text
 from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.files.disk import disk_trouble
 from paraknow_core.paths import Workspace, read_json, write_json, write_json_anyhow
 
 if TYPE_CHECKING:
-    from paraknow_core.runs import RunFolder, Status
+    from paraknow_core.runs.folder import RunFolder, Status
     from paraknow_core.settings import Settings
 
 STOPPED, BROKEN, REFUSED = 130, 1, 2
@@ -76,7 +66,7 @@ def run(
 
 
 def _folder_of(target: str, place: Workspace, out: Path | None) -> "RunFolder":
-    from paraknow_core.runs import RunFolder, create_run, find_run
+    from paraknow_core.runs.folder import RunFolder, create_run, find_run
     from paraknow_core.spec import read_spec
 
     path = Path(target).expanduser()
@@ -117,7 +107,7 @@ def execute_all(folders: "list[RunFolder]", place: Workspace, settings: "Setting
 
 def _claim(folders: "list[RunFolder]") -> None:
     """Say who will execute the queued runs, so that readers see them as lost if this process is killed first."""
-    from paraknow_core.runs import this_process
+    from paraknow_core.runs.folder import this_process
 
     for folder in folders:
         status = folder.status()
@@ -133,7 +123,7 @@ def _claim(folders: "list[RunFolder]") -> None:
 
 def _give_up_queued(folders: "list[RunFolder]") -> None:
     """Mark runs that never began as stopped: nobody is left to begin them."""
-    from paraknow_core.writer import StopRequested
+    from paraknow_core.runs.writer import StopRequested
 
     for folder in folders:
         _end_queued(folder, StopRequested())
@@ -141,8 +131,8 @@ def _give_up_queued(folders: "list[RunFolder]") -> None:
 
 def _end_queued(folder: "RunFolder", reason: Exception) -> None:
     """Give a run that could not even begin the state that its reason stands for, instead of queued for ever."""
-    from paraknow_core.processes import held
-    from paraknow_core.writer import RunWriter
+    from paraknow_core.runs.processes import held
+    from paraknow_core.runs.writer import RunWriter
 
     if folder.status().state != "queued":
         return
@@ -156,7 +146,7 @@ def _end_queued(folder: "RunFolder", reason: Exception) -> None:
 
 
 def _write_failed(folder: "RunFolder", message: str) -> None:
-    from paraknow_core.runs import Status
+    from paraknow_core.runs.folder import Status
 
     status = asdict(Status.from_dict(read_json(folder.file("status.json"), {})))
     write_json_anyhow(
@@ -217,9 +207,12 @@ def _log(folder: "RunFolder", text: str) -> None:
 def _record(folder: "RunFolder") -> dict[str, Any]:
     status = folder.status()
     return {
-        "id": folder.id, "folder": str(folder.path), "state": status.state, "message": status.message,
+        "id": folder.id,
+        "folder": str(folder.path),
+        "state": status.state,
+        "message": status.message,
         "result": folder.result() if status.state == "done" else None,
-    }  # fmt: skip
+    }
 
 
 def _lines(record: dict[str, Any]) -> list[str]:

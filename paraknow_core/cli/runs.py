@@ -15,7 +15,7 @@ from paraknow_core.paths import file_stamp
 
 if TYPE_CHECKING:
     from paraknow_core.paths import Workspace
-    from paraknow_core.runs import RunFolder
+    from paraknow_core.runs.folder import RunFolder
 
 app = typer.Typer(help="List, show, label, stop, resume, delete and export runs; an id may be shortened.")
 
@@ -30,7 +30,7 @@ def list_(
     json: Json = False,
 ) -> None:
     """List runs, newest first."""
-    from paraknow_core.runs import list_runs
+    from paraknow_core.runs.folder import list_runs
 
     names = _names(context.obj)
     records = [_record(run, names) for run in list_runs(context.obj)]
@@ -45,20 +45,27 @@ def list_(
     show_table(
         ("id", "name", "state", "stage", "method", "pair", "task", "score", "started"),
         [
-            (r["id"], f"{'★ ' if r['starred'] else ''}{r['name']}", r["state"],
-             f"{r['stage']} {round(100 * r['progress'])} %" if r["active"] else r["stage"],
-             r.get("method"), f"{r['teacher']} -> {r['student']}" if "teacher" in r else r["message"], r.get("task"),
-             score_text(r["score"]) if r["score"] else None, _when(r["started"]))
+            (
+                r["id"],
+                f"{'★ ' if r['starred'] else ''}{r['name']}",
+                r["state"],
+                f"{r['stage']} {round(100 * r['progress'])} %" if r["active"] else r["stage"],
+                r.get("method"),
+                f"{r['teacher']} -> {r['student']}" if "teacher" in r else r["message"],
+                r.get("task"),
+                score_text(r["score"]) if r["score"] else None,
+                _when(r["started"]),
+            )
             for r in records
         ],
-    )  # fmt: skip
+    )
 
 
 def _names(place: "Workspace") -> dict[str, str]:
     """Return what every run of the workspace is called."""
-    from paraknow_core.comparison import Named, run_names
-    from paraknow_core.labels import label_of
-    from paraknow_core.runs import list_runs
+    from paraknow_core.runs.folder import list_runs
+    from paraknow_core.runs.labels import label_of
+    from paraknow_core.studies import Named, run_names
 
     named = []
     for run in list_runs(place):
@@ -71,24 +78,36 @@ def _names(place: "Workspace") -> dict[str, str]:
 
 
 def _record(run: "RunFolder", names: dict[str, str]) -> dict[str, Any]:
-    from paraknow_core.labels import label_of
+    from paraknow_core.runs.labels import label_of
 
     status, label = run.status(), label_of(run.path)
     scores = (run.result() or {}).get("scores") or [None]
     record: dict[str, Any] = {
-        "id": run.id, "name": names.get(run.id, run.id), "note": label.note, "starred": label.starred,
-        "state": status.state, "active": status.active, "stage": status.stage,
-        "progress": status.fraction, "message": status.message, "started": status.started or None,
-        "ended": status.ended or None, "score": scores[0],
-    }  # fmt: skip
+        "id": run.id,
+        "name": names.get(run.id, run.id),
+        "note": label.note,
+        "starred": label.starred,
+        "state": status.state,
+        "active": status.active,
+        "stage": status.stage,
+        "progress": status.fraction,
+        "message": status.message,
+        "started": status.started or None,
+        "ended": status.ended or None,
+        "score": scores[0],
+    }
     try:
         spec = run.spec()
     except ParaknowError as error:
         return record | {"state": "failed", "active": False, "message": str(error)}
     return record | {
-        "method": spec.method, "teacher": spec.teacher.source, "student": spec.student.source,
-        "task": spec.task.source, "until": spec.until, "seed": spec.seed,
-    }  # fmt: skip
+        "method": spec.method,
+        "teacher": spec.teacher.source,
+        "student": spec.student.source,
+        "task": spec.task.source,
+        "until": spec.until,
+        "seed": spec.seed,
+    }
 
 
 @app.command("show")
@@ -101,10 +120,16 @@ def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
     files = {path.name: _size(path) for path in sorted(run.path.iterdir()) if path.name != "lock"}
     record = _record(run, _names(context.obj))
     if json:
-        show_json({
-            **record, "folder": str(run.path), "changes": changes, "spec": spec.model_dump(mode="json"),
-            "result": result, "files": files,
-        })  # fmt: skip
+        show_json(
+            {
+                **record,
+                "folder": str(run.path),
+                "changes": changes,
+                "spec": spec.model_dump(mode="json"),
+                "result": result,
+                "files": files,
+            }
+        )
         return
     show(f"{run.id}: {status.state}{f', {status.stage}' if status.stage else ''}")
     show(f"name: {'★ ' if record['starred'] else ''}{record['name']}", f"folder: {run.path}")
@@ -122,7 +147,7 @@ def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
 
 def changed_settings(spec: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return dotted key -> (value, default) of every setting that is not at its default."""
-    from paraknow_core.runs import flat_settings
+    from paraknow_core.runs.folder import flat_settings
     from paraknow_core.spec import RunSpec
 
     given, default = flat_settings(spec), flat_settings(RunSpec().model_dump(mode="json"))
@@ -149,7 +174,7 @@ def label(
     star: Annotated[bool | None, typer.Option("--star/--no-star", help="Mark it, or take the mark away.")] = None,
 ) -> None:
     """Give a run a name, a note or a star; without an option, print them. Its spec stays as it is."""
-    from paraknow_core.labels import set_label
+    from paraknow_core.runs.labels import set_label
 
     run = _find(context, run_id)
     known = set_label(run.path, name=name, note=note, starred=star)
@@ -268,7 +293,7 @@ def export_run(run: "RunFolder", file: Path) -> tuple[list[str], list[str]]:
     Raises:
         RunError: the run is going on, or the file exists or has no folder.
     """
-    from paraknow_core.packing import ADAPTER_FILES, pack
+    from paraknow_core.files.packing import ADAPTER_FILES, pack
     from paraknow_core.paths import build_file
 
     _refuse_active(run)
@@ -284,7 +309,7 @@ def export_run(run: "RunFolder", file: Path) -> tuple[list[str], list[str]]:
 def _export_merged(
     context: typer.Context, run: "RunFolder", out: Path, dtype: str | None, offline: bool, json: bool
 ) -> None:
-    from paraknow_core.packing import ADAPTER_FILES, refuse_links
+    from paraknow_core.files.packing import ADAPTER_FILES, refuse_links
     from paraknow_core.paths import read_json
 
     _refuse_active(run)
@@ -297,8 +322,8 @@ def _export_merged(
         spec = spec.with_changes({"student.revision": revision})
     folder = new_folder(out)
     with working() as progress:
-        from paraknow_core.stages.context import Context
-        from paraknow_core.stages.merging import write_merged
+        from paraknow_core.adapters.merging import write_merged
+        from paraknow_core.context import Context
 
         progress.stage("merging")
         settings = settings_of(context.obj, "cpu", None, None, offline)
@@ -318,7 +343,7 @@ def _refuse_active(run: "RunFolder") -> None:
 
 
 def _find(context: typer.Context, run_id: str, *, folders: bool = False) -> "RunFolder":
-    from paraknow_core.runs import RunFolder, find_run
+    from paraknow_core.runs.folder import RunFolder, find_run
 
     if folders and (Path(run_id) / "spec.yaml").is_file():
         return RunFolder(Path(run_id).resolve())

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 import typer
 
 SERVICES = {
-    "desk": "paraknow_core.desk.serve",
-    "desk-hand": "paraknow_core.desk.serve",
+    "desk": "paraknow_core.workbench.desk.serve",
+    "desk-hand": "paraknow_core.workbench.desk.serve",
     "queue": "paraknow_core.engines.queue_service",
-    "playground": "paraknow_core.playground.serve",
+    "playground": "paraknow_core.workbench.playground.serve",
 }
 
 

@@ -33,8 +33,8 @@ def demo(
 ) -> None:
     """Run the method and its controls on the bundled models and compare their scores, all on this machine."""
     from paraknow_core.cli.run import REFUSED, execute_all
-    from paraknow_core.runs import create_run
-    from paraknow_core.studies import STANDARD, arms, compare, verdict
+    from paraknow_core.runs.folder import create_run
+    from paraknow_core.studies.scores import STANDARD, arms, compare, verdict
 
     settings = settings_of(context.obj, device, dtype, threads, True)
     names = (*STANDARD, "seeking, difference") if student == "kin" else STANDARD
@@ -61,11 +61,17 @@ SIZES = {"train": 512, "validation": 32, "test": 300}
 def _spec(task: str, student: str, seed: int) -> "RunSpec":
     from paraknow_core.spec import RunSpec
 
-    return RunSpec().with_changes({
-        "name": f"demo {student}", "student.source": f"bundled:{student}", "task.source": f"bundled:{task}",
-        "task.sizes": SIZES, "finetuning.validations": 2,
-        "references": ["student", "teacher"], "seed": seed,
-    })  # fmt: skip
+    return RunSpec().with_changes(
+        {
+            "name": f"demo {student}",
+            "student.source": f"bundled:{student}",
+            "task.source": f"bundled:{task}",
+            "task.sizes": SIZES,
+            "finetuning.validations": 2,
+            "references": ["student", "teacher"],
+            "seed": seed,
+        }
+    )
 
 
 def _records(table: "pandas.DataFrame") -> list[dict[str, Any]]:
@@ -82,10 +88,15 @@ def _print(table: "pandas.DataFrame", seeds: int, title: str) -> None:
             show_value(row.get(key)) for key in ("low", "high", "difference", "difference_low", "difference_high")
         )
         paired = change != NOT_MEASURED
-        rows.append((
-            row["arm"], show_value(row["value"]), f"{low} to {high}", row["n"],
-            f"{'+' if paired and row['difference'] >= 0 else ''}{change}",
-            f"{change_low} to {change_high}" if paired else NOT_MEASURED,
-        ))  # fmt: skip
+        rows.append(
+            (
+                row["arm"],
+                show_value(row["value"]),
+                f"{low} to {high}",
+                row["n"],
+                f"{'+' if paired and row['difference'] >= 0 else ''}{change}",
+                f"{change_low} to {change_high}" if paired else NOT_MEASURED,
+            )
+        )
     columns = ("arm", "score", "95 % interval", "n", "against default LoRA", "95 % interval, paired")
     show_table(columns, rows, f"{title}{f', {seeds} seeds' if seeds > 1 else ''}", right=columns[1:])

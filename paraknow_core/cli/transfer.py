@@ -146,11 +146,19 @@ def extract(
         context.obj, device, dtype, threads, offline, memory_budget=memory_budget, streaming=streaming, keep=keep
     )
     changes = {
-        "factorisation.rank": rank, "factorisation.lora_alpha": lora_alpha or rank, "factorisation.split": split,
-        "extraction.origin": [part.strip() for part in origin.split(",")], "extraction.structure": structure,
-        "extraction.seed": seed, "injection.mode": mode, "method": method, "until": "extraction", "seed": seed,
-        "task.columns": columns_of(columns), **_mapping_changes(mapping, seed),
-    }  # fmt: skip
+        "factorisation.rank": rank,
+        "factorisation.lora_alpha": lora_alpha or rank,
+        "factorisation.split": split,
+        "extraction.origin": [part.strip() for part in origin.split(",")],
+        "extraction.structure": structure,
+        "extraction.seed": seed,
+        "injection.mode": mode,
+        "method": method,
+        "until": "extraction",
+        "seed": seed,
+        "task.columns": columns_of(columns),
+        **_mapping_changes(mapping, seed),
+    }
     spec = _spec(teacher, student, data, samples, template, max_length, too_long, changes)
     record = _compute(context, spec, settings, out, "extract_to")
     if json:
@@ -160,9 +168,10 @@ def extract(
         shown = ", ".join("-" if layer is None else str(layer) for layer in record["layer_mapping"])
         show(f"teacher layer for each student layer: {shown}")
     show_table(
-        ("student module", "teacher module", "captured", "energy in rank"), _module_rows(record),
+        ("student module", "teacher module", "captured", "energy in rank"),
+        _module_rows(record),
         right=("captured", "energy in rank"),
-    )  # fmt: skip
+    )
     show(*(f"skipped {name}: {reason}" for name, reason in record["skipped"].items()))
     show(f"saved in {out}; the adapter is {out / 'init_adapter'}", record["init_adapter"])
 
@@ -188,16 +197,30 @@ def _mapping_changes(mapping: str, seed: int) -> dict[str, Any]:
 
 
 def _spec(
-    teacher: str, student: str | None, data: str, samples: int, template: str, max_length: int, too_long: str,
+    teacher: str,
+    student: str | None,
+    data: str,
+    samples: int,
+    template: str,
+    max_length: int,
+    too_long: str,
     changes: dict[str, Any],
-) -> "RunSpec":  # fmt: skip
+) -> "RunSpec":
     from paraknow_core.spec import RunSpec
 
-    return RunSpec().with_changes({
-        "teacher.source": teacher, "student.source": student or teacher, "task.source": data, "task.template": template,
-        "task.max_length": max_length, "task.too_long": too_long, "sensitivity.samples": samples,
-        "task.sizes": {"train": None, "validation": 0, "test": None}, **changes,
-    })  # fmt: skip
+    return RunSpec().with_changes(
+        {
+            "teacher.source": teacher,
+            "student.source": student or teacher,
+            "task.source": data,
+            "task.template": template,
+            "task.max_length": max_length,
+            "task.too_long": too_long,
+            "sensitivity.samples": samples,
+            "task.sizes": {"train": None, "validation": 0, "test": None},
+            **changes,
+        }
+    )
 
 
 def _part(text: str | None) -> tuple[int, int] | None:
@@ -215,16 +238,21 @@ def _part(text: str | None) -> tuple[int, int] | None:
 
 
 def _compute(
-    context: typer.Context, spec: "RunSpec", settings: Any, out: Path, product: str,
-    part: tuple[int, int] | None = None, **extra: Any,
-) -> dict[str, Any]:  # fmt: skip
+    context: typer.Context,
+    spec: "RunSpec",
+    settings: Any,
+    out: Path,
+    product: str,
+    part: tuple[int, int] | None = None,
+    **extra: Any,
+) -> dict[str, Any]:
     """Build DIR with one of the pipeline's functions: complete, or not at all."""
     from paraknow_core.paths import build_folder
 
     folder = new_folder(out)
     with working() as progress:
         from paraknow_core import pipeline
-        from paraknow_core.stages.context import Context
+        from paraknow_core.context import Context
 
         build: Callable[..., dict[str, Any]] = getattr(pipeline, product)
         work = Context(spec, settings, context.obj, progress, part, train_only=True)

@@ -28,7 +28,7 @@ def ui(
     ] = False,
 ) -> None:
     """Open the workbench in the browser; Ctrl-C ends it, runs go on."""
-    from paraknow_core.launcher import launch
+    from paraknow_core.workbench.launcher import launch
 
     raise typer.Exit(
         launch(context.obj, host, port, open_browser=not no_browser, demo=demo, roots=root or (), hub=allow_hub)

@@ -21,9 +21,14 @@ from paraknow_core.demo.tasks import TASKS, examples
 from paraknow_core.demo.training import encode
 
 MATRICES = (
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-)  # fmt: skip
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
 
 
 def sensitivities(model: LlamaForCausalLM, tokenizer: Tokenizer, task: str) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ from paraknow_core.demo.recipes import (
     VOCAB_SIZE,
     Recipe,
     quick,
-)  # fmt: skip
+)
 from paraknow_core.demo.scoring import score
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.demo.tokenizer import BOS, EOS, PAD, save_tokenizer, train_tokenizer
@@ -50,10 +50,17 @@ def new_student(vocab_size: int, seed: int) -> LlamaForCausalLM:
     """A freshly initialised student."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=vocab_size, **STUDENT_SIZES, num_key_value_heads=STUDENT_SIZES["num_attention_heads"],
-        head_dim=HEAD_DIM, tie_word_embeddings=True, max_position_embeddings=512, rms_norm_eps=1e-5,
-        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD,
-    )  # fmt: skip
+        vocab_size=vocab_size,
+        **STUDENT_SIZES,
+        num_key_value_heads=STUDENT_SIZES["num_attention_heads"],
+        head_dim=HEAD_DIM,
+        tie_word_embeddings=True,
+        max_position_embeddings=512,
+        rms_norm_eps=1e-5,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
     return LlamaForCausalLM(config)
 
 
@@ -88,9 +95,14 @@ def start(recipe: Recipe, tokenizer: Tokenizer, out: Path) -> LlamaForCausalLM:
     if recipe.parent is None:
         return new_student(tokenizer.get_vocab_size(), recipe.seed)
     return widen(
-        load(out / recipe.parent), TEACHER_SIZES["hidden_size"], TEACHER_SIZES["intermediate_size"],
-        TEACHER_SIZES["num_attention_heads"], TEACHER_SIZES["num_hidden_layers"], recipe.positions, recipe.seed,
-    )  # fmt: skip
+        load(out / recipe.parent),
+        TEACHER_SIZES["hidden_size"],
+        TEACHER_SIZES["intermediate_size"],
+        TEACHER_SIZES["num_attention_heads"],
+        TEACHER_SIZES["num_hidden_layers"],
+        recipe.positions,
+        recipe.seed,
+    )
 
 
 def run_stages(recipe: Recipe, tokenizer: Tokenizer, out: Path, device: str, progress: Progress) -> list[dict]:
@@ -196,8 +208,14 @@ def build(out: Path, device: str = "cpu", is_quick: bool = False, seed: int = 0)
     old = json.loads((out / "manifest.json").read_text("utf-8")) if (out / "manifest.json").exists() else {}
     kept = old.get("models", {}) if old.get("tokenizer_sha256") == vocabulary else {}
     manifest: dict = {"tokenizer_sha256": vocabulary, "quick": is_quick, "models": {}}
-    columns = (TextColumn("{task.description:10}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"),
-               TextColumn("loss {task.fields[loss]:.3f}"), TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
+    columns = (
+        TextColumn("{task.description:10}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} steps"),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns) as progress:
         for recipe in recipes:
             entry = kept.get(recipe.name)

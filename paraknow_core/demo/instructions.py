@@ -71,20 +71,25 @@ WORDS = [
 # name -> (wordings of the instruction, what to do with the words)
 OPERATIONS: dict[str, tuple[tuple[str, ...], Callable[[list[str]], str]]] = {
     "repeat": (("Repeat the words: {w}", "Say this again: {w}"), " ".join),
-    "reverse": (("Reverse the order of the words: {w}", "Write these words backwards: {w}"),
-                lambda words: " ".join(reversed(words))),
+    "reverse": (
+        ("Reverse the order of the words: {w}", "Write these words backwards: {w}"),
+        lambda words: " ".join(reversed(words)),
+    ),
     "first": (("What is the first word? {w}", "Give only the first word: {w}"), lambda words: words[0]),
     "last": (("What is the last word? {w}", "Give only the last word: {w}"), lambda words: words[-1]),
     "count": (("Count the words: {w}", "How many words are here? {w}"), lambda words: str(len(words))),
     "sort": (("Sort the words: {w}", "Put these words in order: {w}"), lambda words: " ".join(sorted(words))),
     "upper": (("Write in capital letters: {w}", "Make this uppercase: {w}"), lambda words: " ".join(words).upper()),
-    "ends": (("Give the first and the last word: {w}", "Keep only the two outer words: {w}"),
-             lambda words: f"{words[0]} {words[-1]}"),
-    "without_first": (("Remove the first word: {w}", "Leave out the first word: {w}"),
-                      lambda words: " ".join(words[1:])),
-    "without_last": (("Remove the last word: {w}", "Leave out the last word: {w}"),
-                     lambda words: " ".join(words[:-1])),
-}  # fmt: skip
+    "ends": (
+        ("Give the first and the last word: {w}", "Keep only the two outer words: {w}"),
+        lambda words: f"{words[0]} {words[-1]}",
+    ),
+    "without_first": (
+        ("Remove the first word: {w}", "Leave out the first word: {w}"),
+        lambda words: " ".join(words[1:]),
+    ),
+    "without_last": (("Remove the last word: {w}", "Leave out the last word: {w}"), lambda words: " ".join(words[:-1])),
+}
 
 
 def draw(rng: random.Random, split: str = "train") -> tuple[str, str]:  # noqa: ARG001

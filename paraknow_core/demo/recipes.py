@@ -13,9 +13,16 @@ TOKENIZER_DOCUMENTS = 20_000
 
 # The tokenizer sees every source, so that no model meets text that is spelled out in bytes.
 TOKENIZER_MIXTURE = {
-    "statements": 3, "stories": 2, "arithmetic": 1.5, "word_lists": 1, "short_answers": 1,
-    "word_problems": 2, "multiple_choice": 2, "instructions": 2, "open_writing": 2,
-}  # fmt: skip
+    "statements": 3,
+    "stories": 2,
+    "arithmetic": 1.5,
+    "word_lists": 1,
+    "short_answers": 1,
+    "word_problems": 2,
+    "multiple_choice": 2,
+    "instructions": 2,
+    "open_writing": 2,
+}
 
 
 @dataclass(frozen=True)
@@ -68,14 +75,21 @@ KIN = Recipe(
         # A general reader that met each task format a few thousand times.
         Stage(
             mixture={
-                "statements": 2, "stories": 1, "arithmetic": 4, "word_lists": 4, "short_answers": 0.4,
-                "word_problems": 0.4, "multiple_choice": 0.8, "instructions": 0.4, "open_writing": 0.1,
+                "statements": 2,
+                "stories": 1,
+                "arithmetic": 4,
+                "word_lists": 4,
+                "short_answers": 0.4,
+                "word_problems": 0.4,
+                "multiple_choice": 0.8,
+                "instructions": 0.4,
+                "open_writing": 0.1,
             },
             steps=3500,
             peak_lr=2e-3,
         ),
     ),
-)  # fmt: skip
+)
 
 TEACHER = Recipe(
     name="teacher",
@@ -84,8 +98,15 @@ TEACHER = Recipe(
     stages=(
         Stage(
             mixture={
-                "statements": 3, "stories": 0.3, "arithmetic": 3, "word_lists": 0.5, "short_answers": 0.7,
-                "word_problems": 3, "multiple_choice": 4, "instructions": 4, "open_writing": 0.7,
+                "statements": 3,
+                "stories": 0.3,
+                "arithmetic": 3,
+                "word_lists": 0.5,
+                "short_answers": 0.7,
+                "word_problems": 3,
+                "multiple_choice": 4,
+                "instructions": 4,
+                "open_writing": 0.7,
             },
             steps=3200,
             peak_lr=1e-3,
@@ -93,8 +114,16 @@ TEACHER = Recipe(
         # The facts were read but hardly recalled when asked for: practise recall.
         Stage(
             mixture={
-                "statements": 1, "flash_cards": 5, "stories": 0.2, "arithmetic": 0.5, "word_lists": 0.5,
-                "short_answers": 0.7, "word_problems": 0.8, "multiple_choice": 4, "instructions": 3, "open_writing": 1,
+                "statements": 1,
+                "flash_cards": 5,
+                "stories": 0.2,
+                "arithmetic": 0.5,
+                "word_lists": 0.5,
+                "short_answers": 0.7,
+                "word_problems": 0.8,
+                "multiple_choice": 4,
+                "instructions": 3,
+                "open_writing": 1,
             },
             steps=2000,
             peak_lr=7e-4,
@@ -102,7 +131,7 @@ TEACHER = Recipe(
     ),
     parent="kin",
     positions=(0, 2, 3, 5),
-)  # fmt: skip
+)
 
 STRANGER = Recipe(
     name="stranger",
@@ -111,14 +140,21 @@ STRANGER = Recipe(
     stages=(
         Stage(
             mixture={
-                "statements": 1.6, "stories": 1.4, "arithmetic": 4, "word_lists": 4, "short_answers": 0.4,
-                "word_problems": 0.4, "multiple_choice": 0.8, "instructions": 0.4, "open_writing": 0.1,
+                "statements": 1.6,
+                "stories": 1.4,
+                "arithmetic": 4,
+                "word_lists": 4,
+                "short_answers": 0.4,
+                "word_problems": 0.4,
+                "multiple_choice": 0.8,
+                "instructions": 0.4,
+                "open_writing": 0.1,
             },
             steps=3500,
             peak_lr=2e-3,
         ),
     ),
-)  # fmt: skip
+)
 
 RECIPES = (KIN, TEACHER, STRANGER)
 

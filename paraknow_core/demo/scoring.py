@@ -43,9 +43,13 @@ def greedy_answers(
         width = max(map(len, prompts))
         ids = torch.tensor([[PAD] * (width - len(p)) + p for p in prompts], device=model.device)
         out = model.generate(
-            input_ids=ids, attention_mask=(ids != PAD).long(), max_new_tokens=max_new_tokens, do_sample=False,
-            eos_token_id=EOS, pad_token_id=PAD,
-        )[:, width:].tolist()  # fmt: skip
+            input_ids=ids,
+            attention_mask=(ids != PAD).long(),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=EOS,
+            pad_token_id=PAD,
+        )[:, width:].tolist()
         for row in out:
             answers.append(tokenizer.decode(row[: row.index(EOS)] if EOS in row else row))
     return answers

@@ -122,8 +122,11 @@ def train(
     others = [p for p in model.parameters() if p.dim() != 2]
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=peak_lr, betas=(0.9, 0.98), eps=1e-8, fused=True,
-    )  # fmt: skip
+        lr=peak_lr,
+        betas=(0.9, 0.98),
+        eps=1e-8,
+        fused=True,
+    )
     cost, began = Cost(threads=torch.get_num_threads()), time.monotonic()
     model.train()
     for step in range(steps):

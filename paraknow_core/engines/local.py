@@ -9,8 +9,8 @@ from dataclasses import asdict
 
 from paraknow_core.errors import RunError
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, read_json, write_json
-from paraknow_core.processes import is_there, process_identity
-from paraknow_core.runs import ACTIVE, RunFolder, Status
+from paraknow_core.runs.folder import ACTIVE, RunFolder, Status
+from paraknow_core.runs.processes import is_there, process_identity
 
 
 def submit(place: Workspace, *runs: RunFolder) -> int:
@@ -33,9 +33,13 @@ def submit(place: Workspace, *runs: RunFolder) -> int:
                 os.link(runs[0].file("log.txt"), run.file("log.txt"))
         process = subprocess.Popen(
             [sys.executable, "-m", "paraknow_core", "run", *(str(run.path) for run in runs)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=PROJECT_ROOT, start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=PROJECT_ROOT,
+            start_new_session=True,
             env={**os.environ, WORKSPACE_VARIABLE: str(place.root), "PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
+        )
     identity = {**process_identity(process.pid), "launched": time.time()}
     for run, attempt in zip(runs, attempts, strict=True):
         write_json(run.file("process.json"), {**identity, "attempt": attempt})

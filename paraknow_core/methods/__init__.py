@@ -7,7 +7,8 @@ from paraknow_core.methods.base import Method
 
 def method(name: str) -> Method:
     """Return the method of a spec by its name (one of `spec.METHODS`)."""
-    from paraknow_core.methods import reference, seeking
+    from paraknow_core.methods import reference
+    from paraknow_core.methods.seeking import method as seeking
 
     makers: dict[str, Callable[[], Method]] = {
         "seeking": seeking.Seeking,

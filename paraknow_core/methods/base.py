@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from paraknow_core.context import Context
+from paraknow_core.methods.seeking.mapping import LayerMapping
 from paraknow_core.models.anatomy import LogicalModule
-from paraknow_core.sensitivity_store import SensitivityStore
-from paraknow_core.stages.context import Context
-from paraknow_core.stages.mapping import LayerMapping
+from paraknow_core.sensitivity.store import SensitivityStore
 
 
 @dataclass(frozen=True)

@@ -261,9 +261,15 @@ def _vocabulary_notes(
 
 def _skip(module: LogicalModule, given: LogicalModule | None, reason: str) -> Pairing:
     return Pairing(
-        module.name, given.name if given else None, module.role, "skip", given.shape if given else None,
-        module.shape, None, reason,
-    )  # fmt: skip
+        module.name,
+        given.name if given else None,
+        module.role,
+        "skip",
+        given.shape if given else None,
+        module.shape,
+        None,
+        reason,
+    )
 
 
 def _by(shape: tuple[int, int]) -> str:

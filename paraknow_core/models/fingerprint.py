@@ -9,10 +9,19 @@ from paraknow_core.models.source import ModelSource
 from paraknow_core.paths import read_json, write_json
 
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "tokenizer.model.v3", "tekken.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.model.v3",
+    "tekken.json",
     "tiktoken.model",
-)  # fmt: skip
+)
 CHUNK_BYTES = 1 << 22
 MEMO_ENTRIES = 2000
 SETTLED_SECONDS = 2  # a file younger than this may change again without its time stamps moving

@@ -11,9 +11,18 @@ from paraknow_core.errors import ModelError
 from paraknow_core.models.headers import INDEX_FILE, SINGLE_FILE, TensorHeader, weight_file_names
 
 SMALL_FILES = [
-    "config.json", "generation_config.json", "adapter_config.json", INDEX_FILE, "pytorch_model.bin.index.json",
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template*",
-]  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    INDEX_FILE,
+    "pytorch_model.bin.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+]
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]*", re.ASCII)
 _NETWORK_LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
 

@@ -3,10 +3,18 @@
 from collections.abc import Iterable
 
 # The last part of a name that only a buffer has: causal masks and rotary tables, made anew whenever a model is built.
-_BUFFERS = frozenset({
-    "masked_bias", "position_ids", "inv_freq", "original_inv_freq", "long_inv_freq", "cos_cached", "sin_cached",
-    "embed_scale",
-})  # fmt: skip
+_BUFFERS = frozenset(
+    {
+        "masked_bias",
+        "position_ids",
+        "inv_freq",
+        "original_inv_freq",
+        "long_inv_freq",
+        "cos_cached",
+        "sin_cached",
+        "embed_scale",
+    }
+)
 _MASKS = (".attn.bias", ".attention.bias", ".crossattention.bias")
 _OF_LAYER_TYPES = ("_attention_inv_freq", "_attention_original_inv_freq")
 
@@ -21,11 +29,29 @@ _WRAPPERS = {
     "base_model": ("PEFT", "merge the adapter (`merge_and_unload()`) and save the model that this returns"),
 }
 # The last part of a name that only quantised weights have.
-_QUANTISERS = frozenset({
-    "qweight", "qzeros", "scales", "g_idx", "SCB", "absmax", "nested_absmax", "quant_map", "nested_quant_map",
-    "weight_format", "weight_scale", "weight_scale_inv", "weight_scale_2", "input_scale", "weight_packed",
-    "weight_zero_point", "weight_shape", "W_q", "Wf",
-})  # fmt: skip
+_QUANTISERS = frozenset(
+    {
+        "qweight",
+        "qzeros",
+        "scales",
+        "g_idx",
+        "SCB",
+        "absmax",
+        "nested_absmax",
+        "quant_map",
+        "nested_quant_map",
+        "weight_format",
+        "weight_scale",
+        "weight_scale_inv",
+        "weight_scale_2",
+        "input_scale",
+        "weight_packed",
+        "weight_zero_point",
+        "weight_shape",
+        "W_q",
+        "Wf",
+    }
+)
 
 
 def is_old_buffer(name: str) -> bool:

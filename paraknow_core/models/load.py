@@ -86,12 +86,35 @@ def import_architecture(source: ModelSource) -> None:
 
 # What a config.json may say about how a model was run or saved, and what is decided here instead: never honoured.
 _NOT_FOLLOWED = (
-    "_attn_implementation", "attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset",
-    "_experts_implementation", "experts_implementation", "_experts_implementation_internal", "_flash_attn_2_enabled",
-    "dtype", "torch_dtype", "use_cache", "quantization_config", "compression_config", "auto_map", "output_attentions",
-    "output_hidden_states", "return_dict", "use_return_dict", "torchscript", "use_bfloat16", "gradient_checkpointing",
-    "pretraining_tp", "transformers_version", "device_map", "problem_type", "num_labels", "id2label", "label2id",
-)  # fmt: skip
+    "_attn_implementation",
+    "attn_implementation",
+    "_attn_implementation_internal",
+    "_attn_implementation_autoset",
+    "_experts_implementation",
+    "experts_implementation",
+    "_experts_implementation_internal",
+    "_flash_attn_2_enabled",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "quantization_config",
+    "compression_config",
+    "auto_map",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+    "use_return_dict",
+    "torchscript",
+    "use_bfloat16",
+    "gradient_checkpointing",
+    "pretraining_tp",
+    "transformers_version",
+    "device_map",
+    "problem_type",
+    "num_labels",
+    "id2label",
+    "label2id",
+)
 
 
 def _config(source: ModelSource) -> "PreTrainedConfig":

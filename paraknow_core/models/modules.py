@@ -107,9 +107,14 @@ def _shape(role: str, size: Dimensions) -> tuple[int, int]:
     hidden, inner = size.hidden_size, size.intermediate_size
     query, key_value = size.num_attention_heads * size.head_dim, size.num_key_value_heads * size.head_dim
     return {
-        "q": (query, hidden), "k": (key_value, hidden), "v": (key_value, hidden), "o": (hidden, query),
-        "gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner),
-    }[role]  # fmt: skip
+        "q": (query, hidden),
+        "k": (key_value, hidden),
+        "v": (key_value, hidden),
+        "o": (hidden, query),
+        "gate": (inner, hidden),
+        "up": (inner, hidden),
+        "down": (hidden, inner),
+    }[role]
 
 
 def stored_shapes(modules: tuple[LogicalModule, ...]) -> dict[str, tuple[int, int]]:

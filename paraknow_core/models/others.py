@@ -33,9 +33,7 @@ class _Others:
     head: bool = False
 
 
-_FOUR_NORMS = (
-    "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm",
-)  # fmt: skip
+_FOUR_NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 _HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 _ATTENTION_BIAS = dict.fromkeys(_ATTENTION, "attention_bias")
 _DEFAULT_SWITCHES = {  # those of transformers' config classes that are not false
@@ -51,19 +49,23 @@ _OTHERS = {
     "gemma2": _Others(_FOUR_NORMS, biased=_ATTENTION_BIAS),
     "gemma3_text": _Others(_FOUR_NORMS, head_norms=_HEAD_NORMS, biased=_ATTENTION_BIAS),
     "phi": _Others(
-        ("input_layernorm",), "final_layernorm", ("self_attn.q_layernorm", "self_attn.k_layernorm"), norm_bias=True,
-        biased=dict.fromkeys((*_ATTENTION, *_FFN), _ALWAYS), head=True,
+        ("input_layernorm",),
+        "final_layernorm",
+        ("self_attn.q_layernorm", "self_attn.k_layernorm"),
+        norm_bias=True,
+        biased=dict.fromkeys((*_ATTENTION, *_FFN), _ALWAYS),
+        head=True,
     ),
     "phi3": _Others(),
-    "gpt_neox": _Others(
-        last="final_layer_norm", norm_bias=True, biased=_ATTENTION_BIAS | dict.fromkeys(_FFN, _ALWAYS)
-    ),
+    "gpt_neox": _Others(last="final_layer_norm", norm_bias=True, biased=_ATTENTION_BIAS | dict.fromkeys(_FFN, _ALWAYS)),
     "gpt2": _Others(("ln_1", "ln_2"), "ln_f", norm_bias=True, biased=dict.fromkeys((*_ATTENTION, *_FFN), _ALWAYS)),
     "opt": _Others(
-        ("self_attn_layer_norm", "final_layer_norm"), "decoder.final_layer_norm", norm_bias=True,
+        ("self_attn_layer_norm", "final_layer_norm"),
+        "decoder.final_layer_norm",
+        norm_bias=True,
         biased=dict.fromkeys((*_ATTENTION, *_FFN), "enable_bias"),
     ),
-}  # fmt: skip
+}
 
 
 def other_shapes(config: Mapping, size: Dimensions, modules: Iterable[LogicalModule]) -> dict[str, tuple[int, ...]]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from paraknow_core.errors import ModelError
+from paraknow_core.files.naming import BUNDLED_PREFIX, holds_secret, named
 from paraknow_core.models.headers import TensorHeader, read_headers, weight_file_names
-from paraknow_core.naming import BUNDLED_PREFIX, holds_secret, named
 
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "demo" / "models"
 MAX_CONFIG_BYTES = 10_000_000

@@ -93,13 +93,17 @@ def batchable(module: nn.Module) -> bool:
     holders = [holder for holder in module.modules() if list(holder.parameters(recurse=False))]
     return all(
         _is_linear(holder) or isinstance(holder, nn.LayerNorm) or _is_vector_norm(holder) for holder in holders
-    ) and all(count == 1 for count in _uses(module).values())  # fmt: skip
+    ) and all(count == 1 for count in _uses(module).values())
 
 
 def fold_outer_(
-    total: Tensor, outer: Sequence[Tensor] | Tensor, inner: Sequence[Tensor] | Tensor, *,
-    first: bool = False, weight: Tensor | None = None,
-) -> None:  # fmt: skip
+    total: Tensor,
+    outer: Sequence[Tensor] | Tensor,
+    inner: Sequence[Tensor] | Tensor,
+    *,
+    first: bool = False,
+    weight: Tensor | None = None,
+) -> None:
     """Add |outer.T @ inner| of every sample to a sum, in place and a tile at a time.
 
     Args:
@@ -268,9 +272,15 @@ class _FoldedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor, bias_total: Tensor | None,
-        transposed: bool, turn: _Turn,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        total: Tensor,
+        bias_total: Tensor | None,
+        transposed: bool,
+        turn: _Turn,
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.totals, ctx.transposed, ctx.turn = (total, bias_total), transposed, turn
         return multiply(x, weight if transposed else weight.T, bias)

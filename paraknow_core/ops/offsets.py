@@ -72,6 +72,11 @@ def offset_distribution(score: Tensor, height: int, width: int, against: float, 
         fine += torch.bincount(places.flatten(), minlength=_FINE).cpu()
     middle = int((fine.cumsum(0) * 2 < positions).sum())
     return OffsetDistribution(
-        positions, lowest, highest, added / positions, lowest + spread * (middle + 0.5) / _FINE if spread else lowest,
-        below / positions, fine.view(bins, -1).sum(dim=1),
-    )  # fmt: skip
+        positions,
+        lowest,
+        highest,
+        added / positions,
+        lowest + spread * (middle + 0.5) / _FINE if spread else lowest,
+        below / positions,
+        fine.view(bins, -1).sum(dim=1),
+    )

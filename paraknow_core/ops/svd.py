@@ -74,13 +74,7 @@ class Factors:
     exact: bool
 
 
-def truncated_svd(
-    matrix: Tensor,
-    rank: int,
-    *,
-    tolerance: float = 1e-4,
-    seed: int = 0,
-) -> TruncatedSVD:
+def truncated_svd(matrix: Tensor, rank: int, *, tolerance: float = 1e-4, seed: int = 0) -> TruncatedSVD:
     """Find the leading singular triplets of a matrix.
 
     Args:

@@ -87,9 +87,7 @@ def _refusal(example: Example, error: Exception) -> DataError:
     )
 
 
-def _parts(
-    example: Example, framed: tuple[str, str, str], whole: str, opening: str | None, place: str
-) -> ChatParts:  # fmt: skip
+def _parts(example: Example, framed: tuple[str, str, str], whole: str, opening: str | None, place: str) -> ChatParts:
     before, found, after = framed
     after = after.partition(place)[0]  # an answer that is written twice is learnt once
     reference = example.reference

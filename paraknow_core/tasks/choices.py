@@ -15,9 +15,12 @@ MOST = 26
 MOST_LITERAL = 100_000  # characters of a table's cell that is read as a list
 # How an answer may name a choice, in the order in which they are told apart.
 READINGS = {
-    "label": "a choice's label", "letter": "a letter", "from 0": "a position counted from 0",
-    "from 1": "a position counted from 1", "text": "the text of a choice",
-}  # fmt: skip
+    "label": "a choice's label",
+    "letter": "a letter",
+    "from 0": "a position counted from 0",
+    "from 1": "a position counted from 1",
+    "text": "the text of a choice",
+}
 _POSITION = re.compile(r"[0-9]{1,3}")
 
 
@@ -67,8 +70,10 @@ def offered(fields: Mapping[str, Any], columns: Sequence[str], where: str) -> Of
             f"{where}: the choices must be a list of 2 to {MOST} texts, and {quoted(column)} is {short(given)}; "
             "correct it, or say with task.columns.choices where they are"
         )
-    texts = [each if isinstance(each, str) else text_of(each, f"{column}, choice {index}", where)
-             for index, each in enumerate(given, 1)]  # fmt: skip
+    texts = [
+        each if isinstance(each, str) else text_of(each, f"{column}, choice {index}", where)
+        for index, each in enumerate(given, 1)
+    ]
     for text in texts:
         whole(text, column, where)
     marks = tuple(name for label in (labels if isinstance(labels, list) else ()) if (name := said(label)) is not None)
@@ -191,9 +196,12 @@ def _misfit(column: str, values: Sequence[Any], offers: Sequence[Offered], place
 
 
 def _conflict(
-    first: str, second: str, answers: Mapping[str, Sequence[Any]], found: Mapping[str, Mapping[str, list[int]]],
+    first: str,
+    second: str,
+    answers: Mapping[str, Sequence[Any]],
+    found: Mapping[str, Mapping[str, list[int]]],
     places: Sequence[str],
-) -> DataError:  # fmt: skip
+) -> DataError:
     # The pair of readings that goes furthest names the line that is odd, not the first one of a wrong pair.
     pairs = [(one, other) for one in found[first].values() for other in found[second].values()]
     index = max(next(i for i, (a, b) in enumerate(zip(*pair, strict=True)) if a != b) for pair in pairs)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from paraknow_core.errors import DataError
-from paraknow_core.naming import named
+from paraknow_core.files.naming import named
 from paraknow_core.spec import TaskSpec
 from paraknow_core.tasks.answers import check_numbers, extract_number
 from paraknow_core.tasks.formats import name_of
@@ -218,17 +218,19 @@ def _default_scorers(
         return ("number_match",), _unmarked(unmarked, marked, total, files, strict)
     notes = []
     if with_choices:
-        notes.append(f"only {with_choices} of {total} examples have choices, so that all are scored as texts; give the "
-                     "others choices too, or set task.scorers")  # fmt: skip
+        notes.append(
+            f"only {with_choices} of {total} examples have choices, so that all are scored as texts; give the "
+            "others choices too, or set task.scorers"
+        )
     if 5 * marked >= total:
-        notes.append(f"only {marked} of {total} answers end in '#### NUMBER', so that all are scored as texts; write "
-                     "the others so too, or set task.scorers")  # fmt: skip
+        notes.append(
+            f"only {marked} of {total} answers end in '#### NUMBER', so that all are scored as texts; write "
+            "the others so too, or set task.scorers"
+        )
     return ("exact_match", "rouge_l"), notes
 
 
-def _unmarked(
-    unmarked: list[Example], marked: int, total: int, files: Mapping[str, str], strict: bool
-) -> list[str]:  # fmt: skip
+def _unmarked(unmarked: list[Example], marked: int, total: int, files: Mapping[str, str], strict: bool) -> list[str]:
     """Say which answers have another form than most, whose numbers are marked; refuse one without a number."""
     without = next((example for example in unmarked if extract_number(example.reference) is None), None)
     if without is not None and strict:
@@ -240,8 +242,10 @@ def _unmarked(
         return []
     first = ", ".join(_place(example, files) for example in unmarked[:3])
     more = f" and {len(unmarked) - 3} more" if len(unmarked) > 3 else ""
-    return [f"in {len(unmarked)} of {total} answers the '#### NUMBER' of the others is missing or not plain ({first}"
-            f"{more}); the number that is found there is scored"]  # fmt: skip
+    return [
+        f"in {len(unmarked)} of {total} answers the '#### NUMBER' of the others is missing or not plain ({first}"
+        f"{more}); the number that is found there is scored"
+    ]
 
 
 def _judged(example: Example) -> Example:

@@ -151,7 +151,7 @@ def leave_out(task: Task, readings: Mapping[str, Readings], follow: Step) -> tup
 
 def fitting(
     examples: Sequence[Example], what: str, task: Task, readings: Readings, follow: Step
-) -> tuple[tuple[Example, ...], int]:  # fmt: skip
+) -> tuple[tuple[Example, ...], int]:
     """Return the examples that all of their readers can take, in their order, and the number of the others."""
     kept = tuple(examples)
     for reader, uses in readings:
@@ -161,7 +161,7 @@ def fitting(
 
 def seeds_that_fit(
     task: Task, whole: Task, spec: SensitivitySpec, readings: Readings, follow: Step
-) -> tuple[tuple[Example, ...], int]:  # fmt: skip
+) -> tuple[tuple[Example, ...], int]:
     """Choose seed samples among the training examples that fit; also return how many did not.
 
     Args:

@@ -239,11 +239,14 @@ def _read(path: Path, format: str, columns: Mapping[str, str]) -> Table | tuple[
         kind = "table" if format == "mmlu" else "lines"
     if kind == "text":
         if any(columns.values()):
-            raise ColumnsError(f"{name_of(path)}: task.columns given, but a .txt file is plain text without columns; "
-                               "leave it out, or give a .jsonl or .csv file")  # fmt: skip
+            raise ColumnsError(
+                f"{name_of(path)}: task.columns given, but a .txt file is plain text without columns; "
+                "leave it out, or give a .jsonl or .csv file"
+            )
         if format not in ("auto", "text"):
-            raise DataError(f"{name_of(path)}: format '{format}' given, but a .txt file is plain text; use format text "
-                            "or auto")  # fmt: skip
+            raise DataError(
+                f"{name_of(path)}: format '{format}' given, but a .txt file is plain text; use format text or auto"
+            )
         return "text", read_text(path)
     if kind == "lines":
         return Table(name_of(path), path.stem, list(_json_lines(path)))
@@ -252,8 +255,10 @@ def _read(path: Path, format: str, columns: Mapping[str, str]) -> Table | tuple[
         return Table(name_of(path), path.stem, [])
     if not columns and _is_bare(rows):
         if format not in ("auto", "mmlu"):
-            raise DataError(f"{name_of(path)}: format '{format}' given, but it is a table of question, A, B, C, D, "
-                            "letter; use format mmlu or auto, or name its columns in the first line")  # fmt: skip
+            raise DataError(
+                f"{name_of(path)}: format '{format}' given, but it is a table of question, A, B, C, D, "
+                "letter; use format mmlu or auto, or name its columns in the first line"
+            )
         return "mmlu", list(_bare_examples(path, rows))
     first, names = rows[0]
     if not columns and not _is_header(names):

@@ -128,9 +128,13 @@ class _Batch:
     def run(self) -> list[Generated]:
         while not all(self.done):
             output = self.model(
-                input_ids=self.ids, attention_mask=self.mask, position_ids=self.positions, use_cache=True,
-                past_key_values=self.cache, **self.options,
-            )  # fmt: skip
+                input_ids=self.ids,
+                attention_mask=self.mask,
+                position_ids=self.positions,
+                use_cache=True,
+                past_key_values=self.cache,
+                **self.options,
+            )
             self.cache = output.past_key_values
             chosen = output.logits[:, -1].argmax(dim=-1)
             self._note(chosen.tolist())

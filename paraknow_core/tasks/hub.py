@@ -37,13 +37,21 @@ def read_hub(name: str, spec: TaskSpec, *, offline: bool = False) -> Parts:
     if not isinstance(loaded, Mapping):
         loaded = {"train": loaded}
     notes: list[str] = []
-    tables = {split: _table(name, split, label, data, spec, notes)
-              for split, (label, data) in _by_split(name, loaded).items() if len(data)}  # fmt: skip
+    tables = {
+        split: _table(name, split, label, data, spec, notes)
+        for split, (label, data) in _by_split(name, loaded).items()
+        if len(data)
+    }
     if not tables:
         raise DataError(f"{name}: holds no rows; choose another data set or subset")
     # The library itself numbers the classes of such a column, from 0.
-    hint = "from 0" if any(type(kind).__name__ == "ClassLabel" for each in loaded.values()
-                           for kind in (each.features or {}).values()) else ""  # fmt: skip
+    hint = (
+        "from 0"
+        if any(
+            type(kind).__name__ == "ClassLabel" for each in loaded.values() for kind in (each.features or {}).values()
+        )
+        else ""
+    )
     data = read_tables(list(tables.values()), spec.columns, _format(spec), name, hub=True, hint=hint)
     parts = dict(zip(tables, data.parts, strict=True))
     for split, part in parts.items():
@@ -57,9 +65,15 @@ def read_hub(name: str, spec: TaskSpec, *, offline: bool = False) -> Parts:
     commit = _commit(loaded)
     notes += _check_commit(name, spec.revision, commit)
     return Parts(
-        data.format, settled, (*notes, *more), revision=commit, label=name, fields=data.fields, reading=data.reading,
+        data.format,
+        settled,
+        (*notes, *more),
+        revision=commit,
+        label=name,
+        fields=data.fields,
+        reading=data.reading,
         files={table.stem: f"{name} {table.stem} row" for table in tables.values()},
-    )  # fmt: skip
+    )
 
 
 def hub_columns(name: str, spec: TaskSpec, *, offline: bool = False) -> dict[str, Any]:
@@ -185,8 +199,9 @@ def _table(name: str, split: str, label: str, data: Any, spec: TaskSpec, notes: 
     if total > MOST_ROWS and getattr(spec.sizes, "validation" if split == "dev" else split) is not None:
         data = data.select(range(MOST_ROWS))
         notes.append(f"only the first {MOST_ROWS} of {total} rows of {label} were read")
-    roots = {column.partition(".")[0] for columns in mapping_of(spec.columns, names, name).values()
-             for column in columns}  # fmt: skip
+    roots = {
+        column.partition(".")[0] for columns in mapping_of(spec.columns, names, name).values() for column in columns
+    }
     wanted = [column for column in names if is_relevant(column) or column in roots or column in spec.columns.values()]
     rows = data.select_columns(wanted) if wanted else [{}] * len(data)
     lines = [(row, f"{label} row {index}", f"{label}:{index}") for index, row in enumerate(rows, 1)]

@@ -17,9 +17,7 @@ from paraknow_core.tasks.task import ROLES, Example, Message
 from paraknow_core.tasks.values import MISSING, find, is_empty, listed, quoted, short, text_of, whole
 
 # What `task.columns` may name. `input` follows the question in the prompt, `context` comes before it.
-PARTS = (
-    "question", "answer", "choices", "input", "context", "system", "history", "subject", "messages", "text", "id",
-)  # fmt: skip
+PARTS = ("question", "answer", "choices", "input", "context", "system", "history", "subject", "messages", "text", "id")
 FORMAT_OF = {"chat": "chat_jsonl", "qa": "gsm8k", "choice": "mmlu", "text": "text"}
 LETTERS = tuple("ABCDEFGHIJ")
 LAYOUTS = '{"messages": [...]} or {"question": ..., "answer": ...}'
@@ -29,16 +27,42 @@ _MESSAGES = ("messages", "conversations")
 _QUESTIONS = ("question", "instruction", "prompt", "query", "problem", "definition")
 _QUESTIONS_OF_CHOICES = ("questionstem", "ctx", "goal", "sentence", "stem")
 _ANSWERS = ("answer", "answers", "output", "outputs", "response", "completion", "solution", "target", "targets")
-_ANSWERS_OF_CHOICES = ("answer", "answerkey", "answerindex", "answeridx", "correctanswer", "correctoption",
-                       "correct", "gold", "label")  # fmt: skip
+_ANSWERS_OF_CHOICES = (
+    "answer",
+    "answerkey",
+    "answerindex",
+    "answeridx",
+    "correctanswer",
+    "correctoption",
+    "correct",
+    "gold",
+    "label",
+)
 _CHOICES = ("choices", "options", "endings", "answerchoices", "candidates", "alternatives")
 _MORE = {
-    "input": ("input", "inputs"), "context": ("context", "passage", "article"),
-    "system": ("system", "systemprompt", "systemmessage"), "history": ("history",),
-}  # fmt: skip
+    "input": ("input", "inputs"),
+    "context": ("context", "passage", "article"),
+    "system": ("system", "systemprompt", "systemmessage"),
+    "history": ("history",),
+}
 # Fields that cannot change a prompt; every other one that is not used is named.
-_QUIET = {"id", "idx", "index", "uid", "uuid", "guid", "qid", "questionid", "exampleid", "promptid", "sourceid",
-          "dataset", "split", "indexlevel0", "unnamed0"}  # fmt: skip
+_QUIET = {
+    "id",
+    "idx",
+    "index",
+    "uid",
+    "uuid",
+    "guid",
+    "qid",
+    "questionid",
+    "exampleid",
+    "promptid",
+    "sourceid",
+    "dataset",
+    "split",
+    "indexlevel0",
+    "unnamed0",
+}
 _SEVERAL = ("answers", "outputs", "targets")  # names of fields that may hold several right answers
 _LOST = ("nan", "NaN", "<NA>", "NaT")  # what a table's library writes as text for a value that is missing
 _LETTERED = re.compile(r"(choice|option|opt|ending|sol|alternative|candidate|answer|op)?([a-j]|10|[0-9])")
@@ -64,8 +88,14 @@ class Layout:
     @property
     def shape(self) -> tuple[str, ...]:
         """Return what all lines of one data set share; a context or a system may be missing from some."""
-        return (self.kind, *(self.parts[part][0] for part in ("question", "answer", "choices", "messages", "text")
-                             if part in self.parts and (part != "choices" or self.kind == "choice")))  # fmt: skip
+        return (
+            self.kind,
+            *(
+                self.parts[part][0]
+                for part in ("question", "answer", "choices", "messages", "text")
+                if part in self.parts and (part != "choices" or self.kind == "choice")
+            ),
+        )
 
     @property
     def used(self) -> set[str]:
@@ -140,8 +170,13 @@ def guess(names: Collection[str]) -> dict[str, str]:
     except UnclearError:
         pass
     known = _Names(names, {}, "auto")
-    words = {"question": (*_QUESTIONS, *_QUESTIONS_OF_CHOICES, "text"), "answer": (*_ANSWERS, *_ANSWERS_OF_CHOICES),
-             "choices": _CHOICES, "messages": _MESSAGES, **_MORE}  # fmt: skip
+    words = {
+        "question": (*_QUESTIONS, *_QUESTIONS_OF_CHOICES, "text"),
+        "answer": (*_ANSWERS, *_ANSWERS_OF_CHOICES),
+        "choices": _CHOICES,
+        "messages": _MESSAGES,
+        **_MORE,
+    }
     likely: dict[str, str] = {}
     for part, usual in words.items():
         found = next((name for name in known.pick(usual) if name not in likely.values()), None)
@@ -223,8 +258,9 @@ class _Names:
         found = Layout("choice" if choices else "qa", {part: columns for part, columns in parts.items() if columns})
         self._refuse_loose(found)
         if self.format == "gsm8k" and choices:
-            raise UnclearError(f"format gsm8k has no choices, and {quoted(choices[0])} holds some; use format mmlu, "
-                               "or auto")  # fmt: skip
+            raise UnclearError(
+                f"format gsm8k has no choices, and {quoted(choices[0])} holds some; use format mmlu, or auto"
+            )
         if self.format == "mmlu" and not choices:
             raise UnclearError("format mmlu needs choices, and no field holds any")
         return found
@@ -360,9 +396,12 @@ def _recognised(names: Collection[str], given: Mapping, format: str) -> Layout |
 
 
 def _unknown(
-    lines: Sequence[Line], layouts: Mapping[frozenset, Layout | UnclearError], kept: set[str], title: str,
+    lines: Sequence[Line],
+    layouts: Mapping[frozenset, Layout | UnclearError],
+    kept: set[str],
+    title: str,
     names: Sequence[str] | None,
-) -> DataError:  # fmt: skip
+) -> DataError:
     for fields, where, _ in lines:
         found = layouts[frozenset(kept.intersection(fields))]
         if isinstance(found, UnclearError):
@@ -381,8 +420,12 @@ def _odd(
     fields: Mapping[str, Any], where: str, layout: Layout, found: Layout | UnclearError, number: int, total: int
 ) -> DataError:
     """Name the one line that is not like the others."""
-    needed = [column for part in ("messages", "text", "question", "answer", "choices") for column in
-              layout.parts.get(part, ())[:1] if part != "choices" or layout.kind == "choice"]  # fmt: skip
+    needed = [
+        column
+        for part in ("messages", "text", "question", "answer", "choices")
+        for column in layout.parts.get(part, ())[:1]
+        if part != "choices" or layout.kind == "choice"
+    ]
     absent = next((column for column in needed if find(fields, column) is MISSING), None)
     if absent is not None:
         return DataError(
@@ -447,8 +490,11 @@ def examples_of(lines: Sequence[Line], layout: Layout, *, hub: bool = False, hin
             lost.append(where)
         if "####" in answer and (_key(column) == "question" or answer.rstrip().rpartition("\n")[2].startswith("####")):
             answer = _CALCULATOR.sub("", answer)
-        turns = (*_before(fields, layout, where), Message("user", _prompt(fields, layout, where)),
-                 Message("assistant", answer))  # fmt: skip
+        turns = (
+            *_before(fields, layout, where),
+            Message("user", _prompt(fields, layout, where)),
+            Message("assistant", answer),
+        )
         read.examples.append(Example(name, _with_system(turns, fields, layout, where)))
     if lost:
         read.notes.append(
@@ -456,8 +502,10 @@ def examples_of(lines: Sequence[Line], layout: Layout, *, hub: bool = False, hin
             "them if they were lost in a table"
         )
     if several:
-        read.notes.append(f"{several} of {len(lines)} lines hold several answers in {quoted(answer_column)}; "
-                          "the first one is learnt and scored")  # fmt: skip
+        read.notes.append(
+            f"{several} of {len(lines)} lines hold several answers in {quoted(answer_column)}; "
+            "the first one is learnt and scored"
+        )
     return read
 
 
@@ -534,8 +582,10 @@ def _fields_are(names: Sequence[str]) -> str:
 
 
 def _turns(given: list, column: str, where: str) -> list[Message]:
-    return [_message(turn, f"{where}, {'message' if column in _MESSAGES else quoted(column)} {index}")
-            for index, turn in enumerate(given, 1)]  # fmt: skip
+    return [
+        _message(turn, f"{where}, {'message' if column in _MESSAGES else quoted(column)} {index}")
+        for index, turn in enumerate(given, 1)
+    ]
 
 
 def _message(turn: Any, where: str) -> Message:
@@ -591,8 +641,10 @@ def _before(fields: Mapping, layout: Layout, where: str) -> list[Message]:
         if isinstance(pair, Mapping):
             turns.append(_message(pair, place))
         elif isinstance(pair, list) and len(pair) == 2:  # question and answer
-            turns += [Message(role, text_of(text, column, place))
-                      for role, text in zip(("user", "assistant"), pair, strict=True)]  # fmt: skip
+            turns += [
+                Message(role, text_of(text, column, place))
+                for role, text in zip(("user", "assistant"), pair, strict=True)
+            ]
         else:
             raise DataError(f"{place}: is {short(pair)}; write a history as [[question, answer], ...]")
     return turns
@@ -604,8 +656,11 @@ def _prompt(fields: Mapping, layout: Layout, where: str) -> str:
     question = find(fields, column)
     if isinstance(question, list) and len(question) == 1:  # Super-NaturalInstructions gives its definition so
         question = question[0]
-    texts = [_optional(fields, layout, "context", where), text_of(question, column, where),
-             _optional(fields, layout, "input", where)]  # fmt: skip
+    texts = [
+        _optional(fields, layout, "context", where),
+        text_of(question, column, where),
+        _optional(fields, layout, "input", where),
+    ]
     return "\n\n".join(text for text in texts if text)
 
 
@@ -619,8 +674,10 @@ def _optional(fields: Mapping, layout: Layout, part: str, where: str) -> str:
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         return "\n\n".join(whole(each, column, where) for each in value if each.strip())
     if isinstance(value, Mapping):
-        raise DataError(f"{where}: {quoted(column)} is an object; map a field of it, such as task.columns.{part}: "
-                        f"{quoted(f'{column}.{next(iter(value))}')[1:-1]}")  # fmt: skip
+        raise DataError(
+            f"{where}: {quoted(column)} is an object; map a field of it, such as task.columns.{part}: "
+            f"{quoted(f'{column}.{next(iter(value))}')[1:-1]}"
+        )
     return text_of(value, column, where)
 
 
@@ -665,5 +722,14 @@ def _key(name: str) -> str:
     return re.sub(r"[\s_:-]", "", name).casefold() if isinstance(name, str) else ""
 
 
-_RELEVANT = {*_MESSAGES, *_QUESTIONS, *_QUESTIONS_OF_CHOICES, *_ANSWERS, *_ANSWERS_OF_CHOICES, *_CHOICES, "id", "text",
-             *(word for words in _MORE.values() for word in words)}  # fmt: skip
+_RELEVANT = {
+    *_MESSAGES,
+    *_QUESTIONS,
+    *_QUESTIONS_OF_CHOICES,
+    *_ANSWERS,
+    *_ANSWERS_OF_CHOICES,
+    *_CHOICES,
+    "id",
+    "text",
+    *(word for words in _MORE.values() for word in words),
+}

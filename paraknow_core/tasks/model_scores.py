@@ -114,9 +114,12 @@ class _Job:
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             answers = generate(
-                self.model, [prompts[e.id] for e in batch],
-                max_new_tokens=self.max_new_tokens, limit=self.limit, ends=ends,
-            )  # fmt: skip
+                self.model,
+                [prompts[e.id] for e in batch],
+                max_new_tokens=self.max_new_tokens,
+                limit=self.limit,
+                ends=ends,
+            )
             texts = [
                 answer_text(tokenizer, answer.tokens, template, tails[e.id])
                 for e, answer in zip(batch, answers, strict=True)
@@ -149,8 +152,10 @@ class _Job:
             for entry, row, (log_prob,) in zip(entries, rows, sums, strict=True):
                 total = totals[entry.id]
                 total[0], total[1], total[2] = (
-                    total[0] - log_prob, total[1] + len(row.asked[0]), total[2] + entry.bytes
-                )  # fmt: skip
+                    total[0] - log_prob,
+                    total[1] + len(row.asked[0]),
+                    total[2] + entry.bytes,
+                )
             self._tell([_perplexity(e, *totals[e.id]) for e in batch if totals[e.id][1]], len(batch))
 
     def _check(self, rows: Iterable[Row]) -> None:

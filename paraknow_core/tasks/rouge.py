@@ -24,9 +24,26 @@ from paraknow_core.tasks.characters import nfc
 
 # Scripts that put no spaces between words.
 _UNSPACED = (
-    "Han", "Hiragana", "Katakana", "Bopomofo", "Yi", "Thai", "Lao", "Khmer", "Myanmar", "Javanese", "Balinese",
-    "Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Nushu", "Tangut", "Egyptian_Hieroglyphs", "Cuneiform",
-)  # fmt: skip
+    "Han",
+    "Hiragana",
+    "Katakana",
+    "Bopomofo",
+    "Yi",
+    "Thai",
+    "Lao",
+    "Khmer",
+    "Myanmar",
+    "Javanese",
+    "Balinese",
+    "Tai_Le",
+    "New_Tai_Lue",
+    "Tai_Tham",
+    "Tai_Viet",
+    "Nushu",
+    "Tangut",
+    "Egyptian_Hieroglyphs",
+    "Cuneiform",
+)
 
 
 _DOTS = {0x131: "i"}  # Turkish has four letters I in two pairs; without regard to case they are one

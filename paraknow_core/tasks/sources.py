@@ -13,10 +13,14 @@ from paraknow_core.tasks.splits import interleave
 from paraknow_core.tasks.task import Example, Message
 
 _SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "val": "validation",
-    "dev": "dev", "test": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "dev",
+    "test": "test",
+}
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,13 @@ def read_path(path: Path, format: str, columns: Mapping[str, str] | None = None,
     if not path.is_dir():
         data = read_files([path], format, columns, reading)
         return Parts(
-            data.format, {"all": data.parts[0]}, data.notes, fields=data.fields, reading=data.reading,
+            data.format,
+            {"all": data.parts[0]},
+            data.notes,
+            fields=data.fields,
+            reading=data.reading,
             files=_files([path]),
-        )  # fmt: skip
+        )
     return _read_folder(path, format, columns, reading)
 
 

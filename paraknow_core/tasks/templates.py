@@ -119,7 +119,7 @@ def encode(
 
 def encode_prompt(
     example: Example, template: str, tokenizer: Any, max_length: int, room: int, *, of_model: bool = False
-) -> list[int]:  # fmt: skip
+) -> list[int]:
     """Return the tokens that generation starts from: those of the prompt part of `encode`.
 
     Args:
@@ -222,9 +222,7 @@ def _end_marks(tokenizer: Any) -> set[str]:
     return {mark for mark in marks if mark.strip()}
 
 
-def _whole_tokens(
-    rendered: Rendered, template: str, tokenizer: Any, apart: bool
-) -> tuple[list[int], list[int], bool]:  # fmt: skip
+def _whole_tokens(rendered: Rendered, template: str, tokenizer: Any, apart: bool) -> tuple[list[int], list[int], bool]:
     """Return the tokens of the prompt, of prompt and answer, and whether the latter are the whole's own."""
     prompt = _prompt_tokens(rendered, template, tokenizer)
     whole = _tokens(rendered.prompt + rendered.answer, template, tokenizer)

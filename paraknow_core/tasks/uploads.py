@@ -26,16 +26,20 @@ def check_upload(path: Path) -> None:
     if not size:
         raise DataError(f"{name}: is empty; give a file with at least one example")
     if size > MAX_BYTES:
-        raise DataError(f"{name}: has {size / 1e6:.0f} MB; at most {MAX_BYTES / 1e6:.0f} MB can be uploaded; "
-                        "give a smaller part of the data, or the path of the file")  # fmt: skip
+        raise DataError(
+            f"{name}: has {size / 1e6:.0f} MB; at most {MAX_BYTES / 1e6:.0f} MB can be uploaded; "
+            "give a smaller part of the data, or the path of the file"
+        )
     with path.open("rb") as file:
         first = file.readline(MAX_FIRST_LINE + 1)
         start = first[:_START] + file.read(max(0, _START - len(first)))
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{name}: is UTF-16 text; save it as UTF-8")
     if b"\0" in start:
-        raise DataError(f"{name}: is not text (line {start[: start.index(0)].count(10) + 1} holds a zero byte); "
-                        "give a .jsonl, .csv or .txt file")  # fmt: skip
+        raise DataError(
+            f"{name}: is not text (line {start[: start.index(0)].count(10) + 1} holds a zero byte); "
+            "give a .jsonl, .csv or .txt file"
+        )
     if path.suffix.lower() == ".txt":
         return
     if len(first) > MAX_FIRST_LINE:

@@ -90,8 +90,9 @@ def text_of(value: Any, key: str, where: str) -> str:
     if text is None:
         if isinstance(value, Mapping) and value:
             inner = quoted(f"{key}.{next(iter(value))}")
-            raise DataError(f"{where}: {quoted(key)} is an object; say with task.columns which of its fields it is, "
-                            f"such as {inner}")  # fmt: skip
+            raise DataError(
+                f"{where}: {quoted(key)} is an object; say with task.columns which of its fields it is, such as {inner}"
+            )
         number = value is None or isinstance(value, float | Decimal)
         wanted = "fill it in or remove the line" if number else "it must be text"
         raise DataError(f"{where}: {quoted(key)} is {short(value)}; {wanted}")

@@ -17,9 +17,7 @@ def run(name, folder) -> dict:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--small", "--out", str(folder)]
     # One thread: with several, a busy machine makes each wait for the others.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "ratio" in done.stdout or name in ("streaming", "scaling", "pages")
     return json.loads((folder / f"{name}_small.json").read_text(encoding="utf-8"))

@@ -15,15 +15,21 @@ from pathlib import Path
 import pytest
 from _pytest.runner import runtestprotocol
 
-from paraknow_core.launcher import end_server
+from paraknow_core.engines.service import Service
 from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
-from paraknow_core.services import Service
+from paraknow_core.workbench.launcher import end_server
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync"]  # fmt: skip
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 # Streamlit's front end drops what it takes for stale when reruns follow one another faster than it draws, and is then
 # sent changes of what it dropped (streamlit issue 16708): the page goes blank. It is not ours to mend, and rare.
 FRONT_END_CRASHES = ("Bad delta path index", "cannot be called on an ElementNode")
@@ -101,11 +107,23 @@ def start_server(place: Workspace) -> tuple[str, subprocess.Popen]:
         port = free.getsockname()[1]
     with (place.root / "server.log").open("ab") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.headless",
-             "true"],
-            cwd=ROOT, env={**os.environ, WORKSPACE_VARIABLE: str(place.root), "HF_HUB_OFFLINE": "1"},
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "streamlit",
+                "run",
+                "app.py",
+                "--server.port",
+                str(port),
+                "--server.headless",
+                "true",
+            ],
+            cwd=ROOT,
+            env={**os.environ, WORKSPACE_VARIABLE: str(place.root), "HF_HUB_OFFLINE": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     address = f"http://127.0.0.1:{port}"
     _wait_until_up(address, server)
     return address, server

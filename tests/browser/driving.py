@@ -7,7 +7,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 from paraknow_core.paths import Workspace
-from paraknow_core.runs import RunFolder, list_runs
+from paraknow_core.runs.folder import RunFolder, list_runs
 
 PATIENCE_MS = 240_000
 SCREENSHOTS = Path(__file__).parent / "screenshots"

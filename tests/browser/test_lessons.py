@@ -3,10 +3,10 @@
 import pytest
 from playwright.sync_api import expect
 
-from paraknow_core.lessons import LESSONS
-from paraknow_core.runs import list_runs
+from paraknow_core.runs.folder import list_runs
+from paraknow_core.studies.lessons import LESSONS
 from tests.browser.driving import PATIENCE_MS, settle, shoot, visit
-from tests.lessons.outcomes import finish
+from tests.studies.lessons.outcomes import finish
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

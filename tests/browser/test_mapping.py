@@ -3,12 +3,12 @@
 import pytest
 from playwright.sync_api import expect
 
-from paraknow_core.draft import load_draft
 from paraknow_core.engines import queue
+from paraknow_core.engines.service import Service
 from paraknow_core.paths import write_json
-from paraknow_core.runs import list_runs
-from paraknow_core.services import Service
+from paraknow_core.runs.folder import list_runs
 from paraknow_core.spec import RunSpec
+from paraknow_core.workbench.draft import load_draft
 from tests.browser.driving import PATIENCE_MS, fill_number, run_in_address, settle, shoot, visit, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from paraknow_core.draft import load_draft
+from paraknow_core.workbench.draft import load_draft
 from tests.browser.driving import settle, shoot, visit, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from paraknow_core.paths import read_json
-from paraknow_core.playground import protocol
+from paraknow_core.workbench.playground import protocol
 from tests.browser.driving import PATIENCE_MS, settle, shoot, visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

@@ -10,20 +10,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from paraknow_core.engines import queue
+from paraknow_core.engines.service import Service
 from paraknow_core.paths import read_json
-from paraknow_core.runs import RunFolder, list_runs
-from paraknow_core.services import Service
+from paraknow_core.runs.folder import RunFolder, list_runs
 from tests.browser.conftest import end_helpers, start_server, stop_server
-from tests.browser.driving import (
-    PATIENCE_MS,
-    expect_state,
-    fill_number,
-    run_in_address,
-    settle,
-    shoot,
-    visit,
-    wait_for,
-)
+from tests.browser.driving import PATIENCE_MS, expect_state, fill_number, run_in_address, settle, shoot, visit, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from transformers import AutoModelForCausalLM
 
 from paraknow_core.paths import PROJECT_ROOT
-from paraknow_core.runs import list_runs
+from paraknow_core.runs.folder import list_runs
 from tests.browser.driving import PATIENCE_MS, expect_state, run_in_address, settle, shoot, visit
 
 pytestmark = pytest.mark.browser

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from paraknow_core.sensitivity_store import SensitivityStore
+from paraknow_core.sensitivity.store import SensitivityStore
 from tests.browser.driving import PATIENCE_MS, run_in_address, settle, shoot, visit
 from tests.pages import compared, fabricate
 
@@ -76,9 +76,14 @@ def test_every_page_is_drawn_in_both_themes_and_in_a_narrow_window(browser, site
     failed = fabricate.run(place, "failed", {"name": "a long name that somebody gave without thinking of tables"})
     running, done = fabricate.run(place, "running"), fabricate.run(place, "done")
     lost = fabricate.run(place, "lost")
-    paths = {"start": "", "sensitivity": "sensitivity", "train_done": f"train?run={done.id}",
-             "train_running": f"train?run={running.id}", "train_failed": f"train?run={failed.id}",
-             "train_lost": f"train?run={lost.id}"}  # fmt: skip
+    paths = {
+        "start": "",
+        "sensitivity": "sensitivity",
+        "train_done": f"train?run={done.id}",
+        "train_running": f"train?run={running.id}",
+        "train_failed": f"train?run={failed.id}",
+        "train_lost": f"train?run={lost.id}",
+    }
     for scheme, width in (("light", 1280), ("light", 900), ("dark", 1280)):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page = context.new_page()
@@ -147,8 +152,9 @@ def test_no_word_of_a_chart_is_cut_off_or_covered_whatever_the_names(browser, si
     long = "/models/Größe-модель-instruct-v2.0-2026-preview-abcdefghijklmnop"
     for method, right in (("seeking", 0.9), ("default_lora", 0.35), ("pissa", 0.62)):
         named = f"a study with a rather long name that somebody gave to it, {method}"
-        last = compared.run(place, method, right=right, teacher__source=f"{long}-7B", student__source=f"{long}-1B",
-                            name=named)  # fmt: skip
+        last = compared.run(
+            place, method, right=right, teacher__source=f"{long}-7B", student__source=f"{long}-1B", name=named
+        )
     measured = []
     for number, teacher in enumerate((f"{long}-7B", f"{long}-13B")):
         key = str(number) * 32

@@ -20,8 +20,10 @@ MANIFEST = json.loads((MODELS / "manifest.json").read_text("utf-8"))
 def run_quick(out):
     return subprocess.run(
         [sys.executable, "-m", "paraknow_core.demo.build", "--quick", "--out", str(out)],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @pytest.mark.slow

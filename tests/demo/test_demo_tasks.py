@@ -97,9 +97,11 @@ def test_choices_hold_one_right_value():
         first, *options = question(row).split("\n")
         chosen = dict(line.split(" ", 1) for line in options)[answer(row)]
         said = [
-            (fact, wording) for fact in facts() for wording in ATTRIBUTES[fact.attribute].questions
+            (fact, wording)
+            for fact in facts()
+            for wording in ATTRIBUTES[fact.attribute].questions
             if wording.format(e=fact.entity) == first
-        ]  # fmt: skip
+        ]
         assert len(said) == 1
         fact = said[0][0]
         assert chosen == fact.value

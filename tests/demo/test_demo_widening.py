@@ -16,9 +16,16 @@ POSITIONS = (0, 2)
 def small(tied=True):
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=50, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, head_dim=8, tie_word_embeddings=tied, rms_norm_eps=1e-5,
-    )  # fmt: skip
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=8,
+        tie_word_embeddings=tied,
+        rms_norm_eps=1e-5,
+    )
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         for p in model.parameters():  # norms away from one, weights large enough to matter
@@ -27,8 +34,18 @@ def small(tied=True):
 
 
 def grown(student, **changes):
-    return widen(student, **{"hidden_size": 48, "intermediate_size": 64, "num_heads": 6, "num_layers": 4,
-                             "positions": POSITIONS, "seed": 1} | changes)  # fmt: skip
+    return widen(
+        student,
+        **{
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_heads": 6,
+            "num_layers": 4,
+            "positions": POSITIONS,
+            "seed": 1,
+        }
+        | changes,
+    )
 
 
 def test_logits_are_identical():
@@ -86,6 +103,8 @@ def test_injecting_at_full_rank_gives_the_corner_block():
         teacher.model.layers[2].mlp.up_proj.weight.add_(torch.randn(64, 48))
     moved = inject_difference(student, teacher, POSITIONS, rank=40)
     torch.testing.assert_close(
-        moved.model.layers[1].mlp.up_proj.weight, teacher.model.layers[2].mlp.up_proj.weight[:40, :32],
-        rtol=0, atol=1e-4,
-    )  # fmt: skip
+        moved.model.layers[1].mlp.up_proj.weight,
+        teacher.model.layers[2].mlp.up_proj.weight[:40, :32],
+        rtol=0,
+        atol=1e-4,
+    )

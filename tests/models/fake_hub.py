@@ -108,19 +108,29 @@ def _elsewhere(handler: Any, body: bool) -> None:
 
 
 BREAKS: dict[str, Callable[[Any, bool], None]] = {
-    "portal": _answer(PORTAL, "text/html"), "portal as JSON": _answer(PORTAL), "empty": _answer(b""),
-    "cut JSON": _answer(b'{"id": "someone/tiny-llama", "sha": "0123'), "a list": _answer(b"[1, 2]"),
-    "null": _answer(b"null"), "a text": _answer(b'"x"'), "a number": _answer(b"3"), "an object": _answer(b"{}"),
-    "list of lists": _answer(b"[[1], null, {}]"), "odd types": _answer(
-        json.dumps({"id": 3, "sha": [], "siblings": {}, "lastModified": 3, "tags": 3}).encode()),
+    "portal": _answer(PORTAL, "text/html"),
+    "portal as JSON": _answer(PORTAL),
+    "empty": _answer(b""),
+    "cut JSON": _answer(b'{"id": "someone/tiny-llama", "sha": "0123'),
+    "a list": _answer(b"[1, 2]"),
+    "null": _answer(b"null"),
+    "a text": _answer(b'"x"'),
+    "a number": _answer(b"3"),
+    "an object": _answer(b"{}"),
+    "list of lists": _answer(b"[[1], null, {}]"),
+    "odd types": _answer(json.dumps({"id": 3, "sha": [], "siblings": {}, "lastModified": 3, "tags": 3}).encode()),
     "odd commit": _answer(json.dumps({"id": "someone/tiny-llama", "sha": "../../x", "siblings": []}).encode()),
-    "not UTF-8": _answer(b"\xff\xfe{}"), "deep": _answer(b"[" * 100_000), "zeros": _answer(b"\0" * 4000),
+    "not UTF-8": _answer(b"\xff\xfe{}"),
+    "deep": _answer(b"[" * 100_000),
+    "zeros": _answer(b"\0" * 4000),
     "longer than it says": _answer(b"{}", **{"Content-Length": "1"}),
     "shorter than it says": _answer(b"{}", **{"Content-Length": "5000"}),
-    "a length that is none": _answer(b"{}", **{"Content-Length": "many"}), "hang up": _hang_up,
-    "a circle": _redirect, "a redirect to a portal": _elsewhere,
+    "a length that is none": _answer(b"{}", **{"Content-Length": "many"}),
+    "hang up": _hang_up,
+    "a circle": _redirect,
+    "a redirect to a portal": _elsewhere,
     **{str(status): _status(status) for status in (400, 401, 403, 404, 407, 410, 418, 429, 451, 500, 502, 503, 511)},
-}  # fmt: skip
+}
 
 
 def digest(path: Path) -> str:

@@ -27,10 +27,15 @@ def test_a_llama_by_hand(tiny):
     assert [m.name for m in anatomy.layer(1)] == [
         f"model.layers.1.{path}"
         for path in (
-            "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-            "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.o_proj",
+            "mlp.gate_proj",
+            "mlp.up_proj",
+            "mlp.down_proj",
         )
-    ]  # fmt: skip
+    ]
     assert [m.shape for m in anatomy.layer(0)] == [(32, 32), (16, 32), (16, 32), (32, 32), (56, 32), (56, 32), (32, 56)]
     key = anatomy.module("model.layers.1.self_attn.k_proj")
     assert (key.role, key.group, key.layer, key.heads, key.head_size) == ("k", "attention", 1, 2, 8)
@@ -47,8 +52,10 @@ def test_a_llama_by_hand(tiny):
 def test_fused_rows_by_hand(tiny):
     part = {m.role: m for m in anatomy_of(tiny("phi3")).layer(0)}
     assert [(part[r].rows.offset, part[r].rows.block, part[r].rows.count) for r in "qkv"] == [
-        (0, 32, 1), (32, 16, 1), (48, 16, 1),
-    ]  # fmt: skip
+        (0, 32, 1),
+        (32, 16, 1),
+        (48, 16, 1),
+    ]
     assert (part["up"].name, part["up"].rows.offset) == ("model.layers.0.mlp.gate_up_proj.up", 56)
     part = {m.role: m for m in anatomy_of(tiny("gpt_neox")).layer(0)}
     assert [tuple(vars(part[role].rows).values()) for role in "qkv"] == [(0, 8, 24, 4), (8, 8, 24, 4), (16, 8, 24, 4)]
@@ -81,8 +88,10 @@ def base_names(prefix):
     return lambda tensors: {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items()}
 
 
-@pytest.mark.parametrize("family, prefix", [("llama", "model"), ("gpt2", "transformer"), ("opt", "model"),
-                                            ("gpt_neox", "gpt_neox"), ("gemma2", "model")])  # fmt: skip
+@pytest.mark.parametrize(
+    "family, prefix",
+    [("llama", "model"), ("gpt2", "transformer"), ("opt", "model"), ("gpt_neox", "gpt_neox"), ("gemma2", "model")],
+)
 def test_names_on_disk_may_lack_the_base_models_prefix(family, prefix, tiny, tiny_copy):
     folder = tiny_copy(family)
     edit_weights(folder, base_names(prefix))
@@ -239,8 +248,15 @@ def write_large_model(folder: Path, layers: int = 80) -> Path:
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
-    config = {"model_type": "llama", "hidden_size": h, "intermediate_size": inner, "num_hidden_layers": layers,
-              "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": vocabulary}  # fmt: skip
+    config = {
+        "model_type": "llama",
+        "hidden_size": h,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "vocab_size": vocabulary,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 

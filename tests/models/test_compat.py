@@ -175,9 +175,7 @@ def test_every_family_pairs_with_every_other(pair, teacher):
 @given(st.lists(st.integers(1, 40), min_size=4, max_size=4), st.permutations(ROLES), st.integers(0, 9))
 def test_any_shapes_get_the_action_their_sizes_ask_for(tiny_anatomy, sizes, order, count):
     def resized(rows, columns):
-        modules = tuple(
-            m if m.layer is None else replace(m, shape=(rows, columns)) for m in tiny_anatomy.modules
-        )  # fmt: skip
+        modules = tuple(m if m.layer is None else replace(m, shape=(rows, columns)) for m in tiny_anatomy.modules)
         return replace(tiny_anatomy, modules=modules)
 
     roles = order[:count]

@@ -16,35 +16,51 @@ LONG = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0]
 
 REFUSED = {
     "the old name of longrope": (
-        "phi3", {"rope_scaling": {**LONG, "rope_type": "su"}}, r"rope_scaling\.rope_type is su .* write longrope"
+        "phi3",
+        {"rope_scaling": {**LONG, "rope_type": "su"}},
+        r"rope_scaling\.rope_type is su .* write longrope",
     ),
     "the same under its old key": (
-        "phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}},
+        "phi3",
+        {"rope_scaling": {"type": "su", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}},
         r"rope_scaling\.type is su .* write longrope",
     ),
     "an unknown kind of positions": (
-        "llama", {"rope_scaling": {"type": "ntk", "factor": 2.0}}, r"rope_scaling\.type is 'ntk' .* one of default, l"
+        "llama",
+        {"rope_scaling": {"type": "ntk", "factor": 2.0}},
+        r"rope_scaling\.type is 'ntk' .* one of default, l",
     ),
     "no factor": ("llama", {"rope_scaling": {"rope_type": "linear"}}, r"rope_scaling\.factor is missing or null"),
     "a factor that is text": (
-        "llama", {"rope_parameters": {"rope_type": "yarn", "factor": "4"}}, r"rope_parameters\.factor is '4'"
+        "llama",
+        {"rope_parameters": {"rope_type": "yarn", "factor": "4"}},
+        r"rope_parameters\.factor is '4'",
     ),
     "llama3 without its frequencies": (
-        "llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, r"low_freq_factor is missing or null"
+        "llama",
+        {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
+        r"low_freq_factor is missing or null",
     ),
     "no short factors": (
-        "phi3", {"rope_parameters": {**LONG, "short_factor": None}}, r"rope_parameters\.short_factor is missing or null"
+        "phi3",
+        {"rope_parameters": {**LONG, "short_factor": None}},
+        r"rope_parameters\.short_factor is missing or null",
     ),
     "positions that are a list": ("llama", {"rope_scaling": [1]}, r"rope_scaling is \[1\] .* an object or null"),
     "positions of one kind of layer": (
-        "gemma3_text", {"rope_parameters": {"full_attention": {"rope_type": "linear"}}},
+        "gemma3_text",
+        {"rope_parameters": {"full_attention": {"rope_type": "linear"}}},
         r"rope_parameters\.full_attention\.factor",
     ),
     "too many kinds of layers": (
-        "qwen2", {"layer_types": ["full_attention"] * 5}, r"layer_types has 5 entries in config\.json, for 2 layers"
+        "qwen2",
+        {"layer_types": ["full_attention"] * 5},
+        r"layer_types has 5 entries in config\.json, for 2 layers",
     ),
     "an unknown kind of layer": (
-        "qwen2", {"layer_types": ["full_attention", "mamba9"]}, r"layer_types is 'mamba9' .* full_attention or sliding"
+        "qwen2",
+        {"layer_types": ["full_attention", "mamba9"]},
+        r"layer_types is 'mamba9' .* full_attention or sliding",
     ),
     "kinds of layers that are text": ("gemma2", {"layer_types": "full_attention"}, "layer_types is 'full_attention'"),
     "a number that is text": ("llama", {"rms_norm_eps": "1e-6"}, "rms_norm_eps is '1e-6' .* a number"),
@@ -55,7 +71,7 @@ REFUSED = {
     "a padding token outside": ("llama", {"pad_token_id": 259}, "pad_token_id is 259 .* outside the vocabulary of 259"),
     "an end token that is text": ("llama", {"eos_token_id": "</s>"}, "eos_token_id is '</s>' .* a token's id"),
     "layers that differ": ("llama", {"per_layer_config": {"0": {"hidden_size": 3}}}, "per_layer_config"),
-}  # fmt: skip
+}
 
 
 def ways():
@@ -88,21 +104,35 @@ def test_a_byte_order_mark_is_said_of_the_config(mark, tiny_copy):
             way(resolve_model(str(folder)))
 
 
-@pytest.mark.parametrize(("family", "values"), [
-    ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
-    ("llama", {"rope_scaling": {"type": "linear", "factor": 4}}),
-    ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                                "original_max_position_embeddings": 64}}),
-    ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}),
-    ("phi3", {"rope_scaling": {**LONG, "type": "longrope"}, "original_max_position_embeddings": 64}),
-    ("phi3", {"rope_scaling": None, "sliding_window": None}),
-    ("gemma3_text", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
-    ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}),
-    ("gemma2", {"layer_types": ["attention", "sliding_attention"]}),
-    ("llama", {"pad_token_id": -1}),
-    ("gpt2", {"pad_token_id": 50256}),
-    ("llama", {"eos_token_id": [2, 5], "hidden_act": "swish", "attention_dropout": 0}),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("family", "values"),
+    [
+        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 4}}),
+        (
+            "llama",
+            {
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 64,
+                }
+            },
+        ),
+        ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}),
+        ("phi3", {"rope_scaling": {**LONG, "type": "longrope"}, "original_max_position_embeddings": 64}),
+        ("phi3", {"rope_scaling": None, "sliding_window": None}),
+        ("gemma3_text", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
+        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}),
+        ("gemma2", {"layer_types": ["attention", "sliding_attention"]}),
+        ("llama", {"pad_token_id": -1}),
+        ("gpt2", {"pad_token_id": 50256}),
+        ("llama", {"eos_token_id": [2, 5], "hidden_act": "swish", "attention_dropout": 0}),
+    ],
+    ids=str,
+)
 def test_what_transformers_takes_is_taken(family, values, tiny_copy):
     folder = tiny_copy(family)
     edit_config(folder, remove=("rope_parameters",) if "rope_scaling" in values else (), **values)

@@ -85,13 +85,27 @@ def test_a_torn_or_foreign_file(tiny_copy, change, words):
 @pytest.mark.parametrize(
     "header",
     [
-        [], 3, {"w": 3}, {"w": {}}, {"w": entry() | {"shape": 3}}, {"w": entry(dtype="X9")}, {"w": entry(dtype=3)},
-        {"w": entry(dtype=[])}, {"w": entry(shape=(-2, -3))}, {"w": entry(shape=(2.0, 3))},
+        [],
+        3,
+        {"w": 3},
+        {"w": {}},
+        {"w": entry() | {"shape": 3}},
+        {"w": entry(dtype="X9")},
+        {"w": entry(dtype=3)},
+        {"w": entry(dtype=[])},
+        {"w": entry(shape=(-2, -3))},
+        {"w": entry(shape=(2.0, 3))},
         {"w": entry(shape=(True, 6))},
-        {"w": entry(offsets=(0,))}, {"w": entry(offsets=(24, 0))}, {"w": entry(offsets=(-24, 0))},
-        {"w": entry(offsets=(0, 20))}, {"w": entry(shape=(10**30,))}, b'{"w": ' * 2000, b"\xff\xfe{}", b"[" * 100_000,
+        {"w": entry(offsets=(0,))},
+        {"w": entry(offsets=(24, 0))},
+        {"w": entry(offsets=(-24, 0))},
+        {"w": entry(offsets=(0, 20))},
+        {"w": entry(shape=(10**30,))},
+        b'{"w": ' * 2000,
+        b"\xff\xfe{}",
+        b"[" * 100_000,
     ],
-)  # fmt: skip
+)
 def test_a_header_that_is_not_one(tmp_path, header):
     with pytest.raises(ModelError, match="^mine: "):
         read_file_header(write(tmp_path / "model.safetensors", header, bytes(24)), "mine")
@@ -136,8 +150,18 @@ def test_a_missing_shard_is_named(tiny_copy):
             read()
 
 
-@pytest.mark.parametrize("name", ["../other/model.safetensors", "/etc/model.safetensors", "a/../../b.safetensors",
-                                  "C:\\x.safetensors", "..\\x.safetensors", "", "a\0b.safetensors"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../other/model.safetensors",
+        "/etc/model.safetensors",
+        "a/../../b.safetensors",
+        "C:\\x.safetensors",
+        "..\\x.safetensors",
+        "",
+        "a\0b.safetensors",
+    ],
+)
 def test_an_index_that_leads_outside_is_refused(tmp_path, name):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
     with pytest.raises(ModelError, match="outside the model's folder"):
@@ -147,11 +171,14 @@ def test_an_index_that_leads_outside_is_refused(tmp_path, name):
 @pytest.mark.parametrize(
     "content, words",
     [
-        ("x", "not a JSON object"), ("[]", "not a JSON object"), ("{}", "no weight_map"),
+        ("x", "not a JSON object"),
+        ("[]", "not a JSON object"),
+        ("{}", "no weight_map"),
         ('{"weight_map": {}}', "no weight_map"),
-        ('{"weight_map": {"a": 3}}', "no weight_map"), ('{"weight_map": {"a": "b.bin"}}', "only .safetensors"),
+        ('{"weight_map": {"a": 3}}', "no weight_map"),
+        ('{"weight_map": {"a": "b.bin"}}', "only .safetensors"),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_index(tmp_path, content, words):
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ModelError, match=words):
@@ -174,13 +201,15 @@ def test_an_index_that_promises_too_much(tmp_path):
 
 @pytest.mark.parametrize(
     ("entries", "words"),
-    [({"x": entry(shape=[10**18] * 200_000)}, "in a way that is not safetensors"),
-     ({"x": entry(shape=[1] * 17, offsets=(0, 4))}, "in a way that is not safetensors"),
-     ({"x": entry(shape=[int("9" * 4000)] * 50)}, "in a way that is not safetensors"),
-     ({"x": entry(shape=[2**61], offsets=(0, 2**63))}, "in a way that is not safetensors"),
-     ({"model." + "a." * 400_000: entry()}, "names a tensor in over 1000 letters")],
+    [
+        ({"x": entry(shape=[10**18] * 200_000)}, "in a way that is not safetensors"),
+        ({"x": entry(shape=[1] * 17, offsets=(0, 4))}, "in a way that is not safetensors"),
+        ({"x": entry(shape=[int("9" * 4000)] * 50)}, "in a way that is not safetensors"),
+        ({"x": entry(shape=[2**61], offsets=(0, 2**63))}, "in a way that is not safetensors"),
+        ({"model." + "a." * 400_000: entry()}, "names a tensor in over 1000 letters"),
+    ],
     ids=["a long shape", "17 sides", "long numbers", "a huge side", "a long name"],
-)  # fmt: skip
+)
 def test_a_header_made_to_keep_a_machine_busy_is_a_short_sentence(tmp_path, entries, words):
     write(tmp_path / "model.safetensors", entries)
     with pytest.raises(ModelError, match=words) as refused:

@@ -50,9 +50,7 @@ class Served:
         self.monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # the hub on localhost is no network
         self.monkeypatch.setattr(constants, "ENDPOINT", address)
         self.monkeypatch.setattr(
-            constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            address + "/{repo_id}/resolve/{revision}/{filename}",
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
         )
         self.monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         self.monkeypatch.setattr(hf_api.api, "endpoint", address)
@@ -223,8 +221,13 @@ def test_a_revision_that_is_none_is_refused(revision):
 def test_a_broken_answer_is_one_sentence(hub, quick, broken):
     """As from a network that asks to log in first, a proxy, or a hub that is not well; of all files, or of one."""
     said = 0
-    for only, weights in (("", True), ("/tree/", True), ("config.json", False), ("model.safetensors", True),
-                          ("model.safetensors", False)):  # fmt: skip
+    for only, weights in (
+        ("", True),
+        ("/tree/", True),
+        ("config.json", False),
+        ("model.safetensors", True),
+        ("model.safetensors", False),
+    ):
         with hub(broken=broken, only=only):
             try:
                 read_anatomy(resolve_model(REPOSITORY, weights=weights))

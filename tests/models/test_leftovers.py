@@ -57,8 +57,9 @@ def beside(name, content="{}"):
 
 
 def with_adapter(folder, *, weights=True):
-    (folder / "adapter_config.json").write_text(json.dumps(
-        {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"], "base_model_name_or_path": "gone"}))  # fmt: skip
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"], "base_model_name_or_path": "gone"})
+    )
     if weights:
         shutil.copy(folder / "model.safetensors", folder / "adapter_model.safetensors")
 
@@ -81,8 +82,14 @@ def beside_macos(folder):
 
 
 def more_weights(folder):
-    for name in ("consolidated.safetensors", "model-00007-of-00009.safetensors", "original/consolidated.00.pth",
-                 "pytorch_model.bin", "optimizer.pt", "checkpoint-5/model.safetensors"):  # fmt: skip
+    for name in (
+        "consolidated.safetensors",
+        "model-00007-of-00009.safetensors",
+        "original/consolidated.00.pth",
+        "pytorch_model.bin",
+        "optimizer.pt",
+        "checkpoint-5/model.safetensors",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"junk")
 
@@ -95,8 +102,15 @@ READABLE = {
     "flash attention, public key": lambda folder: edit_config(folder, attn_implementation="flash_attention_2"),
     "a number format": lambda folder: edit_config(folder, dtype="float99", torch_dtype="int4"),
     "how it was run": lambda folder: edit_config(
-        folder, use_cache=False, return_dict=False, output_attentions=True, output_hidden_states=True,
-        gradient_checkpointing=True, torchscript=True, problem_type="single_label_classification", num_labels=1,
+        folder,
+        use_cache=False,
+        return_dict=False,
+        output_attentions=True,
+        output_hidden_states=True,
+        gradient_checkpointing=True,
+        torchscript=True,
+        problem_type="single_label_classification",
+        num_labels=1,
     ),
     "foreign code": lambda folder: edit_config(folder, auto_map={"AutoModelForCausalLM": "evil.Evil"}),
     "a quantiser's config": lambda folder: edit_config(
@@ -105,7 +119,7 @@ READABLE = {
     "a damaged quantiser's config": lambda folder: edit_config(folder, quantization_config="x"),
     "files of macOS": beside_macos,
     "other weights": more_weights,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", READABLE)
@@ -157,21 +171,26 @@ UNREADABLE = {
     "compiled inside": (rename(lambda k: k.replace("model.", "model._orig_mod.")), "which torch.compile leaves"),
     "data parallel": (rename(lambda k: f"module.{k}"), r"'module\.', which DistributedDataParallel .* leaves"),
     "an adapter's model": (
-        rename(lambda k: f"base_model.model.{k}"), r"'base_model\.model\.', which PEFT leaves; merge the adapter"
+        rename(lambda k: f"base_model.model.{k}"),
+        r"'base_model\.model\.', which PEFT leaves; merge the adapter",
     ),
     "an adapter's layers": (
-        rename(lambda k: k.replace("q_proj.", "q_proj.base_layer.")), r"'base_layer\.', which PEFT leaves; merge"
+        rename(lambda k: k.replace("q_proj.", "q_proj.base_layer.")),
+        r"'base_layer\.', which PEFT leaves; merge",
     ),
     "an unmerged adapter": (
-        add(model__layers__0__self_attn__q_proj__lora_A__weight=torch.ones(2, 32)), "adapter that was not merged"
+        add(model__layers__0__self_attn__q_proj__lora_A__weight=torch.ones(2, 32)),
+        "adapter that was not merged",
     ),
     "sharded data parallel": (
-        rename(lambda k: k.replace("layers.0.", "layers.0._fsdp_wrapped_module.")), "which FSDP leaves"
+        rename(lambda k: k.replace("layers.0.", "layers.0._fsdp_wrapped_module.")),
+        "which FSDP leaves",
     ),
     "doubled": (rename(lambda k: f"model.{k}"), r"a class around the model leaves 'model\.' before every name"),
     "a wrapper of one's own": (rename(lambda k: f"student.lm.{k}"), r"leaves 'student\.lm\.' before every name"),
     "the original format": (
-        rename(lambda k: "tok_embeddings.weight" if "embed" in k else k.removeprefix("model.")), "original format"
+        rename(lambda k: "tok_embeddings.weight" if "embed" in k else k.removeprefix("model.")),
+        "original format",
     ),
     "packed in four bits": (lambda f: quantised(f, "weight", torch.uint8), r"quantised \(in \S+ \S+up_proj\.w.* U8\)"),
     "packed by GPTQ": (lambda f: quantised(f, "qweight", torch.int32), r"quantised \(in \S+ \S+qweight .* I32\)"),
@@ -179,7 +198,7 @@ UNREADABLE = {
     "eight bits": (lambda f: quantised(f, "weight", torch.float8_e4m3fn), "is stored as F8_E4M3"),
     "generation config": (beside("generation_config.json", "{"), r"generation_config\.json is not a JSON object"),
     "end tokens": (beside("generation_config.json", '{"eos_token_id": ["a"]}'), r"eos_token_id is .* in generation"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", UNREADABLE)

@@ -114,8 +114,9 @@ def test_a_tied_checkpoint_that_lists_the_head_loads(tiny_copy, keep):
     parameters_of(load_model(source), read_anatomy(source))
 
 
-@pytest.mark.parametrize("family, prefix", [("llama", "model"), ("gpt2", "transformer"), ("opt", "model"),
-                                            ("gpt_neox", "gpt_neox")])  # fmt: skip
+@pytest.mark.parametrize(
+    "family, prefix", [("llama", "model"), ("gpt2", "transformer"), ("opt", "model"), ("gpt_neox", "gpt_neox")]
+)
 def test_names_without_the_base_models_prefix_load(family, prefix, tiny, tiny_copy):
     folder = tiny_copy(family)
     edit_weights(folder, lambda t: {name.removeprefix(f"{prefix}."): tensor for name, tensor in t.items()})
@@ -128,8 +129,10 @@ def test_names_without_the_base_models_prefix_load(family, prefix, tiny, tiny_co
 def test_shards_load(tiny):
     ids = torch.tensor([[1, 70, 80]])
     with torch.no_grad():
-        logits = [load_model(resolve_model(str(f)))(input_ids=ids).logits
-                  for f in (tiny("llama"), tiny("llama", shard_size="20KB"))]  # fmt: skip
+        logits = [
+            load_model(resolve_model(str(f)))(input_ids=ids).logits
+            for f in (tiny("llama"), tiny("llama", shard_size="20KB"))
+        ]
     assert torch.equal(*logits)
 
 
@@ -185,9 +188,10 @@ def sentencepiece_folder(tiny_copy):
     return folder
 
 
-@pytest.mark.parametrize("content, missing", [
-    (None, {"sentencepiece"}), (None, {"sentencepiece", "google.protobuf"}), (b"IQ== 0\nIg== 1\n", {"tiktoken"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, missing",
+    [(None, {"sentencepiece"}), (None, {"sentencepiece", "google.protobuf"}), (b"IQ== 0\nIg== 1\n", {"tiktoken"})],
+)
 def test_a_tokenizer_in_one_file_says_what_to_install(content, missing, sentencepiece_folder, monkeypatch):
     source = resolve_model(str(sentencepiece_folder))
     if content:

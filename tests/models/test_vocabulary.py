@@ -64,12 +64,24 @@ def test_only_sentencepiece(folder_with):
 @pytest.mark.parametrize(
     "content",
     [
-        "", "[]", "nonsense", '{"model": {"vocab": {"a": 0}', '{"model": {}}', '{"model": {"vocab": 3}}',
-        '{"model": {"vocab": {"a": "0"}}}', '{"model": {"vocab": {"a": -1}}}', '{"model": {"vocab": {"a": true}}}',
-        '{"added_tokens": [{"id": 1}], "model": {"vocab": {}}}', '{"added_tokens": 3, "model": {"vocab": {}}}',
-        '{"model": {"vocab": [[]]}}', '{"model": {"vocab": [3]}}', '{"model": 3}', "[" * 100_000, '{"a":' * 50_000,
+        "",
+        "[]",
+        "nonsense",
+        '{"model": {"vocab": {"a": 0}',
+        '{"model": {}}',
+        '{"model": {"vocab": 3}}',
+        '{"model": {"vocab": {"a": "0"}}}',
+        '{"model": {"vocab": {"a": -1}}}',
+        '{"model": {"vocab": {"a": true}}}',
+        '{"added_tokens": [{"id": 1}], "model": {"vocab": {}}}',
+        '{"added_tokens": 3, "model": {"vocab": {}}}',
+        '{"model": {"vocab": [[]]}}',
+        '{"model": {"vocab": [3]}}',
+        '{"model": 3}',
+        "[" * 100_000,
+        '{"a":' * 50_000,
     ],
-)  # fmt: skip
+)
 def test_a_damaged_tokenizer_is_one_sentence(folder_with, content):
     with pytest.raises(ModelError, match=r"^mine: tokenizer\.json"):
         vocabulary(folder_with(tokenizer__json=content))

@@ -12,10 +12,13 @@ from paraknow_core.ops.offsets import offset_distribution
 
 def brute_force(score, height, width):
     rows, cols = score.shape
-    return numpy.array([
-        score[i : i + height, j : j + width].double().sum().item()
-        for i in range(rows - height + 1) for j in range(cols - width + 1)
-    ])  # fmt: skip
+    return numpy.array(
+        [
+            score[i : i + height, j : j + width].double().sum().item()
+            for i in range(rows - height + 1)
+            for j in range(cols - width + 1)
+        ]
+    )
 
 
 @settings(deadline=None, max_examples=40)

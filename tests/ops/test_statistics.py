@@ -229,10 +229,13 @@ def test_holm_known_values_and_refusal():
         holm([1.5])
 
 
-@pytest.mark.parametrize("compared", [
-    paired_difference([2.0, 3.5, 2.5], [2.0, 3.5, 2.5]),
-    paired_over_seeds([[2.0, 3.5], [2.5, 3.0]], [[2.0, 3.5], [2.5, 3.0]]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "compared",
+    [
+        paired_difference([2.0, 3.5, 2.5], [2.0, 3.5, 2.5]),
+        paired_over_seeds([[2.0, 3.5], [2.5, 3.0]], [[2.0, 3.5], [2.5, 3.0]]),
+    ],
+)
 def test_alike_scores_outside_0_to_1_have_no_interval(compared):
     assert (compared.difference, compared.low, compared.high, compared.p_value) == (0.0, None, None, 1.0)
     assert says(compared, "nats per token").startswith("No difference was seen, and nothing bounds one (")

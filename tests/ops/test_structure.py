@@ -10,14 +10,7 @@ from hypothesis import strategies as st
 
 from paraknow_core.errors import NumericError, ShapeError
 from paraknow_core.ops import chunks
-from paraknow_core.ops.structure import (
-    GridSelection,
-    index_ranges,
-    neuron,
-    random_weights,
-    row_column,
-    submatrix,
-)
+from paraknow_core.ops.structure import GridSelection, index_ranges, neuron, random_weights, row_column, submatrix
 from paraknow_core.ops.window import Window, best_window
 from tests.ops.matrices import FLOATS, exact_sum, matrices, with_size
 
@@ -103,8 +96,11 @@ def test_descriptions_say_where():
     score[1:3, 2:4] = 1
     assert submatrix(score, 2, 2).describe()["top_left"] == [1, 2]
     assert row_column(score, 2, 2).describe() | {"kind": ""} == {
-        "kind": "", "shape": [2, 2], "rows": [[1, 2]], "cols": [[2, 3]],
-    }  # fmt: skip
+        "kind": "",
+        "shape": [2, 2],
+        "rows": [[1, 2]],
+        "cols": [[2, 3]],
+    }
     counts = neuron(score, 2, 2).describe()
     assert (counts["count"], counts["rows_touched"], counts["largest_row_count"]) == (4, 2, 2)
 

@@ -62,9 +62,7 @@ def test_a_certain_model_keeps_its_small_gradients():
     weights[4, 0] = 1.0
     hidden = torch.zeros(2, WIDTH)
     hidden[0, 0] = 15.0
-    found = sliced_cross_entropy(
-        [hidden], [[0, 4]], OutputLayer(lambda r: weights[r], VOCABULARY), lambda *_: None
-    )  # fmt: skip
+    found = sliced_cross_entropy([hidden], [[0, 4]], OutputLayer(lambda r: weights[r], VOCABULARY), lambda *_: None)
     leaf = hidden.clone().requires_grad_(True)
     torch.nn.functional.cross_entropy(leaf[:1] @ weights.T, torch.tensor([4])).backward()
     assert 0 < found.gradients[0].abs().sum() < 1e-4

@@ -4,7 +4,7 @@ import json
 import random
 
 from paraknow_core.paths import Workspace
-from paraknow_core.runs import RunFolder
+from paraknow_core.runs.folder import RunFolder
 from tests.pages import fabricate
 
 N = 60
@@ -20,9 +20,12 @@ def run(place: Workspace, method: str, seed: int = 0, right: float = 0.4, n: int
     for number in range(n):
         good = hard.random() + own.gauss(0, 0.1) < right
         record = {
-            "id": f"test/{number}", "prompt": f"Tom has {number} <b>apples</b> and buys 2 more. How many?",
-            "reference": f"#### {number + 2}", "output": f"#### {number + 2 if good else number - 2}", "detail": {},
-        }  # fmt: skip
+            "id": f"test/{number}",
+            "prompt": f"Tom has {number} <b>apples</b> and buys 2 more. How many?",
+            "reference": f"#### {number + 2}",
+            "output": f"#### {number + 2 if good else number - 2}",
+            "detail": {},
+        }
         lines.append({"scorer": "number_match", "score": float(good), **record})
         lines.append({"scorer": "rouge_l", "score": 0.75 if good else 0.5, **record})
     folder.file("predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -39,8 +42,15 @@ def score(lines: list[dict], scorer: str) -> dict:
     """Summarise records as the pipeline does, with a rough interval."""
     values = [line["score"] for line in lines if line["scorer"] == scorer]
     value = sum(values) / len(values)
-    return {"scorer": scorer, "value": value, "low": max(0.0, value - 0.1), "high": min(1.0, value + 0.1),
-            "n": len(values), "unit": "share", "extra": {}}  # fmt: skip
+    return {
+        "scorer": scorer,
+        "value": value,
+        "low": max(0.0, value - 0.1),
+        "high": min(1.0, value + 0.1),
+        "n": len(values),
+        "unit": "share",
+        "extra": {},
+    }
 
 
 def study(place: Workspace, seeds: int = 3) -> dict[str, list[RunFolder]]:

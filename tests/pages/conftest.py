@@ -6,10 +6,10 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from paraknow_core.access import ADDRESS_VARIABLE
 from paraknow_core.engines import queue
+from paraknow_core.engines.service import Service
 from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
-from paraknow_core.services import Service
+from paraknow_core.workbench.access import ADDRESS_VARIABLE
 
 APP = Path(__file__).resolve().parents[2] / "app.py"
 
@@ -19,8 +19,8 @@ def place(tmp_path, monkeypatch) -> Workspace:
     monkeypatch.setenv(WORKSPACE_VARIABLE, str(tmp_path))
     monkeypatch.setenv(ADDRESS_VARIABLE, "localhost")  # app.py sets it; afterwards it is again what it was
     monkeypatch.setattr(Service, "start", lambda _self: None)  # questions are answered by `answer_desk`, here
-    monkeypatch.setattr("pages._ui.asking.PATIENCE_S", 0.0)
-    monkeypatch.setattr("pages._ui.asking.BEFORE_START_S", 0.0)
+    monkeypatch.setattr("pages._ui.frame.asking.PATIENCE_S", 0.0)
+    monkeypatch.setattr("pages._ui.frame.asking.BEFORE_START_S", 0.0)
     st.cache_data.clear()
     st.cache_resource.clear()
     return Workspace(tmp_path)
@@ -53,7 +53,7 @@ def open_app(place):
 
 def answer_desk(place: Workspace, app: AppTest | None = None) -> None:
     """Answer every open question as the desk process would, and draw the page again, until nothing is open."""
-    from paraknow_core.desk import questions, serve
+    from paraknow_core.workbench.desk import questions, serve
 
     for _ in range(20):
         open_questions = sorted((questions.desk_folder(place) / "questions").glob("*.json"))

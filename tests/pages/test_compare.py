@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from paraknow_core.draft import load_draft
+from paraknow_core.workbench.draft import load_draft
 from tests.pages import compared, fabricate
 from tests.pages.conftest import answer_desk, button, select, words
 
@@ -225,11 +225,18 @@ def test_the_lens_waits_fails_in_words_and_offers_sensitivity(place, compare, mo
     assert "has no adapter/" in words(app)
     next(c for c in app.get("button_group") if c.key == "compare.lens.widget").set_value("sensitivity").run()
     assert "will appear here" in words(app)
-    monkeypatch.setattr("paraknow_core.desk.kinds.sensitivity_change.answer", lambda *_: {
-        "samples": 4, "loss_before": 2.0, "loss_after": 1.0,
-        "modules": [{"module": "layers.0.q", "role": "q", "layer": 0, "before": 1.0, "after": 3.0},
-                    {"module": "embed", "role": "embed", "layer": None, "before": 1.0, "after": 1.0}],
-    })  # fmt: skip
+    monkeypatch.setattr(
+        "paraknow_core.workbench.desk.kinds.sensitivity_change.answer",
+        lambda *_: {
+            "samples": 4,
+            "loss_before": 2.0,
+            "loss_after": 1.0,
+            "modules": [
+                {"module": "layers.0.q", "role": "q", "layer": 0, "before": 1.0, "after": 3.0},
+                {"module": "embed", "role": "embed", "layer": None, "before": 1.0, "after": 1.0},
+            ],
+        },
+    )
     button(app, "Measure before and after").click().run()
     answer_desk(place, app)
     text = words(app)
@@ -239,10 +246,22 @@ def test_the_lens_waits_fails_in_words_and_offers_sensitivity(place, compare, mo
 
 def test_weights_are_drawn_and_said(place, compare, monkeypatch):
     compared.study(place, seeds=1)
-    record = {"module": "layers.0.q", "role": "q", "layer": 0, "shape": [4, 4], "weight": 2.0, "change": 1.0,
-              "trained": 1.0, "in_share": 0.5, "out_share": None, "in_chance": 0.25, "out_chance": 0.0,
-              "in_cosine": 0.9, "out_cosine": None}  # fmt: skip
-    monkeypatch.setattr("paraknow_core.desk.kinds.adapter_change.answer", lambda *_: {"modules": [record]})
+    record = {
+        "module": "layers.0.q",
+        "role": "q",
+        "layer": 0,
+        "shape": [4, 4],
+        "weight": 2.0,
+        "change": 1.0,
+        "trained": 1.0,
+        "in_share": 0.5,
+        "out_share": None,
+        "in_chance": 0.25,
+        "out_chance": 0.0,
+        "in_cosine": 0.9,
+        "out_cosine": None,
+    }
+    monkeypatch.setattr("paraknow_core.workbench.desk.kinds.adapter_change.answer", lambda *_: {"modules": [record]})
     app = compare(view="lens")
     answer_desk(place, app)
     assert "moved by 0.500 of their norm" in words(app)
@@ -261,7 +280,7 @@ def test_a_trained_run_offers_its_adapter_and_the_command_that_merges_it(place, 
     app = compare(view="files")
     assert "Adapter as zip" in {b.label for b in app.get("download_button")}
     assert merging(app) == [f"python -m paraknow_core runs export {run.id} --merged --out {run.id}-merged"]
-    monkeypatch.setattr("pages._ui.compare_files.LARGEST", -1)
+    monkeypatch.setattr("pages._ui.compare.files.LARGEST", -1)
     app = compare(view="files")
     assert "Adapter as zip" not in {b.label for b in app.get("download_button")}
     assert f"too large to hand through the browser; it lies in {place.root.name}/runs/{run.id}/adapter/" in words(app)

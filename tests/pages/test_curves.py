@@ -9,9 +9,9 @@ import numpy
 import pandas
 import pytest
 
-from pages._ui import curves
-from pages._ui.curves import Metrics
-from paraknow_core.runs import RunFolder
+from pages._ui.train import curves
+from pages._ui.train.curves import Metrics
+from paraknow_core.runs.folder import RunFolder
 
 
 def write(path, *records, mode="a"):
@@ -97,8 +97,12 @@ def test_a_resumed_run_replaces_what_it_repeats_and_its_clock_leaves_the_pause_o
     write(path, {"event": "started", "time": 95.0}, {"event": "stage", "stage": "fine-tuning", "time": 100.0})
     write(path, *(step(n, loss=n) for n in (1, 2, 3, 4)))
     assert known(metrics, "elapsed") == [1, 2, 3, 4]
-    write(path, {"event": "started", "time": 5000.0, "attempt": 2},
-          {"event": "stage", "stage": "fine-tuning", "time": 5010.0}, step(3, 4912, loss=30))  # fmt: skip
+    write(
+        path,
+        {"event": "started", "time": 5000.0, "attempt": 2},
+        {"event": "stage", "stage": "fine-tuning", "time": 5010.0},
+        step(3, 4912, loss=30),
+    )
     assert known(metrics, "step") == [1, 2, 3]
     assert known(metrics, "loss") == [1, 2, 30]
     assert known(metrics, "elapsed") == [1, 2, 4]

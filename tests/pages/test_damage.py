@@ -10,19 +10,33 @@ from typing import Any
 
 import pytest
 
-from pages._ui import reading, uploads
-from paraknow_core import studies
+from pages._ui.frame import reading
+from pages._ui.task import uploads
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError
 from paraknow_core.paths import read_json, write_json
-from paraknow_core.runs import WRITTEN, RunFolder, find_run, list_runs, runs_table
+from paraknow_core.runs.folder import WRITTEN, RunFolder, find_run, list_runs, runs_table
+from paraknow_core.studies import scores as studies
 from tests.damage import DAMAGES, WRONG, damage, places, with_wrong
 from tests.pages import fabricate
 from tests.pages.conftest import words
 
 PAGES = ("start", "models", "sensitivity", "mapping", "train", "compare", "playground", "lessons")
-FILES = ("spec.yaml", "status.json", "events.jsonl", "result.json", "extraction.json", "sensitivity.json",
-         "predictions.jsonl", "partial.json", "log.txt", "process.json", "stop", "adapter", "checkpoints")  # fmt: skip
+FILES = (
+    "spec.yaml",
+    "status.json",
+    "events.jsonl",
+    "result.json",
+    "extraction.json",
+    "sensitivity.json",
+    "predictions.jsonl",
+    "partial.json",
+    "log.txt",
+    "process.json",
+    "stop",
+    "adapter",
+    "checkpoints",
+)
 
 
 def damaged(place, file: str, states: tuple[str, ...] = ("done", "running")) -> list[RunFolder]:

@@ -5,14 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from pages._ui import train_live, uploads
-from paraknow_core import draft as drafts
+from pages._ui.task import uploads
+from pages._ui.train import live as train_live
 from paraknow_core.engines import queue, queue_service
+from paraknow_core.engines.service import Service
 from paraknow_core.errors import DataError
 from paraknow_core.paths import read_json, write_json
-from paraknow_core.runs import list_runs
-from paraknow_core.services import Service
+from paraknow_core.runs.folder import list_runs
 from paraknow_core.spec import RunSpec
+from paraknow_core.workbench import draft as drafts
 from tests.pages import fabricate
 from tests.pages.conftest import button, words
 
@@ -44,9 +45,21 @@ def test_every_page_survives_every_address(place, open_app, page, key):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "3", '"x"', '{"spec": 3}', '{"spec": {"teacher": {"source": ""}}}', "[" * 100_000,
-     '{"arms": ["x"]}', '{"seeds": 1e9}', "\x00\xff", '{"spec": {"name": "' + "x" * 500 + '"}}'],
-)  # fmt: skip
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        '"x"',
+        '{"spec": 3}',
+        '{"spec": {"teacher": {"source": ""}}}',
+        "[" * 100_000,
+        '{"arms": ["x"]}',
+        '{"seeds": 1e9}',
+        "\x00\xff",
+        '{"spec": {"name": "' + "x" * 500 + '"}}',
+    ],
+)
 def test_a_damaged_draft_file_starts_from_the_defaults_and_can_be_written_again(place, open_app, content):
     (place.root / drafts.FILE).write_text(content)
     app = open_app("train")
@@ -61,7 +74,7 @@ def test_a_desk_that_does_not_stay_is_said_while_a_page_waits(place, open_app, m
     folder.mkdir(parents=True)
     (folder / "log.txt").write_text("Traceback\n  File\nImportError: no such thing\n")
     assert "no such thing" not in words(open_app("models"))  # it may only be starting
-    monkeypatch.setattr("pages._ui.asking.GONE_S", -1.0)
+    monkeypatch.setattr("pages._ui.frame.asking.GONE_S", -1.0)
     assert "ImportError: no such thing" in words(open_app("models"))
 
 
@@ -109,13 +122,28 @@ def test_a_pasted_spec_that_is_bad_is_named_and_changes_nothing(place, open_app,
 
 def test_damaged_run_folders_break_no_page(place, open_app):
     whole = fabricate.run(place, "done").result()
-    for number, content in enumerate(("[]", "3", '{"scores": 3}', '{"scores": [3, {"value": "x"}, {}]}',
-                                      '{"sensitivity": {"key": "../.."}}', '{"revisions": 3, "references": [1]}',
-                                      '{"scores": [{"value": 1e400}]}', '{"sensitivity": "x", "task": {"sizes": 3}}',
-                                      json.dumps({**whole, "references": [1], "timings": {"prepare": "x"},
-                                                  "step0": {"evaluation": "x"}, "export_check": 3}),
-                                      json.dumps({**whole, "references": {"student": 3, "teacher": ["x"]},
-                                                  "timings": [], "warnings": 3}))):  # fmt: skip
+    for number, content in enumerate(
+        (
+            "[]",
+            "3",
+            '{"scores": 3}',
+            '{"scores": [3, {"value": "x"}, {}]}',
+            '{"sensitivity": {"key": "../.."}}',
+            '{"revisions": 3, "references": [1]}',
+            '{"scores": [{"value": 1e400}]}',
+            '{"sensitivity": "x", "task": {"sizes": 3}}',
+            json.dumps(
+                {
+                    **whole,
+                    "references": [1],
+                    "timings": {"prepare": "x"},
+                    "step0": {"evaluation": "x"},
+                    "export_check": 3,
+                }
+            ),
+            json.dumps({**whole, "references": {"student": 3, "teacher": ["x"]}, "timings": [], "warnings": 3}),
+        )
+    ):
         run = fabricate.run(place, "done", {"name": f"damaged {number}"})
         run.file("result.json").write_text(content)
         run.file("adapter").mkdir()

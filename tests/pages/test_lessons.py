@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from paraknow_core import comparison
+from paraknow_core import studies as comparison
 from paraknow_core.engines import queue
-from paraknow_core.lessons import LESSONS, PRESETS
 from paraknow_core.paths import write_json
-from paraknow_core.runs import RunFolder, create_run
-from tests.lessons.outcomes import finish
+from paraknow_core.runs.folder import RunFolder, create_run
+from paraknow_core.studies.lessons import LESSONS, PRESETS
 from tests.pages import fabricate
 from tests.pages.conftest import button, words
+from tests.studies.lessons.outcomes import finish
 
 
 def open_lesson(open_app, number: object):
@@ -118,19 +118,24 @@ def test_a_lesson_that_begins_at_once_says_nothing_of_a_queue(place, open_app):
 def fabricate_done(place, spec):
     run = create_run(place, spec)
     write_json(run.file("status.json"), {"state": "done"})
-    write_json(run.file("result.json"), {"scores": [{"scorer": "number_match", "value": 0.3, "low": 0.2, "high": 0.4,
-                                                     "n": 10, "unit": "share"}]})  # fmt: skip
+    write_json(
+        run.file("result.json"),
+        {"scores": [{"scorer": "number_match", "value": 0.3, "low": 0.2, "high": 0.4, "n": 10, "unit": "share"}]},
+    )
     return run
 
 
 @pytest.mark.parametrize("state", ["queued", "running"])
 def test_while_runs_go_on_their_progress_is_shown(place, open_app, state):
-    spec = LESSONS[3].specs["1 sample, draw 1"] if "1 sample, draw 1" in LESSONS[3].specs else next(
-        iter(LESSONS[3].specs.values()))  # fmt: skip
+    spec = (
+        LESSONS[3].specs["1 sample, draw 1"]
+        if "1 sample, draw 1" in LESSONS[3].specs
+        else next(iter(LESSONS[3].specs.values()))
+    )
     fabricate.run(place, state, {**_changes(spec)})
     if state == "queued":  # somebody has taken it
         [run] = [RunFolder(path) for path in place.runs.iterdir()]
-        from paraknow_core.runs import this_process
+        from paraknow_core.runs.folder import this_process
 
         write_json(run.file("process.json"), {**this_process(), "attempt": 0})
     app = predict(open_lesson(open_app, 4), "4")
@@ -145,8 +150,13 @@ def test_a_run_that_was_never_put_into_the_queue_does_not_keep_a_lesson_waiting(
 
 
 def _changes(spec) -> dict:
-    return {"until": spec.until, "sensitivity.samples": spec.sensitivity.samples, "name": spec.name,
-            "sensitivity.selection": spec.sensitivity.selection, "sensitivity.seed": spec.sensitivity.seed}  # fmt: skip
+    return {
+        "until": spec.until,
+        "sensitivity.samples": spec.sensitivity.samples,
+        "name": spec.name,
+        "sensitivity.selection": spec.sensitivity.selection,
+        "sensitivity.seed": spec.sensitivity.seed,
+    }
 
 
 @pytest.mark.parametrize("state", ["failed", "lost", "stopped"])
@@ -181,7 +191,7 @@ def test_a_preset_replaces_an_untouched_draft_and_asks_before_one_that_is_not(pl
     app.switch_page("pages/train.py").run()
     assert not app.exception
     assert "5 changes" in words(app) or "changes" in words(app)
-    from paraknow_core import draft as drafts
+    from paraknow_core.workbench import draft as drafts
 
     kept = drafts.load_draft(place)
     assert kept.spec == PRESETS["origin-rate"].spec

@@ -20,4 +20,4 @@ def test_pages_load_no_heavy_library():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
-    assert any("paraknow_core.runs" in statement for statement in statements)
+    assert any("paraknow_core.runs.folder" in statement for statement in statements)

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import numpy
 import pytest
 
-from pages._ui import mapping_overview
-from pages._ui.mapping_layers import RECEIVES, after_click, after_edit, notes
-from paraknow_core.draft import load_draft
+from pages._ui.mapping import overview as mapping_overview
+from pages._ui.mapping.layers import RECEIVES, after_click, after_edit, notes
 from paraknow_core.paths import Workspace, write_json
-from paraknow_core.runs import RunFolder
+from paraknow_core.runs.folder import RunFolder
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
+from paraknow_core.workbench.draft import load_draft
 from tests.pages import fabricate
 from tests.pages.conftest import answer_desk, button, select, words
 
@@ -24,8 +24,8 @@ SAMPLES = {"sensitivity.samples": 2}
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory) -> Workspace:
     """A workspace where the bundled teacher was really measured, on two seed samples."""
-    from paraknow_core.stages.context import Context
-    from paraknow_core.stages.sensitivity import sensitivity
+    from paraknow_core.context import Context
+    from paraknow_core.sensitivity.measure import sensitivity
 
     place = Workspace(tmp_path_factory.mktemp("measured"))
     sensitivity(Context(RunSpec().with_changes(SAMPLES), Settings(threads=2), place))
@@ -49,8 +49,9 @@ def loaded(place, measured, open_app):
 
 
 def save(place, spec, held=None) -> None:
-    write_json(place.root / "draft.json", {"spec": spec.model_dump(mode="json"),
-                                           "held": held and held.model_dump(mode="json")})  # fmt: skip
+    write_json(
+        place.root / "draft.json", {"spec": spec.model_dump(mode="json"), "held": held and held.model_dump(mode="json")}
+    )
 
 
 def test_a_question_that_cannot_be_written_is_a_sentence_of_the_table(place, monkeypatch):
@@ -58,8 +59,13 @@ def test_a_question_that_cannot_be_written_is_a_sentence_of_the_table(place, mon
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(mapping_overview.desk, "ask", full)
-    choice = SimpleNamespace(plan_id="p", mode="residual", pairs=[{"layer": 0}], spectrum_rank=lambda: 1,
-                             request=lambda **changes: dict(changes))  # fmt: skip
+    choice = SimpleNamespace(
+        plan_id="p",
+        mode="residual",
+        pairs=[{"layer": 0}],
+        spectrum_rank=lambda: 1,
+        request=lambda **changes: dict(changes),
+    )
     assert "Read-only file system" in mapping_overview._ask_on(choice)
 
 
@@ -117,8 +123,11 @@ def test_everything_is_shown_at_once_from_the_saved_sensitivity(place, loaded):
     app = loaded()
     assert "S from teacher on word problems, 2 seed samples" in words(app)
     drawn = figures(app)
-    assert {"Captured share of S, against every offset", "Singular values of the block",
-            "Cosine with the student's own weight"} <= set(drawn)  # fmt: skip
+    assert {
+        "Captured share of S, against every offset",
+        "Singular values of the block",
+        "Cosine with the student's own weight",
+    } <= set(drawn)
     assert "best of" in subtitle(drawn["Captured share of S, against every offset"])
     table = overview(app)
     assert len(table) == 29
@@ -365,8 +374,8 @@ def test_extract_only_submits_a_run_and_shows_where_the_adapter_lies(place, load
 
 def test_reductions_alone_say_what_they_cannot_show(place, measured, open_app):
     """A streamed measurement keeps what the run's student needs, and no S."""
-    from paraknow_core.stages.context import Context
-    from paraknow_core.stages.sensitivity import sensitivity
+    from paraknow_core.context import Context
+    from paraknow_core.sensitivity.measure import sensitivity
 
     spec = RunSpec().with_changes({"sensitivity.samples": 1})
     place.root.mkdir(exist_ok=True)
@@ -387,11 +396,11 @@ def test_reductions_alone_say_what_they_cannot_show(place, measured, open_app):
 
 def test_the_table_in_numbers_is_what_a_run_writes(place, loaded):
     """The preview is the extraction itself: same places, masses and energies as extraction.json."""
+    from paraknow_core.context import Context
     from paraknow_core.methods import method
     from paraknow_core.methods.base import MethodInputs
-    from paraknow_core.stages.context import Context
-    from paraknow_core.stages.extraction import layer_mapping
-    from paraknow_core.stages.sensitivity import sensitivity
+    from paraknow_core.methods.seeking.blocks import layer_mapping
+    from paraknow_core.sensitivity.measure import sensitivity
 
     table = overview(loaded()).set_index("student module")
     context = Context(RunSpec().with_changes(SAMPLES), Settings(), place)
@@ -402,6 +411,10 @@ def test_the_table_in_numbers_is_what_a_run_writes(place, loaded):
         row, record = table.loc[update.module.name.removeprefix("model.")], update.record
         assert row["taken at"] == "{}, {}".format(*record["top_left"])
         got = numpy.array([row["captured"], row["area"], row["cosine"], row["retained"]])
-        want = [100 * record["captured_mass"], 100 * record["area_fraction"], record["cosine_with_student"],
-                100 * record["retained_energy"]]  # fmt: skip
+        want = [
+            100 * record["captured_mass"],
+            100 * record["area_fraction"],
+            record["cosine_with_student"],
+            100 * record["retained_energy"],
+        ]
         numpy.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)

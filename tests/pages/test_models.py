@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import pandas
 import pytest
 
-from pages._ui import models_estimate, task_seeds, uploads
-from paraknow_core.access import DEMO_VARIABLE
-from paraknow_core.desk.questions import desk_folder
-from paraknow_core.draft import load_draft, save_draft
+from pages._ui.models import estimate as models_estimate
+from pages._ui.task import seeds as task_seeds
+from pages._ui.task import uploads
 from paraknow_core.paths import read_json, write_json
+from paraknow_core.workbench.access import DEMO_VARIABLE
+from paraknow_core.workbench.desk.questions import desk_folder
+from paraknow_core.workbench.draft import load_draft, save_draft
 from tests.pages import fabricate
 from tests.pages.conftest import answer_desk, button, select, words
 
@@ -116,8 +118,18 @@ def test_the_hubs_cache_is_offered_with_commits(place, open_part):
     app = open_part()
     control(app, "From").set_value("cache").run()
     commit = "c" * 40
-    found = {"models": [{"name": "some/model", "bytes": 5e9, "weights": True, "config": True,
-                          "revisions": [{"commit": commit, "refs": ["main"]}]}], "datasets": []}  # fmt: skip
+    found = {
+        "models": [
+            {
+                "name": "some/model",
+                "bytes": 5e9,
+                "weights": True,
+                "config": True,
+                "revisions": [{"commit": commit, "refs": ["main"]}],
+            }
+        ],
+        "datasets": [],
+    }
     answered(place, "hub_cache", found)
     app.run()
     app.selectbox(key="models.cache.teacher").select_index(0).run()
@@ -296,8 +308,9 @@ def test_an_upload_that_cannot_be_kept_is_a_sentence_and_is_tried_again(place, u
 
 
 def test_an_unknown_layout_is_mapped_by_its_fields(place, uploading):
-    rows = b"".join(b'{"instruction": "say %d", "hint": "h%d", "output": %d, "answer": "x"}\n' % (i, i, i)
-                    for i in range(60))  # fmt: skip
+    rows = b"".join(
+        b'{"instruction": "say %d", "hint": "h%d", "output": %d, "answer": "x"}\n' % (i, i, i) for i in range(60)
+    )
     upload(place, uploading, "mine.jsonl", rows)
     said = words(uploading).replace("\\", "")
     assert "mine.jsonl line 1: unknown layout with keys instruction, hint, output, answer ('answer', 'output'" in said
@@ -393,8 +406,10 @@ def test_by_hand_starts_from_what_is_chosen(place, open_part):
 
 
 def test_words_that_no_example_has_are_a_sentence_and_change_nothing(place, open_part):
-    app = open_part("seeds", {"sensitivity.selection": "manual", "sensitivity.ids": ["word_problems/train/2"],
-                              "sensitivity.samples": 1})  # fmt: skip
+    app = open_part(
+        "seeds",
+        {"sensitivity.selection": "manual", "sensitivity.ids": ["word_problems/train/2"], "sensitivity.samples": 1},
+    )
     find = next(field for field in app.text_input if field.label == "Find")
     find.set_value("no such words").run()
     assert not app.exception
@@ -413,7 +428,7 @@ def test_masked_out_seed_samples_are_flagged(place, open_part):
 
 
 def test_where_the_models_context_is_the_limit_it_is_named(place, open_part, monkeypatch):
-    monkeypatch.setattr("pages._ui.task_seeds.limit_of", lambda _: 30)
+    monkeypatch.setattr("pages._ui.task.seeds.limit_of", lambda _: 30)
     said = "\n".join(w.value for w in open_part("seeds").warning)
     assert "within 30 tokens, the model's context" in said
     assert "Take a model with a longer context, or choose others" in said

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from pages._ui import labelling
+from pages._ui.frame import labelling
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.engines import queue
 from paraknow_core.errors import DataError
-from paraknow_core.labels import Label, label_of, set_label
+from paraknow_core.runs.labels import Label, label_of, set_label
 from tests.pages import fabricate
 from tests.pages.conftest import button, select, words
 
@@ -16,8 +16,11 @@ from tests.pages.conftest import button, select, words
 @pytest.fixture
 def ablation(place):
     """Four runs of one question: two origins, two ranks; one is running and one waits."""
-    changes = [{"extraction.origin": [origin], "factorisation.rank": rank, "seed": 1}
-               for origin in ("all", "ffn") for rank in (8, 16)]  # fmt: skip
+    changes = [
+        {"extraction.origin": [origin], "factorisation.rank": rank, "seed": 1}
+        for origin in ("all", "ffn")
+        for rank in (8, 16)
+    ]
     states = ("done", "failed", "running", "queued")
     runs = [fabricate.run(place, state, change) for state, change in zip(states, changes, strict=True)]
     queue.submit(place, runs[3])
@@ -36,10 +39,14 @@ def test_runs_of_an_ablation_have_one_name_in_every_list(place, open_app, ablati
     app = open_app("train", ablation[0].id)
     options = select(app, "Run").options
     pair = "teacher → stranger · word problems"
-    assert sorted(options) == sorted([
-        f"{NAMES[0]} · 41.0 ± 5.6 % · {pair}", f"{NAMES[1]} · failed · {pair}", f"{NAMES[2]} · running · {pair}",
-        f"{NAMES[3]} · queued · {pair}",
-    ])  # fmt: skip
+    assert sorted(options) == sorted(
+        [
+            f"{NAMES[0]} · 41.0 ± 5.6 % · {pair}",
+            f"{NAMES[1]} · failed · {pair}",
+            f"{NAMES[2]} · running · {pair}",
+            f"{NAMES[3]} · queued · {pair}",
+        ]
+    )
     rows = [html.proto.body for html in app.get("html") if "queue-row" in html.proto.body]
     assert [name in row for name, row in zip(NAMES[2:], rows, strict=True)] == [True, True]
     assert f'<span class="pk-name">{NAMES[0]}</span>' in words(app)

@@ -3,12 +3,12 @@
 import pytest
 import streamlit as st
 
-from paraknow_core.draft import load_draft, save_draft
 from paraknow_core.errors import DataError
 from paraknow_core.paths import append_line, open_lines, write_json
-from paraknow_core.playground import protocol
-from paraknow_core.playground.protocol import Asked, Slot, Turn
 from paraknow_core.spec import RunSpec
+from paraknow_core.workbench.draft import load_draft, save_draft
+from paraknow_core.workbench.playground import protocol
+from paraknow_core.workbench.playground.protocol import Asked, Slot, Turn
 from tests.pages import fabricate
 from tests.pages.conftest import button, select, words
 
@@ -115,7 +115,9 @@ def test_runs_that_are_alike_have_labels_of_their_own_and_the_control_is_the_tra
     box = select(app, "Column 3")
     assert len(set(box.options)) == len(box.options)
     assert [label[:29] for label in box.options if "seed 0" in label and "default" in label] == [
-        "default LoRA, seed 0 · a2a2 ·", "default LoRA, seed 0 · a1a1 ·"]  # fmt: skip
+        "default LoRA, seed 0 · a2a2 ·",
+        "default LoRA, seed 0 · a1a1 ·",
+    ]
     assert box.value == Slot(source="bundled:stranger", run="20260101-000002-a2a2").key
     assert "default LoRA, seed 0 · a2a2" in words(app)
     assert "45 steps" in words(app)
@@ -141,7 +143,9 @@ def test_load_and_free_leave_wishes_and_say_the_memory(place, open_app, living):
     assert "needs 4 MB" in words(app)
     button(app, "Load all (8 MB)").click().run()
     assert {wish for wish in wishes(place) if wish[0] == "load"} == {
-        ("load", "bundled:teacher"), ("load", "bundled:stranger")}  # fmt: skip
+        ("load", "bundled:teacher"),
+        ("load", "bundled:stranger"),
+    }
     hold(place, Slot(source="bundled:teacher"), "loaded", shared=1_000_000)
     app.run()
     assert "takes 4 MB (1 MB shared)" in words(app)
@@ -199,8 +203,8 @@ def test_what_is_chosen_survives_a_page_switch_and_another_task_brings_another_e
     app.switch_page("pages/playground.py").run()
     assert select(app, "Column 2").value == Slot(source="bundled:kin").key
     assert prompt(app).value == "my own words"
-    from paraknow_core import draft as drafts
     from paraknow_core.spec import RunSpec
+    from paraknow_core.workbench import draft as drafts
 
     drafts.save_draft(place, drafts.Draft(spec=RunSpec().with_changes({"task.source": "bundled:instructions"})))
     app.run()
@@ -345,8 +349,8 @@ def test_a_damaged_generation_is_a_sentence(place, open_app):
 
 
 def test_examples_of_another_task_come_from_the_desk(place, open_app, tmp_path):
-    from paraknow_core import draft as drafts
     from paraknow_core.spec import RunSpec
+    from paraknow_core.workbench import draft as drafts
     from tests.pages.conftest import answer_desk
 
     file = tmp_path / "sums.jsonl"

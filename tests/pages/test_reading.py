@@ -4,12 +4,12 @@ import json
 import tomllib
 from pathlib import Path
 
-from pages._ui import reading
-from pages._ui.mapping_choice import totals_of
-from paraknow_core.charts import train as charts
+from pages._ui.frame import reading
+from pages._ui.mapping.choice import totals_of
 from paraknow_core.engines import queue
-from paraknow_core.runs import RunFolder
-from paraknow_core.sensitivity_store import TOTALS
+from paraknow_core.figures import train as charts
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.sensitivity.store import TOTALS
 from tests.pages import fabricate
 
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from pages._ui import sensitivity_matrix
+from pages._ui.sensitivity import matrix as sensitivity_matrix
 from paraknow_core.engines import queue
-from paraknow_core.runs import RunFolder
+from paraknow_core.runs.folder import RunFolder
 from tests.pages import fabricate
 from tests.pages.conftest import answer_desk, button, select, words
 
@@ -232,8 +232,12 @@ def test_models_of_different_depth_are_compared_by_relative_depth(place, open_ap
     assert not app.exception
     assert "They have 6 and 4 layers" in words(app)
     difference = next(c for c in app.get("plotly_chart") if "Where they differ" in c.proto.spec)
-    assert json.loads(difference.proto.spec)["layout"]["yaxis"]["ticktext"] == ["0–25 %", "25–50 %", "50–75 %",
-                                                                                "75–100 %"]  # fmt: skip
+    assert json.loads(difference.proto.spec)["layout"]["yaxis"]["ticktext"] == [
+        "0–25 %",
+        "25–50 %",
+        "50–75 %",
+        "75–100 %",
+    ]
     select(app, "Module").set_value("model.layers.5.mlp.up_proj").run()
     assert "stranger has no model.layers.5.mlp.up_proj" in words(app)
 

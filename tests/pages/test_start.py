@@ -4,7 +4,7 @@ import pytest
 
 from paraknow_core.engines import queue
 from paraknow_core.paths import read_json, write_json
-from paraknow_core.runs import RunFolder
+from paraknow_core.runs.folder import RunFolder
 from tests.pages import fabricate
 from tests.pages.conftest import button, words
 
@@ -75,7 +75,7 @@ def test_a_workspace_that_cannot_be_written_is_a_sentence(place, open_app, monke
     def refuse(*_):
         raise PermissionError(13, "Permission denied", str(place.root))
 
-    monkeypatch.setattr("pages._ui.widgets.create_run", refuse)
+    monkeypatch.setattr("pages._ui.frame.run_panel.create_run", refuse)
     app = open_app()
     button(app, "Try it now").click().run()
     assert not app.exception

@@ -3,13 +3,13 @@
 import pytest
 import streamlit as st
 
-from paraknow_core.access import DEMO_VARIABLE
-from paraknow_core.draft import FILE, load_draft
 from paraknow_core.engines import queue
-from paraknow_core.lessons import PRESETS
-from paraknow_core.runs import create_run
-from paraknow_core.services import Service
+from paraknow_core.engines.service import Service
+from paraknow_core.runs.folder import create_run
 from paraknow_core.spec import RunSpec
+from paraknow_core.studies.lessons import PRESETS
+from paraknow_core.workbench.access import DEMO_VARIABLE
+from paraknow_core.workbench.draft import FILE, load_draft
 from tests.pages import compared, fabricate
 from tests.pages.conftest import button, select, words
 
@@ -166,7 +166,7 @@ def test_every_way_into_the_draft_refuses_what_visitors_may_not_use(place, open_
     run = fabricate.run(place, "done", {"teacher.source": "/etc"})
     monkeypatch.setenv(DEMO_VARIABLE, "1")
     models = {"bundled:teacher": "teacher", "bundled:stranger": "stranger", "owner/name": "typed"}
-    monkeypatch.setattr("pages._ui.widgets.bundled_models", lambda: models)
+    monkeypatch.setattr("pages._ui.frame.run_panel.bundled_models", lambda: models)
     app = open_app("train", run.id)
     button(app, "Duplicate and tweak").click().run()
     assert "only bundled models" in words(app)

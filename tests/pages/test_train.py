@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from pages._ui.reading import facts, other_settings
-from paraknow_core.draft import Draft, load_draft, save_draft
+from pages._ui.frame.reading import facts, other_settings
 from paraknow_core.engines import queue
 from paraknow_core.errors import RunError
 from paraknow_core.paths import write_json
-from paraknow_core.runs import RunFolder, this_process
+from paraknow_core.runs.folder import RunFolder, this_process
 from paraknow_core.spec import RunSpec
-from paraknow_core.stages.finetuning import COMPLETE
+from paraknow_core.training.finetuning import COMPLETE
+from paraknow_core.workbench.draft import Draft, load_draft, save_draft
 from tests.pages import fabricate
 from tests.pages.conftest import answer_desk, button, select, words
 
@@ -126,10 +126,12 @@ def test_more_seed_samples_than_the_task_has_are_refused_before_anything_is_queu
 
 def test_examples_that_a_run_would_refuse_keep_start_closed_until_they_are_left_out(
     place, open_app, submitted, tmp_path
-):  # fmt: skip
+):
     pairs = [(f"say {i}", "yes") for i in range(40)] + [("long " * 600, "no")]
-    lines = [json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]})
-             for q, a in pairs]  # fmt: skip
+    lines = [
+        json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]})
+        for q, a in pairs
+    ]
     (tmp_path / "data.jsonl").write_text("\n".join(lines))
     given = {"task.source": str(tmp_path / "data.jsonl"), "sensitivity.samples": 4}
     save_draft(place, load_draft(place).with_spec(load_draft(place).spec.with_changes(given)))
@@ -212,9 +214,7 @@ def test_a_done_run_shows_scores_beside_student_and_siblings(place, open_app):
     fabricate.run(place, "done", {"method": "pissa", "task.source": "bundled:instructions"})
     run = fabricate.run(place, "done")
     app = open_app("train", run.id)
-    assert bars(app) == [
-        "student, untouched", "teacher, untouched", "seeking (the method) (this run)", "default LoRA",
-    ]  # fmt: skip
+    assert bars(app) == ["student, untouched", "teacher, untouched", "seeking (the method) (this run)", "default LoRA"]
     chart = json.loads(app.get("plotly_chart")[0].proto.spec)
     shown = [row[1] for row in chart["data"][0]["customdata"]]
     assert shown[2:] == ["41.0 ± 5.6 % (n = 300)", "37.7 ± 5.5 % (n = 300)"]
@@ -223,13 +223,16 @@ def test_a_done_run_shows_scores_beside_student_and_siblings(place, open_app):
     assert (values["Export check"], values["Trainable parameters"], values["Time"]) == ("passed", "119 k", "1 m 33 s")
 
 
-@pytest.mark.parametrize(("check", "shown"), [
-    ({"max_abs": 2e-6, "tolerance": 1e-5, "passed": True}, "passed"),  # of a run that did not check merging
-    ({"max_abs": 2e-6, "tolerance": 1e-5, "passed": True, "merged_max_abs": 3e-6, "merges": True}, "passed"),
-    ({"max_abs": 2e-6, "tolerance": 1e-5, "passed": True, "merged_max_abs": 1.3, "merges": False}, "not merged"),
-    ({"max_abs": 1.0, "tolerance": 1e-5, "passed": False, "merged_max_abs": 1.3, "merges": False}, "not passed"),
-    ({}, "–"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("check", "shown"),
+    [
+        ({"max_abs": 2e-6, "tolerance": 1e-5, "passed": True}, "passed"),  # of a run that did not check merging
+        ({"max_abs": 2e-6, "tolerance": 1e-5, "passed": True, "merged_max_abs": 3e-6, "merges": True}, "passed"),
+        ({"max_abs": 2e-6, "tolerance": 1e-5, "passed": True, "merged_max_abs": 1.3, "merges": False}, "not merged"),
+        ({"max_abs": 1.0, "tolerance": 1e-5, "passed": False, "merged_max_abs": 1.3, "merges": False}, "not passed"),
+        ({}, "–"),
+    ],
+)
 def test_the_export_check_says_whether_merging_is_right_too(place, open_app, check, shown):
     run = fabricate.run(place, "done")
     run.file("result.json").write_text(json.dumps({**run.result(), "export_check": check}))
@@ -559,8 +562,10 @@ def test_siblings_are_drawn_beside_a_run_clean_ones_first(place, open_app):
     run = fabricate.run(place, "running")
     app = open_app("train", run.id)
     pills = next(p for p in app.get("button_group") if p.label == "Beside it")
-    assert [option.content for option in pills.proto.options] == ["default LoRA, lr 0.0003, seed 0",
-                                                                  "PiSSA, lr 0.001, seed 0 *"]  # fmt: skip
+    assert [option.content for option in pills.proto.options] == [
+        "default LoRA, lr 0.0003, seed 0",
+        "PiSSA, lr 0.001, seed 0 *",
+    ]
     assert "more than method and seed" in pills.proto.help
     chart = json.loads(app.get("plotly_chart")[0].proto.spec)
     assert "default LoRA, lr 0.0003, seed 0, training" in [trace["name"] for trace in chart["data"]]

@@ -2,14 +2,20 @@
 
 import pytest
 
-from pages._ui import train_estimate
-from pages._ui.train_estimate import Past, estimate, of_several
+from pages._ui.train import estimate as train_estimate
+from pages._ui.train.estimate import Past, estimate, of_several
 from paraknow_core.spec import RunSpec
 
 
 def past(changes=None, tuning=60.0, evaluation=30.0, sensitivity=8.0, got=1000, tested=300, disk=1000) -> Past:
-    timings = {"prepare": 1.0, "sensitivity": sensitivity, "injection": 2.0, "fine-tuning": tuning, "export": 1.0,
-               "evaluation": evaluation}  # fmt: skip
+    timings = {
+        "prepare": 1.0,
+        "sensitivity": sensitivity,
+        "injection": 2.0,
+        "fine-tuning": tuning,
+        "export": 1.0,
+        "evaluation": evaluation,
+    }
     result = {
         "timings": timings,
         "scores": [{"n": tested}],

@@ -31,8 +31,6 @@ def test_the_golden_case_pairs_as_expected(shared):
     expected = json.loads((case / "expected.json").read_text())
     teacher, student = (resolve_model(str(case / name)) for name in ("teacher", "student"))
     alignment = align_tokens(vocabulary(teacher), vocabulary(student))
-    report = compatibility(
-        read_anatomy(teacher), read_anatomy(student), alignment, mapping=expected["selected_layers"]
-    )  # fmt: skip
+    report = compatibility(read_anatomy(teacher), read_anatomy(student), alignment, mapping=expected["selected_layers"])
     found = {p.student_module: (p.teacher_module, list(p.placed_shape)) for p in report.pairings}
     assert found == {name: (m["teacher_module"], m["shape"]) for name, m in expected["modules"].items()}

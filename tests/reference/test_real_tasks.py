@@ -21,10 +21,12 @@ def test_real_folders(shared):
 
 def test_real_files_load_as_they_are(shared):
     counts = {
-        "gsm8k/train_2000.jsonl": ("gsm8k", 2000), "gsm8k/test.jsonl": ("gsm8k", 1319),
+        "gsm8k/train_2000.jsonl": ("gsm8k", 2000),
+        "gsm8k/test.jsonl": ("gsm8k", 1319),
         "super_ni/super_ni_data_1000.jsonl": ("chat_jsonl", 1000),
-        "paper_seed_samples/sample_mmlu.jsonl": ("chat_jsonl", 32), "mmlu/test/anatomy_test.csv": ("mmlu", 135),
-    }  # fmt: skip
+        "paper_seed_samples/sample_mmlu.jsonl": ("chat_jsonl", 32),
+        "mmlu/test/anatomy_test.csv": ("mmlu", 135),
+    }
     for name, (format, count) in counts.items():
         found, examples = read_examples(shared / "data" / name)
         assert (found, len(examples)) == (format, count)

@@ -27,11 +27,16 @@ def tokenizer():
 
 @pytest.mark.parametrize(
     ("template", "said"),
-    [(LOOP, "took longer than 0.2 s"), ("{{ 'x' * 9000000000 }}", "took more than 0.3 GB of memory"),
-     ("{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", "memory"),
-     ("{% for i in range(10**9) %}{% endfor %}", "Range too big"), ("{{ messages[99].content }}", "refuses its turns"),
-     ("{{ ''.__class__.__mro__ }}", "refuses its turns"), ("{% if", "refuses its turns")],
-)  # fmt: skip
+    [
+        (LOOP, "took longer than 0.2 s"),
+        ("{{ 'x' * 9000000000 }}", "took more than 0.3 GB of memory"),
+        ("{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", "memory"),
+        ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
+        ("{{ messages[99].content }}", "refuses its turns"),
+        ("{{ ''.__class__.__mro__ }}", "refuses its turns"),
+        ("{% if", "refuses its turns"),
+    ],
+)
 def test_a_template_that_takes_too_much_or_is_none_is_a_sentence(tokenizer, monkeypatch, template, said):
     monkeypatch.setattr(bounds, "SECONDS", 0.2)
     monkeypatch.setattr(bounded.__wrapped__, "__defaults__", (0.2 if template is LOOP else 20.0, 300_000_000))

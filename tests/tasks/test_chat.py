@@ -16,17 +16,26 @@ from tests.tasks.conftest import ask
 from tests.tiny_models import build_tokenizer
 
 PERU = ask("Capital of Peru?", "Lima")
-TALK = Example("t", (Message("user", "Hello"), Message("assistant", "Lima"), Message("user", "Capital of Peru?"),
-                     Message("assistant", "Lima")))  # fmt: skip
+TALK = Example(
+    "t",
+    (
+        Message("user", "Hello"),
+        Message("assistant", "Lima"),
+        Message("user", "Capital of Peru?"),
+        Message("assistant", "Lima"),
+    ),
+)
 
 
 def chatml(answer: str = "", opening: str = "") -> str:
     """A template of turns between marks; what it writes before an answer, and at the end of a generation prompt."""
     return (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}" + answer
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}"
+        + answer
         + "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
-        + opening + "{% endif %}"
-    )  # fmt: skip
+        + opening
+        + "{% endif %}"
+    )
 
 
 THINK = "<think>\n\n</think>\n\n"
@@ -82,12 +91,20 @@ MAKES = {
     "ends in a space": (SPACE, (), "ASSISTANT: ", "Lima</s>"),
     "text after the answer": (chatml().replace("}}<|im_end|>", "}} (end)</s>"), (), "assistant\n", "Lima (end)</s>"),
     "no end at all": ("{% for m in messages %}{{ m.content }}\n{% endfor %}", (), "Peru?\n", "Lima</s>"),
-    "a new line first": (chatml().replace("{{ m.content }}", "{{ m.content }}\n"), (), "assistant\n",
-                         "Lima\n<|im_end|></s>"),
+    "a new line first": (
+        chatml().replace("{{ m.content }}", "{{ m.content }}\n"),
+        (),
+        "assistant\n",
+        "Lima\n<|im_end|></s>",
+    ),
     "shouts": (chatml().replace("m.content", "m.content | upper"), ("<|im_end|>",), "assistant\n", "Lima<|im_end|>"),
-    "drops the answer": ("{% for m in messages if m.role == 'user' %}{{ m.content }}: {% endfor %}", (), "Peru?: ",
-                         "Lima</s>"),
-}  # fmt: skip
+    "drops the answer": (
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}: {% endfor %}",
+        (),
+        "Peru?: ",
+        "Lima</s>",
+    ),
+}
 
 
 def with_template(template, special=()):
@@ -148,12 +165,15 @@ def test_a_template_may_trim_or_pad_answers():
     assert render(ask("q", "  a b \n"), "chat", tokenizer).answer == "  a b \n<|im_end|>"
 
 
-@pytest.mark.parametrize(("name", "given", "learnt"), [
-    ("qwen", "assistant\n", "<think>\nSouth.\n</think>\n\nLima<|im_end|>"),
-    ("think block", "assistant\n", "<think>\nSouth.\n</think>\nLima<|im_end|>"),
-    ("r1", "<|Assistant|>", "<think>\nSouth.\n</think>\nLima</s>"),
-    ("chatml", "assistant\n", "<think>\nSouth.\n</think>\nLima<|im_end|>"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "given", "learnt"),
+    [
+        ("qwen", "assistant\n", "<think>\nSouth.\n</think>\n\nLima<|im_end|>"),
+        ("think block", "assistant\n", "<think>\nSouth.\n</think>\nLima<|im_end|>"),
+        ("r1", "<|Assistant|>", "<think>\nSouth.\n</think>\nLima</s>"),
+        ("chatml", "assistant\n", "<think>\nSouth.\n</think>\nLima<|im_end|>"),
+    ],
+)
 def test_a_thought_of_the_datas_own_is_learnt_with_the_answer(name, given, learnt):
     template, special, *_ = MAKES[name]
     tokenizer = with_template(template, special)
@@ -168,16 +188,19 @@ def test_a_thought_of_the_datas_own_is_learnt_with_the_answer(name, given, learn
     assert "South" in record.output  # nothing of what was written is lost
 
 
-@pytest.mark.parametrize(("text", "answer"), [
-    ("Lima", "Lima"),
-    ("<think>\nSouth. Perhaps Quito?\n</think>\n\nLima", "Lima"),
-    ("South.</think>Lima", "Lima"),
-    ("<think>a</think>Quito<think>b</think> Lima", "Lima"),
-    ("<think>South. It must be Lima", ""),
-    ("<think>a</think> Lima <think> or", ""),
-    ("[THINK]South[/THINK]Lima", "Lima"),
-    ("<think></think>", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Lima", "Lima"),
+        ("<think>\nSouth. Perhaps Quito?\n</think>\n\nLima", "Lima"),
+        ("South.</think>Lima", "Lima"),
+        ("<think>a</think>Quito<think>b</think> Lima", "Lima"),
+        ("<think>South. It must be Lima", ""),
+        ("<think>a</think> Lima <think> or", ""),
+        ("[THINK]South[/THINK]Lima", "Lima"),
+        ("<think></think>", ""),
+    ],
+)
 def test_what_comes_after_the_thoughts_is_the_answer(text, answer):
     assert without_thoughts(text) == answer
     assert score_output("exact_match", PERU, text).score == float(answer == "Lima")

@@ -52,8 +52,14 @@ def test_one_file_is_shuffled_once(write):
 
 
 def test_options_of_the_spec_win(write):
-    task = load(write("one.jsonl", lines(0, 30)), max_new_tokens=5, scorers=("rouge_l",), template="plain",
-                max_length=77, sizes=SplitSizes(train=4, validation=0, test=2))  # fmt: skip
+    task = load(
+        write("one.jsonl", lines(0, 30)),
+        max_new_tokens=5,
+        scorers=("rouge_l",),
+        template="plain",
+        max_length=77,
+        sizes=SplitSizes(train=4, validation=0, test=2),
+    )
     assert (task.max_new_tokens, task.scorers, task.template, task.max_length) == (5, ("rouge_l",), "plain", 77)
     assert sizes(task) == {"train": 4, "validation": 0, "test": 2}
 
@@ -242,8 +248,15 @@ def test_names_of_splits():
     found = {
         name: split_of(name) for name in ("train_2000", "anatomy_dev", "Test", "valid", "contest", "latest", "val")
     }
-    assert found == {"train_2000": "train", "anatomy_dev": "dev", "Test": "test", "valid": "validation",
-                     "contest": None, "latest": None, "val": "validation"}  # fmt: skip
+    assert found == {
+        "train_2000": "train",
+        "anatomy_dev": "dev",
+        "Test": "test",
+        "valid": "validation",
+        "contest": None,
+        "latest": None,
+        "val": "validation",
+    }
     one = (ask("q", "a"),)
     assert settle_dev({"dev": one, "validation": one})[0] == {"validation": one, "train": one}
 

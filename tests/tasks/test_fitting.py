@@ -60,13 +60,20 @@ def test_an_answer_that_is_cut_at_the_end_is_kept():
 
 
 def test_leaving_out_is_by_split_and_counted():
-    task = Task("t", "T", {"train": (*SHORT, LONG), "validation": (LONG,), "test": (LONG, SHORT[0])}, ("exact_match",),
-                max_length=LIMIT)  # fmt: skip
+    task = Task(
+        "t",
+        "T",
+        {"train": (*SHORT, LONG), "validation": (LONG,), "test": (LONG, SHORT[0])},
+        ("exact_match",),
+        max_length=LIMIT,
+    )
     student = [(reader(), ("learn",))]
     made, left = leave_out(task, {"train": student, "validation": student, "test": student}, follow)
     assert {name: [e.id for e in part] for name, part in made.splits.items()} == {
-        "train": ["s0", "s1", "s2", "s3"], "validation": [], "test": ["s0"],
-    }  # fmt: skip
+        "train": ["s0", "s1", "s2", "s3"],
+        "validation": [],
+        "test": ["s0"],
+    }
     assert left == {"train": 1, "validation": 1, "test": 1}
     assert left_out_sentence(left).endswith("1 of train, 1 of validation, 1 of test")
     assert left_out_sentence({"train": 0}) == ""

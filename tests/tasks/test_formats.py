@@ -23,8 +23,10 @@ def test_chat_with_byte_order_mark_and_crlf(write):
 
 
 def test_gsm8k_loses_calculator_marks_only_where_the_answer_is_marked(write):
-    path = write("g.jsonl", [{"question": "q", "answer": "48/2 = <<48/2=24>>24\n#### 24"},
-                             {"question": "r", "answer": "cout <<x>> 3"}])  # fmt: skip
+    path = write(
+        "g.jsonl",
+        [{"question": "q", "answer": "48/2 = <<48/2=24>>24\n#### 24"}, {"question": "r", "answer": "cout <<x>> 3"}],
+    )
     format, (first, second) = read_examples(path)
     assert format == "gsm8k"
     assert first.reference == "48/2 = 24\n#### 24"

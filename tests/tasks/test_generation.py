@@ -38,8 +38,14 @@ def test_the_same_tokens_as_transformers(tiny):
     model, _ = tiny("llama")
     made = generate(model, PROMPTS, max_new_tokens=10, limit=100, ends={2})
     for prompt, answer in zip(PROMPTS, made, strict=True):
-        out = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                             max_new_tokens=10, do_sample=False, pad_token_id=0, eos_token_id=2)  # fmt: skip
+        out = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=10,
+            do_sample=False,
+            pad_token_id=0,
+            eos_token_id=2,
+        )
         tokens = out[0, len(prompt) :].tolist()
         assert list(answer.tokens) == (tokens[: tokens.index(2)] if 2 in tokens else tokens)
 

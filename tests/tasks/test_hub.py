@@ -109,24 +109,32 @@ def test_chat_and_text_columns(serve):
     "problem, options, sentence",
     [
         (DatasetNotFoundError("Dataset 'some/thing' is a gated dataset on the Hub."), {}, "is gated; accept its terms"),
-        (GatedRepoError("Access denied", response=FORBIDDEN), {},
-         "is gated; accept its terms"),
-        (DatasetNotFoundError("Dataset 'some/thing' doesn't exist on the Hub or cannot be accessed."), {},
-         "is not on the hub or is private"),
+        (GatedRepoError("Access denied", response=FORBIDDEN), {}, "is gated; accept its terms"),
+        (
+            DatasetNotFoundError("Dataset 'some/thing' doesn't exist on the Hub or cannot be accessed."),
+            {},
+            "is not on the hub or is private",
+        ),
         (DatasetNotFoundError("Revision 'v9' doesn't exist for dataset"), {"revision": "v9"}, "no revision 'v9'"),
         (ConnectionError("Couldn't reach 'some/thing' on the Hub"), {}, "the hub cannot be reached"),
         (HTTP.ConnectTimeout("timed out"), {}, "the hub cannot be reached"),
         (ConnectionError("Couldn't reach"), {"offline": True}, "is not in the local cache and the hub is switched off"),
         (OfflineModeIsEnabled("offline"), {}, "is not in the local cache and the hub is switched off"),
-        (ValueError("BuilderConfig 'x' not found. Available: ['main', 'socratic']"), {"subset": "x"},
-         "has no subset 'x'; set task.subset to one of main, socratic"),
-        (ValueError("Config name is missing.\nPlease pick one among the available configs: ['main', 'socratic']"), {},
-         "has several subsets; set task.subset to one of main, socratic"),
+        (
+            ValueError("BuilderConfig 'x' not found. Available: ['main', 'socratic']"),
+            {"subset": "x"},
+            "has no subset 'x'; set task.subset to one of main, socratic",
+        ),
+        (
+            ValueError("Config name is missing.\nPlease pick one among the available configs: ['main', 'socratic']"),
+            {},
+            "has several subsets; set task.subset to one of main, socratic",
+        ),
         (RuntimeError("Dataset scripts are no longer supported, but found thing.py"), {}, "a loading script, which is"),
         (OSError(28, "No space left on device"), {}, "no space is left"),
         (datasets.exceptions.DatasetGenerationError("hf_secrettoken"), {}, "cannot be read (DatasetGenerationError)"),
     ],
-)  # fmt: skip
+)
 def test_every_failure_is_a_sentence(serve, problem, options, sentence):
     serve(problem)
     with pytest.raises(DataError) as error:
@@ -209,8 +217,22 @@ def test_a_cached_copy_of_another_commit_is_not_served_silently(serve, tmp_path)
         load(revision=other)
 
 
-@pytest.mark.parametrize("broken", ["portal", "portal as JSON", "cut JSON", "a list", "odd types", "not UTF-8", "deep",
-                                    "a redirect to a portal", "429", "503", "hang up"])  # fmt: skip
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "portal",
+        "portal as JSON",
+        "cut JSON",
+        "a list",
+        "odd types",
+        "not UTF-8",
+        "deep",
+        "a redirect to a portal",
+        "429",
+        "503",
+        "hang up",
+    ],
+)
 def test_what_is_no_hub_is_a_sentence(tmp_path, monkeypatch, broken):
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _seconds: None)
     for place in (datasets.config, constants):
@@ -230,9 +252,20 @@ def test_what_is_no_hub_is_a_sentence(tmp_path, monkeypatch, broken):
     assert "secret" not in str(refused.value) and "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("problem", [TypeError("x"), KeyError("id"), AttributeError("x"), RecursionError(), EOFError(),
-                                     json.JSONDecodeError("x", "y", 0), AssertionError(), IndexError("secret"),
-                                     UnicodeDecodeError("utf-8", b"x", 0, 1, "y")])  # fmt: skip
+@pytest.mark.parametrize(
+    "problem",
+    [
+        TypeError("x"),
+        KeyError("id"),
+        AttributeError("x"),
+        RecursionError(),
+        EOFError(),
+        json.JSONDecodeError("x", "y", 0),
+        AssertionError(),
+        IndexError("secret"),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, "y"),
+    ],
+)
 def test_what_the_library_cannot_take_apart_is_a_sentence(serve, problem):
     serve(problem)
     with pytest.raises(DataError, match="^some/thing: .*;") as refused:

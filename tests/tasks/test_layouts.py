@@ -24,42 +24,72 @@ def read(write, record, name="x.jsonl", **options):
 
 
 PROMPTS = {
-    "Alpaca": ({"instruction": "Translate", "input": "the cat", "output": "le chat"},
-               [("user", "Translate\n\nthe cat"), ("assistant", "le chat")]),
-    "Alpaca without input": ({"instruction": "Sing", "input": "", "output": "la"},
-                             [("user", "Sing"), ("assistant", "la")]),
+    "Alpaca": (
+        {"instruction": "Translate", "input": "the cat", "output": "le chat"},
+        [("user", "Translate\n\nthe cat"), ("assistant", "le chat")],
+    ),
+    "Alpaca without input": (
+        {"instruction": "Sing", "input": "", "output": "la"},
+        [("user", "Sing"), ("assistant", "la")],
+    ),
     "Alpaca with system and history": (
         {"instruction": "And 3?", "input": "", "output": "4", "system": "Add 1.", "history": [["1?", "2"]]},
-        [("system", "Add 1."), ("user", "1?"), ("assistant", "2"), ("user", "And 3?"), ("assistant", "4")]),
-    "SQuAD": ({"context": "Rome is in Italy.", "question": "Where is Rome?",
-               "answers": {"text": ["Italy", "in Italy"], "answer_start": [11, 8]}},
-              [("user", "Rome is in Italy.\n\nWhere is Rome?"), ("assistant", "Italy")]),
-    "context, question, answer": ({"question": "Where?", "answer": "Here", "context": "We are here."},
-                                  [("user", "We are here.\n\nWhere?"), ("assistant", "Here")]),
-    "a truth value": ({"passage": "Ice is cold.", "question": "is ice cold", "answer": True},
-                      [("user", "Ice is cold.\n\nis ice cold"), ("assistant", "true")]),
-    "Dolly": ({"instruction": "Sum it up", "context": "Long text", "response": "Short", "category": "x"},
-              [("user", "Sum it up\n\nLong text"), ("assistant", "Short")]),
-    "ShareGPT": ({"conversations": [{"from": "system", "value": "Be brief"}, {"from": "human", "value": "Hi"},
-                                    {"from": "gpt", "value": "Ho"}]},
-                 [("system", "Be brief"), ("user", "Hi"), ("assistant", "Ho")]),
-    "ShareGPT, system apart": ({"system": "Be brief", "conversations": [{"from": "human", "value": "Hi"},
-                                                                        {"from": "gpt", "value": "Ho"}]},
-                               [("system", "Be brief"), ("user", "Hi"), ("assistant", "Ho")]),
+        [("system", "Add 1."), ("user", "1?"), ("assistant", "2"), ("user", "And 3?"), ("assistant", "4")],
+    ),
+    "SQuAD": (
+        {
+            "context": "Rome is in Italy.",
+            "question": "Where is Rome?",
+            "answers": {"text": ["Italy", "in Italy"], "answer_start": [11, 8]},
+        },
+        [("user", "Rome is in Italy.\n\nWhere is Rome?"), ("assistant", "Italy")],
+    ),
+    "context, question, answer": (
+        {"question": "Where?", "answer": "Here", "context": "We are here."},
+        [("user", "We are here.\n\nWhere?"), ("assistant", "Here")],
+    ),
+    "a truth value": (
+        {"passage": "Ice is cold.", "question": "is ice cold", "answer": True},
+        [("user", "Ice is cold.\n\nis ice cold"), ("assistant", "true")],
+    ),
+    "Dolly": (
+        {"instruction": "Sum it up", "context": "Long text", "response": "Short", "category": "x"},
+        [("user", "Sum it up\n\nLong text"), ("assistant", "Short")],
+    ),
+    "ShareGPT": (
+        {
+            "conversations": [
+                {"from": "system", "value": "Be brief"},
+                {"from": "human", "value": "Hi"},
+                {"from": "gpt", "value": "Ho"},
+            ]
+        },
+        [("system", "Be brief"), ("user", "Hi"), ("assistant", "Ho")],
+    ),
+    "ShareGPT, system apart": (
+        {"system": "Be brief", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]},
+        [("system", "Be brief"), ("user", "Hi"), ("assistant", "Ho")],
+    ),
     "prompt, completion": ({"prompt": "1, 2,", "completion": " 3"}, [("user", "1, 2,"), ("assistant", " 3")]),
     "prompt and completion as turns": (
-        {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}],
-         "completion": [{"role": "assistant", "content": "a"}]},
-        [("system", "s"), ("user", "q"), ("assistant", "a")]),
-    "messages and system": ({"system": "s", "messages": [{"role": "user", "content": "q"},
-                                                         {"role": "assistant", "content": "a"}]},
-                            [("system", "s"), ("user", "q"), ("assistant", "a")]),
-    "Super-NaturalInstructions": ({"id": "t-1", "definition": ["Translate."], "inputs": "cat", "targets": "chat"},
-                                  [("user", "Translate.\n\ncat"), ("assistant", "chat")]),
+        {
+            "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}],
+            "completion": [{"role": "assistant", "content": "a"}],
+        },
+        [("system", "s"), ("user", "q"), ("assistant", "a")],
+    ),
+    "messages and system": (
+        {"system": "s", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+        [("system", "s"), ("user", "q"), ("assistant", "a")],
+    ),
+    "Super-NaturalInstructions": (
+        {"id": "t-1", "definition": ["Translate."], "inputs": "cat", "targets": "chat"},
+        [("user", "Translate.\n\ncat"), ("assistant", "chat")],
+    ),
     "input, output": ({"input": "cat", "output": "chat"}, [("user", "cat"), ("assistant", "chat")]),
     "problem, solution": ({"Problem": "1 + 1", "Solution": "2"}, [("user", "1 + 1"), ("assistant", "2")]),
     "a number as written": ({"question": "half?", "answer": 0.50}, [("user", "half?"), ("assistant", "0.5")]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -75,7 +105,9 @@ def test_numbers_are_learnt_as_they_are_written(write, written):
 
 
 CHOICES = {
-    "choices": {"choices": TEXTS}, "options": {"options": TEXTS}, "endings": {"endings": TEXTS},
+    "choices": {"choices": TEXTS},
+    "options": {"options": TEXTS},
+    "endings": {"endings": TEXTS},
     "A to D": dict(zip("ABCD", TEXTS, strict=True)),
     "a to d": dict(zip("abcd", TEXTS, strict=True)),
     "option_a": {f"option_{mark}": text for mark, text in zip("abcd", TEXTS, strict=True)},
@@ -84,7 +116,7 @@ CHOICES = {
     "ARC": {"choices": {"text": TEXTS, "label": list("ABCD")}},
     "objects": {"choices": [{"label": mark, "text": text} for mark, text in zip("ABCD", TEXTS, strict=True)]},
     "by letter": {"options": dict(zip("ABCD", TEXTS, strict=True))},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("choices", CHOICES)
@@ -113,7 +145,7 @@ ANSWERS = {
     "text and letter": ({"answer": ["stone", "iron"], "answer_idx": ["B", "C"]}, "BC"),
     "an index decides": ({"answer": ["2", "3"], "answer_index": [1, 2]}, "BC"),
     "answer_index alone counts from 0": ({"answer_index": [1, 2]}, "BC"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -142,7 +174,7 @@ UNSETTLED = {
     "a label that is no list": ([({"text": ["x"], "label": 1}, 0)], "line 1: 'choices' holds 1"),
     "one choice": ([(["x"], 0)], "line 1: 'choices' holds 1; the choices must be a list of 2 to 26 texts"),
     "no list": ([({"temperature": 1}, 0)], "line 1: 'choices' holds 1"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", UNSETTLED)
@@ -198,7 +230,7 @@ UNCLEAR = {
     "a gap in the letters": {"question": "x", "answer": "A", "A": "x", "B": "y", "D": "z"},
     "a class beside a text": {"text": "x", "label": 1},
     "no answer": {"prompt": "x", "chosen": "y", "rejected": "z"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", UNCLEAR)
@@ -215,7 +247,7 @@ ODD = {
     "other names": (QA, {"prompt": "q", "answer": "a"}, "has no 'question', which 5 of 6 lines have"),
     "a chat": (QA, {"messages": []}, "has no 'question', which 5 of 6 lines have"),
     "a second question": (QA, QA | {"prompt": "p"}, "(the field 'prompt' may belong to the prompt)"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -243,8 +275,14 @@ def test_columns_are_mapped_to_every_part_of_a_prompt(write, name):
             + "\n"
         )
     )
-    columns = {"system": "persona", "context": "story", "question": "q", "input": "more", "choices": "w, x",
-               "answer": "gold"}  # fmt: skip
+    columns = {
+        "system": "persona",
+        "context": "story",
+        "question": "q",
+        "input": "more",
+        "choices": "w, x",
+        "answer": "gold",
+    }
     data = read_files([write(name, content)], columns=columns)
     prompt = f"{INTRO}c\n\nWhich?\n\ni\nA. red\nB. blue\nAnswer:"
     assert turns(data.parts[0][0]) == [("system", "s"), ("user", prompt), ("assistant", "B")]
@@ -253,8 +291,11 @@ def test_columns_are_mapped_to_every_part_of_a_prompt(write, name):
 
 
 def test_a_mapping_reaches_into_objects_and_can_leave_a_part_out(write):
-    row = {"question": {"stem": "Which?", "choices": [{"text": "x", "label": "1"}, {"text": "y", "label": "2"}]},
-           "answerKey": "2", "context": "c"}  # fmt: skip
+    row = {
+        "question": {"stem": "Which?", "choices": [{"text": "x", "label": "1"}, {"text": "y", "label": "2"}]},
+        "answerKey": "2",
+        "context": "c",
+    }
     with pytest.raises(DataError, match="line 1: unknown layout|'question' is an object; say with task.columns"):
         read(write, row)
     columns = {"question": "question.stem", "choices": "question.choices", "context": ""}
@@ -285,7 +326,7 @@ TABLES = {
     "a list as Python writes it": "question,choices,answer\n"
     "Which is a fruit?,\"['apple', 'stone', 'iron', 'glass']\",A\n",
     "no header, semicolons": "Which is a fruit?;apple;stone;iron;glass;A\n",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -6,30 +6,45 @@ import torch
 from paraknow_core.models.load import load_model
 from paraknow_core.models.rotary import lengths_matter, tables_of_their_own
 from paraknow_core.models.source import resolve_model
-from paraknow_core.stages.finetuning import Collator, mean_loss
 from paraknow_core.tasks.generation import generate
 from paraknow_core.tasks.likelihood import Row, label_row, log_probabilities
 from paraknow_core.tasks.templates import Encoded
+from paraknow_core.training.finetuning import Collator, mean_loss
 from tests.tasks.test_generation import plain_loop
 from tests.tiny_models import build_tiny
 
 SWITCH = 20  # tokens
-LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0, 6.0, 9.0, 12.0],
-        "original_max_position_embeddings": SWITCH, "factor": 4.0}  # fmt: skip
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0, 6.0, 9.0, 12.0],
+    "original_max_position_embeddings": SWITCH,
+    "factor": 4.0,
+}
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
 KINDS = {
     "longrope phi3": ("phi3", {"rope_parameters": LONG, "original_max_position_embeddings": SWITCH}),
     "longrope llama": ("llama", {"rope_parameters": LONG}),
     "dynamic llama": ("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": SWITCH}),
     "dynamic qwen2": ("qwen2", {"rope_parameters": DYNAMIC, "max_position_embeddings": SWITCH}),
-    "dynamic gpt_neox": ("gpt_neox", {
-        "rope_parameters": {**DYNAMIC, "partial_rotary_factor": 1.0}, "max_position_embeddings": SWITCH}),
-    "dynamic in one kind of layers": ("gemma3_text", {
-        "rope_parameters": {"full_attention": {**DYNAMIC, "factor": 8.0}, "sliding_attention": {
-            "rope_type": "default", "rope_theta": 1e4}},
-        "layer_types": ["full_attention", "sliding_attention"], "max_position_embeddings": SWITCH, "sliding_window": 64,
-    }),
-}  # fmt: skip
+    "dynamic gpt_neox": (
+        "gpt_neox",
+        {"rope_parameters": {**DYNAMIC, "partial_rotary_factor": 1.0}, "max_position_embeddings": SWITCH},
+    ),
+    "dynamic in one kind of layers": (
+        "gemma3_text",
+        {
+            "rope_parameters": {
+                "full_attention": {**DYNAMIC, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+            "layer_types": ["full_attention", "sliding_attention"],
+            "max_position_embeddings": SWITCH,
+            "sliding_window": 64,
+        },
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +119,13 @@ def test_longrope_answers_are_those_of_transformers(models):
     made = generate(model, prompts, max_new_tokens=16, limit=64, ends=set())
     for prompt, answer in zip(prompts, made, strict=True):
         out = model.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, 14).long(), max_new_tokens=16, do_sample=False,
-            eos_token_id=None, pad_token_id=0,
-        )  # fmt: skip
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, 14).long(),
+            max_new_tokens=16,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
         assert list(answer.tokens) == out[0, 14:].tolist()
 
 

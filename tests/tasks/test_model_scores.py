@@ -145,8 +145,13 @@ def test_win_rate_by_hand(tiny, monkeypatch):
     task = make_task(examples, ("win_rate",))
     records = evaluate(model, tokenizer, task, examples, "win_rate", judge=(_Fixed(tokenizer), tokenizer))
     outcomes = {r.id: (r.detail["outcome"], r.score) for r in records}
-    assert outcomes == {"better": ("win", 1.0), "same": ("tie", 0.5), "equal": ("tie", 0.5), "empty": ("loss", 0.0),
-                        "worse": ("loss", 0.0)}  # fmt: skip
+    assert outcomes == {
+        "better": ("win", 1.0),
+        "same": ("tie", 0.5),
+        "equal": ("tie", 0.5),
+        "empty": ("loss", 0.0),
+        "worse": ("loss", 0.0),
+    }
     total = math.log(258 + math.exp(5))
     assert records[0].detail["output_nats"] == pytest.approx(total - 2.5, abs=1e-5)
     assert records[0].detail["reference_nats"] == pytest.approx(total, abs=1e-5)
@@ -173,8 +178,16 @@ def test_one_generation_serves_all_scorers_and_records_arrive_batch_by_batch(tin
 
     monkeypatch.setattr(model_scores, "generate", counting)
     task = make_task(EXAMPLES, ALL)
-    records = evaluate_all(model, tokenizer, task, EXAMPLES, ALL, batch_size=4, on_records=told.extend,
-                           progress=lambda done, total: steps.append((done, total)))  # fmt: skip
+    records = evaluate_all(
+        model,
+        tokenizer,
+        task,
+        EXAMPLES,
+        ALL,
+        batch_size=4,
+        on_records=told.extend,
+        progress=lambda done, total: steps.append((done, total)),
+    )
     assert calls == [4, 4, 3]
     assert len(told) == 4 * 11 == sum(map(len, records.values()))
     assert steps == [(4, 22), (8, 22), (11, 22), (15, 22), (19, 22), (22, 22)]
@@ -244,8 +257,11 @@ def test_writing_ends_at_the_chat_templates_mark_and_thoughts_are_not_judged(tin
     from tests.tasks.test_chat import with_template
 
     model, _ = tiny("llama")
-    tokenizer = with_template("{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %} (end)<|stop|>\n"
-                              "{% else %}: {% endif %}{% endfor %}", ("<|stop|>",))  # fmt: skip
+    tokenizer = with_template(
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %} (end)<|stop|>\n"
+        "{% else %}: {% endif %}{% endfor %}",
+        ("<|stop|>",),
+    )
     written = tokenizer("<think>xxx?</think>Lima (end)", add_special_tokens=False)["input_ids"]
     seen = []
 

@@ -10,14 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paraknow_core.errors import DataError
-from paraknow_core.tasks.scorers import (
-    Record,
-    bootstrap_interval,
-    rouge_l,
-    score_output,
-    summarise,
-    wilson_interval,
-)
+from paraknow_core.tasks.scorers import Record, bootstrap_interval, rouge_l, score_output, summarise, wilson_interval
 from tests.tasks.conftest import ask
 
 
@@ -142,8 +135,10 @@ def test_perplexity_interval_resamples_nats_and_tokens_together():
 
 
 def test_win_rate_summary_counts_outcomes():
-    entries = [*records([1, 1], "win_rate", outcome="win", stopped="end"),
-               *records([0.5], "win_rate", outcome="tie", stopped="context")]  # fmt: skip
+    entries = [
+        *records([1, 1], "win_rate", outcome="win", stopped="end"),
+        *records([0.5], "win_rate", outcome="tie", stopped="context"),
+    ]
     score = summarise("win_rate", entries)
     assert score.value == pytest.approx(2.5 / 3)
     assert score.extra == pytest.approx({"win_share": 2 / 3, "tie_share": 1 / 3, "loss_share": 0, "unfinished": 1 / 3})

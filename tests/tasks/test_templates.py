@@ -12,8 +12,16 @@ from paraknow_core.tasks.templates import encode, encode_prompt, encode_split, r
 from tests.tasks.conftest import ask, make_task
 from tests.tiny_models import build_tokenizer
 
-DIALOGUE = Example("d", (Message("system", "S"), Message("user", "U1"), Message("assistant", "A1"),
-                         Message("user", "U2"), Message("assistant", "A2")))  # fmt: skip
+DIALOGUE = Example(
+    "d",
+    (
+        Message("system", "S"),
+        Message("user", "U1"),
+        Message("assistant", "A1"),
+        Message("user", "U2"),
+        Message("assistant", "A2"),
+    ),
+)
 CHAT = (
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
@@ -193,8 +201,12 @@ def trained_tokenizer(metaspace: str = ""):
     if metaspace:
         backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=metaspace)
         backend.decoder = decoders.Metaspace(prepend_scheme=metaspace)
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     backend.train_from_iterator(["USER: Which is a fruit? ASSISTANT: Lima ASSISTANT: Lima A B C D"] * 30, trainer)
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     made = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")

@@ -1,0 +1,169 @@
+"""Answers of two runs side by side: what was gained, what was lost, example by example."""
+
+from html import escape
+from typing import Any
+
+import pandas
+import streamlit as st
+
+from pages._ui.compare import data as compare_data
+from pages._ui.compare.link import linked
+from pages._ui.frame import reading, state
+from pages._ui.frame.layout import plain
+from paraknow_core import studies as comparison
+from paraknow_core.display import LOWER_IS_BETTER, scorer_label
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.studies import Arm
+
+CSS = """<style>
+.pk-answer {border: 1px solid rgba(128,136,140,.35); border-radius: .35rem; margin: 0 0 .7rem; font-size: .9rem;
+  overflow: hidden;}
+.pk-answer > header {display: flex; flex-wrap: wrap; gap: .2rem .8rem; align-items: center; padding: .3rem .7rem;
+  background: rgba(128,136,140,.12);}
+.pk-answer > div {display: grid; grid-template-columns: repeat(4, minmax(0, 1fr));}
+.pk-answer section {padding: .4rem .7rem .5rem; border-left: 1px solid rgba(128,136,140,.22); min-width: 0;}
+.pk-answer section:first-child {border-left: 0;}
+.pk-answer h4 {font-size: .78rem; font-weight: 600; opacity: .75; margin: 0 0 .15rem; padding: 0;
+  overflow-wrap: anywhere;}
+.pk-answer pre {white-space: pre-wrap; overflow-wrap: anywhere; max-height: 12rem; overflow-y: auto; margin: 0;
+  font-family: inherit; font-size: .88rem; background: none; border: 0; padding: 0; color: inherit;}
+.pk-gained {background: #0072B2; color: #fff;} .pk-lost2 {background: #B84E00; color: #fff;}
+.pk-same {border-color: rgba(128,136,140,.6);}
+@media (max-width: 1080px) {.pk-answer > div {grid-template-columns: repeat(2, minmax(0, 1fr));}
+  .pk-answer section:nth-child(3) {border-left: 0;}
+  .pk-answer section:nth-child(n+3) {border-top: 1px solid rgba(128,136,140,.22);}}
+</style>"""
+KINDS = ("gained", "lost", "same", "all")
+CHIP = {"gained": "pk-gained", "lost": "pk-lost2", "same": "pk-same"}
+PER_PAGE = 8
+MOST_SHOWN = 6000  # letters of one text on screen; the CSV has all
+
+
+def draw(arms: list[Arm]) -> None:
+    """Draw the view."""
+    labels, runs = _runs(arms)
+    if len(runs) < 2:
+        st.info(
+            "Choose at least two finished runs in the table: their answers will stand side by side here.",
+            icon=":material/compare_arrows:",
+        )
+        return
+    first, second, scorer = _which(arms, labels)
+    lower = any(s.get("unit") in LOWER_IS_BETTER for s in _scores(runs[first]) if s.get("scorer") == scorer)
+    both = [compare_data.predictions(runs[each]) for each in (first, second)]
+    rows = comparison.side_by_side(*both, scorer, lower_is_better=lower)
+    if not rows:
+        st.info(
+            "The two runs share no test example by this scorer; choose runs of one task and split.",
+            icon=":material/compare_arrows:",
+        )
+        return
+    counts = {kind: sum(kind in (row["kind"], "all") for row in rows) for kind in KINDS}
+    kinds, find = st.columns([3, 2], vertical_alignment="bottom")
+    with kinds:
+        kind = linked(
+            st.segmented_control,
+            "Show",
+            "kind",
+            list(KINDS),
+            format_func=lambda k: f"{k} ({counts[k]:,})",
+            required=True,
+            help="gained: the second run scores higher than the first on this example; lost: lower. "
+            "McNemar's test asks whether these two counts could be equal.",
+        )
+    needle = (
+        find.text_input(
+            "Find",
+            key="compare.find",
+            placeholder="in prompt, reference or answers",
+            max_chars=200,
+            icon=":material/search:",
+        )
+        .strip()
+        .lower()
+    )
+    found = [r for r in rows if kind in (r["kind"], "all") and (not needle or needle in _all_text(r))]
+    _pages(found, (labels[first], labels[second]), f"{kind}|{needle}|{first}|{second}|{scorer}")
+    table = pandas.DataFrame(found).assign(run_a=first, run_b=second, scorer=scorer)
+    st.download_button(
+        "These answers as CSV",
+        table.to_csv(index=False),
+        "answers.csv",
+        "text/csv",
+        icon=":material/download:",
+        on_click="ignore",
+        key="compare.answers.csv",
+    )
+
+
+def _runs(arms: list[Arm]) -> tuple[dict[str, str], dict[str, RunFolder]]:
+    runs, titles = [run for g in arms for run in g.runs], reading.titles(state.place())
+    return {run.id: titles.get(run.id, run.id) for run in runs}, {run.id: run for run in runs}
+
+
+def _which(arms: list[Arm], labels: dict[str, str]) -> tuple[str, str, str]:
+    left, right, which = st.container(key="stack-fields-answers").columns([2, 2, 1.4])
+    base = next((g for g in arms if g.method == "default_lora"), arms[-1])
+    other = next((g for g in arms if g.key != base.key), base)
+    lines = reading.options(state.place(), [run for g in arms for run in g.runs])
+    with left:
+        first = linked(st.selectbox, "First", "first", list(labels), base.runs[0].id, format_func=lines.get)
+    default = other.runs[0].id if other is not base else base.runs[1].id
+    rest = [run_id for run_id in labels if run_id != first]
+    with right:
+        second = linked(st.selectbox, "Second", "second", rest, default, format_func=lines.get)
+    with which:
+        scorer = linked(
+            st.selectbox,
+            "Scorer",
+            "scorer",
+            comparison.scorers(arms),
+            format_func=lambda n: scorer_label({"scorer": n}).split(",")[0],
+        )
+    return first, second, scorer
+
+
+def _scores(run: RunFolder) -> list[dict]:
+    return (run.result() or {}).get("scores") or []
+
+
+def _pages(found: list[dict[str, Any]], names: tuple[str, str], question: str) -> None:
+    """Draw one page of examples; another question starts at the first page again."""
+    if not found:
+        st.info("No example is like this.", icon=":material/search_off:")
+        return
+    pages = -(-len(found) // PER_PAGE)
+    if st.session_state.get("compare.asked") != question:
+        st.session_state["compare.asked"], st.session_state["compare.page"] = question, 1
+    number = min(st.session_state.get("compare.page", 1), pages)
+    st.html(CSS + "".join(_card(row, names) for row in found[(number - 1) * PER_PAGE : number * PER_PAGE]))
+    if pages > 1:
+        back, where, on = st.columns([1, 3, 1], vertical_alignment="center")
+        if back.button("Previous", icon=":material/chevron_left:", disabled=number <= 1, width="stretch"):
+            st.session_state["compare.page"] = number - 1
+            st.rerun()
+        where.markdown(plain(f"page {number} of {pages:,}, {len(found):,} examples"), text_alignment="center")
+        if on.button("Next", icon=":material/chevron_right:", disabled=number >= pages, width="stretch"):
+            st.session_state["compare.page"] = number + 1
+            st.rerun()
+
+
+def _card(row: dict[str, Any], names: tuple[str, str]) -> str:
+    head = f'<span class="pk-chip {CHIP[row["kind"]]}">{row["kind"]}</span><code>{escape(str(row["id"])[:120])}</code>'
+    cells = [
+        ("Prompt", row["prompt"]),
+        ("Reference", row["reference"]),
+        (f"score {row['score_a']:.3g} · {names[0]}", row["output_a"]),
+        (f"score {row['score_b']:.3g} · {names[1]}", row["output_b"]),
+    ]
+    body = "".join(f"<section><h4>{escape(name)}</h4><pre>{_shown(text)}</pre></section>" for name, text in cells)
+    return f'<article class="pk-answer"><header>{head}</header><div>{body}</div></article>'
+
+
+def _shown(text: str) -> str:
+    cut = escape(text[:MOST_SHOWN])
+    return (cut + " …" if len(text) > MOST_SHOWN else cut) or '<span class="pk-quiet">nothing</span>'
+
+
+def _all_text(row: dict[str, Any]) -> str:
+    return "\n".join(row[key] for key in ("id", "prompt", "reference", "output_a", "output_b")).lower()

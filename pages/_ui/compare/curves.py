@@ -1,0 +1,60 @@
+"""Curves of all chosen runs on top of each other: training and validation loss, one colour an arm."""
+
+import pandas
+import streamlit as st
+
+from pages._ui.compare import data as compare_data
+from pages._ui.compare.scores import PLOT, about
+from pages._ui.frame import layout, state
+from paraknow_core.figures import compare as charts
+from paraknow_core.studies import Arm
+
+
+def draw(arms: list[Arm]) -> None:
+    """Draw the view."""
+    curves = [
+        charts.RunCurve(g.label, g.method, g.variant, seed, compare_data.metrics(run))
+        for g in arms
+        for seed, run in zip(g.seeds, g.runs, strict=True)
+    ]
+    curves = [curve for curve in curves if "step" in curve.table]
+    if not curves:
+        st.info("None of these runs was trained: there are no curves.", icon=":material/show_chart:")
+        return
+    smoothing = state.kept(
+        st.slider,
+        "Smoothing",
+        "compare.smoothing",
+        0.0,
+        min_value=0.0,
+        max_value=0.98,
+        step=0.02,
+        width=320,
+        help="Exponential mean mₜ = w·mₜ₋₁ + (1 − w)·yₜ, freed of its start; the raw curve stays visible.",
+    )
+    runs = f"{about(arms)}; {len(curves)} run{'s' if len(curves) > 1 else ''}"
+    dark, boxes = layout.is_dark(), st.container(key="stack-pictures-curves").columns(2, gap="medium")
+    for box, column, title in zip(
+        boxes, ("loss", "validation_loss"), ("Training loss", "Validation loss"), strict=True
+    ):
+        if not any(column in curve.table and curve.table[column].notna().any() for curve in curves):
+            box.info(f"No {title.lower()} was measured.", icon=":material/show_chart:")
+            continue
+        weight = smoothing if column == "loss" else 0.0
+        box.plotly_chart(
+            charts.overlaid(curves, column, f"{title} on answers", runs, smoothing=weight, dark=dark),
+            theme=None,
+            config=PLOT,
+            key=f"compare.{column}",
+            alt=f"Curves: {title.lower()} of each run by step",
+        )
+    table = pandas.concat([c.table.assign(arm=c.label, seed=c.seed) for c in curves])
+    st.download_button(
+        "Curves as CSV",
+        table.drop(columns=["event", "time"], errors="ignore").to_csv(index=False),
+        "curves.csv",
+        "text/csv",
+        icon=":material/download:",
+        on_click="ignore",
+        key="compare.curves.csv",
+    )

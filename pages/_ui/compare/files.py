@@ -1,0 +1,179 @@
+"""What can be taken away from a comparison: the report, records, specs and adapters; and a way back into the draft."""
+
+import io
+import shlex
+from collections.abc import Callable
+
+import pandas
+import streamlit as st
+
+from pages._ui.compare.link import linked
+from pages._ui.frame import labelling, reading, state
+from pages._ui.frame.layout import plain, say
+from paraknow_core import studies as comparison
+from paraknow_core.display import memory
+from paraknow_core.errors import RunError
+from paraknow_core.files.packing import ADAPTER_FILES, is_linked, read_inside
+from paraknow_core.paths import file_stamp
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.studies import Arm, setting_text
+from paraknow_core.studies import report as reports
+
+LARGEST = 500_000_000  # bytes of an adapter that the pages' server packs in its memory
+
+
+def draw(arms: list[Arm]) -> None:
+    """Draw the view."""
+    _together(arms)
+    _differences(arms)
+    _one_run(arms)
+
+
+def _together(arms: list[Arm]) -> None:
+    st.subheader("This comparison", anchor=False)
+    runs = sum(len(g.runs) for g in arms)
+    st.caption(
+        plain(
+            f"{len(arms)} arm{'s' if len(arms) > 1 else ''}, {runs} run{'s' if runs > 1 else ''}. The "
+            "report holds scores, differences in words, curves, settings, versions and how to reproduce; it "
+            "opens without a network."
+        )
+    )
+    try:
+        reports.refuse_linked(arms)
+    except RunError as error:
+        say(error)
+        return
+    base = st.query_params.get("base") or st.session_state.get("compare.base") or ""
+    with st.container(horizontal=True):
+        _download(
+            "Report as HTML",
+            lambda: reports.html_report(arms, base),
+            "comparison.html",
+            "text/html",
+            icon=":material/description:",
+            primary=True,
+        )
+        _download(
+            "Records as CSV",
+            lambda: reports.records_table(arms).to_csv(index=False),
+            "records.csv",
+            "text/csv",
+            tip="One line a run, scorer and example: prompt, reference, output, score.",
+        )
+        _download(
+            "Records as Parquet",
+            lambda: _parquet(reports.records_table(arms)),
+            "records.parquet",
+            "application/vnd.apache.parquet",
+        )
+
+
+def _differences(arms: list[Arm]) -> None:
+    """Draw the settings in which the arms differ, one column an arm."""
+    rows = comparison.settings_that_differ(arms)
+    st.subheader("Settings that differ", anchor=False)
+    if not rows:
+        st.caption("All chosen runs have the same settings, seeds apart.")
+        return
+    columns = {g.label: [_shown(key, values[place]) for key, values in rows] for place, g in enumerate(arms)}
+    table = pandas.DataFrame({"setting": [key for key, _ in rows], **columns})
+    st.dataframe(table, hide_index=True, alt="Table of the settings that differ between the arms")
+    if any(value is comparison.NO_EFFECT for _, values in rows for value in values):
+        st.caption("no effect: the arm's method does not read this setting.")
+
+
+def _shown(key: str, value: object) -> str:
+    if value is comparison.NO_EFFECT:
+        return "no effect"
+    if key.endswith("source") and isinstance(value, str):
+        return state.task_label(value, 40)
+    return setting_text("value", value).removeprefix("value").strip()
+
+
+def _one_run(arms: list[Arm]) -> None:
+    """Draw what one run has to give, and the ways on from it."""
+    st.subheader("One run", anchor=False)
+    pairs = {run.id: (g, seed, run) for g in arms for seed, run in zip(g.seeds, g.runs, strict=True)}
+    options = reading.options(state.place(), [run for _, _, run in pairs.values()])
+    chosen = linked(st.selectbox, "Run", "first", list(pairs), width=560, format_func=options.get)
+    run = pairs[chosen][2]
+    name = reports.safe_name(run.id)
+    with st.container(horizontal=True):
+        linked_in = any(is_linked(run.path, f"adapter/{file}") for file in ADAPTER_FILES)
+        trained = run.file("adapter").is_dir() and not linked_in
+        size = file_stamp(run.file("adapter") / "adapter_model.safetensors")[1]
+        if trained and size <= LARGEST:
+            _download(
+                "Adapter as zip",
+                lambda: reports.adapter_zip(run),
+                f"adapter-{name}.zip",
+                "application/zip",
+                tip="adapter_config.json, adapter_model.safetensors and README.md, for the untouched student: "
+                "PeftModel.from_pretrained(student, 'adapter').",
+            )
+        _download("spec.yaml", lambda: _spec_text(run), f"{name}.yaml", "application/yaml")
+        if st.button(
+            "Duplicate and tweak",
+            icon=":material/content_copy:",
+            help="Makes this run's spec the draft, and opens Train to change and start it.",
+        ):
+            _duplicate(run)
+        labelling.edit(run, reading.facts(run))
+    if trained and size > LARGEST:
+        st.caption(
+            plain(
+                f"The adapter ({memory(size)}) is too large to hand through the browser; it lies in "
+                f"{state.place().root.name}/runs/{run.id}/adapter/."
+            )
+        )
+    if trained and not state.access().demo:
+        st.caption(
+            "The student with the trained change in its weights, as a whole model folder that transformers and "
+            "this workbench load (as large as the student):"
+        )
+        command = f"python -m paraknow_core runs export {shlex.quote(run.id)} --merged --out {name}-merged"
+        st.code(command, language="bash")
+    st.page_link(
+        "pages/train.py", label="Open this run on Train", icon=":material/show_chart:", query_params={"run": run.id}
+    )
+
+
+def _duplicate(run: RunFolder) -> None:
+    if not state.replace_spec(run.spec()):
+        st.rerun()
+    st.switch_page("pages/train.py")
+
+
+def _spec_text(run: RunFolder) -> str:
+    return read_inside(run.path, "spec.yaml").decode(errors="replace")
+
+
+def _parquet(table: pandas.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _download(
+    label: str,
+    make: Callable[[], str | bytes],
+    name: str,
+    kind: str,
+    *,
+    tip: str | None = None,
+    icon: str = ":material/download:",
+    primary: bool = False,
+) -> None:
+    """Draw a button whose file is made when it is pressed."""
+    st.download_button(
+        label,
+        make,
+        name,
+        kind,
+        icon=icon,
+        help=tip,
+        on_click="ignore",
+        key=f"compare.take.{label}",
+        type="primary" if primary else "secondary",
+    )

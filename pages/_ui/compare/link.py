@@ -1,0 +1,110 @@
+"""What Compare keeps in its address, so that a link shows the same comparison: runs, study, view, base, scorer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas
+import streamlit as st
+
+from pages._ui.frame import layout, reading, state
+from paraknow_core import studies as comparison
+from paraknow_core.errors import RunError
+from paraknow_core.runs.folder import RunFolder
+
+MOST = 60  # runs in one comparison
+CHOSEN, LINK, PROBLEMS = "compare.runs", "compare.link", "compare.problems"
+
+
+def chosen(table: pandas.DataFrame) -> list[str]:
+    """Return the ids to compare: the address's, else those of a study, else the last ones, else a suggestion.
+
+    Whatever it is, the address then names it.
+    """
+    link = (st.query_params.get("run", ""), st.query_params.get("study", ""))
+    if any(link) and link != st.session_state.get(LINK):
+        st.session_state[CHOSEN], st.session_state[PROBLEMS] = _from_link(table, *link)
+        st.session_state[LINK] = link
+    elif CHOSEN not in st.session_state:
+        st.session_state[CHOSEN] = suggestion(table)
+    for problem in st.session_state.get(PROBLEMS, []):
+        layout.say(problem)
+    there = set(table["id"])
+    ids = [run_id for run_id in st.session_state[CHOSEN] if run_id in there]
+    if ids and not link[1]:
+        _write(ids)
+    return ids
+
+
+def choose(ids: Sequence[str]) -> None:
+    """Compare these from now on, and say so in the address."""
+    st.session_state[CHOSEN], st.session_state[PROBLEMS] = list(ids)[:MOST], []
+    if len(ids) > MOST:
+        st.session_state[PROBLEMS] = [f"compare: {len(ids)} runs chosen; the first {MOST} are compared, choose fewer"]
+    _write(st.session_state[CHOSEN])
+
+
+def _write(ids: Sequence[str]) -> None:
+    text = ",".join(ids)
+    if st.query_params.get("run", "") != text:
+        st.query_params["run"] = text
+    st.session_state[LINK] = (text, st.query_params.get("study", ""))
+
+
+def suggestion(table: pandas.DataFrame) -> list[str]:
+    """Return the newest finished run and those that ask the same question with another method or seed."""
+    if "score.value" not in table:
+        return []
+    done = table[(table["state"] == "done") & table["score.value"].notna()]["id"]
+    known = [(RunFolder(state.place().runs / run_id), run_id) for run_id in done]
+    specs = [(run, one.spec) for run, _ in known if (one := reading.facts(run)).spec is not None]
+    return [run.id for run in comparison.suggest(specs)]
+
+
+def _from_link(table: pandas.DataFrame, runs: str, study: str) -> tuple[list[str], list[str]]:
+    """Return the ids that an address names, and a sentence for each part of it that names nothing."""
+    found, problems = [], []
+    for name in [name.strip() for name in runs.split(",") if name.strip()][:MOST]:
+        try:
+            found.append(reading.run_named(state.place(), name).id)
+        except RunError as error:
+            problems.append(str(error))
+    if not found and study:
+        names = table["spec.name"].fillna("").astype(str) if "spec.name" in table else pandas.Series(dtype=str)
+        found = list(table[(names == study) | names.str.startswith(f"{study} ")]["id"])[:MOST]
+        if not found:
+            problems.append(f"study '{study[:60]}': no run has a name that begins with it; choose runs in the table")
+    return list(dict.fromkeys(found)) or suggestion(table), problems
+
+
+def linked(
+    widget: Callable[..., Any], label: str, name: str, options: Sequence[str], default: str | None = None, **more: Any
+) -> str:
+    """Draw a choice that is kept in the address and over a change of pages.
+
+    Args:
+        widget: selectbox or segmented_control.
+        label: its label.
+        name: of the address's parameter.
+        options: what can be chosen, not empty.
+        default: where nothing was; the first by default.
+        more: for the widget.
+    """
+    kept, key = f"compare.{name}", f"compare.{name}.widget"
+    asked = st.query_params.get(name, "")
+    current = asked or st.session_state.get(kept)
+    if current not in options:
+        current = default if default in options else options[0]
+        if asked and asked != st.session_state.get(kept):  # not what was there until another choice took it away
+            layout.say_unknown(name, asked, options, current)
+    elif asked:
+        st.session_state[kept] = asked
+
+    def store() -> None:
+        value = st.session_state[key]
+        if value is not None:
+            st.session_state[kept] = value
+            st.query_params[name] = value
+
+    st.session_state[key] = current
+    widget(label, options, key=key, on_change=store, **more)
+    return st.session_state[key] or current

@@ -1,0 +1,195 @@
+"""Scores and paired differences on Compare: two pictures, the sentences, and the table with adjusted p-values."""
+
+from typing import Any
+
+import pandas
+import streamlit as st
+
+from pages._ui.compare import data as compare_data
+from pages._ui.compare.link import linked
+from pages._ui.frame import layout, state
+from pages._ui.frame.layout import plain
+from paraknow_core import studies as comparison
+from paraknow_core.display import SHARE, score_text, scorer_label, source_label
+from paraknow_core.figures import compare as charts
+from paraknow_core.studies import Arm, p_text, points_text
+
+PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
+MOST_SAID = 5  # differences in words before the rest is folded
+PAPER_HELP = (
+    "The method's gain over default LoRA as published: LLaMA-1, 7B student, teachers of 13 and 30 billion weights, one "
+    "run each. Other models, data and scale: only the sign and the size of the effect can be held beside this one."
+)
+
+
+def about(arms: list[Arm]) -> str:
+    """Say for which pair and task a picture is."""
+    specs = [g.spec for g in arms]
+    pairs = {(s.teacher.source, s.student.source) for s in specs}
+    tasks = {s.task.source for s in specs}
+    pair = " → ".join(source_label(name, 26) for name in pairs.pop()) if len(pairs) == 1 else f"{len(pairs)} pairs"
+    return f"{pair}, {state.task_label(tasks.pop(), 28) if len(tasks) == 1 else f'{len(tasks)} tasks'}"
+
+
+def draw(arms: list[Arm]) -> None:
+    """Draw the view."""
+    names = comparison.scorers(arms)
+    base, scorer, paper = _controls(arms, names)
+    ready = comparison.scored_by(arms, scorer)
+    missing = [g.label for g in arms if g not in ready]
+    if missing:
+        st.caption(plain(f"Not scored by this scorer: {', '.join(missing)}."))
+    if base not in ready:
+        st.info("The arm to compare with was not scored by this scorer: choose another.", icon=":material/info:")
+        return
+    rows = comparison.score_rows(ready, scorer, compare_data.pooled)
+    changes = comparison.contrasts(ready, base, scorer, compare_data.difference)
+    published = comparison.published(changes, base, scorer) if paper else []
+    _pictures(arms, rows, changes, base, published)
+    untouched = [f"{row['label']} {score_text(row)}" for row in rows if row["method"] in charts.UNTOUCHED]
+    if untouched:
+        st.caption(plain(f"Beside them: {'; '.join(untouched)}."))
+    if paper:
+        why = "" if published else " Nothing is published for this scorer, or the arm to compare with is another one."
+        st.caption(plain(f"Diamonds: {PAPER_HELP}{why}"))
+    _sentences(changes, base)
+    _table(rows, changes, base)
+
+
+def _controls(arms: list[Arm], names: list[str]) -> tuple[Arm, str, bool]:
+    against, which, toggle = st.container(key="stack-fields-scores").columns([2.4, 2, 1.6], vertical_alignment="bottom")
+    by_key = {g.key: g for g in arms}
+    default = next((g.key for g in arms if g.method == "default_lora"), arms[-1].key)
+    with against:
+        key = linked(
+            st.selectbox,
+            "Difference to",
+            "base",
+            list(by_key),
+            default,
+            format_func=lambda k: by_key[k].label,
+            help="Paired example by example: d = mean(score of the arm − score of this one).",
+        )
+    with which:
+        scorer = linked(
+            st.selectbox,
+            "Scorer",
+            "scorer",
+            names,
+            format_func=lambda n: scorer_label({"scorer": n}).split(",")[0],
+            help="All scorers read the same answers.",
+        )
+    with toggle:
+        paper = linked(st.segmented_control, "Paper's values", "paper", ["hide", "show"], help=PAPER_HELP)
+    return by_key[key], scorer, paper == "show"
+
+
+def _pictures(arms: list[Arm], rows: list[dict], changes: list[dict], base: Arm, published: list) -> None:
+    dark, where = layout.is_dark(), about(arms)
+    title = f"Test score: {scorer_label(rows[0])}"
+    left, right = st.container(key="stack-pictures-compare").columns(2, gap="medium")
+    left.plotly_chart(
+        charts.score_forest(rows, title, f"{where}; lines: 95 % intervals over examples", dark=dark),
+        theme=None,
+        config=PLOT,
+        key="compare.scores",
+        alt="Points with intervals: " + "; ".join(f"{r['label']} {score_text(r)}" for r in rows),
+    )
+    if not changes:
+        right.info(
+            "Choose runs of a second arm, such as default LoRA, and their paired difference will appear here.",
+            icon=":material/balance:",
+        )
+        return
+    sizes = {c.get("shared") for c in changes if c.get("shared")}
+    n = f"n = {min(sizes):,}" + (f" to {max(sizes):,}" if len(sizes) > 1 else "") if sizes else "not paired"
+    right.plotly_chart(
+        charts.difference_forest(
+            _with_base(rows, changes, base),
+            f"Difference to {base.label}",
+            f"paired by example, {n}; lines: 95 % intervals",
+            published=published,
+            dark=dark,
+        ),
+        theme=None,
+        config=PLOT,
+        key="compare.differences",
+        alt="Points with intervals: " + "; ".join(f"{c['label']}: {c['says']}" for c in changes),
+    )
+
+
+def _with_base(rows: list[dict], changes: list[dict], base: Arm) -> list[dict]:
+    """Return the differences in the rows of the scores, the arm to compare with in its place."""
+    by_label = {c["label"]: c for c in changes}
+    empty = {"label": base.label, "method": base.method, "variant": base.variant}
+    return [by_label.get(row["label"], empty) for row in rows if row["method"] not in charts.UNTOUCHED]
+
+
+def _sentences(changes: list[dict[str, Any]], base: Arm) -> None:
+    """Say each difference in words, and what stands in its way."""
+    tests = sum(c["p_adjusted"] is not None for c in changes)
+    of_all = [part for part in changes[0]["cautions"] if all(part in c["cautions"] for c in changes)] if changes else []
+    for change in changes[:MOST_SAID]:
+        _sentence(change, base, of_all)
+    if len(changes) > MOST_SAID:
+        with st.expander(f"{len(changes) - MOST_SAID} more differences in words", icon=":material/notes:"):
+            for change in changes[MOST_SAID:]:
+                _sentence(change, base, of_all)
+    if of_all:
+        which = "For all of these: " if len(changes) > 1 else ""
+        st.caption(f":material/warning: {which}{plain('; '.join(of_all))}.")
+    if tests > 1:
+        st.caption(f"{tests} comparisons were made with this arm; p-values are adjusted for their number (Holm).")
+
+
+def _sentence(change: dict[str, Any], base: Arm, of_all: list[str]) -> None:
+    st.markdown(f"**{plain(change['label'])}** against {plain(base.label)}: {plain(change['says'])}")
+    own = [part for part in change["cautions"] if part not in of_all]
+    if own:
+        st.caption(f":material/warning: {plain('; '.join(own))}.")
+
+
+def _table(rows: list[dict[str, Any]], changes: list[dict[str, Any]], base: Arm) -> None:
+    """Draw every number as a table, and hand it out."""
+    by_label = {c["label"]: c for c in changes}
+    unit_of_all = changes[0]["unit"] if changes else rows[0].get("unit")
+    records = []
+    for row in rows:
+        change = by_label.get(row["label"], {})
+        unit = change.get("unit", unit_of_all)
+        low, high = change.get("difference_low"), change.get("difference_high")
+        paired = change.get("difference") is not None
+        records.append(
+            {
+                "arm": row["label"],
+                "score": score_text(row),
+                "seeds": "" if row["seeds"] is None else str(row["seeds"]),
+                f"difference [{'points' if unit == SHARE else unit}]": points_text(change["difference"], unit)
+                if paired
+                else "",
+                "95 % interval": comparison.interval_text(low, high, unit) if paired else "",
+                "p": p_text(change.get("p_value")) if paired else "",
+                "p, Holm": p_text(change.get("p_adjusted")) if paired else "",
+                "test": str(change.get("paired", "")),
+            }
+        )
+    with st.expander("The numbers as a table", icon=":material/table:"):
+        st.dataframe(pandas.DataFrame(records), hide_index=True, alt="Table of scores and differences")
+    full = [
+        {
+            **row,
+            "points": " ".join(map(str, row["points"])),
+            "against": base.label,
+            **{k: v for k, v in by_label.get(row["label"], {}).items() if k not in row and k != "cautions"},
+        }
+        for row in rows
+    ]
+    st.download_button(
+        "Scores and differences as CSV",
+        pandas.DataFrame(full).to_csv(index=False),
+        "comparison.csv",
+        "text/csv",
+        icon=":material/download:",
+        on_click="ignore",
+        key="compare.csv",
+    )

@@ -1,0 +1,250 @@
+"""The one draft behind all pages, and widgets that write into it.
+
+Streamlit forgets a widget's value when its page is left; the draft is kept apart from the widgets, and in a file of
+the workspace, so it survives pages, reloads, and restarts of browser and server. Two windows see each other's changes.
+In demo mode every window has a draft of its own: a class shares a machine, not a draft.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from paraknow_core.display import shorten, source_label
+from paraknow_core.errors import ParaknowError, SpecError
+from paraknow_core.paths import Workspace, read_json, workspace
+from paraknow_core.spec import RunSpec
+from paraknow_core.workbench import draft as drafts
+from paraknow_core.workbench.access import ADDRESS_VARIABLE, Access
+from paraknow_core.workbench.access import access as access_of
+from paraknow_core.workbench.draft import Draft
+
+DRAFT = "draft"
+STAMP = "draft.stamp"  # of the file as this window last read or wrote it
+PROBLEM = "draft.problem"
+READ = "draft.read"  # how many changes of other windows this one has read
+SHOWN = "draft.shown"  # how many of them it shows
+OWN = "own.runs"  # ids of the runs that this window has started
+
+
+def place() -> Workspace:
+    """Return the workspace that all pages read and write."""
+    return workspace()
+
+
+def access() -> Access:
+    """Return what this server's visitors may do; the address is what the server really listens on."""
+    return access_of(place(), st.get_option("server.address") or "")
+
+
+def declare_address() -> None:
+    """Let everything that this server calls or starts know who can reach it; `access` reads it from there."""
+    os.environ[ADDRESS_VARIABLE] = st.get_option("server.address") or ""
+
+
+def whole_draft() -> Draft:
+    """Return the draft with what is started beside its spec; a new window continues with the workspace's file."""
+    shared = not access().demo
+    stamp = drafts.stamp(place()) if shared else (0, 0)
+    if DRAFT not in st.session_state or (shared and stamp != st.session_state.get(STAMP, stamp)):
+        before = st.session_state.get(DRAFT)
+        try:
+            st.session_state[DRAFT] = drafts.load_draft(place()) if shared else Draft()
+            _say_what_changed(before, st.session_state[DRAFT])
+        except SpecError as error:
+            st.session_state[DRAFT] = Draft()
+            st.session_state[PROBLEM] = str(error)
+        if before is not None and before.started() != st.session_state[DRAFT].started():
+            st.session_state[READ] = st.session_state.get(READ, 0) + 1
+    st.session_state[STAMP] = stamp
+    return st.session_state[DRAFT]
+
+
+def _say_what_changed(before: Draft | None, now: Draft) -> None:
+    """Tell this window what another one has just set: Start here would run it, too."""
+    if before is not None and before.spec != now.spec:
+        keys = differing(before.spec.model_dump(mode="json"), now.spec.model_dump(mode="json"))
+        more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+        st.toast(
+            f"The draft was changed in another window: {', '.join(keys[:4])}{more}".replace("_", "\\_"),
+            icon=":material/sync:",
+            duration="long",
+        )
+
+
+def changes_read() -> int:
+    """Return how many changes of other windows this one has read."""
+    whole_draft()
+    return st.session_state.get(READ, 0)
+
+
+def show_changes(number: int) -> None:
+    """Note that this window shows so many changes of other windows: it was drawn from top to bottom after them."""
+    st.session_state[SHOWN] = number
+
+
+def changed_unseen() -> str:
+    """Return why nothing may be started at this click: it was made on settings that are no longer the draft's."""
+    if changes_read() == st.session_state.get(SHOWN, 0):
+        return ""
+    return (
+        "draft: the settings were changed in another window after this one was drawn; they are shown now, so check "
+        "them and start again"
+    )
+
+
+def draft() -> RunSpec:
+    """Return the draft's spec."""
+    return whole_draft().spec
+
+
+def replace_draft(new: Draft) -> bool:
+    """Make this the draft, here and in the workspace's file: the one way into it, from whatever page or link.
+
+    Where it cannot be written, or names what this visitor may not use, that is told on the next draw.
+
+    Returns:
+        False where it was refused; the draft is as it was.
+    """
+    before = whole_draft()
+    known = [before.spec, *([before.held] if before.held else [])]
+    try:
+        access().check_seeds(new.seeds)
+        for spec in (new.spec, new.held):
+            if spec is not None and spec not in known:
+                access().check_spec(spec, before.spec)
+    except ParaknowError as error:
+        st.session_state[PROBLEM] = str(error)
+        return False
+    st.session_state[DRAFT] = new
+    if access().demo:
+        return True
+    try:
+        drafts.save_draft(place(), new)
+    except ParaknowError as error:
+        st.session_state[PROBLEM] = str(error)
+    st.session_state[STAMP] = drafts.stamp(place())
+    return True
+
+
+def replace_spec(spec: RunSpec) -> bool:
+    """Make this the draft's spec: an imported file, or a run's to tweak; see `replace_draft`."""
+    return replace_draft(whole_draft().with_spec(spec))
+
+
+def change(changes: dict[str, Any]) -> bool:
+    """Replace dotted keys of the draft; a refused value leaves it as it was and is told on the next draw."""
+    try:
+        return replace_spec(draft().with_changes(changes))
+    except SpecError as error:
+        st.session_state[PROBLEM] = str(error)
+        return False
+
+
+def change_beside(**changes: Any) -> None:
+    """Replace what is started beside the spec: `arms`, `seeds`, `held`."""
+    replace_draft(whole_draft().model_copy(update=changes))
+
+
+def tell(problem: object) -> None:
+    """Say a sentence about something the user can mend on the next draw, on top of the page."""
+    st.session_state[PROBLEM] = str(problem)
+
+
+def changed_settings() -> list[str]:
+    """Return the dotted keys in which the draft differs from the defaults."""
+    return differing(RunSpec().model_dump(mode="json"), draft().model_dump(mode="json"))
+
+
+def differing(one: dict, other: dict, prefix: str = "") -> list[str]:
+    """Return the dotted keys in which two specs, as plain data, differ."""
+    keys: list[str] = []
+    for key, value in one.items():
+        if isinstance(value, dict) and isinstance(other.get(key), dict):
+            keys.extend(differing(value, other[key], f"{prefix}{key}."))
+        elif value != other.get(key):
+            keys.append(f"{prefix}{key}")
+    return keys
+
+
+def value_of(dotted: str) -> Any:
+    """Return one value of the draft as plain data."""
+    node: Any = draft().model_dump(mode="json")
+    for key in dotted.split("."):
+        node = node[key]
+    return node
+
+
+def field(
+    widget: Callable[..., Any],
+    label: str,
+    dotted: str,
+    *,
+    to_widget: Callable[[Any], Any] = lambda value: value,
+    to_draft: Callable[[Any], Any] = lambda value: value,
+    **options: Any,
+) -> None:
+    """Draw a widget that shows one key of the draft and writes into it.
+
+    Args:
+        widget: a Streamlit widget, e.g. `st.number_input`.
+        label: its label.
+        dotted: the key of the spec.
+        to_widget, to_draft: translate between the draft's value and the widget's.
+        options: passed to the widget.
+    """
+    key = f"field:{dotted}"
+    # On every draw: where a draw is followed at once by another, the browser only sees the second one.
+    st.session_state[key] = to_widget(value_of(dotted))
+    widget(label, key=key, on_change=_store, args=(dotted, key, to_draft), **options)
+
+
+def _store(dotted: str, key: str, to_draft: Callable[[Any], Any]) -> None:
+    value = st.session_state.get(key)
+    if value is not None:
+        change({dotted: to_draft(value)})
+
+
+def kept(widget: Callable[..., Any], label: str, key: str, first: Any, **options: Any) -> Any:
+    """Draw a widget whose value outlives a change of pages, outside the draft; return its value.
+
+    Args:
+        widget: of Streamlit.
+        label: its label.
+        key: under which the session keeps the value; the widget's own key is `KEY.widget`.
+        first: the value where there was none.
+        options: for the widget.
+    """
+    own = f"{key}.widget"
+    st.session_state[own] = st.session_state.get(key, first)
+    st.session_state[key] = widget(
+        label, key=own, on_change=lambda: st.session_state.update({key: st.session_state[own]}), **options
+    )
+    return st.session_state[key]
+
+
+def own(*ids: str) -> None:
+    """Note that this window has started these runs."""
+    st.session_state[OWN] = {*st.session_state.get(OWN, ()), *ids}
+
+
+def is_own(run_id: str) -> bool:
+    """Tell whether this window has started a run."""
+    return run_id in st.session_state.get(OWN, ())
+
+
+def task_label(source: str, limit: int = 40) -> str:
+    """Return a task's name for people: an upload is called what its user called it, not by its generated name."""
+    path, uploads = Path(source), place().uploads
+    if source == path.name and source.startswith("upload-"):  # results name a file without its folder
+        path = uploads / source
+    known = read_json(path.with_suffix(".json")) if path.parent == uploads else None
+    label = known.get("label") if isinstance(known, dict) else None
+    return shorten(label, limit) if isinstance(label, str) and label else source_label(source, limit)
+
+
+def take_problem() -> str | None:
+    """Return what was refused since the last draw, once."""
+    return st.session_state.pop(PROBLEM, None)

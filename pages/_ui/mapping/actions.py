@@ -1,0 +1,163 @@
+"""What can be done with a choice: hold it beside another, extract it, train it."""
+
+import streamlit as st
+
+from pages._ui.frame import asking, launching, reading, state
+from pages._ui.frame import run_panel as widgets
+from pages._ui.frame.layout import plain, say
+from pages._ui.mapping import held as mapping_held
+from paraknow_core.display import counted, memory
+from paraknow_core.errors import RunError
+from paraknow_core.files.packing import ADAPTER_FILES, adapter_zip, read_inside, refuse_links
+from paraknow_core.paths import read_json
+from paraknow_core.runs.folder import RunFolder
+
+EXTRACTION = "mapping.extraction"  # id of the run that this page started
+
+
+def actions() -> None:
+    """Draw the row of buttons above everything else."""
+    held = state.whole_draft().held is not None
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+        st.button(
+            "Hold this choice",
+            icon=":material/bookmark:",
+            on_click=mapping_held.hold,
+            help="Keeps these settings beside the draft, so that the next ones are compared with them.",
+        )
+        st.button(
+            "Swap",
+            icon=":material/swap_horiz:",
+            on_click=mapping_held.swap,
+            disabled=not held,
+            help="Edit the held choice, and hold this one.",
+        )
+        st.button(
+            "Drop",
+            icon=":material/bookmark_remove:",
+            on_click=mapping_held.drop,
+            disabled=not held,
+            help="Forget the held choice.",
+        )
+        st.space("stretch")
+        if st.button(
+            "Extract only",
+            icon=":material/content_cut:",
+            help="Computes the blocks and the initial adapter, and does not train.",
+        ):
+            _extract()
+        _transfer()
+
+
+def _transfer() -> None:
+    """Draw the button that starts the draft as the one on Train does, and leads there."""
+    made = launching.plan()
+    if made.todo:
+        arms = " and ".join(dict.fromkeys(launching.arm_name(spec.method) for spec in made.todo))
+        numbers = launching.seed_words(sorted({spec.seed for spec in made.todo}))
+        tip = f"Puts {counted(len(made.todo), 'run')} into the queue: {arms}, {numbers}. Train follows them, and sets "
+        tip += f"controls and seeds. {made.already()}"
+    else:
+        tip = f"{made.already()} Train has a box to run them again."
+    if st.button(
+        "Start transfer",
+        type="primary",
+        icon=":material/play_arrow:",
+        disabled=not made.todo,
+        help=plain(tip.strip()),
+        key="mapping.start",
+    ):
+        problem = launching.problem(asking.BEFORE_START_S)
+        if problem:
+            say(problem)
+            return
+        run = launching.start(made)
+        if run is not None:
+            st.switch_page("pages/train.py", query_params={"run": run.id})
+
+
+def _extract() -> None:
+    draft = state.draft()
+    problem = state.changed_unseen() or asking.rank_problem(draft, asking.BEFORE_START_S)
+    if problem:
+        say(problem)
+        return
+    run = widgets.start(draft.with_changes({"until": "extraction", "name": draft.name or "Extraction"}))
+    if run is not None:
+        st.session_state[EXTRACTION] = run.id
+        st.query_params["run"] = run.id
+        st.rerun()
+
+
+def extraction_outcome() -> None:
+    """Draw the extraction that the address or this page names: its progress, then where the adapter lies."""
+    name = st.query_params.get("run") or st.session_state.get(EXTRACTION)
+    if not name:
+        return
+    try:
+        run = reading.run_named(state.place(), name)
+    except RunError as error:
+        st.session_state.pop(EXTRACTION, None)
+        if name == st.query_params.get("run"):
+            say(error)
+        return
+    one = reading.facts(run)
+    if one.spec is None or one.spec.until != "extraction":
+        return
+    with st.container(border=True):
+        if run.status().state == "done":
+            widgets.headline(run, one, run.status())
+            _products(run)
+        else:
+            widgets.follow(run, widgets.panel)
+
+
+def _products(run: RunFolder) -> None:
+    folder = f"{state.place().root.name}/runs/{run.id}"
+    weights = run.file("init_adapter") / "adapter_model.safetensors"
+    size = f" ({memory(weights.stat().st_size)})" if weights.exists() else ""
+    st.markdown(
+        f"The initial adapter, in PEFT format, lies in `{plain_code(folder)}/init_adapter/`{size}; "
+        f"`extraction.json` beside it says which block of which teacher module went where."
+    )
+    record = read_json(run.file("extraction.json"), {})
+    if isinstance(record, dict) and isinstance(record.get("init_adapter"), str):
+        st.caption(plain(record["init_adapter"]))
+    names = ["extraction.json", *(f"init_adapter/{name}" for name in ADAPTER_FILES)]
+    try:
+        refuse_links(run.path, names)
+    except RunError as error:
+        say(error)
+        return
+    with st.container(horizontal=True):
+        if run.file("extraction.json").exists():
+            st.download_button(
+                "extraction.json",
+                lambda: read_inside(run.path, "extraction.json"),
+                f"extraction-{run.id}.json",
+                "application/json",
+                icon=":material/download:",
+                on_click="ignore",
+                key="mapping.record",
+            )
+        if weights.exists():
+            st.download_button(
+                "init_adapter.zip",
+                lambda: adapter_zip(run.path, "init_adapter"),
+                f"init_adapter-{run.id}.zip",
+                "application/zip",
+                icon=":material/download:",
+                on_click="ignore",
+                key="mapping.adapter",
+            )
+        st.button("Close", icon=":material/close:", on_click=_close, help="The run itself stays in the list on Start.")
+
+
+def _close() -> None:
+    st.session_state.pop(EXTRACTION, None)
+    st.query_params.pop("run", None)
+
+
+def plain_code(text: str) -> str:
+    """Return text that may stand between backticks."""
+    return text.replace("`", "'").replace("\n", " ")

@@ -1,0 +1,1 @@
+"""What only Models & task draws, of models."""

@@ -1,0 +1,288 @@
+"""What a task holds: split sizes and warnings, lengths against the limit, and examples as a model reads them."""
+
+from html import escape
+from typing import Any
+
+import numpy
+import pandas
+import streamlit as st
+
+from pages._ui.frame import asking, layout, state
+from pages._ui.frame.layout import plain
+from pages._ui.models.anatomy import reference
+from pages._ui.task import uploads
+from paraknow_core.display import SCORER_LABELS, counted, shorten
+from paraknow_core.figures import models as charts
+from paraknow_core.spec import SensitivitySpec
+from paraknow_core.workbench.desk import Reply
+
+NO_LIMIT = 1_048_576
+BLOCK = 8  # examples of one answer: stepping through them is instant
+SPLIT, WHO, INDEX = "task.view.split", "task.view.who", "task.view.index"
+PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
+CSS = """<style>
+.pk-tokens {white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.75rem; font-size: .92rem; max-height: 24rem;
+  overflow-y: auto; border: 1px solid rgba(128,136,140,.35); border-radius: .35rem; padding: .6rem .8rem;}
+.pk-tokens i, .pk-legend i {font-style: normal; border-radius: .2rem; padding: .12rem .04rem; margin-right: 1px;
+  border-bottom: 2px solid transparent;}
+.pk-legend i {padding: .1rem .35rem; margin: 0 .4rem 0 0;}
+.pk-given {background: rgba(128,136,140,.20);}
+.pk-learnt {background: rgba(0,114,178,.34); border-bottom-color: #0072B2 !important;}
+.pk-cut {background: rgba(213,94,0,.16); border-bottom: 2px dashed #D55E00 !important; text-decoration: line-through;}
+.pk-special {font-family: monospace; font-size: .8rem; outline: 1px solid rgba(128,136,140,.75); outline-offset: -1px;
+  padding: .12rem .25rem !important;}
+.pk-line-end {opacity: .8;}
+.pk-legend {display: flex; flex-wrap: wrap; gap: .3rem .8rem; font-size: .84rem; align-items: center;}
+.pk-sizes {display: flex; flex-wrap: wrap; gap: .3rem 1.8rem; align-items: baseline;}
+.pk-sizes b {font-size: 1.25rem; font-weight: 600; margin-right: .3rem;}
+</style>"""
+
+
+def task_reference(cut: bool = False) -> dict[str, Any]:
+    """Return the draft's task as the desk is asked about it.
+
+    Args:
+        cut: keep the limit; otherwise another limit is no other question. Plain text is always cut.
+    """
+    task = state.draft().task.model_dump(mode="json")
+    return task if cut else task | {"max_length": NO_LIMIT}
+
+
+def ask_task() -> dict[str, Any] | None:
+    """Ask what the task holds; draws a line while it is read, or why it cannot be."""
+    reply = asking.answered("task", {"task": task_reference()}, "Reading the task …")
+    return reply.value if reply else None
+
+
+def ask_lengths(task: dict[str, Any], who: str, split: str) -> Reply | None:
+    """Ask how many tokens the examples of a split have for the teacher's or the student's tokenizer."""
+    request = {"task": task_reference(cut=task["is_text"]), "model": reference(who), "split": split}
+    return asking.answered("lengths", request, f"Counting tokens with the {who}'s tokenizer …")
+
+
+def limit_of(context: int) -> int:
+    """Return how many tokens of an example are kept: the draft's limit, or the model's context where it is shorter."""
+    return min(state.draft().task.max_length, context)
+
+
+def task_label() -> str:
+    """Return the draft's task in words: an upload by the user's own name of it."""
+    return state.task_label(state.draft().task.source)
+
+
+def overview(task: dict[str, Any]) -> None:
+    """Draw the sizes of the splits, how answers are scored, and what to be wary of."""
+    sizes = "".join(f"<span><b>{number:,}</b>{name}</span>" for name, number in task["sizes"].items())
+    scorers = ", ".join(SCORER_LABELS.get(name, name) for name in task["scorers"])
+    more = f'<span class="pk-quiet">scored by {escape(scorers)}, at most {task["max_new_tokens"]:,} new tokens</span>'
+    if task["is_text"]:
+        more = '<span class="pk-quiet">plain text, scored by perplexity; pieces of about 1,000 characters</span>'
+    commit = f'<span class="pk-quiet">commit {escape(task["revision"][:12])}</span>' if task["revision"] else ""
+    st.html(f'{CSS}<div class="pk-sizes" data-testid="sizes">{sizes}{more}{commit}</div>')
+    read = uploads.fields_sentence(task.get("fields", {}))
+    if read:
+        st.caption(f":material/view_column: {plain(read)}")
+    for warning in task["warnings"]:
+        st.warning(plain(warning), icon=":material/warning:")
+    if not any("also occur" in warning for warning in task["warnings"]):
+        st.caption(":material/check: No prompt of validation or test also occurs in train, up to case and white space.")
+    if task["sizes"]["test"] < 100:
+        tested = counted(task["sizes"]["test"], "test example")
+        st.caption(f":material/info: {tested}: a score's 95 % interval will be wide.")
+
+
+def view(task: dict[str, Any]) -> None:
+    """Draw the lengths of one split, and its examples one by one."""
+    a, b, _ = st.container(key="stack-fields-view").columns([1.3, 1.1, 1.2])
+    sizes = {name: number for name, number in task["sizes"].items() if number}
+    split = _remembered(a, "Split", SPLIT, {name: name for name in sizes})
+    who = _remembered(b, "Tokenizer", WHO, {"teacher": "teacher's", "student": "student's"})
+    left, right = st.container(key="stack-pictures-task").columns([1.25, 1], gap="large")
+    with right:
+        _lengths(task, who, split)
+    with left:
+        _example(task, who, split)
+
+
+def _remembered(box: Any, label: str, key: str, options: dict[str, str]) -> str:
+    current = st.session_state.get(key)
+    current = current if current in options else next(iter(options))
+    widget = f"{key}.widget"
+    st.session_state[widget] = current
+    box.segmented_control(
+        label,
+        list(options),
+        format_func=options.get,
+        key=widget,
+        required=True,
+        on_change=lambda: st.session_state.update({key: st.session_state[widget]}),
+    )
+    return current
+
+
+def _lengths(task: dict[str, Any], who: str, split: str) -> None:
+    reply = ask_lengths(task, who, split)
+    if reply is None:
+        return
+    whole, prompt, limit = reply.array("whole"), reply.array("prompt"), limit_of(reply.value["context"])
+    if not whole.size:
+        st.caption("No example of this split has a token to predict.")
+        return
+    partly = reply.value["looked_at"] < reply.value["examples"]
+    n = f"first {reply.value['looked_at']:,} of {reply.value['examples']:,}" if partly else f"n = {len(whole):,}"
+    unit = "windows" if task["is_text"] else "examples"
+    st.plotly_chart(
+        charts.length_histogram(
+            whole,
+            limit,
+            f"Length of {split} {unit}",
+            f"{shorten(task_label(), 30)}, {who}'s tokenizer, {n}",
+            dark=layout.is_dark(),
+        ),
+        theme=None,
+        config=PLOT,
+        key=f"lengths:{split}:{who}",
+        alt=f"Histogram: tokens of each {split} example, with the limit of {limit} tokens; the sentence below says "
+        "how many are cut",
+    )
+    of_model = limit < state.draft().task.max_length
+    why, mend = ("the model's context", "take a model with a longer one") if of_model else WHY_AND_MEND
+    st.markdown(plain(length_sentence(whole, prompt, limit, why, mend, refuse_or_leave_out("them"))))
+    table = pandas.DataFrame({"id": reply.value["ids"], "tokens": whole, "prompt_tokens": prompt})
+    st.download_button(
+        "Lengths as CSV",
+        table.to_csv(index=False),
+        f"lengths-{split}-{who}.csv",
+        "text/csv",
+        icon=":material/download:",
+        on_click="ignore",
+    )
+
+
+WHY_AND_MEND = ("the max length", "raise it")
+
+
+def refuse_or_leave_out(what: str) -> str:
+    """Say what a run of the draft does to examples that are too long."""
+    return f"leave {what} out" if state.draft().task.too_long == "leave_out" else f"refuse {what}"
+
+
+def length_sentence(
+    whole: numpy.ndarray, prompt: numpy.ndarray, limit: int, why: str, mend: str, does: str = "refuse them"
+) -> str:
+    """Say in one sentence what a limit does to examples of these lengths.
+
+    Args:
+        whole, prompt: tokens of each example and of its prompt, before any cut.
+        limit: tokens that are kept; why: what sets it; mend: what would leave more; does: what a run does to them.
+    """
+    cut, empty = int((whole > limit).sum()), int(nothing_left(whole, prompt, limit).sum())
+    said = f"Median {int(numpy.median(whole)):,} tokens, longest {int(whole.max()):,}; "
+    said += f"{cut:,} of {len(whole):,} are cut at {limit:,} ({why})" if cut else f"none is cut at {limit:,} ({why})"
+    if empty:
+        said += f"; of {empty:,} nothing of the answer is left, and a run would {does}: {mend}"
+    return said + "."
+
+
+def nothing_left(whole: numpy.ndarray, prompt: numpy.ndarray, limit: int) -> numpy.ndarray:
+    """Tell for each example whether a limit leaves no token to learn; the first token is never predicted."""
+    return numpy.minimum(whole, limit) <= numpy.maximum(prompt, 1)
+
+
+def _example(task: dict[str, Any], who: str, split: str) -> None:
+    total = task["sizes"][split]
+    index = min(st.session_state.get(INDEX, 0), total - 1)
+    index = _stepper(index, total)
+    start = index // BLOCK * BLOCK
+    request = {
+        "task": task_reference(cut=task["is_text"]),
+        "model": reference(who),
+        "split": split,
+        "start": start,
+        "count": BLOCK,
+    }
+    reply = asking.answered("examples", request, "Rendering examples …")
+    if reply is None:
+        return
+    shown = reply.value["examples"][index - start]
+    limit = limit_of(reply.value["context"])
+    kept, learnt = min(shown["tokens"], limit), max(0, min(shown["tokens"], limit) - max(1, shown["prompt"]))
+    st.html(
+        f'{CSS}<div class="pk-legend"><span class="pk-name">{escape(shorten(shown["id"], 60))}</span>'
+        f'<span class="pk-quiet">{shown["tokens"]:,} tokens, {learnt:,} learnt</span></div>'
+    )
+    st.html(tokens_html(shown, kept))
+    st.html(
+        '<div class="pk-legend"><span><i class="pk-given">given</i>prompt, masked</span><span>'
+        '<i class="pk-learnt">learnt</i>the loss is on these</span><span><i class="pk-cut">cut</i>beyond the limit'
+        '</span><span><i class="pk-given pk-special">&lt;s&gt;</i>special token</span></div>'
+    )
+    if not learnt:
+        of_model = limit < state.draft().task.max_length
+        within = f"{limit:,} tokens, the model's context" if of_model else f"{limit:,} tokens"
+        mend = "take a model with a longer context" if of_model else "raise the max length"
+        st.warning(
+            f"Nothing of the answer is left within {within}: a run would "
+            f"{refuse_or_leave_out('this example')}. Shorten it, or {mend}.",
+            icon=":material/content_cut:",
+        )
+    if shown["without_row"]:
+        st.warning(
+            plain(
+                f"The model's embedding has no row for the token {shown['without_row']}: a run would refuse "
+                "this example. Choose the tokenizer that belongs to the weights."
+            ),
+            icon=":material/error:",
+        )
+    for note in reply.value["notes"]:
+        st.caption(f":material/info: {plain(note)}")
+    if shown["choices"]:
+        st.caption("Choices: " + plain(", ".join(shown["choices"])))
+
+
+def _stepper(index: int, total: int) -> int:
+    """Draw the number of the example and buttons to the one before and after; return the index from 0."""
+    st.session_state[f"{INDEX}.widget"] = index + 1
+
+    def step(by: int) -> None:
+        st.session_state[INDEX] = max(0, min(total - 1, index + by))
+
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.number_input(
+            f"Example, of {total:,}",
+            1,
+            total,
+            step=1,
+            key=f"{INDEX}.widget",
+            width=150,
+            on_change=lambda: st.session_state.update({INDEX: st.session_state[f"{INDEX}.widget"] - 1}),
+        )
+        st.button("Previous", icon=":material/chevron_left:", on_click=step, args=(-1,), disabled=index == 0)
+        st.button("Next", icon=":material/chevron_right:", on_click=step, args=(1,), disabled=index >= total - 1)
+    return index
+
+
+def tokens_html(shown: dict[str, Any], kept: int) -> str:
+    """Return an example's tokens as spans: given, learnt or cut, each with its id to hover over.
+
+    Args:
+        shown: one entry of the desk's `examples`.
+        kept: tokens within the limit.
+    """
+    special, parts = set(shown["special"]), []
+    for index, (text, token) in enumerate(zip(shown["texts"], shown["ids"], strict=True)):
+        kind = "pk-cut" if index >= kept else "pk-given" if index < max(1, shown["prompt"]) else "pk-learnt"
+        word = {"pk-cut": "cut off", "pk-given": "given", "pk-learnt": "learnt"}[kind]
+        body = escape(text).replace("\n", '<span class="pk-line-end">↵</span>\n').replace("\t", "⇥\t")
+        mark = " pk-special" if index in special else ""
+        parts.append(f'<i class="{kind}{mark}" title="token {index + 1}, id {token}, {word}">{body}</i>')
+    more = shown["tokens"] - len(shown["ids"])
+    rest = f'<span class="pk-quiet"> … {more:,} more tokens</span>' if more else ""
+    return f'<div class="pk-tokens" data-testid="tokens">{"".join(parts)}{rest}</div>'
+
+
+def seed_request(task: dict[str, Any], sensitivity: SensitivitySpec) -> dict[str, Any]:
+    """Return the question which training examples are the seed samples."""
+    if state.draft().task.too_long == "leave_out" and not task["is_text"]:
+        return asking.seeds_request(state.draft())
+    return {"task": task_reference(cut=task["is_text"]), "sensitivity": sensitivity.model_dump(mode="json")}

@@ -1,0 +1,219 @@
+"""Metrics of runs as columns of numbers, read on from where the last reading ended.
+
+A live page reads every second; a run may have written a hundred thousand lines. Each run's file is read once per
+server, a few megabytes at a time, and only its numbers are kept (72 bytes a step).
+"""
+
+import json
+import math
+import os
+import threading
+from array import array
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy
+import pandas
+import streamlit as st
+
+from paraknow_core.figures import train as charts
+from paraknow_core.paths import open_plain
+from paraknow_core.runs.folder import RunFolder
+
+COLUMNS = (
+    "step",
+    "epoch",
+    "elapsed",
+    "loss",
+    "validation_loss",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_s",
+    "memory_bytes",
+)
+AT_ONCE = 4_000_000  # bytes of one reading: about a tenth of a second, so that no page waits for a long run
+MOST_KEPT = 32  # runs whose numbers are in memory
+MOST = 1e15  # no count, time or number of bytes comes near
+RECENT = 50  # steps that the speed is taken from
+
+
+class Metrics:
+    """What one events.jsonl has said so far. Many windows share it, hence the lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = threading.RLock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.columns = {name: array("d") for name in COLUMNS}
+        self.offset, self.inode = 0, 0
+        self.behind = False  # there is more to read than one reading takes
+        self.stage, self.stage_began = "", 0.0
+        self.saved_step: int | None = None
+        self.plan, self.planned = {}, 0.0  # the newest plan, and when it was made
+        self._base = 0.0  # seconds of training before this attempt
+        self._began: float | None = None  # when this attempt's fine-tuning began; None before its first step
+        self._drawn: dict[tuple, tuple] = {}
+
+    @property
+    def steps(self) -> int:
+        """How many steps are known."""
+        return len(self.columns["step"])
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Changes whenever more has been read: what was drawn of the same version need not be drawn again."""
+        return self.inode, self.offset
+
+    def refresh(self, everything: bool = False) -> "Metrics":
+        """Read what was appended since the last time, at most `AT_ONCE` bytes unless everything; returns itself."""
+        with self.lock:
+            try:
+                with open_plain(self.path) as file:
+                    self._read(file, everything)
+            except OSError:
+                self._forget()
+        return self
+
+    def _read(self, file, everything: bool) -> None:  # noqa: ANN001 - an open binary file
+        known = os.fstat(file.fileno())
+        if known.st_ino != self.inode or known.st_size < self.offset:
+            self._forget()
+        self.inode, self.behind = known.st_ino, True
+        while self.behind:
+            file.seek(self.offset)
+            content = file.read(AT_ONCE)
+            self.behind = len(content) == AT_ONCE
+            whole = content[: content.rfind(b"\n") + 1] or (content if self.behind else b"")  # no line is that long
+            for record in _records(whole):
+                self._take(record)
+            self.offset += len(whole)
+            if not everything:
+                return
+
+    def _take(self, record: dict) -> None:
+        kind = record.get("event")
+        if kind == "metrics":
+            self._take_metrics(record)
+        elif kind == "started":
+            self._began = None
+        elif kind == "stage":
+            self.stage, self.stage_began = str(record.get("stage", "")), _number(record.get("time"))
+        elif kind == "plan":
+            self.plan, self.planned = record.get("plan") or {}, _number(record.get("time"))
+        elif kind == "saved" and isinstance(record.get("step"), int):
+            self.saved_step = record["step"]
+
+    def _take_metrics(self, record: dict) -> None:
+        step, moment = _number(record.get("step")), _number(record.get("time"))
+        if not math.isfinite(step):
+            return
+        steps = self.columns["step"]
+        if steps and step < steps[-1]:  # resumed from an earlier save: what follows replaces what was
+            keep = int(numpy.searchsorted(numpy.frombuffer(steps), step))
+            for column in self.columns.values():
+                del column[keep:]
+            self._drawn.clear()
+        if self._began is None:
+            self._began = self.stage_began if 0 < self.stage_began <= moment else moment
+            self._base = self.columns["elapsed"][-1] if steps else 0.0
+        values = {"step": step, "elapsed": self._base + moment - self._began}
+        if steps and step == steps[-1]:
+            self._merge(record)
+            return
+        for name, column in self.columns.items():
+            column.append(values[name] if name in values else _number(record.get(name)))
+
+    def _merge(self, record: dict) -> None:
+        """A second record of the same step: usually its validation loss."""
+        for name in COLUMNS[3:] + ("epoch",):
+            value = _number(record.get(name))
+            if math.isfinite(value):
+                self.columns[name][-1] = value
+        self._drawn.clear()
+
+    def latest(self, name: str) -> float | None:
+        """Return the newest value of a column that there is."""
+        values = self.array(name)
+        there = numpy.flatnonzero(numpy.isfinite(values))
+        return float(values[there[-1]]) if len(there) else None
+
+    def array(self, name: str) -> numpy.ndarray:
+        """Return a column as an array of its own."""
+        with self.lock:
+            return numpy.array(self.columns[name], dtype=numpy.float64)
+
+    def line(
+        self, name: str, axis: str, smoothing: float = 0.0, limit: int = charts.LARGE_POINTS
+    ) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Return x and y of a column to draw, smoothed and then thinned; kept until there are new steps."""
+        with self.lock:
+            key = (name, axis, smoothing, limit)
+            known = self._drawn.get(key)
+            if known is None or known[0] != self.steps:
+                self._drawn = {k: v for k, v in self._drawn.items() if v[0] == self.steps}
+                self._drawn[key] = known = (self.steps, self._make_line(*key))
+            return known[1]
+
+    def _make_line(self, name: str, axis: str, smoothing: float, limit: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+        x, y = self.array(axis), self.array(name)
+        if axis == "epoch" and len(x):
+            x[0] = 0.0 if self.columns["step"][0] == 0 and not math.isfinite(x[0]) else x[0]
+        there = numpy.isfinite(x) & numpy.isfinite(y)
+        return charts.to_draw(x[there], y[there], smoothing, limit)
+
+    def rate(self) -> float | None:
+        """Return optimiser steps a second over the last steps, or None before there are two of one attempt."""
+        steps, elapsed = self.array("step")[-RECENT:], self.array("elapsed")[-RECENT:]
+        if len(steps) < 2 or elapsed[-1] <= elapsed[0]:
+            return None
+        return (steps[-1] - steps[0]) / (elapsed[-1] - elapsed[0])
+
+    def table(self) -> pandas.DataFrame:
+        """Return all steps, read to the end."""
+        with self.lock:
+            self.refresh(everything=True)
+            table = pandas.DataFrame({name: self.array(name) for name in COLUMNS})
+        table["step"], table["elapsed"] = table["step"].astype(int), table["elapsed"].round(3)
+        return table.rename(columns={"elapsed": "training_seconds"})
+
+
+def metrics_of(run: RunFolder) -> Metrics:
+    """Return a run's metrics, read as far as one reading goes."""
+    return _metrics(str(run.path)).refresh()
+
+
+@st.cache_resource(max_entries=MOST_KEPT, show_spinner=False)
+def _metrics(path: str) -> Metrics:
+    return Metrics(Path(path) / "events.jsonl")
+
+
+def csv_of(runs: Sequence[tuple[str, RunFolder]]) -> Callable[[], str]:
+    """Return what makes the CSV of runs by their names, when somebody asks for it."""
+
+    def make() -> str:
+        tables = [_metrics(str(run.path)).table().assign(run=run.id, label=name) for name, run in runs]
+        return pandas.concat(tables).set_index(["run", "label"]).to_csv()
+
+    return make
+
+
+def _records(lines: bytes) -> list[dict]:
+    """Parse whole lines, all at once where none is torn: twice as fast as one by one."""
+    parts = [line for line in lines.split(b"\n") if line.strip()]
+    try:
+        records = json.loads(b"[" + b",".join(parts) + b"]")
+    except (ValueError, RecursionError):
+        records = []
+        for part in parts:
+            with suppress(ValueError, RecursionError):
+                records.append(json.loads(part))
+    return [record for record in records if isinstance(record, dict)]
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > MOST:
+        return math.nan
+    return float(value)

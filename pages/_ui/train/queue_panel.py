@@ -1,0 +1,146 @@
+"""The queue as everybody sees it: what is going on, what waits, in which order; moved and cancelled by anyone."""
+
+from contextlib import suppress
+from html import escape
+
+import streamlit as st
+
+from pages._ui.frame import reading, state
+from pages._ui.frame import run_panel as widgets
+from pages._ui.frame.layout import chip, plain
+from pages._ui.frame.reading import Facts, facts
+from pages._ui.frame.reading import titles as titles_of
+from pages._ui.frame.waiting import place_in_line
+from paraknow_core.engines import queue
+from paraknow_core.engines.service import Service
+from paraknow_core.runs.folder import RunFolder, list_runs
+
+MOST_ROWS = 8
+CSS = """<style>
+.st-key-queue > div > [data-testid="stHorizontalBlock"], .st-key-queue > [data-testid="stHorizontalBlock"] {
+  border-bottom: 1px solid rgba(128,136,140,.22); min-height: 2.6rem;}
+.st-key-queue .pk-line {flex-wrap: nowrap; overflow: hidden;}
+.st-key-queue .pk-line > span {white-space: nowrap; flex-shrink: 0;}
+.st-key-queue .pk-line > .pk-title {overflow: hidden; text-overflow: ellipsis; flex-shrink: 1; min-width: 6rem;}
+.st-key-queue .pk-line > .pk-pair {overflow: hidden; text-overflow: ellipsis; flex-shrink: 30; min-width: 0;}
+.st-key-queue .pk-amount {white-space: nowrap;}
+.st-key-queue .pk-line > .pk-chip {min-width: 4.7rem; text-align: center;}
+.pk-bar {display: inline-block; width: 7rem; height: .45rem; border-radius: .25rem; background: rgba(128,136,140,.28);
+  vertical-align: middle; margin-right: .5rem; overflow: hidden;}
+.pk-bar i {display: block; height: 100%; background: #0072B2;}
+@media (max-width: 1080px) {.st-key-queue .pk-pair {display: none;} .st-key-queue .pk-bar {display: none;}}
+@media (max-width: 640px) {
+  .st-key-queue > div > [data-testid="stHorizontalBlock"], .st-key-queue > [data-testid="stHorizontalBlock"] {
+    flex-wrap: wrap; row-gap: 0; padding: .3rem 0;}
+  .st-key-queue > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"]:first-child,
+  .st-key-queue > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"]:first-child {flex: 1 1 100%;
+    min-width: 100%;}
+  .st-key-queue .pk-line > .pk-title {white-space: normal;}
+}
+</style>"""
+
+
+def draw(shown: RunFolder | None) -> None:
+    """Draw the queue, and go on drawing it.
+
+    Args:
+        shown: the run that the page is about; its row is marked.
+    """
+    st.html(CSS)
+    st.fragment(lambda: _panel(shown), run_every=2.0 if _rows()[0] else 6.0)()
+
+
+def _rows() -> tuple[list[RunFolder], list[RunFolder]]:
+    """Return the runs that are going on (from the command line, too), and those that wait."""
+    place = state.place()
+    order = queue.read(place)
+    waiting = [queue.run_of(place, name) for name in order.waiting]
+    known = set(order.waiting)
+    others = (run for run in list_runs(place)[:200] if run.id not in known)
+    working = [run for run in others if reading.status(run).active and _begun(run)]
+    return working[::-1], waiting
+
+
+def _begun(run: RunFolder) -> bool:
+    return run.status().state != "queued" or run.file("process.json").exists()
+
+
+def _panel(shown: RunFolder | None) -> None:
+    working, waiting = _rows()
+    if waiting:
+        with suppress(OSError):  # a full disk: what waits goes on waiting
+            queue.ensure(state.place())
+    words = f"{len(working)} going on, {len(waiting)} waiting" if working or waiting else "empty"
+    questions = {_about(facts(run)) for run in [*working, *waiting]}
+    shared = f", all {questions.pop()}" if len(questions) == 1 and len(working) + len(waiting) > 1 else ""
+    st.markdown(f"**Queue** :gray[{plain(words + shared)}]")
+    if not working and not waiting:
+        return
+    titles = titles_of(state.place())
+    with st.container(key="queue", gap=None):
+        for run in working:
+            _row(run, titles.get(run.id, run.id), 0, 0, shown, not shared)
+        for number, run in enumerate(waiting[:MOST_ROWS], 1):
+            _row(run, titles.get(run.id, run.id), number, len(waiting), shown, not shared)
+    if len(waiting) > MOST_ROWS:
+        st.caption(f"and {len(waiting) - MOST_ROWS} more after them")
+    if waiting and not working and not Service(state.place(), "queue").alive():
+        st.caption("The process that starts runs is being started.")
+
+
+def _about(one: Facts) -> str:
+    return f"{one.pair}, {one.task}"
+
+
+def _row(run: RunFolder, called: str, number: int, last: int, shown: RunFolder | None, about: bool) -> None:
+    """Draw one run; `number` is its place in the line, 0 for one that is going on; `about` names pair and task, too."""
+    status, one = run.status(), facts(run)
+    name, amount, tools = st.columns([5.2, 2.5, 1.9], vertical_alignment="center", wrap=False)
+    mark = shown is not None and run.id == shown.id
+    title = f'<span class="pk-title" style="font-weight:{700 if mark else 500}">{escape(called)}</span>'
+    pair = f'<span class="pk-quiet pk-pair">{escape(_about(one))}</span>' if about else ""
+    seed = f'<span class="pk-quiet">{words}</span>' if (words := widgets.seed_beside(one, called)) else ""
+    name.html(f'<div class="pk-line" data-testid="queue-row">{chip(status.state)}{title}{seed}{pair}</div>')
+    percent = round(100 * status.fraction)
+    words = f"{status.stage or 'starting'} {percent} %" if not number else place_in_line(number)
+    bar = f'<span class="pk-bar"><i style="width:{percent}%"></i></span>' if not number else ""
+    amount.html(f'<div class="pk-amount">{bar}<span class="pk-quiet">{escape(words)}</span></div>')
+    with tools.container(horizontal=True, gap="small", horizontal_alignment="right"):
+        if number:
+            _tool(
+                run,
+                "up",
+                ":material/arrow_upward:",
+                "Run it earlier",
+                number == 1,
+                lambda: queue.move(state.place(), run, -1),
+            )
+            _tool(
+                run,
+                "down",
+                ":material/arrow_downward:",
+                "Run it later",
+                number == last,
+                lambda: queue.move(state.place(), run, 1),
+            )
+        _tool(run, "show", ":material/visibility:", "Show it below", mark, lambda: _show(run))
+        _tool(
+            run,
+            "cancel",
+            ":material/close:",
+            "Take it out of the queue" if number else "Stop and save",
+            status.state == "stopping",
+            lambda: queue.cancel(state.place(), run),
+        )
+
+
+def _tool(run: RunFolder, what: str, icon: str, tip: str, disabled: bool, do) -> None:  # noqa: ANN001 - a callable
+    pressed = st.button(
+        "", key=f"queue:{what}:{run.id}", icon=icon, help=plain(tip), disabled=disabled, type="tertiary"
+    )
+    if pressed:
+        widgets.act(do)
+
+
+def _show(run: RunFolder) -> None:
+    st.query_params["run"] = run.id

@@ -1,0 +1,180 @@
+"""Stage export: the trained change as one plain PEFT adapter for the untouched student, verified by loading it.
+
+Tied embeddings: one matrix W has two uses, and training changes it by one D for both. LoRA on both uses loads right but
+cannot merge right: PEFT adds D once a LoRA layer, to the same storage, and makes it W + 2 D; `ensure_weight_tying` ties
+the factors and adds twice all the same; LoRA on one use alone leaves D out of the other one's output. So the embedding
+gets the factors and the output layer goes along whole, as W + D (PEFT's `modules_to_save`): loading gives W + D for
+both uses, merging adds D to the embedding and puts the output layer in its place. The price is the size of one
+embedding matrix in the adapter.
+"""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from paraknow_core.adapters.cards import CARD
+from paraknow_core.adapters.inject import ADAPTER, adapter_config, host_factors, hosts, tied_head
+from paraknow_core.models.anatomy import Anatomy, LogicalModule
+from paraknow_core.models.logical import add_product_
+from paraknow_core.paths import build_folder
+from paraknow_core.spec import FactorisationSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    from paraknow_core.tasks.templates import Encoded
+
+Factors = tuple[Tensor, Tensor]
+
+
+def current_factors(peft_model: "PeftModel", modules: list[LogicalModule]) -> dict[str, Factors]:
+    """Return a copy of A (R, in) and B (out, R) of each host."""
+    model = peft_model.base_model.model
+    return {
+        host: tuple(factor.detach().clone() for factor in host_factors(model.get_submodule(host)))
+        for host in hosts(modules)
+    }
+
+
+def combined(trained: Factors, initial: Factors) -> Factors:
+    """Return factors of rank 2R whose product is B1 @ A1 - B0 @ A0: A = [A1; A0], B = [B1, -B0].
+
+    Args:
+        trained, initial: A (R, in) and B (out, R) each.
+    """
+    (a1, b1), (a0, b0) = trained, initial
+    return torch.cat([a1, a0.to(a1)]), torch.cat([b1, -b0.to(b1)], dim=1)
+
+
+def export_adapter(
+    peft_model: "PeftModel",
+    initial: "Mapping[str, Factors] | None",
+    anatomy: Anatomy,
+    modules: list[LogicalModule],
+    factorisation: FactorisationSpec,
+    folder: Path,
+    label: str,
+    card: str = "",
+) -> None:
+    """Write the adapter that turns the unmodified student into the trained one.
+
+    Args:
+        peft_model: after training.
+        initial: the factors whose product was taken off the base weights, by host; None if nothing was: then the
+            trained factors are already the whole change.
+        anatomy, modules, factorisation: as given to `injection.inject`.
+        folder: written complete or not at all.
+        label: name of the student, as the user gave it.
+        card: what is written beside it as README.md (see `cards.adapter_card`).
+    """
+    from safetensors.torch import save_file
+
+    trained = current_factors(peft_model, modules)
+    head = tied_head(peft_model.base_model.model, anatomy, modules)
+    config = adapter_config(modules, factorisation, None, ranks=2 if initial else 1)
+    config.base_model_name_or_path, config.inference_mode = label, True
+    config.modules_to_save = [head] if head else None
+    tensors: dict[str, Tensor] = {}
+    for host, own in hosts(modules).items():
+        a, b = combined(trained[host], initial[host]) if initial else trained[host]
+        prefix = f"base_model.model.{host}"
+        if own[0].role == "embed":
+            tensors[f"{prefix}.lora_embedding_A"], tensors[f"{prefix}.lora_embedding_B"] = a, b
+            if head:
+                tensors |= {f"base_model.model.{head}.{name}": t for name, t in _whole_head(peft_model, own[0]).items()}
+        else:
+            tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = a, b
+    with build_folder(folder, durable=True) as building:
+        config.save_pretrained(building)
+        save_file(
+            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+            building / "adapter_model.safetensors",
+            metadata={"format": "pt"},
+        )
+        if card:
+            (building / CARD).write_text(card, encoding="utf-8")
+
+
+def _whole_head(peft_model: "PeftModel", embed: LogicalModule) -> dict[str, Tensor]:
+    """Return what the output layer holds that shares the embedding's matrix, with the trained change added."""
+    model = peft_model.base_model.model
+    layer = model.get_input_embeddings()
+    a, b = host_factors(layer)
+    held = model.get_output_embeddings().get_base_layer().state_dict()
+    weight = held["weight"].clone()
+    add_product_(weight, embed, layer.scaling[ADAPTER] * a.T.double(), b.T)
+    return {**held, "weight": weight}
+
+
+def check_export(
+    peft_model: "PeftModel", untouched: "PreTrainedModel", folder: Path, samples: "Sequence[Encoded]"
+) -> dict[str, Any]:
+    """Load the exported adapter on the untouched student with plain PEFT, then merge it, and compare the logits of both
+    with the trained model's.
+
+    Args:
+        peft_model: the trained model.
+        untouched: a fresh student; it is wrapped and merged here, in place, and not to be used afterwards.
+        folder: the exported adapter.
+        samples: a few examples to compare on.
+
+    Returns:
+        max_abs: largest absolute difference of a logit after loading; tolerance: 1e-5 in float32, relative to the
+        largest logit where that exceeds 1; passed; merged_max_abs: the same difference after merging; merges: it is
+        within the tolerance.
+    """
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # about tied layers: this checks them
+        reloaded = PeftModel.from_pretrained(untouched, str(folder)).eval()
+        loaded = compare_logits(peft_model.eval(), reloaded, samples)
+        merged = compare_logits(peft_model, reloaded.merge_and_unload().eval(), samples)
+    return {**loaded, "merged_max_abs": merged["max_abs"], "merges": merged["passed"]}
+
+
+def compare_logits(
+    first: torch.nn.Module, second: torch.nn.Module, samples: "Sequence[Encoded]", *, seed: int | None = None
+) -> dict[str, Any]:
+    """Compare the logits of two models on samples.
+
+    Args:
+        first, second: on one device, in the mode they are to be compared in.
+        samples: encoded examples, taken one by one.
+        seed: set before each forward pass, so that a model's own dropout falls alike in training mode.
+    """
+    worst = largest = 0.0
+    with torch.no_grad():
+        for sample in samples:
+            ids = torch.tensor([sample.input_ids], device=first.device)
+            logits = []
+            for model in (first, second):
+                with torch.random.fork_rng(enabled=seed is not None):
+                    if seed is not None:
+                        torch.manual_seed(seed)
+                    logits.append(model(input_ids=ids, use_cache=False).logits.float())
+            worst = max(worst, (logits[0] - logits[1]).abs().max().item())
+            largest = max(largest, logits[0].abs().max().item())
+    precise = next(first.parameters()).dtype == torch.float32
+    tolerance = (1e-5 if precise else 2e-2) * max(1.0, largest)
+    return {"max_abs": worst, "largest_logit": largest, "tolerance": tolerance, "passed": worst <= tolerance}
+
+
+def step0_identity(
+    peft_model: "PeftModel", untouched: "PreTrainedModel", samples: "Sequence[Encoded]"
+) -> dict[str, dict[str, Any]]:
+    """Compare the injected with the untouched student before any training, in evaluation and in training mode."""
+    identity = {}
+    for mode, training in (("evaluation", False), ("training", True)):
+        peft_model.train(training)
+        untouched.train(training)
+        identity[mode] = compare_logits(peft_model, untouched, samples, seed=0)
+    peft_model.eval()
+    untouched.eval()
+    return identity

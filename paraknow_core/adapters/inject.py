@@ -1,0 +1,207 @@
+"""Stage injection: initial factors go into a PEFT adapter and, where asked, their product off the base weights."""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from paraknow_core.adapters.cards import CARD
+from paraknow_core.errors import ShapeError
+from paraknow_core.methods.base import Update
+from paraknow_core.models.anatomy import Anatomy, LogicalModule
+from paraknow_core.models.logical import add_product_
+from paraknow_core.paths import build_folder
+from paraknow_core.spec import FactorisationSpec
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel
+
+ADAPTER = "default"
+
+
+def check_rank(modules: Iterable[LogicalModule], rank: int) -> None:
+    """Refuse a rank that some module cannot hold, before anything costly has run.
+
+    Raises:
+        ShapeError: names the module and the largest rank.
+    """
+    smallest = min(modules, key=lambda m: min(m.shape), default=None)
+    if smallest is None:
+        raise ShapeError("extraction.origin: the student has no module of these roles; choose others, or all")
+    if rank > min(smallest.shape):
+        raise ShapeError(
+            f"factorisation: rank {rank} does not fit {smallest.name} of shape {smallest.shape}; "
+            f"choose 1 to {min(smallest.shape)}"
+        )
+
+
+def adapter_config(
+    modules: Iterable[LogicalModule], factorisation: FactorisationSpec, head: str | None, ranks: int = 1
+) -> "LoraConfig":
+    """Describe the adapter to PEFT.
+
+    Logical modules that share one fused weight (q, k, v in one matrix) share one adapter whose rank is the sum of
+    theirs; its scaling stays lora_alpha / rank.
+
+    Args:
+        modules: the student's modules that get an adapter.
+        factorisation: rank and lora_alpha of each logical module.
+        head: module path of an output head that uses the embedding's parameter (see `tied_head`), or None.
+        ranks: 1, or 2 for the exported adapter that holds trained and initial factors.
+    """
+    from peft import LoraConfig, TaskType
+
+    parts = hosts(modules)
+    rank, alpha = factorisation.rank * ranks, factorisation.lora_alpha * ranks
+    return LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=[*parts, *([head] if head else [])],
+        rank_pattern={host: rank * len(own) for host, own in parts.items() if len(own) > 1},
+        alpha_pattern={host: alpha * len(own) for host, own in parts.items() if len(own) > 1},
+        fan_in_fan_out=any(m.transposed for own in parts.values() for m in own),
+    )
+
+
+def tied_head(model: nn.Module, anatomy: Anatomy, modules: Iterable[LogicalModule]) -> str | None:
+    """Return the path of the output head if it uses the embedding's parameter and the embedding gets an adapter.
+
+    The head then needs an adapter too, with the embedding's factors: the change is of one parameter with two uses.
+    PEFT's own option for this knows embeddings by the name `embed_tokens` only.
+    """
+    if not anatomy.tied or all(m.role != "embed" for m in modules):
+        return None
+    head = model.get_output_embeddings()
+    return next(name for name, module in model.named_modules() if module is head)
+
+
+def hosts(modules: Iterable[LogicalModule]) -> dict[str, list[LogicalModule]]:
+    """Group logical modules by the module of the network that holds them, in order."""
+    parts: dict[str, list[LogicalModule]] = defaultdict(list)
+    for module in modules:
+        parts[module.host].append(module)
+    return dict(parts)
+
+
+def inject(
+    student: "PreTrainedModel",
+    anatomy: Anatomy,
+    modules: list[LogicalModule],
+    factorisation: FactorisationSpec,
+    updates: Iterable[Update],
+    seed: int,
+) -> "PeftModel":
+    """Wrap the student in an adapter that starts at the given factors.
+
+    Args:
+        student: loaded, untouched; its weights are changed in place where an update subtracts.
+        anatomy: the student's.
+        modules: all modules that get an adapter; one without an update starts as default LoRA.
+        factorisation: rank and lora_alpha.
+        updates: initial factors.
+        seed: of the default initialisation; set before any adapter exists.
+
+    Returns:
+        The PEFT model, adapter trainable, everything else frozen.
+    """
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    set_seed(seed)
+    parts = hosts(modules)
+    head = tied_head(student, anatomy, modules)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # about tied heads and Conv1D: handled
+        peft_model = get_peft_model(student, adapter_config(modules, factorisation, head))
+    scaling = factorisation.lora_alpha / factorisation.rank
+    with torch.no_grad():
+        for update in updates:
+            layer = peft_model.base_model.model.get_submodule(update.module.host)
+            _start_at(layer, parts[update.module.host], update, factorisation.rank)
+            if update.subtract:
+                take_off_(layer.get_base_layer().weight, update, scaling)
+    if head:
+        tie_head(peft_model)
+    return peft_model
+
+
+def take_off_(weight: Tensor, update: Update, scaling: float) -> None:
+    """Subtract scaling * B @ A of an update from its part of a stored weight, in place."""
+    b, a = -scaling * update.b.double(), update.a
+    if update.module.role == "embed":
+        b, a = a.T, b.T
+    add_product_(weight, update.module, b, a)
+
+
+def host_factors(layer: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
+    """Return the trainable A (R, in) and B (out, R) of a LoRA layer, linear or embedding."""
+    if ADAPTER in layer.lora_embedding_A:  # every LoRA layer of PEFT has both dicts, one of them empty
+        return layer.lora_embedding_A[ADAPTER], layer.lora_embedding_B[ADAPTER]
+    return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+
+
+def _start_at(layer: nn.Module, parts: list[LogicalModule], update: Update, rank: int) -> None:
+    """Write one module's factors into its host's: A stacked, B block-diagonal on the rows the module owns."""
+    a, b = host_factors(layer)
+    first = parts.index(update.module) * rank
+    a[first : first + rank] = update.a.to(a)
+    b[row_index(update.module, b.shape[0]), first : first + rank] = update.b.to(b)
+    # The other parts' default B is 0 for linear layers, but PEFT starts an embedding with A = 0 and B random: both
+    # factors were overwritten whole there, because an embedding is never fused.
+
+
+def row_index(module: LogicalModule, out_features: int) -> Tensor:
+    """Return which output rows of its host a logical module owns, as a (rows,) index."""
+    if module.rows is None:
+        return torch.arange(out_features)
+    own = module.rows
+    starts = own.offset + own.stride * torch.arange(own.count)
+    return (starts[:, None] + torch.arange(own.block)[None, :]).flatten()
+
+
+def tie_head(peft_model: "PeftModel") -> None:
+    """Make the factors of a tied head what they are: the embedding's own, transposed, with one gradient.
+
+    The head's factors become views of the embedding's. As parameters of their own they would be stepped twice with a
+    part of the gradient each; so the head's gradient is added to the embedding's and dropped, and an optimiser skips
+    a parameter without gradient.
+    """
+    model = peft_model.base_model.model
+    embed_a, embed_b = host_factors(model.get_input_embeddings())
+    head_a, head_b = host_factors(model.get_output_embeddings())
+
+    def fold_into(owner: nn.Parameter) -> object:
+        def hook(view: Tensor) -> None:
+            gradient = view.grad.T
+            owner.grad = gradient.clone() if owner.grad is None else owner.grad.add_(gradient)
+            view.grad = None
+
+        return hook
+
+    for view, owner in ((head_a, embed_b), (head_b, embed_a)):
+        view.data = owner.data.T
+        view.register_post_accumulate_grad_hook(fold_into(owner))
+
+
+def save_initial_adapter(peft_model: "PeftModel", folder: Path, label: str, card: str) -> None:
+    """Write the initial factors in PEFT format to `folder`, with a README.md (complete or not at all)."""
+    with build_folder(folder, durable=True) as building:
+        save_adapter(peft_model, building, label)
+        (building / CARD).write_text(card, encoding="utf-8")
+
+
+def save_adapter(peft_model: "PeftModel", folder: Path, label: str) -> None:
+    """Write the adapter's factors in PEFT format; never base weights, and no path of this machine."""
+    config = peft_model.peft_config[ADAPTER]
+    config.base_model_name_or_path = label
+    # PEFT would add whole embedding matrices when a target is called lm_head: here those are base weights.
+    peft_model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / CARD).unlink(missing_ok=True)

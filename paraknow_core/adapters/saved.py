@@ -1,0 +1,165 @@
+"""Reading a run's saved adapters back: what changed in each module of the student, as factors of low rank."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from paraknow_core.adapters.inject import hosts, row_index
+from paraknow_core.errors import ModelError, RunError
+from paraknow_core.models.anatomy import Anatomy, LogicalModule
+from paraknow_core.models.families import FAMILIES
+from paraknow_core.paths import read_json
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a run did to one module; every pair is (B (out, k), A (k, in)), the scaling folded into B.
+
+    Attributes:
+        module: the student's.
+        total: B @ A is the change of the untouched student's weight (an embedding's is the transpose).
+        trained: B @ A is what fine-tuning alone changed; differs from `total` where the injection changed the student.
+        first, last: the adapter's own factors before and after fine-tuning.
+    """
+
+    module: LogicalModule
+    total: tuple[Tensor, Tensor]
+    trained: tuple[Tensor, Tensor]
+    first: tuple[Tensor, Tensor]
+    last: tuple[Tensor, Tensor]
+
+
+def saved_changes(folder: Path, anatomy: Anatomy) -> Iterator[Change]:
+    """Read adapter/ and init_adapter/ of a run folder, module by module.
+
+    Args:
+        folder: the run's.
+        anatomy: the student's.
+
+    Raises:
+        RunError: the run has no trained adapter. ModelError: it does not fit the student.
+    """
+    record = read_json(folder / "extraction.json", {})
+    subtracted = bool(record.get("subtracted"))
+    final, start = _Adapter(folder / "adapter"), _Adapter(folder / "init_adapter")
+    for host, own in hosts(m for m in anatomy.modules if final.holds(m.host)).items():
+        b, a = final.factors(host)
+        b0, a0 = start.factors(host)
+        _require_fit(host, own, b, a)
+        rank = a0.shape[0]
+        if subtracted:  # exported as [B1, -B0] and [A1; A0], see stages.export.combined
+            total = trained = (b, a)
+            last = (b[:, :rank], a[:rank])
+        else:
+            total, last = (b, a), (b, a)
+            trained = (torch.cat([b, -b0], dim=1), torch.cat([a, a0]))
+        for number, module in enumerate(own):
+            rows = row_index(module, b.shape[0])
+            part = slice(number * (rank // len(own)), (number + 1) * (rank // len(own)))
+            yield Change(
+                module,
+                (total[0][rows], total[1]),
+                (trained[0][rows], trained[1]),
+                (b0[rows][:, part], a0[part]),
+                (last[0][rows], last[1]),
+            )
+
+
+def trained_factors(folder: Path, anatomy: Anatomy, *, subtracted: bool) -> dict[str, tuple[Tensor, Tensor]]:
+    """Read what training made of a run's factors: (B (out, R) with the scaling, A (R, in)) by host.
+
+    Args:
+        folder: the run's.
+        anatomy: the student's.
+        subtracted: the exported adapter holds the initial factors too, behind the trained ones.
+
+    Raises:
+        RunError: the run has no trained adapter, or it is not of the form that runs write.
+    """
+    final = _Adapter(folder / "adapter")
+    final.require_plain()
+    own = {host: parts for host, parts in hosts(anatomy.modules).items() if final.holds(host)}
+    found = {}
+    for host, parts in own.items():
+        b, a = final.factors(host)
+        _require_fit(host, parts, b, a)
+        rank = a.shape[0] // 2 if subtracted else a.shape[0]
+        found[host] = (b[:, :rank], a[:rank])
+    final.require_known(own, anatomy)
+    return found
+
+
+class _Adapter:
+    """One adapter folder in PEFT format."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = read_json(folder / CONFIG)
+        if not isinstance(self.config, dict) or not (folder / WEIGHTS).exists():
+            raise RunError(f"run {folder.parent.name}: has no {folder.name}/; only a run that was trained has both")
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(folder / WEIGHTS, framework="pt") as tensors:
+                # What else is there is an output layer that shares the embedding's matrix, whole.
+                names = [name for name in tensors.keys() if ".lora_" in name]  # noqa: SIM118
+                self.tensors = {name: tensors.get_tensor(name).float() for name in names}
+        except (SafetensorError, OSError):
+            raise RunError(f"run {folder.parent.name}: {folder.name}/{WEIGHTS} is damaged; run it again") from None
+
+    def holds(self, host: str) -> bool:
+        prefix = f"base_model.model.{host}."
+        return f"{prefix}lora_A.weight" in self.tensors or f"{prefix}lora_embedding_A" in self.tensors
+
+    def require_plain(self) -> None:
+        """Refuse what PEFT would compute in another way than scaling * B @ A.
+
+        Raises:
+            RunError: names the setting.
+        """
+        odd = [key for key in ("use_rslora", "use_dora", "lora_bias") if self.config.get(key)]
+        odd += ["bias"] if self.config.get("bias", "none") != "none" else []
+        odd += ["peft_type"] if self.config.get("peft_type", "LORA") != "LORA" else []
+        if odd:
+            raise RunError(f"run {self.folder.parent.name}: {CONFIG} was changed ({odd[0]}); run it again")
+
+    def require_known(self, known: Collection[str], anatomy: Anatomy) -> None:
+        """Refuse factors of modules that the student does not have.
+
+        Raises:
+            RunError: names the first.
+        """
+        found = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in self.tensors}
+        # Adapters of before have factors of a tied output layer too: the embedding's, transposed.
+        tied = {FAMILIES[anatomy.family].head} if anatomy.tied else set()
+        odd = sorted(found - set(known) - tied)
+        if odd:
+            raise RunError(
+                f"run {self.folder.parent.name}: the adapter changes {odd[0]}, which the student does not have; "
+                "the student's folder was replaced since the run"
+            )
+
+    def factors(self, host: str) -> tuple[Tensor, Tensor]:
+        """Return (B, A) of a host, the scaling folded into B."""
+        prefix = f"base_model.model.{host}."
+        rank = (self.config.get("rank_pattern") or {}).get(host, self.config["r"])
+        alpha = (self.config.get("alpha_pattern") or {}).get(host, self.config["lora_alpha"])
+        for a, b in (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B")):
+            if f"{prefix}{a}" in self.tensors:
+                return alpha / rank * self.tensors[f"{prefix}{b}"], self.tensors[f"{prefix}{a}"]
+        raise ModelError(f"{self.folder.name}: has no factors for {host}; the run's folder was changed, run it again")
+
+
+def _require_fit(host: str, own: list[LogicalModule], b: Tensor, a: Tensor) -> None:
+    for module in own:
+        rows, cols = module.shape if module.role != "embed" else module.shape[::-1]
+        if a.shape[1] != cols or b.shape[0] < rows:
+            raise ModelError(
+                f"{host}: the adapter changes a weight of {b.shape[0]} x {a.shape[1]}, the student's {module.name} is "
+                f"{rows} x {cols}; the student's folder was replaced since the run"
+            )

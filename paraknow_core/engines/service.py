@@ -1,0 +1,182 @@
+"""Processes that help the pages: at most one of a kind in a workspace, detached, started when first needed.
+
+The folder `services/<name>/` of the workspace is the whole protocol: process.json says who serves, log.txt holds what
+it prints, a file `stop` asks it to end. `services/users/` names the processes that have asked for one, the pages'
+server above all: a service ends when the last of them has gone, and when nobody has needed it for a while.
+"""
+
+import ctypes
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, boot_id, read_json, write_json
+from paraknow_core.runs.processes import is_there, take_lock, this_process
+
+LOOK_S, GONE_S = 1.0, 4.0  # how often is looked whether anybody is left; a server that is started anew has so long
+STARTED_VARIABLE = "PARAKNOW_STARTED"  # set in a service that a user of it has started
+RESTART_AFTER_S = 4.0  # a service that ends at once is not started again and again
+STARTING_S = 20.0  # until then a process that was launched may not have said that it is there
+
+# Of every workspace: when this process last looked for its users, and since when there are none.
+_looks: dict[Path, tuple[float, float | None]] = {}
+
+
+def end_with(parent: int) -> None:
+    """Inside a child: end when the process that started it does, whatever ended that and whatever this one is at."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also while a library holds the interpreter
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
+@dataclass(frozen=True)
+class Service:
+    """One helping process of a workspace, seen from outside.
+
+    Attributes:
+        place: the workspace.
+        name: `desk`, `queue` or `playground`; `python -m paraknow_core serve NAME` is what runs.
+    """
+
+    place: Workspace
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.place.root / "services" / self.name
+
+    def alive(self) -> bool:
+        """Tell whether the process is there (or was started a moment ago)."""
+        return is_there(read_json(self.folder / "process.json"), lock=self.folder / "lock")
+
+    @property
+    def starting(self) -> bool:
+        """True from the moment the process was launched until it is there, at most for some seconds."""
+        return not self.alive() and self._launched_ago() < STARTING_S
+
+    def start(self) -> None:
+        """Start the process unless it is there; returns at once. Its output goes to log.txt, never through a pipe.
+
+        Raises:
+            OSError: the workspace cannot be written.
+        """
+        self._register()
+        if self.alive() or self._launched_ago() < RESTART_AFTER_S:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "stop").unlink(missing_ok=True)
+        (self.folder / "launched").write_text(json.dumps({"boot": boot_id(), "moment": time.monotonic()}))
+        with (self.folder / "log.txt").open("wb") as log:
+            subprocess.Popen(
+                [sys.executable, "-m", "paraknow_core", "serve", self.name],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=PROJECT_ROOT,
+                start_new_session=True,
+                env=os.environ
+                | {WORKSPACE_VARIABLE: str(self.place.root), STARTED_VARIABLE: "1", "PYTHONUNBUFFERED": "1"},
+            )
+
+    @property
+    def _users(self) -> Path:
+        return self.folder.parent / "users"
+
+    def _register(self) -> None:
+        """Say once that this process needs services; files of dead processes are taken away."""
+        file, own = self._users / f"{os.getpid()}.json", this_process()
+        if read_json(file) == own:
+            return
+        for other in self._users.glob("*.json"):
+            if not is_there(read_json(other)):
+                other.unlink(missing_ok=True)
+        write_json(file, own, durable=False)
+
+    @property
+    def left_alone(self) -> bool:
+        """Inside the process: everybody who has asked for a service of this workspace has been gone for a while."""
+        looked, since = _looks.get(self._users, (-math.inf, None))
+        now = time.monotonic()
+        if now - looked > LOOK_S:
+            since = None if self._has_users() else since or now
+            _looks[self._users] = (now, since)
+        return since is not None and now - since > GONE_S
+
+    def _has_users(self) -> bool:
+        if STARTED_VARIABLE not in os.environ:
+            return True  # who started it by hand ends it by hand
+        return any(is_there(read_json(file)) for file in self._users.glob("*.json"))
+
+    def stop(self, wait_s: float = 0.0) -> None:
+        """Ask the process to end; with a wait, end it when the time is over."""
+        if not self.alive():
+            return
+        (self.folder / "stop").write_text("")
+        deadline = time.monotonic() + wait_s
+        while self.alive() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        known = read_json(self.folder / "process.json")
+        if wait_s and is_there(known):  # on this host: the same number elsewhere is another process here
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(known["pid"]).kill()
+
+    def last_error(self) -> str:
+        """Return the last line of the log where its end names an error; it says why a process does not stay."""
+        try:
+            text = (self.folder / "log.txt").read_text(errors="replace").strip()
+        except OSError:
+            return ""
+        return text.splitlines()[-1][:300] if "Error" in text[-2000:] else ""
+
+    def _launched_ago(self) -> float:
+        """Return the seconds since the process was launched, infinity if it never was; a clock that is set is no time.
+
+        Without a moment of this system's own, the file's time counts, unless it lies ahead.
+        """
+        file = self.folder / "launched"
+        said = read_json(file)
+        try:
+            if isinstance(said, dict) and said.get("boot") == boot_id() is not None:
+                ago = time.monotonic() - float(said["moment"])
+            else:
+                ago = time.time() - file.stat().st_mtime
+        except (OSError, KeyError, TypeError, ValueError):
+            return math.inf
+        return ago if ago >= 0 else math.inf
+
+    @contextmanager
+    def hold(self) -> Iterator[bool]:
+        """Inside the process: become the service. Yields False if another process is it already."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("a") as lock:
+            if not take_lock(lock):
+                yield False
+                return
+            write_json(self.folder / "process.json", this_process(), durable=False)
+            try:
+                yield True
+            finally:
+                (self.folder / "process.json").unlink(missing_ok=True)
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Inside the process: somebody wants it to end."""
+        return (self.folder / "stop").exists()

@@ -1,0 +1,1 @@
+"""The method: layer mapping, choice of blocks, extraction, preview."""

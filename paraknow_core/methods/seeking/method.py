@@ -1,0 +1,56 @@
+"""The paper's method: LoRA starts from the most sensitive block of the mapped teacher module. And its control."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from paraknow_core.methods.base import MethodInputs, Update, to_linear
+from paraknow_core.methods.seeking.blocks import Block, extract_blocks
+from paraknow_core.models.logical import logical_weight
+from paraknow_core.ops.svd import factorise
+
+
+class Seeking:
+    """Sensitivity-guided blocks of teacher weights, factorised into LoRA.
+
+    Source:
+        Zhong et al., ICLR 2024, arXiv:2310.11451 (injection mode residual); additive and difference are ours.
+    """
+
+    needs_teacher = True
+    random_offset = False
+
+    def updates(self, inputs: MethodInputs) -> Iterator[Update]:
+        """Yield factors of each extracted block (see `base.Method`)."""
+        spec = inputs.context.spec
+        blocks = extract_blocks(
+            inputs.context,
+            inputs.store,
+            inputs.mapping,
+            inputs.teacher_parameters,
+            inputs.student_parameters,
+            random_offset=self.random_offset,
+        )
+        for block in blocks:
+            target = self._target(block, inputs)
+            factors = factorise(to_linear(target, block.student), spec.factorisation.rank, spec.factorisation.split)
+            record = {
+                **block.record,
+                "singular_values": factors.singular_values.tolist(),
+                "retained_energy": factors.retained_energy,
+            }
+            yield Update(block.student, factors.a, factors.b, spec.injection.mode == "residual", record)
+
+    def _target(self, block: Block, inputs: MethodInputs) -> Tensor:
+        """What scaling * B @ A should be close to (difference), or what B @ A should (residual, additive)."""
+        if inputs.context.spec.injection.mode != "difference":
+            return block.weight
+        own = logical_weight(inputs.student_parameters[block.student.parameter].detach(), block.student).float()
+        # The injected student is W + scaling * B @ A, so that the scaling has to be taken out here.
+        return (block.weight - own.to(block.weight.device)).mul(block.received) / inputs.scaling
+
+
+class RandomOffset(Seeking):
+    """Control: the same path with a window placed at random in each matrix (same layers, same size)."""
+
+    random_offset = True

@@ -1,0 +1,191 @@
+"""What a transfer would put into one student module, before any run: cut as the run would cut it, for looking at."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from paraknow_core.context import Context
+from paraknow_core.methods.base import to_linear
+from paraknow_core.methods.seeking.blocks import Block, cut
+from paraknow_core.methods.seeking.choice import Choice, choose, recall, to_student_vocabulary
+from paraknow_core.models.logical import logical_weight
+from paraknow_core.ops.metrics import block_reduce, col_sums, row_sums, sum_of_squares
+from paraknow_core.ops.offsets import OffsetDistribution, offset_distribution
+from paraknow_core.ops.spectrum import Spectrum, spectrum
+from paraknow_core.ops.structure import GridSelection, WeightsSelection
+from paraknow_core.ops.window import random_window
+from paraknow_core.sensitivity.store import SensitivityStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from paraknow_core.models.compat import Pairing
+
+_WORK = 2e8  # multiplications that the random blocks beside the chosen one may take: about a second
+MAP_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One block as a run would cut it, and what it was cut from.
+
+    Attributes:
+        block: the block, its place and its record; see `extraction.Block`.
+        choice: which entries, and what they hold of the sensitivity.
+        weight: (rows, cols) of the teacher, rows in the student's vocabulary for an embedding.
+        own: the student's weight, in the block's shape.
+        score: sensitivity of `weight`, or None where only reductions were kept.
+    """
+
+    block: Block
+    choice: Choice
+    weight: Tensor
+    own: Tensor
+    score: Tensor | None
+
+    @cached_property
+    def offsets(self) -> OffsetDistribution | None:
+        """What a window of the block's size holds at every offset, and where the block stands; None without S."""
+        if self.score is None or self.choice.inside is None:
+            return None
+        return offset_distribution(self.score, *self.choice.selection.shape, self.choice.inside)
+
+    @property
+    def places(self) -> int:
+        """How many offsets a window of the block's size has."""
+        height, width = self.choice.selection.shape
+        return (self.weight.shape[0] - height + 1) * (self.weight.shape[1] - width + 1)
+
+    def random_cosines(self, most: int = 200) -> Tensor:
+        """Return cosines of blocks at random offsets with the student's weight, float64; empty if there is one place.
+
+        Args:
+            most: how many to draw; fewer of large weights, at least 4.
+        """
+        height, width = self.choice.selection.shape
+        if self.places == 1:
+            return torch.empty(0, dtype=torch.float64)
+        own = (self.own * self.block.received)[:height, :width]
+        norm = math.sqrt(sum_of_squares(own))
+        generator = torch.Generator().manual_seed(0)
+        found = []
+        for _ in range(max(4, min(most, int(_WORK / (height * width))))):
+            other = self.weight[random_window(tuple(self.weight.shape), height, width, generator).slices]
+            scale = norm * math.sqrt(sum_of_squares(other))
+            found.append((other * own).sum(dtype=torch.float64).item() / scale if scale else 0.0)
+        return torch.tensor(found, dtype=torch.float64)
+
+    def target(self, mode: str) -> Tensor:
+        """Return what the factors approximate, in LoRA's orientation: block, or block minus student (difference).
+
+        In residual and additive mode B A approximates it, in difference mode scaling * B A does.
+        """
+        weight = self.block.weight
+        if mode == "difference":
+            weight = (weight - self.own).mul(self.block.received)
+        return to_linear(weight, self.block.student)
+
+    def spectrum(self, mode: str, rank: int) -> Spectrum:
+        """Return the singular values of the target; see `ops.spectrum`."""
+        target = self.target(mode)
+        return spectrum(target, min(rank, *target.shape))
+
+    def looks(self) -> dict[str, Tensor]:
+        """Return what is drawn of the choice: sums and block means of S if known, and which entries were taken."""
+        found: dict[str, Tensor] = {}
+        if self.score is not None:
+            found = {
+                "map": block_reduce(self.score, MAP_SIZE, MAP_SIZE),
+                "rows": row_sums(self.score),
+                "cols": col_sums(self.score),
+            }
+        selection = self.choice.selection
+        if isinstance(selection, GridSelection):
+            for name, index, size in zip(
+                ("kept_rows", "kept_cols"), (selection.rows, selection.cols), self.weight.shape, strict=True
+            ):
+                found[name] = torch.zeros(size).index_fill_(0, index.cpu(), 1.0)
+        elif isinstance(selection, WeightsSelection):
+            mask = selection.mask.float()
+            found |= {
+                "density": block_reduce(mask, MAP_SIZE, MAP_SIZE),
+                "kept_rows": mask.mean(dim=1),
+                "kept_cols": mask.mean(dim=0),
+            }
+        return found
+
+
+def preview(
+    context: Context,
+    store: SensitivityStore,
+    structure: str,
+    pair: "Pairing",
+    teacher_parameters: "Mapping[str, Tensor]",
+    student_parameters: "Mapping[str, Tensor]",
+) -> Preview:
+    """Cut the block of one pairing as a run would.
+
+    Args:
+        context: the pair and the extraction's seed.
+        store: saved sensitivity.
+        structure: one of the spec's STRUCTURES, or `random_offset`.
+        pair: a pairing that is not skipped.
+        teacher_parameters, student_parameters: parameter name to weight, stored orientation.
+
+    Raises:
+        DataError: of the sensitivity only reductions were kept, and not this choice.
+    """
+    source = context.teacher.anatomy.module(pair.teacher_module)
+    target = context.student.anatomy.module(pair.student_module)
+    weight = logical_weight(teacher_parameters[source.parameter], source).float()
+    own = logical_weight(student_parameters[target.parameter], target).float().to(weight.device)
+    if store.has_full:
+        score = logical_weight(store.full(source.parameter, "pt"), source).to(weight.device)
+        choice = choose(context, structure, source, target, score)
+        score = to_student_vocabulary(context, target, score)[0]
+    else:
+        choice, score = recall(context, store, structure, source, target), None
+    block = cut(context, pair, source, target, weight, choice, own)
+    return Preview(block, choice, to_student_vocabulary(context, target, weight)[0], own, score)
+
+
+def facts(one: Preview) -> dict[str, Any]:
+    """Return a preview's numbers as plain data: the record of the block and its place among all offsets."""
+    record, offsets = one.block.record, one.offsets
+    return {
+        **{
+            key: record[key]
+            for key in (
+                "teacher_module",
+                "role",
+                "layer",
+                "teacher_layer",
+                "action",
+                "reason",
+                "top_left",
+                "shape",
+                "student_shape",
+                "captured_mass",
+                "area_fraction",
+            )
+        },
+        "student_module": one.block.student.name,
+        "teacher_shape": list(one.weight.shape),
+        "kind": record["selection"]["kind"],
+        "cosine": record["cosine_with_student"],
+        "positions": one.places,
+        "total": one.choice.total,
+        "offsets": None
+        if offsets is None or not one.choice.total
+        else {
+            "lowest": offsets.lowest / one.choice.total,
+            "highest": offsets.highest / one.choice.total,
+            "mean": offsets.mean / one.choice.total,
+            "median": offsets.median / one.choice.total,
+            "at_most": offsets.at_most,
+        },
+    }

@@ -1,0 +1,81 @@
+"""What people say about a run: a name of their own, a note, a star. Beside the run, never in its frozen spec."""
+
+import stat
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from paraknow_core.display import one_line
+from paraknow_core.errors import RunError
+from paraknow_core.files.naming import holds_secret
+from paraknow_core.paths import read_json, write_json
+
+FILE = "label.json"
+MOST_NAME, MOST_NOTE = 60, 2_000  # characters
+_MOST_BYTES = 65_536
+
+
+@dataclass(frozen=True)
+class Label:
+    """A run's own name (empty: it is named by its settings), a note of several lines, and whether it is starred."""
+
+    name: str = ""
+    note: str = ""
+    starred: bool = False
+
+
+def label_of(folder: Path) -> Label:
+    """Read the label of a run folder; what is missing, damaged or no plain file says nothing."""
+    file = folder / FILE
+    try:
+        found = file.lstat()
+    except (OSError, ValueError):
+        return Label()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+        return Label()
+    data = read_json(file)
+    data = data if isinstance(data, dict) else {}
+    name, note = (data.get(key) if isinstance(data.get(key), str) else "" for key in ("name", "note"))
+    return Label(one_line(name)[:MOST_NAME], _lines(note)[:MOST_NOTE], data.get("starred") is True)
+
+
+def set_label(folder: Path, *, name: str | None = None, note: str | None = None, starred: bool | None = None) -> Label:
+    """Change what is given of a run's label, and return all of it.
+
+    Args:
+        folder: of the run.
+        name: one line; empty takes the name away again.
+        note: some lines; empty takes the note away.
+        starred: whether the run is marked.
+
+    Raises:
+        RunError: the name or the note is too long, or the folder is gone.
+    """
+    if not folder.is_dir():  # writing would make it anew
+        raise RunError(f"run {folder.name}: its folder is gone; `runs list` shows those that are there")
+    before = label_of(folder)
+    label = Label(
+        before.name if name is None else _bounded("name", one_line(name), MOST_NAME),
+        before.note if note is None else _bounded("note", _lines(note), MOST_NOTE),
+        before.starred if starred is None else starred,
+    )
+    if label == Label():
+        (folder / FILE).unlink(missing_ok=True)
+    elif label != before:
+        write_json(folder / FILE, asdict(label))
+    return label
+
+
+def _lines(text: str) -> str:
+    """Return text without signs that draw nothing, line by line; no more than one empty line at a time."""
+    lines = [one_line(line) for line in text.splitlines()]
+    kept = [line for number, line in enumerate(lines) if line or (number and lines[number - 1])]
+    return "\n".join(kept).strip("\n")
+
+
+def _bounded(what: str, text: str, most: int) -> str:
+    if holds_secret(text):
+        raise RunError(f"{what}: holds a password or a token, and is shown to whoever sees the run; leave that out")
+    if len(text) > most:
+        more = "; what is longer belongs into the note" if what == "name" else ""
+        raise RunError(f"{what}: {len(text):,} characters given; at most {most:,} are kept{more}")
+    return text

@@ -1,0 +1,144 @@
+"""The one writer of a run folder: state, heartbeat, events. Held by the process that computes."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+from paraknow_core.errors import NumericError, RunError
+from paraknow_core.paths import append_line, open_lines, read_json, write_json, write_json_anyhow
+from paraknow_core.runs.folder import RunFolder, Status
+from paraknow_core.runs.processes import take_lock, this_process
+
+HEARTBEAT_S = 2.0
+
+
+class StopRequested(Exception):  # noqa: N818 - not an error: the user asked for it
+    """Raised inside a run when it has been asked to stop and everything worth keeping is saved."""
+
+
+class RunWriter:
+    """Context manager that owns a run folder while a process works on it.
+
+    Entering takes an exclusive lock (the kernel drops it with the process) and starts a heartbeat thread; leaving
+    writes the final state: done, stopped (on `StopRequested`) or failed.
+    """
+
+    def __init__(self, folder: RunFolder, on_change: Callable[[Status], None] | None = None) -> None:
+        """Args: folder to write; on_change is called with every status, e.g. to draw a progress bar."""
+        self.folder = folder
+        self._on_change = on_change
+        self._guard = threading.RLock()
+        self._finished = threading.Event()
+        self._stop_signal = False
+        self._last_written = 0.0
+
+    def __enter__(self) -> "RunWriter":
+        self._lock = open(self.folder.file("lock"), "a")  # noqa: SIM115 - held until exit
+        if not take_lock(self._lock):
+            self._lock.close()
+            raise RunError(f"run {self.folder.id}: another process is working on it; stop that one first")
+        try:
+            self._begin()
+        except BaseException:  # a full disk, for one: nobody will call __exit__
+            self._lock.close()
+            raise
+        return self
+
+    def _begin(self) -> None:
+        before = Status.from_dict(read_json(self.folder.file("status.json"), {}))
+        if before.state != "queued":  # a request from an earlier life; one made while the run waits in line counts
+            self.folder.file("stop").unlink(missing_ok=True)
+        self._events = open_lines(self.folder.file("events.jsonl"))
+        self.status = Status(state="running", attempt=before.attempt + 1, started=time.time(), **this_process())
+        self._write_status(durable=True)
+        self.event("started", attempt=self.status.attempt)
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
+        self._thread.start()
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
+        self._finished.set()
+        self._thread.join()
+        state, message = "done", ""
+        if isinstance(error, StopRequested):
+            state = "stopped"
+        elif error is not None:
+            state, message = "failed", str(error) or kind.__name__
+        try:
+            with suppress(OSError):  # a disk that ended the run has no room for a line; the state is what counts
+                self.event("ended", state=state, message=message)
+            now = time.time()
+            self._change(state=state, message=message, ended=now, heartbeat=now, write=False)
+            write_json_anyhow(self.folder.file("status.json"), asdict(self.status))
+            self.folder.file("stop").unlink(missing_ok=True)
+        finally:
+            os.close(self._events)
+            self._lock.close()
+        return isinstance(error, StopRequested)
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Append one line to events.jsonl; when this returns, a kill of the process cannot lose it.
+
+        Raises:
+            NumericError: a field is NaN or infinite.
+        """
+        record = {"event": name, "time": round(time.time(), 3), **fields}
+        try:
+            append_line(self._events, record)
+        except ValueError:
+            raise NumericError(
+                f"{name}: a value is not a finite number ({fields}); lower the learning rate or check the data"
+            ) from None
+
+    def stage(self, name: str, message: str = "") -> None:
+        """Enter a stage; also a place where a stop request takes effect."""
+        self.check_stop()
+        self.event("stage", stage=name)
+        self._change(stage=name, done=0, total=0, message=message, durable=False)
+
+    def progress(self, done: float, total: float, message: str = "") -> None:
+        """Say how far the stage is (any unit); written at most a few times a second."""
+        quiet = time.monotonic() - self._last_written < 0.25 and done < total
+        self._change(done=done, total=total, message=message, write=not quiet)
+
+    @property
+    def stop_requested(self) -> bool:
+        """True once a stop file or a termination signal has arrived."""
+        if self._stop_signal or self.folder.file("stop").exists():
+            if self.status.state == "running":
+                self._change(state="stopping")
+            return True
+        return False
+
+    def check_stop(self) -> None:
+        """Raise StopRequested if a stop was asked for."""
+        if self.stop_requested:
+            raise StopRequested
+
+    def signal_stop(self, *_: object) -> None:
+        """Ask this process itself to stop gracefully (a handler for SIGTERM and SIGINT)."""
+        self._stop_signal = True
+
+    def _change(self, *, durable: bool = False, write: bool = True, **fields: Any) -> None:
+        with self._guard:
+            self.status = replace(self.status, **fields)
+            if write:
+                self._write_status(durable)
+        if self._on_change:
+            self._on_change(self.status)
+
+    def _write_status(self, durable: bool) -> None:
+        self.status = replace(self.status, heartbeat=time.time())
+        self._last_written = time.monotonic()
+        write_json(self.folder.file("status.json"), asdict(self.status), durable=durable)
+
+    def _beat(self) -> None:
+        while not self._finished.wait(HEARTBEAT_S):
+            with self._guard:
+                try:
+                    self._write_status(durable=False)
+                except OSError:  # a full disk must not end the run here; the next real write will say it
+                    continue

@@ -1,0 +1,173 @@
+"""How far two saved sensitivities agree: tables in, numbers out. Light: numpy only."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy
+
+from paraknow_core.errors import DataError
+from paraknow_core.spec import ROLES
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Rank correlation of n pairs; None where there are too few pairs, or one side is constant."""
+
+    spearman: float | None
+    kendall: float | None
+    n: int
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """Two sensitivities on one grid: rows are layers (of the shallower model), columns are the roles both have.
+
+    Attributes:
+        roles: of the columns.
+        depths: how many layers each of the two models has; the deeper one is brought to the shallower one's rows.
+        shares: of each, (rows, roles): a module's share of the whole model's S; NaN where there is no such module.
+        by_layer: of each, (rows,): a layer's share of the whole model's S, norms and biases included.
+        modules, layers: rank correlations over the grid's cells and over its rows.
+    """
+
+    roles: tuple[str, ...]
+    depths: tuple[int, int]
+    shares: tuple[numpy.ndarray, numpy.ndarray]
+    by_layer: tuple[numpy.ndarray, numpy.ndarray]
+    modules: Correlation
+    layers: Correlation
+
+    @property
+    def by_depth(self) -> bool:
+        """True where the two have different numbers of layers and were matched by relative depth."""
+        return self.depths[0] != self.depths[1]
+
+    def log_ratio(self) -> numpy.ndarray:
+        """Return log2(first share / second share) by cell; NaN where one of them is zero or missing."""
+        first, second = (numpy.where(share > 0, share, numpy.nan) for share in self.shares)
+        return numpy.log2(first / second)
+
+    def difference(self) -> numpy.ndarray:
+        """Return first share - second share by cell, in points (hundredths of all)."""
+        return 100 * (self.shares[0] - self.shares[1])
+
+
+def agreement(
+    first: "pandas.DataFrame", first_layers: Sequence[float], second: "pandas.DataFrame", second_layers: Sequence[float]
+) -> Agreement:
+    """Bring two sensitivities onto one grid and correlate them.
+
+    Args:
+        first, second: one row a module, as `SensitivityStore.modules()` gives them.
+        first_layers, second_layers: summed S of each layer, as `SensitivityStore.layer_scores()` gives them.
+
+    Returns:
+        The first as the one that is compared with the second; see `Agreement`.
+
+    Raises:
+        DataError: one of them has no layer, or the two share no role inside layers.
+    """
+    tables, scores = (first, second), (first_layers, second_layers)
+    depths = (len(first_layers), len(second_layers))
+    common = set.intersection(*({str(role) for role in t.loc[t["layer"].notna(), "role"]} for t in tables))
+    roles = tuple(role for role in ROLES if role in common)
+    if not roles or not all(depths):
+        raise DataError("comparison: the two have no module of one role in common; choose another sensitivity")
+    rows = min(depths)
+    to_rows = [depth_weights(depth, rows) for depth in depths]
+    shares = tuple(
+        weights @ layer_grid(table, depth, roles) for weights, table, depth in zip(to_rows, tables, depths, strict=True)
+    )
+    by_layer = tuple(
+        weights @ (numpy.asarray(layers, dtype=numpy.float64) / (_everything(table, layers) or 1.0))
+        for weights, table, layers in zip(to_rows, tables, scores, strict=True)
+    )
+    return Agreement(
+        roles,
+        depths,
+        shares,
+        by_layer,
+        rank_correlation(shares[0].ravel(), shares[1].ravel()),
+        rank_correlation(*by_layer),
+    )
+
+
+def layer_grid(table: "pandas.DataFrame", layers: int, roles: Sequence[str]) -> numpy.ndarray:
+    """Return (layers, roles) shares of a table of modules; NaN where a layer has no such role."""
+    grid = numpy.full((layers, len(roles)), numpy.nan)
+    column = {role: index for index, role in enumerate(roles)}
+    inside = table[table["layer"].notna() & table["role"].isin(roles)]
+    for layer, role, share in zip(inside["layer"], inside["role"], inside["share"], strict=True):
+        if 0 <= int(layer) < layers:
+            grid[int(layer), column[role]] = share
+    return grid
+
+
+def depth_weights(layers: int, rows: int) -> numpy.ndarray:
+    """Return (rows, layers): how much of each layer lies in each row when both fill the same depth from 0 to 1.
+
+    Each layer is divided among the rows that it overlaps, so that sums over all layers stay what they are; with as many
+    rows as layers this is the identity.
+    """
+    low = numpy.arange(layers) / layers
+    edge = numpy.arange(rows)[:, None] / rows
+    overlap = numpy.minimum(low + 1 / layers, edge + 1 / rows) - numpy.maximum(low, edge)
+    return numpy.where(overlap > 1e-12, overlap * layers, 0.0)
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> Correlation:
+    """Return Spearman's rho and Kendall's tau-b of pairs; pairs with a missing value are left out.
+
+    Args:
+        first, second: (n,) each; NaN is missing.
+
+    Note:
+        The numbers of scipy.stats, without its import: a page would wait seconds for that. O(n^2) memory, for the some
+        hundred modules of a model.
+    """
+    a, b = numpy.asarray(first, dtype=numpy.float64), numpy.asarray(second, dtype=numpy.float64)
+    there = numpy.isfinite(a) & numpy.isfinite(b)
+    a, b = a[there], b[there]
+    if len(a) < 3:
+        return Correlation(None, None, len(a))
+    ranks = _centred(_ranks(a)), _centred(_ranks(b))
+    orders = numpy.sign(a[:, None] - a), numpy.sign(b[:, None] - b)
+    return Correlation(_cosine(*ranks), _cosine(*orders), len(a))
+
+
+def top_overlap(first: Sequence[float], second: Sequence[float]) -> numpy.ndarray:
+    """Return (n,): for k = 1 to n, how many of the k highest of one are among the k highest of the other.
+
+    On ties the lower index is the higher one, as in the layer mapping.
+    """
+    a, b = (sorted(range(len(values)), key=lambda i, v=values: (-v[i], i)) for values in (first, second))
+    return numpy.array([len(set(a[:k]) & set(b[:k])) for k in range(1, len(a) + 1)])
+
+
+def _everything(table: "pandas.DataFrame", layers: Sequence[float]) -> float:
+    """Return S of the whole model, from a module's S and its share of all."""
+    known = table[table["share"] > 0]
+    if not len(known):
+        return float(sum(layers))
+    largest = known.loc[known["share"].idxmax()]
+    return float(largest["sum"] / largest["share"])
+
+
+def _ranks(values: numpy.ndarray) -> numpy.ndarray:
+    """Return ranks from 0, equal values sharing their mean rank."""
+    _, place, counts = numpy.unique(values, return_inverse=True, return_counts=True)
+    return (numpy.cumsum(counts) - (counts + 1) / 2)[place]
+
+
+def _centred(values: numpy.ndarray) -> numpy.ndarray:
+    return values - values.mean()
+
+
+def _cosine(a: numpy.ndarray, b: numpy.ndarray) -> float | None:
+    size = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
+    return float((a * b).sum()) / size if size else None

@@ -1,0 +1,170 @@
+"""From full sensitivities to a store: each layer's S is reduced, asked for its choices, kept whole if wanted, freed."""
+
+import math
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from paraknow_core.errors import NumericError
+from paraknow_core.models.anatomy import Anatomy
+from paraknow_core.models.logical import logical_weight
+from paraknow_core.models.modules import LogicalModule, stored_shapes
+from paraknow_core.ops.metrics import profile, total
+from paraknow_core.paths import read_json, usual_rights, write_json
+from paraknow_core.sensitivity.plan import MAP_SIZE
+from paraknow_core.sensitivity.store import CHOICES, FULL, PARTS, REDUCTIONS, TOTALS
+from paraknow_core.sensitivity.tensor_file import TensorFile
+from paraknow_core.spec import GROUPS, ROLES
+
+Chooser = Callable[[LogicalModule, Tensor], Mapping[str, tuple[dict[str, Tensor], dict[str, Any]]]]
+
+
+def no_choices(_module: LogicalModule, _score: Tensor) -> dict:
+    """Choose nothing: for stores that are kept whole, or of a teacher without a student."""
+    return {}
+
+
+class StoreBuilder:
+    """Writes a store part by part; a part that is there already, from before a kill, is written again unharmed."""
+
+    def __init__(self, folder: Path, anatomy: Anatomy, *, full: bool, chooser: Chooser = no_choices) -> None:
+        """Args: the store's folder; the teacher's anatomy; keep S whole; what to choose from a module's S.
+
+        Raises:
+            RunError: the disk has no room for the whole S.
+        """
+        self.folder, self.anatomy, self.chooser = folder, anatomy, chooser
+        self._parts = folder / PARTS
+        self._parts.mkdir(parents=True, exist_ok=True)
+        self._full = TensorFile(folder / FULL, full_layout(anatomy)) if full else None
+        self._written: list[Path] = []  # since the last `sync`
+
+    def add(self, name: str, sums: Mapping[str, Tensor]) -> None:
+        """Take S of some parameters (name -> S in stored shape); all logical modules of a parameter come with it.
+
+        Raises:
+            NumericError: S is not finite.
+        """
+        reductions: dict[str, Tensor] = {}
+        arrays: dict[str, Tensor] = {}
+        modules, choices = {}, {}
+        held: dict[str, float] = defaultdict(float)
+        for module in self.anatomy.modules:
+            if module.parameter not in sums:
+                continue
+            score = logical_weight(sums[module.parameter], module)
+            found = dict(zip(("rows", "cols", "map"), profile(score, MAP_SIZE), strict=True))
+            own = _finite(found["rows"].sum().item(), module.parameter)
+            modules[module.name] = {"sum": own, "mean": own / score.numel()}
+            held[module.parameter] += own
+            reductions |= {f"{module.name}|{key}": tensor.float().cpu() for key, tensor in found.items()}
+            for key, (tensors, record) in self.chooser(module, score).items():
+                names = {kind: f"{module.name}|{key}|{kind}" for kind in tensors}
+                arrays |= {names[kind]: tensor.contiguous() for kind, tensor in tensors.items()}
+                choices.setdefault(module.name, {})[key] = {**record, "file": f"{name}.safetensors", "arrays": names}
+        if self._full is not None:
+            for parameter, tensor in sums.items():
+                self._full[parameter].copy_(tensor)
+        self._save(reductions, self._parts / f"{name}.safetensors")
+        if arrays:
+            (self.folder / CHOICES).mkdir(exist_ok=True)
+            self._save(arrays, self.folder / CHOICES / f"{name}.safetensors")
+        # Logical modules share a fused parameter without overlap or rest, so that theirs add up to its total.
+        parameters = {
+            n: {"sum": held[n] if n in held else _finite(total(t), n), "shape": list(t.shape)} for n, t in sums.items()
+        }
+        facts = {"parameters": parameters, "modules": modules, "choices": choices}
+        write_json(self._parts / f"{name}.json", facts, durable=False)
+        self._written.append(self._parts / f"{name}.json")
+
+    def sync(self) -> None:
+        """Return when the disk has every part so far; a kill of the process loses none in any case."""
+        if self._full is not None:
+            self._full.flush()
+        for path in self._written:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        self._written.clear()
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """Put the parts together: reductions.safetensors, and last sensitivity.json with these facts and all totals."""
+        self._written = [path for path in self._written if path.parent != self._parts]  # those are gone in a moment
+        self.sync()
+        parts = [read_json(path) for path in sorted(self._parts.glob("*.json"))]
+        tensors = {k: v for path in sorted(self._parts.glob("*.safetensors")) for k, v in load_file(path).items()}
+        save_file(tensors, self.folder / REDUCTIONS)
+        usual_rights(self.folder / REDUCTIONS)
+        merged: dict[str, dict] = {key: {} for key in ("parameters", "modules", "choices")}
+        for part in parts:
+            for key, into in merged.items():
+                into |= part[key]
+        parameters = {name: merged["parameters"][name] for name in full_layout(self.anatomy)}
+        totals = _totals(self.anatomy, parameters, merged["modules"])
+        choices = {"choices": merged["choices"]} if merged["choices"] else {}
+        write_json(self.folder / TOTALS, {**facts, **totals, **choices})
+        shutil.rmtree(self._parts)
+
+    def _save(self, tensors: dict[str, Tensor], path: Path) -> None:
+        save_file(tensors, path)
+        usual_rights(path)
+        self._written.append(path)
+
+
+def _finite(value: float, parameter: str) -> float:
+    if not math.isfinite(value):
+        raise NumericError(f"sensitivity of {parameter}: not finite; compute in float32 or check the weights")
+    return value
+
+
+def full_layout(anatomy: Anatomy) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Describe the file that holds S of every parameter."""
+    shapes = {**stored_shapes(anatomy.modules), **{other.name: other.shape for other in anatomy.other}}
+    return {name: (torch.float32, tuple(shape)) for name, shape in shapes.items()}
+
+
+def steps_of(anatomy: Anatomy, names: Sequence[str]) -> dict[str, list[str]]:
+    """Group parameter names as a streamed measurement hands them over: by layer, and what is outside the layers."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        layer = anatomy.layer_of.get(name)
+        groups["outside" if layer is None else f"layer-{layer}"].append(name)
+    return dict(groups)
+
+
+def _totals(anatomy: Anatomy, parameters: Mapping[str, dict], sums: Mapping[str, dict]) -> dict[str, Any]:
+    """Return totals by parameter, module, layer (norms and biases included), role and group (`other`: no module's)."""
+    everything = sum(each["sum"] for each in parameters.values())
+    layers: dict[int, float] = defaultdict(float)
+    for name, each in parameters.items():
+        if anatomy.layer_of.get(name) is not None:
+            layers[anatomy.layer_of[name]] += each["sum"]
+    modules = {}
+    roles, groups = dict.fromkeys(ROLES, 0.0), dict.fromkeys(GROUPS, 0.0)
+    for module in anatomy.modules:
+        own = sums[module.name]
+        modules[module.name] = {
+            "role": module.role,
+            "group": module.group,
+            "layer": module.layer,
+            "shape": list(module.shape),
+            **own,
+            "share": own["sum"] / everything if everything else 0.0,
+        }
+        roles[module.role] += own["sum"]
+        groups[module.group] += own["sum"]
+    groups["other"] = everything - sum(groups.values())
+    return {
+        "total": everything,
+        "layers": [layers[i] for i in range(anatomy.num_hidden_layers)],
+        "roles": {role: total for role, total in roles.items() if any(m.role == role for m in anatomy.modules)},
+        "groups": groups,
+        "parameters": parameters,
+        "modules": modules,
+    }

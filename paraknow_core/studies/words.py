@@ -1,0 +1,61 @@
+"""How a comparison is said: settings, p-values, differences and intervals in few words."""
+
+from typing import Any
+
+from paraknow_core.display import SHARE, compact, shorten, significant, source_label
+
+_WORDS = {
+    "teacher.source": "teacher",
+    "student.source": "student",
+    "task.source": "task",
+    "mapping.strategy": "mapping",
+    "mapping.layers": "layers",
+    "extraction.structure": "",
+    "extraction.origin": "origin",
+    "injection.mode": "",
+    "factorisation.rank": "rank",
+    "factorisation.split": "split",
+    "finetuning.learning_rate": "learning rate",
+    "sensitivity.samples": "seed samples",
+    "sensitivity.ids": "seed sample ids",
+}
+
+
+def setting_text(key: str, value: Any) -> str:
+    """Return one setting in few words: `rank 8`, `student kin`, `difference`."""
+    word = _WORDS.get(key, key.rpartition(".")[2].replace("_", " "))
+    if isinstance(value, list | tuple):
+        shown = "+".join("–" if each is None else str(each) for each in value)
+    elif key.endswith("source") and isinstance(value, str):
+        shown = source_label(value, 20)
+    elif isinstance(value, float):
+        shown = compact(value)
+    else:
+        shown = "all" if value is None else str(value)
+    return shorten(f"{word} {shown.replace('_', ' ')}".strip(), 34)
+
+
+def p_text(p: float | None) -> str:
+    """Return a p-value as people write it: `0.21`, `0.003`, `< 0.001`."""
+    if p is None or p != p:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def p_words(p: float | None) -> str:
+    """Return a p-value for a sentence: `= 0.21`, `< 0.001`."""
+    text = p_text(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def points_text(value: float | None, unit: str | None) -> str:
+    """Return a difference with its sign: shares in points (hundredths), anything else in its own unit."""
+    if value is None or value != value:
+        return "–"
+    points = 100 * value if abs(value) >= 0.0005 else 0.0  # never a minus before 0.0
+    return f"{points:+.1f}" if unit == SHARE else f"{'+' if value >= 0 else '-'}{significant(abs(value))}"
+
+
+def interval_text(low: float | None, high: float | None, unit: str | None) -> str:
+    """Return an interval of a difference, as `points_text` writes its ends."""
+    return "none" if low is None or high is None else f"{points_text(low, unit)} to {points_text(high, unit)}"

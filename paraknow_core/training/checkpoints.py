@@ -1,0 +1,162 @@
+"""Saves of fine-tuning: sealed when the disk has them, checked before they are used, the one before kept beside.
+
+A checkpoint counts once its seal is there: the file `complete`, written last, with the step and a hash of every file.
+An earlier version left that file empty; such a checkpoint is judged by its files' own structure.
+"""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paraknow_core.errors import RunError
+from paraknow_core.files.disk import file_digest, sync_tree, whole_tensors
+from paraknow_core.paths import read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+COMPLETE = "complete"
+ADAPTER, STATE = "adapter_model.safetensors", "trainer_state.json"
+NEEDED = (ADAPTER, "optimizer.pt", "scheduler.pt", "rng_state.pth", STATE)
+KEPT = 2
+
+
+def seal(checkpoint: Path, step: int, steps: int) -> None:
+    """Wait until the disk has a checkpoint, read it back, and mark it as whole; then drop all but the one before it.
+
+    Args:
+        checkpoint: the folder, written to its end.
+        step: how many optimiser steps it holds; of `steps`. With all of them, training is done.
+
+    Raises:
+        RunError: what is read back is no checkpoint.
+        OSError: the disk could not write it.
+    """
+    sync_tree(checkpoint)
+    if not _is_sound(checkpoint):
+        raise RunError(f"fine-tuning: the save of step {step} does not read back; check the disk, then resume")
+    files = {path.name: file_digest(path) for path in sorted(checkpoint.iterdir()) if path.is_file()}
+    write_json(checkpoint / COMPLETE, {"step": step, "steps": steps, "done": step >= steps, "files": files})
+    prune(checkpoint.parent, KEPT)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest sealed checkpoints, and what has no seal."""
+    sealed = [path for path in _checkpoints(folder) if (path / COMPLETE).exists()]
+    for path in _checkpoints(folder):
+        if path not in sealed[:keep]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The save to go on from (None: from the first step), and what a user should know of the others."""
+
+    path: Path | None = None
+    step: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+def newest(folder: Path, steps: int) -> Found:
+    """Find the newest sound checkpoint; those that are not, and what a kill has torn, are removed.
+
+    Args:
+        folder: holds `checkpoint-STEP` folders; may be missing.
+        steps: of the whole training; a save beyond them is of a version that trained on when it was resumed.
+    """
+    warnings: list[str] = []
+    for path in _checkpoints(folder):
+        step = step_of(path)
+        if not (path / COMPLETE).exists():
+            shutil.rmtree(path, ignore_errors=True)
+        elif step > steps:
+            warnings.append(f"the save of step {step:,} lies beyond the last step, {steps:,}")
+            shutil.rmtree(path, ignore_errors=True)
+        elif not is_whole(path):
+            warnings.append(f"the save of step {step:,} is damaged")
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            return Found(path, step, _sentences(warnings, f"goes on from step {step:,}"))
+    return Found(None, 0, _sentences(warnings, "starts again from the first step"))
+
+
+def _sentences(problems: list[str], what: str) -> tuple[str, ...]:
+    return (f"fine-tuning: {' and '.join(problems)}, so it {what}",) if problems else ()
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step in a checkpoint's name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Tell whether a sealed checkpoint is what was sealed."""
+    try:
+        text = (checkpoint / COMPLETE).read_bytes()
+        if not text:
+            return _is_sound(checkpoint)
+        files = json.loads(text)["files"]
+        known = set(NEEDED) <= files.keys()
+        return known and all(file_digest(checkpoint / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def restore(model: "torch.nn.Module", checkpoint: Path) -> None:
+    """Put a checkpoint's adapter into a model, bit for bit.
+
+    Raises:
+        RunError: it is of another adapter.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    saved = load_file(checkpoint / ADAPTER)
+    with torch.no_grad():
+        for name, parameter in _trainable(model).items():
+            tensor = saved.get(name)
+            if tensor is None or tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
+                raise RunError(f"fine-tuning: the save of step {step_of(checkpoint)} holds another adapter ({name})")
+            parameter.copy_(tensor)
+
+
+def weights_digest(model: "torch.nn.Module") -> str:
+    """Return the SHA-256 of all trainable weights, by which answers and adapters know what they are of."""
+    import torch
+
+    total = hashlib.sha256()
+    for name, parameter in sorted(_trainable(model).items()):
+        total.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
+        total.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _trainable(model: "torch.nn.Module") -> "dict[str, torch.nn.Parameter]":
+    """Return the trainable parameters by the names that PEFT saves them under."""
+    return {name.replace(".default", ""): p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoint folders, newest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def _is_sound(checkpoint: Path) -> bool:
+    """Tell whether the files of a checkpoint have the form that they should have."""
+    try:
+        state = read_json(checkpoint / STATE)
+        if not isinstance(state, dict) or state.get("global_step") != step_of(checkpoint):
+            return False
+        archives = [checkpoint / name for name in NEEDED if name.endswith((".pt", ".pth"))]
+        for path in archives:
+            with zipfile.ZipFile(path) as archive:
+                if not archive.namelist() or archive.testzip() is not None:
+                    return False
+        return whole_tensors(checkpoint / ADAPTER)
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return False

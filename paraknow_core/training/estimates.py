@@ -1,0 +1,163 @@
+"""Before a run: what injection, fine-tuning and evaluation will take in memory, disk and time. `planner` has the rest.
+
+Pure arithmetic on an anatomy, token lengths and a few measured rates, like `planner`; needs no torch.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from paraknow_core.models.anatomy import Anatomy
+from paraknow_core.sensitivity.plan import Need, Rates, sizes_of
+
+F32 = 4
+PROCESS = 0.62e9  # resident bytes of a process that has loaded torch, transformers and peft: measured on Linux
+_HELD_BACK = 1.15  # what the C library has not given back yet, as a factor
+_LOGIT_COPIES = 5  # the logits, their logarithms, and gradients
+_OPTIMISER = 16  # bytes an adapter's parameter takes: itself, its gradient, two moments
+_CHECKPOINT = 3 * F32  # bytes it takes in a checkpoint
+_TOUCHED = 24  # how often a number of a layer's states is written or read, forward and back, adapters included
+_THIN = 2.0  # how much slower the products of a training step are than large ones: adapters' are thin
+_CALL_SECONDS = 0.004  # one pass through one layer with its adapters, forward and back, however small
+_STEP_SECONDS = 0.05  # optimiser, logging, making the batch
+_TOKEN_SECONDS = 0.0016  # one new token of a batch through one layer, however small
+_LOAD_SECONDS = 3.0  # peft and the trainer are loaded, the model is read
+_SCORE_SECONDS = 1.0  # a model is read and put in place before it is scored
+_SEARCH_BYTES = 60  # read and written for each teacher weight: S, its sums in float64, the window search
+_SVD_PASSES = 14  # products of the sketch with the matrix in a randomised SVD
+_OVERSAMPLING = 16
+
+
+@dataclass(frozen=True)
+class Training:
+    """How much is trained.
+
+    Attributes:
+        steps: optimiser steps.
+        passes: forward and backward passes of one step.
+        tokens: of one pass, filling included.
+        validations: how often the validation split is read.
+        validation_tokens: of one such reading, filling included.
+    """
+
+    steps: int
+    passes: int
+    tokens: int
+    validations: int
+    validation_tokens: int
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How much is evaluated.
+
+    Attributes:
+        models: how many models are scored: the trained student, and untrained ones beside it.
+        batches: of test examples, for each model.
+        batch: examples in one batch.
+        prompt_tokens: of all test examples together.
+        longest: tokens of the longest prompt.
+        new_tokens: the most that are written for one example; 0 where likelihoods are compared.
+    """
+
+    models: int
+    batches: int
+    batch: int
+    prompt_tokens: int
+    longest: int
+    new_tokens: int
+
+
+def adapter_parameters(student: Anatomy, roles: Collection[str], rank: int) -> int:
+    """Return how many parameters LoRA of this rank has on the modules with these roles: r (in + out) for each."""
+    return sum(rank * sum(module.shape) for module in student.modules if module.role in roles)
+
+
+def whole_head(student: Anatomy, roles: Collection[str]) -> int:
+    """Return how many numbers the output layer has that the exported adapter brings whole: a tied one that changes."""
+    embed = student.find("embed", None)
+    return embed.shape[0] * embed.shape[1] if student.tied and embed and "embed" in roles else 0
+
+
+def estimate_injection(teacher: Anatomy, student: Anatomy, roles: Collection[str], rank: int, rates: Rates) -> Need:
+    """Estimate the search of the windows, the truncated SVDs and the building of the adapter.
+
+    Args:
+        teacher, student: of the pair.
+        roles: of the modules that receive something.
+        rank: of the adapter.
+        rates: what this machine does in a second.
+    """
+    chosen = [module.shape for module in student.modules if module.role in roles]
+    sketch = min(rank + _OVERSAMPLING, student.hidden_size)
+    flops = sum(2 * rows * columns * sketch * _SVD_PASSES for rows, columns in chosen)
+    largest = max((rows * columns for rows, columns in (m.shape for m in teacher.modules)), default=0)
+    adapters = adapter_parameters(student, roles, rank)
+    memory = PROCESS + F32 * student.parameters + 20 * largest + _OPTIMISER * adapters
+    seconds = _LOAD_SECONDS + teacher.parameters * _SEARCH_BYTES / rates.bytes + flops / rates.flops
+    return Need(round(memory), F32 * adapters, seconds)
+
+
+def estimate_finetuning(
+    student: Anatomy, adapters: int, training: Training, rates: Rates, count: int = F32, head: int = 0
+) -> Need:
+    """Estimate the training of the adapter; the student's own weights are frozen.
+
+    Args:
+        student: its anatomy.
+        adapters: trainable parameters.
+        training: how much is trained.
+        rates: what this machine does in a second.
+        count: bytes of a number that is computed with.
+        head: numbers of an output layer that the exported adapter brings whole (see `whole_head`).
+    """
+    size, tokens = sizes_of(student), training.tokens
+    # Forward and to the inputs; no gradient of frozen weights. The adapter's own products are forward and two back.
+    flops = 4 * (size.layers + size.vocabulary) + 6 * adapters
+    moved = count * (_TOUCHED * _states(student) + 2 * _LOGIT_COPIES * student.vocab_size)
+    token_seconds = _THIN * flops / rates.flops + moved / rates.bytes
+    calls = _CALL_SECONDS * student.num_hidden_layers
+    training_seconds = training.steps * (training.passes * (tokens * token_seconds + calls) + _STEP_SECONDS)
+    validation_seconds = training.validations * (training.validation_tokens * token_seconds / 2 + calls)
+    kept = count * tokens * _states(student) + _LOGIT_COPIES * F32 * tokens * student.vocab_size
+    memory = PROCESS + count * student.parameters + _HELD_BACK * (kept + _OPTIMISER * adapters)
+    # The initial adapter, the exported one of rank 2 r, and the newest checkpoint with its optimiser.
+    disk = (F32 + 2 * F32 + _CHECKPOINT) * adapters + count * head
+    return Need(round(memory), disk, training_seconds + validation_seconds)
+
+
+def _states(student: Anatomy) -> int:
+    """Return how many numbers autograd keeps for one token: hidden and intermediate states, adapters' among them."""
+    return student.num_hidden_layers * (16 * student.hidden_size + 8 * student.intermediate_size)
+
+
+def estimate_evaluation(student: Anatomy, answering: Answering, rates: Rates, count: int = F32) -> Need:
+    """Estimate the scoring of the test split, answers as long as they may be.
+
+    Args:
+        student: its anatomy.
+        answering: how much is evaluated.
+        rates: what this machine does in a second.
+        count: bytes of a number that is computed with.
+    """
+    size, batch = sizes_of(student), answering.batch
+    tokens = answering.prompt_tokens + answering.batches * batch * answering.new_tokens
+    flops = 2 * (size.layers + size.vocabulary) * tokens
+    steps = answering.batches * (1 + answering.new_tokens)
+    # Every new token of a batch reads all weights once.
+    seconds = flops / rates.flops + steps * (
+        _TOKEN_SECONDS * student.num_hidden_layers + count * (size.layers + size.vocabulary) / rates.bytes
+    )
+    cache = 2 * student.num_hidden_layers * student.num_key_value_heads * student.head_dim
+    length = answering.longest + answering.new_tokens
+    memory = (
+        PROCESS
+        + count * student.parameters
+        + _HELD_BACK
+        * batch
+        * (
+            count * length * cache
+            + count * answering.longest * (10 * student.hidden_size + 5 * student.intermediate_size)
+            + 2 * F32 * student.vocab_size
+        )
+    )
+    return Need(round(memory), 0, answering.models * (_SCORE_SECONDS + seconds))

@@ -1,0 +1,162 @@
+"""Stage evaluation: one record per test example, a score with n and an interval, references shared between runs."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paraknow_core.context import Context, Model
+from paraknow_core.models.config_values import declared_ends
+from paraknow_core.paths import append_line, build_folder, open_lines, read_json, read_lines, write_json
+from paraknow_core.tasks.scorers import Record, summarise
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+VERSION = 3  # raise when the scores of an unchanged model would change
+SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
+
+
+def evaluate(
+    context: Context, model: "torch.nn.Module", tokenizer: "PreTrainedTokenizerBase", file: Path
+) -> list[dict]:
+    """Score a model on the test split; every record is appended to `file` at once, so that a kill loses none.
+
+    Args:
+        context: the run's task and scorers.
+        model: in memory; put into evaluation mode.
+        tokenizer: the model's.
+        file: JSONL; records it already holds are not computed again.
+
+    Returns:
+        One score a scorer, as plain data: scorer, value, low, high, n, unit, extra.
+    """
+    from paraknow_core.tasks.model_scores import evaluate_all
+
+    task, examples = context.task, context.task.split("test")
+    known = _read_records(file, task.scorers)
+
+    lines = open_lines(file)
+
+    def on_records(batch: list[Record]) -> None:
+        for record in batch:
+            append_line(lines, asdict(record))
+        context.report.check_stop()
+
+    try:
+        records = evaluate_all(
+            model,
+            tokenizer,
+            task,
+            examples,
+            task.scorers,
+            judge=_judge(context),
+            skip={s: set(known[s]) for s in task.scorers},
+            on_records=on_records,
+            progress=lambda n, total: context.report.progress(n, total, "test examples"),
+        )
+    finally:
+        os.close(lines)
+    scores = []
+    for scorer in task.scorers:
+        by_id = known[scorer] | {record.id: record for record in records[scorer]}
+        # In the order of the examples: sums of floats, and with them resumed runs, then give the same digits.
+        ordered = [by_id[example.id] for example in examples if example.id in by_id]
+        scores.append(asdict(summarise(scorer, ordered, task)))
+    return scores
+
+
+def reference_scores(context: Context, name: str) -> list[dict]:
+    """Return the scores of the untouched student or teacher, from the cache if they were computed before.
+
+    Args:
+        context: the run's.
+        name: "student" or "teacher".
+    """
+    model = context.student if name == "student" else context.teacher
+    folder = context.place.evaluations / _reference_key(context, model)
+    scores = _saved_scores(folder, context)
+    if scores is None:
+        if folder.exists():
+            message = f"the kept scores of {model.source.label} ({folder.name}) are damaged and are computed again"
+            context.report.event("warning", message=message)
+            shutil.rmtree(folder, ignore_errors=True)
+        with build_folder(folder, durable=True) as building:
+            loaded = model.load()
+            scores = evaluate(context, loaded, model.tokenizer, building / PREDICTIONS)
+            write_json(building / SCORES, {"model": model.source.label, "task": context.task.name, "scores": scores})
+    return scores
+
+
+def _saved_scores(folder: Path, context: Context) -> list[dict] | None:
+    """Return the scores of a kept reference; None if there are none, or its files are not whole."""
+    task, found = context.task, read_json(folder / SCORES)
+    scores = found.get("scores") if isinstance(found, dict) else None
+    if not isinstance(scores, list) or not all(isinstance(score, dict) for score in scores):
+        return None
+    records, ids = _read_records(folder / PREDICTIONS, task.scorers), {example.id for example in task.split("test")}
+    whole = [score.get("scorer") for score in scores] == list(task.scorers) and all(
+        isinstance(score.get("value"), int | float) and ids <= records[score["scorer"]].keys() for score in scores
+    )
+    return scores if whole else None
+
+
+def reference_predictions(context: Context, name: str) -> Path:
+    """Return the file with the per-example records of a reference."""
+    model = context.student if name == "student" else context.teacher
+    return context.place.evaluations / _reference_key(context, model) / PREDICTIONS
+
+
+def _reference_key(context: Context, model: Model) -> str:
+    """Hash all that a reference's records depend on, and nothing else."""
+    task = context.task
+    upstream: list[Any] = [
+        VERSION,
+        _identity(context, model),
+        declared_ends(model.source),
+        task.fingerprint("test"),
+        list(task.scorers),
+        task.template,
+        task.max_length,
+        task.max_new_tokens,
+        [e.id for e in task.split("test")],
+    ]
+    if "win_rate" in task.scorers:
+        upstream.append(_identity(context, context.judge))
+    return hashlib.sha256(json.dumps(upstream).encode()).hexdigest()[:32]
+
+
+def _identity(context: Context, model: Model) -> list[Any]:
+    """Return what the numbers of an untouched model depend on: its files, how it is computed, and by what."""
+    from paraknow_core.models.load import pick_device
+
+    return [
+        model.fingerprint,
+        model.tokenizer_fingerprint,
+        model.dtype,
+        pick_device(context.settings.device),
+        [version(package) for package in ("torch", "transformers", "tokenizers")],
+    ]
+
+
+def _judge(context: Context) -> tuple | None:
+    if "win_rate" not in context.task.scorers:
+        return None
+    return context.judge.load(), context.judge.tokenizer
+
+
+def _read_records(file: Path, scorers: tuple[str, ...]) -> dict[str, dict[str, Record]]:
+    known: dict[str, dict[str, Record]] = defaultdict(dict)
+    for line in read_lines(file):
+        with suppress(TypeError):  # a hand has changed it: computed again
+            record = Record(**line)
+            if record.scorer in scorers:
+                known[record.scorer][record.id] = record
+    return known

@@ -1,0 +1,120 @@
+"""What a run computes with. It is noted when the run begins, and a run that goes on goes on with nothing else."""
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from paraknow_core.errors import RunError
+from paraknow_core.models.fingerprint import tokenizer_fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from paraknow_core.context import Context
+    from paraknow_core.spec import RunSpec
+
+_WORDS = {
+    "train": "the training examples",
+    "validation": "the validation examples",
+    "test": "the test examples",
+    "teacher": "the teacher's weights",
+    "student": "the student's weights",
+    "tokenizer": "the student's tokenizer",
+    "teacher_tokenizer": "the teacher's tokenizer",
+    "generation": "the student's generation_config.json",
+    "judge": "the judge's weights",
+}
+_OF_TEACHER = ("teacher", "teacher_tokenizer")
+_FIXED = ("dtype", "student_bits")
+_PLACES = ("source", "revision")  # may change: what lies there is named by its content
+_NUMBERS = ("method", "seed")  # the settings without a dot that numbers depend on; names and notes may change
+
+
+def fingerprints(context: "Context") -> dict[str, str]:
+    """Return a hash of every split and of what is read of the models, by name."""
+    task = context.task
+    return {
+        "teacher": context.teacher.fingerprint,
+        "student": context.student.fingerprint,
+        "tokenizer": context.student.tokenizer_fingerprint,
+        **{name: task.fingerprint(name) for name in task.splits},
+    }
+
+
+def more_fingerprints(context: "Context") -> dict[str, str]:
+    """Return the hashes of what else numbers depend on: not part of what makes two runs comparable."""
+    found = {"teacher_tokenizer": tokenizer_fingerprint(context.teacher.source)}
+    generation = context.student.source.folder / "generation_config.json"
+    found["generation"] = hashlib.sha256(generation.read_bytes()).hexdigest() if generation.is_file() else "none"
+    if "win_rate" in context.task.scorers:
+        found["judge"] = context.judge.fingerprint
+    return found
+
+
+def pinned(spec: "RunSpec", before: "Mapping[str, Any]") -> "RunSpec":
+    """Return the spec with the commits of hub models and data that a run began with: a hub's main branch moves on."""
+    known = before.get("revisions")
+    changes = {
+        f"{name}.revision": known[name]
+        for name in ("teacher", "student", "task")
+        if isinstance(known, dict) and known.get(name) and getattr(spec, name).revision is None
+    }
+    return spec.with_changes(changes) if changes else spec
+
+
+def refuse_changed(before: "Mapping[str, Any]", now: "Mapping[str, Any]", reads_teacher: bool) -> None:
+    """Refuse to go on with other data, models or precision than what is there was computed with.
+
+    Args:
+        before, now: `fingerprints`, `inputs`, `settings` and `machine` of a result; what an earlier version did not
+            note is free.
+        reads_teacher: whether anything of this run depends on the teacher.
+
+    Raises:
+        RunError: names what changed, and what to do.
+    """
+    changed = []
+    for part in ("fingerprints", "inputs"):
+        old, new = before.get(part) or {}, now[part]
+        changed += [
+            (_WORDS.get(name, name), str(value)[:8], _said(new.get(name))[:8])
+            for name, value in old.items()
+            if new.get(name) != value and (reads_teacher or name not in _OF_TEACHER)
+        ]
+    if changed:
+        what = ", ".join(f"{words} ({old} then, {new} now)" for words, old, new in changed)
+        raise RunError(
+            f"resume: not what this run began with: {what}; put back what it began with and resume, all that was "
+            "computed is kept, or duplicate the run to begin anew with what is there now"
+        )
+    old = before.get("settings") or {}
+    for name, value in now["settings"].items():
+        if name in old and old[name] != value and ("." in name or name in _NUMBERS) and not name.endswith(_PLACES):
+            raise RunError(
+                f"resume: spec.yaml: {name} was {_said(old[name])} when this run began and is {_said(value)} now; a "
+                "run's own settings are frozen: set it back and resume, or start a new run with the other value"
+            )
+    old = before.get("machine") or {}
+    for name in _FIXED:
+        if name in old and old[name] != now["machine"][name]:
+            raise RunError(
+                f"resume: this run computes with {name} {_said(old[name])}, and here it would go on with "
+                f"{_said(now['machine'][name])}; set it back in the settings and resume, or duplicate the run to begin "
+                "anew"
+            )
+
+
+def other_circumstances(before: "Mapping[str, Any]", now: "Mapping[str, Any]") -> str:
+    """Return a sentence about versions and device that are not those a run began with; empty if they are."""
+    changes = [
+        f"{name} {_said(old)} before, {_said(new)} now"
+        for part in ("versions", "machine")
+        for name, new in now[part].items()
+        if (old := (before.get(part) or {}).get(name, new)) != new
+    ]
+    if not changes:
+        return ""
+    return f"resumed with other software or on another device ({', '.join(changes)}); last digits may differ"
+
+
+def _said(value: object) -> str:
+    return "none" if value is None else str(value)

@@ -1,0 +1,307 @@
+"""Who may reach the pages, and what they may then touch: a classroom and an open port are not one's own laptop."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from paraknow_core.errors import DataError, SpecError
+from paraknow_core.files.naming import Named, expanded, is_hub_id, is_there, named
+from paraknow_core.paths import PROJECT_ROOT, Workspace
+from paraknow_core.spec import RunSpec, parse_spec
+
+DEMO_VARIABLE = "PARAKNOW_DEMO"
+ROOTS_VARIABLE = "PARAKNOW_ROOTS"  # folders, separated like $PATH, whose models and data other people may use
+ADDRESS_VARIABLE = "PARAKNOW_ADDRESS"  # what the pages' server listens on
+HUB_VARIABLE = "PARAKNOW_ALLOW_HUB"  # 1: other people may name hub ids, which are read with this machine's hub token
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
+SOURCE_KEYS = ("source", "test_source", "path")  # of plain data: what may name a model or a file
+DEMO_LIMITS = {
+    "epochs": 5.0,
+    "max_steps": 200,
+    "train": 1000,
+    "test": 300,
+    "samples": 64,
+    "rank": 64,
+    "seeds": 3,
+    "validation": 300,
+    "batch_size": 256,
+    "validations": 50,
+    "new_tokens": 128,
+    "waiting": 24,
+    "layers": 200,
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """What the pages of one server may do.
+
+    Attributes:
+        demo: a classroom: bundled models and tasks only, small runs, nothing is uploaded or deleted.
+        open_to: the address that other machines can reach, or empty on loopback.
+        roots: where typed paths must lie when `demo` or `open_to` is set.
+        hub: whether hub ids may be named then.
+    """
+
+    demo: bool
+    open_to: str
+    roots: tuple[Path, ...]
+    hub: bool = False
+
+    @property
+    def restricted(self) -> bool:
+        """True where a typed path must lie in one of the roots."""
+        return self.demo or bool(self.open_to)
+
+    @property
+    def hub_allowed(self) -> bool:
+        """True where a hub id may be named."""
+        return not self.restricted or (self.hub and not self.demo)
+
+    def check_source(self, source: str, where: str = "source") -> None:
+        """Refuse what people who are not sitting at this machine may not read.
+
+        Raises:
+            DataError: one sentence.
+        """
+        if not self.restricted:
+            return
+        # A relative path begins where whoever reads it works: the pages' server, or a process of the project.
+        for base in dict.fromkeys((Path.cwd(), PROJECT_ROOT)):
+            found = named(source, base)
+            if found.kind == "bundled":
+                return
+            if self.demo:
+                raise DataError(
+                    f"{where}: '{found.text}' given; in demo mode only bundled models and tasks can be used"
+                )
+            path = _path_of(found, base)
+            if path is None:
+                self._check_hub(where)
+            elif not self._may_read(path):
+                raise DataError(
+                    f"{where}: this path is outside the folders that people on other machines may use; start the "
+                    f"workbench with `ui --root FOLDER` (or ${ROOTS_VARIABLE}), or use it on this machine only"
+                )
+
+    def _check_hub(self, where: str) -> None:
+        if not self.hub:
+            raise DataError(
+                f"{where}: a hub id was given; for people on other machines hub ids are switched off, as they would "
+                "be read with this machine's hub token; start the workbench with `ui --allow-hub` (or "
+                f"${HUB_VARIABLE}=1), or choose what is bundled or uploaded"
+            )
+
+    def _may_read(self, path: Path) -> bool:
+        """Tell whether a path lies in one of the roots, links followed, and with it the files that a folder gives."""
+        where = _resolved(path)
+        if where is None or not any(where.is_relative_to(root) for root in self.roots):
+            return False
+        kept = (*self.roots, where.parent.parent / "blobs") if where.parent.name == "snapshots" else self.roots
+        leads = map(_resolved, _links(where))
+        return all(link is not None and any(link.is_relative_to(root) for root in kept) for link in leads)
+
+    def check_upload(self) -> None:
+        """Refuse a file from a visitor's machine where visitors share this one.
+
+        Raises:
+            DataError: one sentence.
+        """
+        if self.demo:
+            raise DataError("upload: in demo mode nothing can be uploaded; choose a bundled task")
+
+    def check_delete(self) -> None:
+        """Refuse to remove what others may be looking at.
+
+        Raises:
+            DataError: one sentence.
+        """
+        if self.demo:
+            raise DataError(
+                "delete: in demo mode nothing can be deleted; whoever started the workbench can, with `runs delete`"
+            )
+
+    def check_label(self, own: bool) -> None:
+        """Refuse to name, note or star what somebody else has started.
+
+        Args:
+            own: whether this visitor has started the run.
+
+        Raises:
+            DataError: one sentence.
+        """
+        if self.demo and not own:
+            raise DataError(
+                "label: in demo mode only runs that you have started yourself can be named; whoever "
+                "started the workbench can name all, with `runs label`"
+            )
+
+    def check_amount(self, waiting: int, more: int) -> None:
+        """Refuse more runs than a shared machine gets done in a lesson.
+
+        Args:
+            waiting: runs that are queued or running now.
+            more: runs to be added.
+
+        Raises:
+            DataError: one sentence.
+        """
+        most = DEMO_LIMITS["waiting"]
+        if self.demo and waiting + more > most:
+            raise DataError(
+                f"queue: {waiting} runs are waiting or running and {more} more were asked for; in demo mode at most "
+                f"{most} at a time, so wait until some are done"
+            )
+
+    def check_new_tokens(self, number: int) -> None:
+        """Refuse longer answers of the playground than a shared machine writes in a lesson.
+
+        Raises:
+            DataError: one sentence.
+        """
+        if self.demo and number > DEMO_LIMITS["new_tokens"]:
+            raise DataError(_too_much("max_new_tokens", number, DEMO_LIMITS["new_tokens"]))
+
+    def check_seeds(self, number: int) -> None:
+        """Refuse more seeds an arm than a shared machine gets done in a lesson.
+
+        Raises:
+            DataError: one sentence.
+        """
+        if self.demo and number > DEMO_LIMITS["seeds"]:
+            raise DataError(_too_much("seeds", number, DEMO_LIMITS["seeds"]))
+
+    def check_request(self, request: object, key: str = "") -> None:
+        """Refuse plain data, however deep, that names under a key of `SOURCE_KEYS` what may not be read.
+
+        In demo mode it may not ask for more of a task than a spec may either.
+
+        Raises:
+            DataError: one sentence.
+        """
+        if self.demo and isinstance(request, dict):
+            _check_question(request)
+        if isinstance(request, dict):
+            for name, inner in request.items():
+                self.check_request(inner, name)
+        elif isinstance(request, list | tuple):
+            for inner in request:
+                self.check_request(inner, key)
+        elif isinstance(request, str) and key in SOURCE_KEYS:
+            self.check_source(request)
+
+    def check_spec(self, spec: RunSpec, before: RunSpec | None = None) -> None:
+        """Refuse a spec that names what may not be read, or in demo mode asks for too much.
+
+        Args:
+            spec: what is wanted.
+            before: what it was changed from. Sources that it has already are let through: whoever opens a server
+                whose draft names a folder of the owner's must be able to change one thing after the other.
+
+        Raises:
+            DataError: one sentence.
+        """
+        known = set(_sources(before).values()) if before else set()
+        for where, source in _sources(spec).items():
+            if source and source not in known:
+                self.check_source(source, where)
+        if self.demo:
+            _check_size(spec)
+
+
+def access(place: Workspace, address: str | None = None) -> Access:
+    """Return what the pages may do.
+
+    Args:
+        place: its uploads are always readable.
+        address: what the server listens on; empty means every address, None what $PARAKNOW_ADDRESS says, else
+            this machine only.
+    """
+    if address is None:
+        address = os.environ.get(ADDRESS_VARIABLE, LOOPBACK[0])
+    given = [expanded(p).resolve() for p in os.environ.get(ROOTS_VARIABLE, "").split(os.pathsep) if p]
+    roots = (place.uploads.resolve(), (PROJECT_ROOT / "paraknow_core" / "demo").resolve(), *given)
+    open_to = "" if address in LOOPBACK else address or "every address of this machine"
+    hub = os.environ.get(HUB_VARIABLE, "") == "1"
+    return Access(os.environ.get(DEMO_VARIABLE, "") == "1", open_to, roots, hub)
+
+
+def _sources(spec: RunSpec) -> dict[str, str | None]:
+    task = spec.task
+    return {
+        "teacher": spec.teacher.source,
+        "student": spec.student.source,
+        "task": task.source,
+        "task.test_source": task.test_source,
+        "task.judge": task.judge and task.judge.source,
+    }
+
+
+def _path_of(found: Named, base: Path) -> Path | None:
+    """Return the path that must lie in a root; None for what only a hub can have."""
+    if found.kind == "path":
+        return found.path
+    path = base / expanded(found.name)
+    # Libraries prefer a folder to a hub, and what is no id at all is a path to be safe.
+    return path if not is_hub_id(found.name) or is_there(path) else None
+
+
+def _resolved(path: Path) -> Path | None:
+    """Return where a path leads, links followed; None for what cannot be a path."""
+    try:
+        return path.resolve()
+    except (OSError, ValueError, RuntimeError):  # a zero byte, a circle of links
+        return None
+
+
+def _links(folder: Path, levels: int = 2) -> Iterator[Path]:
+    """Yield the links in a folder and its sub-folders, as far down as readers look."""
+    try:
+        for entry in os.scandir(folder):
+            if entry.is_symlink():
+                yield Path(entry.path)
+            elif levels > 1 and entry.is_dir():
+                yield from _links(Path(entry.path), levels - 1)
+    except (OSError, ValueError):
+        return
+
+
+def _check_size(spec: RunSpec) -> None:
+    sizes, tuning = spec.task.sizes, spec.finetuning
+    asked = {
+        "finetuning.epochs": (tuning.epochs if tuning.max_steps is None else 0, DEMO_LIMITS["epochs"]),
+        "finetuning.max_steps": (tuning.max_steps or 0, DEMO_LIMITS["max_steps"]),
+        "task.sizes.train": (sizes.train or 10**9, DEMO_LIMITS["train"]),
+        "task.sizes.test": (sizes.test or 10**9, DEMO_LIMITS["test"]),
+        "task.sizes.validation": (
+            sizes.validation if sizes.validation is not None else 10**9,
+            DEMO_LIMITS["validation"],
+        ),
+        "task.max_new_tokens": (spec.task.max_new_tokens or 0, DEMO_LIMITS["new_tokens"]),
+        "finetuning.batch_size": (tuning.batch_size, DEMO_LIMITS["batch_size"]),
+        "finetuning.validations": (tuning.validations, DEMO_LIMITS["validations"]),
+        "sensitivity.samples": (spec.sensitivity.samples, DEMO_LIMITS["samples"]),
+        "sensitivity.ids": (len(spec.sensitivity.ids), DEMO_LIMITS["samples"]),
+        "mapping.layers": (len(spec.mapping.layers), DEMO_LIMITS["layers"]),
+        "factorisation.rank": (spec.factorisation.rank, DEMO_LIMITS["rank"]),
+    }
+    for key, (value, limit) in asked.items():
+        if value > limit:
+            raise DataError(_too_much(key, value, limit))
+
+
+def _too_much(key: str, value: float, limit: float) -> str:
+    return f"{key}: {value:g} given; in demo mode at most {limit:g}, so that a class shares the machine"
+
+
+def _check_question(request: dict) -> None:
+    """Refuse a question to the desk about a task that takes more of it than a run of the demo mode may."""
+    given = {key: request[key] for key in ("task", "sensitivity") if isinstance(request.get(key), dict)}
+    if not given:
+        return
+    try:
+        spec = parse_spec(given, "question")
+    except SpecError:
+        return  # the desk says what is wrong with it
+    _check_size(spec)

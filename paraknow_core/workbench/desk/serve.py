@@ -1,0 +1,354 @@
+"""The desk process: takes the newest question, has it worked out, and ends when nobody asks any more.
+
+It never computes itself. A second process, its hand, works questions out one by one; this one watches what that takes.
+"""
+
+import math
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from paraknow_core.display import duration, memory
+from paraknow_core.engines.service import Service, end_with
+from paraknow_core.errors import ParaknowError, is_panic
+from paraknow_core.files.naming import named
+from paraknow_core.memory import anonymous_bytes, available_bytes, total_bytes
+from paraknow_core.paths import (
+    PROJECT_ROOT,
+    WORKSPACE_VARIABLE,
+    Workspace,
+    build_folder,
+    file_stamp,
+    read_json,
+    write_json,
+)
+from paraknow_core.settings import load_settings, usable_cores
+from paraknow_core.workbench.desk.questions import ANSWER, ARRAYS, SOURCE_KEYS, answer_in, desk_folder
+
+IDLE_S = 900.0
+STALE_S = 15.0  # a page that still wants an answer asks again every second or so
+POLL_S = 0.03
+MOST_ANSWERS, MOST_BYTES = 2000, 2 * 10**9
+PRUNE_EVERY_S = 3600.0
+PARENT_VARIABLE = "PARAKNOW_PARENT"
+COMMAND = (sys.executable, "-m", "paraknow_core", "serve", "desk-hand")
+WATCH_S = 0.02
+START_S = 600.0  # torch from a slow disk
+# What a question may take: seconds, and a share of the machine's memory. Generous: a hundred times what is usual.
+_WEIGHTS, _DATA, _SMALL = (1800.0, 0.6), (300.0, 0.5), (60.0, 0.25)
+LIMITS = (
+    dict.fromkeys(
+        (
+            "adapter_change",
+            "kept_layers",
+            "sensitivity_change",
+            "sensitivity_window",
+            "transfer_block",
+            "transfer_layer",
+            "transfer_source",
+            "transfer_spectrum",
+            "zoom",
+        ),
+        _WEIGHTS,
+    )
+    | dict.fromkeys(("estimate", "examples", "fit", "lengths", "seeds", "task", "task_examples"), _DATA)
+    | dict.fromkeys(("anatomy", "columns", "compat", "hub_cache", "transfer_plan", "upload"), _SMALL)
+)
+HUB_S = 1800.0  # what a hub has may have to be downloaded
+LEAST_BYTES, LITTLE_BYTES = 2e9, 5e8
+LEFT_SHARE = 0.03  # of the machine's memory, which is left to everybody else
+DOUBT = "what it reads is too large for a page, or made or damaged so that it takes so much; choose something else"
+ENDED = "the process that worked this out was ended, perhaps because memory ran out or a file is damaged; try again"
+STOPPED = "asked to stop"
+LAST = b"last"  # what the hand says instead of done: a library gave up in it, so that another one goes on
+
+
+def serve(place: Workspace) -> None:
+    """Answer questions until asked to stop or idle."""
+    service, questions = Service(place, "desk"), desk_folder(place) / "questions"
+    with service.hold() as mine:
+        if not mine:
+            return
+        questions.mkdir(parents=True, exist_ok=True)
+        _fail_interrupted(place, questions)
+        last, pruned = time.monotonic(), -math.inf
+        with Hand(place) as hand:
+            # A workspace that was removed takes its helper with it.
+            while questions.is_dir() and not _is_over(service) and time.monotonic() - last < IDLE_S:
+                if time.monotonic() - pruned > PRUNE_EVERY_S:
+                    _prune(desk_folder(place))
+                    pruned = time.monotonic()
+                question = _next(questions)
+                if question is None:
+                    time.sleep(POLL_S)
+                    continue
+                if not hand.answer(question, lambda: _is_over(service)):
+                    return  # it cannot even start; its log says why
+                last = time.monotonic()
+
+
+def work(place: Workspace) -> None:
+    """Inside the hand: work out the questions that are named on standard input, one a line, and say so of each."""
+    end_with(int(os.environ.get(PARENT_VARIABLE, 0)) or os.getppid())
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print goes into the log
+    _prepare_torch(place)
+    print("ready", file=replies)
+    for line in sys.stdin:
+        whole = answer_question(place, desk_folder(place) / "questions" / line.strip())
+        print("done" if whole else LAST.decode(), file=replies)
+        if not whole:
+            return
+
+
+def _is_over(service: Service) -> bool:
+    return service.asked_to_stop or service.left_alone
+
+
+def _prepare_torch(place: Workspace) -> None:
+    """Load it before the first question, which nearly always needs it; leave a core to the pages."""
+    import torch
+
+    try:
+        threads = load_settings(place).threads
+    except ParaknowError:
+        threads = None  # every question is answered with that sentence; a process that ends answers nothing
+    torch.set_num_threads(threads or max(1, usable_cores() - 1))
+
+
+def answer_question(place: Workspace, question: Path) -> bool:
+    """Work one question out and remove it; a failure is an answer, too.
+
+    Returns:
+        False where the process should not be used again.
+    """
+    asked = read_json(question)
+    # An answer that is there was written while the question was left once more: `forget` would have removed it.
+    if not _is_question(asked) or answer_in(desk_folder(place) / question.stem) is not None:
+        question.unlink(missing_ok=True)
+        return True
+    working, whole = question.with_suffix(".working"), True
+    question.replace(working)
+    try:
+        value, arrays = work_out(place, asked["kind"], asked["request"])
+        content: dict[str, Any] = {"value": value}
+        _write(desk_folder(place) / question.stem, content, arrays)
+    except ParaknowError as error:
+        _write(desk_folder(place) / question.stem, {"error": str(error)}, {})
+    except BaseException as error:  # a bug or a damaged file: its traceback is in the log, the page gets a sentence
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        whole = not isinstance(error, MemoryError) and not is_panic(error)
+        traceback.print_exc()
+        _write(desk_folder(place) / question.stem, {"error": _failure(asked["kind"], error)}, {})
+    working.unlink(missing_ok=True)
+    return whole
+
+
+def _failure(kind: str, error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return f"{kind}: needs more memory than there is; choose something smaller, or free some and try again"
+    said = str(error).encode("utf-8", "replace").decode()[:300]
+    if is_panic(error):
+        return f"{kind}: a file is damaged so that its library gave up ({said}); get the model's files again"
+    return f"{kind}: could not be worked out ({type(error).__name__}: {said})"
+
+
+def _is_question(asked: object) -> bool:
+    return isinstance(asked, dict) and isinstance(asked.get("kind"), str) and isinstance(asked.get("request"), dict)
+
+
+class Hand:
+    """The process that works questions out, warm between them; one that takes too much is ended and replaced.
+
+    What a question reads may be damaged, or made to keep a machine busy. Only from outside can a process be ended that
+    is inside a library, so that the loop of the desk never computes anything.
+    """
+
+    def __init__(self, place: Workspace, command: Sequence[str] = COMMAND) -> None:
+        """Args: place: the workspace; command: what is started, see `work`."""
+        self._place, self._command = place, list(command)
+        self._process: subprocess.Popen | None = None
+        self._ready = False
+
+    def __enter__(self) -> "Hand":
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def answer(self, question: Path, asked_to_stop: Callable[[], bool] = lambda: False, *, again: bool = True) -> bool:
+        """Have one question answered, by its answer or by a sentence that says why there is none.
+
+        Args:
+            question: its file.
+            asked_to_stop: looked at while waiting; then the question is left for the next process.
+            again: try once more where the process was gone before it took the question.
+
+        Returns:
+            False where the process ended before it was ready: it would do so again.
+        """
+        asked = read_json(question)
+        if not _is_question(asked):
+            question.unlink(missing_ok=True)
+            return True
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            self._start()
+        if not self._ready and self._hears(START_S, math.inf, asked_to_stop):
+            return asked_to_stop()
+        self._ready = True
+        seconds, size = limits(asked["kind"], asked["request"])
+        try:
+            self._process.stdin.write(f"{question.name}\n".encode())
+            self._process.stdin.flush()
+            why = self._hears(seconds, size, asked_to_stop)
+        except OSError:
+            why = ENDED
+        if why == ENDED and question.exists():  # it ended before it took the question
+            self._end()
+            return not again or self.answer(question, asked_to_stop, again=False)
+        if why:
+            self._end()
+            self._tell(question, asked["kind"], why)
+            if why != STOPPED:
+                self._start()  # warm for the next one
+        return True
+
+    def _tell(self, question: Path, kind: str, why: str) -> None:
+        """Answer a question whose process is gone, unless it was answered or shall be asked again."""
+        working, folder = question.with_suffix(".working"), desk_folder(self._place) / question.stem
+        if why == STOPPED:
+            with suppress(FileNotFoundError):
+                working.replace(question)
+            return
+        if answer_in(folder) is None:
+            _write(folder, {"error": f"{kind}: {why}"}, {})
+        for left in (working, question):
+            left.unlink(missing_ok=True)
+
+    def _start(self) -> None:
+        self._ready = False
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=PROJECT_ROOT,
+            env={**os.environ, WORKSPACE_VARIABLE: str(self._place.root), PARENT_VARIABLE: str(os.getpid())},
+        )
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                with suppress(OSError):
+                    pipe.close()
+        self._process = None
+
+    def _hears(self, seconds: float, size: float, asked_to_stop: Callable[[], bool]) -> str:
+        """Wait until the process says that it is ready or done; return why it does not, or nothing."""
+        process, deadline = self._process, time.monotonic() + seconds
+        while True:
+            if select.select([process.stdout], [], [], WATCH_S)[0]:
+                said = process.stdout.readline().strip()
+                if said == LAST:
+                    self._end()
+                return "" if said else ENDED
+            if time.monotonic() > deadline:
+                return f"took longer than {duration(seconds)} and was ended; {DOUBT}"
+            own = anonymous_bytes(process.pid)
+            if own > size:
+                return f"took more than {memory(size)} of memory and was ended; {DOUBT}"
+            if own > LITTLE_BYTES and available_bytes() < LEFT_SHARE * total_bytes():
+                return f"was ended at {memory(own)}, as the machine's memory was running out; free some and try again"
+            if asked_to_stop():
+                return STOPPED
+
+
+def limits(kind: str, request: dict[str, Any]) -> tuple[float, float]:
+    """Return how long a question may take [s], and how much memory its process may have of its own [bytes]."""
+    seconds, share = LIMITS.get(kind, LIMITS["upload"])
+    if _asks_hub(request):
+        seconds = max(seconds, HUB_S)
+    return seconds, max(LEAST_BYTES, share * total_bytes())
+
+
+def _asks_hub(request: Any, key: str = "") -> bool:
+    if isinstance(request, dict):
+        return any(_asks_hub(inner, name) for name, inner in request.items())
+    if isinstance(request, list):
+        return any(_asks_hub(inner, key) for inner in request)
+    return isinstance(request, str) and key in SOURCE_KEYS and named(request).kind == "hub"
+
+
+def work_out(place: Workspace, kind: str, request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Answer one question here and now.
+
+    Args:
+        place: the workspace.
+        kind: a module of `desk/kinds/`; its `answer(place, settings, request)` returns plain data, or plain data and
+            numpy arrays by name.
+        request: plain data.
+    """
+    module = f"paraknow_core.workbench.desk.kinds.{kind}"
+    if kind.startswith("_") or not kind.isidentifier() or find_spec(module) is None:
+        raise ParaknowError(f"desk: nobody answers questions of kind '{kind}'")
+    found = import_module(module).answer(place, load_settings(place), request)
+    return found if isinstance(found, tuple) else (found, {})
+
+
+def _write(folder: Path, content: dict[str, Any], arrays: dict[str, Any]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with build_folder(folder) as building:
+        if arrays:
+            import numpy
+            from safetensors.numpy import save_file
+
+            save_file({name: numpy.ascontiguousarray(array) for name, array in arrays.items()}, building / ARRAYS)
+        write_json(building / ANSWER, content, durable=False)
+
+
+def _next(questions: Path) -> Path | None:
+    """Return the newest question, dropping those that nobody waits for any more."""
+    newest, when = None, 0.0
+    for question in questions.glob("*.json"):
+        try:
+            asked = question.stat().st_mtime
+        except OSError:
+            continue
+        if time.time() - asked > STALE_S:
+            question.unlink(missing_ok=True)
+        elif asked > when:
+            newest, when = question, asked
+    return newest
+
+
+def _fail_interrupted(place: Workspace, questions: Path) -> None:
+    """A question during which the last process ended is answered with that, so that it cannot end the next one."""
+    for working in questions.glob("*.working"):
+        asked = read_json(working)
+        kind = asked["kind"] if _is_question(asked) else "question"
+        _write(desk_folder(place) / working.stem, {"error": f"{kind}: {ENDED}"}, {})
+        working.unlink(missing_ok=True)
+
+
+def _prune(folder: Path) -> None:
+    """Keep the answers read last, as many as the limits of number and bytes allow, the newest in any case."""
+    answers = [path for path in folder.iterdir() if path.is_dir() and path.name != "questions"]
+    total = 0
+    for number, answer in enumerate(sorted(answers, key=lambda path: path.stat().st_mtime, reverse=True)):
+        total += sum(file_stamp(file)[1] for file in answer.iterdir())
+        if number and (number >= MOST_ANSWERS or total > MOST_BYTES):
+            shutil.rmtree(answer, ignore_errors=True)

@@ -1,0 +1,253 @@
+"""The weights that are held: one base a model, shared by the untouched model and every run's adapter on it."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paraknow_core.context import Model
+from paraknow_core.errors import ModelError, RunError
+from paraknow_core.memory import available_bytes, release
+from paraknow_core.paths import Workspace
+from paraknow_core.runs.folder import RunFolder, find_run
+from paraknow_core.settings import Settings, usable_cores
+from paraknow_core.spec import ModelSpec
+from paraknow_core.workbench.playground.protocol import Slot
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ADAPTER = "adapter"
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_SPARE = 200_000_000  # bytes that stay free for the system and for the answers' own caches
+
+
+@dataclass
+class Base:
+    """One model in memory, its tokenizer, and which slots stand on it."""
+
+    model: Any
+    tokenizer: "PreTrainedTokenizerBase"
+    bytes: int
+    parameters: int
+    adapters: dict[str, tuple[int, int]] = field(default_factory=dict)  # slot key -> (bytes, parameters)
+    plain: set[str] = field(default_factory=set)  # keys of slots that use it without an adapter
+
+    @property
+    def unused(self) -> bool:
+        return not self.adapters and not self.plain
+
+
+@dataclass
+class Held:
+    """A loaded slot; `activate` must be entered around every forward pass, because a base serves several slots."""
+
+    slot: Slot
+    base: Base
+    used: float
+
+    @property
+    def model(self) -> Any:
+        return self.base.model
+
+    def activate(self) -> Any:
+        """Return a context in which the base computes as this slot."""
+        from contextlib import nullcontext
+
+        if self.slot.key in self.base.adapters:
+            self.base.model.set_adapter(self.slot.key, inference_mode=True)
+            return nullcontext()
+        return self.base.model.disable_adapter() if self.base.adapters else nullcontext()
+
+
+class Shelf:
+    """Loads, shares and frees weights, and tells what it does."""
+
+    def __init__(self, place: Workspace, settings: Settings, tell: Callable[[Slot, dict], None]) -> None:
+        """Args: tell: called with a slot and what is to be known about it."""
+        self.place, self.settings, self.tell = place, settings, tell
+        self.bases: dict[tuple[str, str | None], Base] = {}
+        self.held: dict[str, Held] = {}
+        self._looked: dict[str, Slot] = {}  # not loaded, but somebody sees what they would take
+
+    def look(self, slot: Slot) -> None:
+        """Say what a slot would take, from the headers of its files; a loaded one says what it takes."""
+        if slot.key in self.held:
+            self._tell_all()
+            return
+        self._looked[slot.key] = slot
+        size, parameters = self._needs(slot)
+        base = self.bases.get(_base_of(slot))
+        self.tell(slot, {"state": "free", "bytes": size, "parameters": parameters, "shared": base.bytes if base else 0})
+
+    def load(self, slot: Slot) -> Held:
+        """Put a slot's weights into memory, sharing a base that is there.
+
+        Raises:
+            ModelError, RunError: it cannot be found, read, or does not fit.
+        """
+        if slot.key in self.held:
+            self.touch(slot.key)
+            self._tell_all()
+            return self.held[slot.key]
+        self._refuse_too_large(slot)
+        needs, parameters = self._needs(slot)
+        self.tell(slot, {"state": "loading", "bytes": needs, "parameters": parameters})
+        _prepare_torch(self.settings)
+        adapter = self._adapter_folder(slot) if slot.run else None
+        base = self.bases.get(_base_of(slot)) or self._load_base(slot)
+        try:
+            if adapter is not None:
+                _put_adapter(base, slot.key, adapter)
+            else:
+                base.plain.add(slot.key)
+        finally:
+            self._drop_unused()
+        self.held[slot.key] = Held(slot, base, time.monotonic())
+        self._looked.pop(slot.key, None)
+        self._tell_all()
+        return self.held[slot.key]
+
+    def free(self, slot: Slot) -> None:
+        """Drop a slot; its base goes with the last slot that stands on it."""
+        held = self.held.pop(slot.key, None)
+        if held is not None:
+            held.base.plain.discard(slot.key)
+            if held.base.adapters.pop(slot.key, None):
+                _take_adapter(held.base, slot.key)
+            del held
+            self._drop_unused()
+        self._looked[slot.key] = slot
+        self._tell_all()
+
+    def touch(self, key: str) -> None:
+        """Note that a slot was used."""
+        if key in self.held:
+            self.held[key].used = time.monotonic()
+
+    def free_unused(self, idle_s: float) -> None:
+        """Free every slot that nobody used for so long."""
+        for held in [h for h in self.held.values() if time.monotonic() - h.used > idle_s]:
+            self.free(held.slot)
+
+    def _needs(self, slot: Slot) -> tuple[int, int]:
+        """Return bytes and parameters of a slot, read from headers."""
+        model = self._model(slot)
+        each = BYTES[model.dtype] if self.settings.dtype != "auto" else 4
+        parameters = model.anatomy.parameters
+        size = each * parameters
+        if slot.run:
+            from safetensors import SafetensorError, safe_open
+
+            file = self._adapter_folder(slot) / "adapter_model.safetensors"
+            try:
+                with safe_open(file, framework="numpy") as tensors:
+                    shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+            except (SafetensorError, OSError):
+                raise RunError(f"run {slot.run}: its adapter cannot be read; run it again") from None
+            extra = sum(math.prod(shape) for shape in shapes)
+            parameters, size = parameters + extra, size + 4 * extra
+        return size, parameters
+
+    def _refuse_too_large(self, slot: Slot) -> None:
+        needs, _ = self._needs(slot)
+        base = self.bases.get(_base_of(slot))
+        needs -= base.bytes if base else 0
+        free = available_bytes() - _SPARE
+        if needs > free:
+            raise ModelError(
+                f"{slot.source}: needs {needs / 1e9:.1f} GB of memory and {max(0, free) / 1e9:.1f} GB are free; "
+                "free another model first, or choose a smaller one"
+            )
+
+    def _model(self, slot: Slot) -> Model:
+        return Model(ModelSpec(source=slot.source, revision=slot.revision), self.settings, self.place)
+
+    def _adapter_folder(self, slot: Slot) -> Path:
+        run: RunFolder = find_run(self.place, slot.run)
+        path = run.file(ADAPTER)
+        if not (path / "adapter_config.json").exists():
+            raise RunError(
+                f"run {run.id}: has no trained adapter ({run.status().state}); let it finish, or leave it out"
+            )
+        return path
+
+    def _load_base(self, slot: Slot) -> Base:
+        source = self._model(slot)
+        model, tokenizer = source.load(), source.tokenizer
+        sizes = {p.data_ptr(): (p.numel() * p.element_size(), p.numel()) for p in model.parameters()}
+        base = Base(model, tokenizer, sum(b for b, _ in sizes.values()), sum(n for _, n in sizes.values()))
+        self.bases[_base_of(slot)] = base
+        return base
+
+    def _drop_unused(self) -> None:
+        for key in [key for key, base in self.bases.items() if base.unused]:
+            del self.bases[key]
+        import gc
+
+        gc.collect()
+        release()
+
+    def _tell_all(self) -> None:
+        """Say of every known slot what it takes; with each that comes or goes, what is shared changes."""
+        for slot in self._looked.values():
+            with suppress(Exception):  # its run was deleted meanwhile, or its files are damaged, which raises anything
+                self.look(slot)
+        for key, held in self.held.items():
+            base = held.base
+            extra, more = base.adapters.get(key, (0, 0))
+            shared = base.bytes if len(base.adapters) + len(base.plain) > 1 else 0
+            self.tell(
+                held.slot,
+                {
+                    "state": "loaded",
+                    "bytes": base.bytes + extra,
+                    "shared": shared,
+                    "parameters": base.parameters + more,
+                    "used": held.used,
+                },
+            )
+
+
+def _base_of(slot: Slot) -> tuple[str, str | None]:
+    return slot.source, slot.revision
+
+
+def _put_adapter(base: Base, key: str, folder: Path) -> None:
+    from peft import PeftModel
+
+    before = {id(p) for p in base.model.parameters()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # about tied layers: see stages.export
+        if base.adapters:
+            base.model.load_adapter(str(folder), adapter_name=key)
+        else:
+            base.model = PeftModel.from_pretrained(base.model, str(folder), adapter_name=key)
+    base.model.eval().requires_grad_(False)
+    own = [p for p in base.model.parameters() if id(p) not in before]
+    base.adapters[key] = sum(p.numel() * p.element_size() for p in own), sum(p.numel() for p in own)
+
+
+def _take_adapter(base: Base, key: str) -> None:
+    """Remove one adapter; with the last, the base is the plain model again (its weights were never changed)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # about the next one that is active
+        # An output layer that an adapter brings whole would stay in place of the base's if only unloaded, and can only
+        # be deleted while its adapter is the active one.
+        base.model.set_adapter(key, inference_mode=True)
+        base.model.delete_adapter(key)
+        if base.adapters:  # PEFT may go on naming the one that is gone
+            base.model.set_adapter(next(iter(base.adapters)), inference_mode=True)
+        else:
+            base.model = base.model.unload()
+
+
+def _prepare_torch(settings: Settings) -> None:
+    """Leave a core to the pages and to a run."""
+    import torch
+
+    torch.set_num_threads(settings.threads or max(1, usable_cores() - 1))

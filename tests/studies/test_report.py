@@ -1,0 +1,164 @@
+"""The report and the files of a run: whole, escaped, loaded from nowhere."""
+
+import io
+import json
+import re
+import zipfile
+from html.parser import HTMLParser
+
+import pandas
+import pytest
+
+from paraknow_core import studies as comparison
+from paraknow_core.errors import RunError
+from paraknow_core.paths import Workspace
+from paraknow_core.runs.folder import list_runs
+from paraknow_core.studies import report as reports
+from tests.pages import compared
+
+
+class Loads(HTMLParser):
+    """Collects what a browser would fetch, and the text outside scripts."""
+
+    def __init__(self):
+        super().__init__()
+        self.fetched, self.text, self.inside, self.tags = [], [], "", []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.inside = tag if tag in ("script", "style") else self.inside
+        self.fetched += [v for k, v in attributes if k in ("src", "href", "srcset", "data", "action", "poster")]
+
+    def handle_endtag(self, tag):
+        self.inside = "" if tag == self.inside else self.inside
+
+    def handle_data(self, data):
+        if not self.inside:
+            self.text.append(data)
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Workspace(tmp_path)
+
+
+def groups_of(place):
+    return comparison.arms_of([(run, run.spec()) for run in list_runs(place)])
+
+
+def parsed(html):
+    parser = Loads()
+    parser.feed(html)
+    return parser, " ".join(parser.text)
+
+
+def test_the_report_holds_everything_and_fetches_nothing(place):
+    compared.study(place, seeds=2)
+    html = reports.html_report(groups_of(place))
+    page, text = parsed(html)
+    assert page.fetched == []
+    assert "link" not in page.tags and "img" not in page.tags and "iframe" not in page.tags
+    style = "".join(re.findall(r"<style>(.*?)</style>", html, re.DOTALL))
+    assert "url(" not in style and "@import" not in style
+    assert "default-src 'none'" in html
+    assert len(html.encode()) < 8_000_000
+    for part in (
+        "seeking (the method)",
+        "against default LoRA",
+        "p, Holm",
+        "Curves",
+        "Settings that differ",
+        "Versions and fingerprints",
+        "How to reproduce",
+        "torch 2.13.0",
+        "version: 1",
+    ):
+        assert part in text, part
+    figures = re.findall(r'<div id="(figure-\d+)"', html)
+    assert len(figures) == 6  # two scorers, each with scores and differences; two curves
+    assert all(f"Plotly.newPlot('{name}'" in html for name in figures)
+
+
+def test_hostile_names_stay_text(place):
+    compared.run(place, "seeking", name=compared.HOSTILE[:120], student__source="/m/</script><img src=x onerror=1>")
+    compared.run(place, "default_lora", student__source="/m/</script><img src=x onerror=1>")
+    html = reports.html_report(groups_of(place))
+    page, text = parsed(html)
+    assert page.tags.count("script") == 2
+    assert "img" not in page.tags
+    assert "</script><img src=x onerror=1>" in text
+    assert html.count("</script>") == 2
+
+
+def test_a_report_of_one_arm_or_of_none(place):
+    with pytest.raises(RunError, match="no finished run was chosen"):
+        reports.html_report([])
+    compared.run(place, "pissa")
+    _, text = parsed(reports.html_report(groups_of(place)))
+    assert "differences are to PiSSA" in " ".join(text.split())
+
+
+def test_an_arm_without_shared_examples_takes_nothing_from_the_report(place):
+    runs = compared.study(place, seeds=1)
+    file = runs["pissa"][0].file("predictions.jsonl")
+    file.write_text(file.read_text().replace('"test/', '"other/'))
+    _, text = parsed(reports.html_report(groups_of(place)))
+    assert text.count("share no test example") == 2  # once a scorer
+    assert text.count("p, Holm") == 2
+    assert "points (95 %" in text
+
+
+def test_a_scorer_that_no_arm_has_in_all_its_runs_is_left_out(place):
+    runs = compared.study(place, seeds=2)
+    for same in runs.values():
+        result = same[1].result()
+        result["scores"] = result["scores"][:1]
+        same[1].file("result.json").write_text(json.dumps(result))
+    _, text = parsed(reports.html_report(groups_of(place)))
+    assert text.count("p, Holm") == 1
+
+
+def test_the_zip_holds_the_adapter_and_nothing_else(place, tmp_path):
+    run = compared.run(place, "seeking")
+    with pytest.raises(RunError, match="has no adapter/"):
+        reports.adapter_zip(run)
+    run.file("adapter").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "secret.txt"):
+        (run.file("adapter") / name).write_text(name)
+    with zipfile.ZipFile(io.BytesIO(reports.adapter_zip(run))) as archive:
+        assert archive.namelist() == ["adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
+    outside = tmp_path / "outside"
+    outside.write_text("not yours")
+    (run.file("adapter") / "adapter_config.json").unlink()
+    (run.file("adapter") / "adapter_config.json").symlink_to(outside)
+    with pytest.raises(RunError, match="has no adapter/"):
+        reports.adapter_zip(run)
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", "events.jsonl", "result.json"])
+def test_a_run_with_a_linked_file_is_not_handed_out(place, tmp_path, name):
+    run = compared.run(place, "seeking")
+    run.file(name).rename(tmp_path / "outside")
+    run.file(name).symlink_to(tmp_path / "outside")
+    arms = groups_of(place)
+    for hand_out in (reports.html_report, reports.records_table):
+        with pytest.raises(RunError, match=f"{name} is a link"):
+            hand_out(arms)
+
+
+def test_records_go_through_csv_and_parquet(place):
+    compared.study(place, seeds=2)
+    table = reports.records_table(groups_of(place))
+    assert len(table) == 3 * 2 * 2 * compared.N
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    pandas.testing.assert_frame_equal(pandas.read_parquet(buffer), table)
+    again = pandas.read_csv(io.StringIO(table.to_csv(index=False)))
+    assert list(again.columns) == list(table.columns)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("../../etc/passwd", "etc-passwd"), ("a b<c>", "a-b-c"), ("...", "run"), ("x" * 200, "x" * 80)]
+)
+def test_safe_names(text, name):
+    assert reports.safe_name(text) == name

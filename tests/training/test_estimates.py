@@ -1,0 +1,83 @@
+"""What injection, fine-tuning and evaluation are said to take: against sums in plain loops, and how they grow."""
+
+from dataclasses import replace
+
+import pytest
+
+from paraknow_core.models.anatomy import read_anatomy
+from paraknow_core.models.source import resolve_model
+from paraknow_core.sensitivity.plan import Rates
+from paraknow_core.spec import ROLES
+from paraknow_core.training.estimates import (
+    PROCESS,
+    Answering,
+    Training,
+    adapter_parameters,
+    estimate_evaluation,
+    estimate_finetuning,
+    estimate_injection,
+    whole_head,
+)
+
+RATES = Rates(5e10, 1e10, 1e9)
+TRAINING = Training(steps=45, passes=1, tokens=4000, validations=7, validation_tokens=6000)
+ANSWERING = Answering(models=2, batches=10, batch=32, prompt_tokens=9000, longest=40, new_tokens=48)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return [read_anatomy(resolve_model(f"bundled:{name}")) for name in ("teacher", "stranger")]
+
+
+def test_adapter_parameters_by_hand(pair):
+    # Four layers of hidden 128, intermediate 352; tied embedding 1536 x 128.
+    attention, ffn = 4 * 4 * (128 + 128), 4 * 3 * (128 + 352)
+    assert adapter_parameters(pair[1], ("q", "k", "v", "o"), 8) == 8 * attention
+    assert adapter_parameters(pair[1], ("gate", "up", "down"), 1) == ffn
+    assert adapter_parameters(pair[1], ROLES, 16) == 16 * (attention + ffn + 1536 + 128)
+
+
+def test_seconds_grow_with_the_work_and_shrink_with_the_speed(pair):
+    one = estimate_finetuning(pair[1], 100_000, TRAINING, RATES)
+    twice = estimate_finetuning(pair[1], 100_000, replace(TRAINING, steps=90, validations=14), RATES)
+    assert twice.seconds == pytest.approx(2 * one.seconds)
+    assert twice.memory == one.memory
+    faster = estimate_finetuning(pair[1], 100_000, TRAINING, Rates(5e11, 1e11, 1e9))
+    assert faster.seconds < 0.4 * one.seconds
+    assert estimate_finetuning(pair[1], 100_000, replace(TRAINING, steps=0, validations=0), RATES).seconds == 0
+
+
+def test_memory_is_what_is_held_at_once(pair):
+    need = estimate_finetuning(pair[1], 100_000, TRAINING, RATES)
+    states = sum(16 * 128 + 8 * 352 for _ in range(4))
+    held = 4 * 4000 * states + 5 * 4 * 4000 * 1536 + 16 * 100_000
+    assert need.memory == pytest.approx(PROCESS + 4 * pair[1].parameters + 1.15 * held)
+    assert need.disk == 24 * 100_000
+    assert estimate_finetuning(pair[1], 100_000, TRAINING, RATES, head=1000).disk == need.disk + 4 * 1000
+    half = estimate_finetuning(pair[1], 100_000, replace(TRAINING, tokens=2000), RATES)
+    assert PROCESS < half.memory < need.memory
+
+
+def test_evaluation_counts_every_model_and_every_new_token(pair):
+    two = estimate_evaluation(pair[1], ANSWERING, RATES)
+    one = estimate_evaluation(pair[1], replace(ANSWERING, models=1), RATES)
+    assert two.seconds == pytest.approx(2 * one.seconds)
+    assert two.disk == 0
+    read = estimate_evaluation(pair[1], replace(ANSWERING, new_tokens=0), RATES)
+    assert read.seconds < two.seconds
+    assert read.memory < two.memory
+
+
+def test_a_larger_teacher_takes_longer_to_search(pair):
+    small = estimate_injection(pair[1], pair[1], ROLES, 16, RATES)
+    large = estimate_injection(pair[0], pair[1], ROLES, 16, RATES)
+    assert large.seconds > small.seconds
+    assert large.disk == small.disk == 4 * adapter_parameters(pair[1], ROLES, 16)
+
+
+def test_only_a_tied_embedding_that_changes_is_brought_whole(pair):
+    student = pair[1]
+    size = student.vocab_size * student.hidden_size
+    assert whole_head(replace(student, tied=True), ("q", "embed")) == size
+    assert whole_head(replace(student, tied=False), ("q", "embed")) == 0
+    assert whole_head(replace(student, tied=True), ("q", "up")) == 0

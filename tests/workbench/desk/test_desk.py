@@ -1,0 +1,241 @@
+"""The desk: a question is answered by a real process, once, and failures are sentences."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy
+import pytest
+
+from paraknow_core.engines.service import Service
+from paraknow_core.errors import DataError
+from paraknow_core.paths import Workspace
+from paraknow_core.workbench import desk
+from paraknow_core.workbench.access import ADDRESS_VARIABLE, DEMO_VARIABLE
+from paraknow_core.workbench.desk import questions, serve
+
+ECHO = """
+import numpy
+from paraknow_core.errors import DataError
+def answer(place, settings, request):
+    if request.get("refuse"):
+        raise DataError("echo: refused; ask for something else")
+    if request.get("crash"):
+        raise ZeroDivisionError("one by nothing")
+    return {"said": request["say"]}, {"numbers": numpy.arange(4.0)}
+"""
+
+
+@pytest.fixture
+def place(tmp_path) -> Workspace:
+    return Workspace(tmp_path / "cache")
+
+
+@pytest.fixture
+def echo(monkeypatch, tmp_path):
+    """A kind of question of this test's own."""
+    import paraknow_core.workbench.desk.kinds as kinds
+
+    (tmp_path / "echo.py").write_text(ECHO)
+    monkeypatch.setattr(kinds, "__path__", [*kinds.__path__, str(tmp_path)])
+    monkeypatch.setattr(Service, "start", lambda self: None)
+
+
+def answer_all(place: Workspace) -> None:
+    for question in sorted((questions.desk_folder(place) / "questions").glob("*.json")):
+        serve.answer_question(place, question)
+
+
+def test_an_answer_is_kept_with_its_arrays(place, echo):
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "waiting"
+    answer_all(place)
+    reply = desk.ask(place, "echo", {"say": "hello"})
+    assert (reply.state, reply.value) == ("done", {"said": "hello"})
+    numpy.testing.assert_array_equal(reply.array("numbers"), numpy.arange(4.0))
+    with pytest.raises(DataError, match="no 'letters'"):
+        reply.array("letters")
+    assert not list((questions.desk_folder(place) / "questions").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kind", "request_", "message"),
+    [
+        ("echo", {"refuse": True}, "echo: refused; ask for something else"),
+        ("echo", {"crash": True}, "ZeroDivisionError: one by nothing"),
+        ("no_such", {}, "nobody answers questions of kind 'no_such'"),
+        ("../serve", {}, "nobody answers"),
+    ],
+)
+def test_a_failure_is_a_sentence_and_can_be_asked_again(place, echo, kind, request_, message):
+    desk.ask(place, kind, request_)
+    answer_all(place)
+    reply = desk.ask(place, kind, request_)
+    assert reply.state == "failed"
+    assert message in reply.error
+    desk.forget(reply)
+    assert desk.ask(place, kind, request_).state == "waiting"
+
+
+def test_bad_settings_are_the_answer_to_every_question_and_do_not_end_the_process(place, echo):
+    place.root.mkdir(parents=True)
+    place.settings_file.write_text("threads: many")
+    serve._prepare_torch(place)
+    desk.ask(place, "echo", {"say": "hello"})
+    answer_all(place)
+    assert "settings: 'threads'" in desk.ask(place, "echo", {"say": "hello"}).error
+
+
+@pytest.mark.parametrize("variable", [DEMO_VARIABLE, ADDRESS_VARIABLE])
+def test_what_visitors_may_not_read_is_never_asked(place, echo, monkeypatch, variable):
+    request = {"spec": {"task": [{"test_source": "/etc/passwd"}]}}
+    assert desk.ask(place, "echo", request).state == "waiting"
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(DataError, match="demo mode|outside the folders"):
+        desk.ask(place, "echo", request)
+
+
+def test_a_changed_file_is_another_question(place, tmp_path):
+    file = tmp_path / "data.jsonl"
+    file.write_text("{}\n")
+    before = questions.question_key("echo", {"task": {"source": str(file)}})
+    assert questions.question_key("echo", {"task": {"source": str(file)}}) == before
+    file.write_text("{}\n{}\n")
+    assert questions.question_key("echo", {"task": {"source": str(file)}}) != before
+
+
+def test_changed_settings_are_another_question(place, echo, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    desk.ask(place, "echo", {"say": "hello"})
+    answer_all(place)
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "done"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "waiting"
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    place.settings_file.write_text("dtype: bfloat16\n")
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "waiting"
+
+
+def test_a_rebuilt_bundled_model_and_a_changed_file_with_a_colon_are_other_questions(tmp_path, monkeypatch):
+    monkeypatch.setattr(questions, "_DEMO_MODELS", tmp_path)
+    (tmp_path / "one").mkdir()
+    for source, file in (("bundled:one", tmp_path / "one" / "config.json"), (f"{tmp_path}/a:b", tmp_path / "a:b")):
+        before = questions.question_key("echo", {"source": source})
+        file.write_text("{}")
+        assert questions.question_key("echo", {"source": source}) != before
+
+
+def test_what_a_hub_holds_without_a_revision_is_asked_again_the_next_day(monkeypatch):
+    def keys() -> list[str]:
+        sources = (
+            {"source": "owner/name"},
+            {"source": "hub:owner/name", "revision": None},
+            {"source": "owner/name", "revision": "main"},
+            {"source": "bundled:teacher"},
+        )
+        return [questions.question_key("echo", each) for each in sources]
+
+    today, tomorrow = keys(), time.time() + 86_400
+    monkeypatch.setattr(questions.time, "time", lambda: tomorrow)
+    assert [a == b for a, b in zip(today, keys(), strict=True)] == [False, False, True, True]
+
+
+def test_a_question_that_nobody_waits_for_is_dropped_and_the_newest_comes_first(place, echo):
+    for number, word in enumerate(("old", "middle", "new")):
+        desk.ask(place, "echo", {"say": word})
+        key = questions.question_key("echo", {"say": word}, place)
+        moment = time.time() - (serve.STALE_S + 5 if word == "old" else 3 - number)
+        os.utime(questions.desk_folder(place) / "questions" / f"{key}.json", (moment, moment))
+    folder = questions.desk_folder(place) / "questions"
+    newest = serve._next(folder)
+    assert newest.stem == questions.question_key("echo", {"say": "new"}, place)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_question_that_is_being_worked_out_is_not_asked_anew(place, echo):
+    desk.ask(place, "echo", {"say": "slow"})
+    folder = questions.desk_folder(place) / "questions"
+    [question] = folder.iterdir()
+    question.replace(question.with_suffix(".working"))
+    assert desk.ask(place, "echo", {"say": "slow"}).state == "waiting"
+    assert [file.suffix for file in folder.iterdir()] == [".working"]
+
+
+def test_an_answer_that_comes_between_two_looks_is_taken_and_not_worked_out_again(place, echo, monkeypatch):
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "waiting"
+    looks: list[object] = []
+    before = questions.read_json
+
+    def late(path, *default):
+        looks.append(path)
+        if len(looks) > 1:
+            return before(path, *default)
+        answer_all(place)  # the first look finds nothing; now it is answered, and no `.working` is left
+        return None
+
+    monkeypatch.setattr(questions, "read_json", late)
+    assert desk.ask(place, "echo", {"say": "hello"}).state == "done"
+    assert not list((questions.desk_folder(place) / "questions").iterdir())
+
+
+def test_a_question_whose_answer_is_there_is_dropped(place, echo, monkeypatch):
+    desk.ask(place, "echo", {"say": "hello"})
+    [question] = (questions.desk_folder(place) / "questions").iterdir()
+    content = question.read_text()
+    answer_all(place)
+    question.write_text(content)
+    monkeypatch.setattr(serve, "work_out", lambda *_: pytest.fail("worked out twice"))
+    answer_all(place)
+    assert not question.exists()
+
+
+def test_old_answers_go_when_they_are_too_many_or_too_large(place, monkeypatch):
+    folder = questions.desk_folder(place)
+
+    def answers(*ages: int) -> list[str]:
+        for age in ages:
+            (folder / str(age)).mkdir(parents=True, exist_ok=True)
+            (folder / str(age) / questions.ANSWER).write_text("x" * 100)
+            os.utime(folder / str(age), (1e9 - age, 1e9 - age))
+        serve._prune(folder)
+        return sorted(path.name for path in folder.iterdir())
+
+    assert answers(1, 2, 3) == ["1", "2", "3"]
+    monkeypatch.setattr(serve, "MOST_BYTES", 250)
+    assert answers(1, 2, 3) == ["1", "2"]
+    monkeypatch.setattr(serve, "MOST_ANSWERS", 1)
+    assert answers(1, 2) == ["1"]
+    monkeypatch.setattr(serve, "MOST_BYTES", 50)
+    assert answers(1) == ["1"]
+
+
+def test_old_answers_go_while_the_desk_serves(place, monkeypatch):
+    monkeypatch.setattr(serve, "PRUNE_EVERY_S", 0.0)
+    monkeypatch.setattr(serve, "IDLE_S", 0.2)
+    monkeypatch.setattr(serve, "_prepare_torch", lambda _place: None)
+    pruned = []
+    monkeypatch.setattr(serve, "_prune", pruned.append)
+    serve.serve(place)
+    assert len(pruned) > 1
+
+
+def test_a_question_that_ended_the_process_is_answered_with_that(place, echo):
+    desk.ask(place, "echo", {"say": "boom"})
+    folder = questions.desk_folder(place) / "questions"
+    [question] = folder.iterdir()
+    question.replace(question.with_suffix(".working"))
+    serve._fail_interrupted(place, folder)
+    assert "memory ran out" in desk.ask(place, "echo", {"say": "boom"}).error
+
+
+def test_a_real_process_answers_and_ends_when_asked(place):
+    deadline = time.monotonic() + 90
+    while (reply := desk.ask(place, "no_such", {})).state == "waiting":
+        assert time.monotonic() < deadline, Path(Service(place, "desk").folder / "log.txt").read_text()
+        time.sleep(0.1)
+    assert "nobody answers" in reply.error
+    service = Service(place, "desk")
+    assert service.alive()
+    with service.hold() as mine:
+        assert not mine
+    service.stop(wait_s=20)
+    assert not service.alive()

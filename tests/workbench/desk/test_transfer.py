@@ -1,0 +1,95 @@
+"""Questions about a transfer over tiny pairs: fused modules, other vocabularies, smaller teachers, changed files."""
+
+import numpy
+import pytest
+
+from paraknow_core.sensitivity.measure import sensitivity
+from paraknow_core.spec import RunSpec
+from paraknow_core.workbench.desk.kinds import _transfer
+from paraknow_core.workbench.desk.serve import work_out
+from tests.tiny_models import edit_weights
+
+
+@pytest.fixture
+def ask(teacher, make_context, session_place):
+    """Return a function that plans a tiny pair and asks for every layer, over the really measured teacher."""
+
+    def asked(student, structure="submatrix", mode="block", **more):
+        store = sensitivity(make_context(student))
+        spec = RunSpec().with_changes({"teacher.source": teacher, "student.source": str(student)})
+        base = {who: getattr(spec, who).model_dump(mode="json") for who in ("teacher", "student")}
+        wanted = {"mapping": {"strategy": "last"}, "origin": ["all"], "stores": [store.folder.name], **more}
+        plan, _ = work_out(session_place, "transfer_plan", base | wanted)
+        request = {**base, "store": plan["store"], "structure": structure, "seed": 0}
+        answers = [
+            work_out(
+                session_place,
+                "transfer_layer",
+                {**request, "pairs": [p for p in plan["pairs"] if p["layer"] == layer], "mode": mode, "rank": 8},
+            )
+            for layer in (None, *range(plan["student_layers"]))
+        ]
+        return plan, [row for value, _ in answers for row in value["rows"]], request
+
+    return asked
+
+
+@pytest.mark.parametrize("structure", ["submatrix", "row_column", "neuron", "random", "random_offset"])
+@pytest.mark.parametrize("family", ["llama", "phi3", "gpt2"])
+def test_every_structure_of_every_kind_of_module(tiny, ask, session_place, family, structure):
+    plan, rows, request = ask(tiny(family), structure)
+    assert len(rows) == len([pair for pair in plan["pairs"] if pair["action"] != "skip"]) > 0
+    assert not any(row["problem"] for row in rows)
+    assert all(0 <= row["captured_mass"] <= 1 + 1e-9 for row in rows)
+    if structure == "submatrix":
+        assert all(row["offsets"]["at_most"] == 1 for row in rows)
+    given = next(pair for pair in plan["pairs"] if pair["action"] == "cut")
+    value, arrays = work_out(session_place, "transfer_block", {**request, "pair": given})
+    assert arrays["rows"].sum() == pytest.approx(value["total"], rel=1e-5)
+    assert arrays["counts"].sum() == value["positions"]
+    if value["kind"] != "window":
+        kept = arrays["kept_rows"].sum() / len(arrays["kept_rows"])
+        assert kept == pytest.approx(
+            value["shape"][0] / value["teacher_shape"][0] if value["kind"] == "grid" else value["area_fraction"]
+        )
+
+
+def test_a_fused_host_holds_the_rank_of_each_of_its_modules(tiny, ask):
+    plan, _, _ = ask(tiny("phi3"))
+    fused = [host for host in plan["hosts"] if host["modules"] == 3]
+    assert fused
+    assert fused[0]["sides"] == 32 + (32 + 16 + 16)
+
+
+def test_other_vocabularies_are_matched_by_token(tiny, ask):
+    plan, rows, _ = ask(tiny("llama", extra_tokens=("<new>",), seed=5))
+    embed = next(row for row in rows if row["role"] == "embed")
+    assert embed["action"] == "place"
+    assert embed["teacher_shape"][0] == embed["student_shape"][0]
+    assert embed["positions"] == 48 - 32 + 1
+
+
+def test_a_mapping_that_does_not_fit_is_said_and_the_sizes_are_still_there(tiny, ask):
+    plan, rows, _ = ask(tiny("llama"), mapping={"strategy": "manual", "layers": [1, 2, 3]})
+    assert "3 entries, but the student has 2 layers" in plan["problem"]
+    assert (plan["layers"], plan["pairs"], rows) == (None, [], [])
+    assert plan["teacher_layers"] == 4
+
+
+def test_a_weight_file_that_changes_is_read_again(ask, tmp_path, session_place):
+    from tests.tiny_models import build_tiny
+
+    student = build_tiny("llama", tmp_path / "student", seed=8)
+    _, before, request = ask(student)
+    edit_weights(student, lambda tensors: {name: -tensor for name, tensor in tensors.items()})
+    _, after, _ = ask(student)
+    cosines = [[row["cosine"] for row in rows] for rows in (before, after)]
+    numpy.testing.assert_allclose(cosines[0], [-c for c in cosines[1]], atol=1e-6)
+
+
+def test_blocks_are_kept_only_within_a_limit(monkeypatch, tiny, ask):
+    recent = _transfer._Recent()
+    monkeypatch.setattr(_transfer, "_RECENT", recent)
+    monkeypatch.setattr(_transfer, "KEPT_BYTES", 1)
+    ask(tiny("llama"))
+    assert len(recent.blocks) == 1
