@@ -105,7 +105,7 @@ class Model:
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        from paraknow_core.models.load import load_tokenizer
+        from paraknow_core.models.tokenizer import load_tokenizer
 
         return load_tokenizer(self.source)
 

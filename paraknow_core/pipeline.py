@@ -186,7 +186,7 @@ class _Work:
         Raises:
             RunError: data, models or precision were replaced since.
         """
-        from paraknow_core.methods.start import is_sound
+        from paraknow_core.adapters.initial import is_sound
 
         if not any(self.folder.file(name).exists() for name in PRODUCTS):
             for name in ("versions", "machine", "settings", "computed_with", "step0", "training"):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from paraknow_core.adapters.cards import CARD
+from paraknow_core.adapters.update import Update
 from paraknow_core.errors import ShapeError
-from paraknow_core.methods.base import Update
 from paraknow_core.models.anatomy import Anatomy, LogicalModule
 from paraknow_core.models.logical import add_product_
 from paraknow_core.paths import build_folder

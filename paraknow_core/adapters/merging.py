@@ -13,25 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.adapters.cards import CARD, merged_card
+from paraknow_core.adapters.initial import FOLDER, RECORD, saved_updates
 from paraknow_core.adapters.inject import hosts, row_index, take_off_
 from paraknow_core.adapters.saved import trained_factors
 from paraknow_core.context import Context
 from paraknow_core.errors import ModelError, NumericError, RunError
 from paraknow_core.files.disk import disk_trouble
-from paraknow_core.methods.start import FOLDER, RECORD, saved_updates
+from paraknow_core.files.tensor_file import file_bytes, write_in_order
 from paraknow_core.models.anatomy import Anatomy, LogicalModule, parameter_headers, read_anatomy
 from paraknow_core.models.fingerprint import TOKENIZER_FILES
 from paraknow_core.models.headers import INDEX_FILE, SINGLE_FILE
 from paraknow_core.models.logical import add_product_
 from paraknow_core.models.source import ModelSource, read_json_object
 from paraknow_core.paths import build_folder, read_json, write_atomic, write_json
-from paraknow_core.sensitivity.tensor_file import file_bytes, write_in_order
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from paraknow_core.methods.base import Update
+    from paraknow_core.adapters.update import Update
 
 SHARD_BYTES = 2_000_000_000
 ROWS = 1024  # of a weight that are compared at a time

@@ -2,32 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
+from paraknow_core.adapters.update import Update
 from paraknow_core.context import Context
 from paraknow_core.methods.seeking.mapping import LayerMapping
 from paraknow_core.models.anatomy import LogicalModule
 from paraknow_core.sensitivity.store import SensitivityStore
-
-
-@dataclass(frozen=True)
-class Update:
-    """Where the adapter of one student module starts.
-
-    Attributes:
-        module: the student's module.
-        a: (r, in_features); b: (out_features, r). An embedding maps vocabulary (in) to hidden (out).
-        subtract: take scaling * B @ A off the base weight, so that the student's function does not change.
-        record: what extraction.json says about the module.
-    """
-
-    module: LogicalModule
-    a: Tensor
-    b: Tensor
-    subtract: bool
-    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,8 +42,3 @@ class Method(Protocol):
     def updates(self, inputs: MethodInputs) -> Iterator[Update]:
         """Yield the update of each module that starts elsewhere than default LoRA."""
         ...
-
-
-def to_linear(weight: Tensor, module: LogicalModule) -> Tensor:
-    """Turn a logical weight into (out_features, in_features); only embeddings, (vocabulary, hidden), differ."""
-    return weight.T if module.role == "embed" else weight

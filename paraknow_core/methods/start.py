@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from paraknow_core.adapters.cards import initial_card, start_note
 from paraknow_core.adapters.export import Factors, current_factors
-from paraknow_core.adapters.inject import inject, row_index, save_initial_adapter
+from paraknow_core.adapters.initial import FOLDER, RECORD, WEIGHTS, saved_updates
+from paraknow_core.adapters.inject import inject, save_initial_adapter
+from paraknow_core.adapters.update import Update
 from paraknow_core.context import Context
-from paraknow_core.files.disk import file_digest, whole_tensors
-from paraknow_core.methods.base import Method, MethodInputs, Update
+from paraknow_core.files.disk import file_digest
+from paraknow_core.methods.base import Method, MethodInputs
 from paraknow_core.methods.seeking.blocks import layer_mapping, pairings
 from paraknow_core.methods.seeking.mapping import LayerMapping
 from paraknow_core.models.anatomy import LogicalModule
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from paraknow_core.sensitivity.store import SensitivityStore
-
-RECORD, FOLDER, WEIGHTS = "extraction.json", "init_adapter", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,6 @@ def start_adapter(
         write_json(folder / RECORD, record)
     initial = current_factors(peft_model, modules) if record["subtracted"] else None
     return StartedAdapter(peft_model, initial, record["layer_mapping"])
-
-
-def is_sound(folder: Path) -> bool:
-    """Tell whether extraction.json and init_adapter/ of a folder are what `start_adapter` has left there."""
-    record = read_json(folder / RECORD)
-    if not isinstance(record, dict) or not {"subtracted", "layer_mapping"} <= record.keys():
-        return False
-    weights, digest = folder / FOLDER / WEIGHTS, record.get("digest")
-    if not whole_tensors(weights):
-        return False
-    return digest is None or file_digest(weights) == digest  # an earlier version noted none
 
 
 def _compute(
@@ -128,30 +117,3 @@ def _inject(
     context: Context, student: "PreTrainedModel", modules: list[LogicalModule], updates: "Iterator[Update]"
 ) -> "PeftModel":
     return inject(student, context.student.anatomy, modules, context.spec.factorisation, updates, context.spec.seed)
-
-
-def saved_updates(folder: Path, modules: list[LogicalModule], rank: int, subtracted: set[str]) -> "Iterator[Update]":
-    """Read the initial factors back, bit for bit, module by module.
-
-    Args:
-        folder: init_adapter/ of a run.
-        modules: the student's modules that have an adapter.
-        rank: of each.
-        subtracted: names of those whose product was taken off the student's weight.
-    """
-    from safetensors import safe_open
-
-    position: dict[str, int] = {}
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:
-        for module in modules:
-            prefix = f"base_model.model.{module.host}"
-            names = (
-                ("lora_embedding_A", "lora_embedding_B")
-                if module.role == "embed"
-                else ("lora_A.weight", "lora_B.weight")
-            )
-            a, b = (tensors.get_tensor(f"{prefix}.{name}") for name in names)
-            first = position.get(module.host, 0)
-            position[module.host] = first + rank
-            part = b[row_index(module, b.shape[0]), first : first + rank]
-            yield Update(module, a[first : first + rank], part, module.name in subtracted, {})

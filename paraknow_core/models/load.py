@@ -1,27 +1,23 @@
-"""Load models and tokenizers with transformers, from a folder, without a network and without foreign code."""
+"""Load models with transformers, from a folder, without a network and without foreign code."""
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from paraknow_core.errors import ModelError, without_panic
+from paraknow_core.errors import ModelError
 from paraknow_core.models.anatomy import Anatomy, check_names, memory_names, read_anatomy
 from paraknow_core.models.config_values import GENERATION_CONFIG, declared_ends
 from paraknow_core.models.dimensions import read_dimensions
 from paraknow_core.models.families import FAMILIES
+from paraknow_core.models.library import library_config, one_line_reason, quiet_transformers
 from paraknow_core.models.logical import parameters_of
 from paraknow_core.models.source import ModelSource, read_json_object
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from paraknow_core.models.shards import Shards
 
 DTYPES = ("float32", "bfloat16", "float16")
-_RANK = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]+\r?\n")
 
 
 def load_model(source: ModelSource, *, device: str = "cpu", dtype: str = "float32") -> "PreTrainedModel":
@@ -80,61 +76,8 @@ def import_architecture(source: ModelSource) -> None:
     import accelerate  # noqa: F401 - an empty model is built with it
     from transformers import AutoModelForCausalLM
 
-    config = _config(source)
+    config = library_config(source)
     AutoModelForCausalLM._model_mapping[type(config)]  # noqa: B018, SLF001 - looking it up imports it
-
-
-# What a config.json may say about how a model was run or saved, and what is decided here instead: never honoured.
-_NOT_FOLLOWED = (
-    "_attn_implementation",
-    "attn_implementation",
-    "_attn_implementation_internal",
-    "_attn_implementation_autoset",
-    "_experts_implementation",
-    "experts_implementation",
-    "_experts_implementation_internal",
-    "_flash_attn_2_enabled",
-    "dtype",
-    "torch_dtype",
-    "use_cache",
-    "quantization_config",
-    "compression_config",
-    "auto_map",
-    "output_attentions",
-    "output_hidden_states",
-    "return_dict",
-    "use_return_dict",
-    "torchscript",
-    "use_bfloat16",
-    "gradient_checkpointing",
-    "pretraining_tp",
-    "transformers_version",
-    "device_map",
-    "problem_type",
-    "num_labels",
-    "id2label",
-    "label2id",
-)
-
-
-def _config(source: ModelSource) -> "PreTrainedConfig":
-    """Return transformers' form of config.json, without what is decided here.
-
-    Raises:
-        ModelError: it cannot be right, or transformers does not take it.
-    """
-    from transformers import AutoConfig
-
-    given = source.config()
-    read_dimensions(given, source.label)  # names what it knows to be wrong, with its key
-    with _quiet_transformers():
-        try:
-            return AutoConfig.for_model(**{key: value for key, value in given.items() if key not in _NOT_FOLLOWED})
-        except Exception as error:  # config checks raise many kinds
-            raise ModelError(
-                f"{source.label}: config.json has a value that transformers refuses ({_reason(error)}); correct it, or "
-                "get config.json again"
-            ) from None
 
 
 def build_empty(source: ModelSource, anatomy: Anatomy, dtype: "torch.dtype", device: str) -> "PreTrainedModel":
@@ -149,9 +92,9 @@ def build_empty(source: ModelSource, anatomy: Anatomy, dtype: "torch.dtype", dev
 
     from paraknow_core.models.rotary import tables_of_their_own
 
-    config = _config(source)
+    config = library_config(source)
     config.name_or_path = str(source.folder)
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
             with init_empty_weights(include_buffers=False), no_init_weights():
                 model = AutoModelForCausalLM.from_config(
@@ -159,7 +102,7 @@ def build_empty(source: ModelSource, anatomy: Anatomy, dtype: "torch.dtype", dev
                 )
         except Exception as error:  # config checks raise many kinds
             raise ModelError(
-                f"{source.label}: transformers cannot build what config.json says ({_reason(error)}); "
+                f"{source.label}: transformers cannot build what config.json says ({one_line_reason(error)}); "
                 "correct it, or get config.json again"
             ) from None
     _take_generation_config(model, source)
@@ -181,73 +124,13 @@ def _take_generation_config(model: "PreTrainedModel", source: ModelSource) -> No
     if not (source.folder / GENERATION_CONFIG).is_file():
         return
     content = read_json_object(source.folder / GENERATION_CONFIG, source.label)
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
             made = GenerationConfig.from_dict(content)
             made.validate(strict=True)
         except Exception:  # its checks raise many kinds
             made = GenerationConfig(eos_token_id=ends or None)
     model.generation_config = made
-
-
-def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
-    """Load a model's tokenizer. Without a padding token it pads with its end-of-text token; nothing is resized.
-
-    Raises:
-        ModelError: there is none, or it cannot be loaded, or it has neither padding nor end-of-text token.
-    """
-    from transformers import AutoTokenizer
-
-    if not any((source.folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise ModelError(f"{source.label}: has no tokenizer; add its tokenizer.json (or vocab.json) to the folder")
-    _require_reader(source)
-    stray = next(source.folder.glob("additional_chat_templates/._*.jinja"), None)
-    if stray:
-        raise ModelError(f"{source.label}: {stray.name} is a leftover of macOS, no chat template; remove it")
-    config = _config(source)  # transformers reads it too: what is wrong with it is not the tokenizer's fault
-    with _quiet_transformers():
-        try:
-            with without_panic():
-                tokenizer = AutoTokenizer.from_pretrained(
-                    source.folder, config=config, trust_remote_code=False, local_files_only=True
-                )
-        except Exception as error:  # the tokenizers library raises bare Exceptions for damaged files
-            raise ModelError(
-                f"{source.label}: the tokenizer cannot be loaded ({_reason(error)}); get its files again"
-            ) from None
-    room = read_dimensions(source.config(), source.label).vocab_size
-    # A tokenizer class may bring special tokens the model has no embedding for: they must not become padding.
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= room:
-        if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= room:
-            raise ModelError(
-                f"{source.label}: the tokenizer has neither a padding nor an end-of-text token inside the model's "
-                f"vocabulary of {room}; add eos_token to tokenizer_config.json"
-            )
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def _require_reader(source: ModelSource) -> None:
-    """Say which package reads a tokenizer that is in tokenizer.model alone, where that package is not here."""
-    file = source.folder / "tokenizer.model"
-    if any((source.folder / name).is_file() for name in ("tokenizer.json", "vocab.json")) or not file.is_file():
-        return
-    with file.open("rb") as opened:
-        ranks = _RANK.match(opened.read(1024))  # lines of a token in base64 and its rank
-    packages = {"tiktoken": "tiktoken"} if ranks else {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
-    lacking = [package for module, package in packages.items() if not _is_installed(module)]
-    if lacking:
-        raise ModelError(
-            f"{source.label}: the tokenizer is only in tokenizer.model, and what reads that is not installed; "
-            f"pip install {' '.join(lacking)}, or add the tokenizer.json of the same tokenizer"
-        )
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package that would hold it
-        return False
 
 
 def pick_device(setting: str) -> str:
@@ -299,26 +182,3 @@ def _check_tie(source: ModelSource, anatomy: Anatomy, shards: "Shards") -> None:
             f"{anatomy.label}: config.json ties the embeddings, but the file holds a different output layer; "
             "set tie_word_embeddings to false in config.json"
         )
-
-
-def _reason(error: BaseException) -> str:
-    """Return what went wrong in one line: transformers' config checks name the check first and the reason below it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    text = lines[0] if len(lines) == 1 or not lines[0].endswith(":") else lines[1].partition("Error: ")[2] or lines[1]
-    return text if len(text) <= 160 else text[:157] + "..."
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence transformers' progress bars and load report; what matters of them is raised as an error."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -103,7 +103,7 @@ def _read(source: ModelSource) -> tuple[str, dict[str, int]]:
             tokens = tokens | _load(source, "added_tokens.json")
         return "BPE", _checked(tokens, source, "vocab.json")
     if (folder / "tokenizer.model").is_file():
-        from paraknow_core.models.load import load_tokenizer  # which says what to install, if need be
+        from paraknow_core.models.tokenizer import load_tokenizer  # which says what to install, if need be
 
         return "sentencepiece", dict(load_tokenizer(source).get_vocab())
     raise ModelError(f"{source.label}: has no tokenizer; add its tokenizer.json (or vocab.json) to the folder")

@@ -8,8 +8,9 @@ import transformers
 from paraknow_core.errors import ModelError
 from paraknow_core.models import config_values
 from paraknow_core.models.anatomy import read_anatomy
-from paraknow_core.models.load import load_model, load_tokenizer
+from paraknow_core.models.load import load_model
 from paraknow_core.models.source import resolve_model
+from paraknow_core.models.tokenizer import load_tokenizer
 from tests.tiny_models import TINY, edit_config
 
 LONG = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}

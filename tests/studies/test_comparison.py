@@ -10,12 +10,12 @@ from paraknow_core import studies as comparison
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.errors import RunError
 from paraknow_core.figures.compare import difference_forest
+from paraknow_core.figures.report import html_report
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import list_runs
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies import arms
 from paraknow_core.studies import scores as studies
-from paraknow_core.studies.report import html_report
 from tests.pages import compared, fabricate
 
 

@@ -19,8 +19,8 @@ LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% end
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from paraknow_core.models.load import load_tokenizer
     from paraknow_core.models.source import resolve_model
+    from paraknow_core.models.tokenizer import load_tokenizer
 
     return load_tokenizer(resolve_model("bundled:kin"))
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from paraknow_core.models.load import load_tokenizer
 from paraknow_core.models.source import resolve_model
+from paraknow_core.models.tokenizer import load_tokenizer
 from paraknow_core.tasks.pieces import marks, token_texts
 from paraknow_core.tasks.task import Example, Message
 from paraknow_core.tasks.templates import encode, render, windows

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from paraknow_core.adapters.update import to_linear
 from paraknow_core.context import Context
-from paraknow_core.methods.base import to_linear
 from paraknow_core.methods.seeking.blocks import Block, cut
 from paraknow_core.methods.seeking.choice import Choice, choose, recall, to_student_vocabulary
 from paraknow_core.models.logical import logical_weight

@@ -25,8 +25,9 @@ def greedy_tokens(source: str, adapter=None, text: str = "3 + 4?", count: int = 
     """The same answer by the project's own batch generation on a freshly loaded model."""
     from peft import PeftModel
 
-    from paraknow_core.models.load import load_model, load_tokenizer
+    from paraknow_core.models.load import load_model
     from paraknow_core.models.source import resolve_model
+    from paraknow_core.models.tokenizer import load_tokenizer
     from paraknow_core.tasks.generation import end_tokens, generate
 
     found = resolve_model(source)

@@ -73,7 +73,7 @@ def _anatomy(source: str, revision: str | None, offline: bool, stamp: str) -> An
 
 @lru_cache(maxsize=8)
 def _tokenizer(source: str, revision: str | None, offline: bool, stamp: str) -> "PreTrainedTokenizerBase":
-    from paraknow_core.models.load import load_tokenizer
+    from paraknow_core.models.tokenizer import load_tokenizer
 
     return load_tokenizer(_source(source, revision, offline, stamp))
 

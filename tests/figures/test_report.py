@@ -11,9 +11,9 @@ import pytest
 
 from paraknow_core import studies as comparison
 from paraknow_core.errors import RunError
+from paraknow_core.figures import report as reports
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import list_runs
-from paraknow_core.studies import report as reports
 from tests.pages import compared
 
 

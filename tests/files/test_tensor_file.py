@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paraknow_core.sensitivity.tensor_file import TensorFile, file_bytes
+from paraknow_core.files.tensor_file import TensorFile, file_bytes
 
 LAYOUT = {
     "a": (torch.float32, (3, 4)),
@@ -44,7 +44,7 @@ def test_reopening_keeps_the_content_and_another_layout_starts_afresh(tmp_path):
 def test_it_is_written_before_the_process_is_killed(tmp_path):
     path = tmp_path / "x.safetensors"
     code = (
-        "import os, torch; from pathlib import Path; from paraknow_core.sensitivity.tensor_file import TensorFile\n"
+        "import os, torch; from pathlib import Path; from paraknow_core.files.tensor_file import TensorFile\n"
         f"TensorFile(Path({str(path)!r}), {{'a': (torch.float32, (3,))}})['a'].fill_(5); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
@@ -55,7 +55,7 @@ def test_it_is_written_before_the_process_is_killed(tmp_path):
 def test_no_room_is_one_sentence_and_leaves_nothing(tmp_path):
     code = (
         "import resource, signal, torch; from pathlib import Path; from paraknow_core.errors import RunError\n"
-        "from paraknow_core.sensitivity.tensor_file import TensorFile\n"
+        "from paraknow_core.files.tensor_file import TensorFile\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n"
         f"    TensorFile(Path({str(tmp_path / 'x')!r}), {{'a': (torch.float32, (1 << 20,))}})\n"
