@@ -64,6 +64,7 @@ LIMITS = (
     | dict.fromkeys(("estimate", "examples", "fit", "lengths", "seeds", "task", "task_examples"), _DATA)
     | dict.fromkeys(("anatomy", "columns", "compat", "hub_cache", "transfer_plan", "upload"), _SMALL)
 )
+TRANSFER = ("transfer_block", "transfer_layer", "transfer_plan", "transfer_source", "transfer_spectrum")
 HUB_S = 1800.0  # what a hub has may have to be downloaded
 LEAST_BYTES, LITTLE_BYTES = 2e9, 5e8
 LEFT_SHARE = 0.03  # of the machine's memory, which is left to everybody else
@@ -302,10 +303,11 @@ def work_out(place: Workspace, kind: str, request: dict[str, Any]) -> tuple[dict
             numpy arrays by name.
         request: plain data.
     """
-    module = f"paraknow_core.workbench.desk.kinds.{kind}"
-    if kind.startswith("_") or not kind.isidentifier() or find_spec(module) is None:
+    subject, function = ("transfer", kind) if kind in TRANSFER else (kind, "answer")
+    module = f"paraknow_core.workbench.desk.kinds.{subject}"
+    if kind.startswith("_") or not kind.isidentifier() or kind == "transfer" or find_spec(module) is None:
         raise ParaknowError(f"desk: nobody answers questions of kind '{kind}'")
-    found = import_module(module).answer(place, load_settings(place), request)
+    found = getattr(import_module(module), function)(place, load_settings(place), request)
     return found if isinstance(found, tuple) else (found, {})
 
 

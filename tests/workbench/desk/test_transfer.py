@@ -5,7 +5,7 @@ import pytest
 
 from paraknow_core.sensitivity.measure import sensitivity
 from paraknow_core.spec import RunSpec
-from paraknow_core.workbench.desk.kinds import _transfer
+from paraknow_core.workbench.desk.kinds import transfer
 from paraknow_core.workbench.desk.serve import work_out
 from tests.tiny_models import edit_weights
 
@@ -88,8 +88,8 @@ def test_a_weight_file_that_changes_is_read_again(ask, tmp_path, session_place):
 
 
 def test_blocks_are_kept_only_within_a_limit(monkeypatch, tiny, ask):
-    recent = _transfer._Recent()
-    monkeypatch.setattr(_transfer, "_RECENT", recent)
-    monkeypatch.setattr(_transfer, "KEPT_BYTES", 1)
+    recent = transfer._Recent()
+    monkeypatch.setattr(transfer, "_RECENT", recent)
+    monkeypatch.setattr(transfer, "KEPT_BYTES", 1)
     ask(tiny("llama"))
     assert len(recent.blocks) == 1

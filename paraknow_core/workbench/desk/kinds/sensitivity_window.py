@@ -13,7 +13,7 @@ from paraknow_core.models.modules import LogicalModule
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.settings import Settings
-from paraknow_core.workbench.desk.kinds._transfer import context_of_parts
+from paraknow_core.workbench.desk.kinds.transfer import context_of_parts
 
 NONE = {"kind": "none", "serves": None}
 
