@@ -32,7 +32,7 @@ THEMES = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())["theme
 INKS = ("textColor", "linkColor", "redColor", "orangeColor", "yellowColor", "blueColor", "greenColor", "grayColor")
 FADED = 0.6  # Streamlit writes captions, placeholders and quiet icons in this part of the text colour
 TINT = 0.1  # and chosen segments and pills on this part of the primary colour
-STYLES = [file for folder in ("pages", "pages/_ui") for file in sorted((ROOT / folder).glob("*.py"))]
+STYLES = sorted((ROOT / "pages").rglob("*.py"))
 
 
 def test_contrast_is_that_of_the_guideline():

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from paraknow_core.errors import ModelError
-from paraknow_core.models import load
+from paraknow_core.models import tokenizer
 from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.load import load_model, pick_device
 from paraknow_core.models.logical import logical_weight, parameters_of
@@ -197,7 +197,7 @@ def test_a_tokenizer_in_one_file_says_what_to_install(content, missing, sentence
     source = resolve_model(str(sentencepiece_folder))
     if content:
         (sentencepiece_folder / "tokenizer.model").write_bytes(content)
-    monkeypatch.setattr(load, "find_spec", lambda name: None if name in missing else object())
+    monkeypatch.setattr(tokenizer, "find_spec", lambda name: None if name in missing else object())
     packages = " ".join(name.replace("google.", "") for name in sorted(missing, reverse=True))
     for read in (load_tokenizer, vocabulary):
         with pytest.raises(
@@ -211,7 +211,7 @@ def test_a_tokenizer_in_one_file_is_transformers_to_read_where_its_reader_is_ins
     sentencepiece_folder, monkeypatch
 ):
     source = resolve_model(str(sentencepiece_folder))
-    monkeypatch.setattr(load, "find_spec", lambda _: object())
+    monkeypatch.setattr(tokenizer, "find_spec", lambda _: object())
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: build_tokenizer())
     assert load_tokenizer(source).pad_token == "</s>"
     assert vocabulary(source) == build_tokenizer().get_vocab()

@@ -176,7 +176,7 @@ def test_a_server_that_does_not_end_when_asked_is_ended_by_force():
 
 def test_an_end_by_force_is_told_as_the_signal_that_asked_for_it():
     program = (
-        "import subprocess, sys\nfrom paraknow_core import launcher\n"
+        "import subprocess, sys\nfrom paraknow_core.workbench import launcher\n"
         "launcher.end_server.__defaults__ = (15, 0.5)\n"
         f"sys.exit(launcher._wait(subprocess.Popen([sys.executable, '-c', {DEAF!r}])))"
     )
