@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import arguments, machine, publish
+from paraknow_core.catalogue import METHODS
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 from paraknow_core.runs.folder import list_runs, runs_table
 
-METHODS = ("default_lora", "pissa", "olora", "random_offset", "seeking")
 EXAMPLES = 300
 
 
@@ -50,7 +50,7 @@ def _write_runs(place: Workspace, number: int) -> None:
     for i in range(number):
         compared.run(
             place,
-            METHODS[i % 5],
+            list(METHODS)[i % 5],
             i // 5 % 5,
             0.4,
             n=EXAMPLES,

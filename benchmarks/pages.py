@@ -23,10 +23,10 @@ from typing import Any
 import psutil
 
 from benchmarks._common import arguments, machine, publish
+from paraknow_core.catalogue import METHODS, PAPER_METHOD
 from paraknow_core.engines.service import Service
 from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace, read_json, write_json
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.spec import METHODS
 from paraknow_core.workbench.launcher import end_server
 from tests.pages import fabricate
 
@@ -203,7 +203,7 @@ def fill(root: Path, size: Size) -> None:
     """Write the large store and the run folders."""
     place = Workspace(root)
     fabricate.store(place, layers=size.layers, sizes=LARGE)
-    methods = [m for m in METHODS if m != "seeking"]
+    methods = [m for m in METHODS if m != PAPER_METHOD]
     for number in range(size.runs - 1):
         changes = {"method": methods[number % len(methods)], "seed": number, "factorisation.rank": 8 + number % 5}
         fabricate.run(place, "done", changes, value=0.3 + 0.2 * (number % 7) / 7)

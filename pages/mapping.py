@@ -13,6 +13,7 @@ from pages._ui.mapping.choice import Choice, choice_of
 from pages._ui.mapping.layers import editor
 from pages._ui.mapping.settings import rank_problem, settings
 from pages._ui.mapping.source import source_line
+from paraknow_core.catalogue import METHODS, PAPER_METHOD
 from paraknow_core.display import arm_of
 
 MINE, HELD = "This choice", "Held choice"
@@ -64,15 +65,15 @@ def body() -> None:
 
 def _method_line(choice: Choice) -> None:
     method = choice.spec.method
-    if method == "seeking":
+    if method == PAPER_METHOD:
         return
-    if method == "random_offset":
+    if METHODS[method].structure:
         words = "The draft's method is the control random offset: windows lie at random places, whatever the structure."
     else:
         words = f"The draft's method is {arm_of(method).label}, which takes nothing from the teacher; shown is seeking."
     left, right = st.columns([4, 1.3], vertical_alignment="center")
     left.info(plain(words), icon=":material/info:")
-    right.button("Use seeking", on_click=lambda: state.change({"method": "seeking"}), width="stretch")
+    right.button("Use seeking", on_click=lambda: state.change({"method": PAPER_METHOD}), width="stretch")
 
 
 def _notes(choice: Choice) -> None:

@@ -2,21 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
+
+from paraknow_core.catalogue import METHODS, REFERENCES, SCORERS, Line
 
 NOT_MEASURED = "–"
 SHARE = "share"  # the unit of scores that are fractions of 1, shown as percent
 LOWER_IS_BETTER = ("ppl", "bits")
-SCORER_LABELS = {
-    "number_match": "number match",
-    "multiple_choice": "multiple choice",
-    "exact_match": "exact match",
-    "rouge_l": "ROUGE-L",
-    "perplexity": "perplexity",
-    "win_rate": "win rate",
-}
 GROUP_COLOURS = {
     "attention": "#0072B2",
     "ffn": "#D55E00",
@@ -25,56 +18,13 @@ GROUP_COLOURS = {
     "other": "#999999",
 }
 
-STRATEGY_TEXTS = {
-    "sensitivity": "the teacher layers with the largest S, in their order (the paper)",
-    "top": "the first teacher layers, from the input on",
-    "last": "the last teacher layers, up to the output",
-    "random": "any teacher layers, in their order: a control",
-    "uniform": "evenly spaced teacher layers, first and last included",
-    "manual": "as set here, layer by layer",
-}
-STRUCTURE_TEXTS = {
-    "submatrix": "the window of the student's shape with the largest sum of S (the paper)",
-    "row_column": "the rows and the columns with the largest mean S, in their order, intersected",
-    "neuron": "the single weights with the largest S, in reading order (our definition)",
-    "random": "single weights at random, in reading order: a control (our definition)",
-    "random_offset": "a window of the student's shape at a random place: a control",
-}
-MODE_TEXTS = {
-    "residual": "W − s·B₀A₀ + s·BA: outputs unchanged at step 0 (the paper)",
-    "additive": "W + s·BA with BA ≈ block: the block is added",
-    "difference": "W + s·BA with s·BA ≈ block − W: the weight moves towards the block",
-}
-SPLIT_TEXTS = {"us_v": "B = U·S, A = Vᵀ (the paper)", "sqrt": "B = U·√S, A = √S·Vᵀ (as in PiSSA)"}
+ARMS: dict[str, Line] = {**METHODS, **REFERENCES}
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One line of a comparison: its label, and the colour and pattern that it keeps everywhere."""
-
-    label: str
-    colour: str
-    dark_colour: str
-    pattern: str = ""
-
-    def shade(self, dark: bool) -> str:
-        return self.dark_colour if dark else self.colour
-
-
-ARMS = {
-    "seeking": Arm("seeking (the method)", "#0072B2", "#0072B2"),
-    "default_lora": Arm("default LoRA", "#999999", "#999999"),
-    "pissa": Arm("PiSSA", "#E69F00", "#E69F00", "/"),
-    "olora": Arm("OLoRA", "#B8A200", "#F0E442", "\\"),
-    "random_offset": Arm("random offset", "#56B4E9", "#56B4E9", "x"),
-    "student": Arm("student, untouched", "#B4BBBE", "#5A6266", "."),
-    "teacher": Arm("teacher, untouched", "#6E7679", "#C3C9CB", "-"),
-}
-
-
-def arm_of(name: str) -> Arm:
-    """Return the arm with this name; an unknown one is shown in neutral grey under its own name."""
-    return ARMS.get(name, Arm(name.replace("_", " "), "#7A8286", "#8C9498", "|"))
+def arm_of(name: str) -> Line:
+    """Return how the arm with this name looks; an unknown one is shown in neutral grey under its own name."""
+    unknown = Line(name, name.replace("_", " "), "", colour="#7A8286", dark_colour="#8C9498", pattern="|")
+    return ARMS.get(name, unknown)
 
 
 def significant(value: float | None, digits: int = 3) -> str:
@@ -161,7 +111,8 @@ def score_text(score: Mapping[str, Any] | None) -> str:
 
 def scorer_label(score: Mapping[str, Any]) -> str:
     """Return a scorer's name for people, with its unit and which way is better."""
-    name = SCORER_LABELS.get(str(score.get("scorer")), str(score.get("scorer")))
+    name = str(score.get("scorer"))
+    name = SCORERS[name].label if name in SCORERS else name
     unit = "%" if score.get("unit") == SHARE else score.get("unit") or ""
     direction = "lower is better" if unit in LOWER_IS_BETTER else "higher is better"
     return f"{name} [{unit}], {direction}" if unit else f"{name}, {direction}"

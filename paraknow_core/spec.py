@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from paraknow_core import catalogue
 from paraknow_core.errors import SpecError
 from paraknow_core.files.naming import holds_secret, normal_source
 
@@ -37,18 +38,11 @@ GROUP_OF_ROLE = {
     "head": "embedding",
 }
 GROUPS = ("attention", "ffn", "embedding")
-STRUCTURES = ("submatrix", "row_column", "neuron", "random")
-STRATEGIES = ("sensitivity", "top", "last", "random", "uniform", "manual")
-METHODS = ("seeking", "default_lora", "pissa", "olora", "random_offset")
 HIDDEN = "hidden"  # the type of a refusal that must not repeat what was given
 MOST_VALUES, MOST_LEVELS = 100_000, 50  # of a spec; more is no spec, whatever it is
 MOST_BYTES = 1_000_000  # of its file
 NESTED = "is nested far beyond a spec; give the keys of `spec show`"
 _DEPTH = re.compile(r"nest|depth|recurs", re.IGNORECASE)  # how libyaml and PyYAML, by version, refuse deep nesting
-SCORERS = ("number_match", "multiple_choice", "exact_match", "rouge_l", "perplexity", "win_rate")
-
-Role = Literal["q", "k", "v", "o", "gate", "up", "down", "embed", "head"]
-Scorer = Literal["number_match", "multiple_choice", "exact_match", "rouge_l", "perplexity", "win_rate"]
 
 
 class Strict(BaseModel):
@@ -138,7 +132,9 @@ class TaskSpec(Portable):
     )
     sizes: SplitSizes = SplitSizes()
     split_seed: int = Field(0, ge=0, lt=2**32, description="shuffles a file that holds only one split")
-    scorers: Annotated[tuple[Scorer, ...], AfterValidator(_each_once)] = Field((), description="empty: the task's own")
+    scorers: Annotated[tuple[Literal[*catalogue.SCORERS], ...], AfterValidator(_each_once)] = Field(
+        (), description="empty: the task's own"
+    )
     max_new_tokens: int | None = Field(None, ge=1, le=8192, description="null: the task's own")
     judge: ModelSpec | None = Field(None, description="win_rate: the judging model; null: the teacher")
 
@@ -147,13 +143,13 @@ class SensitivitySpec(Portable):
     """Which seed samples the teacher's sensitivity is summed over."""
 
     samples: int = Field(32, ge=1, le=100_000)
-    selection: Literal["first", "random", "manual"] = "first"
+    selection: Literal[*catalogue.SELECTIONS] = "first"
     seed: int = Field(0, ge=0, lt=2**32, description="for selection random")
     ids: tuple[str, ...] = Field((), description="for selection manual: example ids of the train split")
 
     @model_validator(mode="after")
     def _manual_has_ids(self) -> "SensitivitySpec":
-        if (self.selection == "manual") != bool(self.ids):
+        if (self.selection == catalogue.MANUAL) != bool(self.ids):
             raise ValueError("ids and selection manual belong together; give both or neither")
         return self
 
@@ -161,13 +157,13 @@ class SensitivitySpec(Portable):
 class MappingSpec(Portable):
     """For each student layer, the teacher layer it receives."""
 
-    strategy: Literal["sensitivity", "top", "last", "random", "uniform", "manual"] = "sensitivity"
+    strategy: Literal[*catalogue.STRATEGIES] = "sensitivity"
     layers: tuple[Annotated[int, Field(ge=0)] | None, ...] = Field((), description="for manual: one entry a layer")
     seed: int = Field(0, ge=0, lt=2**32, description="for random")
 
     @model_validator(mode="after")
     def _manual_has_layers(self) -> "MappingSpec":
-        if (self.strategy == "manual") != bool(self.layers):
+        if (self.strategy == catalogue.MANUAL) != bool(self.layers):
             raise ValueError("layers and strategy manual belong together; give both or neither")
         return self
 
@@ -201,7 +197,7 @@ class ExtractionSpec(Portable):
     """Which modules give a block, and how the block is picked."""
 
     origin: tuple[str, ...] = Field(("all",), min_length=1, description="all, or any groups and roles")
-    structure: Literal["submatrix", "row_column", "neuron", "random"] = "submatrix"
+    structure: Literal[*catalogue.offered(catalogue.STRUCTURES)] = "submatrix"
     seed: int = Field(0, ge=0, lt=2**32, description="for structure random and random offsets")
 
     @field_validator("origin", mode="after")
@@ -224,13 +220,13 @@ class FactorisationSpec(Portable):
 
     rank: int = Field(16, ge=1, le=65_536)
     lora_alpha: float = Field(16, gt=0, le=1e6)
-    split: Literal["us_v", "sqrt"] = "us_v"
+    split: Literal[*catalogue.SPLITS] = "us_v"
 
 
 class InjectionSpec(Portable):
     """How the block enters the student: residual (published), additive, or difference."""
 
-    mode: Literal["residual", "additive", "difference"] = "residual"
+    mode: Literal[*catalogue.MODES] = "residual"
 
 
 class FinetuningSpec(Portable):
@@ -265,7 +261,7 @@ class RunSpec(Portable):
     teacher: ModelSpec = ModelSpec(source="bundled:teacher")
     student: ModelSpec = ModelSpec(source="bundled:stranger")
     task: TaskSpec = TaskSpec()
-    method: Literal["seeking", "default_lora", "pissa", "olora", "random_offset"] = "seeking"
+    method: Literal[*catalogue.METHODS] = "seeking"
     sensitivity: SensitivitySpec = SensitivitySpec()
     mapping: MappingSpec = MappingSpec()
     extraction: ExtractionSpec = ExtractionSpec()
@@ -273,10 +269,15 @@ class RunSpec(Portable):
     injection: InjectionSpec = InjectionSpec()
     finetuning: FinetuningSpec = FinetuningSpec()
     until: Literal["sensitivity", "extraction", "evaluation"] = Field("evaluation", description="last stage to run")
-    references: Annotated[tuple[Literal["student", "teacher"], ...], AfterValidator(_each_once)] = Field(
+    references: Annotated[tuple[Literal[*catalogue.REFERENCES], ...], AfterValidator(_each_once)] = Field(
         ("student",), description="untrained models whose test score is shown beside the run's"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="adapter initialisation, data order")
+
+    @property
+    def structure(self) -> str:
+        """The structure of its blocks: the method's own where it has one, else the extraction's."""
+        return catalogue.METHODS[self.method].structure or self.extraction.structure
 
     def to_yaml(self) -> str:
         """Return the spec as YAML, all keys written out, in the order of the fields."""

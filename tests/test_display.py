@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paraknow_core import display
-from paraknow_core.spec import METHODS
+from paraknow_core.catalogue import METHODS
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from paraknow_core.catalogue import METHODS
 from paraknow_core.models.source import BUNDLED_PREFIX, ModelSource
 from paraknow_core.spec import RunSpec
 
@@ -167,7 +168,11 @@ def merged_card(
         else ""
     )
     licence = f" {', '.join(files)} came with it." if files else ""
-    teacher = f", and perhaps that of the teacher {_name_of(spec.teacher.source)}" if _has_teacher(spec) else ""
+    teacher = (
+        f", and perhaps that of the teacher {_name_of(spec.teacher.source)}"
+        if METHODS[spec.method].needs_teacher
+        else ""
+    )
     body = f"""# {_name(student)}, fine-tuned and merged
 
 The student of a run of the ParaKnow workbench with its trained change added to the weights: a whole model, no adapter
@@ -192,13 +197,9 @@ In the workbench give this folder as `student.source` or `teacher.source`.
 
 def _facts(spec: RunSpec, student: ModelSource) -> str:
     commit = f", revision `{student.revision}`" if student.revision else ""
-    taught = f", teacher {_name_of(spec.teacher.source)}" if _has_teacher(spec) else ""
+    taught = f", teacher {_name_of(spec.teacher.source)}" if METHODS[spec.method].needs_teacher else ""
     mode = f", {spec.injection.mode} mode" if taught else ""
     return f"- Student: {_name(student)}{commit}\n- Method: {spec.method}{mode}{taught}"
-
-
-def _has_teacher(spec: RunSpec) -> bool:
-    return spec.method not in ("default_lora", "pissa", "olora")  # those start from the student alone
 
 
 def _load(student: ModelSource, adapter: str, imports: str = "") -> str:

@@ -1,10 +1,12 @@
-"""Commands that look without computing: inspect, compat, models, tasks. They load no torch and no weights."""
+"""Commands that look without computing: inspect, compat, models, tasks, methods. They load no torch, no weights."""
 
 from collections import defaultdict
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from paraknow_core.catalogue import METHODS
 from paraknow_core.cli.console import show, show_json, show_table
 from paraknow_core.cli.options import Json, Offline
 from paraknow_core.display import count, memory, percent
@@ -19,7 +21,7 @@ Revision = Annotated[str | None, typer.Option(help="Hub only: branch, tag or com
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (inspect, compat, models, tasks):
+    for command in (inspect, compat, models, tasks, methods):
         app.command()(command)
 
 
@@ -196,3 +198,14 @@ def _anatomy(model: str, revision: str | None, offline: bool) -> "Anatomy":
     from paraknow_core.models.source import resolve_model
 
     return read_anatomy(resolve_model(model, revision, offline=offline, weights=False))
+
+
+def methods(json: Json = False) -> None:
+    """List the ways to start a student's adapter: the method and its controls."""
+    if json:
+        show_json([asdict(row) for row in METHODS.values()])
+        return
+    show_table(
+        ("method", "label", "needs", "control of", "source", "what it does"),
+        [(row.name, row.label, ", ".join(row.needs), row.control_of, row.source, row.text) for row in METHODS.values()],
+    )

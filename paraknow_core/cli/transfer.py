@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from paraknow_core.catalogue import MANUAL, METHODS, MODES, SPLITS, STRUCTURES, offered
+from paraknow_core.catalogue import STRATEGIES as ALL_STRATEGIES
 from paraknow_core.cli.console import show, show_json, show_table, working
 from paraknow_core.cli.options import (
     Columns,
@@ -29,7 +31,7 @@ from paraknow_core.errors import RunError, SpecError
 if TYPE_CHECKING:
     from paraknow_core.spec import RunSpec
 
-STRATEGIES = ("sensitivity", "top", "last", "random", "uniform")
+STRATEGIES = [name for name in ALL_STRATEGIES if name != MANUAL]
 
 Data = Annotated[str, typer.Option(metavar="FILE", help="Seed samples: the first N examples of it; or bundled:NAME.")]
 Samples = Annotated[int, typer.Option(min=1, metavar="N", help="How many seed samples.")]
@@ -111,19 +113,13 @@ def extract(
     rank: Annotated[int, typer.Option(help="Rank r of the adapter.")] = 16,
     lora_alpha: Annotated[float | None, typer.Option(help="Scaling is lora_alpha / r (default: r).")] = None,
     origin: Annotated[str, typer.Option(help="all, or groups and roles with commas: attention,down.")] = "all",
-    structure: Annotated[
-        Literal["submatrix", "row_column", "neuron", "random"], typer.Option(help="How a block is picked.")
-    ] = "submatrix",
+    structure: Annotated[Literal[*offered(STRUCTURES)], typer.Option(help="How a block is picked.")] = "submatrix",
     mapping: Annotated[
         str, typer.Option(help=f"{', '.join(STRATEGIES)}, or teacher layers with commas: 0,1,2,5.")
     ] = "sensitivity",
-    mode: Annotated[
-        Literal["residual", "additive", "difference"], typer.Option(help="How the block enters the student.")
-    ] = "residual",
-    split: Annotated[Literal["us_v", "sqrt"], typer.Option(help="Where the singular values go: B, or both.")] = "us_v",
-    method: Annotated[
-        Literal["seeking", "random_offset", "default_lora", "pissa", "olora"], typer.Option(help="Who starts the LoRA.")
-    ] = "seeking",
+    mode: Annotated[Literal[*MODES], typer.Option(help="How the block enters the student.")] = "residual",
+    split: Annotated[Literal[*SPLITS], typer.Option(help="Where the singular values go: B, or both.")] = "us_v",
+    method: Annotated[Literal[*METHODS], typer.Option(help="Who starts the LoRA.")] = "seeking",
     template: Template = "tulu",
     max_length: MaxLength = 2048,
     too_long: TooLong = "refuse",
@@ -193,7 +189,7 @@ def _mapping_changes(mapping: str, seed: int) -> dict[str, Any]:
             "such as 0,1,2,5 (null: none)"
         )
     layers = [int(part) if part.isdecimal() else None for part in parts]
-    return {"mapping": {"strategy": "manual", "layers": layers, "seed": seed}}
+    return {"mapping": {"strategy": MANUAL, "layers": layers, "seed": seed}}
 
 
 def _spec(

@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core import studies as comparison
+from paraknow_core.catalogue import BASELINE
 from paraknow_core.display import NOT_MEASURED, SHARE, score_text, scorer_label, source_label
 from paraknow_core.errors import RunError
 from paraknow_core.figures import compare as charts
@@ -53,7 +54,7 @@ def html_report(arms: Sequence[Arm], base_key: str = "", title: str = "") -> str
     if not arms:
         raise RunError("report: no finished run was chosen; choose some in the table of Compare")
     refuse_linked(arms)
-    fallback = next((g for g in arms if g.method == "default_lora"), arms[-1])
+    fallback = next((g for g in arms if g.method == BASELINE), arms[-1])
     base = next((g for g in arms if g.key == base_key), fallback)
     spec = base.spec
     pair = f"{source_label(spec.teacher.source)} → {source_label(spec.student.source)}"

@@ -6,23 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from paraknow_core.catalogue import METHODS, PAPER_METHOD, unread
 from paraknow_core.display import arm_of, shorten
 from paraknow_core.runs.folder import RunFolder, flat_settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.words import setting_text
 
-ORDER = ("seeking", "default_lora", "pissa", "olora", "random_offset")
-# What a method without a teacher does not read: a difference there separates no two runs.
-_TEACHER_ONLY = (
-    "teacher.",
-    "sensitivity.",
-    "mapping.",
-    "extraction.structure",
-    "extraction.seed",
-    "injection.",
-    "factorisation.split",
-)
-_WITHOUT_TEACHER = ("default_lora", "pissa", "olora")
 _NO_EFFECT = ("version", "name", "until", "references", "finetuning.micro_batch_size")
 _JUDGED = ("bundled:open_writing",)  # tasks whose own scorer asks a judge, the teacher by default; a test knows them
 _LABEL = 58  # characters
@@ -56,29 +45,14 @@ class Arm:
 
 def effective(spec: RunSpec) -> dict[str, Any]:
     """Return every setting that the run's numbers can depend on, by its dotted key."""
-    unread = _unread(spec)
-    flat = {key: value for key, value in flat_settings(spec.model_dump(mode="json")).items() if key not in unread}
-    if spec.method in _WITHOUT_TEACHER:
-        by_judge = "win_rate" in spec.task.scorers or (not spec.task.scorers and spec.task.source in _JUDGED)
-        judged = by_judge and spec.task.judge is None
-        flat = {
-            k: v for k, v in flat.items() if not k.startswith(_TEACHER_ONLY) or (judged and k.startswith("teacher."))
-        }
-    return flat
-
-
-def _unread(spec: RunSpec) -> set[str]:
-    """Return the keys that no run reads, and those that this one does not because of another setting."""
-    offset = spec.method == "random_offset"
-    because = {
-        "mapping.seed": spec.mapping.strategy != "random",
-        "extraction.structure": offset,  # its windows lie anywhere, whatever the structure
-        "extraction.seed": not offset and spec.extraction.structure != "random",
-        "sensitivity.seed": spec.sensitivity.selection != "random",
-        "sensitivity.samples": spec.sensitivity.selection == "manual",
-        "finetuning.epochs": spec.finetuning.max_steps is not None,
-    }
-    return {*_NO_EFFECT, *(key for key, unread in because.items() if unread)}
+    flat = flat_settings(spec.model_dump(mode="json"))
+    without = unread(flat) | {*_NO_EFFECT}
+    if spec.finetuning.max_steps is not None:
+        without.add("finetuning.epochs")
+    by_judge = "win_rate" in spec.task.scorers or (not spec.task.scorers and spec.task.source in _JUDGED)
+    if by_judge and spec.task.judge is None:  # then the teacher judges, whatever the method
+        without -= {"teacher.source", "teacher.revision"}
+    return {key: value for key, value in flat.items() if key not in without}
 
 
 def other_settings(one: RunSpec, other: RunSpec) -> list[str]:
@@ -160,7 +134,7 @@ def arms_of(
         arm, prints[key] = found.setdefault(key, {}), made_of
         repeats[key] = repeats.get(key, 0) + (spec.seed in arm)
         arm.setdefault(spec.seed, (run, spec))
-    place = {method: number for number, method in enumerate(ORDER)}
+    place = {method: number for number, method in enumerate(METHODS)}
     specs = {key: next(iter(arm.values()))[1] for key, arm in found.items()}
     keys = sorted(found, key=lambda k: place.get(specs[k].method, len(place)))
     labels = _labels([specs[key] for key in keys], [prints[key] for key in keys])
@@ -191,7 +165,7 @@ def _labels(specs: Sequence[RunSpec], prints: Sequence[Mapping[str, str]]) -> li
         twins = [other for other, s in zip(prints, settings, strict=True) if s == own]
         rivals = [s for other, s in zip(specs, settings, strict=True) if other.method == spec.method]
         keys = [k for k in own if any(s.get(k) != own[k] for s in rivals)]
-        special = spec.method == "seeking" and spec.injection.mode != "residual" and "injection.mode" not in keys
+        special = spec.method == PAPER_METHOD and spec.injection.mode != "residual" and "injection.mode" not in keys
         parts = [setting_text(k, own[k]) for k in [*(["injection.mode"] if special else []), *keys]]
         parts += [f"{k} {v[:6]}" for k, v in made_of.items() if any(other.get(k) != v for other in twins)]
         label = shorten(", ".join([arm_of(spec.method).label, *parts]), _LABEL)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from paraknow_core.catalogue import BASELINE, PAPER_METHOD
 from paraknow_core.display import SHARE, arm_of, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.runs.folder import RunFolder
@@ -139,9 +140,9 @@ def published(rows: Sequence[Mapping[str, Any]], base: Arm, scorer: str) -> list
     Returns:
         (label of the row, benchmark and pair, points).
     """
-    if base.method != "default_lora":
+    if base.method != BASELINE:
         return []
-    labels = [row["label"] for row in rows if row["method"] == "seeking" and row.get("unit") == SHARE]
+    labels = [row["label"] for row in rows if row["method"] == PAPER_METHOD and row.get("unit") == SHARE]
     return [(label, words, points) for label in labels[:1] for words, points in PAPER.get(scorer, ())]
 
 

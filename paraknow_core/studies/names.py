@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from paraknow_core.catalogue import STRUCTURES
 from paraknow_core.display import arm_of, distinct, one_line, source_label, whole_words
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.arms import effective
@@ -81,7 +82,6 @@ _WORDS = {
     "student.revision": "student {}",
     "task.revision": "data {}",
 }
-_STRUCTURES = {"row_column": "row/column", "neuron": "single weights", "random": "random weights"}
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _part(key: str, value: Any) -> str:
     if key == "extraction.origin":
         return "all modules" if value == ["all"] else f"{'+'.join(value)} only"
     if key == "extraction.structure":
-        return _STRUCTURES.get(value, value)
+        return STRUCTURES[value].label
     if isinstance(value, list) and len(text := "-".join("x" if v is None else str(v) for v in value)) > _PART - 8:
         return f"{len(value)} {key.rpartition('.')[2]}"
     if isinstance(value, list):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from paraknow_core.catalogue import MANUAL
 from paraknow_core.errors import DataError, ModelError
 from paraknow_core.spec import SensitivitySpec
 from paraknow_core.tasks.chat import TODAY, asks_for_the_date, chat_parts
@@ -173,14 +174,14 @@ def seeds_that_fit(
     Raises:
         DataError: there are too few, or an id is unknown.
     """
-    chosen = whole.seed_samples(spec) if spec.selection == "manual" else task.split("train")
+    chosen = whole.seed_samples(spec) if spec.selection == MANUAL else task.split("train")
     kept, _ = fitting(chosen, "seed samples", task, readings, follow)
     there = set(task.split("train"))
     kept = tuple(example for example in kept if example in there)
     if not kept:
         raise nothing_left("seed samples", len(chosen), task)
     given = replace(task, splits={**task.splits, "train": kept})
-    seeds = kept if spec.selection == "manual" else given.seed_samples(spec)
+    seeds = kept if spec.selection == MANUAL else given.seed_samples(spec)
     return seeds, len(chosen) - len(kept)
 
 

@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from paraknow_core.catalogue import SCORERS
 from paraknow_core.errors import DataError
 from paraknow_core.tasks.answers import extract_number, normalise_answer, same_number
 from paraknow_core.tasks.rouge import rouge_l
 from paraknow_core.tasks.task import Example, Task
 from paraknow_core.tasks.thoughts import judged
 
-GENERATIVE = ("number_match", "exact_match", "rouge_l", "win_rate")
-LIKELIHOOD = ("multiple_choice", "perplexity")
+GENERATIVE = tuple(name for name, row in SCORERS.items() if row.by == "writing")
+LIKELIHOOD = tuple(name for name, row in SCORERS.items() if row.by == "likelihood")
 RESAMPLES, SEED = 2000, 0
 
 

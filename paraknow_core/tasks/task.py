@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from paraknow_core.catalogue import MANUAL
 from paraknow_core.errors import DataError
 from paraknow_core.spec import SensitivitySpec
 
@@ -112,7 +113,7 @@ class Task:
             Zhong et al., ICLR 2024, arXiv:2310.11451: 32 examples of the training file.
         """
         train = self.split("train")
-        if spec.selection == "manual":
+        if spec.selection == MANUAL:
             return self._by_ids(spec.ids)
         if spec.samples > len(train):
             raise DataError(

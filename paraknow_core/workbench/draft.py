@@ -4,19 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from paraknow_core.catalogue import BASELINE, METHODS
 from paraknow_core.errors import RunError, SpecError
 from paraknow_core.paths import Workspace, read_json, write_atomic
 from paraknow_core.spec import RunSpec, Strict
 
 FILE = "draft.json"
-Control = Literal["seeking", "default_lora", "pissa", "olora", "random_offset"]
 # What makes a reference arm of the draft; a test holds it to be what `studies.ARMS` says, which draws on much more.
 ARMS: dict[str, dict[str, str]] = {
-    "default_lora": {"method": "default_lora"},
-    "pissa": {"method": "pissa"},
-    "olora": {"method": "olora"},
-    "random_offset": {"method": "random_offset", "injection.mode": "residual"},
-    "seeking": {"method": "seeking", "injection.mode": "residual"},
+    name: {"method": name, **({"injection.mode": "residual"} if "injection" in row.reads else {})}
+    for name, row in METHODS.items()
 }
 
 
@@ -24,8 +21,8 @@ class Draft(Strict):
     """The spec that is edited, and what is started beside it."""
 
     spec: RunSpec = RunSpec()
-    arms: tuple[Control, ...] = Field(
-        ("default_lora",), description="reference arms to run alongside, everything else equal"
+    arms: tuple[Literal[*METHODS], ...] = Field(
+        (BASELINE,), description="reference arms to run alongside, everything else equal"
     )
     seeds: int = Field(1, ge=1, le=100, description="each arm is run with this many seeds, from the spec's seed on")
     held: Annotated[RunSpec | None, Field(description="a second choice, held beside the draft to compare")] = None

@@ -11,6 +11,7 @@ from pages._ui.compare.link import linked
 from pages._ui.frame import reading, state
 from pages._ui.frame.layout import plain
 from paraknow_core import studies as comparison
+from paraknow_core.catalogue import BASELINE
 from paraknow_core.display import LOWER_IS_BETTER, scorer_label
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies import Arm
@@ -103,7 +104,7 @@ def _runs(arms: list[Arm]) -> tuple[dict[str, str], dict[str, RunFolder]]:
 
 def _which(arms: list[Arm], labels: dict[str, str]) -> tuple[str, str, str]:
     left, right, which = st.container(key="stack-fields-answers").columns([2, 2, 1.4])
-    base = next((g for g in arms if g.method == "default_lora"), arms[-1])
+    base = next((g for g in arms if g.method == BASELINE), arms[-1])
     other = next((g for g in arms if g.key != base.key), base)
     lines = reading.options(state.place(), [run for g in arms for run in g.runs])
     with left:

@@ -10,6 +10,7 @@ from pages._ui.compare.link import linked
 from pages._ui.frame import layout, state
 from pages._ui.frame.layout import plain
 from paraknow_core import studies as comparison
+from paraknow_core.catalogue import BASELINE
 from paraknow_core.display import SHARE, score_text, scorer_label, source_label
 from paraknow_core.figures import compare as charts
 from paraknow_core.studies import Arm, p_text, points_text
@@ -59,7 +60,7 @@ def draw(arms: list[Arm]) -> None:
 def _controls(arms: list[Arm], names: list[str]) -> tuple[Arm, str, bool]:
     against, which, toggle = st.container(key="stack-fields-scores").columns([2.4, 2, 1.6], vertical_alignment="bottom")
     by_key = {g.key: g for g in arms}
-    default = next((g.key for g in arms if g.method == "default_lora"), arms[-1].key)
+    default = next((g.key for g in arms if g.method == BASELINE), arms[-1].key)
     with against:
         key = linked(
             st.selectbox,

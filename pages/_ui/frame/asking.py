@@ -7,7 +7,7 @@ import streamlit as st
 
 from pages._ui.frame import state
 from pages._ui.frame.layout import plain, say, sentences, unwritable
-from pages._ui.train.estimate import NEEDS_TEACHER
+from paraknow_core.catalogue import BASELINE, METHODS, PAPER_METHOD
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import ParaknowError
 from paraknow_core.spec import ROLES, RunSpec
@@ -97,7 +97,7 @@ def seeds_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
         spec: of a run.
         patience_s: how long an answer is waited for.
     """
-    if spec.method not in NEEDS_TEACHER and spec.until != "sensitivity":
+    if not METHODS[spec.method].needs_teacher and spec.until != "sensitivity":
         return ""
     try:
         reply = _patient("seeds", seeds_request(spec), patience_s)
@@ -124,7 +124,7 @@ def fit_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
         patience_s: how long an answer is waited for.
     """
     parts = spec.model_dump(mode="json", include={"teacher", "student", "task", "sensitivity", "references", "until"})
-    method = "seeking" if spec.method in NEEDS_TEACHER else "default_lora"  # all that matters is who reads what
+    method = PAPER_METHOD if METHODS[spec.method].needs_teacher else BASELINE  # all that matters is who reads what
     try:
         reply = _patient("fit", {"spec": parts | {"method": method}}, patience_s)
     except (ParaknowError, OSError):

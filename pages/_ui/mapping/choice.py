@@ -48,8 +48,8 @@ class Choice:
 
     @property
     def structure(self) -> str:
-        """How blocks are picked; the control `random_offset` picks by chance whatever the structure."""
-        return "random_offset" if self.spec.method == "random_offset" else self.spec.extraction.structure
+        """How blocks are picked."""
+        return self.spec.structure
 
     @property
     def mode(self) -> str:

@@ -9,9 +9,9 @@ import streamlit as st
 from pages._ui.frame import layout, state
 from pages._ui.frame.layout import plain
 from pages._ui.mapping.choice import PLOT, Choice
-from paraknow_core.display import STRATEGY_TEXTS, percent
+from paraknow_core.catalogue import MANUAL, STRATEGIES
+from paraknow_core.display import percent
 from paraknow_core.figures.mapping import layer_links
-from paraknow_core.spec import STRATEGIES
 
 PICKED = "mapping.picked"  # (side, layer) clicked first in the diagram
 RECEIVES = "receives teacher layer"
@@ -24,7 +24,7 @@ def editor(choice: Choice) -> None:
     layers = plan["layers"]
     if layers is None:
         _repair(choice)
-        manual = choice.spec.mapping.strategy == "manual"
+        manual = choice.spec.mapping.strategy == MANUAL
         layers = _fitted(choice) if manual else [None] * plan["student_layers"]
     row = st.container(key="stack-pictures-mapping")
     picture, table = row.columns([1.45, 1], gap="medium")
@@ -72,16 +72,16 @@ def _strategy(choice: Choice) -> None:
     shown = choice.plan["layers"] or _fitted(choice)
     left.segmented_control(
         "Strategy",
-        STRATEGIES,
+        list(STRATEGIES),
         key=key,
         required=True,
         on_change=_choose,
         args=(shown,),
         help="Which teacher layer each student layer receives. "
-        + "; ".join(f"{name}: {text}" for name, text in STRATEGY_TEXTS.items())
+        + "; ".join(f"{name}: {row.text}" for name, row in STRATEGIES.items())
         + ".",
     )
-    if spec.strategy == "random":
+    if "mapping.seed" in STRATEGIES[spec.strategy].reads:
         with right:
             state.field(
                 st.number_input,
@@ -92,13 +92,13 @@ def _strategy(choice: Choice) -> None:
                 step=1,
                 help="Another seed draws other layers.",
             )
-    st.caption(plain(f"{spec.strategy}: {STRATEGY_TEXTS[spec.strategy]}."))
+    st.caption(plain(f"{spec.strategy}: {STRATEGIES[spec.strategy].text}."))
 
 
 def _choose(layers: list[int | None]) -> None:
     """Take the chosen strategy; manual starts from the mapping that is shown."""
     strategy = st.session_state["mapping.strategy.widget"]
-    if strategy == "manual":
+    if strategy == MANUAL:
         set_links(layers)
     else:
         state.change({"mapping.strategy": strategy, "mapping.layers": []})
@@ -107,7 +107,7 @@ def _choose(layers: list[int | None]) -> None:
 
 def set_links(layers: Sequence[int | None]) -> None:
     """Make this mapping the draft's, set by hand."""
-    state.change({"mapping.strategy": "manual", "mapping.layers": list(layers)})
+    state.change({"mapping.strategy": MANUAL, "mapping.layers": list(layers)})
 
 
 def _fitted(choice: Choice) -> list[int | None]:
@@ -124,7 +124,7 @@ def _fitted(choice: Choice) -> list[int | None]:
 
 def _repair(choice: Choice) -> None:
     """Say why the mapping is not one of this pair, and offer one that is."""
-    if choice.spec.mapping.strategy != "manual":
+    if choice.spec.mapping.strategy != MANUAL:
         st.info(
             plain("Which layers these are is known once the teacher's sensitivity was measured."),
             icon=":material/hourglass_empty:",

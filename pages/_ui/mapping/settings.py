@@ -5,8 +5,7 @@ import streamlit as st
 from pages._ui.frame import origin, state
 from pages._ui.frame.layout import plain, say
 from pages._ui.mapping.choice import Choice
-from paraknow_core.display import MODE_TEXTS, SPLIT_TEXTS, STRUCTURE_TEXTS
-from paraknow_core.spec import STRUCTURES
+from paraknow_core.catalogue import MODES, SPLITS, STRUCTURES, offered
 
 
 def settings(choice: Choice) -> None:
@@ -34,26 +33,26 @@ def _extraction() -> None:
             st.segmented_control,
             "Structure",
             "extraction.structure",
-            options=list(STRUCTURES),
+            options=list(offered(STRUCTURES)),
             required=True,
             wrap=True,
             format_func=lambda name: name.replace("_", "/"),
-            help="; ".join(f"{name}: {STRUCTURE_TEXTS[name]}" for name in STRUCTURES) + ".",
+            help="; ".join(f"{name}: {STRUCTURES[name].text}" for name in offered(STRUCTURES)) + ".",
         )
         chosen = state.draft().extraction.structure
-        st.caption(plain(f"{chosen.replace('_', '/')}: {STRUCTURE_TEXTS[chosen]}."))
+        st.caption(plain(f"{chosen.replace('_', '/')}: {STRUCTURES[chosen].text}."))
     with mode:
         state.field(
             st.segmented_control,
             "Injection mode",
             "injection.mode",
-            options=list(MODE_TEXTS),
+            options=list(MODES),
             required=True,
             wrap=True,
-            help="; ".join(f"{name}: {text}" for name, text in MODE_TEXTS.items()) + ".",
+            help="; ".join(f"{name}: {row.text}" for name, row in MODES.items()) + ".",
         )
         chosen = state.draft().injection.mode
-        st.caption(plain(f"{chosen}: {MODE_TEXTS[chosen]}."))
+        st.caption(plain(f"{chosen}: {MODES[chosen].text}."))
 
 
 def _numbers() -> None:
@@ -87,8 +86,8 @@ def _numbers() -> None:
             st.selectbox,
             "Split of the singular values",
             "factorisation.split",
-            options=list(SPLIT_TEXTS),
-            format_func=lambda name: f"{name}: {SPLIT_TEXTS[name]}",
+            options=list(SPLITS),
+            format_func=lambda name: f"{name}: {SPLITS[name].text}",
             help="The product BA is the same; how it trains is not.",
         )
     with seed:

@@ -8,6 +8,7 @@ from pages._ui.frame import reading, state
 from pages._ui.frame import run_panel as widgets
 from pages._ui.frame.layout import plain
 from pages._ui.mapping.choice import Choice, totals_of
+from paraknow_core.catalogue import PAPER_METHOD
 from paraknow_core.display import counted, source_label
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import RunSpec
@@ -76,7 +77,7 @@ def _measure_button(spec: RunSpec) -> None:
         help=plain(f"S = Σ over {_wanted(spec)} of |θ · ∂L/∂θ|, for every teacher weight."),
     ):
         name = f"Sensitivity of {source_label(spec.teacher.source, 30)}"
-        run = widgets.start(spec.with_changes({"until": "sensitivity", "name": name, "method": "seeking"}))
+        run = widgets.start(spec.with_changes({"until": "sensitivity", "name": name, "method": PAPER_METHOD}))
         if run is not None:
             st.session_state[MEASURING] = run.id
             st.rerun()

@@ -8,6 +8,7 @@ import streamlit as st
 
 from pages._ui.frame import asking, layout, state
 from pages._ui.frame.layout import plain
+from paraknow_core.catalogue import MANUAL
 from paraknow_core.display import GROUP_COLOURS, count, memory, percent, shorten, source_label
 from paraknow_core.figures import models as charts
 from paraknow_core.spec import GROUP_OF_ROLE
@@ -146,7 +147,7 @@ FACTS = (
 def compatibility() -> None:
     """Draw what of the teacher fits onto the student: one line a role, every module a click away."""
     draft = state.draft()
-    mapping = list(draft.mapping.layers) if draft.mapping.strategy == "manual" else None
+    mapping = list(draft.mapping.layers) if draft.mapping.strategy == MANUAL else None
     request = {
         "teacher": reference("teacher"),
         "student": reference("student"),

@@ -9,6 +9,7 @@ from pages._ui.frame import layout, reading, state
 from pages._ui.frame import run_panel as widgets
 from pages._ui.frame.layout import plain
 from pages._ui.frame.reading import Facts
+from paraknow_core.catalogue import BASELINE, PAPER_METHOD
 from paraknow_core.display import arm_of, count, distinct, memory, score_text, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.workbench import playground
@@ -133,7 +134,7 @@ def _starting(known: dict[str, Choice]) -> list[str]:
 def _with_linked(known: dict[str, Choice], kept: list[str], named: str) -> list[str]:
     """Return the columns with the address's run in the last; a default LoRA beside it becomes the one it belongs to."""
     beside = kept[COLUMNS - 2]
-    if beside == NOBODY or (beside in known and known[beside].arm == "default_lora"):
+    if beside == NOBODY or (beside in known and known[beside].arm == BASELINE):
         pair = _pair(known, named)
         beside = next((key for key in pair if key not in (named, NOBODY)), beside)
     return [*kept[: COLUMNS - 2], beside, named]
@@ -150,9 +151,9 @@ def _pair(known: dict[str, Choice], named: str | None) -> tuple[str, str]:
     source = known[named].slot.source if named else state.draft().student.source
     fits = [key for key in runs if known[key].slot.source == source] or runs
     pool = list(dict.fromkeys([named, *fits] if named else fits))
-    controls = [key for key in pool if known[key].arm == "default_lora"]
+    controls = [key for key in pool if known[key].arm == BASELINE]
     others = [key for key in pool if key not in controls]
-    methods = [key for key in others if known[key].arm == "seeking"] or others
+    methods = [key for key in others if known[key].arm == PAPER_METHOD] or others
     if named is not None:
         controls, methods = ([named], methods) if named in controls else (controls, [named])
     if not methods and len(controls) > 1:

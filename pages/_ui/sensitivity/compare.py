@@ -11,6 +11,7 @@ from pages._ui.sensitivity import measure as sensitivity_measure
 from pages._ui.sensitivity.map import PLOT, clickable, common_limits, heatmap, kept_picture
 from pages._ui.sensitivity.matrix import matrix, picker
 from pages._ui.sensitivity.read import Saved, compared, label, names_of, of_student, opened, same_question
+from paraknow_core.catalogue import MANUAL
 from paraknow_core.display import NOT_MEASURED, distinct, shorten, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.figures import sensitivity as charts
@@ -320,7 +321,7 @@ def _stability_curve(family: list[Saved]) -> None:
 
 def _offer_fewer(saved: Saved, family: dict[int, Saved]) -> None:
     missing = [n for n in FEWER if n < saved.samples and n not in family][-4:]
-    if saved.spec.sensitivity.selection == "manual" or (not missing and len(family) > 1):
+    if saved.spec.sensitivity.selection == MANUAL or (not missing and len(family) > 1):
         return
     if not missing:
         st.caption("Measure the same task with more seed samples, and the curve will appear here.")

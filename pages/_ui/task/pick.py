@@ -9,10 +9,10 @@ from pages._ui.frame import run_panel as widgets
 from pages._ui.frame.layout import plain
 from pages._ui.models.pick import cache_stamp
 from pages._ui.task import uploads
+from paraknow_core.catalogue import MANUAL, SCORERS
 from paraknow_core.demo.tasks import TASKS
-from paraknow_core.display import SCORER_LABELS, shorten
+from paraknow_core.display import shorten
 from paraknow_core.errors import ParaknowError
-from paraknow_core.spec import SCORERS
 
 ORIGINS = {"bundled": "Bundled", "upload": "Upload", "path": "File or folder", "hub": "Hub data set"}
 FROM = "task.from"
@@ -60,7 +60,7 @@ def choose(source: str, **others: Any) -> None:
         return
     fresh = {"format": "auto", "test_source": None, "subset": None, "revision": None, "columns": {}} | others
     changes = {f"task.{key}": value for key, value in fresh.items()}
-    if state.draft().sensitivity.selection == "manual":  # those ids are of another task
+    if state.draft().sensitivity.selection == MANUAL:  # those ids are of another task
         changes |= {"sensitivity.selection": "first", "sensitivity.ids": []}
     state.change({"task.source": source, **changes})
 
@@ -294,7 +294,7 @@ def settings() -> None:
                 "task.scorers",
                 options=list(SCORERS),
                 to_draft=list,
-                format_func=lambda name: SCORER_LABELS[name],
+                format_func=lambda name: SCORERS[name].label,
                 placeholder="the task's own",
             )
         with c:

@@ -9,10 +9,10 @@ import streamlit as st
 from pages._ui.frame import asking, state
 from pages._ui.frame.layout import plain
 from pages._ui.task.view import ask_lengths, limit_of, nothing_left, refuse_or_leave_out, seed_request
+from paraknow_core.catalogue import MANUAL, SELECTIONS
 from paraknow_core.display import counted, shorten
 from paraknow_core.spec import SensitivitySpec
 
-SELECTIONS = {"first": "First", "random": "Random", "manual": "By hand"}
 SELECTION_HELP = (
     "First: as published. Random: another seed, another choice. By hand: tick examples below. "
     "S = Σ over the seed samples of |θ · ∂L/∂θ|."
@@ -36,14 +36,14 @@ def controls(train: int) -> None:
     a.segmented_control(
         "Selection",
         list(SELECTIONS),
-        format_func=SELECTIONS.get,
+        format_func=lambda name: SELECTIONS[name].label,
         key=key,
         required=True,
         help=SELECTION_HELP,
         on_change=_select,
         args=(key, train),
     )
-    if spec.selection != "manual":
+    if spec.selection != MANUAL:
         with b:
             state.field(
                 st.number_input,
@@ -62,14 +62,14 @@ def controls(train: int) -> None:
 def _select(key: str, train: int) -> None:
     """Switch the selection; by hand starts from what is chosen now."""
     wanted, spec = st.session_state[key], state.draft().sensitivity
-    if wanted != "manual":
+    if wanted != MANUAL:
         state.change(
             {"sensitivity.selection": wanted, "sensitivity.ids": [], "sensitivity.samples": min(spec.samples, train)}
         )
         return
     chosen = st.session_state.get("seeds.now") or []
     if chosen:
-        state.change({"sensitivity.selection": "manual", "sensitivity.ids": chosen, "sensitivity.samples": len(chosen)})
+        state.change({"sensitivity.selection": MANUAL, "sensitivity.ids": chosen, "sensitivity.samples": len(chosen)})
 
 
 def body(task: dict[str, Any]) -> None:
@@ -88,9 +88,9 @@ def body(task: dict[str, Any]) -> None:
         table = table.drop(columns="question").rename(columns={"answer": "text"})
     if not table["note"].any():
         table = table.drop(columns="note")
-    word = _find() if spec.selection == "manual" else ""
+    word = _find() if spec.selection == MANUAL else ""
     _summary(table, len(place), limit)
-    if spec.selection == "manual":
+    if spec.selection == MANUAL:
         _by_hand(table, list(place), word)
         return
     shown = table[table["taken"]].drop(columns="taken").sort_values("id", key=lambda ids: ids.map(place))
@@ -99,7 +99,7 @@ def body(task: dict[str, Any]) -> None:
 
 def _taken(task: dict[str, Any], spec: SensitivitySpec) -> list[str] | None:
     """Return the ids of the seed samples; those chosen by hand are known without asking, and never waited for."""
-    if spec.selection == "manual":
+    if spec.selection == MANUAL:
         return list(spec.ids)
     reply = asking.answered("seeds", seed_request(task, spec), "Choosing seed samples …")
     return reply.value["ids"] if reply else None

@@ -11,7 +11,8 @@ from pages._ui.frame import asking, layout, state
 from pages._ui.frame.layout import plain
 from pages._ui.models.anatomy import reference
 from pages._ui.task import uploads
-from paraknow_core.display import SCORER_LABELS, counted, shorten
+from paraknow_core.catalogue import SCORERS
+from paraknow_core.display import counted, shorten
 from paraknow_core.figures import models as charts
 from paraknow_core.spec import SensitivitySpec
 from paraknow_core.workbench.desk import Reply
@@ -73,7 +74,7 @@ def task_label() -> str:
 def overview(task: dict[str, Any]) -> None:
     """Draw the sizes of the splits, how answers are scored, and what to be wary of."""
     sizes = "".join(f"<span><b>{number:,}</b>{name}</span>" for name, number in task["sizes"].items())
-    scorers = ", ".join(SCORER_LABELS.get(name, name) for name in task["scorers"])
+    scorers = ", ".join(SCORERS[name].label for name in task["scorers"])
     more = f'<span class="pk-quiet">scored by {escape(scorers)}, at most {task["max_new_tokens"]:,} new tokens</span>'
     if task["is_text"]:
         more = '<span class="pk-quiet">plain text, scored by perplexity; pieces of about 1,000 characters</span>'

@@ -10,10 +10,10 @@ from statistics import median
 import streamlit as st
 
 from pages._ui.frame.reading import Facts
+from paraknow_core.catalogue import METHODS
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import FinetuningSpec, RunSpec
 
-NEEDS_TEACHER = ("seeking", "random_offset")
 MOST = 8  # earlier runs that are asked; the newest know the machine best
 
 
@@ -125,9 +125,9 @@ def estimate(spec: RunSpec, past: list[Past]) -> Estimate:
 
 def sensitivity_seconds(spec: RunSpec, past: list[Past]) -> float:
     """Return what measuring the teacher will take: nothing where that was done before."""
-    if spec.method not in NEEDS_TEACHER:
+    if not METHODS[spec.method].needs_teacher:
         return 0.0
-    measured = [p for p in past if p.spec.method in NEEDS_TEACHER]
+    measured = [p for p in past if METHODS[p.spec.method].needs_teacher]
     if any(p.spec.sensitivity == spec.sensitivity and p.spec.task.template == spec.task.template for p in measured):
         return 0.0
     rates = [_timings(p).get("sensitivity", 0.0) / p.spec.sensitivity.samples for p in measured]

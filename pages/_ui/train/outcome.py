@@ -8,6 +8,7 @@ import streamlit as st
 from pages._ui.frame import layout, seeds, state
 from pages._ui.frame.reading import Facts, left_out, other_settings, siblings, unfinished_siblings, verdict
 from pages._ui.train import estimate as train_estimate
+from paraknow_core.catalogue import BASELINE, METHODS
 from paraknow_core.display import (
     NOT_MEASURED,
     SHARE,
@@ -25,7 +26,6 @@ from paraknow_core.figures import maps as figures
 from paraknow_core.runs.folder import RunFolder
 
 PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
-ORDER = ("seeking", "default_lora", "pissa", "olora", "random_offset")
 
 
 def scores(run: RunFolder, one: Facts) -> None:
@@ -88,9 +88,9 @@ def _left_out(one: Facts, related: dict[str, tuple[RunFolder, Facts]]) -> None:
 
 def _compare(run: RunFolder, one: Facts, related: dict[str, tuple[RunFolder, Facts]]) -> None:
     """Say what the pair of scores shows, or does not: paired by example, and what else differs."""
-    if "default_lora" in related:
+    if BASELINE in related:
         try:
-            st.markdown(layout.plain(verdict(run, related["default_lora"][0])))
+            st.markdown(layout.plain(verdict(run, related[BASELINE][0])))
         except ParaknowError as error:
             st.caption(layout.plain(error))
     for method, (_, other) in related.items():
@@ -120,7 +120,7 @@ def _bars(scorer: str | None, one: Facts, by_method: dict[str, Facts]) -> pandas
     references = one.result.get("references") or {}
     for name in ("student", "teacher"):
         rows.extend(_row(name, arm_of(name).label, s) for s in references.get(name) or [] if s.get("scorer") == scorer)
-    for method in [m for m in ORDER if m in by_method] + [m for m in by_method if m not in ORDER]:
+    for method in [m for m in METHODS if m in by_method]:
         other = by_method[method]
         label = arm_of(method).label + (" (this run)" if other is one else "")
         label += "" if other.spec.seed == one.spec.seed else f", seed {other.spec.seed}"

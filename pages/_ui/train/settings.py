@@ -10,25 +10,13 @@ from pages._ui.frame import run_panel as widgets
 from pages._ui.frame.layout import plain
 from pages._ui.frame.reading import Facts
 from pages._ui.train import estimate as train_estimate
+from paraknow_core.catalogue import MANUAL, METHODS, MODES, STRATEGIES, STRUCTURES, offered
 from paraknow_core.display import arm_of, counted, duration, memory, source_label
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.spec import STRATEGIES, STRUCTURES, RunSpec
+from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.access import DEMO_LIMITS
 
-ARMS = {
-    "seeking": "The method: starts from the teacher's most sensitive blocks.",
-    "default_lora": "A random, B zero: what everybody starts from.",
-    "pissa": "Starts from the student's own largest singular directions: B A = U S Vᵀ of W.",
-    "olora": "Starts from a QR factorisation of the student's own weight.",
-    "random_offset": "Like the method, but the block's place in the teacher is random: is it the sensitive block? "
-    "Always in residual mode.",
-}
 METHOD_HELP = "seeking: block of the teacher at the most sensitive window, W − s·B₀A₀ + s·BA. The others are controls."
-MODES = {
-    "residual": "W − s·B₀A₀ is the new base: the student's outputs are unchanged at step 0 (as published)",
-    "additive": "W + s·BA: the block is added",
-    "difference": "B A approximates block − W",
-}
 RECIPE = ("finetuning", "factorisation")  # the parts of the spec that "the paper's recipe" means
 ROW = 4
 
@@ -38,7 +26,7 @@ def settings() -> None:
     with st.expander(f"**What is transferred**  {plain(summary())}", key="train.transfer", type="compact"):
         _transfer()
     _row(
-        lambda: _choice("Method", "method", list(ARMS), METHOD_HELP, lambda name: arm_of(name).label),
+        lambda: _choice("Method", "method", list(METHODS), METHOD_HELP, lambda name: METHODS[name].label),
         lambda: _number(
             "Rank r",
             "factorisation.rank",
@@ -112,20 +100,20 @@ def _transfer() -> None:
             "Injection mode",
             "injection.mode",
             list(MODES),
-            "; ".join(f"{mode}: {text}" for mode, text in MODES.items()),
+            "; ".join(f"{mode}: {row.text}" for mode, row in MODES.items()),
         ),
     )
     _row(
         lambda: _choice(
             "Layer mapping",
             "mapping.strategy",
-            [s for s in STRATEGIES if s != "manual"],
+            [s for s in STRATEGIES if s != MANUAL],
             "Which teacher layer serves student layer i. sensitivity: the layers with the largest Σ S, in their order.",
         ),
         lambda: _choice(
             "Structure",
             "extraction.structure",
-            list(STRUCTURES),
+            list(offered(STRUCTURES)),
             "How the block is picked. submatrix: the window of the student's shape with the largest Σ S.",
         ),
         lambda: _number(
@@ -329,9 +317,9 @@ def launch(trained: list[tuple[RunFolder, Facts]]) -> None:
     draft = state.whole_draft()
     st.markdown("**Also run**, with everything else equal")
     with st.container(horizontal=True, gap="medium"):
-        for name, tip in ARMS.items():
+        for name, method in METHODS.items():
             if name != draft.spec.method:
-                _arm(name, tip)
+                _arm(name, method.text)
     words, button = st.columns([4, 1.25], vertical_alignment="center")
     made, problem = launching.plan(), launching.problem()
     if problem:
@@ -366,7 +354,7 @@ def _arm(name: str, tip: str) -> None:
     def store() -> None:
         arms = [arm for arm in state.whole_draft().arms if arm != name]
         wanted = {*arms, name} if st.session_state[key] else set(arms)
-        state.change_beside(arms=tuple(arm for arm in ARMS if arm in wanted))
+        state.change_beside(arms=tuple(arm for arm in METHODS if arm in wanted))
 
     st.checkbox(arm_of(name).label, key=key, help=tip, on_change=store)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from paraknow_core.context import Context
 from paraknow_core.errors import ModelError
-from paraknow_core.methods.seeking.choice import RANDOM_OFFSET, Choice, choose, recall, to_student_vocabulary
+from paraknow_core.methods.seeking.choice import Choice, choose, recall, to_student_vocabulary
 from paraknow_core.methods.seeking.mapping import LayerMapping, map_layers
 from paraknow_core.models.anatomy import LogicalModule
 from paraknow_core.models.compat import Pairing, compatibility
@@ -86,7 +86,7 @@ def extract_blocks(
         random_offset: place the window anywhere instead of at the most sensitive place (a control).
     """
     teacher, student = context.teacher.anatomy, context.student.anatomy
-    structure = RANDOM_OFFSET if random_offset else context.spec.extraction.structure
+    structure = "random_offset" if random_offset else context.spec.extraction.structure
     todo = [pair for pair in pairings(context, mapping).pairings if pair.action != "skip"]
     for pair in context.follow(todo, "cutting blocks"):
         source, target = teacher.module(pair.teacher_module), student.module(pair.student_module)

@@ -12,30 +12,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from paraknow_core.catalogue import STRUCTURES, implementation
 from paraknow_core.context import Context
 from paraknow_core.models.compat import compatibility
 from paraknow_core.models.modules import LogicalModule
 from paraknow_core.ops.metrics import total
-from paraknow_core.ops.structure import (
-    GridSelection,
-    Selection,
-    WeightsSelection,
-    WindowSelection,
-    neuron,
-    random_weights,
-    row_column,
-    submatrix,
-)
-from paraknow_core.ops.window import Window, random_window
+from paraknow_core.ops.structure import GridSelection, Selection, WeightsSelection, WindowSelection
+from paraknow_core.ops.window import Window
 from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.spec import GROUP_OF_ROLE, ROLES
 
 if TYPE_CHECKING:
     from paraknow_core.models.vocabulary import TokenAlignment
 
-RANDOM_OFFSET = "random_offset"
 _SHARED = ("submatrix", "row_column")  # cheap to decide and to keep: always asked for, so that arms share a measurement
-_DECIDERS = {"submatrix": submatrix, "row_column": row_column, "neuron": neuron}
+_DECIDERS = {name: implementation(row) for name, row in STRUCTURES.items() if "sensitivity" in row.needs}
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ def choose(context: Context, structure: str, source: LogicalModule, target: Logi
 
     Args:
         context: the run's.
-        structure: one of the spec's STRUCTURES, or `random_offset`.
+        structure: one of `catalogue.STRUCTURES`.
         source, target: the teacher's and the student's module.
         score: (rows, cols) sensitivity of the teacher module.
     """
@@ -149,8 +140,7 @@ def drawn(context: Context, structure: str, source: LogicalModule, target: Logic
     aligned = target.group == "embedding" and not _same(context, source.shape[0], target.shape[0])
     shape = (target.shape[0] if aligned else source.shape[0], source.shape[1])
     generator = torch.Generator().manual_seed(_module_seed(context.spec.extraction.seed, target.name))
-    draw = random_window if structure == RANDOM_OFFSET else random_weights
-    found = draw(shape, *block_shape(target, shape), generator)
+    found = implementation(STRUCTURES[structure])(shape, *block_shape(target, shape), generator)
     return WindowSelection(found) if isinstance(found, Window) else found
 
 

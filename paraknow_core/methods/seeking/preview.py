@@ -132,7 +132,7 @@ def preview(
     Args:
         context: the pair and the extraction's seed.
         store: saved sensitivity.
-        structure: one of the spec's STRUCTURES, or `random_offset`.
+        structure: one of `catalogue.STRUCTURES`.
         pair: a pairing that is not skipped.
         teacher_parameters, student_parameters: parameter name to weight, stored orientation.
 

@@ -40,7 +40,7 @@ def _block(context: Context, store: SensitivityStore, name: str, target: Logical
     from paraknow_core.methods.seeking.choice import choose, recall
     from paraknow_core.workbench.desk.kinds.zoom import logical_module, read_region
 
-    structure = "random_offset" if context.spec.method == "random_offset" else context.spec.extraction.structure
+    structure = context.spec.structure
     if store.has_full:
         import torch
 

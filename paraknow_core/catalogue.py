@@ -1,0 +1,300 @@
+"""Everything that a spec asks for by name, one row each: methods, structures, layer mappings, modes, splits, scorers.
+
+Whoever lists, describes, draws or refuses a name reads it here: the spec's choices, the command line, the pages, which
+settings a run reads. To add a method, write its row in `METHODS` and the class that the row's `code` names; to add a
+structure or a layer-mapping strategy, its row and its function. Nothing else knows the names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal, TypeVar
+
+Need = Literal["teacher", "sensitivity", "activations", "gradients", "tuned teacher"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What can be said about a name without computing anything.
+
+    Attributes:
+        name: as spec files write it.
+        label: as people read it.
+        text: one sentence, or part of one, that says what it does.
+        code: `module:name`, below `paraknow_core`, of the class or function that does it; empty where it is only a
+            branch in the code of something else.
+        needs: what has to be there before it can begin.
+        reads: keys of the spec, or whole parts of it, that only rows which name them read: without such a row the
+            values there change nothing.
+        control_of: the name in the same table of which it is a control.
+        source: the paper that it is from; empty where it is our own.
+        offered: whether a spec may ask for it by name; False where only another row uses it.
+    """
+
+    name: str
+    label: str
+    text: str
+    code: str = ""
+    needs: tuple[Need, ...] = ()
+    reads: tuple[str, ...] = ()
+    control_of: str = ""
+    source: str = ""
+    offered: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line(Row):
+    """A row that is a line of comparisons: it keeps its colours and pattern on every screen."""
+
+    colour: str
+    dark_colour: str
+    pattern: str = ""
+
+    def shade(self, dark: bool) -> str:
+        return self.dark_colour if dark else self.colour
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Line):
+    """A way to start the student's adapter.
+
+    Attributes:
+        structure: of its blocks, where it has one of its own, whatever the spec's structure is.
+    """
+
+    structure: str = ""
+
+    @property
+    def needs_teacher(self) -> bool:
+        return "teacher" in self.needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer(Row):
+    """A way to score answers.
+
+    Attributes:
+        by: what it looks at: text that the model has written, or the likelihood of given text.
+    """
+
+    by: Literal["writing", "likelihood"]
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+
+def table(*rows: AnyRow) -> dict[str, AnyRow]:
+    """Return rows by their names, in their order, which is also the order in which people see them."""
+    return {row.name: row for row in rows}
+
+
+PAPER = "Zhong et al., ICLR 2024, arXiv:2310.11451"
+PAPER_METHOD, BASELINE = "seeking", "default_lora"  # what all is about, and what it is compared with first
+MANUAL = "manual"  # the strategy, and the selection of seed samples, that take what a person lists
+
+_OF_TEACHER = ("teacher", "sensitivity", "mapping", "injection", "factorisation.split")
+
+METHODS = table(
+    Method(
+        "seeking",
+        "seeking (the method)",
+        "The method: starts from the teacher's most sensitive blocks.",
+        "methods.seeking.method:Seeking",
+        needs=("teacher", "sensitivity"),
+        reads=(*_OF_TEACHER, "extraction.structure"),
+        source=PAPER,
+        colour="#0072B2",
+        dark_colour="#0072B2",
+    ),
+    Method(
+        "default_lora",
+        "default LoRA",
+        "A random, B zero: what everybody starts from.",
+        "methods.reference:DefaultLora",
+        control_of="seeking",
+        source="Hu et al., ICLR 2022, arXiv:2106.09685",
+        colour="#999999",
+        dark_colour="#999999",
+    ),
+    Method(
+        "pissa",
+        "PiSSA",
+        "Starts from the student's own largest singular directions: B A = U S Vᵀ of W.",
+        "methods.reference:Pissa",
+        control_of="seeking",
+        source="Meng et al., NeurIPS 2024, arXiv:2404.02948",
+        colour="#E69F00",
+        dark_colour="#E69F00",
+        pattern="/",
+    ),
+    Method(
+        "olora",
+        "OLoRA",
+        "Starts from a QR factorisation of the student's own weight.",
+        "methods.reference:Olora",
+        control_of="seeking",
+        source="Büyükakyüz, 2024, arXiv:2406.01775",
+        colour="#B8A200",
+        dark_colour="#F0E442",
+        pattern="\\",
+    ),
+    Method(
+        "random_offset",
+        "random offset",
+        "Like the method, but the block's place in the teacher is random: is it the sensitive block? "
+        "Always in residual mode.",
+        "methods.seeking.method:RandomOffset",
+        needs=("teacher", "sensitivity"),
+        reads=(*_OF_TEACHER, "extraction.seed"),
+        control_of="seeking",
+        source=PAPER,
+        colour="#56B4E9",
+        dark_colour="#56B4E9",
+        pattern="x",
+        structure="random_offset",
+    ),
+)
+
+# Untrained models that stand beside a run as lines of their own.
+REFERENCES = table(
+    Line(
+        "student", "student, untouched", "The student as it is.", colour="#B4BBBE", dark_colour="#5A6266", pattern="."
+    ),
+    Line(
+        "teacher", "teacher, untouched", "The teacher as it is.", colour="#6E7679", dark_colour="#C3C9CB", pattern="-"
+    ),
+)
+
+STRUCTURES = table(
+    Row(
+        "submatrix",
+        "submatrix",
+        "the window of the student's shape with the largest sum of S (the paper)",
+        "ops.structure:submatrix",
+        needs=("sensitivity",),
+        source=PAPER,
+    ),
+    Row(
+        "row_column",
+        "row/column",
+        "the rows and the columns with the largest mean S, in their order, intersected",
+        "ops.structure:row_column",
+        needs=("sensitivity",),
+        source=PAPER,
+    ),
+    Row(
+        "neuron",
+        "single weights",
+        "the single weights with the largest S, in reading order (our definition)",
+        "ops.structure:neuron",
+        needs=("sensitivity",),
+    ),
+    Row(
+        "random",
+        "random weights",
+        "single weights at random, in reading order: a control (our definition)",
+        "ops.structure:random_weights",
+        reads=("extraction.seed",),
+        control_of="neuron",
+    ),
+    Row(
+        "random_offset",
+        "random offset",
+        "a window of the student's shape at a random place: a control",
+        "ops.window:random_window",
+        control_of="submatrix",
+        source=PAPER,
+        offered=False,
+    ),
+)
+
+STRATEGIES = table(
+    Row(
+        "sensitivity",
+        "sensitivity",
+        "the teacher layers with the largest S, in their order (the paper)",
+        "methods.seeking.mapping:by_sensitivity",
+        needs=("sensitivity",),
+        source=PAPER,
+    ),
+    Row("top", "top", "the first teacher layers, from the input on", "methods.seeking.mapping:top", source=PAPER),
+    Row("last", "last", "the last teacher layers, up to the output", "methods.seeking.mapping:last", source=PAPER),
+    Row(
+        "random",
+        "random",
+        "any teacher layers, in their order: a control",
+        "methods.seeking.mapping:at_random",
+        reads=("mapping.seed",),
+        control_of="sensitivity",
+        source=PAPER,
+    ),
+    Row(
+        "uniform", "uniform", "evenly spaced teacher layers, first and last included", "methods.seeking.mapping:uniform"
+    ),
+    Row(MANUAL, "manual", "as set here, layer by layer", "methods.seeking.mapping:manual"),
+)
+
+MODES = table(
+    Row("residual", "residual", "W − s·B₀A₀ + s·BA: outputs unchanged at step 0 (the paper)", source=PAPER),
+    Row("additive", "additive", "W + s·BA with BA ≈ block: the block is added"),
+    Row("difference", "difference", "W + s·BA with s·BA ≈ block − W: the weight moves towards the block"),
+)
+
+SPLITS = table(
+    Row("us_v", "us_v", "B = U·S, A = Vᵀ (the paper)", source=PAPER),
+    Row("sqrt", "sqrt", "B = U·√S, A = √S·Vᵀ (as in PiSSA)", source="Meng et al., NeurIPS 2024, arXiv:2404.02948"),
+)
+
+SELECTIONS = table(
+    Row("first", "First", "the first examples of the train split", reads=("sensitivity.samples",), source=PAPER),
+    Row("random", "Random", "any examples of the train split", reads=("sensitivity.samples", "sensitivity.seed")),
+    Row(MANUAL, "By hand", "the examples that are listed"),
+)
+
+SCORERS = table(
+    Scorer("number_match", "number match", "the last number of the answer is the reference's", by="writing"),
+    Scorer("multiple_choice", "multiple choice", "the right choice is the likeliest", by="likelihood"),
+    Scorer("exact_match", "exact match", "the answer is the reference, word for word", by="writing"),
+    Scorer("rouge_l", "ROUGE-L", "longest common run of words with the reference", by="writing"),
+    Scorer("perplexity", "perplexity", "how unlikely the reference is, per token", by="likelihood"),
+    Scorer("win_rate", "win rate", "a judge prefers the answer to the reference", by="writing"),
+)
+
+# The keys of a spec whose value is the name of a row, in the order in which one decides whether another is read.
+CHOICES: dict[str, Mapping[str, Row]] = {
+    "method": METHODS,
+    "sensitivity.selection": SELECTIONS,
+    "mapping.strategy": STRATEGIES,
+    "extraction.structure": STRUCTURES,
+    "factorisation.split": SPLITS,
+    "injection.mode": MODES,
+}
+
+
+def offered(rows: Mapping[str, Row]) -> tuple[str, ...]:
+    """Return the names of a table that a spec may ask for."""
+    return tuple(name for name, row in rows.items() if row.offered)
+
+
+def unread(settings: Mapping[str, Any]) -> set[str]:
+    """Return the keys that a run does not read because of its method, or of another choice.
+
+    Args:
+        settings: every setting of a spec by its dotted key.
+    """
+    special = {key for rows in CHOICES.values() for row in rows.values() for key in row.reads}
+    read: set[str] = set()
+
+    def is_read(key: str) -> bool:
+        return all(part in read for part in special if f"{key}.".startswith(f"{part}."))
+
+    for key, rows in CHOICES.items():
+        if is_read(key):  # what is chosen where nobody looks reads nothing
+            read.update(rows[settings[key]].reads)
+    return {key for key in settings if not is_read(key)}
+
+
+def implementation(row: Row) -> Any:
+    """Return the class or function that does what a row says; loads its module, and torch with most of them."""
+    module, _, name = row.code.partition(":")
+    return getattr(import_module(f"paraknow_core.{module}"), name)
