@@ -5,17 +5,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from paraknow_core.errors import DataError, SpecError
+from pydantic import BaseModel
+
+from paraknow_core.errors import DataError
 from paraknow_core.files.naming import Named, expanded, is_hub_id, is_there, named
 from paraknow_core.paths import PROJECT_ROOT, Workspace
-from paraknow_core.spec import RunSpec, parse_spec
+from paraknow_core.spec import RunSpec
+from paraknow_core.workbench.sources import sources_of
 
 DEMO_VARIABLE = "PARAKNOW_DEMO"
 ROOTS_VARIABLE = "PARAKNOW_ROOTS"  # folders, separated like $PATH, whose models and data other people may use
 ADDRESS_VARIABLE = "PARAKNOW_ADDRESS"  # what the pages' server listens on
 HUB_VARIABLE = "PARAKNOW_ALLOW_HUB"  # 1: other people may name hub ids, which are read with this machine's hub token
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
-SOURCE_KEYS = ("source", "test_source", "path")  # of plain data: what may name a model or a file
 DEMO_LIMITS = {
     "epochs": 5.0,
     "max_steps": 200,
@@ -172,24 +174,18 @@ class Access:
         if self.demo and number > DEMO_LIMITS["seeds"]:
             raise DataError(_too_much("seeds", number, DEMO_LIMITS["seeds"]))
 
-    def check_request(self, request: object, key: str = "") -> None:
-        """Refuse plain data, however deep, that names under a key of `SOURCE_KEYS` what may not be read.
-
-        In demo mode it may not ask for more of a task than a spec may either.
+    def check_question(self, question: BaseModel) -> None:
+        """Refuse a question to the desk that names what may not be read, or in demo mode asks for too much of a task.
 
         Raises:
             DataError: one sentence.
         """
-        if self.demo and isinstance(request, dict):
-            _check_question(request)
-        if isinstance(request, dict):
-            for name, inner in request.items():
-                self.check_request(inner, name)
-        elif isinstance(request, list | tuple):
-            for inner in request:
-                self.check_request(inner, key)
-        elif isinstance(request, str) and key in SOURCE_KEYS:
-            self.check_source(request)
+        if self.demo:
+            asked = getattr(question, "spec", question)
+            parts = {name: getattr(asked, name) for name in ("task", "sensitivity") if hasattr(asked, name)}
+            _check_size(RunSpec().model_copy(update=parts))
+        for source in sources_of(question):
+            self.check_source(source.text)
 
     def check_spec(self, spec: RunSpec, before: RunSpec | None = None) -> None:
         """Refuse a spec that names what may not be read, or in demo mode asks for too much.
@@ -202,10 +198,10 @@ class Access:
         Raises:
             DataError: one sentence.
         """
-        known = set(_sources(before).values()) if before else set()
-        for where, source in _sources(spec).items():
-            if source and source not in known:
-                self.check_source(source, where)
+        let_in = {source.text for source in sources_of(before)}
+        for source in sources_of(spec):
+            if source.text not in let_in:
+                self.check_source(source.text, source.where)
         if self.demo:
             _check_size(spec)
 
@@ -225,17 +221,6 @@ def access(place: Workspace, address: str | None = None) -> Access:
     open_to = "" if address in LOOPBACK else address or "every address of this machine"
     hub = os.environ.get(HUB_VARIABLE, "") == "1"
     return Access(os.environ.get(DEMO_VARIABLE, "") == "1", open_to, roots, hub)
-
-
-def _sources(spec: RunSpec) -> dict[str, str | None]:
-    task = spec.task
-    return {
-        "teacher": spec.teacher.source,
-        "student": spec.student.source,
-        "task": task.source,
-        "task.test_source": task.test_source,
-        "task.judge": task.judge and task.judge.source,
-    }
 
 
 def _path_of(found: Named, base: Path) -> Path | None:
@@ -293,15 +278,3 @@ def _check_size(spec: RunSpec) -> None:
 
 def _too_much(key: str, value: float, limit: float) -> str:
     return f"{key}: {value:g} given; in demo mode at most {limit:g}, so that a class shares the machine"
-
-
-def _check_question(request: dict) -> None:
-    """Refuse a question to the desk about a task that takes more of it than a run of the demo mode may."""
-    given = {key: request[key] for key in ("task", "sensitivity") if isinstance(request.get(key), dict)}
-    if not given:
-        return
-    try:
-        spec = parse_spec(given, "question")
-    except SpecError:
-        return  # the desk says what is wrong with it
-    _check_size(spec)

@@ -7,8 +7,10 @@ import pytest
 
 from paraknow_core.engines.service import Service
 from paraknow_core.paths import Workspace
+from paraknow_core.spec import TaskSpec
 from paraknow_core.workbench import desk, playground
 from paraknow_core.workbench.desk import serve as desk_serve
+from paraknow_core.workbench.desk.requests import TaskExamples
 from paraknow_core.workbench.playground.protocol import Asked, Slot, Turn
 
 TOKEN = "hf_" + "Z9y8X7w6V5u4T3s2R1q0" * 2
@@ -51,7 +53,7 @@ def test_a_token_in_the_environment_is_nowhere_in_the_workspace(workspace, run_c
     finally:
         playground.service(place).stop(wait_s=20)
     monkeypatch.setattr(Service, "start", lambda _self: None)
-    desk.ask(place, "task_examples", {"task": {"source": "hub:no-such-owner/no-such-set"}, "split": "test"})
+    desk.ask(place, TaskExamples(task=TaskSpec(source="hub:no-such-owner/no-such-set"), split="test"))
     for question in (desk.questions.desk_folder(place) / "questions").glob("*.json"):
         desk_serve.answer_question(place, question)
     printed = "".join(done.stdout + done.stderr for done in runs)

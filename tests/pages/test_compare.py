@@ -226,7 +226,7 @@ def test_the_lens_waits_fails_in_words_and_offers_sensitivity(place, compare, mo
     next(c for c in app.get("button_group") if c.key == "compare.lens.widget").set_value("sensitivity").run()
     assert "will appear here" in words(app)
     monkeypatch.setattr(
-        "paraknow_core.workbench.desk.kinds.sensitivity_change.answer",
+        "paraknow_core.workbench.desk.kinds.lens.sensitivity_change",
         lambda *_: {
             "samples": 4,
             "loss_before": 2.0,
@@ -261,7 +261,7 @@ def test_weights_are_drawn_and_said(place, compare, monkeypatch):
         "in_cosine": 0.9,
         "out_cosine": None,
     }
-    monkeypatch.setattr("paraknow_core.workbench.desk.kinds.adapter_change.answer", lambda *_: {"modules": [record]})
+    monkeypatch.setattr("paraknow_core.workbench.desk.kinds.lens.adapter_change", lambda *_: {"modules": [record]})
     app = compare(view="lens")
     answer_desk(place, app)
     assert "moved by 0.500 of their norm" in words(app)

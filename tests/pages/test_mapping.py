@@ -19,6 +19,13 @@ from tests.pages import fabricate
 from tests.pages.conftest import answer_desk, button, select, words
 
 SAMPLES = {"sensitivity.samples": 2}
+PAIR = dict.fromkeys(("teacher_module", "teacher_shape", "placed_shape")) | {
+    "student_module": "m",
+    "student_shape": [2, 2],
+    "role": "q",
+    "action": "skip",
+    "reason": "",
+}
 
 
 @pytest.fixture(scope="session")
@@ -61,10 +68,8 @@ def test_a_question_that_cannot_be_written_is_a_sentence_of_the_table(place, mon
     monkeypatch.setattr(mapping_overview.desk, "ask", full)
     choice = SimpleNamespace(
         plan_id="p",
-        mode="residual",
-        pairs=[{"layer": 0}],
-        spectrum_rank=lambda: 1,
-        request=lambda **changes: dict(changes),
+        pairs=[{**PAIR, "layer": 0}],
+        energy=lambda: {"spec": RunSpec(), "store": "key", "structure": "submatrix", "mode": "block", "rank": 1},
     )
     assert "Read-only file system" in mapping_overview._ask_on(choice)
 

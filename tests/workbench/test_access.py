@@ -12,11 +12,13 @@ from paraknow_core.engines.service import Service
 from paraknow_core.errors import DataError, ParaknowError
 from paraknow_core.models.source import resolve_model
 from paraknow_core.paths import Workspace
-from paraknow_core.spec import RunSpec, TaskSpec, parse_yaml
+from paraknow_core.spec import ModelSpec, RunSpec, SplitSizes, TaskSpec, parse_yaml
 from paraknow_core.tasks import examples
 from paraknow_core.tasks.examples import load_task
 from paraknow_core.workbench import desk, playground
 from paraknow_core.workbench.access import ADDRESS_VARIABLE, DEMO_VARIABLE, HUB_VARIABLE, ROOTS_VARIABLE, access
+from paraknow_core.workbench.desk import requests
+from paraknow_core.workbench.desk.requests import KINDS
 from paraknow_core.workbench.playground.protocol import Asked, Slot, Turn
 
 
@@ -182,6 +184,7 @@ DECORATIONS = (
     "{}?token",
 )
 SECRET_WORD = "only the owner reads this"
+PRIVATE_TASKS = {"source": " ~/private", "test_source": "\t/etc", "judge": {"source": "~/private"}}
 
 
 @pytest.fixture
@@ -307,9 +310,32 @@ def test_a_specs_sources_have_one_form_and_all_are_checked(place, house):
     judged = RunSpec().with_changes({"task.judge": {"source": " ~/private"}})
     with pytest.raises(DataError, match=r"task\.judge"):
         opened.check_spec(judged)
-    for request in ({"path": " ~/private"}, {"one": {"source": [" ~/private"]}}, {"task": {"test_source": "\t/etc"}}):
-        with pytest.raises(DataError, match="outside the folders"):
-            opened.check_request(request)
+
+
+@pytest.mark.parametrize("kind", [name for name, cls in KINDS.items() if cls.__module__ == requests.__name__])
+def test_a_question_that_names_what_is_private_is_refused_wherever_it_names_it(place, house, kind):
+    """Each field that can name a model, a task or a file does; no field of bare text is one that is read as such."""
+    private = " ~/private"
+    values = {
+        ModelSpec: [ModelSpec(source=private)],
+        TaskSpec: [TaskSpec(**{key: value}) for key, value in PRIVATE_TASKS.items()],
+        Path: [Path(private)],
+    }
+    question, opened, tried = KINDS[kind], access(place, "0.0.0.0"), 0
+    for name, field in question.model_fields.items():
+        options = values.get(field.annotation, [])
+        if field.annotation is RunSpec:
+            options = [
+                RunSpec().model_copy(update={key: value})
+                for key in question.reads
+                for value in values.get(RunSpec.model_fields[key.partition(".")[0]].annotation, [])
+            ]
+        for value in options:
+            with pytest.raises(DataError, match="outside the folders"):
+                opened.check_question(question.model_construct(**{name: value}))
+            tried += 1
+        assert options or "source" not in name and "path" not in name
+    assert tried or kind in ("hub_cache", "adapter_change", "sensitivity_change")
 
 
 @pytest.mark.parametrize(
@@ -334,23 +360,24 @@ def test_demo_limits_hold_whatever_way_a_spec_comes_in(place, monkeypatch, chang
 
 
 def test_demo_limits_hold_for_questions_seeds_and_answers(place, monkeypatch):
-    task = RunSpec().task.model_dump(mode="json")
-    large = {"task": {**task, "sizes": {"train": None, "validation": 10, "test": 10}}}
-    ids = {"task": task, "sensitivity": {"selection": "manual", "ids": [str(i) for i in range(65)]}}
-    waiting = {"path": str(place.uploads / "waiting-1.jsonl"), "columns": {}}
+    task = TaskSpec()
+    large = requests.Task(task=task.model_copy(update={"sizes": SplitSizes(train=None)}))
+    by_hand = {"selection": "manual", "ids": [str(i) for i in range(65)]}
+    ids = requests.Seeds(spec=RunSpec().with_changes({"sensitivity": by_hand}), with_models=False)
+    waiting = requests.Upload(path=place.uploads / "waiting-1.jsonl", columns={})
     slot = Slot(source="bundled:kin")
     asked = Asked(slots=[slot], turns=[Turn(content="2 + 2?")], max_new_tokens=129)
     monkeypatch.setattr(Service, "start", lambda _self: None)
-    for request in (large, ids, waiting):
-        access(place).check_request(request)
+    for question in (large, ids, waiting):
+        access(place).check_question(question)
     access(place).check_seeds(100)
     monkeypatch.setenv(DEMO_VARIABLE, "1")
     demo = access(place)
-    demo.check_request({"task": task, "split": "test", "model": {"source": "bundled:kin"}})
+    demo.check_question(requests.Lengths(task=task, split="test", model=ModelSpec(source="bundled:kin")))
     demo.check_seeds(3)
-    for request in (large, ids, waiting):
+    for question in (large, ids, waiting):
         with pytest.raises(DataError, match="in demo mode"):
-            desk.ask(place, "seeds", request)
+            desk.ask(place, question)
     with pytest.raises(DataError, match="seeds: 4 given; in demo mode at most 3"):
         demo.check_seeds(4)
     with pytest.raises(DataError, match="max_new_tokens: 129 given; in demo mode at most 128"):

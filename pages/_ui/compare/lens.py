@@ -16,6 +16,7 @@ from paraknow_core.figures import compare as charts
 from paraknow_core.paths import file_stamp
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies import Arm
+from paraknow_core.workbench.desk import requests
 
 NONE = "none"
 MEASURED = "compare.measured"  # runs whose sensitivity was asked for in this window
@@ -50,13 +51,15 @@ def draw(arms: list[Arm]) -> None:
     if show == "sensitivity":
         _sensitivity({i: runs[i] for i in shown}, labels, specs)
         return
-    answers = {i: answered("adapter_change", _request(runs[i]), f"Reading the adapter of {labels[i]} …") for i in shown}
+    answers = {
+        i: answered(requests.AdapterChange(**_of(runs[i])), f"Reading the adapter of {labels[i]} …") for i in shown
+    }
     ready = {i: reply.value["modules"] for i, reply in answers.items() if reply is not None}
     if ready:
         _weights(ready, show, labels, specs)
 
 
-def _request(run: RunFolder) -> dict[str, Any]:
+def _of(run: RunFolder) -> dict[str, Any]:
     return {"run": run.id, "stamp": list(file_stamp(run.file("adapter") / "adapter_model.safetensors"))}
 
 
@@ -149,8 +152,7 @@ def _sensitivity(runs: dict[str, RunFolder], labels: dict[str, str], specs: dict
                 _offer(place, (run_id, count), labels[run_id])
                 continue
             reply = answered(
-                "sensitivity_change",
-                {**_request(run), "samples": int(count)},
+                requests.SensitivityChange(**_of(run), samples=int(count)),
                 f"Measuring the student of {labels[run_id]} twice …",
             )
         if reply is not None:

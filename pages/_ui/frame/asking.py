@@ -1,7 +1,6 @@
 """Asking the desk: a page draws the answer when it is there, and a quiet line until then."""
 
 import time
-from typing import Any
 
 import streamlit as st
 
@@ -12,7 +11,8 @@ from paraknow_core.engines.service import Service
 from paraknow_core.errors import ParaknowError
 from paraknow_core.spec import ROLES, RunSpec
 from paraknow_core.workbench import desk
-from paraknow_core.workbench.desk import Reply
+from paraknow_core.workbench.desk import Reply, requests
+from paraknow_core.workbench.desk.requests import Question
 
 PATIENCE_S = 0.5  # a quick answer is drawn at once, without a second rerun
 BEFORE_START_S = 1.0  # a click that starts runs waits so long for what would refuse them
@@ -21,16 +21,15 @@ EVERY_S = 0.4
 GONE_S = 8.0  # a desk that is not there after so long does not stay; it is started again every few seconds
 
 
-def answered(kind: str, request: dict[str, Any], waiting: str = "Working it out …") -> Reply | None:
+def answered(question: Question, waiting: str = "Working it out …") -> Reply | None:
     """Return the desk's answer; until it is there, draw a line and return None; a failure is drawn as a sentence.
 
     Args:
-        kind: a module of `paraknow_core/desk/kinds/`.
-        request: plain data; values under `source`, `test_source` and `path` may name local files.
+        question: see `desk.requests`.
         waiting: what is said meanwhile.
     """
     try:
-        reply = _patient(kind, request, PATIENCE_S)
+        reply = _patient(question, PATIENCE_S)
     except ParaknowError as error:
         say(error)
         return None
@@ -45,15 +44,15 @@ def answered(kind: str, request: dict[str, Any], waiting: str = "Working it out 
             desk.forget(reply)
             st.rerun()
         return None
-    _wait(kind, request, waiting)
+    _wait(question, waiting)
     return None
 
 
-def _patient(kind: str, request: dict[str, Any], patience_s: float) -> Reply:
-    reply, deadline = desk.ask(state.place(), kind, request), time.monotonic() + patience_s
+def _patient(question: Question, patience_s: float) -> Reply:
+    reply, deadline = desk.ask(state.place(), question), time.monotonic() + patience_s
     while reply.state == "waiting" and time.monotonic() < deadline:
         time.sleep(STEP_S)
-        reply = desk.ask(state.place(), kind, request)
+        reply = desk.ask(state.place(), question)
     return reply
 
 
@@ -61,7 +60,7 @@ def student_roles(spec: RunSpec) -> list[str]:
     """Return the roles that a spec's student has; empty while nobody knows."""
     try:
         state.access().check_source(spec.student.source)
-        reply = _patient("anatomy", spec.student.model_dump(mode="json"), 0.0)
+        reply = _patient(requests.Anatomy(model=spec.student), 0.0)
     except (ParaknowError, OSError):
         return []  # told where the student is chosen, and by Start
     return [part["role"] for part in reply.value.get("parts", []) if part["role"] in ROLES]
@@ -76,7 +75,7 @@ def rank_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
     """
     try:
         state.access().check_source(spec.student.source)
-        reply = _patient("anatomy", spec.student.model_dump(mode="json"), patience_s)
+        reply = _patient(requests.Anatomy(model=spec.student), patience_s)
     except (ParaknowError, OSError):
         return ""  # told where the student is chosen, and by Start
     parts = [part for part in reply.value.get("parts", []) if part["role"] in spec.extraction.roles]
@@ -100,20 +99,19 @@ def seeds_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
     if not METHODS[spec.method].needs_teacher and spec.until != "sensitivity":
         return ""
     try:
-        reply = _patient("seeds", seeds_request(spec), patience_s)
+        reply = _patient(seeds_question(spec), patience_s)
     except (ParaknowError, OSError):
         return ""  # told where the task is chosen, and by the start itself
     # What else is wrong with the task may be over by the time that the run begins.
     return reply.error if reply.error.startswith("sensitivity") else ""
 
 
-def seeds_request(spec: RunSpec) -> dict[str, Any]:
+def seeds_question(spec: RunSpec) -> requests.Seeds:
     """Return the question which training examples are a spec's seed samples.
 
     Which ones are left out as too long depends on the pair, and on what else of the run reads them.
     """
-    pair = {"teacher", "student", "references", "until"} if spec.task.too_long == "leave_out" else set()
-    return spec.model_dump(mode="json", include={"task", "sensitivity", *pair})
+    return requests.Seeds(spec=spec, with_models=spec.task.too_long == "leave_out")
 
 
 def fit_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
@@ -123,16 +121,15 @@ def fit_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
         spec: of a run.
         patience_s: how long an answer is waited for.
     """
-    parts = spec.model_dump(mode="json", include={"teacher", "student", "task", "sensitivity", "references", "until"})
     method = PAPER_METHOD if METHODS[spec.method].needs_teacher else BASELINE  # all that matters is who reads what
     try:
-        reply = _patient("fit", {"spec": parts | {"method": method}}, patience_s)
+        reply = _patient(requests.Fit(spec=spec.model_copy(update={"method": method})), patience_s)
     except (ParaknowError, OSError):
         return ""  # told where models and task are chosen, and by the start itself
     return reply.value.get("problem", "")
 
 
-def _wait(kind: str, request: dict[str, Any], waiting: str) -> None:
+def _wait(question: Question, waiting: str) -> None:
     """Keep the question asked while the page is open, and draw the page again when the answer is there."""
 
     began, service, problem = time.monotonic(), Service(state.place(), "desk"), ""
@@ -140,7 +137,7 @@ def _wait(kind: str, request: dict[str, Any], waiting: str) -> None:
     def tick() -> None:
         nonlocal problem
         with sentences():
-            if desk.ask(state.place(), kind, request).state != "waiting":
+            if desk.ask(state.place(), question).state != "waiting":
                 st.rerun()
         if time.monotonic() - began > GONE_S and not service.alive():
             problem = service.last_error() or problem  # a start empties the log

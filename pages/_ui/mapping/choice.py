@@ -13,6 +13,7 @@ from paraknow_core.errors import ParaknowError
 from paraknow_core.paths import file_stamp
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
+from paraknow_core.workbench.desk import requests
 
 PLOT = {
     "displaylogo": False,
@@ -64,15 +65,13 @@ class Choice:
     def scaling(self) -> float:
         return self.spec.factorisation.lora_alpha / self.rank
 
-    def request(self, **more: Any) -> dict[str, Any]:
-        """Return a question about blocks: everything they depend on, and nothing else."""
-        return {
-            **_pair(self.spec),
-            "store": self.store.folder.name,
-            "structure": self.structure,
-            "seed": self.spec.extraction.seed,
-            **more,
-        }
+    def blocks(self) -> dict[str, Any]:
+        """Return what every question about blocks holds."""
+        return {"spec": self.spec, "store": self.store.folder.name, "structure": self.structure}
+
+    def energy(self) -> dict[str, Any]:
+        """Return what a question about the singular values of blocks holds."""
+        return {**self.blocks(), "mode": self.mode, "rank": self.spectrum_rank()}
 
     def spectrum_rank(self) -> int:
         """Return how many singular values to ask for: a power of two, so that few ranks are new questions."""
@@ -94,16 +93,12 @@ class Choice:
 
 def choice_of(spec: RunSpec) -> Choice | None:
     """Return a spec's choice; while the desk works it out a line is drawn and None returned."""
-    source = answered(
-        "transfer_source", _dumped(spec, "teacher", "task", "sensitivity"), "Reading the teacher and the seed samples …"
-    )
+    source = answered(requests.TransferSource(spec=spec), "Reading the teacher and the seed samples …")
     if source is None:
         return None
     names, exact = saved_for(source.value["fingerprint"], source.value["key"])
-    request = {**_pair(spec), **_dumped(spec, "mapping"), "origin": list(spec.extraction.origin), "stores": names}
-    if len(names) > 1:
-        request["structure"] = spec.extraction.structure
-    reply = answered("transfer_plan", request, "Reading both models …")
+    structure = spec.extraction.structure if len(names) > 1 else ""
+    reply = answered(requests.TransferPlan(spec=spec, stores=names, structure=structure), "Reading both models …")
     if reply is None:
         return None
     store = SensitivityStore(state.place().sensitivity / reply.value["store"]) if reply.value["store"] else None
@@ -178,12 +173,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join("–" if v is None else str(v) for v in value) or "–"
     return "–" if value is None else str(value)
-
-
-def _pair(spec: RunSpec) -> dict[str, Any]:
-    return _dumped(spec, "teacher", "student")
-
-
-def _dumped(spec: RunSpec, *keys: str) -> dict[str, Any]:
-    data = spec.model_dump(mode="json")
-    return {key: data[key] for key in keys}

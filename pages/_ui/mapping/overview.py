@@ -14,7 +14,7 @@ from pages._ui.frame.layout import plain
 from pages._ui.mapping.choice import Choice
 from pages._ui.mapping.preview import MODULE
 from paraknow_core.workbench import desk
-from paraknow_core.workbench.desk import Reply
+from paraknow_core.workbench.desk import Reply, requests
 
 KNOWN = "mapping.known"  # signature of a choice's questions -> folders of the layers answered so far
 FILL = "mapping.fill"
@@ -90,7 +90,7 @@ def _missing(choice: Choice) -> int:
 def _folders(choice: Choice) -> list[str]:
     """Return the answers' folders, in the order of the layers; as many as are known."""
     known = st.session_state.setdefault(KNOWN, {})
-    signature = json.dumps([choice.plan_id, choice.request(mode=choice.mode, rank=choice.spectrum_rank())])
+    signature = f"{choice.plan_id} {requests.TransferLayer(pairs=(), **choice.energy()).model_dump_json()}"
     folders = known.setdefault(signature, [])
     while len(known) > 8:
         del known[next(iter(known))]
@@ -103,9 +103,9 @@ def _ask_on(choice: Choice) -> str:
     """Ask for the next layers, one at a time, as long as answers come at once; return what went wrong."""
     folders, layers, deadline = _folders(choice), _layers(choice), time.monotonic() + asking.PATIENCE_S
     while len(folders) < len(layers):
-        request = choice.request(pairs=layers[len(folders)], mode=choice.mode, rank=choice.spectrum_rank())
+        question = requests.TransferLayer(pairs=layers[len(folders)], **choice.energy())
         try:
-            reply = desk.ask(state.place(), "transfer_layer", request)
+            reply = desk.ask(state.place(), question)
         except OSError as error:
             return layout.unwritable(error)
         if reply.state == "failed":

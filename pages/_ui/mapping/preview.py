@@ -1,6 +1,5 @@
 """What would be injected into one module: its place, what it holds, its spectrum, how it lies to the student."""
 
-import json
 from typing import Any
 
 import streamlit as st
@@ -12,7 +11,7 @@ from pages._ui.mapping.choice import PLOT, Choice, totals_of
 from paraknow_core.display import percent, shorten, significant
 from paraknow_core.errors import ParaknowError
 from paraknow_core.figures import mapping as charts
-from paraknow_core.workbench.desk import Reply
+from paraknow_core.workbench.desk import Reply, requests
 
 MODULE = "mapping.module"
 
@@ -56,7 +55,7 @@ def pictures(choices: dict[str, Choice], module: str) -> None:
     asked: dict[str, tuple[Reply | None, Reply | None]] = {}  # a question that both have is asked, and fails, once
     replies = {}
     for name, (choice, pair) in shown.items():
-        question = json.dumps([choice.request(pair=pair), choice.mode, choice.spectrum_rank()])
+        question = requests.TransferSpectrum(pair=pair, **choice.energy()).model_dump_json() if pair else ""
         if question not in asked:
             asked[question] = _replies(choice, pair)
         replies[name] = asked[question]
@@ -81,14 +80,10 @@ def pictures(choices: dict[str, Choice], module: str) -> None:
 def _replies(choice: Choice, pair: dict[str, Any] | None) -> tuple[Reply | None, Reply | None]:
     if pair is None or choice.store is None:
         return None, None
-    block = answered("transfer_block", choice.request(pair=pair), "Cutting the block …")
+    block = answered(requests.TransferBlock(pair=pair, **choice.blocks()), "Cutting the block …")
     if block is None:
         return None, None
-    spectrum = answered(
-        "transfer_spectrum",
-        choice.request(pair=pair, mode=choice.mode, rank=choice.spectrum_rank()),
-        "Decomposing the block …",
-    )
+    spectrum = answered(requests.TransferSpectrum(pair=pair, **choice.energy()), "Decomposing the block …")
     return block, spectrum
 
 

@@ -11,7 +11,8 @@ from pages._ui.frame.layout import plain
 from paraknow_core.catalogue import MANUAL
 from paraknow_core.display import GROUP_COLOURS, count, memory, percent, shorten, source_label
 from paraknow_core.figures import models as charts
-from paraknow_core.spec import GROUP_OF_ROLE
+from paraknow_core.spec import GROUP_OF_ROLE, ModelSpec
+from paraknow_core.workbench.desk import requests
 
 PLOT = {
     "displaylogo": False,
@@ -38,14 +39,14 @@ table.pk-table {border-collapse: collapse; width: 100%; font-size: .88rem; margi
 </style>"""
 
 
-def reference(who: str) -> dict[str, Any]:
+def reference(who: str) -> ModelSpec:
     """Return the draft's teacher or student as the desk is asked about it."""
-    return getattr(state.draft(), who).model_dump(mode="json")
+    return getattr(state.draft(), who)
 
 
 def ask_anatomy(who: str) -> dict[str, Any] | None:
     """Ask what a model is made of; draws a line while it is worked out, or why it cannot be."""
-    reply = asking.answered("anatomy", reference(who), f"Reading the {who}'s config and headers …")
+    reply = asking.answered(requests.Anatomy(model=reference(who)), f"Reading the {who}'s config and headers …")
     return reply.value if reply else None
 
 
@@ -148,13 +149,10 @@ def compatibility() -> None:
     """Draw what of the teacher fits onto the student: one line a role, every module a click away."""
     draft = state.draft()
     mapping = list(draft.mapping.layers) if draft.mapping.strategy == MANUAL else None
-    request = {
-        "teacher": reference("teacher"),
-        "student": reference("student"),
-        "roles": list(draft.extraction.roles),
-        "mapping": mapping,
-    }
-    reply = asking.answered("compat", request, "Comparing the two models …")
+    question = requests.Compat(
+        teacher=draft.teacher, student=draft.student, roles=draft.extraction.roles, mapping=mapping
+    )
+    reply = asking.answered(question, "Comparing the two models …")
     if reply is None:
         return
     report = reply.value

@@ -15,6 +15,7 @@ from paraknow_core.display import NOT_MEASURED, count, counted, duration, memory
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench import desk
+from paraknow_core.workbench.desk.requests import Estimate
 
 STAGES = {
     "sensitivity": "Measure sensitivity",
@@ -25,20 +26,15 @@ STAGES = {
 FREE_FOR_S = 300  # what was free so long ago is looked at again
 
 
-def estimate_request(spec: RunSpec) -> dict[str, Any]:
-    """Return the question what a spec will take; what costs nothing (its name) is left out."""
-    return {"spec": spec.model_dump(mode="json") | {"name": "", "until": "evaluation"}}
-
-
-def asked_now(spec: RunSpec) -> dict[str, Any]:
-    """Return the same question for now: how much memory and disk is free decides the plan, and soon changes."""
-    return estimate_request(spec) | {"moment": int(time.time() // FREE_FOR_S)}
+def asked_now(spec: RunSpec) -> Estimate:
+    """Return the question what a spec will take now: how much memory and disk is free decides the plan, and changes."""
+    return Estimate(spec=spec, moment=int(time.time() // FREE_FOR_S))
 
 
 def body() -> None:
     """Draw estimate, measured values and assumptions for the draft."""
     spec = state.draft()
-    reply = asking.answered("estimate", asked_now(spec), "Measuring this machine for a second …")
+    reply = asking.answered(asked_now(spec), "Measuring this machine for a second …")
     if reply is None:
         return
     found = reply.value
@@ -49,8 +45,8 @@ def body() -> None:
     run, one = newest_like(spec)
     measured = measured_of(run, one) if run else {}
     again = None
-    if run and estimate_request(one.spec) != estimate_request(spec):
-        past = asking.answered("estimate", asked_now(one.spec), "Estimating the run that was measured …")
+    if run and Estimate(spec=one.spec) != Estimate(spec=spec):
+        past = asking.answered(asked_now(one.spec), "Estimating the run that was measured …")
         again = past.value if past else None
     elif run:
         again = found
@@ -122,7 +118,7 @@ def newest_like(spec: RunSpec) -> tuple[RunFolder | None, Facts | None]:
             continue
         if other.task.source != spec.task.source:
             continue
-        alike = 2 * bool(one.scores) + (estimate_request(other) == estimate_request(spec))
+        alike = 2 * bool(one.scores) + (Estimate(spec=other) == Estimate(spec=spec))
         if best is None or alike > best[0]:
             best = (alike, run, one)
     return (best[1], best[2]) if best else (None, None)

@@ -11,6 +11,7 @@ from pages._ui.frame.run_panel import MODELS, bundled_models
 from paraknow_core.display import memory, shorten
 from paraknow_core.errors import ParaknowError
 from paraknow_core.files.naming import named
+from paraknow_core.workbench.desk import requests
 
 ORIGINS = {"bundled": "Bundled", "hub": "Hub", "folder": "Folder", "cache": "Hub cache"}
 ORIGINS_HELP = (
@@ -118,7 +119,7 @@ def _folder(who: str) -> None:
 
 
 def _cache(who: str) -> None:
-    reply = asking.answered("hub_cache", {"stamp": cache_stamp()}, "Looking through the hub's cache …")
+    reply = asking.answered(requests.HubCache(stamp=cache_stamp()), "Looking through the hub's cache …")
     if reply is None:
         return
     options = {

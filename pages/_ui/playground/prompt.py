@@ -10,6 +10,7 @@ from pages._ui.frame.layout import plain
 from paraknow_core.demo.tasks import TASKS, examples
 from paraknow_core.display import shorten
 from paraknow_core.workbench.access import DEMO_LIMITS
+from paraknow_core.workbench.desk import requests
 from paraknow_core.workbench.playground import Generation
 from paraknow_core.workbench.playground.protocol import MAX_NEW_TOKENS, MAX_PROMPT, Asked, Slot, Turn
 
@@ -49,11 +50,7 @@ def material() -> Material | None:
             for row in examples(name, "test")
         ]
         return Material(rows, task.template, task.max_new_tokens or info.max_new_tokens, info.scorer)
-    reply = asking.answered(
-        "task_examples",
-        {"task": task.model_dump(mode="json"), "split": "test"},
-        waiting="Reading the task's examples …",
-    )
+    reply = asking.answered(requests.TaskExamples(task=task, split="test"), waiting="Reading the task's examples …")
     if reply is None:
         return None
     value = reply.value

@@ -16,7 +16,7 @@ from paraknow_core.display import percent, shorten, significant, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.figures import maps as figures
 from paraknow_core.figures import sensitivity as charts
-from paraknow_core.workbench.desk import Reply
+from paraknow_core.workbench.desk import Reply, requests
 
 Region = tuple[int, int, int, int]  # row, col, height, width
 REGION = "sensitivity.region"
@@ -110,35 +110,24 @@ def _figure(
     return kept_picture("matrix", (saved.key, module, title, facts, seen, region, str(block), log), draw)
 
 
-def _request(saved: Saved, **more: Any) -> dict[str, Any]:
-    spec, draft = saved.spec, state.draft()
-    parts = {"teacher": spec.teacher, "student": draft.student, "mapping": draft.mapping}
-    return {"store": saved.store.folder.name, **{k: v.model_dump(mode="json") for k, v in parts.items()}, **more}
-
-
 def kept_layers(saved: Saved) -> list[int | None] | None:
     """Return which layers the draft's mapping keeps for its student; None until that is known, or cannot be."""
-    request = _request(saved)
-    del request["teacher"]
-    reply = answered("kept_layers", request, waiting="Mapping the layers …")
+    question = requests.KeptLayers(spec=state.draft(), store=saved.store.folder.name)
+    reply = answered(question, waiting="Mapping the layers …")
     return reply.value["layers"] if reply is not None else None
 
 
 def _block(saved: Saved, module: str) -> dict[str, Any]:
-    draft = state.draft()
-    request = _request(saved, module=module, method=draft.method, extraction=draft.extraction.model_dump(mode="json"))
-    reply = answered("sensitivity_window", request, waiting="Looking for the student's block …")
+    spec = state.draft().model_copy(update={"teacher": saved.spec.teacher})
+    question = requests.SensitivityWindow(spec=spec, store=saved.store.folder.name, module=module)
+    reply = answered(question, waiting="Looking for the student's block …")
     return reply.value if reply is not None else {}
 
 
 def _zoomed(saved: Saved, module: str, region: Region) -> Reply | None:
-    request = {
-        "store": saved.store.folder.name,
-        "module": module,
-        "region": list(region),
-        "teacher": saved.spec.teacher.model_dump(mode="json"),
-    }
-    return answered("zoom", request, waiting="Reading this region …")
+    store, teacher = saved.store.folder.name, saved.spec.teacher
+    question = requests.Zoom(store=store, module=module, region=region, teacher=teacher)
+    return answered(question, waiting="Reading this region …")
 
 
 def _region(saved: Saved, module: str, shape: tuple[int, int]) -> Region | None:

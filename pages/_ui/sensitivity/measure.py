@@ -71,7 +71,7 @@ def prediction() -> None:
         st.rerun()
     if not asked:
         return
-    reply = answered("estimate", asked_now(state.draft()), waiting="Measuring this machine for a second …")
+    reply = answered(asked_now(state.draft()), waiting="Measuring this machine for a second …")
     if reply is None:
         return
     found = reply.value["sensitivity"]

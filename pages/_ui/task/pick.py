@@ -13,6 +13,8 @@ from paraknow_core.catalogue import MANUAL, SCORERS
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.display import shorten
 from paraknow_core.errors import ParaknowError
+from paraknow_core.spec import TaskSpec
+from paraknow_core.workbench.desk import requests
 
 ORIGINS = {"bundled": "Bundled", "upload": "Upload", "path": "File or folder", "hub": "Hub data set"}
 FROM = "task.from"
@@ -181,7 +183,7 @@ def _hub() -> bool:
             choose(f"hub:{chosen.removeprefix('hub:')}", subset=subset or None, revision=revision or None)
 
     a, b, c = st.container(key="stack-fields-hub").columns([2, 1, 1])
-    cached = asking.answered("hub_cache", {"stamp": cache_stamp()}, "Looking through the hub's cache …")
+    cached = asking.answered(requests.HubCache(stamp=cache_stamp()), "Looking through the hub's cache …")
     known = [each["name"] for each in cached.value["datasets"]] if cached else []
     a.selectbox(
         "Data set",
@@ -204,8 +206,8 @@ def _columns(source: str) -> bool:
         Whether they are known: without them the task cannot be read either.
     """
     task, label = state.draft().task, state.task_label(source, 60)
-    request = {"source": source, "subset": task.subset, "revision": task.revision}
-    reply = asking.answered("columns", request, f"Reading the fields of {label} …")
+    question = requests.Columns(task=TaskSpec(source=source, subset=task.subset, revision=task.revision))
+    reply = asking.answered(question, f"Reading the fields of {label} …")
     found, likely = (reply.value["columns"], reply.value.get("fields", {})) if reply else ({}, {})
     if reply and not found:
         st.caption("It has no named fields: it is plain text, or a table without a header.")

@@ -8,7 +8,7 @@ import streamlit as st
 
 from pages._ui.frame import asking, state
 from pages._ui.frame.layout import plain
-from pages._ui.task.view import ask_lengths, limit_of, nothing_left, refuse_or_leave_out, seed_request
+from pages._ui.task.view import ask_lengths, limit_of, nothing_left, refuse_or_leave_out, seeds_question
 from paraknow_core.catalogue import MANUAL, SELECTIONS
 from paraknow_core.display import counted, shorten
 from paraknow_core.spec import SensitivitySpec
@@ -101,7 +101,7 @@ def _taken(task: dict[str, Any], spec: SensitivitySpec) -> list[str] | None:
     """Return the ids of the seed samples; those chosen by hand are known without asking, and never waited for."""
     if spec.selection == MANUAL:
         return list(spec.ids)
-    reply = asking.answered("seeds", seed_request(task, spec), "Choosing seed samples …")
+    reply = asking.answered(seeds_question(task, spec), "Choosing seed samples …")
     return reply.value["ids"] if reply else None
 
 

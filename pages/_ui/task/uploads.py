@@ -19,6 +19,7 @@ from pages._ui.frame.layout import plain, say, unwritable
 from paraknow_core.display import counted, memory, shorten
 from paraknow_core.errors import DataError
 from paraknow_core.paths import Workspace, file_stamp, read_json, write_atomic, write_json
+from paraknow_core.workbench.desk import requests
 
 SUFFIXES = (".jsonl", ".csv", ".txt")
 MAX_BYTES = 20_000_000
@@ -195,7 +196,7 @@ def _drop() -> None:
 def _work_on(place: Workspace, pending: dict[str, Any], use: Callable[[str], None]) -> None:
     state.access().check_upload()
     path, label = Path(pending["path"]), shorten(pending["label"], 60)
-    reply = asking.answered("upload", {"path": str(path), "columns": pending["columns"]}, f"Reading {label} …")
+    reply = asking.answered(requests.Upload(path=path, columns=pending["columns"]), f"Reading {label} …")
     if reply is None:
         return
     refused = reply.value["refused"]

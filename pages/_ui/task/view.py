@@ -14,8 +14,8 @@ from pages._ui.task import uploads
 from paraknow_core.catalogue import SCORERS
 from paraknow_core.display import counted, shorten
 from paraknow_core.figures import models as charts
-from paraknow_core.spec import SensitivitySpec
-from paraknow_core.workbench.desk import Reply
+from paraknow_core.spec import RunSpec, SensitivitySpec, TaskSpec
+from paraknow_core.workbench.desk import Reply, requests
 
 NO_LIMIT = 1_048_576
 BLOCK = 8  # examples of one answer: stepping through them is instant
@@ -39,26 +39,26 @@ CSS = """<style>
 </style>"""
 
 
-def task_reference(cut: bool = False) -> dict[str, Any]:
+def task_reference(cut: bool = False) -> TaskSpec:
     """Return the draft's task as the desk is asked about it.
 
     Args:
         cut: keep the limit; otherwise another limit is no other question. Plain text is always cut.
     """
-    task = state.draft().task.model_dump(mode="json")
-    return task if cut else task | {"max_length": NO_LIMIT}
+    task = state.draft().task
+    return task if cut else task.model_copy(update={"max_length": NO_LIMIT})
 
 
 def ask_task() -> dict[str, Any] | None:
     """Ask what the task holds; draws a line while it is read, or why it cannot be."""
-    reply = asking.answered("task", {"task": task_reference()}, "Reading the task …")
+    reply = asking.answered(requests.Task(task=task_reference()), "Reading the task …")
     return reply.value if reply else None
 
 
 def ask_lengths(task: dict[str, Any], who: str, split: str) -> Reply | None:
     """Ask how many tokens the examples of a split have for the teacher's or the student's tokenizer."""
-    request = {"task": task_reference(cut=task["is_text"]), "model": reference(who), "split": split}
-    return asking.answered("lengths", request, f"Counting tokens with the {who}'s tokenizer …")
+    question = requests.Lengths(task=task_reference(cut=task["is_text"]), model=reference(who), split=split)
+    return asking.answered(question, f"Counting tokens with the {who}'s tokenizer …")
 
 
 def limit_of(context: int) -> int:
@@ -195,14 +195,9 @@ def _example(task: dict[str, Any], who: str, split: str) -> None:
     index = min(st.session_state.get(INDEX, 0), total - 1)
     index = _stepper(index, total)
     start = index // BLOCK * BLOCK
-    request = {
-        "task": task_reference(cut=task["is_text"]),
-        "model": reference(who),
-        "split": split,
-        "start": start,
-        "count": BLOCK,
-    }
-    reply = asking.answered("examples", request, "Rendering examples …")
+    content = task_reference(cut=task["is_text"])
+    question = requests.Examples(task=content, model=reference(who), split=split, start=start, count=BLOCK)
+    reply = asking.answered(question, "Rendering examples …")
     if reply is None:
         return
     shown = reply.value["examples"][index - start]
@@ -282,8 +277,9 @@ def tokens_html(shown: dict[str, Any], kept: int) -> str:
     return f'<div class="pk-tokens" data-testid="tokens">{"".join(parts)}{rest}</div>'
 
 
-def seed_request(task: dict[str, Any], sensitivity: SensitivitySpec) -> dict[str, Any]:
+def seeds_question(task: dict[str, Any], sensitivity: SensitivitySpec) -> requests.Seeds:
     """Return the question which training examples are the seed samples."""
     if state.draft().task.too_long == "leave_out" and not task["is_text"]:
-        return asking.seeds_request(state.draft())
-    return {"task": task_reference(cut=task["is_text"]), "sensitivity": sensitivity.model_dump(mode="json")}
+        return asking.seeds_question(state.draft())
+    parts = {"task": task_reference(cut=task["is_text"]), "sensitivity": sensitivity}
+    return requests.Seeds(spec=RunSpec().model_copy(update=parts), with_models=False)

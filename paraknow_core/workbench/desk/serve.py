@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,38 +32,19 @@ from paraknow_core.paths import (
     write_json,
 )
 from paraknow_core.settings import load_settings, usable_cores
-from paraknow_core.workbench.desk.questions import ANSWER, ARRAYS, SOURCE_KEYS, answer_in, desk_folder
+from paraknow_core.workbench.desk.questions import ANSWER, ARRAYS, answer_in, desk_folder, inbox_of
+from paraknow_core.workbench.desk.requests import Question, question_from
+from paraknow_core.workbench.inbox import is_over, take_turns, taken, working
+from paraknow_core.workbench.sources import sources_of
 
 IDLE_S = 900.0
 STALE_S = 15.0  # a page that still wants an answer asks again every second or so
-POLL_S = 0.03
 MOST_ANSWERS, MOST_BYTES = 2000, 2 * 10**9
 PRUNE_EVERY_S = 3600.0
 PARENT_VARIABLE = "PARAKNOW_PARENT"
 COMMAND = (sys.executable, "-m", "paraknow_core", "serve", "desk-hand")
 WATCH_S = 0.02
 START_S = 600.0  # torch from a slow disk
-# What a question may take: seconds, and a share of the machine's memory. Generous: a hundred times what is usual.
-_WEIGHTS, _DATA, _SMALL = (1800.0, 0.6), (300.0, 0.5), (60.0, 0.25)
-LIMITS = (
-    dict.fromkeys(
-        (
-            "adapter_change",
-            "kept_layers",
-            "sensitivity_change",
-            "sensitivity_window",
-            "transfer_block",
-            "transfer_layer",
-            "transfer_source",
-            "transfer_spectrum",
-            "zoom",
-        ),
-        _WEIGHTS,
-    )
-    | dict.fromkeys(("estimate", "examples", "fit", "lengths", "seeds", "task", "task_examples"), _DATA)
-    | dict.fromkeys(("anatomy", "columns", "compat", "hub_cache", "transfer_plan", "upload"), _SMALL)
-)
-TRANSFER = ("transfer_block", "transfer_layer", "transfer_plan", "transfer_source", "transfer_spectrum")
 HUB_S = 1800.0  # what a hub has may have to be downloaded
 LEAST_BYTES, LITTLE_BYTES = 2e9, 5e8
 LEFT_SHARE = 0.03  # of the machine's memory, which is left to everybody else
@@ -76,26 +56,28 @@ LAST = b"last"  # what the hand says instead of done: a library gave up in it, s
 
 def serve(place: Workspace) -> None:
     """Answer questions until asked to stop or idle."""
-    service, questions = Service(place, "desk"), desk_folder(place) / "questions"
+    service, inbox, pruned = Service(place, "desk"), inbox_of(place), -math.inf
     with service.hold() as mine:
         if not mine:
             return
-        questions.mkdir(parents=True, exist_ok=True)
-        _fail_interrupted(place, questions)
-        last, pruned = time.monotonic(), -math.inf
+        inbox.folder.mkdir(parents=True, exist_ok=True)
+        for key, content in inbox.interrupted():  # it must not end the next process, too
+            _write(desk_folder(place) / key, {"error": f"{_kind(content)}: {ENDED}"})
         with Hand(place) as hand:
-            # A workspace that was removed takes its helper with it.
-            while questions.is_dir() and not _is_over(service) and time.monotonic() - last < IDLE_S:
+
+            def turn() -> bool | None:
+                nonlocal pruned
+                if not inbox.folder.is_dir():
+                    return None  # a workspace that was removed takes its helper with it
                 if time.monotonic() - pruned > PRUNE_EVERY_S:
                     _prune(desk_folder(place))
                     pruned = time.monotonic()
-                question = _next(questions)
-                if question is None:
-                    time.sleep(POLL_S)
-                    continue
-                if not hand.answer(question, lambda: _is_over(service)):
-                    return  # it cannot even start; its log says why
-                last = time.monotonic()
+                file = _newest(inbox.folder)
+                if file is None:
+                    return False
+                return hand.answer(file, lambda: is_over(service)) or None  # it cannot even start; its log says why
+
+            take_turns(service, turn, IDLE_S)
 
 
 def work(place: Workspace) -> None:
@@ -106,14 +88,10 @@ def work(place: Workspace) -> None:
     _prepare_torch(place)
     print("ready", file=replies)
     for line in sys.stdin:
-        whole = answer_question(place, desk_folder(place) / "questions" / line.strip())
-        print("done" if whole else LAST.decode(), file=replies)
-        if not whole:
+        sound = answer_question(place, inbox_of(place).folder / line.strip())
+        print("done" if sound else LAST.decode(), file=replies)
+        if not sound:
             return
-
-
-def _is_over(service: Service) -> bool:
-    return service.asked_to_stop or service.left_alone
 
 
 def _prepare_torch(place: Workspace) -> None:
@@ -127,46 +105,61 @@ def _prepare_torch(place: Workspace) -> None:
     torch.set_num_threads(threads or max(1, usable_cores() - 1))
 
 
-def answer_question(place: Workspace, question: Path) -> bool:
+def answer_question(place: Workspace, file: Path) -> bool:
     """Work one question out and remove it; a failure is an answer, too.
 
     Returns:
         False where the process should not be used again.
     """
-    asked = read_json(question)
-    # An answer that is there was written while the question was left once more: `forget` would have removed it.
-    if not _is_question(asked) or answer_in(desk_folder(place) / question.stem) is not None:
-        question.unlink(missing_ok=True)
+    folder = desk_folder(place) / file.stem
+    question = _read(place, file)
+    if question is None:
         return True
-    working, whole = question.with_suffix(".working"), True
-    question.replace(working)
-    try:
-        value, arrays = work_out(place, asked["kind"], asked["request"])
-        content: dict[str, Any] = {"value": value}
-        _write(desk_folder(place) / question.stem, content, arrays)
-    except ParaknowError as error:
-        _write(desk_folder(place) / question.stem, {"error": str(error)}, {})
-    except BaseException as error:  # a bug or a damaged file: its traceback is in the log, the page gets a sentence
-        if not isinstance(error, Exception) and not is_panic(error):
-            raise
-        whole = not isinstance(error, MemoryError) and not is_panic(error)
-        traceback.print_exc()
-        _write(desk_folder(place) / question.stem, {"error": _failure(asked["kind"], error)}, {})
-    working.unlink(missing_ok=True)
-    return whole
+    if answer_in(folder) is not None:  # written while the question was left once more: `forget` would have removed it
+        file.unlink(missing_ok=True)
+        return True
+    sound = True
+    with taken(file):
+        try:
+            value, arrays = work_out(place, question)
+            _write(folder, {"value": value}, arrays)
+        except ParaknowError as error:
+            _write(folder, {"error": str(error)})
+        except BaseException as error:  # a bug or a damaged file: its traceback is in the log, the page gets a sentence
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
+            sound = not isinstance(error, MemoryError) and not is_panic(error)
+            traceback.print_exc()
+            _write(folder, {"error": f"{question.kind}: {_failure(error)}"})
+    return sound
 
 
-def _failure(kind: str, error: BaseException) -> str:
+def _failure(error: BaseException) -> str:
     if isinstance(error, MemoryError):
-        return f"{kind}: needs more memory than there is; choose something smaller, or free some and try again"
-    said = str(error).encode("utf-8", "replace").decode()[:300]
+        return "needs more memory than there is; choose something smaller, or free some and try again"
+    message = str(error).encode("utf-8", "replace").decode()[:300]
     if is_panic(error):
-        return f"{kind}: a file is damaged so that its library gave up ({said}); get the model's files again"
-    return f"{kind}: could not be worked out ({type(error).__name__}: {said})"
+        return f"a file is damaged so that its library gave up ({message}); get the model's files again"
+    return f"could not be worked out ({type(error).__name__}: {message})"
 
 
-def _is_question(asked: object) -> bool:
-    return isinstance(asked, dict) and isinstance(asked.get("kind"), str) and isinstance(asked.get("request"), dict)
+def _read(place: Workspace, file: Path) -> Question | None:
+    """Return a file's question. A damaged one is dropped; one that nobody can answer is answered with that."""
+    question = None
+    try:
+        question = question_from(read_json(file))
+    except ParaknowError as error:
+        _write(desk_folder(place) / file.stem, {"error": str(error)})
+    if question is None:
+        file.unlink(missing_ok=True)
+    return question
+
+
+def _kind(content: object) -> str:
+    with suppress(ParaknowError):
+        question = question_from(content)
+        return question.kind if question is not None else "question"
+    return "question"
 
 
 class Hand:
@@ -189,20 +182,19 @@ class Hand:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def answer(self, question: Path, asked_to_stop: Callable[[], bool] = lambda: False, *, again: bool = True) -> bool:
+    def answer(self, file: Path, asked_to_stop: Callable[[], bool] = lambda: False, *, again: bool = True) -> bool:
         """Have one question answered, by its answer or by a sentence that says why there is none.
 
         Args:
-            question: its file.
+            file: where the question lies.
             asked_to_stop: looked at while waiting; then the question is left for the next process.
             again: try once more where the process was gone before it took the question.
 
         Returns:
             False where the process ended before it was ready: it would do so again.
         """
-        asked = read_json(question)
-        if not _is_question(asked):
-            question.unlink(missing_ok=True)
+        question = _read(self._place, file)
+        if question is None:
             return True
         if self._process is None or self._process.poll() is not None:
             self._end()
@@ -210,33 +202,33 @@ class Hand:
         if not self._ready and self._hears(START_S, math.inf, asked_to_stop):
             return asked_to_stop()
         self._ready = True
-        seconds, size = limits(asked["kind"], asked["request"])
+        seconds, size = limits(question)
         try:
-            self._process.stdin.write(f"{question.name}\n".encode())
+            self._process.stdin.write(f"{file.name}\n".encode())
             self._process.stdin.flush()
             why = self._hears(seconds, size, asked_to_stop)
         except OSError:
             why = ENDED
-        if why == ENDED and question.exists():  # it ended before it took the question
+        if why == ENDED and file.exists():  # it ended before it took the question
             self._end()
-            return not again or self.answer(question, asked_to_stop, again=False)
+            return not again or self.answer(file, asked_to_stop, again=False)
         if why:
             self._end()
-            self._tell(question, asked["kind"], why)
+            self._tell(file, question.kind, why)
             if why != STOPPED:
                 self._start()  # warm for the next one
         return True
 
-    def _tell(self, question: Path, kind: str, why: str) -> None:
+    def _tell(self, file: Path, kind: str, why: str) -> None:
         """Answer a question whose process is gone, unless it was answered or shall be asked again."""
-        working, folder = question.with_suffix(".working"), desk_folder(self._place) / question.stem
         if why == STOPPED:
             with suppress(FileNotFoundError):
-                working.replace(question)
+                working(file).replace(file)
             return
+        folder = desk_folder(self._place) / file.stem
         if answer_in(folder) is None:
-            _write(folder, {"error": f"{kind}: {why}"}, {})
-        for left in (working, question):
+            _write(folder, {"error": f"{kind}: {why}"})
+        for left in (working(file), file):
             left.unlink(missing_ok=True)
 
     def _start(self) -> None:
@@ -263,10 +255,10 @@ class Hand:
         process, deadline = self._process, time.monotonic() + seconds
         while True:
             if select.select([process.stdout], [], [], WATCH_S)[0]:
-                said = process.stdout.readline().strip()
-                if said == LAST:
+                word = process.stdout.readline().strip()
+                if word == LAST:
                     self._end()
-                return "" if said else ENDED
+                return "" if word else ENDED
             if time.monotonic() > deadline:
                 return f"took longer than {duration(seconds)} and was ended; {DOUBT}"
             own = anonymous_bytes(process.pid)
@@ -278,40 +270,22 @@ class Hand:
                 return STOPPED
 
 
-def limits(kind: str, request: dict[str, Any]) -> tuple[float, float]:
+def limits(question: Question) -> tuple[float, float]:
     """Return how long a question may take [s], and how much memory its process may have of its own [bytes]."""
-    seconds, share = LIMITS.get(kind, LIMITS["upload"])
-    if _asks_hub(request):
+    seconds = question.limits.seconds
+    if any(named(source.text).kind == "hub" for source in sources_of(question)):
         seconds = max(seconds, HUB_S)
-    return seconds, max(LEAST_BYTES, share * total_bytes())
+    return seconds, max(LEAST_BYTES, question.limits.memory * total_bytes())
 
 
-def _asks_hub(request: Any, key: str = "") -> bool:
-    if isinstance(request, dict):
-        return any(_asks_hub(inner, name) for name, inner in request.items())
-    if isinstance(request, list):
-        return any(_asks_hub(inner, key) for inner in request)
-    return isinstance(request, str) and key in SOURCE_KEYS and named(request).kind == "hub"
+def work_out(place: Workspace, question: Question) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Answer one question here and now; return plain data, and numpy arrays by name."""
+    subject = import_module(f"paraknow_core.workbench.desk.kinds.{question.subject}")
+    answer = getattr(subject, question.kind)(place, load_settings(place), question)
+    return answer if isinstance(answer, tuple) else (answer, {})
 
 
-def work_out(place: Workspace, kind: str, request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Answer one question here and now.
-
-    Args:
-        place: the workspace.
-        kind: a module of `desk/kinds/`; its `answer(place, settings, request)` returns plain data, or plain data and
-            numpy arrays by name.
-        request: plain data.
-    """
-    subject, function = ("transfer", kind) if kind in TRANSFER else (kind, "answer")
-    module = f"paraknow_core.workbench.desk.kinds.{subject}"
-    if kind.startswith("_") or not kind.isidentifier() or kind == "transfer" or find_spec(module) is None:
-        raise ParaknowError(f"desk: nobody answers questions of kind '{kind}'")
-    found = getattr(import_module(module), function)(place, load_settings(place), request)
-    return found if isinstance(found, tuple) else (found, {})
-
-
-def _write(folder: Path, content: dict[str, Any], arrays: dict[str, Any]) -> None:
+def _write(folder: Path, content: dict[str, Any], arrays: dict[str, Any] | None = None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with build_folder(folder) as building:
         if arrays:
@@ -322,7 +296,7 @@ def _write(folder: Path, content: dict[str, Any], arrays: dict[str, Any]) -> Non
         write_json(building / ANSWER, content, durable=False)
 
 
-def _next(questions: Path) -> Path | None:
+def _newest(questions: Path) -> Path | None:
     """Return the newest question, dropping those that nobody waits for any more."""
     newest, when = None, 0.0
     for question in questions.glob("*.json"):
@@ -335,15 +309,6 @@ def _next(questions: Path) -> Path | None:
         elif asked > when:
             newest, when = question, asked
     return newest
-
-
-def _fail_interrupted(place: Workspace, questions: Path) -> None:
-    """A question during which the last process ended is answered with that, so that it cannot end the next one."""
-    for working in questions.glob("*.working"):
-        asked = read_json(working)
-        kind = asked["kind"] if _is_question(asked) else "question"
-        _write(desk_folder(place) / working.stem, {"error": f"{kind}: {ENDED}"}, {})
-        working.unlink(missing_ok=True)
 
 
 def _prune(folder: Path) -> None:

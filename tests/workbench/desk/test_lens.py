@@ -11,7 +11,8 @@ from paraknow_core.paths import workspace
 from paraknow_core.pipeline import execute
 from paraknow_core.runs.folder import create_run
 from paraknow_core.settings import Settings
-from paraknow_core.workbench.desk.kinds import adapter_change, sensitivity_change
+from paraknow_core.workbench.desk.kinds import lens
+from paraknow_core.workbench.desk.requests import AdapterChange, SensitivityChange
 
 SETTINGS = Settings(threads=1)
 TRAINING = {
@@ -84,7 +85,7 @@ def test_the_change_is_what_peft_merges(trained, family, changes):
 def test_norms_and_overlaps_against_the_weights_in_full(trained):
     place, run = trained()
     anatomy, untouched, final = merged(place, run, "adapter")
-    found = {m["module"]: m for m in adapter_change.answer(place, SETTINGS, {"run": run.id})["modules"]}
+    found = {m["module"]: m for m in lens.adapter_change(place, SETTINGS, AdapterChange(run=run.id))["modules"]}
     start = {c.module.name: c.first for c in saved_changes(run.path, anatomy)}
     for name, record in found.items():
         delta = final[name] - untouched[name]
@@ -103,19 +104,19 @@ def test_norms_and_overlaps_against_the_weights_in_full(trained):
 
 def test_default_lora_has_no_outputs_to_begin_with(trained):
     place, run = trained(method="default_lora")
-    records = adapter_change.answer(place, SETTINGS, {"run": run.id})["modules"]
+    records = lens.adapter_change(place, SETTINGS, AdapterChange(run=run.id))["modules"]
     inside = [r for r in records if r["layer"] is not None]
     assert all(r["out_share"] is None and r["out_cosine"] is None and r["in_share"] is not None for r in inside)
 
 
 def test_sensitivity_changes_with_the_adapter_only(trained):
     place, run = trained()
-    found = sensitivity_change.answer(place, SETTINGS, {"run": run.id, "samples": 3})
+    found = lens.sensitivity_change(place, SETTINGS, SensitivityChange(run=run.id, samples=3))
     assert found["samples"] == 3
     assert found["loss_after"] < found["loss_before"]  # it was trained on these
     assert all(m["before"] > 0 and m["after"] > 0 and m["before"] != m["after"] for m in found["modules"])
     place, idle = trained(**{"finetuning.max_steps": 0})
-    found = sensitivity_change.answer(place, SETTINGS, {"run": idle.id, "samples": 2})
+    found = lens.sensitivity_change(place, SETTINGS, SensitivityChange(run=idle.id, samples=2))
     for module in found["modules"]:
         assert module["after"] == pytest.approx(module["before"], rel=1e-3)
 
@@ -123,19 +124,19 @@ def test_sensitivity_changes_with_the_adapter_only(trained):
 def test_refusals_are_sentences(trained, tmp_path, monkeypatch):
     place, run = trained(method="default_lora")
     with pytest.raises(RunError, match="choose another one"):
-        adapter_change.answer(place, SETTINGS, {"run": "20200101-gone"})
+        lens.adapter_change(place, SETTINGS, AdapterChange(run="20200101-gone"))
     with pytest.raises(RunError, match="plain name"):
-        adapter_change.answer(place, SETTINGS, {"run": "../runs"})
+        lens.adapter_change(place, SETTINGS, AdapterChange(run="../runs"))
     monkeypatch.setattr("paraknow_core.memory.available_bytes", lambda: 1000)
     with pytest.raises(RunError, match="more memory"):
-        sensitivity_change.answer(place, SETTINGS, {"run": run.id, "samples": 3})
+        lens.sensitivity_change(place, SETTINGS, SensitivityChange(run=run.id, samples=3))
     weights = run.file("adapter") / "adapter_model.safetensors"
     weights.write_bytes(b"no")
     with pytest.raises(RunError, match="damaged"):
-        adapter_change.answer(place, SETTINGS, {"run": run.id})
+        lens.adapter_change(place, SETTINGS, AdapterChange(run=run.id))
     weights.unlink()
     with pytest.raises(RunError, match="has no adapter/"):
-        adapter_change.answer(place, SETTINGS, {"run": run.id})
+        lens.adapter_change(place, SETTINGS, AdapterChange(run=run.id))
 
 
 def test_a_student_that_was_replaced_is_a_sentence(trained, tiny):
@@ -143,4 +144,4 @@ def test_a_student_that_was_replaced_is_a_sentence(trained, tiny):
     text = run.file("spec.yaml").read_text()
     run.file("spec.yaml").write_text(text.replace(run.spec().student.source, tiny("llama", hidden_size=64)))
     with pytest.raises(ModelError, match="was replaced"):
-        adapter_change.answer(place, SETTINGS, {"run": run.id})
+        lens.adapter_change(place, SETTINGS, AdapterChange(run=run.id))

@@ -14,8 +14,10 @@ from paraknow_core.paths import Workspace
 from paraknow_core.sensitivity.build import StoreBuilder, full_layout, no_choices
 from paraknow_core.sensitivity.store import REDUCTIONS, TOTALS
 from paraknow_core.settings import Settings
+from paraknow_core.spec import ModelSpec, RunSpec
 from paraknow_core.workbench.desk import serve
-from paraknow_core.workbench.desk.kinds import kept_layers, sensitivity_window, zoom
+from paraknow_core.workbench.desk.kinds.sensitivity import kept_layers, sensitivity_window, zoom
+from paraknow_core.workbench.desk.requests import KeptLayers, SensitivityWindow, Zoom
 from tests.tiny_models import build_tiny
 
 SETTINGS = Settings(offline=True)
@@ -37,15 +39,15 @@ def place(tmp_path) -> Workspace:
     return Workspace(tmp_path / "cache")
 
 
-def draft(teacher, student, **parts) -> dict:
-    return {
-        "store": "key",
-        "teacher": {"source": str(teacher)},
-        "student": {"source": str(student)},
-        "mapping": {"strategy": "sensitivity"},
-        "extraction": {"structure": "submatrix"},
-        **parts,
-    }
+def draft(teacher, student, **changes) -> dict:
+    """What every question about a draft holds."""
+    pair = {"teacher.source": str(teacher), "student.source": str(student)}
+    return {"store": "key", "spec": RunSpec().with_changes({**pair, **changes})}
+
+
+def zoomed(place, teacher, module, region):
+    question = Zoom(store="key", module=module, teacher=ModelSpec(source=str(teacher)), region=region)
+    return zoom(place, SETTINGS, question)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "phi3"])  # plain, transposed, interleaved, fused
@@ -56,11 +58,7 @@ def test_zoom_is_a_slice_of_the_logical_weight(place, tmp_path, family):
         whole = logical_weight(sums[module.parameter], module).double().numpy()
         rows, cols = module.shape
         region = [rows // 3, 1, max(1, rows // 2), cols - 2]
-        value, arrays = zoom.answer(
-            place,
-            SETTINGS,
-            {"store": "key", "module": module.name, "teacher": {"source": str(folder)}, "region": region},
-        )
+        value, arrays = zoomed(place, folder, module.name, region)
         part = whole[region[0] : region[0] + region[2], 1 : cols - 1]
         assert value["sum"] == pytest.approx(part.sum())
         numpy.testing.assert_allclose(arrays["rows"], part.sum(axis=1))
@@ -75,36 +73,23 @@ def test_a_region_outside_is_refused(place, tmp_path, region):
     folder = build_tiny("llama", tmp_path / "llama")
     store_of(place, folder)
     with pytest.raises(ShapeError, match="choose a region inside it"):
-        zoom.answer(
-            place,
-            SETTINGS,
-            {
-                "store": "key",
-                "module": "model.layers.0.self_attn.q_proj",
-                "teacher": {"source": str(folder)},
-                "region": region,
-            },
-        )
+        zoomed(place, folder, "model.layers.0.self_attn.q_proj", region)
 
 
 def test_what_cannot_be_zoomed_is_a_sentence(place, tmp_path):
     folder = build_tiny("llama", tmp_path / "llama")
     store_of(place, folder, full=False)
-    request = {
-        "store": "key",
-        "module": "model.layers.0.mlp.up_proj",
-        "teacher": {"source": str(folder)},
-        "region": [0, 0, 4, 4],
-    }
+    module, region = "model.layers.0.mlp.up_proj", [0, 0, 4, 4]
     with pytest.raises(DataError, match="only reductions were kept"):
-        zoom.answer(place, SETTINGS, request)
+        zoomed(place, folder, module, region)
     with pytest.raises(DataError, match="has no module"):
-        zoom.answer(place, SETTINGS, {**request, "module": "nothing"})
+        zoomed(place, folder, "nothing", region)
     other = build_tiny("llama", tmp_path / "other", intermediate_size=60)
     with pytest.raises(DataError, match="has changed since"):
-        zoom.answer(place, SETTINGS, {**request, "teacher": {"source": str(other)}})
+        zoomed(place, other, module, region)
+    elsewhere = Zoom(store="../elsewhere", module=module, teacher=ModelSpec(source=str(folder)), region=region)
     with pytest.raises(ParaknowError):
-        serve.work_out(place, "zoom", {**request, "store": "../elsewhere"})
+        serve.work_out(place, elsewhere)
 
 
 def test_window_is_the_one_that_extraction_takes(place, tmp_path):
@@ -116,12 +101,12 @@ def test_window_is_the_one_that_extraction_takes(place, tmp_path):
     name = "model.layers.1.mlp.down_proj"
     score = sums[f"{name}.weight"].double().numpy()  # (32, 56), a window of (16, 24)
     best = max((score[i : i + 16, j : j + 24].sum(), i, j) for i in range(17) for j in range(33))
-    found = sensitivity_window.answer(place, SETTINGS, {**draft(teacher, student), "module": name})
+    found = sensitivity_window(place, SETTINGS, SensitivityWindow(module=name, **draft(teacher, student)))
     assert (found["kind"], found["window"]) == ("window", [best[1], best[2], 16, 24])
     assert found["inside"] == pytest.approx(best[0] / score.sum())
     assert found["area"] == pytest.approx(16 * 24 / (32 * 56))
     layers = json.loads((place.sensitivity / "key" / TOTALS).read_text())["layers"]
-    [kept] = kept_layers.answer(place, SETTINGS, draft(teacher, student))["layers"]
+    [kept] = kept_layers(place, SETTINGS, KeptLayers(**draft(teacher, student)))["layers"]
     assert kept == layers.index(max(layers))
     assert found["serves"] == (0 if kept == 1 else None)
 
@@ -132,8 +117,9 @@ def test_window_of_other_structures_and_of_what_is_left_out(place, tmp_path):
     name = "model.layers.0.self_attn.q_proj"
 
     def found(module=name, **extraction) -> dict:
-        request = draft(teacher, student, extraction=extraction)
-        return sensitivity_window.answer(place, SETTINGS, {**request, "module": module})
+        changes = {f"extraction.{key}": value for key, value in extraction.items()}
+        question = SensitivityWindow(module=module, **draft(teacher, student, **changes))
+        return sensitivity_window(place, SETTINGS, question)
 
     grid = found(structure="row_column")
     score = sums[f"{name}.weight"].numpy()
@@ -151,9 +137,8 @@ def test_window_of_other_structures_and_of_what_is_left_out(place, tmp_path):
 def test_reductions_know_only_what_was_asked_for(place, tmp_path):
     teacher, student = build_tiny("llama", tmp_path / "t"), build_tiny("llama", tmp_path / "s", hidden_size=16)
     store_of(place, teacher, full=False)
-    found = sensitivity_window.answer(
-        place, SETTINGS, {**draft(teacher, student), "module": "model.layers.0.mlp.up_proj"}
-    )
+    question = SensitivityWindow(module="model.layers.0.mlp.up_proj", **draft(teacher, student))
+    found = sensitivity_window(place, SETTINGS, question)
     assert found["kind"] == "none"
     assert "not measured for this student" in found["note"]
     assert not (place.sensitivity / "key" / "sensitivity.safetensors").exists()

@@ -5,6 +5,7 @@ import pytest
 
 from paraknow_core.sensitivity.measure import sensitivity
 from paraknow_core.spec import RunSpec
+from paraknow_core.workbench.desk import requests
 from paraknow_core.workbench.desk.kinds import transfer
 from paraknow_core.workbench.desk.serve import work_out
 from tests.tiny_models import edit_weights
@@ -16,20 +17,16 @@ def ask(teacher, make_context, session_place):
 
     def asked(student, structure="submatrix", mode="block", **more):
         store = sensitivity(make_context(student))
-        spec = RunSpec().with_changes({"teacher.source": teacher, "student.source": str(student)})
-        base = {who: getattr(spec, who).model_dump(mode="json") for who in ("teacher", "student")}
-        wanted = {"mapping": {"strategy": "last"}, "origin": ["all"], "stores": [store.folder.name], **more}
-        plan, _ = work_out(session_place, "transfer_plan", base | wanted)
-        request = {**base, "store": plan["store"], "structure": structure, "seed": 0}
-        answers = [
-            work_out(
-                session_place,
-                "transfer_layer",
-                {**request, "pairs": [p for p in plan["pairs"] if p["layer"] == layer], "mode": mode, "rank": 8},
-            )
-            for layer in (None, *range(plan["student_layers"]))
-        ]
-        return plan, [row for value, _ in answers for row in value["rows"]], request
+        pair = {"teacher.source": teacher, "student.source": str(student), "mapping.strategy": "last"}
+        spec = RunSpec().with_changes(pair | more)
+        plan, _ = work_out(session_place, requests.TransferPlan(spec=spec, stores=[store.folder.name]))
+        blocks = {"spec": spec, "store": plan["store"], "structure": structure}
+        rows = []
+        for layer in (None, *range(plan["student_layers"])):
+            pairs = [pair for pair in plan["pairs"] if pair["layer"] == layer]
+            value, _ = work_out(session_place, requests.TransferLayer(pairs=pairs, mode=mode, rank=8, **blocks))
+            rows += value["rows"]
+        return plan, rows, blocks
 
     return asked
 
@@ -37,14 +34,14 @@ def ask(teacher, make_context, session_place):
 @pytest.mark.parametrize("structure", ["submatrix", "row_column", "neuron", "random", "random_offset"])
 @pytest.mark.parametrize("family", ["llama", "phi3", "gpt2"])
 def test_every_structure_of_every_kind_of_module(tiny, ask, session_place, family, structure):
-    plan, rows, request = ask(tiny(family), structure)
+    plan, rows, blocks = ask(tiny(family), structure)
     assert len(rows) == len([pair for pair in plan["pairs"] if pair["action"] != "skip"]) > 0
     assert not any(row["problem"] for row in rows)
     assert all(0 <= row["captured_mass"] <= 1 + 1e-9 for row in rows)
     if structure == "submatrix":
         assert all(row["offsets"]["at_most"] == 1 for row in rows)
     given = next(pair for pair in plan["pairs"] if pair["action"] == "cut")
-    value, arrays = work_out(session_place, "transfer_block", {**request, "pair": given})
+    value, arrays = work_out(session_place, requests.TransferBlock(pair=given, **blocks))
     assert arrays["rows"].sum() == pytest.approx(value["total"], rel=1e-5)
     assert arrays["counts"].sum() == value["positions"]
     if value["kind"] != "window":
@@ -70,7 +67,7 @@ def test_other_vocabularies_are_matched_by_token(tiny, ask):
 
 
 def test_a_mapping_that_does_not_fit_is_said_and_the_sizes_are_still_there(tiny, ask):
-    plan, rows, _ = ask(tiny("llama"), mapping={"strategy": "manual", "layers": [1, 2, 3]})
+    plan, rows, _ = ask(tiny("llama"), **{"mapping.strategy": "manual", "mapping.layers": [1, 2, 3]})
     assert "3 entries, but the student has 2 layers" in plan["problem"]
     assert (plan["layers"], plan["pairs"], rows) == (None, [], [])
     assert plan["teacher_layers"] == 4
@@ -80,7 +77,7 @@ def test_a_weight_file_that_changes_is_read_again(ask, tmp_path, session_place):
     from tests.tiny_models import build_tiny
 
     student = build_tiny("llama", tmp_path / "student", seed=8)
-    _, before, request = ask(student)
+    _, before, _ = ask(student)
     edit_weights(student, lambda tensors: {name: -tensor for name, tensor in tensors.items()})
     _, after, _ = ask(student)
     cosines = [[row["cosine"] for row in rows] for rows in (before, after)]

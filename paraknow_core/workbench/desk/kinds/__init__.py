@@ -1,1 +1,1 @@
-"""One module a kind of question; each has `answer(place, settings, request)`. Only the desk process imports them."""
+"""The answers to the questions in `requests`, one file a subject. Only the desk process imports them."""

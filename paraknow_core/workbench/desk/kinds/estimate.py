@@ -1,4 +1,4 @@
-"""What a run will take: `{"spec"}` -> memory, disk and seconds of every stage, before any weight is loaded."""
+"""Questions about a whole run before it starts: what it will take, and whether its examples fit its models."""
 
 import math
 from dataclasses import asdict
@@ -6,8 +6,9 @@ from functools import lru_cache
 from typing import Any
 
 from paraknow_core.context import Context
-from paraknow_core.errors import DataError, RunError
+from paraknow_core.errors import DataError, ModelError, RunError
 from paraknow_core.memory import available_bytes
+from paraknow_core.methods import method
 from paraknow_core.models.anatomy import Anatomy
 from paraknow_core.paths import Workspace
 from paraknow_core.sensitivity.plan import Rates, batch_tokens, plan_sensitivity, sizes_of
@@ -26,24 +27,41 @@ from paraknow_core.training.estimates import (
     estimate_injection,
     whole_head,
 )
-from paraknow_core.workbench.desk.kinds.known import anatomy_of, run_context, spec_of, tokenizer_of
+from paraknow_core.training.preparation import check_examples
+from paraknow_core.workbench.desk import requests
+from paraknow_core.workbench.desk.kinds.known import anatomy_of, run_context, tokenizer_of
 
 DISK_RATE = 1.5e9  # bytes a second, assumed: as when a measurement is planned
 LIBRARIES = 0.30e9  # anonymous bytes of a process that has loaded torch and transformers: measured on Linux
 LOOKED_AT = 300  # examples of a split whose lengths stand for all of it
 LARGE = 2048  # side of a matrix that fits no cache
 BATCH = 32  # test examples at once
+MOST_FITTED = 2000  # examples of a split that are looked at for whether they fit
 WAYS = {"auto": "auto", "always": "streamed", "never": "resident"}
 KEEPS = {"full": True, "reductions": False, "auto": None}
 
 
-def answer(place: Workspace, settings: Settings, request: dict[str, Any]) -> dict[str, Any]:
-    """Answer for one spec; see the module."""
+def fit(place: Workspace, settings: Settings, question: requests.Fit) -> dict[str, Any]:
+    """Return why the run would be refused, and what it would leave out.
+
+    It is what the run itself checks in "prepare", on the first examples of each split.
+    """
+    context = run_context(question.spec, settings, place)
+    needs_teacher = method(question.spec.method).needs_teacher
+    try:
+        notes = check_examples(context, needs_teacher=needs_teacher, most=MOST_FITTED)
+    except (DataError, ModelError) as error:
+        return {"problem": str(error), "notes": [], "left_out": {}}
+    return {"problem": "", "notes": notes, "left_out": context.left_out}
+
+
+def estimate(place: Workspace, settings: Settings, question: requests.Estimate) -> dict[str, Any]:
+    """Return memory, disk and seconds of every stage, before any weight is loaded."""
     import shutil
 
-    spec = spec_of(request["spec"])
-    pair = [anatomy_of(model.model_dump(mode="json"), settings) for model in (spec.teacher, spec.student)]
-    context = run_context(spec, place, settings)
+    spec = question.spec
+    pair = [anatomy_of(model, settings) for model in (spec.teacher, spec.student)]
+    context = run_context(spec, settings, place)
     task = context.task
     device = _device(settings)
     place.root.mkdir(parents=True, exist_ok=True)
@@ -97,7 +115,7 @@ def _sensitivity(teacher: Anatomy, context: Context, settings: Settings, device:
 
 def _student(spec: RunSpec, pair: list[Anatomy], task: Task, settings: Settings, device: str) -> dict[str, Any]:
     teacher, student = pair
-    tokenizer = tokenizer_of(spec.student.model_dump(mode="json"), settings)
+    tokenizer = tokenizer_of(spec.student, settings)
     context, roles, dtype = student.max_position_embeddings, spec.extraction.roles, _dtype(settings)
     train, validation, test = (
         encode_split(task.split(name)[:LOOKED_AT], task, tokenizer, context) for name in ("train", "validation", "test")
