@@ -13,7 +13,7 @@ from paraknow_core.figures import compare as charts
 from paraknow_core.files import packing
 from paraknow_core.files.packing import refuse_links, safe_name
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.studies import Arm, p_text, points_text
+from paraknow_core.studies import Arm, Contrast, p_text, points_text
 
 if TYPE_CHECKING:
     import pandas
@@ -146,14 +146,14 @@ def _scores(arms: Sequence[Arm], base: Arm, scorer: str, figures: list[str]) -> 
         return ""
     rows = comparison.score_rows(ready, scorer)
     changes = comparison.contrasts(ready, base, scorer) if base in ready else []
-    by_label = {c["label"]: c for c in changes}
+    by_label = {c.arm.label: c for c in changes}
     lines = [_score_line(row, by_label.get(row["label"])) for row in rows]
-    unit = (changes[0] if changes else rows[0]).get("unit") or "score"
+    unit = (changes[0].unit if changes else rows[0].get("unit")) or "score"
     unit = "points" if unit == SHARE else unit
     head = ("arm", "score", "seeds", f"difference [{unit}]", "95 % interval", "p", "p, Holm")
     words = "".join(
-        f"<p><b>{escape(c['label'])}</b> against {escape(base.label)}: {escape(c['says'])}"
-        + (f'<br><span class="caution">{escape("; ".join(c["cautions"]))}.</span>' if c["cautions"] else "")
+        f"<p><b>{escape(c.arm.label)}</b> against {escape(base.label)}: {escape(c.says)}"
+        + (f'<br><span class="caution">{escape("; ".join(c.cautions))}.</span>' if c.cautions else "")
         + "</p>"
         for c in changes
     )
@@ -161,19 +161,18 @@ def _scores(arms: Sequence[Arm], base: Arm, scorer: str, figures: list[str]) -> 
     pictures = _figure(charts.score_forest(rows, "Test score", "lines: 95 % intervals over examples"), figures)
     if changes:
         title = f"Difference to {base.label}"
-        own = {"label": base.label, "method": base.method, "variant": base.variant}
-        lines_ = [by_label.get(g.label, own) for g in ready]
+        lines_ = [by_label.get(g.label, g) for g in ready]
         pictures += _figure(charts.difference_forest(lines_, title, "paired by example; 95 % intervals"), figures)
     return f"<h2>Score: {name}</h2>{_table(head, lines, right=range(1, 7))}{pictures}{words}"
 
 
-def _score_line(row: dict[str, Any], change: dict[str, Any] | None) -> list[str]:
+def _score_line(row: dict[str, Any], change: Contrast | None) -> list[str]:
     line = [row["label"], score_text(row), "" if row["seeds"] is None else str(row["seeds"])]
-    if change is None or change.get("difference") is None:
+    if change is None or change.result is None:
         return [*line, "", "", "", ""]
-    value = points_text(change["difference"], row["unit"])
-    interval = comparison.interval_text(change["difference_low"], change["difference_high"], row["unit"])
-    return [*line, value, interval, p_text(change["p_value"]), p_text(change["p_adjusted"])]
+    value = points_text(change.result.difference, row["unit"])
+    interval = comparison.interval_text(change.result.low, change.result.high, row["unit"])
+    return [*line, value, interval, p_text(change.result.p_value), p_text(change.p_adjusted)]
 
 
 def _curves(arms: Sequence[Arm], figures: list[str]) -> str:

@@ -1,28 +1,15 @@
 """Which runs are there already: what two specs compute is the same, whatever their names and unread settings say."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from paraknow_core.files.naming import named
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies.arms import effective
+from paraknow_core.studies.same import computes, effective
 
 STATES = ("done", "running", "queued")  # of runs that answer for a spec, the best one first
 SEEDS = 3  # with fewer, nothing is called better
 _MOST_FILES = 1_000
-
-
-def computes(spec: RunSpec) -> str:
-    """Name what a run computes: the same for two specs whose numbers cannot differ."""
-    settings = {key: _plain(value) for key, value in effective(spec).items()}
-    return json.dumps([spec.until, settings], sort_keys=True)
-
-
-def _plain(value: Any) -> Any:
-    """A default may be 16 where a file says 16.0."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def there_already(
