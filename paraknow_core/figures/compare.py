@@ -20,6 +20,7 @@ from paraknow_core.figures.style import (
     neutral,
     paper,
     points,
+    smoothed,
     texts_on_scale,
     thin,
 )
@@ -186,7 +187,7 @@ def overlaid(
             continue
         look, first = look_of(curve.method, curve.variant, dark), curve.label not in seen
         seen.add(curve.label)
-        shown = ema(y, smoothing)
+        shown = smoothed(y, smoothing)
         if smoothing > 0:
             figure.add_trace(
                 go.Scatter(
@@ -219,18 +220,6 @@ def overlaid(
     if seen:
         legend_below(figure, [shorten(label, 44) for label in seen])
     return figure
-
-
-def ema(values: numpy.ndarray, weight: float) -> numpy.ndarray:
-    """Exponential mean of a curve without the pull of its first value: sum of w^k y over sum of w^k."""
-    values = numpy.asarray(values, dtype=numpy.float64)
-    if weight <= 0:
-        return values
-    smooth, mean, norm = numpy.empty_like(values), 0.0, 0.0
-    for place, value in enumerate(values):
-        mean, norm = weight * mean + (1 - weight) * value, weight * norm + (1 - weight)
-        smooth[place] = mean / norm
-    return smooth
 
 
 def module_map(

@@ -92,6 +92,12 @@ def computes(spec: RunSpec) -> tuple[str, frozenset]:
     return spec.until, _hashable(effective(spec))
 
 
+def shows(spec: RunSpec, wanted: RunSpec) -> bool:
+    """Tell whether a run shows the untrained models that are asked for beside another that computes the same."""
+    has_teacher = "teacher" not in wanted.references or spec.teacher == wanted.teacher
+    return has_teacher and set(wanted.references) <= set(spec.references)
+
+
 def _hashable(settings: Mapping[str, Any]) -> frozenset:
     """Freeze settings. Equal numbers stay equal: a default may be 16 where a file says 16.0."""
     return frozenset((key, tuple(v) if isinstance(v, list) else v) for key, v in settings.items() if v != {})

@@ -86,14 +86,6 @@ def test_curves_share_a_colour_and_a_legend_entry_within_an_arm():
     assert len(charts.overlaid(curves, "validation_loss").data) == 0
 
 
-def test_smoothing_agrees_with_the_weighted_mean():
-    values, weight = numpy.random.default_rng(0).random(20), 0.8
-    for place, found in enumerate(charts.ema(values, weight)):
-        weights = numpy.array([weight ** (place - k) for k in range(place + 1)])
-        assert found == pytest.approx((weights * values[: place + 1]).sum() / weights.sum())
-    assert list(charts.ema(values, 0)) == list(values)
-
-
 def cell(role, layer, value):
     return {"module": f"layers.{layer}.{role}", "role": role, "layer": layer, "v": value}
 

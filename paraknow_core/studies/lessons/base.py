@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from paraknow_core.errors import DataError, RunError
+from paraknow_core.ops import statistics
 from paraknow_core.ops.statistics import PairedResult, mean_interval, says
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.sensitivity import agreement
 from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.scores import difference
@@ -128,19 +128,19 @@ def module_sums(place: Workspace, run: RunFolder) -> dict[str, float]:
     return {name: values["sum"] for name, values in modules.items() if values.get("layer") is not None}
 
 
-def rank_correlation(first: Mapping[str, float], second: Mapping[str, float]) -> float:
+def rank_correlation(sums: Mapping[str, float], others: Mapping[str, float]) -> float:
     """Return Spearman's rank correlation over the names that both have.
 
     Raises:
         DataError: they share fewer than three names, or one is constant.
     """
-    names = sorted(set(first) & set(second))
+    names = sorted(sums.keys() & others.keys())
     if len(names) < 3:
         raise DataError("lesson: the two measurements share fewer than three modules; run the lesson again")
-    found = agreement.rank_correlation(*([one[name] for name in names] for one in (first, second))).spearman
-    if found is None:
+    rho = statistics.rank_correlation([sums[name] for name in names], [others[name] for name in names]).spearman
+    if rho is None:
         raise DataError("lesson: all modules have the same sensitivity, so they have no order; run the lesson again")
-    return found
+    return rho
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
