@@ -1,6 +1,7 @@
 """The command that shows the main job on the bundled models: the method beside its controls, in one table."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -9,9 +10,8 @@ from paraknow_core.cli.options import Device, Dtype, Json, Threads, settings_of
 from paraknow_core.display import NOT_MEASURED, SHARE, percent, significant
 
 if TYPE_CHECKING:
-    import pandas
-
     from paraknow_core.spec import RunSpec
+    from paraknow_core.studies.scores import ScoredArm
 
 
 def add_to(app: typer.Typer) -> None:
@@ -34,23 +34,24 @@ def demo(
     """Run the method and its controls on the bundled models and compare their scores, all on this machine."""
     from paraknow_core.cli.run import REFUSED, execute_all
     from paraknow_core.runs.folder import create_run
-    from paraknow_core.studies.scores import STANDARD, arms, compare, verdict
+    from paraknow_core.studies.scores import compare, verdict
+    from paraknow_core.studies.spec import STANDARD, standard
 
     settings = settings_of(context.obj, device, dtype, threads, True)
     names = (*STANDARD, "seeking, difference") if student == "kin" else STANDARD
-    specs = [arms(_spec(task, student, seed), names) for seed in range(seeds)]
-    runs = {name: [create_run(context.obj, spec[name]) for spec in specs] for name in names}
+    specs = standard(_base(task, student), range(seeds), names)
+    runs = {name: [create_run(context.obj, specs[name, seed]) for seed in range(seeds)] for name in names}
     with working() as progress:
         outcomes = execute_all([run for same in runs.values() for run in same], context.obj, settings, progress)
         if any(outcomes):
             raise typer.Exit(max(outcomes, default=REFUSED))
-        table = compare(runs)
-    sentences = [verdict(table, name) for name in names if name.startswith("seeking")]
+        lines = compare(runs)
+    sentences = [verdict(lines, name) for name in names if name.startswith("seeking")]
     if json:
         ids = {name: [run.id for run in same] for name, same in runs.items()}
-        show_json({"arms": _records(table), "says": sentences, "runs": ids})
+        show_json({"arms": [line.row() for line in lines], "says": sentences, "runs": ids})
         return
-    _print(table, seeds, f"{task}: bundled:teacher -> bundled:{student}, scored by {table['scorer'][0]}")
+    _print(lines, seeds, f"{task}: bundled:teacher -> bundled:{student}, scored by {lines[0].score['scorer']}")
     show(*sentences, "`runs list` shows these runs; `ui` draws them.")
 
 
@@ -58,7 +59,7 @@ def demo(
 SIZES = {"train": 512, "validation": 32, "test": 300}
 
 
-def _spec(task: str, student: str, seed: int) -> "RunSpec":
+def _base(task: str, student: str) -> "RunSpec":
     from paraknow_core.spec import RunSpec
 
     return RunSpec().with_changes(
@@ -69,34 +70,20 @@ def _spec(task: str, student: str, seed: int) -> "RunSpec":
             "task.sizes": SIZES,
             "finetuning.validations": 2,
             "references": ["student", "teacher"],
-            "seed": seed,
         }
     )
 
 
-def _records(table: "pandas.DataFrame") -> list[dict[str, Any]]:
-    """Return the rows as plain data; what is not known is null, not NaN."""
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return [{key: value.item() if hasattr(value, "item") else value for key, value in row.items()} for row in rows]
-
-
-def _print(table: "pandas.DataFrame", seeds: int, title: str) -> None:
+def _print(lines: "Sequence[ScoredArm]", seeds: int, title: str) -> None:
     rows = []
-    for row in _records(table):
-        show_value = percent if row["unit"] == SHARE else significant
-        low, high, change, change_low, change_high = (
-            show_value(row.get(key)) for key in ("low", "high", "difference", "difference_low", "difference_high")
-        )
-        paired = change != NOT_MEASURED
-        rows.append(
-            (
-                row["arm"],
-                show_value(row["value"]),
-                f"{low} to {high}",
-                row["n"],
-                f"{'+' if paired and row['difference'] >= 0 else ''}{change}",
-                f"{change_low} to {change_high}" if paired else NOT_MEASURED,
-            )
-        )
+    for line in lines:
+        score, paired = line.score, line.difference
+        number = percent if score["unit"] == SHARE else significant
+        change = interval = NOT_MEASURED
+        if paired is not None:
+            change = f"{'+' if paired.difference >= 0 else ''}{number(paired.difference)}"
+            interval = f"{number(paired.low)} to {number(paired.high)}"
+        own = f"{number(score['low'])} to {number(score['high'])}"
+        rows.append((line.arm, number(score["value"]), own, score["n"], change, interval))
     columns = ("arm", "score", "95 % interval", "n", "against default LoRA", "95 % interval, paired")
     show_table(columns, rows, f"{title}{f', {seeds} seeds' if seeds > 1 else ''}", right=columns[1:])

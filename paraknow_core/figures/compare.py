@@ -20,9 +20,11 @@ from paraknow_core.figures.style import (
     neutral,
     paper,
     points,
+    smoothed,
     texts_on_scale,
     thin,
 )
+from paraknow_core.studies import Arm, Contrast
 
 if TYPE_CHECKING:
     import pandas
@@ -106,7 +108,7 @@ def score_forest(
 
 
 def difference_forest(
-    rows: Sequence[Mapping[str, Any]],
+    lines: Sequence[Contrast | Arm],
     title: str = "",
     subtitle: str = "",
     *,
@@ -116,40 +118,39 @@ def difference_forest(
     """Draw each arm's paired difference with its 95 % interval around a line at no difference.
 
     Args:
-        rows: label, method, variant, difference, difference_low, difference_high, unit; a difference of None is empty.
-            A row without the key `difference` is the arm that the others are compared with.
-        published: (label of a row, words, points) of values that a paper reports for another setting: hollow diamonds.
+        lines: differences, those that could not be paired are empty; and the arm that the others are compared with.
+        published: (label of an arm, words, points) of values that a paper reports for another setting: hollow diamonds.
     """
-    figure = blank(title, subtitle, dark, height=_height(len(rows)))
+    arms = [line if isinstance(line, Arm) else line.arm for line in lines]
+    figure = blank(title, subtitle, dark, height=_height(len(lines)))
     edges, words = [0.0], []
     figure.add_vline(x=0, line={"color": ink(dark), "width": 1.2})
-    unit = next((row.get("unit") for row in rows if row.get("unit")), "")
+    unit = next((line.unit for line in lines if isinstance(line, Contrast) and line.unit), "")
     factor = 100.0 if unit == SHARE else 1.0
-    for place, row in enumerate(rows):
-        if row.get("difference") is None:
-            words.append((0.0, place, "not paired" if "difference" in row else "compared with this", 0))
+    for place, (line, arm) in enumerate(zip(lines, arms, strict=True)):
+        result = None if isinstance(line, Arm) else line.result
+        if result is None:
+            words.append((0.0, place, "compared with this" if line is arm else "not paired", 0))
             continue
-        keys = ("difference", "difference_low", "difference_high")
-        value, low, high = (None if row[key] is None else factor * row[key] for key in keys)
+        numbers = (result.difference, result.low, result.high)
+        value, low, high = (None if number is None else factor * number for number in numbers)
         edges += [number for number in (value, low, high) if number is not None]
-        look = look_of(row["method"], row.get("variant", 0), dark)
-        text = (
-            _signed(value, unit)
-            if low is None
-            else f"{_signed(value, unit)} ({_signed(low, unit)} to {_signed(high, unit)})"
-        )
-        hover = f"{escape(row['label'])}<br>{text}<br>{escape(str(row.get('paired', '')))}"
-        figure.add_trace(_point(value, low, high, place, look, dark, hover))
+        text = _signed(value, unit)
+        if low is not None:
+            text += f" ({_signed(low, unit)} to {_signed(high, unit)})"
+        hover = f"{escape(arm.label)}<br>{text}<br>{escape(result.method)}"
+        figure.add_trace(_point(value, low, high, place, look_of(arm.method, arm.variant, dark), dark, hover))
         words.append((value, place, text, 17))
+    labels = [arm.label for arm in arms]
     if published:
-        _add_published(figure, published, [row["label"] for row in rows], dark)
+        _add_published(figure, published, labels, dark)
         edges += [value for _, _, value in published]
     ends = _room(edges)
     for x, place, text, lift in words:
         _write_over(figure, x, place, text, ends, dark, lift)
     name = "difference [points]" if unit == SHARE else f"difference [{unit}]" if unit else "difference"
     figure.update_xaxes(title_text=name, range=ends)
-    return _named_rows(figure, [row["label"] for row in rows])
+    return _named_rows(figure, labels)
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def overlaid(
             continue
         look, first = look_of(curve.method, curve.variant, dark), curve.label not in seen
         seen.add(curve.label)
-        shown = ema(y, smoothing)
+        shown = smoothed(y, smoothing)
         if smoothing > 0:
             figure.add_trace(
                 go.Scatter(
@@ -219,18 +220,6 @@ def overlaid(
     if seen:
         legend_below(figure, [shorten(label, 44) for label in seen])
     return figure
-
-
-def ema(values: numpy.ndarray, weight: float) -> numpy.ndarray:
-    """Exponential mean of a curve without the pull of its first value: sum of w^k y over sum of w^k."""
-    values = numpy.asarray(values, dtype=numpy.float64)
-    if weight <= 0:
-        return values
-    smooth, mean, norm = numpy.empty_like(values), 0.0, 0.0
-    for place, value in enumerate(values):
-        mean, norm = weight * mean + (1 - weight) * value, weight * norm + (1 - weight)
-        smooth[place] = mean / norm
-    return smooth
 
 
 def module_map(

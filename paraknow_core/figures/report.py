@@ -1,10 +1,13 @@
-"""One comparison as one HTML file that needs no network, and a run's files as they are handed out."""
+"""One comparison as one HTML file that needs no network, and a run's files as they are handed out.
+
+`report.html.jinja` says how the file looks; here is what it says.
+"""
 
 import json
 import time
-from collections.abc import Sequence
-from html import escape
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paraknow_core import studies as comparison
 from paraknow_core.catalogue import BASELINE
@@ -14,27 +17,16 @@ from paraknow_core.figures import compare as charts
 from paraknow_core.files import packing
 from paraknow_core.files.packing import refuse_links, safe_name
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.studies import Arm, p_text, points_text
+from paraknow_core.runs.labels import Label, label_of
+from paraknow_core.studies import Arm, Contrast, p_text, points_text
 
 if TYPE_CHECKING:
     import pandas
+    import plotly.graph_objects as go
 
 __all__ = ["adapter_zip", "html_report", "records_table", "refuse_linked", "safe_name"]
 READ = ("spec.yaml", "result.json", "events.jsonl", "predictions.jsonl")  # of each run, for a report
-# Nothing is ever fetched, whatever the figures' library would like to: the browser itself is told to refuse it.
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-CSS = """
-body {font: 15px/1.5 "Source Sans 3", "Source Sans", system-ui, sans-serif; color: #1F2427; background: #FCFCFB;
-  max-width: 1080px; margin: 2rem auto; padding: 0 1.5rem; font-variant-numeric: tabular-nums;}
-h1 {font-size: 1.8rem; line-height: 1.2; overflow-wrap: anywhere;} h2 {font-size: 1.25rem; margin: 2rem 0 .5rem;}
-table {border-collapse: collapse; margin: .5rem 0 1rem; display: block; overflow-x: auto;}
-th, td {text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #D9DCD8; vertical-align: top;
-  overflow-wrap: anywhere; max-width: 28rem;}
-td.n, th.n {text-align: right; white-space: nowrap;}
-code, pre {font-size: .82rem; background: #F2F3F1;} code {padding: 0 .25rem;}
-pre {padding: .6rem .8rem; overflow-x: auto;} .quiet {color: #5F676B;} .caution {color: #B04A00;}
-details {margin: .4rem 0;} summary {cursor: pointer;} @media print {details > *:not(summary) {display: block;}}
-"""
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 def html_report(arms: Sequence[Arm], base_key: str = "", title: str = "") -> str:
@@ -54,29 +46,68 @@ def html_report(arms: Sequence[Arm], base_key: str = "", title: str = "") -> str
     if not arms:
         raise RunError("report: no finished run was chosen; choose some in the table of Compare")
     refuse_linked(arms)
-    fallback = next((g for g in arms if g.method == BASELINE), arms[-1])
-    base = next((g for g in arms if g.key == base_key), fallback)
+    fallback = next((arm for arm in arms if arm.method == BASELINE), arms[-1])
+    base = next((arm for arm in arms if arm.key == base_key), fallback)
     spec = base.spec
     pair = f"{source_label(spec.teacher.source)} → {source_label(spec.student.source)}"
-    heading = title or f"{pair}: {source_label(spec.task.source)}"
-    figures: list[str] = []
-    parts = [
-        f"<h1>{escape(heading)}</h1>",
-        _question(arms, base),
-        *(_scores(arms, base, scorer, figures) for scorer in comparison.scorers(arms)),
-        _curves(arms, figures),
-        _settings(arms),
-        _origin(arms),
-        _again(arms),
-    ]
-    body = "\n".join(part for part in parts if part)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(heading)}</title>\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f'<meta name="viewport" content="width=device-width">\n<style>{CSS}</style>\n'
-        f"<script>{_library() if figures else ''}</script></head>\n<body>\n{body}\n"
-        f"<script>{''.join(figures)}</script>\n</body></html>\n"
+    pictures = Pictures()
+    scores = [_score(arms, base, scorer, pictures) for scorer in comparison.scorers(arms)]
+    curves = _curves(arms, pictures)
+    runs = list(_runs(arms))
+    return _template().render(
+        heading=title or f"{pair}: {source_label(spec.task.source)}",
+        date=time.strftime("%Y-%m-%d"),
+        arms=list(arms),
+        base=base,
+        runs=runs,
+        tasks=sorted({source_label(arm.spec.task.source) for arm in arms}),
+        scores=[score for score in scores if score],
+        notes=[(name, label) for name, run in runs if (label := label_of(run.path)) != Label()],
+        curves=curves,
+        settings=[[key, *map(_value, values)] for key, values in comparison.settings_that_differ(arms)],
+        origins=_origins(runs),
+        seeds=sorted({seed for arm in arms for seed in arm.seeds}),
+        library=_library() if pictures.scripts else "",
+        scripts=pictures.scripts,
     )
+
+
+def _template():  # noqa: ANN202 - a template of jinja2, which is imported for a report only
+    from jinja2 import Environment, StrictUndefined
+
+    rules = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return rules.from_string(TEMPLATE.read_text(encoding="utf-8"))
+
+
+class Picture(NamedTuple):
+    """The place where a figure is drawn: its number and height in pixels."""
+
+    number: int
+    height: int
+
+
+class Pictures:
+    """The figures of a report: their scripts are kept for its end."""
+
+    def __init__(self) -> None:
+        self.scripts: list[str] = []
+
+    def add(self, figure: "go.Figure") -> Picture:
+        """Keep a figure's script, and return the place where it will be drawn."""
+        picture = Picture(len(self.scripts), figure.layout.height)
+        figure.update_layout(autosize=True)
+        # `<` as an escape: a name in a figure can never end the script.
+        data = figure.to_json().replace("<", "\\u003c")
+        options = "{displaylogo:false,responsive:true}"
+        plot = f"Plotly.newPlot('figure-{picture.number}',f.data,f.layout,{options});"
+        self.scripts.append(f"{{const f={data};{plot}}}\n")
+        return picture
+
+
+def _library() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs().replace("</script", "<\\/script")
 
 
 def refuse_linked(arms: Sequence[Arm]) -> None:
@@ -85,7 +116,7 @@ def refuse_linked(arms: Sequence[Arm]) -> None:
     Raises:
         RunError: names the first.
     """
-    for run in (run for g in arms for run in g.runs):
+    for run in (run for arm in arms for run in arm.runs):
         refuse_links(run.path, READ)
 
 
@@ -109,160 +140,88 @@ def records_table(arms: Sequence[Arm]) -> "pandas.DataFrame":
     import pandas
 
     refuse_linked(arms)
-
     rows: list[dict[str, Any]] = []
-    for g in arms:
-        for seed, run in zip(g.seeds, g.runs, strict=True):
+    for arm in arms:
+        for seed, run in zip(arm.seeds, arm.runs, strict=True):
             for record in run.predictions():
                 own = {key: str(record.get(key) or "") for key in ("scorer", "id", "prompt", "reference", "output")}
                 detail = json.dumps(record.get("detail") or {}, ensure_ascii=False)
-                rows.append(
-                    {
-                        "arm": g.label,
-                        "seed": seed,
-                        "run": run.id,
-                        **own,
-                        "score": float(record["score"]),
-                        "detail": detail,
-                    }
-                )
+                result = {"score": float(record["score"]), "detail": detail}
+                rows.append({"arm": arm.label, "seed": seed, "run": run.id, **own, **result})
     return pandas.DataFrame(rows)
 
 
-def _question(arms: Sequence[Arm], base: Arm) -> str:
-    names = ", ".join(escape(g.label) for g in arms)
-    runs = sum(len(g.runs) for g in arms)
-    tasks = sorted({source_label(g.spec.task.source) for g in arms})
-    return (
-        f"<p>Does where LoRA starts change what a student learns? {len(arms)} arms ({names}) with {runs} "
-        f"run{'s' if runs != 1 else ''} on {escape(', '.join(tasks))}; differences are to <b>{escape(base.label)}</b>, "
-        f'paired example by example.</p><p class="quiet">Made on {time.strftime("%Y-%m-%d")} by the ParaKnow '
-        "workbench. Method: Zhong et al., Seeking Neural Nuggets, ICLR 2024, arXiv:2310.11451.</p>"
-    )
+def _runs(arms: Sequence[Arm]) -> Iterator[tuple[str, RunFolder]]:
+    """Give each run with its arm, seed and id in words."""
+    for arm in arms:
+        for seed, run in zip(arm.seeds, arm.runs, strict=True):
+            yield f"{arm.label}, seed {seed}: {run.id}", run
 
 
-def _scores(arms: Sequence[Arm], base: Arm, scorer: str, figures: list[str]) -> str:
+def _score(arms: Sequence[Arm], base: Arm, scorer: str, pictures: Pictures) -> dict[str, Any] | None:
+    """Return what is said about one scorer; None where no arm has it in all of its runs."""
     ready = comparison.scored_by(arms, scorer)
-    if not ready:  # no arm has it in all of its runs
-        return ""
+    if not ready:
+        return None
     rows = comparison.score_rows(ready, scorer)
-    changes = comparison.contrasts(ready, base, scorer) if base in ready else []
-    by_label = {c["label"]: c for c in changes}
-    lines = [_score_line(row, by_label.get(row["label"])) for row in rows]
-    unit = (changes[0] if changes else rows[0]).get("unit") or "score"
-    unit = "points" if unit == SHARE else unit
-    head = ("arm", "score", "seeds", f"difference [{unit}]", "95 % interval", "p", "p, Holm")
-    words = "".join(
-        f"<p><b>{escape(c['label'])}</b> against {escape(base.label)}: {escape(c['says'])}"
-        + (f'<br><span class="caution">{escape("; ".join(c["cautions"]))}.</span>' if c["cautions"] else "")
-        + "</p>"
-        for c in changes
-    )
-    name = escape(scorer_label(rows[0]))
-    pictures = _figure(charts.score_forest(rows, "Test score", "lines: 95 % intervals over examples"), figures)
-    if changes:
-        title = f"Difference to {base.label}"
-        own = {"label": base.label, "method": base.method, "variant": base.variant}
-        lines_ = [by_label.get(g.label, own) for g in ready]
-        pictures += _figure(charts.difference_forest(lines_, title, "paired by example; 95 % intervals"), figures)
-    return f"<h2>Score: {name}</h2>{_table(head, lines, right=range(1, 7))}{pictures}{words}"
+    contrasts = comparison.contrasts(ready, base, scorer) if base in ready else []
+    by_label = {contrast.arm.label: contrast for contrast in contrasts}
+    unit = (contrasts[0].unit if contrasts else rows[0].get("unit")) or "score"
+    drawn = [pictures.add(charts.score_forest(rows, "Test score", "lines: 95 % intervals over examples"))]
+    if contrasts:
+        lines = [by_label.get(arm.label, arm) for arm in ready]
+        words = (f"Difference to {base.label}", "paired by example; 95 % intervals")
+        drawn.append(pictures.add(charts.difference_forest(lines, *words)))
+    return {
+        "name": scorer_label(rows[0]),
+        "head": ("arm", "score", "seeds", f"difference [{'points' if unit == SHARE else unit}]")
+        + ("95 % interval", "p", "p, Holm"),
+        "lines": [_score_line(row, by_label.get(row["label"])) for row in rows],
+        "pictures": drawn,
+        "contrasts": contrasts,
+    }
 
 
-def _score_line(row: dict[str, Any], change: dict[str, Any] | None) -> list[str]:
+def _score_line(row: dict[str, Any], contrast: Contrast | None) -> list[str]:
     line = [row["label"], score_text(row), "" if row["seeds"] is None else str(row["seeds"])]
-    if change is None or change.get("difference") is None:
+    if contrast is None or contrast.result is None:
         return [*line, "", "", "", ""]
-    value = points_text(change["difference"], row["unit"])
-    interval = comparison.interval_text(change["difference_low"], change["difference_high"], row["unit"])
-    return [*line, value, interval, p_text(change["p_value"]), p_text(change["p_adjusted"])]
+    result, unit = contrast.result, row["unit"]
+    interval = comparison.interval_text(result.low, result.high, unit)
+    return [*line, points_text(result.difference, unit), interval, p_text(result.p_value), p_text(contrast.p_adjusted)]
 
 
-def _curves(arms: Sequence[Arm], figures: list[str]) -> str:
+def _curves(arms: Sequence[Arm], pictures: Pictures) -> list[Picture]:
     import pandas
 
     curves = [
-        charts.RunCurve(g.label, g.method, g.variant, seed, pandas.DataFrame(run.metrics()))
-        for g in arms
-        for seed, run in zip(g.seeds, g.runs, strict=True)
+        charts.RunCurve(arm.label, arm.method, arm.variant, seed, pandas.DataFrame(run.metrics()))
+        for arm in arms
+        for seed, run in zip(arm.seeds, arm.runs, strict=True)
     ]
     curves = [curve for curve in curves if "step" in curve.table]
-    if not curves:
-        return ""
-    pictures = [
-        _figure(charts.overlaid(curves, column, title, f"{len(curves)} runs"), figures)
+    return [
+        pictures.add(charts.overlaid(curves, column, title, f"{len(curves)} runs"))
         for column, title in (("loss", "Training loss on answers"), ("validation_loss", "Validation loss on answers"))
         if any(column in curve.table for curve in curves)
     ]
-    return f"<h2>Curves</h2>{''.join(pictures)}"
 
 
-def _settings(arms: Sequence[Arm]) -> str:
-    lines = [[key, *map(_value, values)] for key, values in comparison.settings_that_differ(arms)]
-    head = ["setting", *(g.label for g in arms)]
-    differing = _table(head, lines) if lines else "<p>All arms have the same settings, seeds apart.</p>"
-    full = "".join(
-        f"<details><summary>{escape(g.label)}: the whole spec</summary><pre>{escape(g.spec.to_yaml())}</pre></details>"
-        for g in arms
-    )
-    return f"<h2>Settings that differ</h2>{differing}{full}"
-
-
-def _origin(arms: Sequence[Arm]) -> str:
+def _origins(runs: Sequence[tuple[str, RunFolder]]) -> list[list[str]]:
     """Say which versions and which content made the numbers; runs that share them share a line."""
-    made: dict[tuple[str, str], list[str]] = {}
-    for g in arms:
-        for seed, run in zip(g.seeds, g.runs, strict=True):
-            result = run.result() or {}
-            versions = ", ".join(f"{name} {number}" for name, number in (result.get("versions") or {}).items())
-            prints = (result.get("fingerprints") or {}).items()
-            of = ", ".join(f"{name} {str(value)[:12]}" for name, value in prints)
-            made.setdefault((versions or NOT_MEASURED, of or NOT_MEASURED), []).append(
-                f"{g.label}, seed {seed}: {run.id}"
-            )
-    lines = [["; ".join(runs), *both] for both, runs in made.items()]
-    head = ("runs", "versions", "fingerprints (sha256, first 12 digits)")
-    return f"<h2>Versions and fingerprints</h2>{_table(head, lines)}"
-
-
-def _again(arms: Sequence[Arm]) -> str:
-    seeds = sorted({seed for g in arms for seed in g.seeds})
-    return (
-        "<h2>How to reproduce</h2><p>Save each arm's spec above as a file and run it once for each seed "
-        f"({', '.join(map(str, seeds))}, the key <code>seed</code>):</p>"
-        "<pre>python -m paraknow_core run spec.yaml</pre>"
-        "<p>The same versions, data and weights (fingerprints above) give the same numbers on the same machine.</p>"
-    )
-
-
-def _figure(figure: Any, figures: list[str]) -> str:
-    """Keep a figure's script, and return the place where it will be drawn."""
-    number = len(figures)
-    figure.update_layout(autosize=True)
-    # `<` as an escape: a name in a figure can never end the script.
-    data = figure.to_json().replace("<", "\\u003c")
-    figures.append(
-        f"{{const f={data};Plotly.newPlot('figure-{number}',f.data,f.layout,{{displaylogo:false,responsive:true}});}}\n"
-    )
-    return f'<div id="figure-{number}" style="height:{figure.layout.height}px"></div>'
-
-
-def _library() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return get_plotlyjs().replace("</script", "<\\/script")
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    def cell(tag: str, text: str, place: int) -> str:
-        return f"<{tag}{' class=n' if place in right else ''}>{escape(str(text))}</{tag}>"
-
-    rows = "".join(f"<tr>{''.join(cell('td', text, i) for i, text in enumerate(line))}</tr>" for line in lines)
-    return f"<table><tr>{''.join(cell('th', text, i) for i, text in enumerate(head))}</tr>{rows}</table>"
+    lines: dict[tuple[str, str], list[str]] = {}
+    for name, run in runs:
+        result = run.result() or {}
+        versions = ", ".join(f"{package} {number}" for package, number in (result.get("versions") or {}).items())
+        prints = (result.get("fingerprints") or {}).items()
+        content = ", ".join(f"{part} {str(value)[:12]}" for part, value in prints)
+        lines.setdefault((versions or NOT_MEASURED, content or NOT_MEASURED), []).append(name)
+    return [["; ".join(names), *both] for both, names in lines.items()]
 
 
 def _value(value: Any) -> str:
     if value is comparison.NO_EFFECT:
         return "no effect"
     if isinstance(value, list | tuple):
-        return ", ".join("–" if each is None else str(each) for each in value) or NOT_MEASURED
+        return ", ".join("–" if part is None else str(part) for part in value) or NOT_MEASURED
     return source_label(value, 60) if isinstance(value, str) else NOT_MEASURED if value is None else str(value)

@@ -270,6 +270,21 @@ def thin(x: numpy.ndarray, y: numpy.ndarray, limit: int = MAX_POINTS) -> tuple[n
     return x[chosen], y[chosen]
 
 
+def smoothed(values: numpy.ndarray, beta: float) -> numpy.ndarray:
+    """Return the exponential moving average, with its start put right.
+
+    Args:
+        values: finite numbers, one a step.
+        beta: 0 (nothing is smoothed) to below 1; m_t = beta m_(t-1) + (1 - beta) x_t, and what is returned is
+            m_t / (1 - beta^t), so that the first values are not drawn towards 0.
+    """
+    import pandas
+
+    if beta <= 0 or not len(values):
+        return numpy.asarray(values, dtype=numpy.float64)
+    return pandas.Series(values).ewm(alpha=1 - beta, adjust=True).mean().to_numpy()
+
+
 def binned(profile: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Return positions and means of at most MAX_BINS neighbouring stretches."""
     profile = numpy.asarray(profile, dtype=numpy.float64)

@@ -8,7 +8,7 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import arm_of, duration, memory
-from paraknow_core.figures.style import MAX_POINTS, blank, legend_below, readable, thin
+from paraknow_core.figures.style import MAX_POINTS, blank, legend_below, readable, smoothed, thin
 
 Points = tuple[numpy.ndarray, numpy.ndarray]
 AXES = {"step": "optimiser step", "epoch": "epoch", "elapsed": "training time"}
@@ -49,21 +49,6 @@ class Line:
     validation: Points | None = None
     focus: bool = True
     number: int = 0
-
-
-def smoothed(values: numpy.ndarray, beta: float) -> numpy.ndarray:
-    """Return the exponential moving average, with its start put right.
-
-    Args:
-        values: finite numbers, one a step.
-        beta: 0 (nothing is smoothed) to below 1; m_t = beta m_(t-1) + (1 - beta) x_t, and what is returned is
-            m_t / (1 - beta^t), so that the first values are not drawn towards 0.
-    """
-    import pandas
-
-    if beta <= 0 or not len(values):
-        return numpy.asarray(values, dtype=numpy.float64)
-    return pandas.Series(values).ewm(alpha=1 - beta, adjust=True).mean().to_numpy()
 
 
 def to_draw(x: numpy.ndarray, y: numpy.ndarray, beta: float, limit: int = LARGE_POINTS) -> Points:

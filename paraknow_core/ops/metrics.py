@@ -176,27 +176,6 @@ def block_reduce(matrix: Tensor, max_rows: int = 256, max_cols: int = 256, how: 
     return _means(reduced, row_edges, col_edges) if how == "mean" else reduced
 
 
-def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation of two tensors of one shape, ties at their mean rank; nan if one is constant.
-
-    Meant for layer or module totals: it sorts, so reduce whole matrices first.
-
-    Raises:
-        ShapeError: the shapes differ, or fewer than two values.
-    """
-    from scipy.stats import rankdata
-
-    if a.shape != b.shape or a.numel() < 2:
-        raise ShapeError(
-            f"rank correlation: shapes {tuple(a.shape)} and {tuple(b.shape)}; two tensors of one shape with at least "
-            "two values are needed; compare the same modules"
-        )
-    ranks = [torch.from_numpy(rankdata(t.detach().double().cpu().flatten().numpy())) for t in (a, b)]
-    centred = [r - r.mean() for r in ranks]
-    norm = math.sqrt((centred[0].square().sum() * centred[1].square().sum()).item())
-    return torch.dot(*centred).item() / norm if norm > 0 else math.nan
-
-
 def _paired(where: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     if a.shape != b.shape:
         raise ShapeError(

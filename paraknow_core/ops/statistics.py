@@ -15,6 +15,15 @@ _CHUNK = 1 << 21  # numbers held at once while resampling
 
 
 @dataclass(frozen=True)
+class Correlation:
+    """Rank correlation of n pairs; None where there are too few pairs, or one side is constant."""
+
+    spearman: float | None
+    kendall: float | None
+    n: int
+
+
+@dataclass(frozen=True)
 class PairedResult:
     """How two arms differ on the same examples.
 
@@ -48,7 +57,7 @@ def proportion_interval(successes: int, n: int, level: float = 0.95) -> tuple[fl
     Raises:
         NumericError: n below 1, successes outside 0 to n, or a level outside (0, 1).
     """
-    from scipy.stats import norm
+    from scipy.stats import binomtest
 
     _require_level(level)
     if not (n >= 1 and 0 <= successes <= n):
@@ -56,12 +65,8 @@ def proportion_interval(successes: int, n: int, level: float = 0.95) -> tuple[fl
             f"proportion interval: {successes} of {n} examples; at least one example and 0 to n right ones are needed; "
             "check the counts"
         )
-    z2 = norm.ppf((1 + level) / 2) ** 2
-    share = successes / n
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    # At 0 and n the exact bound is 0 and 1; rounding must not leave a hair between.
-    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+    interval = binomtest(successes, n).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
@@ -84,6 +89,8 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]
 
 def bootstrap_interval(
     values: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
     statistic: Callable[..., np.ndarray] = np.mean,
     seed: int = 0,
     resamples: int = _RESAMPLES,
@@ -93,26 +100,73 @@ def bootstrap_interval(
 
     Args:
         values: one number an example.
-        statistic: called with an array (resamples, n) and `axis=1`, as numpy's mean, median and std are.
+        weights: one an example, such as its tokens; the statistic then is sum(values) / sum(weights).
+        statistic: called with an array (resamples, n) and `axis`, as numpy's mean, median and std are.
         seed: of the resampling; the same seed gives the same interval.
         resamples: how many.
         level: coverage, between 0 and 1.
 
     Raises:
-        NumericError: no value, NaN or infinity, or fewer than one resample.
+        NumericError: no value, NaN or infinity, or fewer than one resample; ShapeError: another number of weights.
     """
     _require_level(level)
-    data = _vector("bootstrap interval", values)
+    data = (_vector("bootstrap interval", values),) if weights is None else _pair("bootstrap", values, weights)
     if resamples < 1:
         raise NumericError(
             f"bootstrap interval: {resamples} resamples; at least 1 is needed; leave the default of 4000"
         )
-    generator = np.random.default_rng(seed)
-    draws = [
-        np.asarray(statistic(data[generator.integers(len(data), size=(part, len(data)))], axis=1))
-        for part in _parts(resamples, len(data))
-    ]
-    return _percentiles(np.concatenate(draws), level)
+    if weights is not None:
+        statistic = _ratio_of_sums
+    return _bootstrap(data, statistic, np.random.default_rng(seed), resamples, level)
+
+
+def _ratio_of_sums(values: np.ndarray, weights: np.ndarray, axis: int = -1) -> np.ndarray:
+    return values.sum(axis=axis) / weights.sum(axis=axis)
+
+
+def _bootstrap(
+    data: tuple[np.ndarray, ...],
+    statistic: Callable[..., np.ndarray],
+    generator: np.random.Generator,
+    resamples: int,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Return a percentile interval; several arrays are resampled together, example by example."""
+    from scipy.stats import bootstrap
+
+    n = len(data[0])
+    if n == 1:  # scipy refuses what cannot vary
+        value = float(statistic(*data, axis=-1))
+        return value, value
+    interval = bootstrap(
+        data,
+        statistic,
+        n_resamples=resamples,
+        batch=max(1, _CHUNK // n),
+        vectorized=True,
+        paired=len(data) > 1,
+        confidence_level=level,
+        method="percentile",
+        rng=generator,
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> Correlation:
+    """Return Spearman's rho and Kendall's tau-b of pairs; pairs with a missing value are left out.
+
+    Args:
+        first, second: (n,) each; NaN is missing.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    there = np.isfinite(a) & np.isfinite(b)
+    a, b = a[there], b[there]
+    if len(a) < 3 or (a == a[0]).all() or (b == b[0]).all():
+        return Correlation(None, None, len(a))
+    from scipy.stats import kendalltau, spearmanr
+
+    # Only the coefficients are used: the exact p-value of tau would take its time.
+    return Correlation(float(spearmanr(a, b).statistic), float(kendalltau(a, b, method="asymptotic").statistic), len(a))
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, seed: int = 0) -> PairedResult:
@@ -134,12 +188,9 @@ def paired_difference(a: ArrayLike, b: ArrayLike, seed: int = 0) -> PairedResult
     differences = first - second
     n = len(differences)
     generator = np.random.default_rng(seed)
-    draws = np.concatenate(
-        [differences[generator.integers(n, size=(part, n))].mean(axis=1) for part in _parts(_RESAMPLES, n)]
-    )
-    low, high = _percentiles(draws, 0.95)
     if not differences.any():
         return _all_alike(n, np.concatenate([first, second]), _examples(n))
+    low, high = _bootstrap((differences,), np.mean, generator, _RESAMPLES)
     if np.isin(np.concatenate([first, second]), (0.0, 1.0)).all():
         p_value, test = mcnemar(first, second), ", exact McNemar test"
     else:

@@ -1,6 +1,5 @@
-"""How far two saved sensitivities agree: tables in, numbers out. Light: numpy only."""
+"""How far two saved sensitivities agree: tables in, numbers out."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,19 +7,11 @@ from typing import TYPE_CHECKING
 import numpy
 
 from paraknow_core.errors import DataError
+from paraknow_core.ops.statistics import Correlation, rank_correlation
 from paraknow_core.spec import ROLES
 
 if TYPE_CHECKING:
     import pandas
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Rank correlation of n pairs; None where there are too few pairs, or one side is constant."""
-
-    spearman: float | None
-    kendall: float | None
-    n: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,26 +111,6 @@ def depth_weights(layers: int, rows: int) -> numpy.ndarray:
     return numpy.where(overlap > 1e-12, overlap * layers, 0.0)
 
 
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> Correlation:
-    """Return Spearman's rho and Kendall's tau-b of pairs; pairs with a missing value are left out.
-
-    Args:
-        first, second: (n,) each; NaN is missing.
-
-    Note:
-        The numbers of scipy.stats, without its import: a page would wait seconds for that. O(n^2) memory, for the some
-        hundred modules of a model.
-    """
-    a, b = numpy.asarray(first, dtype=numpy.float64), numpy.asarray(second, dtype=numpy.float64)
-    there = numpy.isfinite(a) & numpy.isfinite(b)
-    a, b = a[there], b[there]
-    if len(a) < 3:
-        return Correlation(None, None, len(a))
-    ranks = _centred(_ranks(a)), _centred(_ranks(b))
-    orders = numpy.sign(a[:, None] - a), numpy.sign(b[:, None] - b)
-    return Correlation(_cosine(*ranks), _cosine(*orders), len(a))
-
-
 def top_overlap(first: Sequence[float], second: Sequence[float]) -> numpy.ndarray:
     """Return (n,): for k = 1 to n, how many of the k highest of one are among the k highest of the other.
 
@@ -156,18 +127,3 @@ def _everything(table: "pandas.DataFrame", layers: Sequence[float]) -> float:
         return float(sum(layers))
     largest = known.loc[known["share"].idxmax()]
     return float(largest["sum"] / largest["share"])
-
-
-def _ranks(values: numpy.ndarray) -> numpy.ndarray:
-    """Return ranks from 0, equal values sharing their mean rank."""
-    _, place, counts = numpy.unique(values, return_inverse=True, return_counts=True)
-    return (numpy.cumsum(counts) - (counts + 1) / 2)[place]
-
-
-def _centred(values: numpy.ndarray) -> numpy.ndarray:
-    return values - values.mean()
-
-
-def _cosine(a: numpy.ndarray, b: numpy.ndarray) -> float | None:
-    size = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
-    return float((a * b).sum()) / size if size else None

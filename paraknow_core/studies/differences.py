@@ -1,14 +1,18 @@
-"""The scores of arms, their paired differences, what stands between a difference and its meaning, and answers."""
+"""What separates the arms of a comparison: scores, paired differences and what stands in their way; answers."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from paraknow_core.catalogue import BASELINE, PAPER_METHOD
 from paraknow_core.display import SHARE, arm_of, source_label
 from paraknow_core.errors import ParaknowError
+from paraknow_core.ops.statistics import PairedResult, holm, says
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.spec import RunSpec
 from paraknow_core.studies import scores as studies
-from paraknow_core.studies.arms import Arm, content, other_settings
+from paraknow_core.studies.arms import Arm
+from paraknow_core.studies.same import content, differing, effective
 from paraknow_core.studies.words import p_words
 
 NATS = "nats per token"  # perplexities are paired by the logarithm of each example's
@@ -32,19 +36,53 @@ PAPER: dict[str, tuple[tuple[str, float], ...]] = {
 }
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """How one arm differs from the arm that all are compared with.
+
+    Attributes:
+        arm: the one that differs.
+        unit: of the difference, which may not be the score's: perplexities are paired by nats.
+        n: test examples of the arm's score.
+        seeds: how many of them were compared.
+        result: the paired difference; None where the scores cannot be paired.
+        problem: why not, where that is more than scores that are no averages.
+        p_adjusted: the p-value, adjusted for the number of comparisons.
+        says: all of this in a sentence.
+        cautions: what stands between the difference and its meaning, as parts of a sentence.
+    """
+
+    arm: Arm
+    unit: str | None
+    n: int | None
+    seeds: int
+    result: PairedResult | None
+    problem: str = ""
+    p_adjusted: float | None = None
+    says: str = ""
+    cautions: tuple[str, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """Return the contrast as flat data, for tables and files."""
+        own = {"label": self.arm.label, "method": self.arm.method, "variant": self.arm.variant, "key": self.arm.key}
+        own |= {"unit": self.unit, "n": self.n, "seeds": self.seeds, "difference": None, "p_value": None}
+        own |= studies.columns(self.result) | {"p_adjusted": self.p_adjusted, "says": self.says}
+        return own | ({"problem": self.problem} if self.problem else {})
+
+
 def scorers(arms: Sequence[Arm]) -> list[str]:
     """Return the scorers of the arms' runs, the main ones first."""
-    names = [[str(score.get("scorer")) for score in (g.runs[0].result() or {}).get("scores") or []] for g in arms]
+    names = [[str(score.get("scorer")) for score in _scores(arm.runs[0])] for arm in arms]
     return list(dict.fromkeys([*(own[0] for own in names if own), *(name for own in names for name in own)]))
 
 
 def scored_by(arms: Sequence[Arm], scorer: str) -> list[Arm]:
     """Return the arms whose every run was scored by this scorer."""
+    return [arm for arm in arms if all(any(s.get("scorer") == scorer for s in _scores(run)) for run in arm.runs)]
 
-    def has(run: RunFolder) -> bool:
-        return any(score.get("scorer") == scorer for score in (run.result() or {}).get("scores") or [])
 
-    return [g for g in arms if all(has(run) for run in g.runs)]
+def _scores(run: RunFolder) -> list[dict[str, Any]]:
+    return (run.result() or {}).get("scores") or []
 
 
 def score_rows(
@@ -55,173 +93,153 @@ def score_rows(
     Args:
         arms: arms scored by this scorer.
         scorer: its name.
-        pooled: `studies.pooled`, or something that remembers what it said.
+        pooled: `scores.pooled`, or something that remembers what it said.
 
     Returns:
         Rows of label, method, variant, points (one value a seed), scorer, unit, value, low, high, n, seeds.
     """
     rows: list[dict[str, Any]] = []
     untouched: dict[tuple, dict[str, Any]] = {}
-    for g in arms:
-        values = [studies.score_of(run, scorer)["value"] for run in g.runs]
-        row = {"label": g.label, "method": g.method, "variant": g.variant, "points": values}
-        rows.append(row | pooled(g.runs, scorer))
-        for name, scores in ((g.runs[0].result() or {}).get("references") or {}).items():
+    for arm in arms:
+        values = [studies.score_of(run, scorer)["value"] for run in arm.runs]
+        row = {"label": arm.label, "method": arm.method, "variant": arm.variant, "points": values}
+        rows.append(row | pooled(arm.runs, scorer))
+        for name, scores in ((arm.runs[0].result() or {}).get("references") or {}).items():
+            source = getattr(arm.spec, name).source if name in ("student", "teacher") else name
             for score in scores:
                 if score.get("scorer") == scorer:
-                    source = getattr(g.spec, name).source if name in ("student", "teacher") else name
-                    untouched.setdefault(
-                        (name, source, score.get("value"), score.get("n")), {"source": source, **score}
-                    )
-    several = len({key[1] for key in untouched if key[0] == "student"}) > 1
+                    untouched.setdefault((name, source, score.get("value"), score.get("n")), score)
+    several = len({source for name, source, *_ in untouched if name == "student"}) > 1
     for (name, source, *_), score in untouched.items():
         label = arm_of(name).label + (f" ({source_label(source, 20)})" if several else "")
-        plain = {key: score.get(key) for key in ("scorer", "unit", "value", "low", "high", "n")}
-        rows.append({"label": label, "method": name, "variant": 0, "points": [], "seeds": None, **plain})
+        row = {"label": label, "method": name, "variant": 0, "points": [], "seeds": None}
+        rows.append(row | studies.plain(score))
     return rows
 
 
 def contrasts(
-    arms: Sequence[Arm], base: Arm, scorer: str, difference: Callable[..., dict[str, Any]] = studies.difference
-) -> list[dict[str, Any]]:
+    arms: Sequence[Arm], base: Arm, scorer: str, difference: Callable[..., PairedResult | None] = studies.difference
+) -> list[Contrast]:
     """Return how each arm differs from one of them, with p-values adjusted for their number.
 
     Args:
         arms: arms scored by this scorer, the base among them.
         base: what is subtracted.
         scorer: its name.
-        difference: `studies.difference`, or something that remembers what it said.
+        difference: `scores.difference`, or something that remembers what it said.
 
     Returns:
-        Rows of label, method, variant, key, unit, n, seeds (compared), difference, difference_low, difference_high,
-        p_value, paired, shared, p_adjusted, says (a sentence) and cautions (parts of a sentence). An arm that cannot be
-        paired has a problem (a sentence) instead; the others keep their differences.
+        One an arm, the base apart. An arm that cannot be paired leaves the others their differences.
     """
-    rows = []
-    for g in arms:
-        if g.key == base.key:
+    found = []
+    for arm in arms:
+        if arm.key == base.key:
             continue
-        own, other, note = matched(g, base)
-        results = tuple([run.result() or {} for run in arm] for arm in (own, other))
+        own, other, note = matched(arm, base)
         score = studies.score_of(own[0], scorer)
-        row = {
-            "label": g.label,
-            "method": g.method,
-            "variant": g.variant,
-            "key": g.key,
-            "unit": score.get("unit"),
-            "n": score.get("n"),
-            "seeds": len(own),
-            "difference": None,
-            "p_value": None,
-        }
-        row |= _paired(own, other, scorer, row["unit"], difference)
-        row["cautions"] = cautions(g, base, row, results, note)
-        rows.append(row)
-    return adjust(rows)
+        unit, result, problem = score.get("unit"), None, ""
+        try:
+            result = difference(own, other, scorer)
+            if result is None and unit == "ppl":
+                result = difference(own, other, scorer, means_only=False)
+                unit = NATS if result else unit
+        except ParaknowError as error:
+            problem = str(error)
+        contrast = Contrast(arm, unit, score.get("n"), len(own), result, problem)
+        found.append(replace(contrast, cautions=tuple(cautions(contrast, base, own, other, note))))
+    return adjust(found)
 
 
-def _paired(
-    own: Sequence[RunFolder], other: Sequence[RunFolder], scorer: str, unit: str | None, difference: Callable
-) -> dict[str, Any]:
-    try:
-        paired = difference(own, other, scorer)
-        if paired or unit != "ppl":
-            return paired
-        paired = difference(own, other, scorer, means_only=False)
-    except ParaknowError as error:
-        return {"problem": str(error)}
-    return paired | ({"unit": NATS} if paired and "problem" not in paired else {})
-
-
-def published(rows: Sequence[Mapping[str, Any]], base: Arm, scorer: str) -> list[tuple[str, str, float]]:
+def published(found: Sequence[Contrast], base: Arm, scorer: str) -> list[tuple[str, str, float]]:
     """Return the paper's gains where the question is the same in kind: the method against default LoRA.
 
     Returns:
-        (label of the row, benchmark and pair, points).
+        (label of the arm, benchmark and pair, points).
     """
     if base.method != BASELINE:
         return []
-    labels = [row["label"] for row in rows if row["method"] == PAPER_METHOD and row.get("unit") == SHARE]
+    labels = [c.arm.label for c in found if c.arm.method == PAPER_METHOD and c.unit == SHARE]
     return [(label, words, points) for label in labels[:1] for words, points in PAPER.get(scorer, ())]
 
 
-def matched(one: Arm, other: Arm) -> tuple[list[RunFolder], list[RunFolder], str]:
+def matched(arm: Arm, base: Arm) -> tuple[list[RunFolder], list[RunFolder], str]:
     """Return the runs of two arms that belong together, one pair a seed, and a sentence if that left some out."""
-    shared = [seed for seed in one.seeds if seed in other.seeds]
+    shared = [seed for seed in arm.seeds if seed in base.seeds]
     if not shared:
-        size = min(len(one.runs), len(other.runs))
+        size = min(len(arm.runs), len(base.runs))
         note = "no seed is shared: chance in initialisation and data order is not paired"
-        return list(one.runs[:size]), list(other.runs[:size]), note
-    of = [dict(zip(arm.seeds, arm.runs, strict=True)) for arm in (one, other)]
-    most = max(len(one.seeds), len(other.seeds))
+        return list(arm.runs[:size]), list(base.runs[:size]), note
+    own, other = (dict(zip(each.seeds, each.runs, strict=True)) for each in (arm, base))
+    most = max(len(own), len(other))
     note = f"only {len(shared)} of {most} seeds are in both arms" if len(shared) < most else ""
-    return [of[0][seed] for seed in shared], [of[1][seed] for seed in shared], note
+    return [own[seed] for seed in shared], [other[seed] for seed in shared], note
 
 
 def cautions(
-    one: Arm, other: Arm, row: Mapping[str, Any], results: tuple[Sequence[Mapping], Sequence[Mapping]], note: str = ""
+    contrast: Contrast, base: Arm, own: Sequence[RunFolder], other: Sequence[RunFolder], note: str = ""
 ) -> list[str]:
     """Return what stands between a difference and its meaning, as parts of a sentence.
 
     Args:
-        one, other: the two arms.
-        row: of their scores: n, and shared if they were paired.
-        results: of their runs that were compared.
+        contrast: the difference.
+        base: the arm that it is measured against.
+        own, other: the runs of the two arms that were compared.
         note: what `matched` said.
     """
-    said: list[str] = []
-    keys = other_settings(one.spec, other.spec)
+    arm, n = contrast.arm, contrast.n
+    parts: list[str] = []
+    keys = differing(effective(arm.spec), effective(base.spec))
     if keys:
-        said.append(f"{', '.join(keys)} also {'differs' if len(keys) == 1 else 'differ'}")
-    changed = _changed(one, other, results)
-    said += changed
-    if (
-        _CONTENT["test"] not in changed
-        and row.get("shared") is not None
-        and row.get("n") is not None
-        and row["shared"] < row["n"]
-    ):
-        said.append(f"only {row['shared']:,} of {row['n']:,} test examples are in both")
-    if row.get("n") is not None and row["n"] < FEW_EXAMPLES:
-        said.append(f"n = {row['n']} test examples are few")
-    if row.get("unit") == NATS:
-        said.append("paired by each example's nats per token, long and short ones alike; lower is better")
-    seeds = min(len(one.seeds), len(other.seeds))
+        parts.append(f"{', '.join(keys)} also {'differs' if len(keys) == 1 else 'differ'}")
+    changed = _changed(
+        [*((arm.spec, run.result() or {}) for run in own), *((base.spec, r.result() or {}) for r in other)]
+    )
+    parts += changed
+    shared = None if contrast.result is None else contrast.result.n
+    if _CONTENT["test"] not in changed and shared is not None and n is not None and shared < n:
+        parts.append(f"only {shared:,} of {n:,} test examples are in both")
+    if n is not None and n < FEW_EXAMPLES:
+        parts.append(f"n = {n} test examples are few")
+    if contrast.unit == NATS:
+        parts.append("paired by each example's nats per token, long and short ones alike; lower is better")
+    seeds = min(len(arm.seeds), len(base.seeds))
     if seeds < FEW_SEEDS:
-        said.append("one seed says nothing about the next one" if seeds == 1 else f"{seeds} seeds are few")
-    return [*said, note] if note else said
+        parts.append("one seed says nothing about the next one" if seeds == 1 else f"{seeds} seeds are few")
+    return [*parts, note] if note else parts
 
 
-def _changed(one: Arm, other: Arm, results: tuple[Sequence[Mapping], Sequence[Mapping]]) -> list[str]:
-    """Say which data, weights and machine settings are not the same in all runs of two arms."""
-    pairs = [(arm.spec, result) for arm, own in zip((one, other), results, strict=True) for result in own]
-    prints = [content(spec, result) for spec, result in pairs]
-    said = [words for name, words in _CONTENT.items() if len({own[name] for own in prints if name in own}) > 1]
-    machines = [result["machine"] for _, result in pairs if isinstance(result.get("machine"), dict)]
+def _changed(runs: Sequence[tuple[RunSpec, Mapping[str, Any]]]) -> list[str]:
+    """Say which data, weights and machine settings are not the same in all runs, given by spec and result."""
+    prints = [content(spec, result) for spec, result in runs]
+    parts = [words for name, words in _CONTENT.items() if len({own[name] for own in prints if name in own}) > 1]
+    machines = [result["machine"] for _, result in runs if isinstance(result.get("machine"), dict)]
     keys = sorted({key for machine in machines for key in machine})
-    differing = [key for key in keys if len({str(machine.get(key)) for machine in machines}) > 1]
-    return [*said, f"computed with another {' and '.join(differing)}, which may change numbers"] if differing else said
+    others = [key for key in keys if len({str(machine.get(key)) for machine in machines}) > 1]
+    return [*parts, f"computed with another {' and '.join(others)}, which may change numbers"] if others else parts
 
 
-def adjust(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add `p_adjusted` (Holm, over all rows that have a p-value) and `says` (a sentence) to rows of differences."""
-    from paraknow_core.ops.statistics import PairedResult, holm, says
+def adjust(found: Sequence[Contrast]) -> list[Contrast]:
+    """Add `p_adjusted` (Holm, over all contrasts that have a p-value) and `says` (a sentence)."""
+    adjusted = holm([None if c.result is None else c.result.p_value for c in found])
+    many = sum(p is not None for p in adjusted) > 1
+    return [replace(c, p_adjusted=p, says=_sentence(c, p, many)) for c, p in zip(found, adjusted, strict=True)]
 
-    adjusted = holm([row.get("p_value") for row in rows])
-    many = sum(value is not None for value in adjusted)
-    for row, value in zip(rows, adjusted, strict=True):
-        row["p_adjusted"] = value
-        if row.get("difference") is None:
-            row["says"] = row.get("problem") or "The scores are no averages over examples, so they are not paired."
-            continue
-        how = row["paired"] if many < 2 or value is None else f"{row['paired']}, Holm-adjusted p {p_words(value)}"
-        numbers = [row[key] for key in ("difference", "difference_low", "difference_high", "shared")]
-        low, high = row["difference_low"], row["difference_high"]
-        apart, chance = low is not None and not low <= 0 <= high, value is not None and value >= 0.05
-        sentence = says(PairedResult(*numbers, None if apart else value, how), row["unit"])
-        row["says"] = f"Not told from chance: {sentence}" if apart and chance else sentence
-    return rows
+
+def _sentence(contrast: Contrast, p: float | None, many: bool) -> str:
+    """Say a difference.
+
+    Args:
+        contrast: what is said.
+        p: adjusted.
+        many: whether it was adjusted for several comparisons.
+    """
+    result = contrast.result
+    if result is None:
+        return contrast.problem or studies.NOT_PAIRED[:1].upper() + studies.NOT_PAIRED[1:]
+    how = f"{result.method}, Holm-adjusted p {p_words(p)}" if many and p is not None else result.method
+    apart = result.low is not None and not result.low <= 0 <= result.high
+    sentence = says(replace(result, p_value=None if apart else p, method=how), contrast.unit)
+    return f"Not told from chance: {sentence}" if apart and p is not None and p >= 0.05 else sentence
 
 
 def side_by_side(

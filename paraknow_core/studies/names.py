@@ -8,30 +8,11 @@ from typing import Any
 from paraknow_core.catalogue import STRUCTURES
 from paraknow_core.display import arm_of, distinct, one_line, source_label, whole_words
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies.arms import effective
+from paraknow_core.studies.same import UNREAD_UNTIL, effective, within
 from paraknow_core.studies.words import setting_text
 
 LONGEST = 40  # characters of a made name; what tells two equal ones apart comes on top
 _SHORTEST_TITLE, _PART = 14, 26
-# What a run that ends early never reads.
-_NOT_READ = {
-    "sensitivity": (
-        "student.",
-        "mapping.",
-        "extraction.",
-        "factorisation.",
-        "injection.",
-        "finetuning.",
-        "method",
-        "seed",
-        "task.scorers",
-        "task.judge",
-        "task.max_new_tokens",
-        "task.sizes.test",
-    ),
-    "extraction": ("finetuning.", "task.scorers", "task.judge", "task.max_new_tokens", "task.sizes.test"),
-    "evaluation": (),
-}
 _BESIDE = ("teacher.source", "student.source", "task.source", "seed")  # said beside a name, or at its end
 # What people vary comes first: where a name would be too long, what stands last is left out.
 _ORDER = (
@@ -122,8 +103,8 @@ def run_names(
             continue
         beside = (run.spec.teacher.source, "" if run.spec.until == "sensitivity" else run.spec.student.source)
         family = families[run.spec.until, one_line(run.spec.name), beside, run.spec.task.source]
-        skipped = _NOT_READ[run.spec.until]
-        family.append((run, {key: v for key, v in settings_of(run).items() if not key.startswith(skipped or ("\0",))}))
+        unread = UNREAD_UNTIL[run.spec.until]
+        family.append((run, {key: v for key, v in settings_of(run).items() if not within(key, unread)}))
     titles = Counter(one_line(run.spec.name) for run in runs if run.spec is not None)
     for (until, title, *_), family in families.items():
         varied = _varied([read for _, read in family])

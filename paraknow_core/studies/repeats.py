@@ -1,28 +1,15 @@
 """Which runs are there already: what two specs compute is the same, whatever their names and unread settings say."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from paraknow_core.files.naming import named
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies.arms import effective
+from paraknow_core.studies.same import computes, effective, shows
 
 STATES = ("done", "running", "queued")  # of runs that answer for a spec, the best one first
 SEEDS = 3  # with fewer, nothing is called better
 _MOST_FILES = 1_000
-
-
-def computes(spec: RunSpec) -> str:
-    """Name what a run computes: the same for two specs whose numbers cannot differ."""
-    settings = {key: _plain(value) for key, value in effective(spec).items()}
-    return json.dumps([spec.until, settings], sort_keys=True)
-
-
-def _plain(value: Any) -> Any:
-    """A default may be 16 where a file says 16.0."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def there_already(
@@ -42,7 +29,7 @@ def there_already(
     best: dict[int, tuple[int, RunFolder]] = {}
     for run, known in runs:
         key = computes(known)
-        places = [n for n, spec in enumerate(specs) if wanted[n] == key and _has_references(known, spec)]
+        places = [n for n, spec in enumerate(specs) if wanted[n] == key and shows(known, spec)]
         if not places:
             continue
         state = state_of(run)
@@ -86,13 +73,6 @@ def missing_seeds(
     order = sorted(tried[1:], key=lambda seed: -sum(run is not None for run in there[seed]))
     chosen = sorted([first, *order[: most - 1]], key=tried.index)
     return [spec for seed in chosen for spec, run in zip(grid[seed], there[seed], strict=True) if run is None]
-
-
-def _has_references(known: RunSpec, wanted: RunSpec) -> bool:
-    """Tell whether a run shows the untrained models that are asked for beside it."""
-    if not set(wanted.references) <= set(known.references):
-        return False
-    return "teacher" not in wanted.references or known.teacher == wanted.teacher
 
 
 def _is_stale(run: RunFolder, spec: RunSpec) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from paraknow_core.catalogue import SCORERS
 from paraknow_core.errors import DataError
+from paraknow_core.ops.statistics import bootstrap_interval, proportion_interval
 from paraknow_core.tasks.answers import extract_number, normalise_answer, same_number
 from paraknow_core.tasks.rouge import rouge_l
 from paraknow_core.tasks.task import Example, Task
@@ -18,7 +19,7 @@ from paraknow_core.tasks.thoughts import judged
 
 GENERATIVE = tuple(name for name, row in SCORERS.items() if row.by == "writing")
 LIKELIHOOD = tuple(name for name, row in SCORERS.items() if row.by == "likelihood")
-RESAMPLES, SEED = 2000, 0
+RESAMPLES = 2000  # of the examples, for an interval
 
 
 @dataclass(frozen=True)
@@ -95,39 +96,17 @@ def summarise(scorer: str, records: Sequence[Record], task: Task | None = None) 
         return _summarise_perplexity(ordered)
     values = [entry.score for entry in ordered]
     if set(values) <= {0.0, 1.0}:
-        low, high = wilson_interval(int(sum(values)), len(values))
+        low, high = proportion_interval(int(sum(values)), len(values))
     else:
-        low, high = bootstrap_interval(values)
+        low, high = _bootstrap(values)
     return Score(scorer, math.fsum(values) / len(values), low, high, len(values), "share", _extra(scorer, ordered))
 
 
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """Return the 95 % Wilson interval of a share."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def bootstrap_interval(numerators: Sequence[float], denominators: Sequence[float] | None = None) -> tuple[float, float]:
-    """Return the 95 % percentile interval of sum(numerators) / sum(denominators) over resampled examples.
-
-    Args:
-        numerators: one value an example.
-        denominators: one an example; 1 each if not given, so that the ratio is the mean.
-    """
-    import numpy as np
-
-    above = np.asarray(numerators, dtype=np.float64)
-    below = np.ones_like(above) if denominators is None else np.asarray(denominators, dtype=np.float64)
-    generator = np.random.default_rng(SEED)
-    ratios = []
-    step = max(1, min(RESAMPLES, 4_000_000 // len(above)))  # at most 32 MB of drawn positions at once
-    for start in range(0, RESAMPLES, step):
-        drawn = generator.integers(len(above), size=(min(step, RESAMPLES - start), len(above)))
-        ratios.append(above[drawn].sum(axis=1) / below[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
-    return float(low), float(high)
+def _bootstrap(values: Sequence[float], weights: Sequence[float] | None = None) -> tuple[float, float]:
+    """Return the interval of a mean, or of sum(values) / sum(weights); NaN for a model whose losses are no numbers."""
+    if not all(map(math.isfinite, values)):
+        return math.nan, math.nan
+    return bootstrap_interval(values, weights, resamples=RESAMPLES)
 
 
 def _number_match(example: Example, output: str) -> tuple[float, dict]:
@@ -169,10 +148,10 @@ def _extra(scorer: str, records: Sequence[Record]) -> dict[str, float]:
 def _summarise_perplexity(records: Sequence[Record]) -> Score:
     nats, tokens, sizes = ([float(entry.detail[key]) for entry in records] for key in ("nats", "tokens", "bytes"))
     mean = math.fsum(nats) / math.fsum(tokens)
-    low, high = bootstrap_interval(nats, tokens)
+    low, high = _bootstrap(nats, tokens)
     extra = {"nats_per_token": mean, "tokens": math.fsum(tokens), "bytes": math.fsum(sizes)}
     if min(sizes) > 0:
-        bits_low, bits_high = (edge / math.log(2) for edge in bootstrap_interval(nats, sizes))
+        bits_low, bits_high = (edge / math.log(2) for edge in _bootstrap(nats, sizes))
         extra |= {
             "bits_per_byte": math.fsum(nats) / math.log(2) / math.fsum(sizes),
             "bits_per_byte_low": bits_low,

@@ -8,13 +8,9 @@ from paraknow_core.catalogue import BASELINE, METHODS
 from paraknow_core.errors import RunError, SpecError
 from paraknow_core.paths import Workspace, read_json, write_atomic
 from paraknow_core.spec import RunSpec, Strict
+from paraknow_core.studies.spec import CONTROLS, labelled
 
 FILE = "draft.json"
-# What makes a reference arm of the draft; a test holds it to be what `studies.ARMS` says, which draws on much more.
-ARMS: dict[str, dict[str, str]] = {
-    name: {"method": name, **({"injection.mode": "residual"} if "injection" in row.reads else {})}
-    for name, row in METHODS.items()
-}
 
 
 class Draft(Strict):
@@ -38,16 +34,11 @@ class Draft(Strict):
     def planned(self) -> list[RunSpec]:
         """Return the specs of all runs that Start creates: the draft first, then its arms, seed by seed.
 
-        The draft's own method runs as it is set up; the others run as the arms of a study do (`studies.ARMS`).
+        The draft's own method runs as it is set up; the others run as the arms of a study do (`CONTROLS`).
         """
-        changes: dict[str, dict] = {self.spec.method: {}}
-        changes |= {name: ARMS[name] for name in self.arms if name != self.spec.method}
-        arms = [self.spec.with_changes({**change, "until": "evaluation"}) for change in changes.values()]
-        return [
-            spec.model_copy(update={"seed": (self.spec.seed + number) % 2**32})
-            for number in range(self.seeds)
-            for spec in arms
-        ]
+        arms = {self.spec.method: {}, **{name: CONTROLS[name] for name in self.arms if name != self.spec.method}}
+        base = self.spec.model_copy(update={"until": "evaluation"})
+        return list(labelled(base, arms, range(self.spec.seed, self.spec.seed + self.seeds)).values())
 
 
 def load_draft(place: Workspace) -> Draft:

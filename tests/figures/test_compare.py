@@ -1,11 +1,16 @@
 """Pictures of Compare: what is drawn where, and that nothing in a name becomes layout."""
 
+from dataclasses import replace
+
 import numpy
 import pandas
 import pytest
 
 from paraknow_core.display import ARMS
 from paraknow_core.figures import compare as charts
+from paraknow_core.ops.statistics import PairedResult
+from paraknow_core.spec import RunSpec
+from paraknow_core.studies import Arm, Contrast
 
 
 def arm(label="default LoRA", method="default_lora", value=0.4, **more):
@@ -52,19 +57,11 @@ def test_scores_show_intervals_seeds_and_untouched_models_only_where_they_fit():
 
 
 def test_differences_stand_around_zero_with_published_values_apart():
-    row = {
-        "label": "m",
-        "method": "seeking",
-        "variant": 0,
-        "unit": "share",
-        "paired": "x",
-        "difference": 0.02,
-        "difference_low": -0.01,
-        "difference_high": 0.05,
-    }
-    base = {"label": "default LoRA", "method": "default_lora", "variant": 0, "unit": "share"}
-    lost = {**base, "label": "z", "difference": None}
-    figure = charts.difference_forest([row, base, lost], "T", "s", published=[("m", "GSM8K", 1.47)])
+    base = Arm("b", "default LoRA", "default_lora", 0, RunSpec(), (), ())
+    own, other = (replace(base, key=key, label=key, method="seeking") for key in ("m", "z"))
+    found = Contrast(own, "share", 60, 1, PairedResult(0.02, -0.01, 0.05, 60, 0.2, "x"))
+    lost = Contrast(other, "share", 60, 1, None)
+    figure = charts.difference_forest([found, base, lost], "T", "s", published=[("m", "GSM8K", 1.47)])
     assert "+2.0 (-1.0 to +5.0)" in texts(figure)
     assert "compared with this" in texts(figure) and "not paired" in texts(figure)
     assert "paper (LLaMA-1)" in texts(figure)
@@ -87,14 +84,6 @@ def test_curves_share_a_colour_and_a_legend_entry_within_an_arm():
     assert [t.name for t in figure.data if t.showlegend] == ["m", "d"]
     assert len(figure.data) == 6  # each raw curve stays under its smoothed one
     assert len(charts.overlaid(curves, "validation_loss").data) == 0
-
-
-def test_smoothing_agrees_with_the_weighted_mean():
-    values, weight = numpy.random.default_rng(0).random(20), 0.8
-    for place, found in enumerate(charts.ema(values, weight)):
-        weights = numpy.array([weight ** (place - k) for k in range(place + 1)])
-        assert found == pytest.approx((weights * values[: place + 1]).sum() / weights.sum())
-    assert list(charts.ema(values, 0)) == list(values)
 
 
 def cell(role, layer, value):

@@ -14,6 +14,7 @@ from paraknow_core.errors import RunError
 from paraknow_core.figures import report as reports
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import list_runs
+from paraknow_core.runs.labels import set_label
 from tests.pages import compared
 
 
@@ -88,6 +89,18 @@ def test_hostile_names_stay_text(place):
     assert "img" not in page.tags
     assert "</script><img src=x onerror=1>" in text
     assert html.count("</script>") == 2
+
+
+def test_names_and_notes_of_runs_are_in_the_report_as_text(place):
+    runs = compared.study(place, seeds=1)
+    _, text = parsed(reports.html_report(groups_of(place)))
+    assert "Names and notes" not in text
+    set_label(runs["pissa"][0].path, name="the <b>odd</b> one", note="first line\nsecond <i>line</i>", starred=True)
+    page, text = parsed(reports.html_report(groups_of(place)))
+    assert "the <b>odd</b> one" in text and "second <i>line</i>" in text
+    assert f"PiSSA, seed 0: {runs['pissa'][0].id}" in text and "★" in text
+    assert "i" not in page.tags
+    assert text.count("first line") == 1
 
 
 def test_a_report_of_one_arm_or_of_none(place):

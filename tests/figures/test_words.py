@@ -1,5 +1,7 @@
 """Words of the charts stay inside of them: long titles and names, narrow windows, values at an edge."""
 
+from dataclasses import replace
+
 import numpy
 import pandas
 import pytest
@@ -7,8 +9,10 @@ import pytest
 from paraknow_core.figures import compare, lessons, mapping, models, sensitivity, train
 from paraknow_core.figures import maps as figures
 from paraknow_core.figures.style import SUBTITLE_CELLS, TITLE_CELLS, anchor_at, blank, wrapped
+from paraknow_core.ops.statistics import PairedResult
 from paraknow_core.sensitivity.agreement import Agreement, Correlation
-from paraknow_core.spec import GROUP_OF_ROLE
+from paraknow_core.spec import GROUP_OF_ROLE, RunSpec
+from paraknow_core.studies import Arm, Contrast
 from paraknow_core.studies.lessons import Panel, Row
 
 LONG = "a rather long name that somebody gave to a model, 7B → another one of the same kind, 1B; 95 % intervals"
@@ -74,23 +78,17 @@ def test_the_rank_of_a_spectrum_is_read_whole(rank, anchor):
     assert note.xanchor == anchor
 
 
+BASE = Arm("b", "default LoRA", "default_lora", 0, RunSpec(), (), ())
+
+
 def difference(label, low, high):
-    return {
-        "label": label,
-        "method": "seeking",
-        "difference": (low + high) / 2,
-        "difference_low": low,
-        "difference_high": high,
-        "unit": "share",
-        "paired": "p",
-    }
+    arm = replace(BASE, key=label, label=label, method="seeking")
+    return Contrast(arm, "share", 60, 1, PairedResult((low + high) / 2, low, high, 60, 0.2, "p"))
 
 
 @pytest.mark.parametrize(("low", "high", "anchor"), [(0.3, 0.5, "left"), (-0.5, -0.3, "right"), (-0.4, 0.4, "center")])
 def test_the_arm_to_compare_with_does_not_run_into_its_name(low, high, anchor):
-    figure = compare.difference_forest(
-        [difference("m", low, high), {"label": "default LoRA", "method": "default_lora"}]
-    )
+    figure = compare.difference_forest([difference("m", low, high), BASE])
     base = next(note for note in figure.layout.annotations if note.text == "compared with this")
     assert base.xanchor == anchor
     own = next(note for note in figure.layout.annotations if "to" in note.text)

@@ -13,7 +13,6 @@ from paraknow_core.ops.metrics import (
     col_sums,
     cosine,
     profile,
-    rank_correlation,
     relative_error,
     retained_energy,
     row_sums,
@@ -60,7 +59,7 @@ def test_by_hand():
 def test_inputs_are_left_as_they_were(dtype):
     a, b = torch.randn(5, 4).to(dtype), torch.randn(5, 4).to(dtype)
     before = a.clone(), b.clone()
-    for measure in (cosine, relative_error, subspace_overlap, rank_correlation):
+    for measure in (cosine, relative_error, subspace_overlap):
         measure(a, b)
     for measure in (row_sums, col_sums, sum_of_squares, block_reduce):
         measure(a)
@@ -108,24 +107,9 @@ def test_block_reduce_equals_the_loop(matrix, most, how):
     assert seen == matrix.numel()
 
 
-def test_rank_correlation():
-    a = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    assert rank_correlation(a, a.exp()) == pytest.approx(1)
-    assert rank_correlation(a, -a) == pytest.approx(-1)
-    assert rank_correlation(a, torch.tensor([1.0, 3.0, 2.0, 4.0])) == pytest.approx(0.8)
-    assert math.isnan(rank_correlation(a, torch.ones(4)))
-
-
-def test_rank_correlation_with_ties_equals_scipy():
-    from scipy.stats import spearmanr
-
-    a, b = torch.tensor([1.0, 1, 2, 5, 5, 5]), torch.tensor([3.0, 1, 1, 4, 9, 2])
-    assert rank_correlation(a, b) == pytest.approx(spearmanr(a.numpy(), b.numpy()).statistic)
-
-
 def test_what_does_not_fit_is_refused():
     a, b = torch.rand(2, 3), torch.rand(3, 2)
-    for measure in (cosine, relative_error, subspace_overlap, rank_correlation):
+    for measure in (cosine, relative_error, subspace_overlap):
         with pytest.raises(ShapeError):
             measure(a, b)
     with pytest.raises(ShapeError, match="median"):

@@ -19,17 +19,9 @@ from paraknow_core.ops.statistics import (
     paired_difference,
     paired_over_seeds,
     proportion_interval,
+    rank_correlation,
     says,
 )
-
-
-@given(st.integers(1, 500), st.data())
-def test_wilson_equals_scipy(n, data):
-    from scipy.stats import binomtest
-
-    k = data.draw(st.integers(0, n))
-    expected = binomtest(k, n).proportion_ci(0.95, method="wilson")
-    assert proportion_interval(k, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_wilson_by_hand():
@@ -37,6 +29,10 @@ def test_wilson_by_hand():
     low, high = proportion_interval(0, 10)
     assert low == 0
     assert high == pytest.approx(3.8415 / 13.8415, abs=1e-4)
+    z, p, n = 1.959963984540054, 0.8, 10
+    centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    expected = ((centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n))
+    assert proportion_interval(8, 10) == pytest.approx(expected)
 
 
 def test_t_interval_by_hand():
@@ -51,8 +47,43 @@ def test_bootstrap_interval_is_near_the_normal_one_and_repeatable():
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
     assert (low, high) == bootstrap_interval(values)
     assert (low, high) != bootstrap_interval(values, seed=1)
-    median = bootstrap_interval(values, np.median)
+    median = bootstrap_interval(values, statistic=np.median)
     assert median[0] < np.median(values) < median[1]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 5, 40])
+def test_bootstrap_is_the_plain_loop(n, weighted):
+    generator = np.random.default_rng(n)
+    values, weights = generator.random(n), generator.integers(1, 9, n) if weighted else np.ones(n)
+    drawn = np.random.default_rng(7).integers(n, size=(300, n)).tolist()
+    means = [sum(values[i] for i in row) / sum(weights[i] for i in row) for row in drawn]
+    found = bootstrap_interval(values, weights if weighted else None, seed=7, resamples=300)
+    assert found == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+
+
+numbers = st.lists(st.floats(0, 9, width=16), min_size=3, max_size=12)
+
+
+@given(numbers, st.randoms(use_true_random=False))
+def test_rank_correlation_is_what_counting_pairs_and_ranks_gives(a, random):
+    b = a[:]
+    random.shuffle(b)
+    found = rank_correlation(a, b)
+    assert found.n == len(a)
+    if len(set(a)) == 1:
+        assert (found.spearman, found.kendall) == (None, None)
+        return
+    ranks = np.array([[sum(w < v for w in x) + (sum(w == v for w in x) - 1) / 2 for v in x] for x in (a, b)])
+    assert found.spearman == pytest.approx(np.corrcoef(ranks)[0, 1], abs=1e-9)
+    signs = [[np.sign(v - w) for v in x for w in x] for x in (a, b)]
+    assert found.kendall == pytest.approx(np.dot(*signs) / math.sqrt(np.dot(*signs[:1] * 2) * np.dot(*signs[1:] * 2)))
+
+
+def test_rank_correlation_leaves_out_what_is_missing_and_says_so():
+    assert rank_correlation([1, 2, 3, math.nan], [2, 4, 9, 1]).n == 3
+    assert rank_correlation([1, 2], [2, 1]).spearman is None
+    assert rank_correlation([1, 1, 1], [1, 2, 3]).kendall is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=30))
@@ -170,6 +201,7 @@ def test_sentences():
     "call",
     [
         lambda: paired_difference([1, 2], [1, 2, 3]),
+        lambda: bootstrap_interval([1, 2], [1, 2, 3]),
         lambda: paired_over_seeds([[1, 2]], [[1, 2], [1, 2]]),
         lambda: paired_over_seeds([], []),
         lambda: paired_over_seeds([[1, 2], [1, 2, 3]], [[1, 2], [1, 2, 3]]),

@@ -7,10 +7,9 @@ import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kendalltau, spearmanr
 
 from paraknow_core.errors import DataError
-from paraknow_core.sensitivity.agreement import agreement, depth_weights, rank_correlation, top_overlap
+from paraknow_core.sensitivity.agreement import agreement, depth_weights, top_overlap
 
 numbers = st.lists(st.floats(0, 100, width=16), min_size=3, max_size=12)
 
@@ -23,26 +22,6 @@ def table(cells: dict[tuple[int, str], float], outside: float = 0.0) -> pandas.D
     ]
     rows.append({"module": "embed", "role": "embed", "layer": None, "sum": outside, "share": outside / total})
     return pandas.DataFrame(rows)
-
-
-@settings(deadline=None, max_examples=40)
-@given(numbers, st.randoms(use_true_random=False))
-def test_rank_correlation_is_that_of_scipy(a, random):
-    b = a[:]
-    random.shuffle(b)
-    found = rank_correlation(a, b)
-    assert found.n == len(a)
-    if len(set(a)) == 1:
-        assert (found.spearman, found.kendall) == (None, None)
-        return
-    assert found.spearman == pytest.approx(spearmanr(a, b).statistic, abs=1e-9)
-    assert found.kendall == pytest.approx(kendalltau(a, b).statistic, abs=1e-9)
-
-
-def test_rank_correlation_leaves_out_what_is_missing_and_says_so():
-    assert rank_correlation([1, 2, 3, numpy.nan], [2, 4, 9, 1]).n == 3
-    assert rank_correlation([1, 2], [2, 1]).spearman is None
-    assert rank_correlation([1, 1, 1], [1, 2, 3]).kendall is None
 
 
 @settings(deadline=None, max_examples=40)

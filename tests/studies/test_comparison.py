@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -11,10 +12,11 @@ from paraknow_core.demo.tasks import TASKS
 from paraknow_core.errors import RunError
 from paraknow_core.figures.compare import difference_forest
 from paraknow_core.figures.report import html_report
+from paraknow_core.ops.statistics import PairedResult
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import list_runs
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies import arms
+from paraknow_core.studies import same
 from paraknow_core.studies import scores as studies
 from tests.pages import compared, fabricate
 
@@ -66,8 +68,9 @@ def test_labels_stay_short_and_different(place):
 def test_other_settings_count_only_where_both_methods_read_them():
     one = RunSpec().with_changes({"injection.mode": "difference", "finetuning.epochs": 2})
     other = RunSpec().with_changes({"method": "default_lora", "seed": 3, "name": "x"})
-    assert comparison.other_settings(one, other) == ["finetuning.epochs"]
-    assert comparison.other_settings(one, RunSpec()) == ["finetuning.epochs", "injection.mode"]
+    own, others, default = map(same.effective, (one, other, RunSpec()))
+    assert same.differing(own, others) == ["finetuning.epochs"]
+    assert same.differing(own, default) == ["finetuning.epochs", "injection.mode"]
 
 
 def test_an_older_spec_that_names_the_same_modules_otherwise_is_the_same_arm(place):
@@ -109,7 +112,7 @@ def test_what_a_run_computes_depends_on_what_it_reads(base, changes, same):
 
 def test_tasks_that_the_teacher_judges_are_known():
     judged = [f"bundled:{name}" for name, info in TASKS.items() if info.scorer == "win_rate"]
-    assert list(arms._JUDGED) == judged
+    assert list(same._JUDGED) == judged
 
 
 def states(run):
@@ -179,19 +182,21 @@ def test_differences_are_paired_adjusted_and_said(place):
     compared.study(place)
     found = groups_of(place)
     base = found[1]
-    rows = {row["label"]: row for row in comparison.contrasts(found, base, "number_match")}
+    rows = {c.arm.label: c for c in comparison.contrasts(found, base, "number_match")}
     assert set(rows) == {"seeking (the method)", "PiSSA"}
     method = rows["seeking (the method)"]
     shares = [{p["id"]: p["score"] for p in g.runs[0].predictions() if p["scorer"] == "number_match"} for g in found]
-    assert method["shared"] == compared.N
+    assert method.result.n == compared.N
     assert shares[0].keys() == shares[1].keys()
     by_hand = [studies.score_of(run, "number_match")["value"] for g in found[:2] for run in g.runs]
-    assert method["difference"] == pytest.approx(sum(by_hand[:3]) / 3 - sum(by_hand[3:]) / 3)
-    assert method["p_adjusted"] == pytest.approx(min(1, 2 * method["p_value"]))  # the smaller of two
-    assert method["says"].startswith("+")
-    assert "Holm-adjusted p" in method["says"]
-    assert rows["PiSSA"]["says"].startswith("No difference was found: ")
-    assert comparison.contrasts(found, base, "rouge_l")[0]["difference"] == pytest.approx(method["difference"] / 4)
+    assert method.result.difference == pytest.approx(sum(by_hand[:3]) / 3 - sum(by_hand[3:]) / 3)
+    assert method.p_adjusted == pytest.approx(min(1, 2 * method.result.p_value))  # the smaller of two
+    assert method.says.startswith("+")
+    assert "Holm-adjusted p" in method.says
+    assert rows["PiSSA"].says.startswith("No difference was found: ")
+    assert comparison.contrasts(found, base, "rouge_l")[0].result.difference == pytest.approx(
+        method.result.difference / 4
+    )
 
 
 def test_perplexities_are_paired_by_the_nats_of_each_example(place):
@@ -203,10 +208,10 @@ def test_perplexities_are_paired_by_the_nats_of_each_example(place):
         run.file("result.json").write_text(json.dumps({**run.result(), "scores": [score]}))
     found = groups_of(place)
     [row] = comparison.contrasts(found, found[1], "perplexity")
-    assert row["difference"] == pytest.approx(-0.5)
-    assert row["unit"] == "nats per token"
-    assert row["says"].startswith("-0.500 nats per token")
-    assert any("lower is better" in part for part in row["cautions"])
+    assert row.result.difference == pytest.approx(-0.5)
+    assert row.unit == "nats per token"
+    assert row.says.startswith("-0.500 nats per token")
+    assert any("lower is better" in part for part in row.cautions)
 
 
 def test_nats_that_are_all_alike_have_no_interval_anywhere(place):
@@ -218,8 +223,8 @@ def test_nats_that_are_all_alike_have_no_interval_anywhere(place):
         run.file("result.json").write_text(json.dumps({**run.result(), "scores": [score]}))
     found = groups_of(place)
     [row] = comparison.contrasts(found, found[1], "perplexity")
-    assert (row["difference"], row["difference_low"], row["difference_high"]) == (0.0, None, None)
-    assert row["says"] == "No difference was seen, and nothing bounds one (30 examples, all alike)."
+    assert (row.result.difference, row.result.low, row.result.high) == (0.0, None, None)
+    assert row.says == "No difference was seen, and nothing bounds one (30 examples, all alike)."
     assert difference_forest([row]).data
     assert "<td class=n>none</td>" in html_report(found)
 
@@ -229,14 +234,14 @@ def test_what_stands_in_the_way_is_said(place):
     compared.run(place, "default_lora", 1, 0.4, n=40)
     found = groups_of(place)
     [row] = comparison.contrasts(found, found[1], "number_match")
-    words = "; ".join(row["cautions"])
+    words = "; ".join(row.cautions)
     for part in ("factorisation.rank also differs", "only 40 of 60 test examples", "are few", "no seed is shared"):
         assert part in words
     compared.run(place, "seeking", 1, 0.6, factorisation__rank=4)
     found = groups_of(place)
     [row] = comparison.contrasts(found, found[1], "number_match")
-    assert row["seeds"] == 1
-    assert "only 1 of 2 seeds are in both arms" in row["cautions"]
+    assert row.seeds == 1
+    assert "only 1 of 2 seeds are in both arms" in row.cautions
 
 
 def amend(run, **parts):
@@ -265,9 +270,7 @@ def test_a_file_that_changed_between_seeds_makes_another_arm(place):
 def test_content_and_machine_are_compared_over_all_seeds(place):
     runs = compared.study(place, seeds=2)
     found = groups_of(place)
-    before = "; ".join(
-        part for row in comparison.contrasts(found, found[1], "number_match") for part in row["cautions"]
-    )
+    before = "; ".join(part for row in comparison.contrasts(found, found[1], "number_match") for part in row.cautions)
     assert "not the same" not in before and "computed with" not in before
     for run in runs["seeking"]:
         amend(run, fingerprints={"train": "1" * 64}, machine={"device": "cuda", "dtype": "bfloat16"})
@@ -275,24 +278,24 @@ def test_content_and_machine_are_compared_over_all_seeds(place):
         amend(run, fingerprints={"train": "2" * 64}, machine={"device": "cpu", "dtype": "float32"})
     found = groups_of(place)
     rows = comparison.contrasts(found, found[1], "number_match")
-    assert "the training examples are not the same" in rows[0]["cautions"]
-    assert "computed with another device and dtype, which may change numbers" in rows[0]["cautions"]
-    assert "not the same" not in "; ".join(rows[1]["cautions"])
+    assert "the training examples are not the same" in rows[0].cautions
+    assert "computed with another device and dtype, which may change numbers" in rows[0].cautions
+    assert "not the same" not in "; ".join(rows[1].cautions)
     amend(runs["seeking"][1], machine={"device": "cpu", "dtype": "float32"})
     amend(runs["seeking"][0], machine={"device": "cpu", "dtype": "float32"})
     amend(runs["default_lora"][1], machine={"device": "mps"})  # only the second seed
     rows = comparison.contrasts(groups_of(place), found[1], "number_match")
-    assert "computed with another device, which may change numbers" in rows[0]["cautions"]
+    assert "computed with another device, which may change numbers" in rows[0].cautions
 
 
 def test_an_arm_that_shares_no_example_leaves_the_others_their_differences(place):
     runs = compared.study(place, seeds=1)
     rename_examples(runs["pissa"][0])
     found = groups_of(place)
-    rows = {row["label"]: row for row in comparison.contrasts(found, found[1], "number_match")}
-    assert "share no test example" in rows["PiSSA"]["says"]
-    assert rows["PiSSA"]["difference"] is None
-    assert rows["seeking (the method)"]["shared"] == compared.N
+    rows = {c.arm.label: c for c in comparison.contrasts(found, found[1], "number_match")}
+    assert "share no test example" in rows["PiSSA"].says
+    assert rows["PiSSA"].result is None
+    assert rows["seeking (the method)"].result.n == compared.N
 
 
 def rename_examples(run):
@@ -362,22 +365,17 @@ def test_p_values_as_people_write_them(p, text):
 
 
 def test_an_interval_beside_zero_is_not_enough_after_several_comparisons():
-    row = {
-        "difference": 0.3,
-        "difference_low": 0.09,
-        "difference_high": 0.51,
-        "shared": 60,
-        "unit": "share",
-        "paired": "2 seeds",
-        "p_value": 0.03,
-    }
-    [alone] = comparison.adjust([dict(row)])
-    assert alone["says"].startswith("+30.0 points")
-    first, other = comparison.adjust([dict(row), {**row, "p_value": 0.9}])
-    assert first["p_adjusted"] == pytest.approx(0.06)
-    assert first["says"].startswith("Not told from chance: +30.0 points")
-    assert "Holm-adjusted p = 0.060" in first["says"]
-    assert other["p_adjusted"] == pytest.approx(0.9)
+    arm = comparison.Arm("k", "m", "seeking", 0, RunSpec(), (), ())
+    result = PairedResult(0.3, 0.09, 0.51, 60, 0.03, "2 seeds")
+    contrast = comparison.Contrast(arm, "share", 60, 2, result)
+    [alone] = comparison.adjust([contrast])
+    assert alone.says.startswith("+30.0 points")
+    first, other = comparison.adjust([contrast, replace(contrast, result=replace(result, p_value=0.9))])
+    assert first.p_adjusted == pytest.approx(0.06)
+    assert first.says.startswith("Not told from chance: +30.0 points")
+    assert "Holm-adjusted p = 0.060" in first.says
+    assert other.p_adjusted == pytest.approx(0.9)
+    assert first.result == result  # what is said of it changes nothing in it
 
 
 @pytest.mark.parametrize(

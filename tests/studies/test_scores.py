@@ -9,7 +9,8 @@ import pytest
 from paraknow_core.errors import RunError, ShapeError
 from paraknow_core.runs.folder import RunFolder, create_run
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies.scores import ARMS, REFERENCE, STANDARD, arms, compare, difference, pooled, verdict
+from paraknow_core.studies.scores import compare, difference, pooled, verdict
+from paraknow_core.studies.spec import REFERENCE
 
 
 @pytest.fixture
@@ -36,32 +37,22 @@ def answers(*scores: float) -> dict[str, float]:
     return {f"q{i}": float(score) for i, score in enumerate(scores)}
 
 
-def test_arms_differ_in_one_stated_way_only():
-    spec = RunSpec(name="demo", seed=7).with_changes({"injection.mode": "additive", "factorisation.rank": 8})
-    made = arms(spec)
-    assert tuple(made) == STANDARD
-    for name, arm in made.items():
-        allowed = {"name", *ARMS[name]}
-        changed = {key for key in type(arm).model_fields if getattr(arm, key) != getattr(spec, key)}
-        assert changed <= {key.split(".")[0] for key in allowed}, name
-        assert arm.name == f"demo {name}"
-        assert (arm.seed, arm.factorisation.rank) == (7, 8)
-    assert made["seeking"].injection.mode == "residual"
-    assert arms(spec, ["seeking, difference"])["seeking, difference"].injection.mode == "difference"
-    with pytest.raises(RunError, match="'magic' is unknown"):
-        arms(spec, ["magic"])
+def lines_of(runs, **more):
+    return {line.arm: line for line in compare(runs, **more)}
 
 
 def test_the_difference_is_paired_by_example_whatever_their_order(finished):
     own = finished({"q3": 1.0, "q2": 1.0, "q1": 1.0, "q0": 0.0})
     base = finished(answers(0, 1, 0, 0))
-    table = compare({REFERENCE: [base], "seeking": [own]}).set_index("arm")
-    assert list(table.index) == ["untouched student", "untouched teacher", REFERENCE, "seeking"]
-    assert table.loc["seeking", "difference"] == pytest.approx(0.5)  # (0 0 1 1): 0.75 - 0.25
-    assert table.loc["seeking", "difference_low"] <= 0.5 <= table.loc["seeking", "difference_high"]
-    assert numpy.isnan(table.loc[REFERENCE, "difference"])
-    assert table.loc["untouched student", "value"] == 0.125
-    assert set(table["scorer"]) == {"number_match"}
+    lines = lines_of({REFERENCE: [base], "seeking": [own]})
+    assert list(lines) == ["untouched student", "untouched teacher", REFERENCE, "seeking"]
+    result = lines["seeking"].difference
+    assert result.difference == pytest.approx(0.5)  # (0 0 1 1): 0.75 - 0.25
+    assert result.low <= 0.5 <= result.high
+    assert lines["seeking"].row()["difference_low"] == result.low
+    assert lines[REFERENCE].difference is None and lines[REFERENCE].row()["p_value"] is None
+    assert lines["untouched student"].score["value"] == 0.125
+    assert {line.score["scorer"] for line in lines.values()} == {"number_match"}
 
 
 def test_examples_of_one_line_number_but_another_text_are_not_paired(finished):
@@ -75,9 +66,9 @@ def test_examples_of_one_line_number_but_another_text_are_not_paired(finished):
 
     own = with_text(finished(answers(1, 1, 1)), ["a", "b", "c"])
     base = with_text(finished(answers(0, 0, 1)), ["x", "b", "c"])
-    assert difference([own], [base])["shared"] == 2
-    assert difference([own], [base])["difference"] == pytest.approx(0.5)
-    assert difference([own], [finished(answers(0, 0, 1))])["shared"] == 3  # records without texts pair by their ids
+    assert difference([own], [base]).n == 2
+    assert difference([own], [base]).difference == pytest.approx(0.5)
+    assert difference([own], [finished(answers(0, 0, 1))]).n == 3  # records without texts pair by their ids
     with pytest.raises(RunError, match="share no test example"):
         difference([own], [with_text(finished(answers(0, 0, 1)), ["x", "y", "z"])])
 
@@ -86,11 +77,11 @@ def test_pairing_narrows_the_interval(finished):
     generator = numpy.random.default_rng(0)
     hard = generator.random(400) < 0.5
     better = hard | (generator.random(400) < 0.1)
-    table = compare({REFERENCE: [finished(answers(*hard))], "seeking": [finished(answers(*better))]}).set_index("arm")
-    width = table.loc["seeking", "difference_high"] - table.loc["seeking", "difference_low"]
-    assert width < 0.5 * 4 * 0.5 / 400**0.5  # half of what two unpaired halves of 50 % would allow
-    assert "points" in verdict(table.reset_index())
-    assert not verdict(table.reset_index()).startswith("seeking against default LoRA: No")
+    lines = compare({REFERENCE: [finished(answers(*hard))], "seeking": [finished(answers(*better))]})
+    result = lines[-1].difference
+    assert result.high - result.low < 0.5 * 4 * 0.5 / 400**0.5  # half of what two unpaired halves of 50 % would allow
+    assert "points" in verdict(lines)
+    assert not verdict(lines).startswith("seeking against default LoRA: No")
 
 
 def test_equal_arms_are_said_to_be_equal(finished):
@@ -101,11 +92,12 @@ def test_equal_arms_are_said_to_be_equal(finished):
 def test_several_seeds_are_averaged_and_need_the_same_seeds(finished):
     base = [finished(answers(0, 0, 1, 0)), finished(answers(0, 1, 1, 0))]
     own = [finished(answers(1, 1, 1, 0)), finished(answers(1, 1, 1, 0))]
-    table = compare({REFERENCE: base, "seeking": own}).set_index("arm")
-    assert table.loc[REFERENCE, "value"] == pytest.approx((0.25 + 0.5) / 2)
-    assert table.loc["seeking", "difference"] == pytest.approx(0.375)
-    assert table.loc["seeking", "seeds"] == 2
-    assert table.loc[REFERENCE, "low"] <= 0.375 <= table.loc[REFERENCE, "high"]
+    lines = lines_of({REFERENCE: base, "seeking": own})
+    score = lines[REFERENCE].score
+    assert score["value"] == pytest.approx((0.25 + 0.5) / 2)
+    assert lines["seeking"].difference.difference == pytest.approx(0.375)
+    assert lines["seeking"].score["seeds"] == 2
+    assert score["low"] <= 0.375 <= score["high"]
     with pytest.raises(ShapeError, match="1 seeds against 2"):
         compare({REFERENCE: base, "seeking": own[:1]})
 
@@ -127,9 +119,9 @@ def test_a_score_that_is_no_average_is_not_paired(finished):
         REFERENCE: [finished(answers(3.0, 4.0), value=12.5, unit="ppl")],
         "seeking": [finished(answers(2.0, 3.0), value=9.1, unit="ppl")],
     }
-    table = compare(runs)
-    assert "difference" not in table
-    assert "not paired" in verdict(table)
+    lines = compare(runs)
+    assert all(line.difference is None for line in lines)
+    assert "not paired" in verdict(lines)
 
 
 def test_refusals_are_sentences(finished, tmp_path):
@@ -144,14 +136,14 @@ def test_refusals_are_sentences(finished, tmp_path):
 
 def test_another_scorer_is_compared_when_asked(finished):
     runs = {REFERENCE: [finished(answers(0, 1))], "seeking": [finished(answers(1, 1))]}
-    assert compare(runs)["scorer"].iloc[-1] == "number_match"
+    assert compare(runs)[-1].score["scorer"] == "number_match"
     with pytest.raises(RunError, match="was not scored by rouge_l"):
         compare(runs, scorer="rouge_l")
     for [run] in runs.values():
         result = run.result()
         result["scores"].append({**result["scores"][0], "scorer": "exact_match", "value": 0.75})
         run.file("result.json").write_text(json.dumps(result))
-    table = compare(runs, scorer="exact_match")  # the mean of its records is another number: not paired
-    assert set(table["scorer"]) == {"exact_match"}
-    assert table["value"].iloc[-1] == 0.75
-    assert "difference" not in table
+    lines = compare(runs, scorer="exact_match")
+    assert {line.score["scorer"] for line in lines} == {"exact_match"}
+    assert lines[-1].score["value"] == 0.75
+    assert lines[-1].difference is None  # the mean of its records is another number

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paraknow_core.errors import DataError
-from paraknow_core.tasks.scorers import Record, bootstrap_interval, rouge_l, score_output, summarise, wilson_interval
+from paraknow_core.ops.statistics import proportion_interval
+from paraknow_core.tasks.scorers import Record, rouge_l, score_output, summarise
 from tests.tasks.conftest import ask
 
 
@@ -76,17 +77,9 @@ def test_rouge_l_of_other_scripts():
     assert rouge_l("The dogs!", "the dog") == 1.0
 
 
-def test_wilson_by_hand():
-    low, high = wilson_interval(8, 10)
-    z, p, n = 1.959963984540054, 0.8, 10
-    centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    assert (low, high) == pytest.approx(((centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)))
-    assert wilson_interval(0, 10)[0] == 0.0 < wilson_interval(0, 10)[1]
-
-
 def test_zero_one_scores_take_wilson_others_the_bootstrap():
     score = summarise("exact_match", records([1] * 8 + [0] * 2))
-    assert (score.low, score.high) == wilson_interval(8, 10)
+    assert (score.low, score.high) == proportion_interval(8, 10)
     values = np.random.default_rng(3).random(200)
     score = summarise("rouge_l", records(values, "rouge_l"))
     normal = 1.96 * values.std() / math.sqrt(200)
@@ -95,16 +88,6 @@ def test_zero_one_scores_take_wilson_others_the_bootstrap():
     assert score.high - score.value == pytest.approx(normal, rel=0.15)
     assert score == summarise("rouge_l", records(values, "rouge_l"))
     assert score == summarise("rouge_l", records(values, "rouge_l")[::-1])
-
-
-@given(st.lists(st.floats(0.1, 50), min_size=1, max_size=30))
-def test_bootstrap_is_the_plain_loop(values):
-    generator = np.random.default_rng(0)
-    drawn = generator.integers(len(values), size=(2000, len(values)))
-    ratios = sorted(sum(values[i] for i in row) / sum(2.0 for _ in row) for row in drawn[:200].tolist())
-    low, high = bootstrap_interval(values, [2.0] * len(values))
-    assert min(values) / 2 - 1e-9 <= low <= high <= max(values) / 2 + 1e-9
-    assert low <= ratios[30] + 1e-9 and ratios[-30] - 1e-9 <= high
 
 
 def test_perplexity_is_of_the_sums():

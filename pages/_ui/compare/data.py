@@ -9,11 +9,12 @@ import streamlit as st
 
 from pages._ui.frame import reading, state
 from paraknow_core import studies as comparison
-from paraknow_core.errors import ParaknowError
+from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import file_stamp
 from paraknow_core.runs.folder import RunFolder, list_runs, runs_table
 from paraknow_core.studies import Arm
 from paraknow_core.studies import scores as studies
+from paraknow_core.studies.scores import PairedResult
 
 FILES = ("result.json", "predictions.jsonl")
 
@@ -50,9 +51,12 @@ def pooled(runs: Sequence[RunFolder], scorer: str) -> dict[str, Any]:
 
 def difference(
     runs: Sequence[RunFolder], base: Sequence[RunFolder], scorer: str, *, means_only: bool = True
-) -> dict[str, Any]:
-    """Return `studies.difference`, remembered; arms that share no example have none."""
-    return _difference(*_keys(runs), *_keys(base), scorer, means_only)
+) -> PairedResult | None:
+    """Return `studies.difference`, remembered, as is its refusal: arms that share no example have none."""
+    result, problem = _difference(*_keys(runs), *_keys(base), scorer, means_only)
+    if problem:
+        raise RunError(problem)
+    return result
 
 
 @st.cache_data(max_entries=2000, show_spinner=False)
@@ -64,13 +68,13 @@ def _pooled(paths: tuple[str, ...], stamps: tuple, scorer: str) -> dict[str, Any
 @st.cache_data(max_entries=2000, show_spinner=False)
 def _difference(
     paths: tuple[str, ...], stamps: tuple, base: tuple[str, ...], base_stamps: tuple, scorer: str, means_only: bool
-) -> dict[str, Any]:
+) -> tuple[PairedResult | None, str]:
     del stamps, base_stamps  # only part of the key under which the answer is kept
     arms = ([RunFolder(Path(path)) for path in each] for each in (paths, base))
     try:
-        return studies.difference(*arms, scorer, means_only=means_only)
-    except ParaknowError as error:  # as a value, as `comparison.contrasts` has it: an error would not be remembered
-        return {"problem": str(error)}
+        return studies.difference(*arms, scorer, means_only=means_only), ""
+    except ParaknowError as error:  # as a value: an error would not be remembered
+        return None, str(error)
 
 
 def predictions(run: RunFolder) -> list[dict]:

@@ -13,7 +13,7 @@ from paraknow_core import studies as comparison
 from paraknow_core.catalogue import BASELINE
 from paraknow_core.display import SHARE, score_text, scorer_label, source_label
 from paraknow_core.figures import compare as charts
-from paraknow_core.studies import Arm, p_text, points_text
+from paraknow_core.studies import Arm, Contrast, p_text, points_text
 
 PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
 MOST_SAID = 5  # differences in words before the rest is folded
@@ -85,7 +85,7 @@ def _controls(arms: list[Arm], names: list[str]) -> tuple[Arm, str, bool]:
     return by_key[key], scorer, paper == "show"
 
 
-def _pictures(arms: list[Arm], rows: list[dict], changes: list[dict], base: Arm, published: list) -> None:
+def _pictures(arms: list[Arm], rows: list[dict], changes: list[Contrast], base: Arm, published: list) -> None:
     dark, where = layout.is_dark(), about(arms)
     title = f"Test score: {scorer_label(rows[0])}"
     left, right = st.container(key="stack-pictures-compare").columns(2, gap="medium")
@@ -102,7 +102,7 @@ def _pictures(arms: list[Arm], rows: list[dict], changes: list[dict], base: Arm,
             icon=":material/balance:",
         )
         return
-    sizes = {c.get("shared") for c in changes if c.get("shared")}
+    sizes = {c.result.n for c in changes if c.result}
     n = f"n = {min(sizes):,}" + (f" to {max(sizes):,}" if len(sizes) > 1 else "") if sizes else "not paired"
     right.plotly_chart(
         charts.difference_forest(
@@ -115,21 +115,20 @@ def _pictures(arms: list[Arm], rows: list[dict], changes: list[dict], base: Arm,
         theme=None,
         config=PLOT,
         key="compare.differences",
-        alt="Points with intervals: " + "; ".join(f"{c['label']}: {c['says']}" for c in changes),
+        alt="Points with intervals: " + "; ".join(f"{c.arm.label}: {c.says}" for c in changes),
     )
 
 
-def _with_base(rows: list[dict], changes: list[dict], base: Arm) -> list[dict]:
+def _with_base(rows: list[dict], changes: list[Contrast], base: Arm) -> list[Contrast | Arm]:
     """Return the differences in the rows of the scores, the arm to compare with in its place."""
-    by_label = {c["label"]: c for c in changes}
-    empty = {"label": base.label, "method": base.method, "variant": base.variant}
-    return [by_label.get(row["label"], empty) for row in rows if row["method"] not in charts.UNTOUCHED]
+    by_label = {c.arm.label: c for c in changes}
+    return [by_label.get(row["label"], base) for row in rows if row["method"] not in charts.UNTOUCHED]
 
 
-def _sentences(changes: list[dict[str, Any]], base: Arm) -> None:
+def _sentences(changes: list[Contrast], base: Arm) -> None:
     """Say each difference in words, and what stands in its way."""
-    tests = sum(c["p_adjusted"] is not None for c in changes)
-    of_all = [part for part in changes[0]["cautions"] if all(part in c["cautions"] for c in changes)] if changes else []
+    tests = sum(c.p_adjusted is not None for c in changes)
+    of_all = [part for part in changes[0].cautions if all(part in c.cautions for c in changes)] if changes else []
     for change in changes[:MOST_SAID]:
         _sentence(change, base, of_all)
     if len(changes) > MOST_SAID:
@@ -143,45 +142,44 @@ def _sentences(changes: list[dict[str, Any]], base: Arm) -> None:
         st.caption(f"{tests} comparisons were made with this arm; p-values are adjusted for their number (Holm).")
 
 
-def _sentence(change: dict[str, Any], base: Arm, of_all: list[str]) -> None:
-    st.markdown(f"**{plain(change['label'])}** against {plain(base.label)}: {plain(change['says'])}")
-    own = [part for part in change["cautions"] if part not in of_all]
+def _sentence(change: Contrast, base: Arm, of_all: list[str]) -> None:
+    st.markdown(f"**{plain(change.arm.label)}** against {plain(base.label)}: {plain(change.says)}")
+    own = [part for part in change.cautions if part not in of_all]
     if own:
         st.caption(f":material/warning: {plain('; '.join(own))}.")
 
 
-def _table(rows: list[dict[str, Any]], changes: list[dict[str, Any]], base: Arm) -> None:
+def _table(rows: list[dict[str, Any]], changes: list[Contrast], base: Arm) -> None:
     """Draw every number as a table, and hand it out."""
-    by_label = {c["label"]: c for c in changes}
-    unit_of_all = changes[0]["unit"] if changes else rows[0].get("unit")
+    by_label = {c.arm.label: c for c in changes}
+    unit_of_all = changes[0].unit if changes else rows[0].get("unit")
     records = []
     for row in rows:
-        change = by_label.get(row["label"], {})
-        unit = change.get("unit", unit_of_all)
-        low, high = change.get("difference_low"), change.get("difference_high")
-        paired = change.get("difference") is not None
+        change = by_label.get(row["label"])
+        unit, paired = (change.unit, change.result) if change else (unit_of_all, None)
         records.append(
             {
                 "arm": row["label"],
                 "score": score_text(row),
                 "seeds": "" if row["seeds"] is None else str(row["seeds"]),
-                f"difference [{'points' if unit == SHARE else unit}]": points_text(change["difference"], unit)
+                f"difference [{'points' if unit == SHARE else unit}]": points_text(paired.difference, unit)
                 if paired
                 else "",
-                "95 % interval": comparison.interval_text(low, high, unit) if paired else "",
-                "p": p_text(change.get("p_value")) if paired else "",
-                "p, Holm": p_text(change.get("p_adjusted")) if paired else "",
-                "test": str(change.get("paired", "")),
+                "95 % interval": comparison.interval_text(paired.low, paired.high, unit) if paired else "",
+                "p": p_text(paired.p_value) if paired else "",
+                "p, Holm": p_text(change.p_adjusted) if paired else "",
+                "test": paired.method if paired else "",
             }
         )
     with st.expander("The numbers as a table", icon=":material/table:"):
         st.dataframe(pandas.DataFrame(records), hide_index=True, alt="Table of scores and differences")
+    flat = {label: change.row() for label, change in by_label.items()}
     full = [
         {
             **row,
             "points": " ".join(map(str, row["points"])),
             "against": base.label,
-            **{k: v for k, v in by_label.get(row["label"], {}).items() if k not in row and k != "cautions"},
+            **{k: v for k, v in flat.get(row["label"], {}).items() if k not in row},
         }
         for row in rows
     ]

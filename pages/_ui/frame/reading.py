@@ -19,7 +19,7 @@ from paraknow_core.runs.folder import ACTIVE, LISTED, RunFolder, Status, find_ru
 from paraknow_core.runs.labels import Label
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies import Named
+from paraknow_core.studies import Named, same
 
 MAX_ID = 200
 MOST_ENDED = 5000
@@ -39,13 +39,13 @@ class Facts:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """`comparison.effective` of the spec, worked out once."""
-        return {} if self.spec is None else comparison.effective(self.spec)
+        """`same.effective` of the spec, worked out once."""
+        return {} if self.spec is None else same.effective(self.spec)
 
     @cached_property
-    def computes(self) -> str:
-        """`comparison.computes` of the spec, worked out once."""
-        return "" if self.spec is None else comparison.computes(self.spec)
+    def computes(self) -> tuple:
+        """`same.computes` of the spec, worked out once."""
+        return () if self.spec is None else same.computes(self.spec)
 
     @property
     def scores(self) -> list[dict]:
@@ -244,8 +244,7 @@ def is_comparable(one: Facts, other: Facts) -> bool:
 
 def _other_content(one: Facts, other: Facts) -> list[str]:
     """Return which of the data and weights that both runs name are not the same."""
-    a, b = (comparison.content(each.spec, each.result) for each in (one, other))
-    return sorted(name for name in a.keys() & b.keys() if a[name] != b[name])
+    return same.other_content(*(same.content(facts.spec, facts.result) for facts in (one, other)))
 
 
 @dataclass(frozen=True)
@@ -267,8 +266,8 @@ def left_out(place: Workspace, one: Facts) -> LeftOut:
     for _, other in all_facts(place):
         if one.spec is None or other.spec is None or not other.scores or other.id == one.id:
             continue
-        about = [(s.teacher.source, s.student.source, s.task.source) for s in (one.spec, other.spec)]
-        if about[0] != about[1] or is_comparable(one, other):
+        alike = same.asked(one.spec, same.LOOKS_ALIKE) == same.asked(other.spec, same.LOOKS_ALIKE)
+        if not alike or is_comparable(one, other):
             continue
         number += 1
         content = [f"the content of {name}" for name in _other_content(one, other)]
@@ -281,11 +280,11 @@ def left_out(place: Workspace, one: Facts) -> LeftOut:
 def other_settings(one: Facts, other: Facts) -> list[str]:
     """Return the settings, method and name apart, in which two single runs differ: what makes a comparison unclean.
 
-    As `comparison.other_settings`, and the seed, which is part of an arm there but not of a pair of runs here.
+    As `same.differing`, and the seed, which is part of an arm there but not of a pair of runs here.
     """
     if one.spec is None or other.spec is None:
         return ["everything"]
-    keys = comparison.differing(one.settings, other.settings)  # worked out once a run, and asked of hundreds
+    keys = same.differing(one.settings, other.settings)  # worked out once a run, and asked of hundreds
     return keys if one.spec.seed == other.spec.seed else [*keys, "seed"]
 
 
@@ -306,8 +305,8 @@ def _verdict(path: str, other_path: str, stamps: tuple[tuple[int, int], ...]) ->
     del stamps  # only part of the key under which the answer is kept
     run, other = RunFolder(Path(path)), RunFolder(Path(other_path))
     names = [arm_of(r.spec().method).label for r in (run, other)]
-    table = studies.compare({names[1]: [other], names[0]: [run]}, against=names[1])
-    return studies.verdict(table, arm=names[0], against=names[1])
+    lines = studies.compare({names[1]: [other], names[0]: [run]}, against=names[1])
+    return studies.verdict(lines, arm=names[0], against=names[1])
 
 
 def unfinished_siblings(place: Workspace, one: Facts) -> int:
@@ -328,6 +327,6 @@ def unfinished_siblings(place: Workspace, one: Facts) -> int:
     return len(wanting)
 
 
-def question(spec: RunSpec) -> tuple:
-    """Return what two runs must share to be compared: teacher, student and task."""
-    return (spec.teacher, spec.student, spec.task.model_dump_json())
+def question(spec: RunSpec) -> frozenset:
+    """Return what two runs must share to be drawn beside each other: teacher, student and task."""
+    return same.asked(spec, same.PAIR_AND_TASK)

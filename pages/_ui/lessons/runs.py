@@ -7,10 +7,10 @@ import streamlit as st
 
 from pages._ui.frame import layout, reading, state, waiting
 from pages._ui.frame import run_panel as widgets
-from paraknow_core import studies as comparison
 from paraknow_core.display import counted, duration
 from paraknow_core.engines import queue
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.studies import same
 from paraknow_core.studies.lessons import Lesson
 
 ENDED_BADLY = ("failed", "lost", "stopped")
@@ -47,7 +47,7 @@ class Found:
 
 def find(lesson: Lesson) -> Found:
     """Look for a run that computes what each spec of the lesson does, whatever it is called."""
-    wanted = {comparison.computes(spec): label for label, spec in lesson.specs.items()}
+    wanted = {same.computes(spec): label for label, spec in lesson.specs.items()}
     runs: dict[str, RunFolder] = {}
     states: dict[str, str] = {}
     order = queue.read(state.place())
@@ -55,7 +55,7 @@ def find(lesson: Lesson) -> Found:
         label = wanted.get(one.computes)
         if label is None or states.get(label) == "done" or queue.never_started(run, order):
             continue
-        if not set(lesson.specs[label].references) <= set(one.spec.references):
+        if not same.shows(one.spec, lesson.specs[label]):
             continue  # the lesson shows an untrained model that this run has not scored
         word = run.status().state
         word = "lost" if word == "done" and not one.result else word  # its result was removed

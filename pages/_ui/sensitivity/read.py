@@ -14,6 +14,7 @@ from paraknow_core.runs.folder import RunFolder
 from paraknow_core.sensitivity.agreement import Agreement, agreement
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
+from paraknow_core.studies import same
 
 if TYPE_CHECKING:
     import pandas
@@ -119,12 +120,9 @@ def _compared(first: tuple[str, int], second: tuple[str, int]) -> Agreement:
 
 
 def same_question(first: RunSpec, second: RunSpec, *, apart_from: tuple[str, ...]) -> bool:
-    """Tell whether two measurements differ in nothing but some dotted keys (`teacher`, `sensitivity.samples`, …)."""
-    parts = [spec.model_dump(mode="json", include={"teacher", "task", "sensitivity"}) for spec in (first, second)]
-    # How answers are scored, and how many test examples there are, has no part in a sensitivity.
-    unused = ("task.sizes.test", "task.sizes.validation", "task.scorers", "task.max_new_tokens", "task.judge")
-    keys = state.differing(*parts)
-    return not [key for key in keys if not key.startswith((*apart_from, *unused))]
+    """Tell whether two measurements differ in nothing but some parts (`teacher`, `sensitivity.samples`, …)."""
+    but = (*apart_from, *same.NOT_MEASURED)
+    return same.asked(first, same.MEASUREMENT, but) == same.asked(second, same.MEASUREMENT, but)
 
 
 def of_student(saved: Saved, everything: list[tuple[RunFolder, Facts]]) -> tuple[RunFolder, Facts] | None:

@@ -13,6 +13,7 @@ from pages._ui.frame.reading import Facts
 from paraknow_core.catalogue import METHODS
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import FinetuningSpec, RunSpec
+from paraknow_core.studies import same
 
 MOST = 8  # earlier runs that are asked; the newest know the machine best
 
@@ -88,9 +89,9 @@ def seconds_until(spec: RunSpec, known: list[tuple[RunFolder, Facts]]) -> float 
     return None
 
 
-def question(spec: RunSpec) -> tuple:
+def question(spec: RunSpec) -> frozenset:
     """Return what runs must share for one to say what another takes: models and task."""
-    return (spec.teacher, spec.student, spec.task.source, spec.task.subset)
+    return same.asked(spec, same.COST)
 
 
 @st.cache_data(max_entries=500, show_spinner=False)

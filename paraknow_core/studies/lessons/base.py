@@ -3,19 +3,18 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from paraknow_core.errors import DataError, RunError
+from paraknow_core.ops import statistics
+from paraknow_core.ops.statistics import PairedResult, mean_interval, says
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.sensitivity import agreement
 from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.spec import RunSpec
+from paraknow_core.studies.scores import difference
 
-if TYPE_CHECKING:
-    from paraknow_core.ops.statistics import PairedResult
-
-
+say = says  # a paired difference in words; a null result as such
 MARGIN = 0.1  # share: a difference of scores below 10 points counts as none in a lesson of some 100 examples
 
 
@@ -129,25 +128,23 @@ def module_sums(place: Workspace, run: RunFolder) -> dict[str, float]:
     return {name: values["sum"] for name, values in modules.items() if values.get("layer") is not None}
 
 
-def rank_correlation(first: Mapping[str, float], second: Mapping[str, float]) -> float:
+def rank_correlation(sums: Mapping[str, float], others: Mapping[str, float]) -> float:
     """Return Spearman's rank correlation over the names that both have.
 
     Raises:
         DataError: they share fewer than three names, or one is constant.
     """
-    names = sorted(set(first) & set(second))
+    names = sorted(sums.keys() & others.keys())
     if len(names) < 3:
         raise DataError("lesson: the two measurements share fewer than three modules; run the lesson again")
-    found = agreement.rank_correlation(*([one[name] for name in names] for one in (first, second))).spearman
-    if found is None:
+    rho = statistics.rank_correlation([sums[name] for name in names], [others[name] for name in names]).spearman
+    if rho is None:
         raise DataError("lesson: all modules have the same sensitivity, so they have no order; run the lesson again")
-    return found
+    return rho
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
     """Return the mean of a few independent values and its 95 % t interval (None for a single value)."""
-    from paraknow_core.ops.statistics import mean_interval
-
     mean = math.fsum(values) / len(values)
     return (mean, *mean_interval(values)) if len(values) > 1 else (mean, None, None)
 
@@ -183,48 +180,36 @@ def untouched_row(run: RunFolder, who: str = "student") -> list[Row]:
     return [Row(f"{who}, untouched", who, 100 * s["value"], 100 * s["low"], 100 * s["high"]) for s in found[:1]]
 
 
-def paired(arms: Sequence[RunFolder], against: Sequence[RunFolder]) -> "PairedResult":
+def paired(runs: Sequence[RunFolder], against: Sequence[RunFolder]) -> PairedResult:
     """Return the difference of two arms, paired by test example and by seed.
 
     Raises:
         RunError: the runs cannot be paired.
     """
-    from paraknow_core.ops.statistics import PairedResult
-    from paraknow_core.studies import scores as studies
-
-    table = studies.compare({"against": list(against), "arm": list(arms)}, against="against")
-    row = table[table["arm"] == "arm"].iloc[0]
-    if "difference" not in table or row["difference"] != row["difference"]:
+    result = difference(runs, against)
+    if result is None:
         raise RunError("lesson: these scores cannot be paired by example; run the lesson again")
-    low, high = (None if row[key] != row[key] else row[key] for key in ("difference_low", "difference_high"))
-    return PairedResult(row["difference"], low, high, int(row["n"]), row["p_value"], row["paired"])
+    return result
 
 
-def difference_row(label: str, arm: str, result: "PairedResult") -> Row:
+def difference_row(label: str, arm: str, result: PairedResult) -> Row:
     """Return a paired difference of shares, in points."""
     low, high = (None if bound is None else 100 * bound for bound in (result.low, result.high))
     return Row(label, arm, 100 * result.difference, low, high)
 
 
-def is_clear(result: "PairedResult") -> bool:
+def is_clear(result: PairedResult) -> bool:
     """True if an interval leaves zero out and the test agrees."""
     if result.low is None or result.high is None:
         return False
     return (result.low > 0 or result.high < 0) and (result.p_value is None or result.p_value < 0.05)
 
 
-def is_none(result: "PairedResult", margin: float = MARGIN) -> bool:
+def is_none(result: PairedResult, margin: float = MARGIN) -> bool:
     """True if the whole interval lies within the margin: the runs rule out a difference that counts."""
     return result.low is not None and result.high is not None and max(-result.low, result.high) < margin
 
 
-def is_no_gain(result: "PairedResult", margin: float = MARGIN) -> bool:
+def is_no_gain(result: PairedResult, margin: float = MARGIN) -> bool:
     """True if the whole interval lies below the margin: no gain that counts, perhaps a loss."""
     return result.high is not None and result.high < margin
-
-
-def say(result: "PairedResult") -> str:
-    """Return a paired difference in words; a null result as such."""
-    from paraknow_core.ops.statistics import says
-
-    return says(result)

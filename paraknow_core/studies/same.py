@@ -1,0 +1,114 @@
+"""When do two runs ask the same? The one place that says which settings, data and weights they must share.
+
+A setting counts unless no number depends on it (`effective`). From there the question has several distances, each a
+tuple of parts of the spec for `asked`; beside these, two runs can be compared where they differ in method and seed
+alone (`differing`), in what their files held, too (`other_content`), and one can stand for the other where they
+compute the same (`computes`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from paraknow_core.catalogue import PAPER_METHOD, unread
+from paraknow_core.runs.folder import flat_settings
+from paraknow_core.spec import RunSpec
+
+# Which parts of their specs two runs must share ...
+PAIR_AND_TASK = ("teacher", "student", "task")  # ... to be drawn beside each other
+QUESTION = (*PAIR_AND_TASK, "factorisation", "finetuning")  # ... to answer one question, by whatever method
+MEASUREMENT = ("teacher", "task", "sensitivity")  # ... to have measured the same sensitivity
+COST = ("teacher", "student", "task.source", "task.subset")  # ... for one to say how long the other will take
+LOOKS_ALIKE = ("teacher.source", "student.source", "task.source")  # ... to look alike in a list
+HOW_BLOCKS_ARE_CUT = ("factorisation.split",)  # belongs to the method, as the structure does: no part of its question
+# What a run that ends at a stage never reads.
+_SCORING = ("task.scorers", "task.judge", "task.max_new_tokens", "task.sizes.test")
+NOT_MEASURED = (*_SCORING, "task.sizes.validation")
+UNREAD_UNTIL: dict[str, tuple[str, ...]] = {
+    "sensitivity": (
+        *("student", "mapping", "extraction", "factorisation", "injection", "finetuning", "method", "seed"),
+        *_SCORING,
+    ),
+    "extraction": ("finetuning", *_SCORING),
+    "evaluation": (),
+}
+_NO_EFFECT = ("version", "name", "until", "references", "finetuning.micro_batch_size")
+_JUDGED = ("bundled:open_writing",)  # tasks whose own scorer asks a judge, the teacher by default; a test knows them
+
+
+def within(key: str, parts: tuple[str, ...]) -> bool:
+    """Tell whether a dotted key is one of these parts of a spec, or lies in one."""
+    return any(key == part or key.startswith(f"{part}.") for part in parts)
+
+
+def effective(spec: RunSpec) -> dict[str, Any]:
+    """Return every setting that the run's numbers can depend on, by its dotted key."""
+    settings = flat_settings(spec.model_dump(mode="json"))
+    without = _unread(settings)
+    by_judge = "win_rate" in spec.task.scorers or (not spec.task.scorers and spec.task.source in _JUDGED)
+    if by_judge and spec.task.judge is None:  # then the teacher judges, whatever the method
+        without -= {"teacher.source", "teacher.revision"}
+    return {key: value for key, value in settings.items() if key not in without}
+
+
+def _unread(settings: Mapping[str, Any]) -> set[str]:
+    """Return the keys that no number depends on, by themselves or because of another setting."""
+    by_steps = settings["finetuning.max_steps"] is not None
+    return unread(settings) | {*_NO_EFFECT} | ({"finetuning.epochs"} if by_steps else set())
+
+
+def asked(spec: RunSpec, parts: tuple[str, ...], apart_from: tuple[str, ...] = ()) -> frozenset:
+    """Return what a run asks for in some parts of its spec: equal for two runs that ask for the same there.
+
+    Args:
+        spec: of the run.
+        parts: such as `PAIR_AND_TASK`, or dotted keys.
+        apart_from: parts that may differ.
+    """
+    settings = flat_settings(spec.model_dump(mode="json"))
+    without = _unread(settings | {"method": PAPER_METHOD})  # which reads all that others read, and more
+    asks = {key: value for key, value in settings.items() if within(key, parts) and key not in without}
+    return _hashable({key: value for key, value in asks.items() if not within(key, apart_from)})
+
+
+def question(spec: RunSpec) -> frozenset:
+    """Return what a run asks, whatever its method: pair, task, size of the adapter, training."""
+    return asked(spec, QUESTION, apart_from=HOW_BLOCKS_ARE_CUT)
+
+
+def computes(spec: RunSpec) -> tuple[str, frozenset]:
+    """Return what a run computes: equal for two specs whose numbers cannot differ, whatever they are called."""
+    return spec.until, _hashable(effective(spec))
+
+
+def shows(spec: RunSpec, wanted: RunSpec) -> bool:
+    """Tell whether a run shows the untrained models that are asked for beside another that computes the same."""
+    has_teacher = "teacher" not in wanted.references or spec.teacher == wanted.teacher
+    return has_teacher and set(wanted.references) <= set(spec.references)
+
+
+def _hashable(settings: Mapping[str, Any]) -> frozenset:
+    """Freeze settings. Equal numbers stay equal: a default may be 16 where a file says 16.0."""
+    return frozenset((key, tuple(v) if isinstance(v, list) else v) for key, v in settings.items() if v != {})
+
+
+def differing(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    """Return the keys, method and seed apart, in which two runs differ: what makes a comparison unclean.
+
+    Args:
+        settings, others: `effective` of the two. What only one of them reads does not count: a method without a
+            teacher is compared with one that has a teacher.
+    """
+    shared = (settings.keys() & others.keys()) - {"method", "seed"}
+    return sorted(key for key in shared if settings[key] != others[key])
+
+
+def content(spec: RunSpec, result: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the fingerprints in a run's result of the data and weights that its numbers depend on; {} without any."""
+    prints = (result or {}).get("fingerprints") or {}
+    reads_teacher = "teacher" not in prints or "teacher.source" in effective(spec)
+    return {name: str(value) for name, value in prints.items() if name != "teacher" or reads_teacher}
+
+
+def other_content(prints: Mapping[str, str], others: Mapping[str, str]) -> list[str]:
+    """Return which data and weights are not the same, of those that `content` names for both of two runs."""
+    return sorted(name for name in prints.keys() & others.keys() if prints[name] != others[name])
