@@ -7,6 +7,7 @@ structure or a layer-mapping strategy, its row and its function. Nothing else kn
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any, Literal, TypeVar
 
@@ -282,16 +283,18 @@ def unread(settings: Mapping[str, Any]) -> set[str]:
     Args:
         settings: every setting of a spec by its dotted key.
     """
-    special = {key for rows in CHOICES.values() for row in rows.values() for key in row.reads}
     read: set[str] = set()
-
-    def is_read(key: str) -> bool:
-        return all(part in read for part in special if f"{key}.".startswith(f"{part}."))
-
     for key, rows in CHOICES.items():
-        if is_read(key):  # what is chosen where nobody looks reads nothing
+        if read.issuperset(_special(key)):  # what is chosen where nobody looks reads nothing
             read.update(rows[settings[key]].reads)
-    return {key for key in settings if not is_read(key)}
+    return {key for key in settings if not read.issuperset(_special(key))}
+
+
+@cache
+def _special(key: str) -> frozenset[str]:
+    """Return the parts of a spec which hold this key and which only rows that name them read."""
+    parts = {part for rows in CHOICES.values() for row in rows.values() for part in row.reads}
+    return frozenset(part for part in parts if f"{key}.".startswith(f"{part}."))
 
 
 def implementation(row: Row) -> Any:

@@ -7,6 +7,7 @@ compute the same (`computes`).
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from paraknow_core.catalogue import PAPER_METHOD, unread
@@ -35,6 +36,7 @@ _NO_EFFECT = ("version", "name", "until", "references", "finetuning.micro_batch_
 _JUDGED = ("bundled:open_writing",)  # tasks whose own scorer asks a judge, the teacher by default; a test knows them
 
 
+@cache
 def within(key: str, parts: tuple[str, ...]) -> bool:
     """Tell whether a dotted key is one of these parts of a spec, or lies in one."""
     return any(key == part or key.startswith(f"{part}.") for part in parts)
