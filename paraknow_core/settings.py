@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError, field_validator
 
@@ -11,24 +11,32 @@ from paraknow_core.paths import Workspace
 from paraknow_core.spec import SECRET, Strict, load_yaml, read_text, secret_in
 
 
-class Settings(Strict):
-    """Device, precision and network of this machine. Order of precedence: flag, settings file, default."""
+def _flag(default: Any, help: str, **limits: float) -> Any:
+    """Return a field that commands also take as a flag (see `cli.options.with_settings`)."""
+    return Field(default, description=help, json_schema_extra={"flag": True}, **limits)
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "float32", description="what is computed in, whatever the files hold; auto: 16 bits where that is faster here"
+
+class Settings(Strict):
+    """Device, precision and network of this machine. Order of precedence: flag, settings file, default.
+
+    To add a setting, add a field; by `_flag` it is a flag of all commands that compute.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = _flag("auto", "Where to compute (default: settings file, auto).")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _flag(
+        "float32", "What to compute in (default: settings file, float32); auto: 16 bits where faster here."
     )
-    threads: int | None = Field(None, ge=1, le=4096, description="CPU threads; null: all cores")
-    memory_budget: ByteSize | None = Field(
-        None, ge=1, description="for measuring a teacher, e.g. 3.5GB; null: what is available"
+    threads: int | None = _flag(None, "CPU threads (default: settings file, all cores).", ge=1, le=4096)
+    memory_budget: ByteSize | None = _flag(
+        None, "Memory for measuring a teacher, e.g. 3.5GB (default: what is available).", ge=1
     )
-    streaming: Literal["auto", "always", "never"] = Field(
-        "auto", description="measure a teacher layer by layer: where it does not fit the budget, always, or never"
+    streaming: Literal["auto", "always", "never"] = _flag(
+        "auto", "Measure a teacher layer by layer (default: where it does not fit the memory budget)."
     )
-    keep: Literal["auto", "full", "reductions"] = Field(
-        "auto", description="of a sensitivity; auto: whole where the teacher fits into memory"
+    keep: Literal["auto", "full", "reductions"] = _flag(
+        "auto", "What to keep of a sensitivity (default: all of it where the teacher fits into memory)."
     )
-    offline: bool = Field(False, description="never ask a hub; only what is on this machine")
+    offline: bool = _flag(False, "Never ask a hub; only what is on this machine.")
     checkpoint_seconds: float = Field(60, ge=0, description="at most this much training is lost by a kill")
     workers: int = Field(1, ge=1, le=64, description="runs of the queue that are executed at the same time")
     student_bits: Literal[4] | None = Field(

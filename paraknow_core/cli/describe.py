@@ -8,8 +8,9 @@ import typer
 
 from paraknow_core.catalogue import METHODS
 from paraknow_core.cli.console import show, show_json, show_table
-from paraknow_core.cli.options import Json, Offline
+from paraknow_core.cli.options import Json, with_settings
 from paraknow_core.display import count, memory, percent
+from paraknow_core.settings import Settings
 
 if TYPE_CHECKING:
     from paraknow_core.models.anatomy import Anatomy
@@ -25,11 +26,10 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def inspect(
-    context: typer.Context, model: Model, revision: Revision = None, offline: Offline = False, json: Json = False
-) -> None:
+@with_settings("offline")
+def inspect(model: Model, revision: Revision = None, *, settings: Settings, json: Json = False) -> None:
     """Show what a model is made of, from its config and the headers of its weights."""
-    anatomy = _anatomy(model, revision, _is_offline(context, offline))
+    anatomy = _anatomy(model, revision, settings.offline)
     if json:
         show_json(anatomy.to_dict())
         return
@@ -68,11 +68,12 @@ def _facts(anatomy: "Anatomy") -> list[tuple[str, str]]:
     ]
 
 
+@with_settings("offline")
 def compat(
-    context: typer.Context,
     teacher: Annotated[str, typer.Argument(metavar="TEACHER")],
     student: Annotated[str, typer.Argument(metavar="STUDENT")],
-    offline: Offline = False,
+    *,
+    settings: Settings,
     json: Json = False,
 ) -> None:
     """Say, module by module, what of a teacher fits onto a student, and what is skipped and why."""
@@ -82,8 +83,7 @@ def compat(
     from paraknow_core.models.source import resolve_model
     from paraknow_core.models.vocabulary import align_tokens, vocabulary
 
-    offline = _is_offline(context, offline)
-    sources = [resolve_model(name, offline=offline, weights=False) for name in (teacher, student)]
+    sources = [resolve_model(name, offline=settings.offline, weights=False) for name in (teacher, student)]
     notes: list[str] = []
     try:
         alignment = align_tokens(vocabulary(sources[0]), vocabulary(sources[1]))
@@ -185,12 +185,6 @@ def tasks(json: Json = False) -> None:
 def shape_text(shape: tuple[int, ...] | None) -> str:
     """Return `192 x 528`."""
     return " x ".join(str(size) for size in shape) if shape else ""
-
-
-def _is_offline(context: typer.Context, flag: bool) -> bool:
-    from paraknow_core.settings import load_settings
-
-    return load_settings(context.obj, offline=flag or None).offline
 
 
 def _anatomy(model: str, revision: str | None, offline: bool) -> "Anatomy":

@@ -1,38 +1,18 @@
 """Options that several commands share."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, get_args
 
 import typer
+from pydantic import ByteSize
 
 from paraknow_core.errors import RunError, SpecError
-from paraknow_core.paths import Workspace
-
-if TYPE_CHECKING:
-    from paraknow_core.settings import Settings
+from paraknow_core.settings import Settings, load_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda", "mps"] | None, typer.Option(help="Where to compute (default: settings file, auto).")
-]
-Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"] | None,
-    typer.Option(help="What to compute in (default: settings file, float32); auto: 16 bits where faster here."),
-]
-MemoryBudget = Annotated[
-    str | None,
-    typer.Option(metavar="SIZE", help="Memory for measuring a teacher, e.g. 3.5GB (default: what is available)."),
-]
-Streaming = Annotated[
-    Literal["auto", "always", "never"] | None,
-    typer.Option(help="Measure a teacher layer by layer (default: where it does not fit the memory budget)."),
-]
-Keep = Annotated[
-    Literal["auto", "full", "reductions"] | None,
-    typer.Option(help="What to keep of a sensitivity (default: all of it where the teacher fits into memory)."),
-]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: settings file, all cores).")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never ask a hub; only what is on this machine.")]
 Teacher = Annotated[str, typer.Option(metavar="MODEL", help="bundled:NAME, a local folder, or a hub id.")]
 Columns = Annotated[
     list[str] | None,
@@ -45,13 +25,51 @@ Columns = Annotated[
 Out = Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")]
 
 
-def settings_of(
-    place: Workspace, device: str | None, dtype: str | None, threads: int | None, offline: bool, **more: str | None
-) -> "Settings":
-    """Return the machine's settings: flags win over the settings file."""
-    from paraknow_core.settings import load_settings
+def setting(name: str) -> Any:
+    """Return the annotation of a command's parameter that sets one of the machine's settings."""
+    field = Settings.model_fields[name]
+    flag, kind = f"--{name.replace('_', '-')}", field.annotation
+    if kind is bool:
+        return Annotated[bool, typer.Option(flag, help=field.description)]
+    if ByteSize in get_args(kind):
+        return Annotated[str | None, typer.Option(flag, help=field.description, metavar="SIZE")]
+    least = next((limit.ge for limit in field.metadata if hasattr(limit, "ge")), None)
+    return Annotated[kind | None, typer.Option(flag, help=field.description, min=least)]
 
-    return load_settings(place, device=device, dtype=dtype, threads=threads, offline=offline or None, **more)
+
+def with_settings(*names: str) -> Callable[[Callable], Callable]:
+    """Give a command options for settings; it receives them, with all other settings, as its keyword `settings`.
+
+    Args:
+        names: the settings that get an option; none for all that are flags. Options win over the settings file.
+    """
+    chosen = names or tuple(name for name, field in Settings.model_fields.items() if field.json_schema_extra)
+
+    def decorate(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def with_options(context: typer.Context, **given: Any) -> None:
+            flags = {name: given.pop(name) for name in chosen}
+            flags = {name: None if value is False else value for name, value in flags.items()}
+            own = {"context": context} if "context" in parameters else {}
+            command(**own, **given, settings=load_settings(context.obj, **flags))
+
+        parameters = inspect.signature(command).parameters
+        shown = {"context": inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)}
+        for name, parameter in parameters.items():
+            for option in chosen if name == "settings" else ():
+                kind = setting(option)
+                default = False if get_args(kind)[0] is bool else None
+                shown[option] = parameter.replace(name=option, annotation=kind, default=default)
+            if name != "settings":
+                shown[name] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        with_options.__signature__ = inspect.Signature(list(shown.values()))
+        with_options.__annotations__ = {name: parameter.annotation for name, parameter in shown.items()}
+        return with_options
+
+    return decorate
+
+
+Offline = setting("offline")
 
 
 def columns_of(given: list[str] | None) -> dict[str, str]:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from paraknow_core.cli.console import Progress, say, show, show_json, working
-from paraknow_core.cli.options import Device, Dtype, Json, Keep, MemoryBudget, Offline, Streaming, Threads, settings_of
+from paraknow_core.cli.options import Json, with_settings
 from paraknow_core.display import duration, score_text
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import disk_trouble
 from paraknow_core.paths import Workspace, read_json, write_json, write_json_anyhow
+from paraknow_core.settings import Settings
 
 if TYPE_CHECKING:
     from paraknow_core.runs.folder import RunFolder, Status
-    from paraknow_core.settings import Settings
 
 STOPPED, BROKEN, REFUSED = 130, 1, 2
 
@@ -30,26 +30,19 @@ def add_to(app: typer.Typer) -> None:
     app.command()(run)
 
 
+@with_settings()
 def run(
     context: typer.Context,
     targets: Annotated[list[str], typer.Argument(metavar="SPEC.yaml|FOLDER...", help="A spec, or run folders.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The new run's folder instead of runs/<id>.")] = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    threads: Threads = None,
-    memory_budget: MemoryBudget = None,
-    streaming: Streaming = None,
-    keep: Keep = None,
-    offline: Offline = False,
+    *,
+    settings: Settings,
     json: Json = False,
 ) -> None:
     """Compute a spec in a new run folder, or go on with existing run folders, one after the other.
 
     Ctrl-C or SIGTERM saves and stops; a second Ctrl-C ends at once. If a run fails, the next one still begins.
     """
-    settings = settings_of(
-        context.obj, device, dtype, threads, offline, memory_budget=memory_budget, streaming=streaming, keep=keep
-    )
     if out and len(targets) > 1:
         raise RunError(f"--out: {len(targets)} runs given, and one folder; give one spec with --out")
     folders = [_folder_of(target, context.obj, out) for target in targets]
@@ -83,7 +76,7 @@ def _folder_of(target: str, place: Workspace, out: Path | None) -> "RunFolder":
     return find_run(place, target)
 
 
-def execute_all(folders: "list[RunFolder]", place: Workspace, settings: "Settings", progress: Progress) -> list[int]:
+def execute_all(folders: "list[RunFolder]", place: Workspace, settings: Settings, progress: Progress) -> list[int]:
     """Execute run folders in order; a failure does not keep the next one from running, Ctrl-C does.
 
     Returns:
@@ -166,7 +159,7 @@ class _Watch:
         self.progress.on_status(status)
 
 
-def _execute(folder: "RunFolder", place: Workspace, settings: "Settings", watch: _Watch) -> int:
+def _execute(folder: "RunFolder", place: Workspace, settings: Settings, watch: _Watch) -> int:
     from paraknow_core.pipeline import execute
 
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from paraknow_core.cli.console import say, show, show_json, show_table, working
-from paraknow_core.cli.options import Json, Offline, new_folder, settings_of
+from paraknow_core.cli.options import Json, Offline, new_folder
 from paraknow_core.display import counted, duration, memory, score_text
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import file_stamp
@@ -324,9 +324,10 @@ def _export_merged(
     with working() as progress:
         from paraknow_core.adapters.merging import write_merged
         from paraknow_core.context import Context
+        from paraknow_core.settings import load_settings
 
         progress.stage("merging")
-        settings = settings_of(context.obj, "cpu", None, None, offline)
+        settings = load_settings(context.obj, device="cpu", offline=offline or None)
         facts = write_merged(Context(spec, settings, context.obj, progress), run.path, result, folder, dtype)
     if json:
         show_json({"run": run.id, "folder": str(folder), **facts})

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from paraknow_core.cli.console import show, show_json, show_table, working
-from paraknow_core.cli.options import Device, Dtype, Json, Threads, settings_of
+from paraknow_core.cli.options import Json, with_settings
 from paraknow_core.display import NOT_MEASURED, SHARE, percent, significant
+from paraknow_core.settings import Settings
 
 if TYPE_CHECKING:
     from paraknow_core.spec import RunSpec
@@ -19,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(demo)
 
 
+@with_settings("device", "dtype", "threads")
 def demo(
     context: typer.Context,
     task: Annotated[str, typer.Option(help="A bundled task; `tasks` lists them.")] = "word_problems",
@@ -26,9 +28,8 @@ def demo(
         Literal["stranger", "kin"], typer.Option(help="stranger: trained on its own; kin: the teacher grew from it.")
     ] = "stranger",
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Seeds for every arm.")] = 1,
-    device: Device = None,
-    dtype: Dtype = None,
-    threads: Threads = None,
+    *,
+    settings: Settings,
     json: Json = False,
 ) -> None:
     """Run the method and its controls on the bundled models and compare their scores, all on this machine."""
@@ -37,7 +38,7 @@ def demo(
     from paraknow_core.studies.scores import compare, verdict
     from paraknow_core.studies.spec import STANDARD, standard
 
-    settings = settings_of(context.obj, device, dtype, threads, True)
+    settings = settings.model_copy(update={"offline": True})
     names = (*STANDARD, "seeking, difference") if student == "kin" else STANDARD
     specs = standard(_base(task, student), range(seeds), names)
     runs = {name: [create_run(context.obj, specs[name, seed]) for seed in range(seeds)] for name in names}

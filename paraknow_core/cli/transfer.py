@@ -2,34 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from paraknow_core.catalogue import MANUAL, METHODS, MODES, SPLITS, STRUCTURES, offered
 from paraknow_core.catalogue import STRATEGIES as ALL_STRATEGIES
 from paraknow_core.cli.console import show, show_json, show_table, working
-from paraknow_core.cli.options import (
-    Columns,
-    Device,
-    Dtype,
-    Json,
-    Keep,
-    MemoryBudget,
-    Offline,
-    Out,
-    Streaming,
-    Teacher,
-    Threads,
-    columns_of,
-    new_folder,
-    settings_of,
-)
+from paraknow_core.cli.options import Columns, Json, Out, Teacher, columns_of, new_folder, with_settings
 from paraknow_core.display import percent, significant
 from paraknow_core.errors import RunError, SpecError
-
-if TYPE_CHECKING:
-    from paraknow_core.spec import RunSpec
+from paraknow_core.settings import Settings
+from paraknow_core.spec import RunSpec
 
 STRATEGIES = [name for name in ALL_STRATEGIES if name != MANUAL]
 
@@ -48,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(extract)
 
 
+@with_settings()
 def sensitivity(
     context: typer.Context,
     teacher: Teacher,
@@ -58,13 +43,8 @@ def sensitivity(
     max_length: MaxLength = 2048,
     too_long: TooLong = "refuse",
     columns: Columns = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    threads: Threads = None,
-    memory_budget: MemoryBudget = None,
-    streaming: Streaming = None,
-    keep: Keep = None,
-    offline: Offline = False,
+    *,
+    settings: Settings,
     part: Annotated[
         str | None, typer.Option(metavar="K/N", help="Measure only the K-th of N parts of the samples, on one worker.")
     ] = None,
@@ -78,14 +58,11 @@ def sensitivity(
     Leaves sensitivity.safetensors (S of every parameter), reductions.safetensors and sensitivity.json in DIR. A
     teacher larger than the memory budget is read layer by layer; of its S only reductions are kept unless asked.
     """
-    settings = settings_of(
-        context.obj, device, dtype, threads, offline, memory_budget=memory_budget, streaming=streaming, keep=keep
-    )
     changes = {"until": "sensitivity", "task.columns": columns_of(columns)}
     spec = _spec(teacher, None, data, samples, template, max_length, too_long, changes)
     if part and add:
         raise SpecError("--part and --add: measure a part, or add parts up; give one of the two")
-    if part and keep == "reductions":
+    if part and context.params["keep"] == "reductions":
         raise SpecError("--part: a part is kept whole, or it could not be added; leave out --keep reductions")
     extra = {"parts": add} if add else {}
     totals = _compute(context, spec, settings, out, "sensitivity_to", _part(part), **extra)
@@ -103,6 +80,7 @@ def sensitivity(
     show(f"saved in {out}")
 
 
+@with_settings()
 def extract(
     context: typer.Context,
     teacher: Teacher,
@@ -125,22 +103,14 @@ def extract(
     too_long: TooLong = "refuse",
     columns: Columns = None,
     seed: Annotated[int, typer.Option(min=0, help="For random mappings, blocks and initialisation.")] = 0,
-    device: Device = None,
-    dtype: Dtype = None,
-    threads: Threads = None,
-    memory_budget: MemoryBudget = None,
-    streaming: Streaming = None,
-    keep: Keep = None,
-    offline: Offline = False,
+    *,
+    settings: Settings,
     json: Json = False,
 ) -> None:
     """Cut the teacher's most sensitive blocks to the student's size and make them an initial LoRA adapter.
 
     Leaves extraction.json, init_adapter/ (PEFT format) and the sensitivity's files in DIR.
     """
-    settings = settings_of(
-        context.obj, device, dtype, threads, offline, memory_budget=memory_budget, streaming=streaming, keep=keep
-    )
     changes = {
         "factorisation.rank": rank,
         "factorisation.lora_alpha": lora_alpha or rank,
@@ -201,9 +171,7 @@ def _spec(
     max_length: int,
     too_long: str,
     changes: dict[str, Any],
-) -> "RunSpec":
-    from paraknow_core.spec import RunSpec
-
+) -> RunSpec:
     return RunSpec().with_changes(
         {
             "teacher.source": teacher,
@@ -235,8 +203,8 @@ def _part(text: str | None) -> tuple[int, int] | None:
 
 def _compute(
     context: typer.Context,
-    spec: "RunSpec",
-    settings: Any,
+    spec: RunSpec,
+    settings: Settings,
     out: Path,
     product: str,
     part: tuple[int, int] | None = None,
