@@ -64,7 +64,7 @@ def _weight_norms(root: str, spec: ModelSpec, settings: Settings, fingerprint: s
     from pathlib import Path
 
     from paraknow_core.context import Model
-    from paraknow_core.models.logical import logical_weight
+    from paraknow_core.models.modules import logical_weight
     from paraknow_core.ops.metrics import sum_of_squares
 
     del fingerprint  # only part of the key under which the answer is kept

@@ -71,7 +71,7 @@ def _measure(context: "Context", encoded: list, run: RunFolder | None) -> tuple[
     """Return S by module and the losses, of the untouched student or with a run's change in its weights."""
     import torch
 
-    from paraknow_core.models.logical import logical_weight, parameters_of
+    from paraknow_core.models.modules import logical_weight, parameters_of
     from paraknow_core.ops.metrics import total
     from paraknow_core.ops.sensitivity import accumulate_sensitivity
 
@@ -94,7 +94,7 @@ def _measure(context: "Context", encoded: list, run: RunFolder | None) -> tuple[
 def _apply(run: RunFolder, held: dict[str, Any], anatomy: Any) -> None:
     """Add a run's whole change to the student's weights, as its adapter would when merged."""
     from paraknow_core.adapters.saved import saved_changes
-    from paraknow_core.models.logical import add_product_
+    from paraknow_core.models.modules import add_product_
 
     for change in saved_changes(run.path, anatomy):
         b, a = change.total
