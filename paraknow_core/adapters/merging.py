@@ -23,7 +23,7 @@ from paraknow_core.files.tensor_file import file_bytes, write_in_order
 from paraknow_core.models.anatomy import Anatomy, LogicalModule, parameter_headers, read_anatomy
 from paraknow_core.models.fingerprint import TOKENIZER_FILES
 from paraknow_core.models.headers import INDEX_FILE, SINGLE_FILE
-from paraknow_core.models.logical import add_product_
+from paraknow_core.models.modules import add_product_
 from paraknow_core.models.source import ModelSource, read_json_object
 from paraknow_core.paths import build_folder, read_json, write_atomic, write_json
 

@@ -8,13 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from paraknow_core.errors import ModelError
-from paraknow_core.models.config_values import declared_ends
-from paraknow_core.models.dimensions import Dimensions, expert_key, read_dimensions
+from paraknow_core.models.config import Dimensions, declared_ends, expert_key, read_dimensions
 from paraknow_core.models.families import Family
 from paraknow_core.models.headers import TensorHeader
 from paraknow_core.models.leftovers import is_old_buffer, is_quantisers, wrapper_sentence
-from paraknow_core.models.modules import LogicalModule, logical_modules, stored_shapes
-from paraknow_core.models.others import other_shapes
+from paraknow_core.models.modules import LogicalModule, logical_modules, other_shapes, stored_shapes
 from paraknow_core.models.source import ModelSource
 from paraknow_core.models.vocabulary import TokenizerIdentity, tokenizer_identity
 
@@ -124,7 +122,7 @@ def read_anatomy(source: ModelSource, *, tokenizer: bool = True) -> Anatomy:
     modules = logical_modules(size)
     layers = {name: _layer_of(name, size, label) for name in tensors}
     known = stored_shapes(modules)
-    check_names(known | other_shapes(config, size, modules), tensors, size, label)
+    check_names(known | other_shapes(size, modules), tensors, size, label)
     other = tuple(
         OtherParameter(name, header.shape, layers[name]) for name, header in tensors.items() if name not in known
     )

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from paraknow_core.errors import ModelError
-from paraknow_core.models.dimensions import read_dimensions
+from paraknow_core.models.config import read_dimensions
 from paraknow_core.models.source import ModelSource
 
 if TYPE_CHECKING:

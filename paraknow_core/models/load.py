@@ -4,11 +4,10 @@ from typing import TYPE_CHECKING
 
 from paraknow_core.errors import ModelError
 from paraknow_core.models.anatomy import Anatomy, check_names, memory_names, read_anatomy
-from paraknow_core.models.config_values import GENERATION_CONFIG, declared_ends
-from paraknow_core.models.dimensions import read_dimensions
+from paraknow_core.models.config import GENERATION_CONFIG, declared_ends, read_dimensions
 from paraknow_core.models.families import FAMILIES
 from paraknow_core.models.library import library_config, one_line_reason, quiet_transformers
-from paraknow_core.models.logical import parameters_of
+from paraknow_core.models.modules import parameters_of
 from paraknow_core.models.source import ModelSource, read_json_object
 
 if TYPE_CHECKING:

@@ -1,14 +1,23 @@
-"""The logical modules of a model: one weight with one role, always thought of as (out_features, in_features).
+"""The parameters of a model: its logical modules, each one weight with one role, and what it holds besides them.
 
-Where a family fuses several roles into one stored parameter, each gets its own logical module that says which rows are
-its own.
+A logical module is always thought of as (out_features, in_features). Where a family fuses several roles into one
+stored parameter, each gets its own logical module that says which rows are its own; `logical_weight` and
+`add_product_` lead from stored parameters to logical weights and back. Listing needs no torch.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from paraknow_core.models.dimensions import Dimensions
+from paraknow_core.errors import ModelError
+from paraknow_core.models.config import Dimensions
 from paraknow_core.spec import GROUP_OF_ROLE, ROLES
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from paraknow_core.models.anatomy import Anatomy
 
 ATTENTION_ROLES = ("q", "k", "v", "o")
 
@@ -67,9 +76,120 @@ def logical_modules(size: Dimensions) -> tuple[LogicalModule, ...]:
     return (ends[0], *layers) if size.tied else (ends[0], *layers, ends[1])
 
 
+def other_shapes(size: Dimensions, modules: Iterable[LogicalModule]) -> dict[str, tuple[int, ...]]:
+    """Return name in memory -> shape of every parameter that is no module's weight: norms, biases, tables.
+
+    With it the headers of a checkpoint tell what is missing or too much, without torch.
+
+    Args:
+        size: the config's numbers.
+        modules: all logical modules of the model.
+    """
+    family, shapes = size.family, {}
+
+    def norms(kind: str, paths: Iterable[str], width: int) -> None:
+        if all((key.removeprefix("!") in size.flags) != key.startswith("!") for key in family.needs.get(kind, ())):
+            parts = ("weight", "bias") if family.norm == "layer norm" else ("weight",)
+            shapes.update({f"{path}.{part}": (width,) for path in paths for part in parts})
+
+    layers = [f"{family.layers}.{index}" for index in range(size.num_hidden_layers)]
+    norms("norms", [f"{layer}.{path}" for layer in layers for path in family.norms], size.hidden_size)
+    norms("head_norms", [f"{layer}.{path}" for layer in layers for path in family.head_norms], size.head_dim)
+    norms("last_norm", [f"{family.prefix}.{family.last_norm}"], size.hidden_size)
+    rows: Counter = Counter()
+    for module in modules:
+        if module.layer is not None and family.biased.get(module.role) in size.flags:
+            rows[f"{module.host}.bias"] += module.shape[0]
+    shapes |= {name: (count,) for name, count in rows.items()}
+    if family.head_bias:
+        shapes[f"{family.head}.bias"] = (size.vocab_size,)
+    if family.position_table:
+        positions = size.max_position_embeddings + family.extra_positions
+        shapes[f"{family.position_table}.weight"] = (positions, size.hidden_size)
+    for path, ends in family.projections.items():
+        shape = tuple(getattr(size, end) for end in ends)
+        if shape[0] != shape[1]:
+            shapes[f"{path}.weight"] = shape
+    return shapes
+
+
+def stored_shapes(modules: Iterable[LogicalModule]) -> dict[str, tuple[int, int]]:
+    """Return parameter name -> the shape it must have in storage, fused parts summed, transposition applied."""
+    rows: Counter = Counter()
+    shapes = {}
+    for module in modules:
+        rows[module.parameter] += module.shape[0]
+        shape = (rows[module.parameter], module.shape[1])
+        shapes[module.parameter] = shape[::-1] if module.transposed else shape
+    return shapes
+
+
+def logical_weight(parameter: "Tensor", module: LogicalModule) -> "Tensor":
+    """Return a module's own weight in logical orientation.
+
+    Args:
+        parameter: the stored parameter `module.parameter`.
+        module: which part of it.
+
+    Returns:
+        (out_features, in_features); a view of the parameter, except for rows that are interleaved (a copy).
+        Gradients flow to the parameter.
+    """
+    return _window(parameter, module).reshape(module.shape)
+
+
+def add_product_(parameter: "Tensor", module: LogicalModule, b: "Tensor", a: "Tensor") -> None:
+    """Add b @ a to a module's part of the stored parameter, in place, without recording gradients.
+
+    The product is made in float64 a few rows at a time: whole, it would be four times a 16-bit weight.
+
+    Args:
+        parameter: the stored parameter `module.parameter`.
+        module: which part of it.
+        b: (out_features, r); a: (r, in_features); moved to the parameter's device.
+
+    Raises:
+        ModelError: the shapes differ.
+    """
+    import torch
+
+    from paraknow_core.ops.chunks import row_slices
+
+    if (b.shape[0], a.shape[1]) != module.shape:
+        shape = (b.shape[0], a.shape[1])
+        raise ModelError(f"{module.name}: an update of shape {shape} does not fit {module.shape}; check it")
+    b, a = (factor.detach().to(parameter.device, torch.float64) for factor in (b, a))
+    with torch.no_grad():
+        window = _window(parameter, module)
+        parts = window if window.ndim == 3 else window[None]
+        for part, factor in zip(parts, b.split(parts.shape[1]), strict=True):
+            for rows in row_slices(*part.shape, part.device):
+                part[rows].add_(factor[rows] @ a)
+
+
+def parameters_of(model: "nn.Module", anatomy: "Anatomy") -> "dict[str, nn.Parameter]":
+    """Return the parameters that hold logical modules, by `LogicalModule.parameter`, checked against the anatomy.
+
+    Raises:
+        ModelError: a parameter is missing or has another shape; names it.
+    """
+    present = dict(model.named_parameters(remove_duplicate=False))
+    parameters = {}
+    for name, shape in stored_shapes(anatomy.modules).items():
+        if name not in present:
+            raise ModelError(f"{anatomy.label}: the loaded model has no parameter {name}; load the model unmodified")
+        if tuple(present[name].shape) != shape:
+            raise ModelError(
+                f"{anatomy.label}: the loaded {name} has shape {tuple(present[name].shape)}, its file says {shape}; "
+                "load the model unmodified"
+            )
+        parameters[name] = present[name]
+    return parameters
+
+
 def _layer_modules(size: Dimensions, index: int) -> list[LogicalModule]:
     family, base = size.family, f"{size.family.layers}.{index}"
-    found = {role: _module(size, role, index, f"{base}.{path}", None) for role, path in family.separate.items()}
+    modules = {role: _module(size, role, index, f"{base}.{path}", None) for role, path in family.separate.items()}
     for path, roles in family.fused.items():
         offset = 0
         for position, role in enumerate(roles):
@@ -80,8 +200,8 @@ def _layer_modules(size: Dimensions, index: int) -> list[LogicalModule]:
             else:
                 blocks = RowBlocks(offset, rows, rows, 1)
             offset += rows
-            found[role] = _module(size, role, index, f"{base}.{path}", blocks)
-    return [found[role] for role in ROLES if role in found]
+            modules[role] = _module(size, role, index, f"{base}.{path}", blocks)
+    return [modules[role] for role in ROLES if role in modules]
 
 
 def _module(size: Dimensions, role: str, layer: int, host: str, rows: RowBlocks | None) -> LogicalModule:
@@ -117,12 +237,12 @@ def _shape(role: str, size: Dimensions) -> tuple[int, int]:
     }[role]
 
 
-def stored_shapes(modules: tuple[LogicalModule, ...]) -> dict[str, tuple[int, int]]:
-    """Return parameter name -> the shape it must have in storage, fused parts summed, transposition applied."""
-    rows: Counter = Counter()
-    shapes = {}
-    for module in modules:
-        rows[module.parameter] += module.shape[0]
-        shape = (rows[module.parameter], module.shape[1])
-        shapes[module.parameter] = shape[::-1] if module.transposed else shape
-    return shapes
+def _window(parameter: "Tensor", module: LogicalModule) -> "Tensor":
+    """Return a view of the module's rows: (out, in), or (count, block, in) where blocks lie apart."""
+    oriented = parameter.t() if module.transposed else parameter
+    rows = module.rows
+    if rows is None:
+        return oriented
+    if rows.count == 1:
+        return oriented.narrow(0, rows.offset, rows.block)
+    return oriented.unflatten(0, (rows.count, rows.stride)).narrow(1, rows.offset, rows.block)

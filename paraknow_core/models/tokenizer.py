@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from paraknow_core.errors import ModelError, without_panic
-from paraknow_core.models.dimensions import read_dimensions
+from paraknow_core.models.config import read_dimensions
 from paraknow_core.models.library import library_config, one_line_reason, quiet_transformers
 from paraknow_core.models.source import ModelSource
 

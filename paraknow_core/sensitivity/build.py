@@ -15,8 +15,7 @@ from torch import Tensor
 from paraknow_core.errors import NumericError
 from paraknow_core.files.tensor_file import TensorFile
 from paraknow_core.models.anatomy import Anatomy
-from paraknow_core.models.logical import logical_weight
-from paraknow_core.models.modules import LogicalModule, stored_shapes
+from paraknow_core.models.modules import LogicalModule, logical_weight, stored_shapes
 from paraknow_core.ops.metrics import profile, total
 from paraknow_core.paths import read_json, usual_rights, write_json
 from paraknow_core.sensitivity.plan import MAP_SIZE

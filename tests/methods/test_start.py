@@ -9,7 +9,7 @@ from paraknow_core.errors import ShapeError
 from paraknow_core.methods import method
 from paraknow_core.methods.seeking.blocks import extract_blocks, refuse_incompatible
 from paraknow_core.methods.start import start_adapter
-from paraknow_core.models.logical import logical_weight
+from paraknow_core.models.modules import logical_weight
 from paraknow_core.paths import read_json
 from paraknow_core.sensitivity.measure import sensitivity
 from tests.tiny_models import FAMILIES

@@ -11,10 +11,9 @@ import transformers
 from paraknow_core.errors import ModelError
 from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.compat import compatibility
-from paraknow_core.models.dimensions import read_dimensions
+from paraknow_core.models.config import read_dimensions
 from paraknow_core.models.load import load_model
-from paraknow_core.models.modules import logical_modules, stored_shapes
-from paraknow_core.models.others import other_shapes
+from paraknow_core.models.modules import logical_modules, other_shapes, stored_shapes
 from paraknow_core.models.shards import Shards
 from paraknow_core.models.skeleton import Skeleton
 from paraknow_core.models.source import resolve_model
@@ -257,10 +256,9 @@ def test_the_parameters_are_those_that_transformers_builds(family, switches):
     config = getattr(transformers, config_class)(**sizes | {"vocab_size": 259, "pad_token_id": None} | switches)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    given = json.loads(json.dumps(config.to_dict()))
-    size = read_dimensions(given, "mine")
+    size = read_dimensions(json.loads(json.dumps(config.to_dict())), "mine")
     modules = logical_modules(size)
-    expected = stored_shapes(modules) | other_shapes(given, size, modules)
+    expected = stored_shapes(modules) | other_shapes(size, modules)
     built = {n: tuple(p.shape) for n, p in model.named_parameters() if not (size.tied and n == "lm_head.weight")}
     assert expected == built
 

@@ -13,7 +13,7 @@ from paraknow_core.methods.seeking.choice import Choice, choose, recall, to_stud
 from paraknow_core.methods.seeking.mapping import LayerMapping, map_layers
 from paraknow_core.models.anatomy import LogicalModule
 from paraknow_core.models.compat import Pairing, compatibility
-from paraknow_core.models.logical import logical_weight
+from paraknow_core.models.modules import logical_weight
 from paraknow_core.ops.metrics import cosine
 from paraknow_core.sensitivity.store import SensitivityStore
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from paraknow_core.adapters.update import Update, to_linear
 from paraknow_core.methods.base import MethodInputs
 from paraknow_core.methods.seeking.blocks import Block, extract_blocks
-from paraknow_core.models.logical import logical_weight
+from paraknow_core.models.modules import logical_weight
 from paraknow_core.ops.svd import factorise
 
 

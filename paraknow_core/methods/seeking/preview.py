@@ -12,7 +12,7 @@ from paraknow_core.adapters.update import to_linear
 from paraknow_core.context import Context
 from paraknow_core.methods.seeking.blocks import Block, cut
 from paraknow_core.methods.seeking.choice import Choice, choose, recall, to_student_vocabulary
-from paraknow_core.models.logical import logical_weight
+from paraknow_core.models.modules import logical_weight
 from paraknow_core.ops.metrics import block_reduce, col_sums, row_sums, sum_of_squares
 from paraknow_core.ops.offsets import OffsetDistribution, offset_distribution
 from paraknow_core.ops.spectrum import Spectrum, spectrum

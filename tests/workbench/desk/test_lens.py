@@ -6,7 +6,7 @@ import torch
 from paraknow_core.adapters.saved import saved_changes
 from paraknow_core.context import Context
 from paraknow_core.errors import ModelError, RunError
-from paraknow_core.models.logical import logical_weight
+from paraknow_core.models.modules import logical_weight
 from paraknow_core.paths import workspace
 from paraknow_core.pipeline import execute
 from paraknow_core.runs.folder import create_run

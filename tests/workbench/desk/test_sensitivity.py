@@ -8,7 +8,7 @@ import torch
 
 from paraknow_core.errors import DataError, ParaknowError, ShapeError
 from paraknow_core.models.anatomy import read_anatomy
-from paraknow_core.models.logical import logical_weight
+from paraknow_core.models.modules import logical_weight
 from paraknow_core.models.source import resolve_model
 from paraknow_core.paths import Workspace
 from paraknow_core.sensitivity.build import StoreBuilder, full_layout, no_choices

@@ -71,7 +71,7 @@ def _record(change: Any, weight: float) -> dict[str, Any]:
 def _weight_norms(student: ModelSpec, settings: Settings, place: Workspace) -> dict[str, float]:
     """Return the Frobenius norm of every module of a student; read once, whatever the number of runs."""
     from paraknow_core.context import Model
-    from paraknow_core.models.logical import logical_weight
+    from paraknow_core.models.modules import logical_weight
     from paraknow_core.ops.metrics import sum_of_squares
 
     model = Model(student, settings, place)
@@ -123,7 +123,7 @@ def _measure(context: "Context", encoded: list, run: RunFolder | None) -> tuple[
     """Return S by module and the losses, of the untouched student or with a run's change in its weights."""
     import torch
 
-    from paraknow_core.models.logical import logical_weight, parameters_of
+    from paraknow_core.models.modules import logical_weight, parameters_of
     from paraknow_core.ops.metrics import total
     from paraknow_core.ops.sensitivity import accumulate_sensitivity
 
@@ -145,7 +145,7 @@ def _measure(context: "Context", encoded: list, run: RunFolder | None) -> tuple[
 def _apply(run: RunFolder, parameters: dict[str, Any], anatomy: Any) -> None:
     """Add a run's whole change to the student's weights, as its adapter would when merged."""
     from paraknow_core.adapters.saved import saved_changes
-    from paraknow_core.models.logical import add_product_
+    from paraknow_core.models.modules import add_product_
 
     for change in saved_changes(run.path, anatomy):
         b, a = change.total

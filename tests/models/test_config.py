@@ -1,13 +1,15 @@
-"""Values of a config.json that no model can be built from: said of that file and key, where the model is inspected."""
+"""Config numbers and defaults against transformers' own config classes; values that no model can be built from."""
 
 import json
 
 import pytest
 import transformers
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from paraknow_core.errors import ModelError
-from paraknow_core.models import config_values
 from paraknow_core.models.anatomy import read_anatomy
+from paraknow_core.models.config import ACTIVATIONS, declared_ends, read_dimensions
+from paraknow_core.models.families import FAMILIES, ROPE_KINDS
 from paraknow_core.models.load import load_model
 from paraknow_core.models.source import resolve_model
 from paraknow_core.models.tokenizer import load_tokenizer
@@ -145,22 +147,80 @@ def test_activations_and_positions_are_those_of_transformers():
     from transformers.activations import ACT2FN
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    assert set(ACT2FN) == config_values.ACTIVATIONS
-    assert set(ROPE_INIT_FUNCTIONS) | {"default"} == set(config_values.ROPE_TYPES)
-
-
-@pytest.mark.parametrize("family", TINY)
-def test_default_configs_are_taken(family):
-    config = getattr(transformers, TINY[family][1])()
-    given = json.loads(json.dumps(config.to_dict()))
-    layers = given.get("num_hidden_layers", given.get("n_layer"))
-    config_values.check_values(given, family, layers, given["vocab_size"], "mine")
+    assert set(ACT2FN) == ACTIVATIONS
+    assert set(ROPE_INIT_FUNCTIONS) | {"default"} == set(ROPE_KINDS)
 
 
 def test_end_tokens_of_both_files(tiny_copy):
     folder = tiny_copy("llama")
-    assert config_values.declared_ends(resolve_model(str(folder))) == [2]
+    assert declared_ends(resolve_model(str(folder))) == [2]
     (folder / "generation_config.json").write_text('{"eos_token_id": [7, 3], "temperature": 9}')
-    assert config_values.declared_ends(resolve_model(str(folder))) == [2, 3, 7]
+    assert declared_ends(resolve_model(str(folder))) == [2, 3, 7]
     edit_config(folder, eos_token_id=None)
-    assert config_values.declared_ends(resolve_model(str(folder))) == [3, 7]
+    assert declared_ends(resolve_model(str(folder))) == [3, 7]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_defaults_are_those_of_transformers(family):
+    own = FAMILIES[family]
+    config = getattr(transformers, TINY[family][1])()
+    found = read_dimensions({"model_type": family}, "mine")
+    full = read_dimensions(json.loads(json.dumps(config.to_dict())), "mine")
+    assert full.num_hidden_layers == found.num_hidden_layers
+        read_dimensions(json.loads(json.dumps(config.to_dict())), "mine").num_hidden_layers == found.num_hidden_layers
+    )
+    for name, key in own.fields.items():
+        default = getattr(config, key, None)
+        if default is not None:
+            assert getattr(found, name) == default, name
+    assert found.tied == config.tie_word_embeddings
+    assert own.architectures[0] == MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family]
+
+
+def tiny_config(family):
+    sizes, name = TINY[family]
+    return getattr(transformers, name)(**sizes, vocab_size=259, pad_token_id=None)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_config_reads_as_the_model_has_it(family):
+    config = tiny_config(family)
+    found = read_dimensions(json.loads(json.dumps(config.to_dict())), "mine")
+    assert found.hidden_size == config.hidden_size and found.num_attention_heads == config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    assert found.head_dim == head_dim
+    assert found.num_key_value_heads == getattr(config, "num_key_value_heads", config.num_attention_heads)
+    assert found.intermediate_size == 56
+
+
+def test_gpt2_derives_its_inner_size():
+    assert read_dimensions({"model_type": "gpt2", "n_embd": 24, "n_head": 3}, "mine").intermediate_size == 96
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"model_type": None}, "no model_type"),
+        ({"model_type": "mamba"}, "model_type mamba is not supported; supported are llama, mistral"),
+        ({"model_type": "mixtral", "num_local_experts": 8}, r"mixtral \(a mixture of experts\) is not supported"),
+        ({"model_type": "gemma3", "vision_config": {}, "text_config": {}}, "multimodal"),
+        ({"is_encoder_decoder": True}, "encoder-decoder"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
+        ({"hidden_size": 0}, "hidden_size is 0"),
+        ({"hidden_size": -4}, "hidden_size is -4"),
+        ({"hidden_size": "64"}, "hidden_size is '64'"),
+        ({"hidden_size": 64.0}, r"hidden_size is 64\.0"),
+        ({"hidden_size": True}, "hidden_size is True"),
+        ({"hidden_size": None}, "hidden_size is None"),
+        ({"hidden_size": 10**40}, "hidden_size is 1000"),
+        ({"hidden_size": 65}, "hidden_size 65 is not a multiple of num_attention_heads 4"),
+        ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
+        ({"vocab_size": "x" * 500}, "positive whole number"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
+    ],
+)
+def test_numbers_that_cannot_be_right_are_refused(change, words):
+    config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4} | change
+    with pytest.raises(ModelError, match=words) as caught:
+        read_dimensions(config, "mine")
+    assert str(caught.value).startswith("mine: ") and ";" in str(caught.value) and len(str(caught.value)) < 300
