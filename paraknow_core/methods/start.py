@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from paraknow_core.sensitivity.store import SensitivityStore
 
-_FACTORS = {"A": ("lora_A", "lora_embedding_A"), "B": ("lora_B", "lora_embedding_B")}
-
 
 @dataclass(frozen=True)
 class StartedAdapter:
@@ -73,10 +71,10 @@ def start_adapter(
         save_initial_adapter(peft_model, folder / FOLDER, source.label, card)
         record["digest"] = file_digest(folder / FOLDER / WEIGHTS)
         write_json(folder / RECORD, record)
+    trained = set(method.trains)
     initial = current_factors(peft_model, modules) if record["subtracted"] else None
-    resting = [name for factor, names in _FACTORS.items() if factor not in method.trains for name in names]
     for name, parameter in peft_model.named_parameters():
-        if not set(resting).isdisjoint(name.split(".")):
+        if any(f".lora_{factor}." in name or f".lora_embedding_{factor}." in name for factor in {"A", "B"} - trained):
             parameter.requires_grad_(False)
     return StartedAdapter(peft_model, initial, record["layer_mapping"], method.loss(inputs))
 
