@@ -22,6 +22,7 @@ from benchmarks.window import loop_seconds, score_of, summed_area_table
 from paraknow_core.context import Context
 from paraknow_core.methods import method
 from paraknow_core.methods.base import MethodInputs
+from paraknow_core.methods.plan import plan_transfer
 from paraknow_core.ops.svd import Factors, factorise
 from paraknow_core.ops.window import best_window
 from paraknow_core.paths import Workspace
@@ -119,9 +120,9 @@ def method_seconds(layer: list) -> float:
         builder.finish({"samples": 0})
         weights = context.student.weights()
         parameters = {name: weights[name] for name in weights}
-        inputs = MethodInputs(context, parameters, context.teacher.weights(), SensitivityStore(folder / "store"), [0])
+        inputs = MethodInputs(context, parameters, SensitivityStore(folder / "store"), plan_transfer(context, [0]))
         start = time.perf_counter()
-        count = sum(1 for _ in method("seeking").updates(inputs))
+        count = sum(1 for _ in method("seeking").start(inputs))
         spent = time.perf_counter() - start
     if count != sum(each for _, each, *_ in layer):
         raise SystemExit(f"{count} modules were extracted")

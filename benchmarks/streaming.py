@@ -102,7 +102,6 @@ def child(case: dict[str, Any]) -> dict[str, Any]:
     """Measure one way in this process."""
     from paraknow_core.context import Model, Silent
     from paraknow_core.paths import Workspace
-    from paraknow_core.sensitivity.build import no_choices
     from paraknow_core.sensitivity.measure import measure, plan_for
     from paraknow_core.settings import Settings
     from paraknow_core.spec import ModelSpec
@@ -118,7 +117,7 @@ def child(case: dict[str, Any]) -> dict[str, Any]:
     encoded = [Encoded(str(j), tuple(each), tuple(each), 0) for j, each in enumerate(ids)]
     plan = plan_for(teacher, settings, encoded)
     work = Path(case["work"])
-    measure(teacher, encoded, work, Silent(), {}, plan=plan, full=False, chooser=no_choices)
+    measure(teacher, encoded, work, Silent(), {}, plan=plan, full=False)
     totals = json.loads((work / "store" / "sensitivity.json").read_text())
     return {"total": totals["total"], "predicted": plan.to_dict()["needs"][plan.way], **totals["measured"]}
 

@@ -144,7 +144,7 @@ METHODS = table(
         "random offset",
         "Like the method, but the block's place in the teacher is random: is it the sensitive block? "
         "Always in residual mode.",
-        "methods.seeking.method:RandomOffset",
+        "methods.seeking.method:Seeking",
         needs=("teacher", "sensitivity"),
         reads=(*_OF_TEACHER, "extraction.seed"),
         control_of="seeking",
@@ -202,7 +202,7 @@ STRUCTURES = table(
         "random_offset",
         "random offset",
         "a window of the student's shape at a random place: a control",
-        "ops.window:random_window",
+        "ops.structure:random_offset",
         control_of="submatrix",
         source=PAPER,
         offered=False,
@@ -214,25 +214,23 @@ STRATEGIES = table(
         "sensitivity",
         "sensitivity",
         "the teacher layers with the largest S, in their order (the paper)",
-        "methods.seeking.mapping:by_sensitivity",
+        "methods.mapping:by_sensitivity",
         needs=("sensitivity",),
         source=PAPER,
     ),
-    Row("top", "top", "the first teacher layers, from the input on", "methods.seeking.mapping:top", source=PAPER),
-    Row("last", "last", "the last teacher layers, up to the output", "methods.seeking.mapping:last", source=PAPER),
+    Row("top", "top", "the first teacher layers, from the input on", "methods.mapping:top", source=PAPER),
+    Row("last", "last", "the last teacher layers, up to the output", "methods.mapping:last", source=PAPER),
     Row(
         "random",
         "random",
         "any teacher layers, in their order: a control",
-        "methods.seeking.mapping:at_random",
+        "methods.mapping:at_random",
         reads=("mapping.seed",),
         control_of="sensitivity",
         source=PAPER,
     ),
-    Row(
-        "uniform", "uniform", "evenly spaced teacher layers, first and last included", "methods.seeking.mapping:uniform"
-    ),
-    Row(MANUAL, "manual", "as set here, layer by layer", "methods.seeking.mapping:manual"),
+    Row("uniform", "uniform", "evenly spaced teacher layers, first and last included", "methods.mapping:uniform"),
+    Row(MANUAL, "manual", "as set here, layer by layer", "methods.mapping:manual"),
 )
 
 MODES = table(

@@ -137,7 +137,7 @@ class _Work:
         """Read task and anatomies, and refuse what cannot work before anything costly starts."""
         from paraknow_core.adapters.inject import check_rank
         from paraknow_core.adapters.quantise import require_package
-        from paraknow_core.methods.seeking.blocks import refuse_incompatible
+        from paraknow_core.methods.plan import plan_transfer
 
         context = self.context
         self.modules = [m for m in context.student.anatomy.modules if m.role in self.spec.extraction.roles]
@@ -148,7 +148,7 @@ class _Work:
         context.student.check()
         if self.method.needs_teacher:
             context.teacher.check()
-            refuse_incompatible(context)
+            plan_transfer(context).refuse_blocked()
         task, needs_teacher = context.task, self.method.needs_teacher
         noted = (*context.teacher.anatomy.notes, *context.student.anatomy.notes, *task.warnings)
         warnings = list(dict.fromkeys([*noted, *check_examples(context, needs_teacher=needs_teacher)]))
@@ -229,9 +229,10 @@ class _Work:
         return {"device": device, "dtype": self.context.student.dtype, "student_bits": settings.student_bits}
 
     def _sensitivity(self) -> "SensitivityStore":
+        from paraknow_core.methods import wanted
         from paraknow_core.sensitivity.measure import sensitivity
 
-        store = sensitivity(self.context)
+        store = sensitivity(self.context, wanted(self.context))
         write_json(self.folder.file("sensitivity.json"), store.totals)
         self.result["sensitivity"] = {"key": store.folder.name, "samples": store.totals["samples"]}
         return store
@@ -239,10 +240,14 @@ class _Work:
     def _inject(self, store: "SensitivityStore | None") -> None:
         """Build the student with its adapter; the initial factors are computed once and read back on a resume."""
         from paraknow_core.adapters.export import step0_identity
+        from paraknow_core.methods.mapping import map_layers
+        from paraknow_core.methods.plan import plan_transfer
         from paraknow_core.methods.start import start_adapter
 
-        context = self.context
-        started = start_adapter(context, self.method, self.modules, store, self.folder.path)
+        context, plan = self.context, None
+        if self.method.needs_teacher:
+            plan = plan_transfer(context, map_layers(self.spec.mapping, context, store))
+        started = start_adapter(context, self.method, store, plan, self.folder.path)
         self.peft_model, self.initial = started.peft_model, started.initial
         self.result["layer_mapping"] = started.layer_mapping
         train = context.task.split("train")[:IDENTITY_SAMPLES]
@@ -366,12 +371,13 @@ def sensitivity_to(context: Context, out: Path, parts: Sequence[Path] = ()) -> d
     Returns:
         The content of `out`/sensitivity.json.
     """
+    from paraknow_core.methods import wanted
     from paraknow_core.sensitivity.measure import sensitivity
     from paraknow_core.sensitivity.parts import combine
 
     _warn(context, needs_teacher=True)
     _prepare_torch(context.settings)
-    store = combine(context, parts) if parts else sensitivity(context)
+    store = combine(context, parts) if parts else sensitivity(context, wanted(context))
     _copy_store(store, out)
     return store.totals
 
@@ -406,8 +412,9 @@ def extract_to(context: Context, out: Path) -> dict[str, Any]:
         The content of `out`/extraction.json.
     """
     from paraknow_core.adapters.inject import check_rank
-    from paraknow_core.methods import method
-    from paraknow_core.methods.seeking.blocks import refuse_incompatible
+    from paraknow_core.methods import method, wanted
+    from paraknow_core.methods.mapping import map_layers
+    from paraknow_core.methods.plan import plan_transfer
     from paraknow_core.methods.start import start_adapter
     from paraknow_core.sensitivity.measure import sensitivity
 
@@ -416,16 +423,17 @@ def extract_to(context: Context, out: Path) -> dict[str, Any]:
     check_rank(modules, spec.factorisation.rank)
     context.student.check()
     if chosen.needs_teacher:
-        refuse_incompatible(context)
+        plan_transfer(context).refuse_blocked()
     _warn(context, needs_teacher=chosen.needs_teacher)
     _prepare_torch(context.settings)
-    store = None
+    store = plan = None
     if chosen.needs_teacher:
         context.report.stage("sensitivity")
-        store = sensitivity(context)
+        store = sensitivity(context, wanted(context))
         _copy_store(store, out)
+        plan = plan_transfer(context, map_layers(spec.mapping, context, store))
     context.report.stage("extraction")
-    start_adapter(context, chosen, modules, store, out)
+    start_adapter(context, chosen, store, plan, out)
     return read_json(out / "extraction.json")
 
 

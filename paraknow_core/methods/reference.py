@@ -7,38 +7,31 @@ from torch import Tensor
 
 from paraknow_core.adapters.update import Update, to_linear
 from paraknow_core.errors import ShapeError
-from paraknow_core.methods.base import MethodInputs
+from paraknow_core.methods.base import Method, MethodInputs
 from paraknow_core.models.modules import logical_weight
 from paraknow_core.ops.svd import factorise
 
 
-class DefaultLora:
+class DefaultLora(Method):
     """A random, B = 0, as PEFT starts LoRA by default.
 
     Source:
         Hu et al., ICLR 2022, arXiv:2106.09685.
     """
 
-    needs_teacher = False
 
-    def updates(self, inputs: MethodInputs) -> Iterator[Update]:  # noqa: ARG002 - the interface's
-        """Yield nothing: PEFT's own initialisation stays."""
-        yield from ()
-
-
-class _OfStudentWeight:
+class _OfStudentWeight(Method):
     """Base of the arms that factorise the student's own weight and take the product off it."""
 
-    needs_teacher = False
-
-    def updates(self, inputs: MethodInputs) -> Iterator[Update]:
-        """Yield factors of each student weight (see `base.Method`)."""
-        for module in inputs.context.follow(inputs.student_modules(), "factorising the student's weights"):
+    def start(self, inputs: MethodInputs) -> Iterator[Update]:
+        """Yield factors of each student weight."""
+        for module in inputs.context.follow(inputs.student_modules, "factorising the student's weights"):
             weight = logical_weight(inputs.student_parameters[module.parameter].detach(), module).float()
             a, b = self.factors(to_linear(weight, module), inputs.context.spec.factorisation.rank, inputs.scaling)
             yield Update(module, a, b, True, {"role": module.role, "layer": module.layer})
 
     def factors(self, weight: Tensor, rank: int, scaling: float) -> tuple[Tensor, Tensor]:
+        """Return A (rank, in) and B (out, rank) of a weight (out, in)."""
         raise NotImplementedError
 
 

@@ -1,6 +1,7 @@
 """The student with its adapter at the start of training: computed by a method, or read back when a run resumes."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,12 @@ from paraknow_core.adapters.inject import inject, save_initial_adapter
 from paraknow_core.adapters.update import Update
 from paraknow_core.context import Context
 from paraknow_core.files.disk import file_digest
-from paraknow_core.methods.base import Method, MethodInputs
-from paraknow_core.methods.seeking.blocks import layer_mapping, pairings
-from paraknow_core.methods.seeking.mapping import LayerMapping
-from paraknow_core.models.anatomy import LogicalModule
+from paraknow_core.methods.base import LossTerm, Method, MethodInputs
+from paraknow_core.methods.mapping import LayerMapping
+from paraknow_core.methods.plan import Plan
 from paraknow_core.paths import read_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from peft import PeftModel
     from transformers import PreTrainedModel
 
@@ -29,32 +27,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StartedAdapter:
-    """The injected student; `initial` holds the factors taken off the base weights, None if nothing was."""
+    """The injected student.
+
+    Attributes:
+        peft_model: the student with its adapter; trainable is what the method trains.
+        initial: the factors taken off the base weights, None if nothing was.
+        layer_mapping: None if the method needs no teacher.
+        loss: the method's term of the training loss, or None.
+    """
 
     peft_model: "PeftModel"
     initial: dict[str, Factors] | None
     layer_mapping: LayerMapping | None
+    loss: LossTerm | None
 
 
 def start_adapter(
-    context: Context, method: Method, modules: list[LogicalModule], store: "SensitivityStore | None", folder: Path
+    context: Context, method: Method, store: "SensitivityStore | None", plan: Plan | None, folder: Path
 ) -> StartedAdapter:
     """Inject the student, leaving extraction.json and init_adapter/ in `folder`; reuse them if they are there.
 
     Args:
         context: the run's.
         method: where the factors start.
-        modules: the student's modules that get an adapter.
-        store: saved sensitivity, if the method needs a teacher.
+        store, plan: saved sensitivity, and what goes where, if the method needs a teacher.
         folder: an existing folder; extraction.json is written last.
     """
     student = context.student.load()
+    inputs = MethodInputs(context, dict(student.named_parameters()), store, plan)
+    modules = inputs.student_modules
     record = read_json(folder / RECORD)
     if record:
         updates = saved_updates(folder / FOLDER, modules, context.spec.factorisation.rank, set(record["subtracted"]))
-        peft_model = _inject(context, student, modules, updates)
+        peft_model = _inject(inputs, student, updates)
     else:
-        record, peft_model = _compute(context, method, modules, store, student)
+        record, peft_model = _compute(inputs, method, student)
         context.teacher.refuse_replaced()
         source = context.student.source
         record["init_adapter"] = start_note(record)
@@ -64,40 +71,34 @@ def start_adapter(
         save_initial_adapter(peft_model, folder / FOLDER, source.label, card)
         record["digest"] = file_digest(folder / FOLDER / WEIGHTS)
         write_json(folder / RECORD, record)
+    trained = set(method.trains)
     initial = current_factors(peft_model, modules) if record["subtracted"] else None
-    return StartedAdapter(peft_model, initial, record["layer_mapping"])
+    for name, parameter in peft_model.named_parameters():
+        if any(f".lora_{factor}." in name or f".lora_embedding_{factor}." in name for factor in {"A", "B"} - trained):
+            parameter.requires_grad_(False)
+    return StartedAdapter(peft_model, initial, record["layer_mapping"], method.loss(inputs))
 
 
-def _compute(
-    context: Context,
-    method: Method,
-    modules: list[LogicalModule],
-    store: "SensitivityStore | None",
-    student: "PreTrainedModel",
-) -> "tuple[dict[str, Any], PeftModel]":
-    spec = context.spec
-    mapping = layer_mapping(context, store) if method.needs_teacher else None
-    teacher = context.teacher.weights() if method.needs_teacher else {}
-    inputs = MethodInputs(context, dict(student.named_parameters()), teacher, store, mapping)
-    records: dict[str, Any] = {}
+def _compute(inputs: MethodInputs, method: Method, student: "PreTrainedModel") -> "tuple[dict[str, Any], PeftModel]":
+    """Return what extraction.json says, and the student with the method's factors."""
+    spec, plan, store = inputs.context.spec, inputs.plan, inputs.store
+    modules: dict[str, Any] = {}
     subtracted: set[str] = set()
 
-    def noted() -> "Iterator[Update]":
-        for update in method.updates(inputs):
-            records[update.module.name] = update.record
+    def noted() -> Iterator[Update]:
+        for update in method.start(inputs):
+            modules[update.module.name] = update.record
             if update.subtract:
                 subtracted.add(update.module.name)
             yield update
 
-    peft_model = _inject(context, student, modules, noted())
-    skipped = {}
-    if method.needs_teacher:
-        skipped = {p.student_module: p.reason for p in pairings(context, mapping).pairings if p.action == "skip"}
+    method.learn(inputs)
+    peft_model = _inject(inputs, student, noted())
     return {
         "method": spec.method,
-        "teacher": context.teacher.source.label if method.needs_teacher else None,
-        "student": context.student.source.label,
-        "layer_mapping": mapping,
+        "teacher": inputs.context.teacher.source.label if method.needs_teacher else None,
+        "student": inputs.context.student.source.label,
+        "layer_mapping": plan.layers if plan else None,
         "layer_scores": store.layer_scores() if store else None,
         "mapping": spec.mapping.strategy,
         "origin": list(spec.extraction.origin),
@@ -107,13 +108,12 @@ def _compute(
         "split": spec.factorisation.split,
         "injection_mode": spec.injection.mode,
         "sensitivity": store.folder.name if store else None,
-        "modules": records,
-        "skipped": skipped,
+        "modules": modules,
+        "skipped": plan.skipped if plan else {},
         "subtracted": sorted(subtracted),
     }, peft_model
 
 
-def _inject(
-    context: Context, student: "PreTrainedModel", modules: list[LogicalModule], updates: "Iterator[Update]"
-) -> "PeftModel":
-    return inject(student, context.student.anatomy, modules, context.spec.factorisation, updates, context.spec.seed)
+def _inject(inputs: MethodInputs, student: "PreTrainedModel", updates: Iterator[Update]) -> "PeftModel":
+    context, spec = inputs.context, inputs.context.spec
+    return inject(student, context.student.anatomy, inputs.student_modules, spec.factorisation, updates, spec.seed)

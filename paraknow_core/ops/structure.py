@@ -1,44 +1,87 @@
-"""Ways to pick a block of the student's shape from a larger teacher weight.
+"""Structures: ways to pick a block of the student's shape from a larger teacher weight.
 
-Every way returns a `Selection`, which takes the same entries from any matrix of the teacher's shape: the weight, its
-sensitivity, a gradient. Order is always kept, and ties go to the lowest index.
+A structure is a function that returns a `Selection`, which takes the same entries from any matrix of the teacher's
+shape: the weight, its sensitivity, a gradient. To add one, write its row in `catalogue.STRUCTURES` and its function
+here, with one of two signatures:
+
+    structure(score, height, width)                    where the row needs the sensitivity; score: (rows, cols)
+    structure(shape, height, width, generator)         where chance decides; shape: (rows, cols) of the teacher's weight
+
+Both pick height * width entries, keep their order, and break ties towards the lowest index.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from paraknow_core.errors import ShapeError
 from paraknow_core.ops.chunks import require_matrix, row_slices, value_range
-from paraknow_core.ops.metrics import col_sums, row_sums
-from paraknow_core.ops.window import Window, best_window, window_sum
+from paraknow_core.ops.metrics import block_reduce, col_sums, row_sums
+from paraknow_core.ops.window import Window, best_window, random_window, window_sum
 
 _KEY_VIEWS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-class Selection(Protocol):
-    """Which entries of a teacher weight form the block; `shape` is the block's (height, width)."""
+class Selection(ABC):
+    """Which entries of a teacher weight form the block. It packs, describes and draws itself.
+
+    Attributes:
+        kind: its name in records.
+        packed_as: what only a packed selection of this kind holds.
+    """
+
+    kind: ClassVar[str]
+    packed_as: ClassVar[str]
 
     @property
-    def shape(self) -> tuple[int, int]: ...
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """The block's (height, width)."""
 
+    @abstractmethod
     def take(self, weight: Tensor) -> Tensor:
         """Return the selected entries, (height, width) in the weight's dtype; maybe a view: do not write to it."""
 
     def sum(self, score: Tensor) -> float:
-        """Total score of the selected entries, in float64."""
+        """Return the total score of the selected entries, in float64."""
+        return row_sums(self.take(score)).sum().item()
 
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Say what was selected, as plain JSON values."""
+        """Say what was selected, as plain JSON values: `kind`, `shape`, and what this kind can say in short."""
+
+    @abstractmethod
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what `unpack` needs beside the shape: small tensors, and plain JSON values."""
+
+    @classmethod
+    @abstractmethod
+    def from_packed(cls, packed: Mapping[str, Any]) -> Self:
+        """Return the selection whose `shape`, tensors and values `pack` gave."""
+
+    def outline(self, rows: int | None = None) -> dict[str, Any] | None:  # noqa: ARG002 - of those that have one
+        """Say where a map of the whole weight shows the block; None if there is nothing to frame.
+
+        Args:
+            rows: of the whole weight, if the block takes part of all of them (an embedding, whose rows are tokens).
+        """
+        return None
+
+    def marks(self, shape: tuple[int, int]) -> dict[str, Tensor]:  # noqa: ARG002 - of those that have some
+        """Return what to draw into a weight of this shape: `kept_rows`, `kept_cols` (shares, 0 to 1), `density`."""
+        return {}
 
 
 @dataclass(frozen=True)
-class WindowSelection:
+class WindowSelection(Selection):
     """A contiguous window."""
 
     window: Window
+    kind, packed_as = "window", "top_left"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,15 +94,27 @@ class WindowSelection:
         return window_sum(score, self.window)
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "window", "shape": list(self.shape), "top_left": [self.window.row, self.window.col]}
+        return {"kind": self.kind, "shape": list(self.shape), "top_left": [self.window.row, self.window.col]}
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {}, {"top_left": [self.window.row, self.window.col]}
+
+    @classmethod
+    def from_packed(cls, packed: Mapping[str, Any]) -> Self:
+        return cls(Window(*packed["top_left"], *packed["shape"]))
+
+    def outline(self, rows: int | None = None) -> dict[str, Any]:
+        row, height = (self.window.row, self.window.height) if rows is None else (0, rows)
+        return {"window": [row, self.window.col, height, self.window.width]}
 
 
 @dataclass(frozen=True, eq=False)
-class GridSelection:
+class GridSelection(Selection):
     """Some rows and some columns, intersected. `rows` and `cols` are ascending int64 index vectors on the CPU."""
 
     rows: Tensor
     cols: Tensor
+    kind, packed_as = "grid", "rows"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -69,21 +124,29 @@ class GridSelection:
         # Rows first: the intermediate is then at most as large as the weight's kept rows.
         return weight.index_select(0, self.rows.to(weight.device)).index_select(1, self.cols.to(weight.device))
 
-    def sum(self, score: Tensor) -> float:
-        return row_sums(self.take(score)).sum().item()
-
     def describe(self) -> dict[str, Any]:
         """Rows and columns are lists of [first, last] ranges, both ends included."""
+        return {"kind": self.kind, "shape": list(self.shape), **self.outline()}
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {"rows": self.rows, "cols": self.cols}, {}
+
+    @classmethod
+    def from_packed(cls, packed: Mapping[str, Any]) -> Self:
+        return cls(packed["rows"], packed["cols"])
+
+    def outline(self, rows: int | None = None) -> dict[str, Any]:
+        return {"rows": index_ranges(self.rows) if rows is None else [[0, rows - 1]], "cols": index_ranges(self.cols)}
+
+    def marks(self, shape: tuple[int, int]) -> dict[str, Tensor]:
         return {
-            "kind": "grid",
-            "shape": list(self.shape),
-            "rows": index_ranges(self.rows),
-            "cols": index_ranges(self.cols),
+            "kept_rows": torch.zeros(shape[0]).index_fill_(0, self.rows, 1.0),
+            "kept_cols": torch.zeros(shape[1]).index_fill_(0, self.cols, 1.0),
         }
 
 
 @dataclass(frozen=True, eq=False)
-class WeightsSelection:
+class WeightsSelection(Selection):
     """Single weights, laid out row by row in the block in the order in which they stand in the teacher.
 
     `mask` is a bool matrix of the teacher's shape: one byte a weight, an eighth of a list of indices.
@@ -91,6 +154,7 @@ class WeightsSelection:
 
     mask: Tensor
     block_shape: tuple[int, int]
+    kind, packed_as = "weights", "bits"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -104,14 +168,11 @@ class WeightsSelection:
     def take(self, weight: Tensor) -> Tensor:
         return weight[self.mask.to(weight.device)].reshape(self.block_shape)
 
-    def sum(self, score: Tensor) -> float:
-        return row_sums(self.take(score)).sum().item()
-
     def describe(self) -> dict[str, Any]:
         """Only counts: the positions themselves are as large as the block."""
         per_row, per_col = self.mask.sum(dim=1), self.mask.sum(dim=0)
         return {
-            "kind": "weights",
+            "kind": self.kind,
             "shape": list(self.shape),
             "count": int(per_row.sum()),
             "rows_touched": int((per_row > 0).sum()),
@@ -119,6 +180,31 @@ class WeightsSelection:
             "largest_row_count": int(per_row.max()),
             "largest_col_count": int(per_col.max()),
         }
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """One bit a teacher weight."""
+        import numpy
+
+        return {"bits": torch.from_numpy(numpy.packbits(self.mask.cpu().numpy()))}, {"of": list(self.mask.shape)}
+
+    @classmethod
+    def from_packed(cls, packed: Mapping[str, Any]) -> Self:
+        import numpy
+
+        rows, cols = packed["of"]
+        mask = numpy.unpackbits(packed["bits"].numpy(), count=rows * cols).astype(bool).reshape(rows, cols)
+        return cls(torch.from_numpy(mask), tuple(packed["shape"]))
+
+    def marks(self, shape: tuple[int, int]) -> dict[str, Tensor]:  # noqa: ARG002 - the mask has it
+        mask = self.mask.float()
+        return {"density": block_reduce(mask), "kept_rows": mask.mean(dim=1), "kept_cols": mask.mean(dim=0)}
+
+
+def unpack(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Selection:
+    """Return the selection of which `pack` gave these tensors and values, `shape` added to them."""
+    packed = {**record, **tensors}
+    kinds = (WindowSelection, GridSelection, WeightsSelection)
+    return next(kind for kind in kinds if kind.packed_as in packed).from_packed(packed)
 
 
 def submatrix(score: Tensor, height: int, width: int) -> WindowSelection:
@@ -181,6 +267,15 @@ def neuron(score: Tensor, height: int, width: int) -> WeightsSelection:
         mask[rows] = (keys > threshold) | (level & (order <= ties)).view_as(keys)
         ties -= min(ties, int(order[-1]))
     return WeightsSelection(mask, (height, width))
+
+
+def random_offset(shape: tuple[int, int], height: int, width: int, generator: torch.Generator) -> WindowSelection:
+    """Pick a contiguous window at a random place: the control of `submatrix` (see `random_window`).
+
+    Raises:
+        ShapeError: the window does not fit.
+    """
+    return WindowSelection(random_window(shape, height, width, generator))
 
 
 def random_weights(shape: tuple[int, int], height: int, width: int, generator: torch.Generator) -> WeightsSelection:

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,33 @@ from paraknow_core.sensitivity.plan import MAP_SIZE
 from paraknow_core.sensitivity.store import CHOICES, FULL, PARTS, REDUCTIONS, TOTALS
 from paraknow_core.spec import GROUPS, ROLES
 
-Chooser = Callable[[LogicalModule, Tensor], Mapping[str, tuple[dict[str, Tensor], dict[str, Any]]]]
 
+@dataclass(frozen=True)
+class Request:
+    """Something to take from every teacher module of a role while its sensitivity is in memory, and to keep.
 
-def no_choices(_module: LogicalModule, _score: Tensor) -> dict:
-    """Choose nothing: for stores that are kept whole, or of a teacher without a student."""
-    return {}
+    Attributes:
+        role: of the modules.
+        key: names it in the store; holds all it depends on beside a module's sensitivity.
+        take: (module, its (rows, cols) sensitivity) -> small tensors and plain JSON values; `SensitivityStore.choice`
+            reads them back.
+    """
+
+    role: str
+    key: str
+    take: Callable[[LogicalModule, Tensor], tuple[dict[str, Tensor], dict[str, Any]]]
 
 
 class StoreBuilder:
     """Writes a store part by part; a part that is there already, from before a kill, is written again unharmed."""
 
-    def __init__(self, folder: Path, anatomy: Anatomy, *, full: bool, chooser: Chooser = no_choices) -> None:
-        """Args: the store's folder; the teacher's anatomy; keep S whole; what to choose from a module's S.
+    def __init__(self, folder: Path, anatomy: Anatomy, *, full: bool, requests: Sequence[Request] = ()) -> None:
+        """Args: the store's folder; the teacher's anatomy; keep S whole; what to keep of it besides.
 
         Raises:
             RunError: the disk has no room for the whole S.
         """
-        self.folder, self.anatomy, self.chooser = folder, anatomy, chooser
+        self.folder, self.anatomy, self.requests = folder, anatomy, requests
         self._parts = folder / PARTS
         self._parts.mkdir(parents=True, exist_ok=True)
         self._full = TensorFile(folder / FULL, full_layout(anatomy)) if full else None
@@ -64,10 +74,14 @@ class StoreBuilder:
             modules[module.name] = {"sum": own, "mean": own / score.numel()}
             held[module.parameter] += own
             reductions |= {f"{module.name}|{key}": tensor.float().cpu() for key, tensor in found.items()}
-            for key, (tensors, record) in self.chooser(module, score).items():
-                names = {kind: f"{module.name}|{key}|{kind}" for kind in tensors}
+            for request in self.requests:
+                if request.role != module.role:
+                    continue
+                tensors, record = request.take(module, score)
+                names = {kind: f"{module.name}|{request.key}|{kind}" for kind in tensors}
                 arrays |= {names[kind]: tensor.contiguous() for kind, tensor in tensors.items()}
-                choices.setdefault(module.name, {})[key] = {**record, "file": f"{name}.safetensors", "arrays": names}
+                record |= {"file": f"{name}.safetensors", "arrays": names}
+                choices.setdefault(module.name, {})[request.key] = record
         if self._full is not None:
             for parameter, tensor in sums.items():
                 self._full[parameter].copy_(tensor)

@@ -13,7 +13,14 @@ from paraknow_core.context import Context, Model, Reporter
 from paraknow_core.display import memory
 from paraknow_core.errors import DataError, RunError
 from paraknow_core.memory import PeakMemory, anonymous_bytes, available_bytes, release
-from paraknow_core.sensitivity.plan import RELEASE_BEYOND, Plan, Rates, batch_tokens, plan_sensitivity, sizes_of
+from paraknow_core.sensitivity.plan import (
+    RELEASE_BEYOND,
+    Rates,
+    SensitivityPlan,
+    batch_tokens,
+    plan_sensitivity,
+    sizes_of,
+)
 from paraknow_core.sensitivity.store import PARTS, TOTALS, SensitivityStore
 from paraknow_core.sensitivity.work_folder import PROGRESS, disk_errors, own_folder
 from paraknow_core.settings import Settings
@@ -21,37 +28,35 @@ from paraknow_core.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paraknow_core.methods.seeking.choice import Request
-    from paraknow_core.sensitivity.build import Chooser, StoreBuilder
+    from paraknow_core.sensitivity.build import Request, StoreBuilder
     from paraknow_core.tasks.templates import Encoded
 
 VERSION = 1  # raise when the numbers a store holds would change
 _DISK_RATE = 1.5e9  # bytes a second, assumed: most of a teacher is in the page cache, or on a fast disk
 
 
-def sensitivity(context: Context) -> SensitivityStore:
-    """Return the teacher's sensitivity for the spec's seed samples, from the cache if it was measured before."""
-    from paraknow_core.methods.seeking.choice import choice_key, requests
-    from paraknow_core.sensitivity.build import no_choices
+def sensitivity(context: Context, requests: "Sequence[Request]" = ()) -> SensitivityStore:
+    """Return the teacher's sensitivity for the spec's seed samples, from the cache if it was measured before.
+
+    Args:
+        context: teacher, task and seed samples.
+        requests: what to keep of a sensitivity that is not kept whole (see `methods.wanted`).
+    """
     from paraknow_core.tasks.fitting import date_of
 
     spec, teacher, settings = context.spec, context.teacher, context.settings
     encoded, key = seed_key(context)
-    found = _saved(context, key, None)
-    if found:
-        return found
-    wanted = requests(context)
-    keys = sorted({f"{each.role} {choice_key(context, each.structure, each.target)}" for each in wanted})
-    found = _saved(context, key, keys)
-    if found:
-        return found
+    keys = sorted({f"{request.role} {request.key}" for request in requests})
+    store = _saved(context, key, keys)
+    if store:
+        return store
     plan = plan_for(teacher, settings, encoded, full=True if context.part else None)
     full = settings.keep == "full" or bool(context.part) or (settings.keep == "auto" and plan.way == "resident")
     name = key if full else f"{key}-{hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:8]}"
     with own_folder(context.place.sensitivity / name, context.report) as work:
-        found = _saved(context, key, keys)  # somebody else may have measured it meanwhile
-        if found:
-            return found
+        store = _saved(context, key, keys)  # somebody else may have measured it meanwhile
+        if store:
+            return store
         goes_on = plan.way == "streamed" and (work / PROGRESS).exists()
         context.report.event("plan", message=_sentence(plan, goes_on), plan=plan.to_dict())
         facts = {
@@ -79,7 +84,7 @@ def sensitivity(context: Context) -> SensitivityStore:
                     facts,
                     plan=plan,
                     full=full,
-                    chooser=no_choices if full else chooser_of(context, wanted),
+                    requests=() if full else requests,
                 )
         teacher.refuse_replaced()
         final = context.place.sensitivity / name
@@ -126,9 +131,9 @@ def measure(
     report: Reporter,
     facts: dict[str, Any],
     *,
-    plan: Plan,
+    plan: SensitivityPlan,
     full: bool,
-    chooser: "Chooser",
+    requests: "Sequence[Request]" = (),
 ) -> None:
     """Measure the sensitivity of every teacher parameter and leave a store in `work`/store.
 
@@ -140,7 +145,7 @@ def measure(
         facts: copied into sensitivity.json.
         plan: which way, and what it should take.
         full: keep S of every parameter.
-        chooser: what to choose from each module's S.
+        requests: what to keep of it besides.
 
     Raises:
         NumericError: a loss or sum is not finite. RunError: no room on the disk.
@@ -152,7 +157,7 @@ def measure(
         shutil.rmtree(work / "store", ignore_errors=True)
     began = time.monotonic()
     with PeakMemory(plan.device) as peak, _memory_errors(teacher, plan):
-        builder = StoreBuilder(work / "store", teacher.anatomy, full=full, chooser=chooser)
+        builder = StoreBuilder(work / "store", teacher.anatomy, full=full, requests=requests)
         way = _streamed if plan.way == "streamed" else _resident
         losses = way(teacher, encoded, work, report, builder, plan)
     took = {"memory": peak.bytes, "seconds": round(time.monotonic() - began, 3)}
@@ -172,24 +177,13 @@ def measure(
     report.event("measured", message=message, **took)
 
 
-def chooser_of(context: Context, wanted: "Sequence[Request]") -> "Chooser":
-    """Return what makes the requested choices while a module's S is in memory."""
-    from paraknow_core.methods.seeking.choice import choice_key, choose, packed
-
-    def chooser(module: Any, score: "Tensor") -> dict:
-        return {
-            choice_key(context, each.structure, each.target): packed(
-                choose(context, each.structure, module, each.target, score)
-            )
-            for each in wanted
-            if each.role == module.role
-        }
-
-    return chooser
-
-
 def _streamed(
-    teacher: Model, encoded: "Sequence[Encoded]", work: Path, report: Reporter, builder: "StoreBuilder", plan: Plan
+    teacher: Model,
+    encoded: "Sequence[Encoded]",
+    work: Path,
+    report: Reporter,
+    builder: "StoreBuilder",
+    plan: SensitivityPlan,
 ) -> list[float]:
     import torch
 
@@ -203,7 +197,12 @@ def _streamed(
 
 
 def _resident(
-    teacher: Model, encoded: "Sequence[Encoded]", _work: Path, report: Reporter, builder: "StoreBuilder", plan: Plan
+    teacher: Model,
+    encoded: "Sequence[Encoded]",
+    _work: Path,
+    report: Reporter,
+    builder: "StoreBuilder",
+    plan: SensitivityPlan,
 ) -> list[float]:
     import torch
 
@@ -230,8 +229,8 @@ def _resident(
     return losses
 
 
-def _saved(context: Context, key: str, choices: Sequence[str] | None) -> SensitivityStore | None:
-    """Return a saved store of these numbers: one kept whole, or one that holds these choices (None: none will do)."""
+def _saved(context: Context, key: str, choices: Sequence[str]) -> SensitivityStore | None:
+    """Return a saved store of these numbers: one that was kept whole, or one that holds these choices."""
     for folder in sorted(context.place.sensitivity.glob(f"{key}*")):
         store = SensitivityStore(folder)
         if not store.is_whole:
@@ -242,13 +241,15 @@ def _saved(context: Context, key: str, choices: Sequence[str] | None) -> Sensiti
         totals = store.totals
         roles = {name: module["role"] for name, module in totals["modules"].items()}
         made = {f"{roles[name]} {choice}" for name, each in totals.get("choices", {}).items() for choice in each}
-        reduced = choices is not None and not context.part
-        if store.has_full or (reduced and context.settings.keep != "full" and made.issuperset(choices)):
+        reduced = not context.part and context.settings.keep != "full"
+        if store.has_full or (reduced and made.issuperset(choices)):
             return store
     return None
 
 
-def plan_for(teacher: Model, settings: Settings, encoded: "Sequence[Encoded]", full: bool | None = None) -> Plan:
+def plan_for(
+    teacher: Model, settings: Settings, encoded: "Sequence[Encoded]", full: bool | None = None
+) -> SensitivityPlan:
     """Measure this machine for half a second and plan the measurement of a teacher.
 
     Raises:
@@ -281,7 +282,7 @@ def plan_for(teacher: Model, settings: Settings, encoded: "Sequence[Encoded]", f
     )
 
 
-def _sentence(plan: Plan, goes_on: bool) -> str:
+def _sentence(plan: SensitivityPlan, goes_on: bool) -> str:
     need = plan.need
     time_ = f", about {need.seconds:.0f} s" if need.seconds is not None else ""
     return (
@@ -290,7 +291,7 @@ def _sentence(plan: Plan, goes_on: bool) -> str:
     )
 
 
-def _refuse_full_disk(plan: Plan, work: Path, full: bool) -> None:
+def _refuse_full_disk(plan: SensitivityPlan, work: Path, full: bool) -> None:
     there = sum(file.stat().st_size for file in work.rglob("*") if file.is_file())
     lacking = plan.need.disk - there - shutil.disk_usage(work).free
     if lacking > 0:
@@ -301,7 +302,7 @@ def _refuse_full_disk(plan: Plan, work: Path, full: bool) -> None:
 
 
 @contextmanager
-def _memory_errors(teacher: Model, plan: Plan) -> Iterator[None]:
+def _memory_errors(teacher: Model, plan: SensitivityPlan) -> Iterator[None]:
     """Turn memory that runs out, although it was planned for, into a sentence."""
     import torch
 

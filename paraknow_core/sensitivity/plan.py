@@ -63,7 +63,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SensitivityPlan:
     """The way to measure, why, and what both ways would take."""
 
     way: Way
@@ -138,7 +138,7 @@ def plan_sensitivity(
     way: Literal["auto", "resident", "streamed"] = "auto",
     full: bool | None = None,
     rates: Rates | None = None,
-) -> Plan:
+) -> SensitivityPlan:
     """Choose between holding the whole teacher in memory and streaming its layers.
 
     Args:
@@ -190,7 +190,7 @@ def plan_sensitivity(
             f"memory budget: {memory(budget)} given, but {anatomy.label} as a whole needs "
             f"{memory(needs['resident'].memory)}; leave out --streaming never, or raise --memory-budget"
         )
-    return Plan(chosen, device, reason, budget, needs)
+    return SensitivityPlan(chosen, device, reason, budget, needs)
 
 
 def batch_tokens(size: Sizes, lengths: Sequence[int]) -> int:

@@ -133,7 +133,7 @@ class SensitivityStore:
 
         Args:
             module: the teacher's module.
-            key: what was asked for (see `stages.choice.choice_key`).
+            key: what was asked for (a `build.Request`'s).
 
         Returns:
             Its index tensors (torch) and its record: shape, inside and total sensitivity.

@@ -12,22 +12,16 @@ from paraknow_core.adapters.export import compare_logits, export_adapter
 from paraknow_core.adapters.merging import write_merged
 from paraknow_core.adapters.quantise import quantise
 from paraknow_core.errors import NumericError, RunError
-from paraknow_core.methods import method
-from paraknow_core.methods.start import start_adapter
 from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.source import resolve_model
 from paraknow_core.paths import read_json
-from paraknow_core.sensitivity.measure import sensitivity
-from tests.methods.test_start import STUDENTS, disturb, samples
+from tests.methods.test_start import STUDENTS, disturb, samples, start
 from tests.tiny_models import build_tiny, edit_config
 
 
 def trained(context, folder, *, bits=None):
     """Leave a run's files in `folder` as after training; return the trained model and what result.json would say."""
-    chosen = method(context.spec.method)
-    modules = [m for m in context.student.anatomy.modules if m.role in context.spec.extraction.roles]
-    store = sensitivity(context) if chosen.needs_teacher else None
-    started = start_adapter(context, chosen, modules, store, folder)
+    started, modules = start(context, folder)
     if bits:
         quantise(started.peft_model)
     disturb(started.peft_model)

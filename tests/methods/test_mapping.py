@@ -1,14 +1,21 @@
 """Layer mappings, each strategy by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from paraknow_core.errors import ShapeError
-from paraknow_core.methods.seeking.mapping import map_layers
+from paraknow_core.methods.mapping import map_layers
 from paraknow_core.spec import MappingSpec
 
 
 def mapped(strategy, teacher, student, scores=None, **more):
-    return map_layers(MappingSpec(strategy=strategy, **more), teacher, student, scores)
+    """Map the layers of two models of these depths."""
+    models = [SimpleNamespace(anatomy=SimpleNamespace(num_hidden_layers=layers)) for layers in (teacher, student)]
+    store = SimpleNamespace(layer_scores=lambda: scores) if scores else None
+    return map_layers(
+        MappingSpec(strategy=strategy, **more), SimpleNamespace(teacher=models[0], student=models[1]), store
+    )
 
 
 def test_strategies_by_hand():

@@ -7,7 +7,10 @@ from paraknow_core.adapters.export import check_export, export_adapter, step0_id
 from paraknow_core.adapters.inject import check_rank, host_factors, hosts
 from paraknow_core.errors import ShapeError
 from paraknow_core.methods import method
-from paraknow_core.methods.seeking.blocks import extract_blocks, refuse_incompatible
+from paraknow_core.methods.base import MethodInputs
+from paraknow_core.methods.mapping import map_layers
+from paraknow_core.methods.plan import plan_transfer
+from paraknow_core.methods.seeking.blocks import extract_blocks
 from paraknow_core.methods.start import start_adapter
 from paraknow_core.models.modules import logical_weight
 from paraknow_core.paths import read_json
@@ -24,8 +27,11 @@ STUDENTS = [(family, {}) for family in FAMILIES] + [
 def start(context, folder, name=None):
     chosen = method(name or context.spec.method)
     modules = [m for m in context.student.anatomy.modules if m.role in context.spec.extraction.roles]
-    store = sensitivity(context) if chosen.needs_teacher else None
-    return start_adapter(context, chosen, modules, store, folder), modules
+    store = plan = None
+    if chosen.needs_teacher:
+        store = sensitivity(context)
+        plan = plan_transfer(context, map_layers(context.spec.mapping, context, store))
+    return start_adapter(context, chosen, store, plan, folder), modules
 
 
 def samples(context, count=3):
@@ -72,9 +78,8 @@ def test_the_base_and_the_product_are_what_the_mode_says(family, mode, tiny, mak
     context = make_context(tiny(family), {"injection.mode": mode})
     started, modules = start(context, tmp_path)
     untouched = dict(context.student.load().named_parameters())
-    teacher = dict(context.teacher.load().named_parameters())
-    store, mapping = sensitivity(context), started.layer_mapping
-    blocks = {b.student.name: b for b in extract_blocks(context, store, mapping, teacher, untouched)}
+    inputs = MethodInputs(context, untouched, sensitivity(context), plan_transfer(context, started.layer_mapping))
+    blocks = {block.student.name: block for block in extract_blocks(inputs)}
     rank, scaling = 4, 1.5
     assert blocks
     for host, parts in hosts(modules).items():
@@ -207,4 +212,4 @@ def test_refusals_come_before_anything_costly(tiny, make_context):
     with pytest.raises(ShapeError, match="no module of these roles"):
         check_rank([], 4)
     gate_only = make_context(tiny("gpt2"), {"extraction.origin": ["q"]})
-    refuse_incompatible(gate_only)
+    plan_transfer(gate_only).refuse_blocked()

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from paraknow_core.errors import NumericError, ShapeError
 from paraknow_core.ops import chunks
-from paraknow_core.ops.structure import GridSelection, index_ranges, neuron, random_weights, row_column, submatrix
+from paraknow_core.ops.structure import (
+    GridSelection,
+    index_ranges,
+    neuron,
+    random_offset,
+    random_weights,
+    row_column,
+    submatrix,
+    unpack,
+)
 from paraknow_core.ops.window import Window, best_window
 from tests.ops.matrices import FLOATS, exact_sum, matrices, with_size
 
@@ -147,3 +156,30 @@ def test_a_grid_can_be_made_by_hand():
     weight = torch.arange(15.0).reshape(3, 5)
     assert grid.take(weight).tolist() == [[1.0, 3.0, 4.0], [11.0, 13.0, 14.0]]
     assert Window(0, 0, *grid.shape).area == 6
+
+
+@pytest.mark.parametrize("structure", [submatrix, row_column, neuron, random_weights, random_offset])
+def test_a_packed_selection_comes_back_and_marks_what_it_takes(structure):
+    shape, block = (7, 9), (3, 4)
+    generator = torch.Generator().manual_seed(2)
+    score = torch.rand(shape, generator=generator)
+    chance = structure in (random_weights, random_offset)
+    selection = structure(shape, *block, generator) if chance else structure(score, *block)
+    tensors, record = selection.pack()
+    again = unpack(tensors, json.loads(json.dumps({"shape": list(selection.shape), **record})))
+    taken = torch.arange(63.0).view(shape)
+    assert torch.equal(again.take(taken), selection.take(taken))
+    assert again.describe() == selection.describe()
+    mask = torch.zeros(63).index_fill_(0, selection.take(taken).flatten().long(), 1.0).view(shape)
+    marks = selection.marks(shape)
+    if "density" in marks:
+        assert torch.equal(marks["density"].float(), mask)
+        torch.testing.assert_close(marks["kept_rows"], mask.mean(dim=1))
+        assert selection.outline() is None
+    elif marks:
+        assert torch.equal(torch.outer(marks["kept_rows"], marks["kept_cols"]), mask)
+        assert selection.outline(7) == {"rows": [[0, 6]], "cols": index_ranges(selection.cols)}
+    else:
+        row, col, height, width = selection.outline()["window"]
+        assert torch.equal(mask[row : row + height, col : col + width], torch.ones(block))
+        assert selection.outline(7)["window"] == [0, col, 7, width]

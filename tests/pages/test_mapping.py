@@ -380,11 +380,13 @@ def test_extract_only_submits_a_run_and_shows_where_the_adapter_lies(place, load
 def test_reductions_alone_say_what_they_cannot_show(place, measured, open_app):
     """A streamed measurement keeps what the run's student needs, and no S."""
     from paraknow_core.context import Context
+    from paraknow_core.methods import wanted
     from paraknow_core.sensitivity.measure import sensitivity
 
     spec = RunSpec().with_changes({"sensitivity.samples": 1})
     place.root.mkdir(exist_ok=True)
-    sensitivity(Context(spec, Settings(threads=2, keep="reductions"), place))
+    context = Context(spec, Settings(threads=2, keep="reductions"), place)
+    sensitivity(context, wanted(context))
     save(place, spec)
     app = open_app("mapping")
     answer_desk(place, app)
@@ -404,15 +406,16 @@ def test_the_table_in_numbers_is_what_a_run_writes(place, loaded):
     from paraknow_core.context import Context
     from paraknow_core.methods import method
     from paraknow_core.methods.base import MethodInputs
-    from paraknow_core.methods.seeking.blocks import layer_mapping
+    from paraknow_core.methods.mapping import map_layers
+    from paraknow_core.methods.plan import plan_transfer
     from paraknow_core.sensitivity.measure import sensitivity
 
     table = overview(loaded()).set_index("student module")
     context = Context(RunSpec().with_changes(SAMPLES), Settings(), place)
     store = sensitivity(context)
     student = dict(context.student.load().named_parameters())
-    inputs = MethodInputs(context, student, context.teacher.weights(), store, layer_mapping(context, store))
-    for update in method("seeking").updates(inputs):
+    plan = plan_transfer(context, map_layers(context.spec.mapping, context, store))
+    for update in method("seeking").start(MethodInputs(context, student, store, plan)):
         row, record = table.loc[update.module.name.removeprefix("model.")], update.record
         assert row["taken at"] == "{}, {}".format(*record["top_left"])
         got = numpy.array([row["captured"], row["area"], row["cosine"], row["retained"]])

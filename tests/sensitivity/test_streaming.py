@@ -13,13 +13,15 @@ from safetensors.torch import load_file
 
 from paraknow_core.context import Context, Model, Silent
 from paraknow_core.errors import DataError, ModelError, NumericError, RunError
-from paraknow_core.methods import method
+from paraknow_core.methods import method, wanted
+from paraknow_core.methods.mapping import map_layers
+from paraknow_core.methods.plan import plan_transfer
 from paraknow_core.methods.start import start_adapter
 from paraknow_core.paths import PROJECT_ROOT, workspace
 from paraknow_core.runs.writer import StopRequested
 from paraknow_core.sensitivity import measure as stage
 from paraknow_core.sensitivity import streaming
-from paraknow_core.sensitivity.build import StoreBuilder, no_choices
+from paraknow_core.sensitivity.build import StoreBuilder
 from paraknow_core.sensitivity.measure import measure, plan_for, sensitivity
 from paraknow_core.sensitivity.store import FULL
 from paraknow_core.settings import Settings
@@ -58,7 +60,7 @@ def measured(folder, work, *, streaming, full=True, report=None, **settings):
     teacher = Model(ModelSpec(source=folder), chosen, workspace(work))
     work.mkdir(exist_ok=True)
     plan = plan_for(teacher, chosen, seed_samples())
-    measure(teacher, seed_samples(), work, report or Silent(), {}, plan=plan, full=full, chooser=no_choices)
+    measure(teacher, seed_samples(), work, report or Silent(), {}, plan=plan, full=full)
     return work / "store"
 
 
@@ -279,11 +281,12 @@ def test_kept_choices_give_the_blocks_of_the_whole_sensitivity(structure, make_c
     for keep in ("full", "reductions"):
         context = make_context(student, changes, place=workspace(tmp_path / keep))
         context.settings = context.settings.model_copy(update={"streaming": "always", "keep": keep})
-        store = sensitivity(context)
+        store = sensitivity(context, wanted(context))
         assert store.has_full == (keep == "full")
         out = tmp_path / f"out-{keep}"
         out.mkdir()
-        start_adapter(context, method("seeking"), list(context.student.anatomy.modules), store, out)
+        plan = plan_transfer(context, map_layers(context.spec.mapping, context, store))
+        start_adapter(context, method("seeking"), store, plan, out)
         records[keep] = json.loads((out / "extraction.json").read_text())
     whole, kept = records["full"], records["reductions"]
     assert whole["layer_mapping"] == kept["layer_mapping"]
@@ -304,7 +307,7 @@ def test_a_store_without_the_roles_a_student_needs_is_not_served(make_context, t
         student = tiny("opt", ffn_dim=56) if family == "opt" else tiny("llama")
         context = make_context(student, {"extraction.origin": ["attention", "ffn"]}, place=place)
         context.settings = context.settings.model_copy(update={"streaming": "always", "keep": "reductions"})
-        folders.append(sensitivity(context))
+        folders.append(sensitivity(context, wanted(context)))
     made = [{n.rsplit(".", 1)[1] for n in store.totals["choices"]} for store in folders]
     assert "gate_proj" in made[1]
     assert "gate_proj" not in made[0]
@@ -317,7 +320,7 @@ def test_reductions_serve_only_what_they_were_made_for(make_context, tiny, tmp_p
     def store_for(student, **changes):
         context = make_context(tiny("llama", **student), changes, place=place)
         context.settings = context.settings.model_copy(update=settings)
-        return context, sensitivity(context)
+        return context, sensitivity(context, wanted(context))
 
     _, first = store_for({})
     _, again = store_for(
@@ -329,7 +332,7 @@ def test_reductions_serve_only_what_they_were_made_for(make_context, tiny, tmp_p
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(DataError, match="only reductions were kept"):
-        start_adapter(context, method("seeking"), list(context.student.anatomy.modules), first, out)
+        start_adapter(context, method("seeking"), first, plan_transfer(context, [0, 1]), out)
     assert not list(out.iterdir())
 
 

@@ -2,25 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from paraknow_core.context import Context
-from paraknow_core.errors import ModelError
+from paraknow_core.methods.base import MethodInputs
 from paraknow_core.methods.seeking.choice import Choice, choose, recall, to_student_vocabulary
-from paraknow_core.methods.seeking.mapping import LayerMapping, map_layers
-from paraknow_core.models.anatomy import LogicalModule
-from paraknow_core.models.compat import Pairing, compatibility
-from paraknow_core.models.modules import logical_weight
+from paraknow_core.models.compat import Pairing
+from paraknow_core.models.modules import LogicalModule, logical_weight
 from paraknow_core.ops.metrics import cosine
 from paraknow_core.sensitivity.store import SensitivityStore
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from paraknow_core.models.compat import CompatibilityReport
 
 
 @dataclass(frozen=True)
@@ -42,67 +35,44 @@ class Block:
     record: dict[str, Any]
 
 
-def layer_mapping(context: Context, store: SensitivityStore | None) -> LayerMapping:
-    """Return the spec's layer mapping for this pair."""
-    scores = store.layer_scores() if store else None
-    teacher, student = context.teacher.anatomy, context.student.anatomy
-    return map_layers(context.spec.mapping, teacher.num_hidden_layers, student.num_hidden_layers, scores)
-
-
-def pairings(context: Context, mapping: LayerMapping | None = None) -> "CompatibilityReport":
-    """Return what each student module receives under this mapping (None: not known yet), or why nothing."""
-    roles = context.spec.extraction.roles
-    alignment = context.alignment if {"embed", "head"} & set(roles) else None
-    return compatibility(context.teacher.anatomy, context.student.anatomy, alignment, mapping, roles)
-
-
-def refuse_incompatible(context: Context) -> None:
-    """Refuse a pair of which nothing can be transferred, before anything costly starts.
-
-    Raises:
-        ModelError: says why.
-    """
-    blocking = pairings(context).blocking
-    if blocking:
-        raise ModelError(f"{context.teacher.source.label} -> {context.student.source.label}: {blocking[0]}")
-
-
-def extract_blocks(
-    context: Context,
-    store: SensitivityStore,
-    mapping: LayerMapping,
-    teacher_parameters: "Mapping[str, Tensor]",
-    student_parameters: "Mapping[str, Tensor]",
-    *,
-    random_offset: bool = False,
-) -> Iterator[Block]:
+def extract_blocks(inputs: MethodInputs) -> Iterator[Block]:
     """Cut one block after the other, so that only one lives at a time.
 
     Args:
-        context: the run's.
-        store: saved sensitivity: with full tensors, or with the choices that were made when it was measured.
-        mapping: for each student layer, the teacher layer.
-        teacher_parameters, student_parameters: parameter name to weight, stored orientation.
-        random_offset: place the window anywhere instead of at the most sensitive place (a control).
+        inputs: both models' weights; the plan; a store with full tensors, or with the choices that were made when it
+            was measured.
     """
-    teacher, student = context.teacher.anatomy, context.student.anatomy
-    structure = "random_offset" if random_offset else context.spec.extraction.structure
-    todo = [pair for pair in pairings(context, mapping).pairings if pair.action != "skip"]
-    for pair in context.follow(todo, "cutting blocks"):
-        source, target = teacher.module(pair.teacher_module), student.module(pair.student_module)
-        weight = logical_weight(teacher_parameters[source.parameter].detach(), source)
-        if store.has_full:
-            score = logical_weight(store.full(source.parameter, "pt"), source).to(weight.device)
-            choice = choose(context, structure, source, target, score)
-        else:
-            choice = recall(context, store, structure, source, target)
-        own = logical_weight(student_parameters[target.parameter].detach(), target).to(weight.device)
-        yield cut(context, pair, source, target, weight, choice, own)
+    context, plan = inputs.context, inputs.plan
+    for pairing in context.follow(plan.pairings, "cutting blocks"):
+        source, target = plan.modules(pairing)
+        weight = logical_weight(inputs.teacher_parameters[source.parameter].detach(), source)
+        choice, _ = decide(context, inputs.store, context.spec.structure, source, target, weight.device)
+        own = logical_weight(inputs.student_parameters[target.parameter].detach(), target).to(weight.device)
+        yield cut(context, pairing, source, target, weight, choice, own)
+
+
+def decide(
+    context: Context,
+    store: SensitivityStore,
+    structure: str,
+    source: LogicalModule,
+    target: LogicalModule,
+    device: torch.device,
+) -> tuple[Choice, Tensor | None]:
+    """Choose from the full sensitivity, or read back what was chosen; see `choice`.
+
+    Returns:
+        The choice, and the (rows, cols) sensitivity of the teacher module on this device, None if it was not kept.
+    """
+    if not store.has_full:
+        return recall(context, store, structure, source, target), None
+    score = logical_weight(store.full(source.parameter, "pt"), source).to(device)
+    return choose(context, structure, source, target, score), score
 
 
 def cut(
     context: Context,
-    pair: Pairing,
+    pairing: Pairing,
     source: LogicalModule,
     target: LogicalModule,
     weight: Tensor,
@@ -113,7 +83,7 @@ def cut(
 
     Args:
         context: the run's.
-        pair: what the record says about the two modules.
+        pairing: what the record says about the two modules.
         source, target: the teacher's and the student's module.
         weight, own: their weights in logical orientation, on one device, in any floating dtype.
         choice: which entries.
@@ -122,22 +92,22 @@ def cut(
     selection, (height, width) = choice.selection, choice.selection.shape
     taken, replaced = selection.take(weight), own[:height, :width]
     if shared is not None:
-        taken, replaced = (each.masked_fill(~shared[:height, None], 0) for each in (taken, replaced))
+        taken, replaced = (t.masked_fill(~shared[:height, None], 0) for t in (taken, replaced))
     alike = cosine(taken, replaced)  # before the block is laid out: it has no entries that did not arrive
     block, received = _laid_out(taken, own.shape, shared)
-    captured = None if choice.inside is None else choice.inside / choice.total if choice.total else 0.0
+    described = selection.describe()
     record = {
         "teacher_module": source.name,
         "role": target.role,
         "layer": target.layer,
         "teacher_layer": source.layer,
-        "action": pair.action,
-        "reason": pair.reason,
-        "top_left": selection.describe().get("top_left"),
+        "action": pairing.action,
+        "reason": pairing.reason,
+        "top_left": described.get("top_left"),
         "shape": [height, width],
-        "selection": selection.describe(),
+        "selection": described,
         "window_sum": choice.inside,
-        "captured_mass": captured,
+        "captured_mass": choice.share,
         "area_fraction": height * width / weight.numel(),
         "student_shape": list(own.shape),
         "cosine_with_student": alike,

@@ -7,26 +7,24 @@ that rank, split and injection mode can still be changed afterwards.
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from paraknow_core.catalogue import STRUCTURES, implementation
 from paraknow_core.context import Context
-from paraknow_core.models.compat import compatibility
+from paraknow_core.methods.plan import plan_transfer
 from paraknow_core.models.modules import LogicalModule
 from paraknow_core.ops.metrics import total
-from paraknow_core.ops.structure import GridSelection, Selection, WeightsSelection, WindowSelection
-from paraknow_core.ops.window import Window
+from paraknow_core.ops.structure import Selection, unpack
+from paraknow_core.sensitivity.build import Request
 from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.spec import GROUP_OF_ROLE, ROLES
 
-if TYPE_CHECKING:
-    from paraknow_core.models.vocabulary import TokenAlignment
-
-_SHARED = ("submatrix", "row_column")  # cheap to decide and to keep: always asked for, so that arms share a measurement
-_DECIDERS = {name: implementation(row) for name, row in STRUCTURES.items() if "sensitivity" in row.needs}
+_ALWAYS = ("submatrix", "row_column")  # cheap to decide and to keep: always asked for, so that arms share a measurement
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,12 @@ class Choice:
     inside: float | None
     total: float | None
 
-
-@dataclass(frozen=True)
-class Request:
-    """A choice to make for every teacher module of a role: for student modules like `target`, by one structure."""
-
-    role: str
-    structure: str
-    target: LogicalModule
+    @property
+    def share(self) -> float | None:
+        """What the selection holds of all the sensitivity, 0 to 1."""
+        if self.inside is None:
+            return None
+        return self.inside / self.total if self.total else 0.0
 
 
 def choose(context: Context, structure: str, source: LogicalModule, target: LogicalModule, score: Tensor) -> Choice:
@@ -57,11 +53,10 @@ def choose(context: Context, structure: str, source: LogicalModule, target: Logi
         score: (rows, cols) sensitivity of the teacher module.
     """
     score = to_student_vocabulary(context, target, score)[0]
-    height, width = block_shape(target, tuple(score.shape))
-    if structure in _DECIDERS:
-        selection = _DECIDERS[structure](score, height, width)
-    else:
+    if _is_drawn(structure):
         selection = drawn(context, structure, source, target)
+    else:
+        selection = implementation(STRUCTURES[structure])(score, *_block_shape(target, score.shape))
     return Choice(selection, selection.sum(score), total(score))
 
 
@@ -73,114 +68,92 @@ def recall(
     Raises:
         DataError: the store was measured for other students or structures.
     """
-    if structure not in _DECIDERS:
+    if _is_drawn(structure):
         return Choice(drawn(context, structure, source, target), None, None)
-    arrays, record = store.choice(source.name, choice_key(context, structure, target))
-    return Choice(_unpacked(arrays, record), record["inside"], record["total"])
+    tensors, record = store.choice(source.name, choice_key(context, structure, target))
+    return Choice(unpack(tensors, record), record["inside"], record["total"])
 
 
 def requests(context: Context) -> list[Request]:
-    """List the choices to make for this pair while the sensitivity is in memory, whatever the layer mapping will be."""
-    if context.spec.until == "sensitivity" and context.spec.teacher == context.spec.student:
-        return []  # nobody is there to receive anything
-    teacher, student, spec = context.teacher.anatomy, context.student.anatomy, context.spec.extraction
-    roles = [role for role in ROLES if GROUP_OF_ROLE[role] != "embedding" or role in spec.roles]
-    alignment = context.alignment if {"embed", "head"} & set(roles) else None
-    everywhere = [0] * student.num_hidden_layers
-    found: dict[tuple, Request] = {}
-    for pair in compatibility(teacher, student, alignment, everywhere, roles).pairings:
-        if pair.action == "skip":
-            continue
-        source, target = teacher.module(pair.teacher_module), student.module(pair.student_module)
-        for structure in dict.fromkeys((*_SHARED, *(s for s in (spec.structure,) if s in _DECIDERS))):
-            found[source.role, choice_key(context, structure, target)] = Request(source.role, structure, target)
+    """List the choices to make while the sensitivity is in memory, whatever the layer mapping will be."""
+    roles = [r for r in ROLES if GROUP_OF_ROLE[r] != "embedding" or r in context.spec.extraction.roles]
+    anywhere = plan_transfer(context, [0] * context.student.anatomy.num_hidden_layers, roles)
+    structures = [s for s in (*_ALWAYS, context.spec.extraction.structure) if not _is_drawn(s)]
+    found: dict[tuple[str, str], Request] = {}
+    for pairing, structure in product(anywhere.pairings, structures):
+        source, target = anywhere.modules(pairing)
+        key = choice_key(context, structure, target)
+        found[source.role, key] = Request(source.role, key, partial(_packed, context, structure, target))
     return list(found.values())
+
+
+def _packed(
+    context: Context, structure: str, target: LogicalModule, source: LogicalModule, score: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Choose, and return the choice as `recall` needs it: small tensors and a record."""
+    choice = choose(context, structure, source, target, score)
+    tensors, record = choice.selection.pack()
+    return tensors, {"shape": list(choice.selection.shape), "inside": choice.inside, "total": choice.total, **record}
 
 
 def choice_key(context: Context, structure: str, target: LogicalModule) -> str:
     """Name a choice by all it depends on beside the teacher module's sensitivity."""
     key = f"{structure} {target.shape[0]}x{target.shape[1]}"
-    return f"{key} tokens {_digest(context.alignment)}" if target.group == "embedding" else key
-
-
-def packed(choice: Choice) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return a choice as small tensors and a record."""
-    selection = choice.selection
-    record = {"shape": list(selection.shape), "inside": choice.inside, "total": choice.total}
-    if isinstance(selection, WindowSelection):
-        return {}, record | {"top_left": [selection.window.row, selection.window.col]}
-    if isinstance(selection, GridSelection):
-        return {"rows": selection.rows, "cols": selection.cols}, record
-    import numpy
-
-    bits = torch.from_numpy(numpy.packbits(selection.mask.cpu().numpy()))
-    return {"bits": bits}, record | {"of": list(selection.mask.shape)}
-
-
-def _unpacked(arrays: dict[str, Tensor], record: dict[str, Any]) -> Selection:
-    height, width = record["shape"]
-    if "top_left" in record:
-        return WindowSelection(Window(*record["top_left"], height, width))
-    if "rows" in arrays:
-        return GridSelection(arrays["rows"], arrays["cols"])
-    import numpy
-
-    rows, cols = record["of"]
-    mask = numpy.unpackbits(arrays["bits"].numpy(), count=rows * cols).astype(bool).reshape(rows, cols)
-    return WeightsSelection(torch.from_numpy(mask), (height, width))
-
-
-def block_shape(target: LogicalModule, shape: tuple[int, int]) -> tuple[int, int]:
-    """Return the size of the block: the student's, or the teacher's where that is smaller."""
-    return min(shape[0], target.shape[0]), min(shape[1], target.shape[1])
+    if target.group != "embedding":
+        return key
+    tokens, digest = context.alignment, "identical"
+    if not tokens.identical:
+        digest = hashlib.sha256(tokens.teacher_ids.tobytes() + tokens.student_ids.tobytes()).hexdigest()[:16]
+    return f"{key} tokens {digest}"
 
 
 def drawn(context: Context, structure: str, source: LogicalModule, target: LogicalModule) -> Selection:
-    """Draw a random selection, always the same for this student module and the spec's extraction seed."""
-    aligned = target.group == "embedding" and not _same(context, source.shape[0], target.shape[0])
+    """Draw a selection, always the same for this student module and the spec's extraction seed."""
+    aligned = _is_aligned(context, target, source.shape[0])
     shape = (target.shape[0] if aligned else source.shape[0], source.shape[1])
-    generator = torch.Generator().manual_seed(_module_seed(context.spec.extraction.seed, target.name))
-    found = implementation(STRUCTURES[structure])(shape, *block_shape(target, shape), generator)
-    return WindowSelection(found) if isinstance(found, Window) else found
+    # Seed and module name together, so that every module draws its own numbers whatever else is extracted.
+    name = f"{context.spec.extraction.seed}:{target.name}".encode()
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:6], "big"))
+    return implementation(STRUCTURES[structure])(shape, *_block_shape(target, shape), generator)
 
 
-def to_student_vocabulary(context: Context, target: LogicalModule, *tensors: Tensor) -> tuple[Tensor | None, ...]:
-    """Bring (teacher vocabulary, hidden) tensors to (student vocabulary, hidden); rows of unshared tokens are zero.
+def to_student_vocabulary(context: Context, target: LogicalModule, tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Bring a (teacher vocabulary, hidden) tensor to (student vocabulary, hidden); rows of unshared tokens are zero.
 
     Args:
         context: the run's.
-        target: the student's module; anything but an embedding leaves the tensors as they are.
-        tensors: of one teacher module.
+        target: the student's module; anything but an embedding leaves the tensor as it is.
+        tensor: of a teacher module.
 
     Returns:
-        The tensors, and last a bool mask (student vocabulary,) of the shared tokens, or None where all are.
+        The tensor, and a bool mask (student vocabulary,) of the shared tokens, or None where all are.
     """
-    if target.group != "embedding" or _same(context, tensors[0].shape[0], target.shape[0]):
-        return (*tensors, None)
-    alignment, device, size = context.alignment, tensors[0].device, target.shape[0]
+    if not _is_aligned(context, target, tensor.shape[0]):
+        return tensor, None
+    alignment, device, size = context.alignment, tensor.device, target.shape[0]
     teacher_ids = torch.as_tensor(alignment.teacher_ids, dtype=torch.long, device=device)
     student_ids = torch.as_tensor(alignment.student_ids, dtype=torch.long, device=device)
     # A tokenizer may know more tokens than the embedding has rows (and the other way round).
-    there = (teacher_ids < tensors[0].shape[0]) & (student_ids < size)
-    teacher_ids, student_ids = teacher_ids[there], student_ids[there]
+    inside = (teacher_ids < tensor.shape[0]) & (student_ids < size)
     shared = torch.zeros(size, dtype=torch.bool, device=device)
-    shared[student_ids] = True
-    aligned = [torch.zeros(size, t.shape[1], dtype=t.dtype, device=device) for t in tensors]
-    for new, old in zip(aligned, tensors, strict=True):
-        new[student_ids] = old[teacher_ids]
-    return (*aligned, shared)
+    shared[student_ids[inside]] = True
+    aligned = torch.zeros(size, tensor.shape[1], dtype=tensor.dtype, device=device)
+    aligned[student_ids[inside]] = tensor[teacher_ids[inside]]
+    return aligned, shared
 
 
-def _same(context: Context, teacher_rows: int, student_rows: int) -> bool:
-    return context.alignment.identical and teacher_rows == student_rows
+def _is_drawn(structure: str) -> bool:
+    """Tell whether a structure picks by chance, without looking at the sensitivity."""
+    return "sensitivity" not in STRUCTURES[structure].needs
 
 
-def _digest(alignment: "TokenAlignment") -> str:
-    if alignment.identical:
-        return "identical"
-    return hashlib.sha256(alignment.teacher_ids.tobytes() + alignment.student_ids.tobytes()).hexdigest()[:16]
+def _is_aligned(context: Context, target: LogicalModule, teacher_rows: int) -> bool:
+    """Tell whether the teacher's rows have to be brought to the student's tokens."""
+    if target.group != "embedding":
+        return False
+    return not (context.alignment.identical and teacher_rows == target.shape[0])
 
 
-def _module_seed(seed: int, name: str) -> int:
-    """Mix seed and module name, so that every module draws its own numbers whatever else is extracted."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:6], "big")
+def _block_shape(target: LogicalModule, shape: tuple[int, int]) -> tuple[int, int]:
+    """Return the size of the block: the student's, or the teacher's where that is smaller."""
+    return min(shape[0], target.shape[0]), min(shape[1], target.shape[1])

@@ -1,38 +1,37 @@
-"""The paper's method: LoRA starts from the most sensitive block of the mapped teacher module. And its control."""
+"""The paper's method: LoRA starts from the most sensitive block of the mapped teacher module.
 
-from collections.abc import Iterator
+Its control `random_offset` is the same with another structure; its row in the catalogue says which.
+"""
+
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
 from paraknow_core.adapters.update import Update, to_linear
-from paraknow_core.methods.base import MethodInputs
+from paraknow_core.methods.base import Method, MethodInputs
+from paraknow_core.methods.plan import Plan
 from paraknow_core.methods.seeking.blocks import Block, extract_blocks
+from paraknow_core.methods.seeking.choice import requests
 from paraknow_core.models.modules import logical_weight
 from paraknow_core.ops.svd import factorise
+from paraknow_core.sensitivity.build import Request
 
 
-class Seeking:
+class Seeking(Method):
     """Sensitivity-guided blocks of teacher weights, factorised into LoRA.
 
     Source:
         Zhong et al., ICLR 2024, arXiv:2310.11451 (injection mode residual); additive and difference are ours.
     """
 
-    needs_teacher = True
-    random_offset = False
+    def wanted(self, plan: Plan) -> Sequence[Request]:
+        """Ask for the places of the blocks."""
+        return requests(plan.context)
 
-    def updates(self, inputs: MethodInputs) -> Iterator[Update]:
-        """Yield factors of each extracted block (see `base.Method`)."""
+    def start(self, inputs: MethodInputs) -> Iterator[Update]:
+        """Yield factors of each extracted block."""
         spec = inputs.context.spec
-        blocks = extract_blocks(
-            inputs.context,
-            inputs.store,
-            inputs.mapping,
-            inputs.teacher_parameters,
-            inputs.student_parameters,
-            random_offset=self.random_offset,
-        )
-        for block in blocks:
+        for block in extract_blocks(inputs):
             target = self._target(block, inputs)
             factors = factorise(to_linear(target, block.student), spec.factorisation.rank, spec.factorisation.split)
             record = {
@@ -49,9 +48,3 @@ class Seeking:
         own = logical_weight(inputs.student_parameters[block.student.parameter].detach(), block.student).float()
         # The injected student is W + scaling * B @ A, so that the scaling has to be taken out here.
         return (block.weight - own.to(block.weight.device)).mul(block.received) / inputs.scaling
-
-
-class RandomOffset(Seeking):
-    """Control: the same path with a window placed at random in each matrix (same layers, same size)."""
-
-    random_offset = True

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from paraknow_core.adapters.update import to_linear
 from paraknow_core.context import Context
-from paraknow_core.methods.seeking.blocks import Block, cut
-from paraknow_core.methods.seeking.choice import Choice, choose, recall, to_student_vocabulary
+from paraknow_core.methods.seeking.blocks import Block, cut, decide
+from paraknow_core.methods.seeking.choice import Choice, to_student_vocabulary
 from paraknow_core.models.modules import logical_weight
 from paraknow_core.ops.metrics import block_reduce, col_sums, row_sums, sum_of_squares
 from paraknow_core.ops.offsets import OffsetDistribution, offset_distribution
 from paraknow_core.ops.spectrum import Spectrum, spectrum
-from paraknow_core.ops.structure import GridSelection, WeightsSelection
 from paraknow_core.ops.window import random_window
 from paraknow_core.sensitivity.store import SensitivityStore
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from paraknow_core.models.compat import Pairing
 
 _WORK = 2e8  # multiplications that the random blocks beside the chosen one may take: about a second
-MAP_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Preview:
     """One block as a run would cut it, and what it was cut from.
 
     Attributes:
-        block: the block, its place and its record; see `extraction.Block`.
+        block: the block, its place and its record; see `blocks.Block`.
         choice: which entries, and what they hold of the sensitivity.
         weight: (rows, cols) of the teacher, rows in the student's vocabulary for an embedding.
         own: the student's weight, in the block's shape.
@@ -72,12 +70,12 @@ class Preview:
         own = (self.own * self.block.received)[:height, :width]
         norm = math.sqrt(sum_of_squares(own))
         generator = torch.Generator().manual_seed(0)
-        found = []
+        cosines = []
         for _ in range(max(4, min(most, int(_WORK / (height * width))))):
             other = self.weight[random_window(tuple(self.weight.shape), height, width, generator).slices]
             scale = norm * math.sqrt(sum_of_squares(other))
-            found.append((other * own).sum(dtype=torch.float64).item() / scale if scale else 0.0)
-        return torch.tensor(found, dtype=torch.float64)
+            cosines.append((other * own).sum(dtype=torch.float64).item() / scale if scale else 0.0)
+        return torch.tensor(cosines, dtype=torch.float64)
 
     def target(self, mode: str) -> Tensor:
         """Return what the factors approximate, in LoRA's orientation: block, or block minus student (difference).
@@ -96,34 +94,17 @@ class Preview:
 
     def looks(self) -> dict[str, Tensor]:
         """Return what is drawn of the choice: sums and block means of S if known, and which entries were taken."""
-        found: dict[str, Tensor] = {}
+        reductions: dict[str, Tensor] = {}
         if self.score is not None:
-            found = {
-                "map": block_reduce(self.score, MAP_SIZE, MAP_SIZE),
-                "rows": row_sums(self.score),
-                "cols": col_sums(self.score),
-            }
-        selection = self.choice.selection
-        if isinstance(selection, GridSelection):
-            for name, index, size in zip(
-                ("kept_rows", "kept_cols"), (selection.rows, selection.cols), self.weight.shape, strict=True
-            ):
-                found[name] = torch.zeros(size).index_fill_(0, index.cpu(), 1.0)
-        elif isinstance(selection, WeightsSelection):
-            mask = selection.mask.float()
-            found |= {
-                "density": block_reduce(mask, MAP_SIZE, MAP_SIZE),
-                "kept_rows": mask.mean(dim=1),
-                "kept_cols": mask.mean(dim=0),
-            }
-        return found
+            reductions = {"map": block_reduce(self.score), "rows": row_sums(self.score), "cols": col_sums(self.score)}
+        return reductions | self.choice.selection.marks(tuple(self.weight.shape))
 
 
 def preview(
     context: Context,
     store: SensitivityStore,
     structure: str,
-    pair: "Pairing",
+    pairing: "Pairing",
     teacher_parameters: "Mapping[str, Tensor]",
     student_parameters: "Mapping[str, Tensor]",
 ) -> Preview:
@@ -133,59 +114,39 @@ def preview(
         context: the pair and the extraction's seed.
         store: saved sensitivity.
         structure: one of `catalogue.STRUCTURES`.
-        pair: a pairing that is not skipped.
+        pairing: one that is not skipped.
         teacher_parameters, student_parameters: parameter name to weight, stored orientation.
 
     Raises:
         DataError: of the sensitivity only reductions were kept, and not this choice.
     """
-    source = context.teacher.anatomy.module(pair.teacher_module)
-    target = context.student.anatomy.module(pair.student_module)
+    source = context.teacher.anatomy.module(pairing.teacher_module)
+    target = context.student.anatomy.module(pairing.student_module)
     weight = logical_weight(teacher_parameters[source.parameter], source).float()
     own = logical_weight(student_parameters[target.parameter], target).float().to(weight.device)
-    if store.has_full:
-        score = logical_weight(store.full(source.parameter, "pt"), source).to(weight.device)
-        choice = choose(context, structure, source, target, score)
+    choice, score = decide(context, store, structure, source, target, weight.device)
+    if score is not None:
         score = to_student_vocabulary(context, target, score)[0]
-    else:
-        choice, score = recall(context, store, structure, source, target), None
-    block = cut(context, pair, source, target, weight, choice, own)
+    block = cut(context, pairing, source, target, weight, choice, own)
     return Preview(block, choice, to_student_vocabulary(context, target, weight)[0], own, score)
 
 
-def facts(one: Preview) -> dict[str, Any]:
+def facts(preview: Preview) -> dict[str, Any]:
     """Return a preview's numbers as plain data: the record of the block and its place among all offsets."""
-    record, offsets = one.block.record, one.offsets
+    record, offsets, total = preview.block.record, preview.offsets, preview.choice.total
+    copied = ("teacher_module", "role", "layer", "teacher_layer", "action", "reason", "top_left", "shape")
+    copied += ("student_shape", "captured_mass", "area_fraction")
+    shares = None
+    if offsets is not None and total:
+        shares = {name: getattr(offsets, name) / total for name in ("lowest", "highest", "mean", "median")}
+        shares["at_most"] = offsets.at_most
     return {
-        **{
-            key: record[key]
-            for key in (
-                "teacher_module",
-                "role",
-                "layer",
-                "teacher_layer",
-                "action",
-                "reason",
-                "top_left",
-                "shape",
-                "student_shape",
-                "captured_mass",
-                "area_fraction",
-            )
-        },
-        "student_module": one.block.student.name,
-        "teacher_shape": list(one.weight.shape),
+        **{key: record[key] for key in copied},
+        "student_module": preview.block.student.name,
+        "teacher_shape": list(preview.weight.shape),
         "kind": record["selection"]["kind"],
         "cosine": record["cosine_with_student"],
-        "positions": one.places,
-        "total": one.choice.total,
-        "offsets": None
-        if offsets is None or not one.choice.total
-        else {
-            "lowest": offsets.lowest / one.choice.total,
-            "highest": offsets.highest / one.choice.total,
-            "mean": offsets.mean / one.choice.total,
-            "median": offsets.median / one.choice.total,
-            "at_most": offsets.at_most,
-        },
+        "positions": preview.places,
+        "total": total,
+        "offsets": shares,
     }

@@ -11,7 +11,7 @@ from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.modules import logical_weight
 from paraknow_core.models.source import resolve_model
 from paraknow_core.paths import Workspace
-from paraknow_core.sensitivity.build import StoreBuilder, full_layout, no_choices
+from paraknow_core.sensitivity.build import StoreBuilder, full_layout
 from paraknow_core.sensitivity.store import REDUCTIONS, TOTALS
 from paraknow_core.settings import Settings
 from paraknow_core.spec import ModelSpec, RunSpec
@@ -23,12 +23,12 @@ from tests.tiny_models import build_tiny
 SETTINGS = Settings(offline=True)
 
 
-def store_of(place: Workspace, folder, *, full: bool = True, chooser=no_choices) -> dict[str, torch.Tensor]:
+def store_of(place: Workspace, folder, *, full: bool = True) -> dict[str, torch.Tensor]:
     """Write a store with random S for a model folder; return S by parameter."""
     anatomy = read_anatomy(resolve_model(str(folder), None, offline=True))
     random = torch.Generator().manual_seed(5)
     sums = {name: torch.rand(shape, generator=random) for name, (_, shape) in full_layout(anatomy).items()}
-    builder = StoreBuilder(place.sensitivity / "key", anatomy, full=full, chooser=chooser)
+    builder = StoreBuilder(place.sensitivity / "key", anatomy, full=full)
     builder.add("all", sums)
     builder.finish({"key": "key", "samples": 3})
     return sums

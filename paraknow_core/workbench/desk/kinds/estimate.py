@@ -5,10 +5,10 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
+from paraknow_core.catalogue import METHODS
 from paraknow_core.context import Context
 from paraknow_core.errors import DataError, ModelError, RunError
 from paraknow_core.memory import available_bytes
-from paraknow_core.methods import method
 from paraknow_core.models.anatomy import Anatomy
 from paraknow_core.paths import Workspace
 from paraknow_core.sensitivity.plan import Rates, batch_tokens, plan_sensitivity, sizes_of
@@ -47,7 +47,7 @@ def fit(place: Workspace, settings: Settings, question: requests.Fit) -> dict[st
     It is what the run itself checks in "prepare", on the first examples of each split.
     """
     context = run_context(question.spec, settings, place)
-    needs_teacher = method(question.spec.method).needs_teacher
+    needs_teacher = METHODS[question.spec.method].needs_teacher
     try:
         notes = check_examples(context, needs_teacher=needs_teacher, most=MOST_FITTED)
     except (DataError, ModelError) as error:

@@ -1,5 +1,6 @@
 """Questions about a saved sensitivity: a region up close, the student's block in it, the layers that are kept."""
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.context import Context
@@ -26,10 +27,11 @@ def kept_layers(place: Workspace, settings: Settings, question: requests.KeptLay
 
 
 def _mapped_layers(context: Context, store: SensitivityStore) -> list[int | None]:
-    from paraknow_core.methods.seeking.mapping import map_layers
+    from paraknow_core.methods.mapping import map_layers
 
-    scores = store.layer_scores()
-    return map_layers(context.spec.mapping, len(scores), context.student.anatomy.num_hidden_layers, scores)
+    # The teacher that was measured need not be the draft's, nor be there any more; its depth is in the store.
+    teacher = SimpleNamespace(anatomy=SimpleNamespace(num_hidden_layers=len(store.layer_scores())))
+    return map_layers(context.spec.mapping, SimpleNamespace(teacher=teacher, student=context.student), store)
 
 
 def sensitivity_window(place: Workspace, settings: Settings, question: requests.SensitivityWindow) -> dict[str, Any]:
@@ -71,20 +73,16 @@ def _block(context: Context, store: SensitivityStore, name: str, target: Logical
             choice = recall(context, store, structure, source, target)
         except DataError:
             return NONE | {"note": "it was not measured for this student and structure"}
-    block = choice.selection.describe()
-    height, width = choice.selection.shape
+    selection, (height, width) = choice.selection, choice.selection.shape
     shares = {
         "area": height * width / (source.shape[0] * source.shape[1]),
         "inside": choice.inside / choice.total if choice.total else None,
     }
-    if block["kind"] == "weights":
-        return {"kind": "weights", "note": f"structure {structure} picks single weights: no frame to draw", **shares}
-    if target.group == "embedding":  # rows are tokens of the student's vocabulary: all of them, in its own order
-        block = {**block, "rows": [[0, source.shape[0] - 1]], "top_left": [0, *block.get("top_left", [0, 0])[1:]]}
-        height = source.shape[0]
-    if block["kind"] == "window":
-        return {"kind": "window", "window": [*block["top_left"], height, width], **shares}
-    return {"kind": "grid", "rows": block["rows"], "cols": block["cols"], **shares}
+    # An embedding's rows are tokens of the student's vocabulary: all of them, in its own order.
+    outline = selection.outline(source.shape[0] if target.group == "embedding" else None)
+    if outline is None:
+        outline = {"note": f"structure {structure} picks single weights: no frame to draw"}
+    return {"kind": selection.kind, **outline, **shares}
 
 
 def zoom(place: Workspace, settings: Settings, question: requests.Zoom) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -100,26 +100,25 @@ def transfer_plan(place: Workspace, settings: Settings, question: requests.Trans
         `layers` is None with a `problem` where the mapping does not fit or cannot be known yet; `store`: the name of
         the saved sensitivity to be used, and whether it is `full`.
     """
-    from paraknow_core.methods.seeking.blocks import pairings
-    from paraknow_core.methods.seeking.mapping import map_layers
+    from paraknow_core.methods.mapping import map_layers
+    from paraknow_core.methods.plan import plan_transfer
 
     context = context_of(question.spec, settings, place)
     teacher, student = context.teacher.anatomy, context.student.anatomy
     stores = [store_of(place, name) for name in question.stores]
-    scores = stores[0].layer_scores() if stores else None
     layers, problem = None, ""
     try:
-        layers = map_layers(context.spec.mapping, teacher.num_hidden_layers, student.num_hidden_layers, scores)
+        layers = map_layers(context.spec.mapping, context, stores[0] if stores else None)
     except ShapeError as error:
         problem = str(error)
-    report = pairings(context, layers)
+    report = plan_transfer(context, layers).report
     roles = context.spec.extraction.roles
     pairs = [_pair(context, pair) for pair in report.pairings if pair.role in roles] if layers is not None else []
     store = _store(context, stores, question.structure, pairs)
     return {
         "teacher_layers": teacher.num_hidden_layers,
         "student_layers": student.num_hidden_layers,
-        "scores": scores,
+        "scores": stores[0].layer_scores() if stores else None,
         "layers": layers,
         "problem": problem,
         "pairs": pairs,
