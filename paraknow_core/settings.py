@@ -7,8 +7,10 @@ from typing import Any, Literal
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError, field_validator
 
 from paraknow_core.errors import SpecError
+from paraknow_core.files.naming import secret_in
+from paraknow_core.files.yaml_file import load_yaml, read_text
 from paraknow_core.paths import Workspace
-from paraknow_core.spec import SECRET, Strict, load_yaml, read_text, secret_in
+from paraknow_core.spec import SECRET, Strict
 
 
 def _flag(default: Any, help: str, **limits: float) -> Any:

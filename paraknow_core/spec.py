@@ -1,8 +1,6 @@
 """The spec: one strict, portable description of a run. It says what to compute, never where (see settings.py)."""
 
 import json
-import re
-import stat
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path, PurePath
@@ -23,9 +21,9 @@ from pydantic_core import PydanticCustomError
 
 from paraknow_core import catalogue
 from paraknow_core.errors import SpecError
-from paraknow_core.files.naming import holds_secret, normal_source
+from paraknow_core.files.naming import normal_source, secret_in
+from paraknow_core.files.yaml_file import load_yaml, read_text, refuse_bombs
 
-ROLES = ("q", "k", "v", "o", "gate", "up", "down", "embed", "head")
 GROUP_OF_ROLE = {
     "q": "attention",
     "k": "attention",
@@ -37,12 +35,8 @@ GROUP_OF_ROLE = {
     "embed": "embedding",
     "head": "embedding",
 }
-GROUPS = ("attention", "ffn", "embedding")
+ROLES, GROUPS = tuple(GROUP_OF_ROLE), tuple(dict.fromkeys(GROUP_OF_ROLE.values()))
 HIDDEN = "hidden"  # the type of a refusal that must not repeat what was given
-MOST_VALUES, MOST_LEVELS = 100_000, 50  # of a spec; more is no spec, whatever it is
-MOST_BYTES = 1_000_000  # of its file
-NESTED = "is nested far beyond a spec; give the keys of `spec show`"
-_DEPTH = re.compile(r"nest|depth|recurs", re.IGNORECASE)  # how libyaml and PyYAML, by version, refuse deep nesting
 
 
 class Strict(BaseModel):
@@ -65,30 +59,10 @@ class Portable(Strict):
         return value
 
 
-def secret_in(value: Any, place: str = "") -> str | None:
-    """Return where plain data holds a password or a token, as dotted keys (empty: at its top); None where nowhere."""
-    if isinstance(value, str):
-        return place if holds_secret(value) else None
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if isinstance(key, str) and holds_secret(key):
-                return place
-            found = secret_in(inner, f"{place}.{key}" if place else str(key))
-            if found is not None:
-                return found
-    elif isinstance(value, list | tuple | set):
-        for inner in value:
-            found = secret_in(inner, place)
-            if found is not None:
-                return found
-    return None
-
-
 Source = Annotated[str, BeforeValidator(lambda value: normal_source(value) if isinstance(value, str) else value)]
 
 
-def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(names))
+OnceEach = AfterValidator(lambda names: tuple(dict.fromkeys(names)))
 
 
 class ModelSpec(Portable):
@@ -132,7 +106,7 @@ class TaskSpec(Portable):
     )
     sizes: SplitSizes = SplitSizes()
     split_seed: int = Field(0, ge=0, lt=2**32, description="shuffles a file that holds only one split")
-    scorers: Annotated[tuple[Literal[*catalogue.SCORERS], ...], AfterValidator(_each_once)] = Field(
+    scorers: Annotated[tuple[Literal[*catalogue.SCORERS], ...], OnceEach] = Field(
         (), description="empty: the task's own"
     )
     max_new_tokens: int | None = Field(None, ge=1, le=8192, description="null: the task's own")
@@ -174,22 +148,22 @@ def roles_of(origin: Iterable[str]) -> tuple[str, ...]:
     return tuple(r for r in ROLES if "all" in chosen or r in chosen or GROUP_OF_ROLE[r] in chosen)
 
 
-def normal_origin(wanted: Iterable[str], there: Iterable[str] = ROLES) -> tuple[str, ...]:
+def normal_origin(roles: Iterable[str], available: Iterable[str] = ROLES) -> tuple[str, ...]:
     """Return roles as a spec writes them, always the same way for the same modules.
 
     Args:
-        wanted: roles to take.
-        there: the roles that can be taken at all, e.g. those that a student has.
+        roles: to take.
+        available: the roles that can be taken at all, e.g. those that a student has.
 
     Returns:
         `all` alone where nothing is left out, else whole groups by their name, then single roles, each in its order.
     """
-    there = set(there)
-    chosen = {role for role in wanted if role in there}
-    if chosen == there:
+    available = set(available)
+    chosen, left_out = available.intersection(roles), available.difference(roles)
+    if not left_out:
         return ("all",)
-    members = {group: {r for r in there if GROUP_OF_ROLE[r] == group} for group in GROUPS}
-    whole = [group for group in GROUPS if members[group] and members[group] <= chosen]
+    incomplete = {GROUP_OF_ROLE[role] for role in left_out}
+    whole = [group for group in GROUPS if group in {GROUP_OF_ROLE[role] for role in chosen} - incomplete]
     return (*whole, *(role for role in ROLES if role in chosen and GROUP_OF_ROLE[role] not in whole))
 
 
@@ -203,10 +177,10 @@ class ExtractionSpec(Portable):
     @field_validator("origin", mode="after")
     @classmethod
     def _in_fewest_words(cls, origin: tuple[str, ...]) -> tuple[str, ...]:
-        known = ("all", *GROUPS, *ROLES)
+        names = ("all", *GROUPS, *ROLES)
         for name in origin:
-            if name not in known:
-                raise ValueError(f"origin '{name}' is unknown; choose from {', '.join(known)}")
+            if name not in names:
+                raise ValueError(f"origin '{name}' is unknown; choose from {', '.join(names)}")
         return normal_origin(roles_of(origin))
 
     @property
@@ -269,7 +243,7 @@ class RunSpec(Portable):
     injection: InjectionSpec = InjectionSpec()
     finetuning: FinetuningSpec = FinetuningSpec()
     until: Literal["sensitivity", "extraction", "evaluation"] = Field("evaluation", description="last stage to run")
-    references: Annotated[tuple[Literal[*catalogue.REFERENCES], ...], AfterValidator(_each_once)] = Field(
+    references: Annotated[tuple[Literal[*catalogue.REFERENCES], ...], OnceEach] = Field(
         ("student",), description="untrained models whose test score is shown beside the run's"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="adapter initialisation, data order")
@@ -301,38 +275,6 @@ class RunSpec(Portable):
         return parse_spec(data, where="spec")
 
 
-# libyaml's safe loader where the wheel has it: ten times faster, which lists of hundreds of runs need.
-_SafeLoader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _UniqueKeyLoader(_SafeLoader):
-    """YAML 1.1 safe loader that refuses a key given twice: the first value would be lost without a word."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (yaml.YAMLError, RecursionError):
-            raise
-        except Exception:  # `!!bool x`, a month 13, a number of thousands of digits: anything is raised
-            problem = "the value is not what its tag or its form says (such as !!bool, !!int or a date)"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
-
-
-def _mapping_without_duplicates(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict:
-    seen = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
-        seen.add(key)
-    return _SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
-
-
 def parse_spec(data: Any, where: str = "spec") -> RunSpec:
     """Validate plain data (from YAML or JSON) as a spec.
 
@@ -345,7 +287,7 @@ def parse_spec(data: Any, where: str = "spec") -> RunSpec:
     """
     if not isinstance(data, dict):
         raise SpecError(f"{where}: holds {type(data).__name__}, not a mapping; start from `spec show`")
-    _refuse_bombs(data, where)
+    refuse_bombs(data, where)
     secret = secret_in(data)  # first of all: other refusals repeat what was given
     if secret is not None:
         raise SpecError(f"{where}: {f'{secret}: ' if secret else ''}{SECRET}")
@@ -365,61 +307,9 @@ def _as_text(value: Any) -> str:
     raise TypeError
 
 
-def _refuse_depth(text: str, where: str) -> None:
-    """Refuse a text that nests thousands of levels, before it is loaded: libyaml would end the whole process."""
-    if len(text) < 20_000 and sum(map(text.count, "[{-?")) <= MOST_LEVELS:
-        return  # too few signs to nest so far
-    level = 0
-    try:
-        for event in yaml.parse(text, Loader=_SafeLoader):
-            level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if level > MOST_LEVELS:
-                raise SpecError(f"{where}: {NESTED}")
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        limit = getattr(error, "problem", None) or ""  # libyaml has one of its own
-        if isinstance(error, RecursionError) or _DEPTH.search(limit):
-            raise SpecError(f"{where}: {NESTED}") from None
-        return  # the loader names the place
-
-
-def _refuse_bombs(data: Any, where: str) -> None:
-    """Refuse data that grows beyond measure once its aliases are written out: a YAML alias costs a few bytes only."""
-    waiting, seen = [(data, 0)], 0
-    while waiting:
-        node, level = waiting.pop()
-        seen += 1
-        if seen > MOST_VALUES or level > MOST_LEVELS:
-            raise SpecError(f"{where}: is nested or repeated far beyond a spec; give the keys of `spec show`")
-        children = node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple | set) else ()
-        waiting.extend((child, level + 1) for child in children)
-
-
 def parse_yaml(text: str, where: str = "spec") -> RunSpec:
     """Validate a YAML (or JSON) text as a spec; see `parse_spec`."""
     return parse_spec(load_yaml(text, where), where)
-
-
-def load_yaml(text: str, where: str) -> Any:
-    """Return what a YAML (or JSON) text holds as plain data; nothing in it is ever run.
-
-    Raises:
-        SpecError: one sentence, whatever is wrong with the text.
-    """
-    if len(text) > MOST_BYTES:
-        raise SpecError(f"{where}: larger than 1 MB; a spec is a few kilobytes, give its YAML file")
-    _refuse_depth(text, where)
-    try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader subclass
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "")
-        if isinstance(error, RecursionError) or _DEPTH.search(problem):
-            raise SpecError(f"{where}: {NESTED}") from None
-        if holds_secret(problem) or not problem:
-            problem = "its text cannot be understood"
-        problem = " ".join(problem.split())[:200]
-        raise SpecError(f"{where}: not valid YAML{place}: {problem}; correct it and try again") from None
 
 
 def read_spec(path: Path) -> RunSpec:
@@ -429,25 +319,6 @@ def read_spec(path: Path) -> RunSpec:
         SpecError: the file cannot be read or is not a valid spec.
     """
     return parse_yaml(read_text(path), where=path.name)
-
-
-def read_text(path: Path) -> str:
-    """Read a spec or settings file (at most 1 MB of UTF-8); a pipe or a device is never waited for.
-
-    Raises:
-        SpecError: the file cannot be read.
-    """
-    try:
-        kind = path.stat()
-        if not stat.S_ISREG(kind.st_mode):
-            reason = "is a folder" if stat.S_ISDIR(kind.st_mode) else "is no plain file"
-            raise SpecError(f"{path}: cannot be read ({reason}); give the path of a file in YAML")
-        if kind.st_size > MOST_BYTES:
-            raise SpecError(f"{path.name}: larger than 1 MB; a spec is a few kilobytes, give its YAML file")
-        return path.read_bytes().decode("utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise SpecError(f"{path}: cannot be read ({reason}); give the path of a file in YAML") from None
 
 
 def schema() -> dict:
@@ -461,8 +332,8 @@ def _first_problem(error: ValidationError) -> str:
     place = ".".join(location)
     if first["type"] == "extra_forbidden":
         section = ".".join(location[:-1])
-        known = ", ".join(sorted(_known_keys(location[:-1])))
-        return f"unknown key '{location[-1][:60]}'{f' under {section}' if section else ''}; known keys are {known}"
+        keys = ", ".join(sorted(_keys_of(location[:-1])))
+        return f"unknown key '{location[-1][:60]}'{f' under {section}' if section else ''}; known keys are {keys}"
     if first["type"] == "json_invalid":  # half a character, a number that JSON has not
         return "holds a value that cannot be written down; give plain numbers and text"
     if first["type"] == HIDDEN:
@@ -477,7 +348,7 @@ def _first_problem(error: ValidationError) -> str:
     return f"{place}: {given} given; {message[0].lower()}{message[1:]}"
 
 
-def _known_keys(location: Iterable[str]) -> list[str]:
+def _keys_of(location: Iterable[str]) -> list[str]:
     model: Any = RunSpec
     for part in location:
         field = getattr(model, "model_fields", {}).get(part)

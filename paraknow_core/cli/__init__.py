@@ -36,6 +36,12 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"paraknow {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def globals_(
     context: typer.Context,
@@ -44,7 +50,7 @@ def globals_(
         typer.Option("--workspace", metavar="DIR", help="Where runs and caches live (default: cache/ of the project)."),
     ] = None,
     version: Annotated[  # noqa: ARG001 - its callback does it
-        bool, typer.Option("--version", is_eager=True, callback=lambda v: _version(v), help="Print the version.")
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
 ) -> None:
     """Parametric knowledge transfer between language models: look inside two models, transfer, train, compare."""
@@ -54,20 +60,22 @@ def globals_(
     context.obj = place
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"paraknow {__version__}")
-        raise typer.Exit
-
-
-study.add_to(app)
-describe.add_to(app)
-transfer.add_to(app)
-run.add_to(app)
+for command in (
+    study.demo,
+    describe.inspect,
+    describe.compat,
+    describe.models,
+    describe.tasks,
+    describe.methods,
+    transfer.sensitivity,
+    transfer.extract,
+    run.run,
+    ui.ui,
+):
+    app.command()(command)
 app.add_typer(runs.app, name="runs")
 app.add_typer(specs.app, name="spec")
-ui.add_to(app)
-serve.add_to(app)
+app.command(hidden=True)(serve.serve)
 
 
 def main(arguments: list[str]) -> int:

@@ -39,17 +39,12 @@ def console() -> "Console":
 
 def show(*lines: str) -> None:
     """Print lines on stdout."""
-    _write("".join(f"{sentence(line)}\n" for line in lines))
-
-
-def show_text(text: str) -> None:
-    """Print text on stdout as it is."""
-    _write(text)
+    show_text("".join(f"{sentence(line)}\n" for line in lines))
 
 
 def show_json(value: Any) -> None:
     """Print one JSON document on stdout."""
-    _write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    show_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def show_table(
@@ -76,7 +71,8 @@ def show_table(
     out.file.flush()
 
 
-def _write(text: str) -> None:
+def show_text(text: str) -> None:
+    """Print text on stdout as it is."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

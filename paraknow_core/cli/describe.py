@@ -20,12 +20,6 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="bundled:NAME, a loc
 Revision = Annotated[str | None, typer.Option(help="Hub only: branch, tag or commit.")]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    for command in (inspect, compat, models, tasks, methods):
-        app.command()(command)
-
-
 @with_settings("offline")
 def inspect(model: Model, revision: Revision = None, *, settings: Settings, json: Json = False) -> None:
     """Show what a model is made of, from its config and the headers of its weights."""

@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 STOPPED, BROKEN, REFUSED = 130, 1, 2
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(run)
-
-
 @with_settings()
 def run(
     context: typer.Context,

@@ -12,11 +12,6 @@ SERVICES = {
 }
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command(hidden=True)(serve)
-
-
 def serve(
     context: typer.Context, name: Annotated[Literal["desk", "desk-hand", "queue", "playground"], typer.Argument()]
 ) -> None:

@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from paraknow_core.studies.scores import ScoredArm
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(demo)
-
-
 @with_settings("device", "dtype", "threads")
 def demo(
     context: typer.Context,

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from paraknow_core.catalogue import MANUAL, METHODS, MODES, SPLITS, STRUCTURES, offered
-from paraknow_core.catalogue import STRATEGIES as ALL_STRATEGIES
+from paraknow_core.catalogue import MANUAL, METHODS, MODES, SPLITS, STRATEGIES, STRUCTURES, offered
 from paraknow_core.cli.console import show, show_json, show_table, working
 from paraknow_core.cli.options import Columns, Json, Out, Teacher, columns_of, new_folder, with_settings
 from paraknow_core.display import percent, significant
@@ -15,7 +14,7 @@ from paraknow_core.errors import RunError, SpecError
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 
-STRATEGIES = [name for name in ALL_STRATEGIES if name != MANUAL]
+COMPUTED = ", ".join(name for name in STRATEGIES if name != MANUAL)
 
 Data = Annotated[str, typer.Option(metavar="FILE", help="Seed samples: the first N examples of it; or bundled:NAME.")]
 Samples = Annotated[int, typer.Option(min=1, metavar="N", help="How many seed samples.")]
@@ -24,12 +23,6 @@ MaxLength = Annotated[int, typer.Option(min=2, help="Tokens; longer examples are
 TooLong = Annotated[
     Literal["refuse", "leave_out"], typer.Option(help="Seed samples of which the limit leaves nothing to learn.")
 ]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.command()(sensitivity)
-    app.command()(extract)
 
 
 @with_settings()
@@ -58,8 +51,9 @@ def sensitivity(
     Leaves sensitivity.safetensors (S of every parameter), reductions.safetensors and sensitivity.json in DIR. A
     teacher larger than the memory budget is read layer by layer; of its S only reductions are kept unless asked.
     """
-    changes = {"until": "sensitivity", "task.columns": columns_of(columns)}
-    spec = _spec(teacher, None, data, samples, template, max_length, too_long, changes)
+    changes = {"teacher.source": teacher, "student.source": teacher, "until": "sensitivity"}
+    changes |= _of_samples(data, samples, template, max_length, too_long, columns)
+    spec = RunSpec().with_changes(changes)
     if part and add:
         raise SpecError("--part and --add: measure a part, or add parts up; give one of the two")
     if part and context.params["keep"] == "reductions":
@@ -92,9 +86,7 @@ def extract(
     lora_alpha: Annotated[float | None, typer.Option(help="Scaling is lora_alpha / r (default: r).")] = None,
     origin: Annotated[str, typer.Option(help="all, or groups and roles with commas: attention,down.")] = "all",
     structure: Annotated[Literal[*offered(STRUCTURES)], typer.Option(help="How a block is picked.")] = "submatrix",
-    mapping: Annotated[
-        str, typer.Option(help=f"{', '.join(STRATEGIES)}, or teacher layers with commas: 0,1,2,5.")
-    ] = "sensitivity",
+    mapping: Annotated[str, typer.Option(help=f"{COMPUTED}, or teacher layers with commas: 0,1,2,5.")] = "sensitivity",
     mode: Annotated[Literal[*MODES], typer.Option(help="How the block enters the student.")] = "residual",
     split: Annotated[Literal[*SPLITS], typer.Option(help="Where the singular values go: B, or both.")] = "us_v",
     method: Annotated[Literal[*METHODS], typer.Option(help="Who starts the LoRA.")] = "seeking",
@@ -112,6 +104,8 @@ def extract(
     Leaves extraction.json, init_adapter/ (PEFT format) and the sensitivity's files in DIR.
     """
     changes = {
+        "teacher.source": teacher,
+        "student.source": student,
         "factorisation.rank": rank,
         "factorisation.lora_alpha": lora_alpha or rank,
         "factorisation.split": split,
@@ -122,10 +116,10 @@ def extract(
         "method": method,
         "until": "extraction",
         "seed": seed,
-        "task.columns": columns_of(columns),
-        **_mapping_changes(mapping, seed),
+        **_of_samples(data, samples, template, max_length, too_long, columns),
+        **_of_mapping(mapping, seed),
     }
-    spec = _spec(teacher, student, data, samples, template, max_length, too_long, changes)
+    spec = RunSpec().with_changes(changes)
     record = _compute(context, spec, settings, out, "extract_to")
     if json:
         show_json(record)
@@ -149,42 +143,31 @@ def _module_rows(record: dict[str, Any]) -> list[tuple]:
     ]
 
 
-def _mapping_changes(mapping: str, seed: int) -> dict[str, Any]:
-    if mapping in STRATEGIES:
+def _of_mapping(mapping: str, seed: int) -> dict[str, Any]:
+    if mapping in STRATEGIES and mapping != MANUAL:
         return {"mapping.strategy": mapping, "mapping.seed": seed}
     parts = [part.strip() for part in mapping.split(",")]
     if not all(part.isdecimal() or part in ("null", "-") for part in parts):
         raise SpecError(
-            f"--mapping: '{mapping}' given; choose {', '.join(STRATEGIES)}, or one teacher layer a student layer, "
+            f"--mapping: '{mapping}' given; choose {COMPUTED}, or one teacher layer a student layer, "
             "such as 0,1,2,5 (null: none)"
         )
     layers = [int(part) if part.isdecimal() else None for part in parts]
     return {"mapping": {"strategy": MANUAL, "layers": layers, "seed": seed}}
 
 
-def _spec(
-    teacher: str,
-    student: str | None,
-    data: str,
-    samples: int,
-    template: str,
-    max_length: int,
-    too_long: str,
-    changes: dict[str, Any],
-) -> RunSpec:
-    return RunSpec().with_changes(
-        {
-            "teacher.source": teacher,
-            "student.source": student or teacher,
-            "task.source": data,
-            "task.template": template,
-            "task.max_length": max_length,
-            "task.too_long": too_long,
-            "sensitivity.samples": samples,
-            "task.sizes": {"train": None, "validation": 0, "test": None},
-            **changes,
-        }
-    )
+def _of_samples(
+    data: str, samples: int, template: str, max_length: int, too_long: str, columns: list[str] | None
+) -> dict[str, Any]:
+    return {
+        "task.source": data,
+        "task.template": template,
+        "task.max_length": max_length,
+        "task.too_long": too_long,
+        "task.columns": columns_of(columns),
+        "task.sizes": {"train": None, "validation": 0, "test": None},
+        "sensitivity.samples": samples,
+    }
 
 
 def _part(text: str | None) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ Whoever checks a source (`access`) and whoever opens it (models, tasks, the desk
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 BUNDLED_PREFIX, HUB_PREFIX = "bundled:", "hub:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
@@ -97,3 +97,22 @@ def is_there(path: Path) -> bool:
 def holds_secret(text: str) -> bool:
     """Tell whether a text holds what looks like a password or a token; its own words are then never repeated."""
     return _TOKEN.search(text) is not None or _IN_ADDRESS.search(text) is not None
+
+
+def secret_in(value: Any, place: str = "") -> str | None:
+    """Return where plain data holds a password or a token, as dotted keys (empty: at its top); None where nowhere."""
+    if isinstance(value, str):
+        return place if holds_secret(value) else None
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if isinstance(key, str) and holds_secret(key):
+                return place
+            found = secret_in(inner, f"{place}.{key}" if place else str(key))
+            if found is not None:
+                return found
+    elif isinstance(value, list | tuple | set):
+        for inner in value:
+            found = secret_in(inner, place)
+            if found is not None:
+                return found
+    return None
