@@ -25,7 +25,8 @@ import psutil
 from benchmarks._common import arguments, machine, publish
 from paraknow_core.catalogue import METHODS, PAPER_METHOD
 from paraknow_core.engines.service import Service
-from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace, read_json, write_json
+from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.workbench.launcher import end_server
 from tests.pages import fabricate

@@ -6,10 +6,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from paraknow_core.errors import ModelError
+from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.fingerprint import tokenizer_fingerprint, weights_fingerprint
 from paraknow_core.models.source import ModelSource, resolve_model
-from paraknow_core.paths import Workspace, read_json, write_json
+from paraknow_core.paths import Workspace
 from paraknow_core.settings import Settings
 from paraknow_core.spec import ModelSpec, RunSpec
 from paraknow_core.tasks.examples import Example, Task, load_task

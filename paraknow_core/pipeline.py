@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from paraknow_core.context import Context
 from paraknow_core.errors import ModelError, ParaknowError, RunError, is_panic
 from paraknow_core.files.disk import disk_trouble
-from paraknow_core.paths import Workspace, read_json, write_json
+from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder, Status, flat_settings
 from paraknow_core.runs.writer import RunWriter, StopRequested
 from paraknow_core.sensitivity.store import TOTALS

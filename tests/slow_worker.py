@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from paraknow_core.errors import DataError
-from paraknow_core.paths import write_json
+from paraknow_core.files.json_file import write_json
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.writer import RunWriter
 

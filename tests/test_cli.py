@@ -13,7 +13,8 @@ import pytest
 
 from paraknow_core.cli import main
 from paraknow_core.cli.console import sentence
-from paraknow_core.paths import PROJECT_ROOT, write_json
+from paraknow_core.files.json_file import write_json
+from paraknow_core.paths import PROJECT_ROOT
 from paraknow_core.runs.folder import RunFolder, create_run, list_runs
 from paraknow_core.spec import RunSpec, read_spec
 from tests.tiny_models import build_tiny, edit_weights

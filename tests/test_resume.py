@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from paraknow_core.errors import ModelError, RunError
-from paraknow_core.paths import read_json, workspace, write_json
+from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.paths import workspace
 from paraknow_core.pipeline import execute
 from paraknow_core.runs.folder import RunFolder, create_run
 from paraknow_core.settings import Settings
@@ -433,8 +434,8 @@ def test_a_disk_with_no_room_for_the_last_words_still_says_failed(spec, place, m
 
     def fill(status) -> None:
         if status.stage == "fine-tuning" and status.done == 2:
-            monkeypatch.setattr("paraknow_core.paths.secrets.token_hex", full)
-            monkeypatch.setattr("paraknow_core.paths.os.write", full)
+            monkeypatch.setattr("paraknow_core.files.atomic.secrets.token_hex", full)
+            monkeypatch.setattr("paraknow_core.files.json_file.os.write", full)
 
     with pytest.raises(RunError, match="disk: full"):
         execute(run, place, SETTINGS, fill)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from paraknow_core.adapters.cards import CARD
 from paraknow_core.adapters.inject import ADAPTER, adapter_config, host_factors, hosts, tied_head
+from paraknow_core.files.atomic import build_folder
 from paraknow_core.models.anatomy import Anatomy, LogicalModule
 from paraknow_core.models.modules import add_product_
-from paraknow_core.paths import build_folder
 from paraknow_core.spec import FactorisationSpec
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from pathlib import Path
 from paraknow_core.adapters.inject import row_index
 from paraknow_core.adapters.update import Update
 from paraknow_core.files.disk import file_digest, whole_tensors
+from paraknow_core.files.json_file import read_json
 from paraknow_core.models.modules import LogicalModule
-from paraknow_core.paths import read_json
 
 RECORD, FOLDER, WEIGHTS = "extraction.json", "init_adapter", "adapter_model.safetensors"
 

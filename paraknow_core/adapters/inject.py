@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from paraknow_core.adapters.cards import CARD
 from paraknow_core.adapters.update import Update
 from paraknow_core.errors import ShapeError
+from paraknow_core.files.atomic import build_folder
 from paraknow_core.models.anatomy import Anatomy, LogicalModule
 from paraknow_core.models.modules import add_product_
-from paraknow_core.paths import build_folder
 from paraknow_core.spec import FactorisationSpec
 
 if TYPE_CHECKING:

@@ -18,14 +18,15 @@ from paraknow_core.adapters.inject import hosts, row_index, take_off_
 from paraknow_core.adapters.saved import trained_factors
 from paraknow_core.context import Context
 from paraknow_core.errors import ModelError, NumericError, RunError
+from paraknow_core.files.atomic import build_folder, write_atomic
 from paraknow_core.files.disk import disk_trouble
+from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.files.tensor_file import file_bytes, write_in_order
 from paraknow_core.models.anatomy import Anatomy, LogicalModule, parameter_headers, read_anatomy
 from paraknow_core.models.fingerprint import TOKENIZER_FILES
 from paraknow_core.models.headers import INDEX_FILE, SINGLE_FILE
 from paraknow_core.models.modules import add_product_
 from paraknow_core.models.source import ModelSource, read_json_object
-from paraknow_core.paths import build_folder, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
     import torch

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from paraknow_core.adapters.inject import hosts, row_index
 from paraknow_core.errors import ModelError, RunError
+from paraknow_core.files.json_file import read_json
 from paraknow_core.models.anatomy import Anatomy, LogicalModule
 from paraknow_core.models.families import FAMILIES
-from paraknow_core.paths import read_json
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 

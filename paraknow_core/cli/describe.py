@@ -114,8 +114,8 @@ def _pairing_rows(report: "CompatibilityReport") -> list[tuple]:
 
 def models(json: Json = False) -> None:
     """List the bundled models."""
+    from paraknow_core.files.json_file import read_json
     from paraknow_core.models.source import BUNDLED_FOLDER, BUNDLED_PREFIX, bundled_names
-    from paraknow_core.paths import read_json
 
     manifest: dict[str, Any] = read_json(BUNDLED_FOLDER / "manifest.json", {})
     records = []

@@ -16,7 +16,8 @@ from paraknow_core.cli.options import Json, with_settings
 from paraknow_core.display import duration, score_text
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import disk_trouble
-from paraknow_core.paths import Workspace, read_json, write_json, write_json_anyhow
+from paraknow_core.files.json_file import read_json, write_json, write_json_anyhow
+from paraknow_core.paths import Workspace
 from paraknow_core.settings import Settings
 
 if TYPE_CHECKING:

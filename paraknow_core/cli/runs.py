@@ -11,7 +11,7 @@ from paraknow_core.cli.console import say, show, show_json, show_table, working
 from paraknow_core.cli.options import Json, Offline, new_folder
 from paraknow_core.display import counted, duration, memory, score_text
 from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.paths import file_stamp
+from paraknow_core.files.disk import file_stamp
 
 if TYPE_CHECKING:
     from paraknow_core.paths import Workspace
@@ -293,8 +293,8 @@ def export_run(run: "RunFolder", file: Path) -> tuple[list[str], list[str]]:
     Raises:
         RunError: the run is going on, or the file exists or has no folder.
     """
+    from paraknow_core.files.atomic import build_file
     from paraknow_core.files.packing import ADAPTER_FILES, pack
-    from paraknow_core.paths import build_file
 
     _refuse_active(run)
     if file.exists() or file.is_symlink():
@@ -309,8 +309,8 @@ def export_run(run: "RunFolder", file: Path) -> tuple[list[str], list[str]]:
 def _export_merged(
     context: typer.Context, run: "RunFolder", out: Path, dtype: str | None, offline: bool, json: bool
 ) -> None:
+    from paraknow_core.files.json_file import read_json
     from paraknow_core.files.packing import ADAPTER_FILES, refuse_links
-    from paraknow_core.paths import read_json
 
     _refuse_active(run)
     spec = run.spec()

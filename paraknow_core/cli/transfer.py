@@ -194,7 +194,7 @@ def _compute(
     **extra: Any,
 ) -> dict[str, Any]:
     """Build DIR with one of the pipeline's functions: complete, or not at all."""
-    from paraknow_core.paths import build_folder
+    from paraknow_core.files.atomic import build_folder
 
     folder = new_folder(out)
     with working() as progress:

@@ -8,7 +8,8 @@ import time
 from dataclasses import asdict
 
 from paraknow_core.errors import RunError
-from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, read_json, write_json
+from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 from paraknow_core.runs.folder import ACTIVE, RunFolder, Status
 from paraknow_core.runs.processes import is_there, process_identity
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from paraknow_core.engines import local
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import RunError
-from paraknow_core.paths import Workspace, contained, read_json, write_json
+from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs.folder import RunFolder, Status
 
 MOST_AHEAD = 24  # runs that may be put before one that waits: two whole lessons, then it has its turn

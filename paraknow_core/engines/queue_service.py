@@ -13,7 +13,8 @@ from paraknow_core.engines import local
 from paraknow_core.engines.queue import CANCELLED, ENDED, Order, attempt_of, changing, folder_of, run_of, write_stopped
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.paths import Workspace, read_json, write_json_anyhow
+from paraknow_core.files.json_file import read_json, write_json_anyhow
+from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.processes import is_there
 from paraknow_core.settings import load_settings

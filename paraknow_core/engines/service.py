@@ -21,7 +21,8 @@ from pathlib import Path
 
 import psutil
 
-from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, boot_id, read_json, write_json
+from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, boot_id
 from paraknow_core.runs.processes import is_there, take_lock, this_process
 
 LOOK_S, GONE_S = 1.0, 4.0  # how often is looked whether anybody is left; a server that is started anew has so long

@@ -13,10 +13,10 @@ from paraknow_core.adapters.inject import inject, save_initial_adapter
 from paraknow_core.adapters.update import Update
 from paraknow_core.context import Context
 from paraknow_core.files.disk import file_digest
+from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.methods.base import LossTerm, Method, MethodInputs
 from paraknow_core.methods.mapping import LayerMapping
 from paraknow_core.methods.plan import Plan
-from paraknow_core.paths import read_json, write_json
 
 if TYPE_CHECKING:
     from peft import PeftModel

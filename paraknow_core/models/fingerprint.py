@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from paraknow_core.errors import ModelError
+from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.models.source import ModelSource
-from paraknow_core.paths import read_json, write_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -12,17 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files import shapes as whole
-from paraknow_core.paths import (
-    GRAVE,
-    Workspace,
-    contained,
-    file_stamp,
-    open_plain,
-    read_json,
-    read_lines,
-    write_atomic,
-    write_json,
-)
+from paraknow_core.files.atomic import GRAVE, write_atomic
+from paraknow_core.files.disk import file_stamp
+from paraknow_core.files.json_file import open_plain, read_json, read_lines, write_json
+from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs.processes import held, is_alive, is_there
 from paraknow_core.runs.processes import this_process as this_process
 from paraknow_core.spec import RunSpec, read_spec

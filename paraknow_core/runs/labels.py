@@ -6,8 +6,8 @@ from pathlib import Path
 
 from paraknow_core.display import one_line
 from paraknow_core.errors import RunError
+from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.files.naming import holds_secret
-from paraknow_core.paths import read_json, write_json
 
 FILE = "label.json"
 MOST_NAME, MOST_NOTE = 60, 2_000  # characters

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from paraknow_core.errors import NumericError, RunError
-from paraknow_core.paths import append_line, open_lines, read_json, write_json, write_json_anyhow
+from paraknow_core.files.json_file import append_line, open_lines, read_json, write_json, write_json_anyhow
 from paraknow_core.runs.folder import RunFolder, Status
 from paraknow_core.runs.processes import take_lock, this_process
 

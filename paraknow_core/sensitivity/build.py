@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from paraknow_core.errors import NumericError
+from paraknow_core.files.atomic import usual_rights
+from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.files.tensor_file import TensorFile
 from paraknow_core.models.anatomy import Anatomy
 from paraknow_core.models.modules import LogicalModule, logical_weight, stored_shapes
 from paraknow_core.ops.metrics import profile, total
-from paraknow_core.paths import read_json, usual_rights, write_json
 from paraknow_core.sensitivity.plan import MAP_SIZE
 from paraknow_core.sensitivity.store import CHOICES, FULL, PARTS, REDUCTIONS, TOTALS
 from paraknow_core.spec import GROUPS, ROLES

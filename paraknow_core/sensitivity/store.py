@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from paraknow_core.errors import DataError
 from paraknow_core.files import shapes as whole
 from paraknow_core.files.disk import whole_tensors
-from paraknow_core.paths import open_plain, read_json
+from paraknow_core.files.json_file import open_plain, read_json
 
 if TYPE_CHECKING:
     import numpy

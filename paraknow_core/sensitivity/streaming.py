@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from paraknow_core.context import Reporter
+from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.files.tensor_file import TensorFile
 from paraknow_core.memory import release
 from paraknow_core.models.skeleton import Skeleton
 from paraknow_core.ops.folding import fold_outer_, folding, sliced, weigh_
 from paraknow_core.ops.sensitivity import finite_loss
 from paraknow_core.ops.vocabulary_loss import OutputLayer, sliced_cross_entropy, supervised
-from paraknow_core.paths import boot_id, read_json, write_json
+from paraknow_core.paths import boot_id
 from paraknow_core.sensitivity.build import StoreBuilder
 from paraknow_core.sensitivity.plan import BATCH_TOKENS, BATCH_WEIGHTS, GROUP_LOGITS, GROUP_WEIGHTS, sizes_of
 from paraknow_core.sensitivity.work_folder import PROGRESS

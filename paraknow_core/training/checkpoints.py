@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from paraknow_core.errors import RunError
 from paraknow_core.files.disk import file_digest, sync_tree, whole_tensors
-from paraknow_core.paths import read_json, write_json
+from paraknow_core.files.json_file import read_json, write_json
 
 if TYPE_CHECKING:
     import torch

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.context import Context, Model
+from paraknow_core.files.atomic import build_folder
+from paraknow_core.files.json_file import append_line, open_lines, read_json, read_lines, write_json
 from paraknow_core.models.config import declared_ends
-from paraknow_core.paths import append_line, build_folder, open_lines, read_json, read_lines, write_json
 from paraknow_core.tasks.scorers import Record, summarise
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from paraknow_core.adapters.inject import save_adapter
 from paraknow_core.errors import NumericError
+from paraknow_core.files.atomic import usual_rights
 from paraknow_core.models.rotary import lengths_matter
-from paraknow_core.paths import usual_rights
 from paraknow_core.runs.writer import StopRequested
 from paraknow_core.spec import FinetuningSpec, RunSpec
 from paraknow_core.training import checkpoints

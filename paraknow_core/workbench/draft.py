@@ -6,7 +6,9 @@ from pydantic import Field, ValidationError
 
 from paraknow_core.catalogue import BASELINE, METHODS
 from paraknow_core.errors import RunError, SpecError
-from paraknow_core.paths import Workspace, read_json, write_atomic
+from paraknow_core.files.atomic import write_atomic
+from paraknow_core.files.json_file import read_json
+from paraknow_core.paths import Workspace
 from paraknow_core.spec import RunSpec, Strict
 from paraknow_core.studies.spec import CONTROLS, labelled
 

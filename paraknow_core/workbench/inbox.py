@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from paraknow_core.engines.service import Service
-from paraknow_core.paths import read_json, write_json
+from paraknow_core.files.json_file import read_json, write_json
 
 POLL_S = 0.03
 

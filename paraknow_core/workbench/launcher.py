@@ -18,7 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from paraknow_core.errors import RunError
-from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, sweep
+from paraknow_core.files.atomic import sweep
+from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 from paraknow_core.workbench.access import ADDRESS_VARIABLE, DEMO_VARIABLE, HUB_VARIABLE, ROOTS_VARIABLE
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from paraknow_core.adapters.cards import adapter_card, initial_card, merged_card, start_note
 from paraknow_core.adapters.export import export_adapter
 from paraknow_core.adapters.merging import write_merged
+from paraknow_core.files.json_file import read_json
 from paraknow_core.models.source import ModelSource, resolve_model
-from paraknow_core.paths import PROJECT_ROOT, read_json
+from paraknow_core.paths import PROJECT_ROOT
 from paraknow_core.spec import RunSpec
 from tests.methods.test_start import disturb, start
 

@@ -12,9 +12,9 @@ from paraknow_core.adapters.export import compare_logits, export_adapter
 from paraknow_core.adapters.merging import write_merged
 from paraknow_core.adapters.quantise import quantise
 from paraknow_core.errors import NumericError, RunError
+from paraknow_core.files.json_file import read_json
 from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.source import resolve_model
-from paraknow_core.paths import read_json
 from tests.methods.test_start import STUDENTS, disturb, samples, start
 from tests.tiny_models import build_tiny, edit_config
 

@@ -5,7 +5,7 @@ from playwright.sync_api import expect
 
 from paraknow_core.engines import queue
 from paraknow_core.engines.service import Service
-from paraknow_core.paths import write_json
+from paraknow_core.files.json_file import write_json
 from paraknow_core.runs.folder import list_runs
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.draft import load_draft

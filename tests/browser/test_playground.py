@@ -6,7 +6,7 @@ import signal
 import pytest
 from playwright.sync_api import expect
 
-from paraknow_core.paths import read_json
+from paraknow_core.files.json_file import read_json
 from paraknow_core.workbench.playground import protocol
 from tests.browser.driving import PATIENCE_MS, settle, shoot, visit
 

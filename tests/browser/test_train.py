@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from paraknow_core.engines import queue
 from paraknow_core.engines.service import Service
-from paraknow_core.paths import read_json
+from paraknow_core.files.json_file import read_json
 from paraknow_core.runs.folder import RunFolder, list_runs
 from tests.browser.conftest import end_helpers, start_server, stop_server
 from tests.browser.driving import PATIENCE_MS, expect_state, fill_number, run_in_address, settle, shoot, visit, wait_for

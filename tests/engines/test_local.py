@@ -11,7 +11,8 @@ import pytest
 
 from paraknow_core.engines import local
 from paraknow_core.errors import RunError
-from paraknow_core.paths import Workspace, read_json
+from paraknow_core.files.json_file import read_json
+from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder, create_run
 from paraknow_core.spec import RunSpec
 

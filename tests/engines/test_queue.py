@@ -14,7 +14,8 @@ import pytest
 from paraknow_core.engines import local, queue, queue_service
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import RunError
-from paraknow_core.paths import Workspace, read_json, write_json
+from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder, create_run, this_process
 from paraknow_core.spec import RunSpec
 from tests.engines.test_local import ROOT, wait

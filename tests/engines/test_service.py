@@ -9,7 +9,7 @@ import pytest
 
 from paraknow_core.engines import service as services
 from paraknow_core.engines.service import Service
-from paraknow_core.paths import write_json
+from paraknow_core.files.json_file import write_json
 from paraknow_core.runs.processes import process_identity
 from tests.conftest import ROOT
 

@@ -5,10 +5,10 @@ import torch
 
 from paraknow_core.adapters.update import Update
 from paraknow_core.catalogue import METHODS
+from paraknow_core.files.json_file import read_json
 from paraknow_core.methods import method, wanted
 from paraknow_core.methods.base import Method
 from paraknow_core.methods.start import start_adapter
-from paraknow_core.paths import read_json
 
 
 class Constant(Method):

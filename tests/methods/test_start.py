@@ -6,6 +6,7 @@ import torch
 from paraknow_core.adapters.export import check_export, export_adapter, step0_identity
 from paraknow_core.adapters.inject import check_rank, host_factors, hosts
 from paraknow_core.errors import ShapeError
+from paraknow_core.files.json_file import read_json
 from paraknow_core.methods import method
 from paraknow_core.methods.base import MethodInputs
 from paraknow_core.methods.mapping import map_layers
@@ -13,7 +14,6 @@ from paraknow_core.methods.plan import plan_transfer
 from paraknow_core.methods.seeking.blocks import extract_blocks
 from paraknow_core.methods.start import start_adapter
 from paraknow_core.models.modules import logical_weight
-from paraknow_core.paths import read_json
 from paraknow_core.sensitivity.measure import sensitivity
 from tests.tiny_models import FAMILIES
 

@@ -14,7 +14,7 @@ from pages._ui.frame import reading
 from pages._ui.task import uploads
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError
-from paraknow_core.paths import read_json, write_json
+from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.runs.folder import WRITTEN, RunFolder, find_run, list_runs, runs_table
 from paraknow_core.studies import scores as studies
 from tests.damage import DAMAGES, WRONG, damage, places, with_wrong

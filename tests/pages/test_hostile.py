@@ -10,7 +10,7 @@ from pages._ui.train import live as train_live
 from paraknow_core.engines import queue, queue_service
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import DataError
-from paraknow_core.paths import read_json, write_json
+from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.runs.folder import list_runs
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench import draft as drafts

@@ -6,7 +6,7 @@ import pytest
 
 from paraknow_core import studies as comparison
 from paraknow_core.engines import queue
-from paraknow_core.paths import write_json
+from paraknow_core.files.json_file import write_json
 from paraknow_core.runs.folder import RunFolder, create_run
 from paraknow_core.studies.lessons import LESSONS, PRESETS
 from tests.pages import fabricate

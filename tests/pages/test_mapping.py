@@ -10,7 +10,8 @@ import pytest
 
 from pages._ui.mapping import overview as mapping_overview
 from pages._ui.mapping.layers import RECEIVES, after_click, after_edit, notes
-from paraknow_core.paths import Workspace, write_json
+from paraknow_core.files.json_file import write_json
+from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec

@@ -11,7 +11,7 @@ import pytest
 from pages._ui.models import estimate as models_estimate
 from pages._ui.task import seeds as task_seeds
 from pages._ui.task import uploads
-from paraknow_core.paths import read_json, write_json
+from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.workbench.access import DEMO_VARIABLE
 from paraknow_core.workbench.desk.questions import desk_folder
 from paraknow_core.workbench.draft import load_draft, save_draft

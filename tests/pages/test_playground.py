@@ -4,7 +4,7 @@ import pytest
 import streamlit as st
 
 from paraknow_core.errors import DataError
-from paraknow_core.paths import append_line, open_lines, write_json
+from paraknow_core.files.json_file import append_line, open_lines, write_json
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.draft import load_draft, save_draft
 from paraknow_core.workbench.playground import protocol
@@ -32,7 +32,7 @@ def hold(place, slot: Slot, state: str = "loaded", **facts) -> None:
 
 
 def wishes(place) -> list[tuple[str, str]]:
-    from paraknow_core.paths import read_json
+    from paraknow_core.files.json_file import read_json
 
     found = [read_json(path) for path in sorted((protocol.folder(place) / "commands").glob("*.json"))]
     return [(wish["do"], wish.get("slot", {}).get("source", wish.get("id"))) for wish in found]

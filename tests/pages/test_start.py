@@ -3,7 +3,7 @@
 import pytest
 
 from paraknow_core.engines import queue
-from paraknow_core.paths import read_json, write_json
+from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.runs.folder import RunFolder
 from tests.pages import fabricate
 from tests.pages.conftest import button, words

@@ -7,7 +7,7 @@ import pytest
 from pages._ui.frame.reading import facts, other_settings
 from paraknow_core.engines import queue
 from paraknow_core.errors import RunError
-from paraknow_core.paths import write_json
+from paraknow_core.files.json_file import write_json
 from paraknow_core.runs.folder import RunFolder, this_process
 from paraknow_core.spec import RunSpec
 from paraknow_core.training.finetuning import COMPLETE

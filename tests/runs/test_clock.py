@@ -11,7 +11,8 @@ import pytest
 from paraknow_core.engines import local, queue, queue_service
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import RunError
-from paraknow_core.paths import read_json, workspace, write_json
+from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.paths import workspace
 from paraknow_core.runs import processes
 from paraknow_core.runs.folder import RunFolder, create_run
 from paraknow_core.runs.processes import is_there, process_identity, this_process

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from paraknow_core.errors import NumericError, RunError, SpecError
-from paraknow_core.paths import workspace, write_json
+from paraknow_core.files.json_file import write_json
+from paraknow_core.paths import workspace
 from paraknow_core.runs.folder import (
     Status,
     create_run,

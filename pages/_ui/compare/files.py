@@ -14,8 +14,8 @@ from paraknow_core import studies as comparison
 from paraknow_core.display import memory
 from paraknow_core.errors import RunError
 from paraknow_core.figures import report as reports
+from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.packing import ADAPTER_FILES, is_linked, read_inside
-from paraknow_core.paths import file_stamp
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies import Arm, setting_text
 

@@ -13,7 +13,7 @@ from pages._ui.frame.asking import answered
 from pages._ui.frame.layout import plain
 from paraknow_core.display import percent, shorten, significant, source_label
 from paraknow_core.figures import compare as charts
-from paraknow_core.paths import file_stamp
+from paraknow_core.files.disk import file_stamp
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies import Arm
 from paraknow_core.workbench.desk import requests

@@ -13,7 +13,8 @@ from paraknow_core import studies as comparison
 from paraknow_core.display import arm_of, score_text, source_label
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.paths import Workspace, contained, file_stamp
+from paraknow_core.files.disk import file_stamp
+from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs import labels
 from paraknow_core.runs.folder import ACTIVE, LISTED, RunFolder, Status, find_run, list_runs
 from paraknow_core.runs.labels import Label

@@ -14,7 +14,8 @@ from paraknow_core.demo.tasks import TASKS
 from paraknow_core.display import count, duration, source_label
 from paraknow_core.engines import local, queue
 from paraknow_core.errors import DataError, ParaknowError
-from paraknow_core.paths import PROJECT_ROOT, read_json
+from paraknow_core.files.json_file import read_json
+from paraknow_core.paths import PROJECT_ROOT
 from paraknow_core.runs.folder import RunFolder, Status, create_run, list_runs
 from paraknow_core.spec import RunSpec
 

@@ -14,7 +14,8 @@ import streamlit as st
 
 from paraknow_core.display import shorten, source_label
 from paraknow_core.errors import ParaknowError, SpecError
-from paraknow_core.paths import Workspace, read_json, workspace
+from paraknow_core.files.json_file import read_json
+from paraknow_core.paths import Workspace, workspace
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench import draft as drafts
 from paraknow_core.workbench.access import ADDRESS_VARIABLE, Access

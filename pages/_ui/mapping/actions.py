@@ -8,8 +8,8 @@ from pages._ui.frame.layout import plain, say
 from pages._ui.mapping import held as mapping_held
 from paraknow_core.display import counted, memory
 from paraknow_core.errors import RunError
+from paraknow_core.files.json_file import read_json
 from paraknow_core.files.packing import ADAPTER_FILES, adapter_zip, read_inside, refuse_links
-from paraknow_core.paths import read_json
 from paraknow_core.runs.folder import RunFolder
 
 EXTRACTION = "mapping.extraction"  # id of the run that this page started

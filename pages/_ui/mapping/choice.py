@@ -10,7 +10,7 @@ from pages._ui.frame import state
 from pages._ui.frame.asking import answered
 from paraknow_core.display import counted, source_label
 from paraknow_core.errors import ParaknowError
-from paraknow_core.paths import file_stamp
+from paraknow_core.files.disk import file_stamp
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.desk import requests

@@ -9,7 +9,7 @@ import streamlit as st
 from pages._ui.frame import reading, state
 from pages._ui.frame.reading import Facts
 from paraknow_core.display import counted, shorten, source_label
-from paraknow_core.paths import file_stamp
+from paraknow_core.files.disk import file_stamp
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.sensitivity.agreement import Agreement, agreement
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore

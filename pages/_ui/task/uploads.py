@@ -18,7 +18,10 @@ from pages._ui.frame import asking, state
 from pages._ui.frame.layout import plain, say, unwritable
 from paraknow_core.display import counted, memory, shorten
 from paraknow_core.errors import DataError
-from paraknow_core.paths import Workspace, file_stamp, read_json, write_atomic, write_json
+from paraknow_core.files.atomic import write_atomic
+from paraknow_core.files.disk import file_stamp
+from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.paths import Workspace
 from paraknow_core.workbench.desk import requests
 
 SUFFIXES = (".jsonl", ".csv", ".txt")

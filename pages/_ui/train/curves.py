@@ -18,7 +18,7 @@ import pandas
 import streamlit as st
 
 from paraknow_core.figures import train as charts
-from paraknow_core.paths import open_plain
+from paraknow_core.files.json_file import open_plain
 from paraknow_core.runs.folder import RunFolder
 
 COLUMNS = (

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import DataError
-from paraknow_core.paths import Workspace, file_stamp, read_json
+from paraknow_core.files.disk import file_stamp
+from paraknow_core.files.json_file import read_json
+from paraknow_core.paths import Workspace
 from paraknow_core.workbench.access import access
 from paraknow_core.workbench.desk.requests import Question
 from paraknow_core.workbench.inbox import Inbox

@@ -20,17 +20,12 @@ from typing import Any
 from paraknow_core.display import duration, memory
 from paraknow_core.engines.service import Service, end_with
 from paraknow_core.errors import ParaknowError, is_panic
+from paraknow_core.files.atomic import build_folder
+from paraknow_core.files.disk import file_stamp
+from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.files.naming import named
 from paraknow_core.memory import anonymous_bytes, available_bytes, total_bytes
-from paraknow_core.paths import (
-    PROJECT_ROOT,
-    WORKSPACE_VARIABLE,
-    Workspace,
-    build_folder,
-    file_stamp,
-    read_json,
-    write_json,
-)
+from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 from paraknow_core.settings import load_settings, usable_cores
 from paraknow_core.workbench.desk.questions import ANSWER, ARRAYS, answer_in, desk_folder, inbox_of
 from paraknow_core.workbench.desk.requests import Question, question_from

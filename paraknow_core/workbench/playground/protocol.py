@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import RunError
-from paraknow_core.paths import Workspace, read_json, read_lines, write_json
+from paraknow_core.files.json_file import read_json, read_lines, write_json
+from paraknow_core.paths import Workspace
 from paraknow_core.spec import Strict
 from paraknow_core.workbench.access import access
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy
 
-from paraknow_core.paths import Workspace, write_json
+from paraknow_core.files.json_file import write_json
+from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder, create_run
 from paraknow_core.studies.lessons import Lesson
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from paraknow_core.errors import DataError, ParaknowError
-from paraknow_core.paths import Workspace, read_json, write_json
+from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.paths import Workspace
 from paraknow_core.studies.lessons import LESSONS
 from paraknow_core.studies.lessons.base import mean_and_interval, rank_correlation
 from tests.studies.lessons.outcomes import finish, sensitivity

@@ -9,7 +9,8 @@ import traceback
 from pathlib import Path
 
 from paraknow_core.errors import ParaknowError, without_panic
-from paraknow_core.paths import Workspace, read_json, write_json
+from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.paths import Workspace
 from paraknow_core.settings import load_settings
 from paraknow_core.workbench.playground.protocol import Slot, folder, service
 from paraknow_core.workbench.playground.serve.shelf import Shelf

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from paraknow_core.errors import ParaknowError, without_panic
-from paraknow_core.paths import Workspace, append_line, open_lines, read_json
+from paraknow_core.files.json_file import append_line, open_lines, read_json
+from paraknow_core.paths import Workspace
 from paraknow_core.tasks.examples import Example, Message
 from paraknow_core.tasks.fitting import check_rows, rows_of
 from paraknow_core.tasks.generation import TURN_MARKS, answer_text, context_limit, end_tokens, keeps_logits

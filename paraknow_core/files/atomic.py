@@ -1,0 +1,160 @@
+"""Files and folders that appear whole or not at all, whatever ends the process that writes them."""
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from glob import escape
+from pathlib import Path
+from typing import BinaryIO
+
+from paraknow_core.files.disk import sync_folder, sync_tree
+
+GRAVE = ".deleted."  # what the name of a folder that is being removed begins with
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # as `build_file` and `build_folder` name them
+_FORGOTTEN_S = 3600.0  # whoever writes a file is done long before
+_YOUNG_S = 2
+
+
+@contextmanager
+def build_file(final: Path) -> Iterator[BinaryIO]:
+    """Write a file under a temporary name beside it and put it into place at the end; on an error nothing is left.
+
+    Its rights are those of any new file: what the umask leaves.
+    """
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        temporary.replace(final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomic(path: Path, data: bytes | str, *, durable: bool = True) -> None:
+    """Write a whole file so that a reader sees either the old or the new content.
+
+    Args:
+        path: the file; its folder is created.
+        data: bytes, or text written as UTF-8.
+        durable: also wait until the disk has it (fsync); switch off for frequent, replaceable files.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with build_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+    if durable:
+        sync_folder(path.parent)
+
+
+def usual_rights(path: Path) -> None:
+    """Give a file, or every file in a folder, the rights that the umask leaves a new one.
+
+    The writer of the safetensors library makes its files readable for their owner alone.
+    """
+    rights = 0o666 & ~_umask()
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(rights)
+
+
+def _umask() -> int:
+    """Return this process's umask; only where the system does not say it, it is set for a moment to be read."""
+    with suppress(OSError, StopIteration, ValueError), open("/proc/self/status", encoding="ascii") as lines:
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def build_folder(final: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Build a folder under a temporary name and rename it into place at the end.
+
+    Args:
+        final: where it goes.
+        durable: wait until the disk has its files before it gets its name, so that a crash of the machine leaves all
+            or none of it.
+
+    If another writer finished first, its folder stays and ours is dropped: both hold the same content by key.
+    On an error nothing is left behind; what a kill left is removed by whoever builds the same folder next.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for other in final.parent.glob(f".{escape(final.name)}.{'?' * 8}"):
+        if _is_left(other):
+            shutil.rmtree(other, ignore_errors=True)
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
+    temporary.mkdir()
+    held = os.open(temporary, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # no locks here: then nothing that was left is found either
+            fcntl.flock(held, fcntl.LOCK_SH)  # until it is closed, by us or by the end of this process
+        yield temporary
+        usual_rights(temporary)
+        if durable:
+            sync_tree(temporary)
+        try:
+            temporary.rename(final)
+        except OSError:
+            if not final.is_dir():
+                raise
+        if durable:
+            sync_folder(final.parent)
+    finally:
+        os.close(held)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(folder: Path) -> list[str]:
+    """Remove what a kill left in a folder: deleted folders, folders that nobody builds any more, files half written.
+
+    Args:
+        folder: of the workspace; what it holds under names of its own is not touched.
+
+    Returns:
+        The names that are gone.
+    """
+    gone = []
+    entries = sorted(folder.glob(".*")) if folder.is_dir() and not folder.is_symlink() else []
+    for entry in entries:
+        if entry.is_symlink():
+            continue
+        if entry.is_dir():
+            left = entry.name.startswith(GRAVE) or (_TEMPORARY.fullmatch(entry.name) and _is_left(entry))
+        else:
+            left = _TEMPORARY.fullmatch(entry.name) and _is_old(entry)
+        if left:
+            with suppress(OSError):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                gone.append(entry.name)
+    return gone
+
+
+def _is_old(file: Path) -> bool:
+    with suppress(OSError):
+        return time.time() - file.stat().st_mtime > _FORGOTTEN_S
+    return False
+
+
+def _is_left(folder: Path) -> bool:
+    """Return whether nobody is building in a temporary folder any more; a young one may be about to be held."""
+    with suppress(OSError):
+        if time.time() - folder.stat().st_mtime < _YOUNG_S:
+            return False
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+    return False

@@ -1,0 +1,182 @@
+"""JSON and JSON-lines files: written whole, read whatever a kill, a full disk or a hand has made of them."""
+
+import errno
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from paraknow_core.files.atomic import write_atomic
+from paraknow_core.files.disk import disk_trouble
+
+_TAIL_BYTES = 65_536
+_MOST_JSON_BYTES, _MOST_LINE_BYTES = 64_000_000, 16_000_000
+_MOST_LEVELS = 100
+# What may stand for a value that JSON has not: NaN, 1e999, a number of 19 digits, half a character.
+_ODD = re.compile(rb"NaN|Infinity|[0-9]{19}|[eE][+]?[0-9]{3}|\\u[dD]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Write a value as indented JSON, atomically; NaN and infinity are refused (JSON has none)."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", durable=durable)
+
+
+def write_json_anyhow(path: Path, value: Any) -> None:
+    """Write the last words of something that a full disk ended: where there is no room for another file, in place.
+
+    Raises:
+        OSError: not even that goes.
+    """
+    try:
+        write_json(path, value)
+    except OSError as error:
+        if disk_trouble(error) is None:
+            raise
+        content = json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        with path.open("r+b") as file:  # what the old content fills is ours already
+            content = content.ljust(os.fstat(file.fileno()).st_size)
+            os.pwrite(file.fileno(), content, 0)  # in one go: a reader sees the old or the new one
+
+
+def read_json(path: Path, default: Any = None) -> Any:
+    """Read a JSON file; return `default` when it is missing, torn, no plain file, or larger than any of ours.
+
+    What JSON has not, or nobody could show, is None: NaN and infinity, numbers beyond all measure, half characters.
+    """
+    try:
+        with open_plain(path) as file:
+            if os.fstat(file.fileno()).st_size > _MOST_JSON_BYTES:
+                return default
+            return parse_json(file.read())
+    except (OSError, ValueError, RecursionError):
+        return default
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Read a JSONL file that another process may be appending to; a torn last line is ignored.
+
+    A line of 16 MB is none that anybody wrote: nothing is read from there on.
+    """
+    records = []
+    try:
+        with open_plain(path) as file:
+            while 0 < len(line := file.readline(_MOST_LINE_BYTES)) < _MOST_LINE_BYTES:
+                with suppress(ValueError, RecursionError):
+                    record = parse_json(line)
+                    if isinstance(record, dict):
+                        records.append(record)
+    except OSError:
+        return records
+    return records
+
+
+@contextmanager
+def open_plain(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading; a pipe or a device, which may never answer, is refused.
+
+    Raises:
+        OSError: it cannot be read, or is no plain file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except ValueError:  # a zero byte, half a character
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from None
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is no plain file", str(path))
+        yield file
+
+
+def parse_json(content: bytes) -> Any:
+    """Return what a JSON text holds; see `read_json`.
+
+    Raises:
+        ValueError: it is no UTF-8, or no JSON; RecursionError: it is nested beyond measure.
+    """
+    _refuse_depth(content)
+    value = json.loads(content.decode("utf-8"))
+    return _plain(value) if _ODD.search(content) else value
+
+
+def _refuse_depth(content: bytes) -> None:
+    """Refuse what nests beyond anything we write: whoever shows, copies or keeps it would go as deep."""
+    if content.count(b"[") + content.count(b"{") <= _MOST_LEVELS:
+        return
+    left = content.translate(None, _NO_BRACKETS)
+    for _ in range(_MOST_LEVELS):  # one level of brackets less each time
+        fewer = left.replace(b"[]", b"").replace(b"{}", b"")
+        if len(fewer) == len(left):
+            return
+        left = fewer
+    raise RecursionError
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else None
+    if isinstance(value, dict):
+        return {_plain(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+def open_lines(path: Path) -> int:
+    """Open a JSONL file for appending and return its descriptor; a line torn by a kill is cut off first."""
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
+        start, tail = size, b""
+        while start and b"\n" not in tail:
+            before = max(0, start - _TAIL_BYTES)
+            start, tail = before, os.pread(descriptor, start - before, before) + tail
+        torn = tail[tail.rfind(b"\n") + 1 :]
+        if _is_record(torn):  # whole but for its end: a hand has edited the file
+            _write_whole(descriptor, b"\n")
+        elif torn:
+            os.ftruncate(descriptor, size - len(torn))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def append_line(descriptor: int, record: dict) -> None:
+    """Append one record: when this returns, a kill of the process cannot lose the line.
+
+    Only one process appends to a file, and what it cannot write whole it takes back, so that lines are never torn.
+
+    Raises:
+        ValueError: a value is NaN or infinite (JSON has none).
+        OSError: the disk is full; the file is as it was.
+    """
+    _write_whole(descriptor, (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def _write_whole(descriptor: int, content: bytes) -> None:
+    before, rest = os.fstat(descriptor).st_size, memoryview(content)
+    try:
+        while rest:  # a disk that is nearly full takes a part, and refuses only the next write
+            written = os.write(descriptor, rest)
+            if not written:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            rest = rest[written:]
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(descriptor, before)
+        raise
