@@ -90,13 +90,9 @@ def agreement(
 
 def layer_grid(table: "pandas.DataFrame", layers: int, roles: Sequence[str]) -> numpy.ndarray:
     """Return (layers, roles) shares of a table of modules; NaN where a layer has no such role."""
-    grid = numpy.full((layers, len(roles)), numpy.nan)
-    column = {role: index for index, role in enumerate(roles)}
-    inside = table[table["layer"].notna() & table["role"].isin(roles)]
-    for layer, role, share in zip(inside["layer"], inside["role"], inside["share"], strict=True):
-        if 0 <= int(layer) < layers:
-            grid[int(layer), column[role]] = share
-    return grid
+    inside = table[table["layer"].notna()].astype({"layer": int, "share": float})
+    grid = inside.pivot_table("share", "layer", "role", aggfunc="last")
+    return grid.reindex(index=range(layers), columns=list(roles)).to_numpy()
 
 
 def depth_weights(layers: int, rows: int) -> numpy.ndarray:
@@ -122,8 +118,7 @@ def top_overlap(first: Sequence[float], second: Sequence[float]) -> numpy.ndarra
 
 def _everything(table: "pandas.DataFrame", layers: Sequence[float]) -> float:
     """Return S of the whole model, from a module's S and its share of all."""
-    known = table[table["share"] > 0]
-    if not len(known):
+    if not (table["share"] > 0).any():
         return float(sum(layers))
-    largest = known.loc[known["share"].idxmax()]
+    largest = table.loc[table["share"].idxmax()]
     return float(largest["sum"] / largest["share"])

@@ -1,4 +1,4 @@
-"""From full sensitivities to a store: each layer's S is reduced, asked for its choices, kept whole if wanted, freed."""
+"""From full sensitivities to a store: each layer's S is reduced, asked for what a method wants of it, and freed."""
 
 import math
 import os
@@ -65,16 +65,16 @@ class StoreBuilder:
         reductions: dict[str, Tensor] = {}
         arrays: dict[str, Tensor] = {}
         modules, choices = {}, {}
-        held: dict[str, float] = defaultdict(float)
+        of_parameter: dict[str, float] = defaultdict(float)
         for module in self.anatomy.modules:
             if module.parameter not in sums:
                 continue
             score = logical_weight(sums[module.parameter], module)
-            found = dict(zip(("rows", "cols", "map"), profile(score, MAP_SIZE), strict=True))
-            own = _finite(found["rows"].sum().item(), module.parameter)
-            modules[module.name] = {"sum": own, "mean": own / score.numel()}
-            held[module.parameter] += own
-            reductions |= {f"{module.name}|{key}": tensor.float().cpu() for key, tensor in found.items()}
+            profiles = dict(zip(("rows", "cols", "map"), profile(score, MAP_SIZE), strict=True))
+            of_module = _finite(profiles["rows"].sum().item(), module.parameter)
+            modules[module.name] = {"sum": of_module, "mean": of_module / score.numel()}
+            of_parameter[module.parameter] += of_module
+            reductions |= {f"{module.name}|{key}": tensor.float().cpu() for key, tensor in profiles.items()}
             for request in self.requests:
                 if request.role != module.role:
                     continue
@@ -91,9 +91,9 @@ class StoreBuilder:
             (self.folder / CHOICES).mkdir(exist_ok=True)
             self._save(arrays, self.folder / CHOICES / f"{name}.safetensors")
         # Logical modules share a fused parameter without overlap or rest, so that theirs add up to its total.
-        parameters = {
-            n: {"sum": held[n] if n in held else _finite(total(t), n), "shape": list(t.shape)} for n, t in sums.items()
-        }
+        for parameter in [name for name in sums if name not in of_parameter]:
+            of_parameter[parameter] = _finite(total(sums[parameter]), parameter)
+        parameters = {p: {"sum": of_parameter[p], "shape": list(tensor.shape)} for p, tensor in sums.items()}
         facts = {"parameters": parameters, "modules": modules, "choices": choices}
         write_json(self._parts / f"{name}.json", facts, durable=False)
         self._written.append(self._parts / f"{name}.json")
@@ -111,14 +111,14 @@ class StoreBuilder:
         """Put the parts together: reductions.safetensors, and last sensitivity.json with these facts and all totals."""
         self._written = [path for path in self._written if path.parent != self._parts]  # those are gone in a moment
         self.sync()
-        parts = [read_json(path) for path in sorted(self._parts.glob("*.json"))]
         tensors = {k: v for path in sorted(self._parts.glob("*.safetensors")) for k, v in load_file(path).items()}
         save_file(tensors, self.folder / REDUCTIONS)
         usual_rights(self.folder / REDUCTIONS)
-        merged: dict[str, dict] = {key: {} for key in ("parameters", "modules", "choices")}
-        for part in parts:
-            for key, into in merged.items():
-                into |= part[key]
+        merged: dict[str, dict] = {"parameters": {}, "modules": {}, "choices": {}}
+        for path in sorted(self._parts.glob("*.json")):
+            part = read_json(path)
+            for key, values in merged.items():
+                values |= part[key]
         parameters = {name: merged["parameters"][name] for name in full_layout(self.anatomy)}
         totals = _totals(self.anatomy, parameters, merged["modules"])
         choices = {"choices": merged["choices"]} if merged["choices"] else {}
@@ -154,11 +154,10 @@ def steps_of(anatomy: Anatomy, names: Sequence[str]) -> dict[str, list[str]]:
 
 def _totals(anatomy: Anatomy, parameters: Mapping[str, dict], sums: Mapping[str, dict]) -> dict[str, Any]:
     """Return totals by parameter, module, layer (norms and biases included), role and group (`other`: no module's)."""
-    everything = sum(each["sum"] for each in parameters.values())
-    layers: dict[int, float] = defaultdict(float)
-    for name, each in parameters.items():
-        if anatomy.layer_of.get(name) is not None:
-            layers[anatomy.layer_of[name]] += each["sum"]
+    everything = sum(parameter["sum"] for parameter in parameters.values())
+    layers: dict[int | None, float] = defaultdict(float)  # None: outside of the layers
+    for name, parameter in parameters.items():
+        layers[anatomy.layer_of.get(name)] += parameter["sum"]
     modules = {}
     roles, groups = dict.fromkeys(ROLES, 0.0), dict.fromkeys(GROUPS, 0.0)
     for module in anatomy.modules:

@@ -76,16 +76,8 @@ def sensitivity(context: Context, requests: "Sequence[Request]" = ()) -> Sensiti
                 shutil.rmtree(work / "store" / PARTS, ignore_errors=True)
             else:
                 _refuse_full_disk(plan, work, full)
-                measure(
-                    teacher,
-                    encoded,
-                    work,
-                    context.report,
-                    facts,
-                    plan=plan,
-                    full=full,
-                    requests=() if full else requests,
-                )
+                kept = {"full": full, "requests": () if full else requests}
+                measure(teacher, encoded, work, context.report, facts, plan=plan, **kept)
         teacher.refuse_replaced()
         final = context.place.sensitivity / name
         shutil.rmtree(final, ignore_errors=True)
@@ -238,11 +230,10 @@ def _saved(context: Context, key: str, choices: Sequence[str]) -> SensitivitySto
             context.report.event("warning", message=message)
             shutil.rmtree(folder, ignore_errors=True)
             continue
-        totals = store.totals
-        roles = {name: module["role"] for name, module in totals["modules"].items()}
-        made = {f"{roles[name]} {choice}" for name, each in totals.get("choices", {}).items() for choice in each}
+        modules, chosen = store.totals["modules"], store.totals.get("choices", {})
+        held = {f"{modules[name]['role']} {key}" for name, of_module in chosen.items() for key in of_module}
         reduced = not context.part and context.settings.keep != "full"
-        if store.has_full or (reduced and made.issuperset(choices)):
+        if store.has_full or (reduced and held.issuperset(choices)):
             return store
     return None
 
@@ -262,10 +253,10 @@ def plan_for(
 
     import_architecture(teacher.source)  # now, so that it counts as what is in memory already
     anatomy, device = teacher.anatomy, pick_device(settings.device)
-    lengths = [len(each.input_ids) for each in encoded]
-    sample, together = round(sum(lengths) / len(lengths)), batch_tokens(sizes_of(anatomy), lengths)
+    lengths = [len(sample.input_ids) for sample in encoded]
+    typical, together = round(sum(lengths) / len(lengths)), batch_tokens(sizes_of(anatomy), lengths)
     dtype = getattr(torch, teacher.dtype)
-    speed = measure_speed(dtype, device, together, anatomy.hidden_size, anatomy.intermediate_size, sample)
+    speed = measure_speed(dtype, device, together, anatomy.hidden_size, anatomy.intermediate_size, typical)
     release()
     on_gpu = device == "cuda"
     return plan_sensitivity(
@@ -284,16 +275,16 @@ def plan_for(
 
 def _sentence(plan: SensitivityPlan, goes_on: bool) -> str:
     need = plan.need
-    time_ = f", about {need.seconds:.0f} s" if need.seconds is not None else ""
+    duration = f", about {need.seconds:.0f} s" if need.seconds is not None else ""
     return (
         f"sensitivity: {plan.way} on {plan.device} ({plan.reason}); will take {memory(need.memory)} of memory and "
-        f"{memory(need.disk)} of the workspace's disk{time_}{', of which a part is done' if goes_on else ''}"
+        f"{memory(need.disk)} of the workspace's disk{duration}{', of which a part is done' if goes_on else ''}"
     )
 
 
 def _refuse_full_disk(plan: SensitivityPlan, work: Path, full: bool) -> None:
-    there = sum(file.stat().st_size for file in work.rglob("*") if file.is_file())
-    lacking = plan.need.disk - there - shutil.disk_usage(work).free
+    written = sum(file.stat().st_size for file in work.rglob("*") if file.is_file())
+    lacking = plan.need.disk - written - shutil.disk_usage(work).free
     if lacking > 0:
         raise RunError(
             f"disk: the sensitivity needs {memory(plan.need.disk)}, {memory(lacking)} more than the workspace has; "
@@ -311,8 +302,8 @@ def _memory_errors(teacher: Model, plan: SensitivityPlan) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
-        other = "stream its layers (--streaming always)" if plan.way == "resident" else "give fewer or shorter samples"
+        remedy = "stream its layers (--streaming always)" if plan.way == "resident" else "give fewer or shorter samples"
         raise RunError(
-            f"{teacher.source.label}: memory ran out on {plan.device} while its sensitivity was measured; {other}, or "
+            f"{teacher.source.label}: memory ran out on {plan.device} while its sensitivity was measured; {remedy}, or "
             "free some memory"
         ) from None

@@ -37,8 +37,8 @@ def combine(context: Context, parts: Sequence[Path]) -> SensitivityStore:
     anatomy = context.teacher.anatomy
     final = context.place.sensitivity / key
     with own_folder(final, context.report) as work, disk_errors(context.teacher.source.label):
-        made = SensitivityStore(final)
-        if not (made.has_full and made.is_whole):
+        whole = SensitivityStore(final)
+        if not (whole.has_full and whole.is_whole):
             shutil.rmtree(work / "store", ignore_errors=True)
             builder = StoreBuilder(work / "store", anatomy, full=True)
             steps = steps_of(anatomy, list(full_layout(anatomy)))
@@ -58,8 +58,8 @@ def _checked(context: Context, stores: Sequence[SensitivityStore], encoded: "Seq
     """Check that the parts make up the whole, and return what sensitivity.json says of it."""
     first = stores[0].totals
     same = {"version": VERSION, "fingerprint": context.teacher.fingerprint, "dtype": context.teacher.dtype}
-    digests = [sample_digest(each) for each in encoded]
-    wanted = Counter(digests)
+    digests = [sample_digest(sample) for sample in encoded]
+    expected = Counter(digests)
     losses: dict[str, list[float]] = defaultdict(list)
     for store in stores:
         totals = store.totals
@@ -73,10 +73,10 @@ def _checked(context: Context, stores: Sequence[SensitivityStore], encoded: "Seq
             raise DataError(f"{store.folder.name}: holds reductions only; measure the part with --part, which keeps S")
         for name, sample, loss in zip(totals["sample_ids"], totals["sample_digests"], totals["losses"], strict=True):
             losses[sample].append(loss)
-            if len(losses[sample]) > wanted[sample]:
-                what = "is in two parts" if wanted[sample] else "is none of the seed samples as tokenised here"
+            if len(losses[sample]) > expected[sample]:
+                what = "is in two parts" if expected[sample] else "is none of the seed samples as tokenised here"
                 raise DataError(f"{store.folder.name}: sample {name} {what}; give every part of one whole once")
-    missing = [each.id for each, digest in zip(encoded, digests, strict=True) if len(losses[digest]) < wanted[digest]]
+    missing = [s.id for s, digest in zip(encoded, digests, strict=True) if len(losses[digest]) < expected[digest]]
     if missing:
         raise DataError(
             f"parts: {len(missing)} of {len(encoded)} seed samples are in none, the first is {missing[0]}; "

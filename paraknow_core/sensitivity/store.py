@@ -4,7 +4,7 @@ A store is a folder:
     sensitivity.json          totals by parameter, module, layer, role and group; what it was computed from
     reductions.safetensors    per module: `<name>|rows`, `<name>|cols` (sums) and `<name>|map` (block means)
     sensitivity.safetensors   S of every teacher parameter, float32 (absent when only reductions were kept)
-    choices/                  then instead: which block each teacher module would give to students of some shape
+    choices/                  then instead: what a method wanted of each module, such as the place of a block
 """
 
 from dataclasses import dataclass
@@ -65,11 +65,11 @@ class SensitivityStore:
         """True if every file is as long as it says, and what the totals name is there; the numbers are not read."""
         try:
             modules, choices = self.totals["modules"], self.totals.get("choices", {})
-            files = {REDUCTIONS, *(f"{CHOICES}/{one['file']}" for each in choices.values() for one in each.values())}
+            records = [record for of_module in choices.values() for record in of_module.values()]
+            files = {REDUCTIONS, *([FULL] if self.has_full else []), *(f"{CHOICES}/{r['file']}" for r in records)}
             roles = all(isinstance(module["role"], str) for module in modules.values())
         except (DataError, AttributeError, KeyError, TypeError):
             return False
-        files |= {FULL} if self.has_full else set()
         return roles and all(whole_tensors(self.folder / name) for name in files)
 
     def modules(self) -> "pandas.DataFrame":
@@ -88,15 +88,15 @@ class SensitivityStore:
 
     def row_sums(self, module: str) -> "numpy.ndarray":
         """Return (rows,) sums of S over the columns of a module, logical orientation."""
-        return self._reduction(module, "rows")
+        return self._read(REDUCTIONS, f"{module}|rows")
 
     def col_sums(self, module: str) -> "numpy.ndarray":
         """Return (cols,) sums of S over the rows of a module, logical orientation."""
-        return self._reduction(module, "cols")
+        return self._read(REDUCTIONS, f"{module}|cols")
 
     def block_map(self, module: str) -> "numpy.ndarray":
         """Return the block means of S, at most (256, 256), for drawing."""
-        return self._reduction(module, "map")
+        return self._read(REDUCTIONS, f"{module}|map")
 
     def full(self, parameter: str, framework: str = "numpy") -> Any:
         """Read S of one whole parameter, float32, in the parameter's own stored shape.
@@ -108,8 +108,7 @@ class SensitivityStore:
         Raises:
             DataError: only reductions were kept, or there is no such parameter.
         """
-        if not self.has_full:
-            raise DataError(f"{self.folder.name}: only reductions were kept; compute the sensitivity with full tensors")
+        self._require_full()
         return self._read(FULL, parameter, framework)
 
     def part(self, parameter: str, rows: slice, cols: slice) -> "numpy.ndarray":
@@ -118,25 +117,18 @@ class SensitivityStore:
         Raises:
             DataError: only reductions were kept, or there is no such parameter.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not self.has_full:
-            raise DataError(f"{self.folder.name}: only reductions were kept; compute the sensitivity with full tensors")
-        try:
-            with open_plain(self.folder / FULL), safe_open(self.folder / FULL, framework="numpy") as tensors:
-                return tensors.get_slice(parameter)[rows, cols]
-        except (SafetensorError, OSError):
-            raise DataError(f"{self.folder.name}/{FULL}: has no '{parameter}'; compute the sensitivity again") from None
+        self._require_full()
+        return self._read(FULL, parameter, part=(rows, cols))
 
     def choice(self, module: str, key: str) -> "tuple[dict[str, Any], dict[str, Any]]":
-        """Read the block that was chosen for one module while the sensitivity was in memory.
+        """Read what was taken of one module while its sensitivity was in memory.
 
         Args:
             module: the teacher's module.
-            key: what was asked for (a `build.Request`'s).
+            key: of what was asked for (see `build.Request`).
 
         Returns:
-            Its index tensors (torch) and its record: shape, inside and total sensitivity.
+            The tensors (torch) and the record that were taken.
 
         Raises:
             DataError: it was not asked for when this sensitivity was measured.
@@ -147,19 +139,18 @@ class SensitivityStore:
                 f"{self.folder.name}: only reductions were kept, made for other students or structures than '{key}' "
                 f"of {module}; measure the sensitivity for this pair, or keep it whole"
             )
-        arrays = {
-            name: self._read(f"{CHOICES}/{record['file']}", key_, "pt") for name, key_ in record["arrays"].items()
-        }
-        return arrays, record
+        file = f"{CHOICES}/{record['file']}"
+        return {name: self._read(file, tensor, "pt") for name, tensor in record["arrays"].items()}, record
 
-    def _reduction(self, module: str, what: str) -> "numpy.ndarray":
-        return self._read(REDUCTIONS, f"{module}|{what}", "numpy")
+    def _require_full(self) -> None:
+        if not self.has_full:
+            raise DataError(f"{self.folder.name}: only reductions were kept; compute the sensitivity with full tensors")
 
-    def _read(self, file: str, key: str, framework: str) -> Any:
+    def _read(self, file: str, tensor: str, framework: str = "numpy", part: tuple[slice, ...] = ()) -> Any:
         from safetensors import SafetensorError, safe_open
 
         try:
             with open_plain(self.folder / file), safe_open(self.folder / file, framework=framework) as tensors:
-                return tensors.get_tensor(key)
+                return tensors.get_slice(tensor)[part] if part else tensors.get_tensor(tensor)
         except (SafetensorError, OSError):
-            raise DataError(f"{self.folder.name}/{file}: has no '{key}'; compute the sensitivity again") from None
+            raise DataError(f"{self.folder.name}/{file}: has no '{tensor}'; compute the sensitivity again") from None

@@ -46,7 +46,7 @@ class Stream:
         folder: Path,
         store: StoreBuilder,
         report: Reporter,
-        most: int = 0,
+        release_beyond: int = 0,
     ) -> None:
         """Open the state, that of an interrupted measurement too.
 
@@ -56,9 +56,9 @@ class Stream:
             folder: where the hidden states and the progress are.
             store: takes the S of one step's parameters, which are freed afterwards.
             report: told of the progress; may stop the work between two samples.
-            most: bytes of memory that this process may hold before it gives back what was freed.
+            release_beyond: bytes of memory that this process may hold before it gives back what was freed.
         """
-        self.release = partial(release, most)
+        self.release = partial(release, release_beyond)
         self.model, self.store, self.report, self.device = model, store, report, model.shards.device
         self.ids = [torch.tensor(sample.input_ids, device=self.device) for sample in samples]
         self.labels = [sample.labels for sample in samples]
@@ -75,8 +75,9 @@ class Stream:
             self._progress.unlink(missing_ok=True)  # it is not of this state
         self.state = TensorFile(folder / STATE, layout)
         self.hidden = [self.state[f"hidden.{i}"] for i in range(len(model.layers) + 1)]
-        self.gradients = [self.state["gradient.0"], self.state["gradient.1"]]  # in turn: a repeated step reads its own
-        self._used: list[Tensor] = []
+        # Layers take turns with them, so that a step that is repeated after a kill still finds its input.
+        self.gradients = [self.state["gradient.0"], self.state["gradient.1"]]
+        self._room: list[Tensor] = []  # sums of the last layer, to be written over
         self.progress = read_json(self._progress, {"done": 0, "losses": []})
 
     def run(self) -> list[float]:
@@ -112,7 +113,10 @@ class Stream:
         write_json(self._progress, self.progress, durable=durable)
 
     def embed(self) -> None:
-        """Keep the first layer's inputs; see that samples of one batch differ in nothing but their ends."""
+        """Keep the first layer's inputs, and take out of the batches every sample that cannot be padded.
+
+        A shorter sample may be padded if what layers are called with (positions, masks) begins as the longest one's.
+        """
         longest = {j: max(len(self.ids[k]) for k in batch) for batch in self.batches for j in batch}
         alone = []
         with torch.no_grad():
@@ -120,7 +124,7 @@ class Stream:
                 self.hidden[0][self.places[j]] = self.model.before_layers(self.model.embedded(self.ids[j])[0]).cpu()
                 shorter = len(self.ids[j]) < longest[j]
                 if shorter and self.model.arguments_begin(longest[j]):
-                    continue  # its ends are filled up
+                    continue
                 self.model.keep_arguments(len(self.ids[j]))
                 if shorter:
                     alone.append(j)
@@ -141,12 +145,12 @@ class Stream:
             groups = self.groups(sums.layer.size)
             for group in self.follow(groups):
                 leaves = [self.get(self.hidden[last], [j])[0].requires_grad_(True) for j in group]
-                seen = [self.model.after_layers(self.ids[j], leaf) for j, leaf in zip(group, leaves, strict=True)]
+                states = [self.model.after_layers(self.ids[j], leaf) for j, leaf in zip(group, leaves, strict=True)]
                 fold = partial(sums.fold, group, first=group is groups[0], last=group is groups[-1])
-                found = sliced_cross_entropy(seen, [self.labels[j] for j in group], sums.layer, fold)
+                result = sliced_cross_entropy(states, [self.labels[j] for j in group], sums.layer, fold)
                 for n, j in enumerate(group):
-                    losses[j] = finite_loss(j, found.losses[n])
-                    seen[n].backward(found.gradients[n])
+                    losses[j] = finite_loss(j, result.losses[n])
+                    states[n].backward(result.gradients[n])
                     self.put(self.gradients[last % 2], [j], leaves[n].grad[None])
         for name, total in outside.items():
             self.state[f"outside.{name}"].copy_(total)
@@ -164,21 +168,20 @@ class Stream:
                     layer(leaf).backward(self.get(self.gradients[(i + 1) % 2], batch))
                 self.put(self.gradients[i % 2], batch, leaf.grad)
         self.store.add(f"layer-{i}", sums)
-        self._used = list(sums.values())
+        self._room = list(sums.values())
 
     def room(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return room for sums, that of the layer before: fresh memory costs as much as a product with it."""
-        if [t.shape for t in self._used] != [p.shape for p in parameters.values()]:
-            self._used = [torch.empty_like(p, dtype=torch.float32) for p in parameters.values()]
-        return dict(zip(parameters, self._used, strict=True))
+        """Return room for sums, that of the last layer if it fits: fresh memory costs as much as a product with it."""
+        if [t.shape for t in self._room] != [p.shape for p in parameters.values()]:
+            self._room = [torch.empty_like(p, dtype=torch.float32) for p in parameters.values()]
+        return dict(zip(parameters, self._room, strict=True))
 
     def embedding(self, _: int) -> None:
-        """Finish what lies before the layers: embedding, position table; and what lies after them, with its sums."""
-        self._used = []
+        """Add up the embedding and the position table, and store them with the sums of what lies outside the layers."""
+        self._room = []
         self.model.leave()
         release()
-        tied, name = "tied" in self.state, self.model.embed_name
-        stored = self.model.shards.stored(name)
+        tied, stored = "tied" in self.state, self.model.shards.stored(self.model.embed_name)
         total = torch.zeros(stored.shape, dtype=torch.float32, device=self.device)
         if tied:
             total.copy_(self.state["tied"])
@@ -190,16 +193,16 @@ class Stream:
                 if tied:  # one parameter with two uses: both gradients are added before the absolute value
                     gradient += self.state[f"tied.{j}"].to(self.device)
                 total[tokens] += gradient.abs()
-        for outside, sum_before in sums.items():
-            sum_before += self.state[f"outside.{outside}"].to(self.device)
-            weigh_(sum_before, self.model.outside[outside])
-        weigh_(total, stored, self.model.shards.dtype)  # unused rows too: a weight that is not finite must be found
-        self.store.add("embedding", {name: total, **sums})
+        for name, gradients in sums.items():
+            gradients += self.state[f"outside.{name}"].to(self.device)  # those of the output layer
+            weigh_(gradients, self.model.outside[name])
+        weigh_(total, stored, self.model.shards.dtype)  # of unused rows too, to find weights that are not finite
+        self.store.add("embedding", {self.model.embed_name: total, **sums})
 
     def get(self, states: Tensor, batch: Sequence[int]) -> Tensor:
-        """Return a batch of a kept state as (samples, longest, hidden_size) where it is computed, ends filled with 0.
+        """Read the hidden states (or gradients) of a batch, padded with zeros to (samples, longest, hidden_size).
 
-        Later tokens have no influence on earlier ones, and the filling gets no gradient, so that it changes nothing.
+        Padding changes no number: later tokens have no influence on earlier ones, and padding gets no gradient.
         """
         longest = max(len(self.ids[j]) for j in batch)
         padded = torch.zeros(len(batch), longest, states.shape[1], dtype=states.dtype)
@@ -208,7 +211,7 @@ class Stream:
         return padded.to(self.device)
 
     def put(self, states: Tensor, batch: Sequence[int], padded: Tensor) -> None:
-        """Keep what `get` returns the like of."""
+        """Write a batch's hidden states (or gradients) back without their padding; the inverse of `get`."""
         for row, j in zip(padded, batch, strict=True):
             states[self.places[j]] = row[: len(self.ids[j])].cpu()
 
@@ -228,7 +231,7 @@ class Stream:
 
 
 def _can_go_on(file: Path) -> bool:
-    """Tell whether a noted progress is whole, and of what the disk or this machine's memory still has."""
+    """Tell whether a noted progress can be relied on: it is readable, and nothing of it was lost by a restart."""
     progress = read_json(file, {"done": 0, "losses": []})
     if not isinstance(progress, dict) or not isinstance(progress.get("losses"), list):
         return False
@@ -252,7 +255,7 @@ class OutputSums:
     def __init__(self, model: Skeleton, ids: Sequence[Tensor], state: TensorFile) -> None:
         self.model, self.state, self.tied = model, state, "tied" in state
         self.name = model.embed_name if self.tied else model.head_name
-        self.tokens = [torch.unique(each) for each in ids] if self.tied else []
+        self.tokens = [torch.unique(sample) for sample in ids] if self.tied else []
         self.total = torch.empty(model.shards.shape(self.name), dtype=torch.float32, device=model.shards.device)
         bias = model.shards[model.head_bias] if model.head_bias else None
         self.bias_total = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
@@ -270,7 +273,15 @@ class OutputSums:
         first: bool,
         last: bool,
     ) -> None:
-        """Take what `sliced_cross_entropy` finds for these samples, the first or the last ones."""
+        """Add a slice of the vocabulary for a group of samples, as `sliced_cross_entropy` hands it over.
+
+        Args:
+            group: the samples.
+            rows: of the output layer.
+            weights: of these rows.
+            errors, states: of each sample, dL/dlogits (tokens, rows) and hidden states (tokens, hidden_size).
+            first, last: whether this is the first or the last group.
+        """
         if self.bias_total is not None:
             for error in errors:
                 self.bias_total[rows] += error.sum(dim=0).abs_()
@@ -284,20 +295,20 @@ class OutputSums:
 
     def finish(self) -> dict[str, Tensor]:
         """Return S, or where the embedding's gradients are still to come, put the sums aside."""
-        found = {}
+        sums = {}
         if self.bias_total is not None:
             weigh_(self.bias_total, self.layer.bias)
-            found[self.model.head_bias] = self.bias_total
+            sums[self.model.head_bias] = self.bias_total
         if self.tied:
             self.state["tied"].copy_(self.total)
         else:
-            found[self.name] = self.total
-        return found
+            sums[self.name] = self.total
+        return sums
 
 
 def state_layout(model: Skeleton, ids: Sequence[Tensor]) -> Layout:
     """Describe what an unfinished measurement keeps on disk: every layer's input, two gradients, and sums."""
-    dtype, tokens = model.shards.dtype, sum(len(each) for each in ids)
+    dtype, tokens = model.shards.dtype, sum(map(len, ids))
     state = (dtype, (tokens, model.anatomy.hidden_size))
     layout: Layout = {f"hidden.{i}": state for i in range(len(model.layers) + 1)}
     layout |= {"gradient.0": state, "gradient.1": state}
@@ -305,5 +316,5 @@ def state_layout(model: Skeleton, ids: Sequence[Tensor]) -> Layout:
     if model.anatomy.tied:
         vocabulary, width = model.shards.stored(model.embed_name).shape
         layout["tied"] = (torch.float32, (vocabulary, width))
-        layout |= {f"tied.{j}": (torch.float32, (len(each.unique()), width)) for j, each in enumerate(ids)}
+        layout |= {f"tied.{j}": (torch.float32, (len(sample.unique()), width)) for j, sample in enumerate(ids)}
     return layout
