@@ -31,9 +31,14 @@ class Reporter(Protocol):
     def event(self, name: str, **fields: Any) -> None: ...
     def check_stop(self) -> None: ...
 
+    @property
+    def stop_requested(self) -> bool: ...
+
 
 class Silent:
     """A reporter that says nothing."""
+
+    stop_requested = False
 
     def stage(self, name: str, message: str = "") -> None:
         """Ignore."""

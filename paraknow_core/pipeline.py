@@ -265,17 +265,7 @@ class _Work:
         context = self.context
         train = context.encode(context.task.split("train"), context.student)
         validation = context.encode(context.task.split("validation"), context.student)
-        summary = finetune(
-            self.peft_model,
-            train,
-            validation,
-            context.student.tokenizer.pad_token_id,
-            self.spec,
-            context.settings,
-            self.folder.file("checkpoints"),
-            self.writer,
-            lambda: self.writer.stop_requested,
-        )
+        summary = finetune(context, self.peft_model, train, validation, self.folder.file("checkpoints"))
         before = self.result.get("training") or {}
         for warning in summary.pop("warnings"):
             self._warn(warning)
