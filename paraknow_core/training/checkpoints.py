@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paraknow_core.adapters.inject import save_adapter
 from paraknow_core.errors import RunError
 from paraknow_core.files.disk import file_digest, sync_tree, whole_tensors
 from paraknow_core.paths import read_json, usual_rights, write_json
@@ -44,6 +43,8 @@ class State:
             OSError, RuntimeError: the disk could not take it (see `files.disk.disk_trouble`).
         """
         import torch
+
+        from paraknow_core.adapters.inject import save_adapter
 
         prune(folder, KEPT - 1)  # room for this one
         checkpoint = folder / f"checkpoint-{step}"

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from paraknow_core.context import OF_TRAINED
 from paraknow_core.errors import NumericError
 from paraknow_core.runs.writer import StopRequested
 from paraknow_core.training import checkpoints
@@ -19,15 +20,38 @@ from paraknow_core.training.batches import Collator, mean_loss, micro_batch_size
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers.modeling_outputs import CausalLMOutput
 
-    from paraknow_core.context import Context, Reporter
+    from paraknow_core.context import Context, Reporter, Work
+    from paraknow_core.methods.base import LossTerm
     from paraknow_core.tasks.templates import Encoded
 
-Batch = dict[str, Tensor]
-# What a method adds to the loss of a forward pass: a scalar, from the batch, the student's outputs, and how many tokens
-# of the whole step are supervised. It is added up over the passes of a step: a sum over tokens divided by their number.
-LossTerm = Callable[[Batch, "CausalLMOutput", Tensor], Tensor]
+
+def train(work: "Work") -> None:
+    """Fine-tune the started adapter on the task, and note what came of it."""
+    context, model = work.context, work.started.peft_model
+    task, before = context.task, work.result.get("training") or {}
+    splits = [context.encode(task.split(name), context.student) for name in ("train", "validation")]
+    summary = finetune(context, model, *splits, work.folder.file("checkpoints"), work.started.loss)
+    for warning in summary.pop("warnings"):
+        work.warn(warning)
+        before.setdefault("weights", None)  # an earlier version noted none: what it made is of other weights
+    if before.get("weights", summary["weights"]) != summary["weights"]:
+        if any(work.folder.file(name).exists() for name in OF_TRAINED):
+            work.warn("fine-tuning: ended with other weights than before, so export and evaluation begin again")
+        work.drop(OF_TRAINED)
+    if summary["padding"] is None:
+        summary["padding"] = before.get("padding")
+    metrics = work.folder.metrics()
+    losses = [line["loss"] for line in metrics if "loss" in line] or [None]
+    validations = [line["validation_loss"] for line in metrics if "validation_loss" in line] or [None]
+    work.result["trainable_parameters"] = summary.pop("trainable_parameters")
+    work.result["training"] = {
+        **summary,
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "first_validation_loss": validations[0],
+        "last_validation_loss": validations[-1],
+    }
 
 
 def finetune(
@@ -36,7 +60,7 @@ def finetune(
     train: "Sequence[Encoded]",
     validation: "Sequence[Encoded]",
     folder: Path,
-    term: LossTerm | None = None,
+    term: "LossTerm | None" = None,
 ) -> dict[str, Any]:
     """Train the adapter in place, from its newest sound checkpoint if there is one; from the last, there is no step.
 
@@ -46,7 +70,7 @@ def finetune(
         model: adapter trainable, base frozen.
         train, validation: encoded examples; the loss is on their labels only.
         folder: where checkpoints go.
-        term: what the method adds to the loss.
+        term: what the method adds to the loss (see `methods.base.LossTerm`).
 
     Returns:
         steps, micro_batch_size, examples, resumed, padding (its share of what the model read here; null if nothing was
@@ -143,10 +167,12 @@ def finetune(
     }
 
 
-def _loss(model: "PeftModel", batch: Batch, tokens: Tensor, term: LossTerm | None) -> Tensor:
+def _loss(model: "PeftModel", batch: dict[str, Tensor], tokens: Tensor, term: "LossTerm | None") -> Tensor:
     """Return a pass's share in the mean loss of its step; a function, so that its logits go before the next pass."""
     outputs = model(**batch, num_items_in_batch=tokens, use_cache=False)
-    return outputs.loss if term is None else outputs.loss + term(batch, outputs, tokens)
+    if term is None:
+        return outputs.loss
+    return outputs.loss + term(model, batch, outputs) * (supervised(batch) / tokens)
 
 
 def _log(
@@ -178,7 +204,7 @@ class Pace:
     rated: int = 0
     since: float = field(default_factory=time.monotonic)
 
-    def count(self, batch: Batch) -> None:
+    def count(self, batch: dict[str, Tensor]) -> None:
         """Add the tokens of a pass."""
         self.tokens += int(batch["attention_mask"].sum())
         self.read += batch["attention_mask"].numel()

@@ -8,7 +8,7 @@ from paraknow_core.context import Silent
 from paraknow_core.runs.writer import StopRequested
 from paraknow_core.settings import Settings
 from paraknow_core.training import finetuning
-from paraknow_core.training.batches import supervised
+from paraknow_core.training.batches import IGNORED
 from tests.training.test_batches import examples
 
 
@@ -110,13 +110,20 @@ def test_the_loop_takes_the_steps_that_a_bare_one_takes(train, monkeypatch):
             torch.testing.assert_close(parameter, trained[name], atol=1e-4, rtol=1e-3)
 
 
-def test_a_methods_term_is_added_up_over_the_passes_of_a_step(train):
-    def term(batch, outputs, tokens):
+def test_a_methods_term_is_the_mean_over_the_tokens_of_a_step(train):
+    def term(model, batch, outputs):
+        """Mean over the supervised tokens of a number that differs between them."""
         assert outputs.logits.shape[:2] == batch["input_ids"].shape
-        return 3.0 * supervised(batch) / tokens
+        read = batch["labels"][:, 1:] != IGNORED
+        return batch["input_ids"][:, 1:][read].double().mean() + 0 * sum(p.sum() for p in model.parameters())
 
-    plain = train(2, folder="plain")[0]
-    assert train(2, folder="more", term=term)[0] == pytest.approx([loss + 3 for loss in plain], rel=1e-5)
+    plain, whole, split = (
+        train(2, folder="a")[0],
+        train(8, folder="b", term=term)[0],
+        train(2, folder="c", term=term)[0],
+    )
+    assert whole == pytest.approx(split, rel=1e-5)
+    assert [5 < loss - without < 60 for loss, without in zip(split, plain, strict=True)] == [True] * 5
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])  # the second with dropout, and tied embeddings
