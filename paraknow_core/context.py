@@ -309,7 +309,7 @@ class Work:
         return self.context.spec
 
     @property
-    def measures(self) -> bool:
+    def measured(self) -> bool:
         """Whether the teacher is measured: by a method that needs it, or because nothing else was asked for."""
         return self.method.needs_teacher or self.spec.until == "sensitivity"
 

@@ -1,8 +1,16 @@
 """The pipeline: the stages of a run, in order. Read this first.
 
-models + task -> sensitivity -> layer mapping -> extraction -> factorisation -> injection -> fine-tuning -> export
--> evaluation. Each stage leaves its product in the run folder (or, shared between runs, in the cache), so that a run
-that was stopped or killed continues after the last finished stage.
+Each stage takes what stages before it put into the `Work` (see `context`), and leaves its product there and in the run
+folder or, shared between runs, in the cache: a run that was stopped or killed goes on after the last finished one.
+
+    prepare      models, task                   refuses what cannot work; notes what the run computes with
+    sensitivity  teacher, seed samples          sensitivity.json, `store`
+    plan         `store`, both anatomies        `plan`: layer mapping, pairs of modules
+    learn        `store`, `plan`, the student   what the method fits before it starts
+    extraction   `store`, `plan`, both models   extraction.json, init_adapter/, `started`: the student with its adapter
+    training     `started`, train, validation   checkpoints/, metrics
+    export       `started`                      adapter/
+    evaluation   `started`, test, references    predictions.jsonl, scores
 """
 
 import time
@@ -31,52 +39,46 @@ class Stage:
 
     Attributes:
         name: as a spec's `until` names it.
-        shown: what the run folder and the pages call it; stages in a row that are shown as one are timed as one.
-        needed: whether this run needs it.
-        run: the function that does it, by its dotted name in paraknow_core, so that a process takes hold of its run
-            folder before it loads torch. It reads and changes the `Work`.
+        shown: as the run folder, and with it every page, calls it; neighbours of one name are shown and timed as one.
+        needed: whether a run needs it.
+        code: `module:name`, below `paraknow_core`, of the function that does it. It is loaded when its turn comes, so
+            that a process takes hold of its run folder before it loads torch.
     """
 
     name: str
     shown: str
     needed: Callable[[Work], bool]
-    run: str
+    code: str
 
 
 def _always(_work: Work) -> bool:
     return True
 
 
-def _measures(work: Work) -> bool:
-    return work.measures
+def _measured(work: Work) -> bool:
+    return work.measured
 
 
 STAGES = (
-    Stage("prepare", "prepare", _always, "training.preparation.prepare"),
-    Stage("sensitivity", "sensitivity", _measures, "methods.stages.measure"),
-    Stage("plan", "injection", _measures, "methods.stages.plan"),
-    Stage("learn", "injection", _always, "methods.stages.learn"),
-    Stage("extraction", "injection", _always, "methods.stages.extract"),
-    Stage("training", "fine-tuning", _always, "training.finetuning.train"),
-    Stage("export", "export", _always, "adapters.export.export"),
-    Stage("evaluation", "evaluation", _always, "training.evaluation.score"),
+    Stage("prepare", "prepare", _always, "training.preparation:prepare"),
+    Stage("sensitivity", "sensitivity", _measured, "methods.stages:measure"),
+    Stage("plan", "injection", _measured, "methods.stages:plan"),
+    Stage("learn", "injection", _always, "methods.stages:learn"),
+    Stage("extraction", "injection", _always, "methods.stages:extract"),
+    Stage("training", "fine-tuning", _always, "training.finetuning:train"),
+    Stage("export", "export", _always, "adapters.export:export"),
+    Stage("evaluation", "evaluation", _always, "training.evaluation:score"),
 )
 
 
 def run_stages(work: Work, first: str, last: str, around: Callable[[Work, str], AbstractContextManager]) -> None:
-    """Run the stages from one to another, both with them, as far as this run needs them.
-
-    Args:
-        work: what they read and change.
-        first, last: names in `STAGES`.
-        around: gives what is entered around stages that are shown as one, by that name.
-    """
+    """Run the stages between two names, both with them; `around` is entered around those that are shown as one."""
     names = [stage.name for stage in STAGES]
     chosen = STAGES[names.index(first) : names.index(last) + 1]
     for shown, group in groupby((stage for stage in chosen if stage.needed(work)), key=lambda stage: stage.shown):
         with around(work, shown):
             for stage in group:
-                resolve_name(f"paraknow_core.{stage.run}")(work)
+                resolve_name(f"paraknow_core.{stage.code}")(work)
 
 
 def execute(

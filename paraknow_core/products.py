@@ -54,7 +54,7 @@ def extract_to(context: Context, out: Path) -> dict[str, Any]:
 
     work = new_work(context, RunFolder(out), {})
     refuse_unfit(work)
-    _warn(context, needs_teacher=work.measures)
+    _warn(context, needs_teacher=work.measured)
     out.mkdir(parents=True, exist_ok=True)
     run_stages(work, "sensitivity", "sensitivity", _told)
     if work.store:

@@ -46,7 +46,7 @@ def same(result):
 
 
 def test_stages_are_functions_and_until_is_one_of_their_names():
-    assert all(callable(resolve_name(f"paraknow_core.{stage.run}")) for stage in STAGES)
+    assert all(callable(resolve_name(f"paraknow_core.{stage.code}")) for stage in STAGES)
     names = [stage.name for stage in STAGES]
     assert set(get_args(RunSpec.model_fields["until"].annotation)) <= set(names)
     assert names[-1] == RunSpec().until

@@ -140,6 +140,6 @@ def told_date(work: Work) -> str | None:
 
     context = work.context
     readers = [reader for readings in context.readings.values() for reader, _ in readings]
-    if work.measures:
+    if work.measured:
         readers.append(context.teacher.reader)
     return date_of(readers, context.task)
