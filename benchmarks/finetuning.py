@@ -3,9 +3,12 @@
 Run: python -m benchmarks.finetuning [--small]
 """
 
+import math
 import statistics
 import tempfile
 import time
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +22,27 @@ from paraknow_core.runs.folder import create_run
 from paraknow_core.runs.writer import RunWriter
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
-from paraknow_core.training import finetuning
+from paraknow_core.tasks.templates import Encoded
+from paraknow_core.training.batches import IGNORED, Collator, micro_batch_size, steps_from
+from paraknow_core.training.finetuning import finetune
 
 STEPS, ROUNDS = 45, 3
 SMALL_STEPS, SMALL_ROUNDS = 2, 1
-_BETAS_AND_EPS = {"betas": (0.9, 0.999), "eps": 1e-8}
 NOTES = [
     "bundled:stranger on bundled:word_problems, batch 64, LoRA rank 16 on every module. The stage is everything from",
-    "the encoded examples to the trained model: Trainer, a metrics line a step, progress, stop requests, and the",
-    "checkpoint at the end; the validation loss, which the bare loop does not measure, is switched off. The bare loop",
+    "the encoded examples to the trained model: a metrics line a step, progress, stop requests, and the checkpoint",
+    "at the end; the validation loss, which the bare loop does not measure, is switched off. The bare loop",
     "is what one writes by hand: the same 64 examples a step in one padded pass, with the same AdamW, schedule,",
     "clipping and loss, and it reads the loss of every step. The stage splits the same step into passes of like length",
-    "by itself; so does the last row by hand, which leaves only what Trainer and the stage's own duties cost. The ways",
+    "by itself; so does the last row by hand, which leaves only what the stage's own duties cost. The ways",
     "take turns; a row is the median of its rounds, and the ratio that of tokens (padding not counted) a second to the",
     "bare loop's. All end at the same loss. CPU: seconds of all cores together, which other work on the machine",
     "disturbs less than it does the clock.",
 ]
 
 
-class Recorder(finetuning.Collator):
-    """A collator that remembers which examples each batch held."""
-
-    batches: list[list[Any]]
-
-    def __call__(self, batch: Any) -> dict[str, torch.Tensor]:
-        """Collate as usual."""
-        self.batches.append(list(batch))
-        return super().__call__(batch)
-
-
 class Case:
-    """One pair of student and task, and the batches that training takes."""
+    """One pair of student and task, and the examples that each step takes, in one pass or as the stage splits it."""
 
     def __init__(self, steps: int, folder: Path) -> None:
         self.place = Workspace(folder)
@@ -59,65 +52,51 @@ class Case:
         self.context = Context(self.spec, Settings(), self.place)
         self.student = self.context.student
         self.train = self.context.encode(self.context.task.split("train"), self.student)
-        self.pad_id = self.student.tokenizer.pad_token_id
-        self.batches = self._record(self.spec.finetuning.batch_size)
-        self.passes = self._record(None)
+        recipe, longest = self.spec.finetuning, max(len(example.input_ids) for example in self.train)
+        self.whole = self._steps(recipe.batch_size)
+        self.split = self._steps(micro_batch_size(recipe, longest, "cpu"))
+        self.stage(self.model())  # warms up the libraries
+
+    def _steps(self, micro: int) -> list[list[list[Encoded]]]:
+        recipe = self.spec.finetuning
+        steps = steps_from(0, self.train, recipe.batch_size, micro, self.spec.seed)
+        return [step.passes for step in islice(steps, recipe.max_steps)]
 
     def model(self) -> Any:
         """Load the student afresh and give it an untrained adapter."""
         loaded, anatomy = self.student.load(), self.student.anatomy
         return inject(loaded, anatomy, list(anatomy.modules), self.spec.factorisation, (), self.spec.seed)
 
-    def stage(self, model: Any, micro: int | None = None) -> float:
+    def stage(self, model: Any) -> float:
         """Train with the project's stage, into a run folder of its own; return the last loss."""
-        spec = self.spec.with_changes({"finetuning.micro_batch_size": micro})
-        run = create_run(self.place, spec)
+        run = create_run(self.place, self.spec)
         with RunWriter(run) as writer:
-            finetuning.finetune(
-                model,
-                self.train,
-                [],
-                self.pad_id,
-                spec,
-                Settings(),
-                run.file("checkpoints"),
-                writer,
-                lambda: writer.stop_requested,
-            )
+            finetune(replace(self.context, report=writer), model, self.train, [], run.file("checkpoints"))
         return run.metrics()[-1]["loss"]
 
     def bare(self, model: Any) -> float:
         """Train with nothing but PEFT and torch, a step in one pass; return the last loss."""
-        return self._bare(model, [[batch] for batch in self.batches])
+        return self._bare(model, self.whole)
 
     def bare_split(self, model: Any) -> float:
         """The same with the passes that the stage takes."""
-        passes, steps = iter(self.passes), []
-        for batch in self.batches:
-            own: list[list[Any]] = []
-            while sum(map(len, own)) < len(batch):
-                own.append(next(passes))
-            steps.append(own)
-        return self._bare(model, steps)
+        return self._bare(model, self.split)
 
-    def _bare(self, model: Any, steps_taken: list[list[list[Any]]]) -> float:
+    def _bare(self, model: Any, steps: list[list[list[Encoded]]]) -> float:
         from transformers import get_scheduler
 
-        recipe, steps = self.spec.finetuning, len(steps_taken)
+        recipe, count = self.spec.finetuning, len(steps)
         parameters = [p for p in model.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(
-            parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, **_BETAS_AND_EPS
-        )
-        warmup = finetuning.training_arguments(self.spec, steps, recipe.batch_size, Path("unused"), "cpu").warmup_steps
-        schedule = get_scheduler(recipe.schedule, optimiser, int(warmup), steps)
-        collate, last = finetuning.Collator(self.pad_id), 0.0
+        optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        schedule = get_scheduler(recipe.schedule, optimiser, math.ceil(recipe.warmup_ratio * count), count)
+        collate, last = Collator(self.student.tokenizer.pad_token_id), 0.0
         model.train()
-        for passes in steps_taken:
-            batches = [collate(each) for each in passes]
-            counts = [int((batch["labels"][:, 1:] != finetuning.IGNORED).sum()) for batch in batches]
+        for passes in steps:
+            batches = [collate(examples) for examples in passes]
+            counts = [int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batches]
             last = 0.0
-            for batch, count in zip(batches, counts, strict=True):
-                loss = model(**batch).loss * (count / sum(counts))
+            for batch, tokens in zip(batches, counts, strict=True):
+                loss = model(**batch).loss * (tokens / sum(counts))
                 loss.backward()
                 last += loss.item()
             torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
@@ -126,35 +105,22 @@ class Case:
             optimiser.zero_grad()
         return last
 
-    def _record(self, micro: int | None) -> list[list[Any]]:
-        """Train once without measuring: warms up the libraries, and says which batches there are."""
-        Recorder.batches, original = [], finetuning.Collator
-        finetuning.Collator = Recorder
-        try:
-            self.stage(self.model(), micro)
-        finally:
-            finetuning.Collator = original
-        if micro == self.spec.finetuning.batch_size:
-            return Recorder.batches[: self.spec.finetuning.max_steps]  # the loader fetches one ahead
-        return Recorder.batches
-
     @property
     def tokens(self) -> int:
         """Tokens of all batches, without padding."""
-        return sum(len(example.input_ids) for batch in self.batches for example in batch)
+        return sum(len(example.input_ids) for passes in self.whole for examples in passes for example in examples)
 
-    def padding(self, batches: list[list[Any]]) -> float:
+    def padding(self, steps: list[list[list[Encoded]]]) -> float:
         """Share of what the model reads that is padding."""
-        read = sum(len(batch) * max(len(e.input_ids) for e in batch) for batch in batches)
-        return 1 - sum(len(e.input_ids) for batch in batches for e in batch) / read
+        lengths = [[len(example.input_ids) for example in examples] for passes in steps for examples in passes]
+        return 1 - self.tokens / sum(len(each) * max(each) for each in lengths)
 
 
 def measure(steps: int, rounds: int) -> list[dict[str, Any]]:
-    """Train in both ways, alternating, each round from the same start."""
+    """Train in all ways, alternating, each round from the same start."""
     with tempfile.TemporaryDirectory() as folder:
         case = Case(steps, Path(folder))
         ways = {"bare PEFT loop": case.bare, "the project's stage": case.stage, "bare, split alike": case.bare_split}
-        read = {"bare PEFT loop": case.padding(case.batches)}
         rates: dict[str, list[float]] = {way: [] for way in ways}
         computing: dict[str, list[float]] = {way: [] for way in ways}
         losses: dict[str, float] = {}
@@ -171,15 +137,15 @@ def measure(steps: int, rounds: int) -> list[dict[str, Any]]:
             {
                 "case": f"{steps} steps",
                 "way": way,
-                "tokens_per_s": statistics.median(found),
-                "rounds": found,
-                "ratio": statistics.median(found) / bare,
+                "tokens_per_s": statistics.median(rounds_taken),
+                "rounds": rounds_taken,
+                "ratio": statistics.median(rounds_taken) / bare,
                 "cpu_seconds": statistics.median(computing[way]),
                 "cpu_ratio": least / statistics.median(computing[way]),
                 "last_loss": losses[way],
-                "padding": read.get(way, case.padding(case.passes)),
+                "padding": case.padding(case.whole if ways[way] == case.bare else case.split),
             }
-            for way, found in rates.items()
+            for way, rounds_taken in rates.items()
         ]
 
 

@@ -1,5 +1,9 @@
-"""What the stages of one run share: its spec, models (loaded when first needed), task, and whom to tell of progress."""
+"""What the stages of one run share: its spec, models (loaded when first needed), task, and whom to tell of progress.
 
+`Context` is what stages read, `Work` what they hand on to one another.
+"""
+
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,8 +13,10 @@ from paraknow_core.errors import ModelError
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.fingerprint import tokenizer_fingerprint, weights_fingerprint
+from paraknow_core.models.modules import LogicalModule
 from paraknow_core.models.source import ModelSource, resolve_model
 from paraknow_core.paths import Workspace
+from paraknow_core.runs.folder import RunFolder
 from paraknow_core.settings import Settings
 from paraknow_core.spec import ModelSpec, RunSpec
 from paraknow_core.tasks.examples import Example, Task, load_task
@@ -32,9 +38,14 @@ class Reporter(Protocol):
     def event(self, name: str, **fields: Any) -> None: ...
     def check_stop(self) -> None: ...
 
+    @property
+    def stop_requested(self) -> bool: ...
+
 
 class Silent:
     """A reporter that says nothing."""
+
+    stop_requested = False
 
     def stage(self, name: str, message: str = "") -> None:
         """Ignore."""
@@ -259,3 +270,61 @@ class Context:
             self.report.progress(index, len(items), message)
             yield item
         self.report.progress(len(items), len(items), message)
+
+
+# What stages leave in the run folder: what rests on the trained adapter, on the initial one, and all of it.
+OF_TRAINED = ("adapter", "predictions.jsonl")
+OF_ADAPTER = ("extraction.json", "init_adapter", "checkpoints", *OF_TRAINED)
+PRODUCTS = ("sensitivity.json", *OF_ADAPTER)
+CHECKED = 4  # training examples on which adapters are checked: before the first step, and when they are exported
+
+
+@dataclass
+class Work:
+    """One execution of a run: what its stages hand on to one another. What is Any here belongs to rooms above.
+
+    Attributes:
+        context: what all of them read.
+        folder: where they leave their products.
+        method: the spec's (`methods.base.Method`).
+        result: what result.json is going to say; it grows with every stage, and is kept in partial.json meanwhile.
+        store: of stage sensitivity: the teacher's (`sensitivity.store.SensitivityStore`), if it is measured.
+        plan: of stage plan: what goes where (`methods.plan.Plan`), if the teacher was measured.
+        student: loaded by stage learn, and taken over by extraction.
+        started: of stage extraction (`methods.start.StartedAdapter`): the student with its adapter, trained in place.
+        samples: of stage extraction: a few encoded examples, on which adapters are checked.
+    """
+
+    context: Context
+    folder: RunFolder
+    method: Any
+    result: dict[str, Any] = field(default_factory=dict)
+    store: Any = None
+    plan: Any = None
+    student: "PreTrainedModel | None" = None
+    started: Any = None
+    samples: "Sequence[Encoded]" = ()
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.context.spec
+
+    @property
+    def measured(self) -> bool:
+        """Whether the teacher is measured: by a method that needs it, or because nothing else was asked for."""
+        return self.method.needs_teacher or self.spec.until == "sensitivity"
+
+    @property
+    def modules(self) -> list[LogicalModule]:
+        """The student's modules that get an adapter."""
+        return [m for m in self.context.student.anatomy.modules if m.role in self.spec.extraction.roles]
+
+    def warn(self, message: str) -> None:
+        """Tell whoever follows the run, and keep it in the result."""
+        self.context.report.event("warning", message=message)
+        self.result["warnings"] = list(dict.fromkeys([*self.result.get("warnings", []), message]))
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Remove products that cannot be relied on."""
+        for path in map(self.folder.file, names):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

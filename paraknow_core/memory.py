@@ -2,6 +2,8 @@
 
 import contextlib
 import ctypes
+import resource
+import sys
 import threading
 from pathlib import Path
 
@@ -27,6 +29,12 @@ def anonymous_bytes(pid: int | None = None) -> int:
         return psutil.Process(pid).memory_info().rss
     except psutil.Error:
         return 0
+
+
+def peak_bytes() -> int:
+    """Return the largest resident memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def total_bytes() -> int:

@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from pkgutil import resolve_name
+from typing import get_args
 
 import pytest
 
 from paraknow_core.errors import DataError, ModelError, NumericError, ShapeError
 from paraknow_core.files.json_file import read_json
 from paraknow_core.paths import PROJECT_ROOT, workspace
-from paraknow_core.pipeline import execute, extract_to
+from paraknow_core.pipeline import STAGES, execute
+from paraknow_core.products import extract_to
 from paraknow_core.runs.folder import create_run
 from paraknow_core.settings import Settings
+from paraknow_core.spec import RunSpec
 
 SETTINGS = Settings(threads=1)
 
@@ -40,6 +44,13 @@ def same(result):
     return {
         key: result[key] for key in ("scores", "references", "layer_mapping", "step0", "fingerprints", "machine")
     } | {"losses": [result["training"]["last_loss"], result["training"]["last_validation_loss"]]}
+
+
+def test_stages_are_functions_and_until_is_one_of_their_names():
+    assert all(callable(resolve_name(f"paraknow_core.{stage.code}")) for stage in STAGES)
+    names = [stage.name for stage in STAGES]
+    assert set(get_args(RunSpec.model_fields["until"].annotation)) <= set(names)
+    assert names[-1] == RunSpec().until
 
 
 def test_end_to_end_leaves_what_the_run_folder_promises(spec, tmp_path):

@@ -352,7 +352,7 @@ def test_another_precision_is_refused(spec, place):
 def test_other_versions_are_said_and_both_are_in_the_record(spec, place, monkeypatch):
     run = create_run(place, spec)
     cut_off(run, place, "fine-tuning", 3)
-    monkeypatch.setattr("paraknow_core.pipeline.versions", lambda: {"torch": "99.0"})
+    monkeypatch.setattr("paraknow_core.training.inputs.versions", lambda: {"torch": "99.0"})
     cut_off(run, place, "evaluation")
     execute(run, place, SETTINGS)
     result = run.result()

@@ -8,6 +8,7 @@ both uses, merging adds D to the embedding and puts the output layer in its plac
 embedding matrix in the adapter.
 """
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from paraknow_core.adapters.cards import CARD
+from paraknow_core.adapters.cards import CARD, adapter_card
 from paraknow_core.adapters.inject import ADAPTER, adapter_config, host_factors, hosts, tied_head
 from paraknow_core.files.atomic import build_folder
 from paraknow_core.models.anatomy import Anatomy, LogicalModule
@@ -28,9 +29,35 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+    from paraknow_core.context import Work
     from paraknow_core.tasks.templates import Encoded
 
 Factors = tuple[Tensor, Tensor]
+
+
+def export(work: "Work") -> None:
+    """Write adapter/ of a run, and check by loading it that it is what was trained."""
+    context, student, model = work.context, work.context.student, work.started.peft_model
+    folder = work.folder.file("adapter")
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off
+    head = tied_head(model.base_model.model, student.anatomy, work.modules)
+    card = adapter_card(work.spec, student.source, head)
+    factorisation, label = work.spec.factorisation, student.source.label
+    export_adapter(model, work.started.initial, student.anatomy, work.modules, factorisation, folder, label, card)
+    check = work.result["export_check"] = check_export(model, student.load(), folder, work.samples)
+    if not check["passed"]:
+        why = "train without student_bits" if context.settings.student_bits else "compute in float32"
+        work.warn(
+            f"the exported adapter differs from the trained model by {check['max_abs']:.2g} in a logit "
+            f"(tolerance {check['tolerance']:.2g}); {why}, or take the whole model from "
+            f"`runs export {work.folder.id} --merged` instead of the adapter"
+        )
+    elif not check["merges"]:
+        work.warn(
+            f"the exported adapter loads right, but merged by plain PEFT it differs from the trained model by "
+            f"{check['merged_max_abs']:.2g} in a logit (tolerance {check['tolerance']:.2g}); do not merge it, take "
+            f"the whole model from `runs export {work.folder.id} --merged`"
+        )
 
 
 def current_factors(peft_model: "PeftModel", modules: list[LogicalModule]) -> dict[str, Factors]:

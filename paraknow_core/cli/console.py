@@ -99,8 +99,10 @@ def working() -> "Iterator[Progress]":
 class Progress:
     """Follows a computation: a bar with the remaining time on a terminal, else an occasional line.
 
-    It is a `stages.context.Reporter`, and `on_status` follows a run folder's status.
+    It is a `context.Reporter`, and `on_status` follows a run folder's status.
     """
+
+    stop_requested = False
 
     def __init__(self) -> None:
         self._label = self._stage = ""

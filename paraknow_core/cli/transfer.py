@@ -193,15 +193,15 @@ def _compute(
     part: tuple[int, int] | None = None,
     **extra: Any,
 ) -> dict[str, Any]:
-    """Build DIR with one of the pipeline's functions: complete, or not at all."""
+    """Build DIR with a function of `products`: complete, or not at all."""
     from paraknow_core.files.atomic import build_folder
 
     folder = new_folder(out)
     with working() as progress:
-        from paraknow_core import pipeline
+        from paraknow_core import products
         from paraknow_core.context import Context
 
-        build: Callable[..., dict[str, Any]] = getattr(pipeline, product)
+        build: Callable[..., dict[str, Any]] = getattr(products, product)
         work = Context(spec, settings, context.obj, progress, part, train_only=True)
         with build_folder(folder) as building:
             content = build(work, building, **extra)

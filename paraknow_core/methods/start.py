@@ -43,7 +43,12 @@ class StartedAdapter:
 
 
 def start_adapter(
-    context: Context, method: Method, store: "SensitivityStore | None", plan: Plan | None, folder: Path
+    context: Context,
+    method: Method,
+    store: "SensitivityStore | None",
+    plan: Plan | None,
+    folder: Path,
+    student: "PreTrainedModel | None" = None,
 ) -> StartedAdapter:
     """Inject the student, leaving extraction.json and init_adapter/ in `folder`; reuse them if they are there.
 
@@ -52,8 +57,9 @@ def start_adapter(
         method: where the factors start.
         store, plan: saved sensitivity, and what goes where, if the method needs a teacher.
         folder: an existing folder; extraction.json is written last.
+        student: loaded, if somebody did already.
     """
-    student = context.student.load()
+    student = student or context.student.load()
     inputs = MethodInputs(context, dict(student.named_parameters()), store, plan)
     modules = inputs.student_modules
     record = read_json(folder / RECORD)
@@ -92,7 +98,6 @@ def _compute(inputs: MethodInputs, method: Method, student: "PreTrainedModel") -
                 subtracted.add(update.module.name)
             yield update
 
-    method.learn(inputs)
     peft_model = _inject(inputs, student, noted())
     return {
         "method": spec.method,

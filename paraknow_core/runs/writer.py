@@ -1,10 +1,11 @@
 """The one writer of a run folder: state, heartbeat, events. Held by the process that computes."""
 
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -142,3 +143,24 @@ class RunWriter:
                     self._write_status(durable=False)
                 except OSError:  # a full disk must not end the run here; the next real write will say it
                     continue
+
+
+@contextmanager
+def stopped_by_signals(writer: RunWriter) -> Iterator[None]:
+    """Turn SIGTERM and the first Ctrl-C into a stop request while a run is going on (main thread only)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def first_interrupt(*_: object) -> None:
+        writer.signal_stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends it hard
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, writer.signal_stop)
+    signal.signal(signal.SIGINT, first_interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

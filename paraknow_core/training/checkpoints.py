@@ -13,16 +13,75 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paraknow_core.errors import RunError
+from paraknow_core.files.atomic import usual_rights
 from paraknow_core.files.disk import file_digest, sync_tree, whole_tensors
 from paraknow_core.files.json_file import read_json, write_json
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
 
 COMPLETE = "complete"
 ADAPTER, STATE = "adapter_model.safetensors", "trainer_state.json"
-NEEDED = (ADAPTER, "optimizer.pt", "scheduler.pt", "rng_state.pth", STATE)
+OPTIMISER, SCHEDULE, RANDOM = "optimizer.pt", "scheduler.pt", "rng_state.pth"
+NEEDED = (ADAPTER, OPTIMISER, SCHEDULE, RANDOM, STATE)
 KEPT = 2
+
+
+@dataclass(frozen=True)
+class State:
+    """All that training changes: the adapter's weights, the optimiser, the schedule, and torch's random numbers."""
+
+    model: "PeftModel"
+    optimiser: "torch.optim.Optimizer"
+    schedule: "torch.optim.lr_scheduler.LRScheduler"
+    label: str  # the student, as the adapter's own config names it
+
+    def save(self, folder: Path, step: int, steps: int) -> None:
+        """Write `checkpoint-STEP` to `folder`, and seal it; a kill or a crash at any moment leaves the one before.
+
+        Raises:
+            OSError, RuntimeError: the disk could not take it (see `files.disk.disk_trouble`).
+        """
+        import torch
+
+        from paraknow_core.adapters.inject import save_adapter
+
+        prune(folder, KEPT - 1)  # room for this one
+        checkpoint = folder / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        save_adapter(self.model, checkpoint, self.label)
+        random = {"cpu": torch.get_rng_state()}
+        if self.model.device.type != "cpu":
+            random[self.model.device.type] = torch.get_device_module(self.model.device).get_rng_state()
+        torch.save(self.optimiser.state_dict(), checkpoint / OPTIMISER)
+        torch.save(self.schedule.state_dict(), checkpoint / SCHEDULE)
+        torch.save(random, checkpoint / RANDOM)
+        write_json(checkpoint / STATE, {"global_step": step})
+        usual_rights(checkpoint)
+        seal(checkpoint, step, steps)
+
+    def load(self, checkpoint: Path) -> None:
+        """Go back to a checkpoint, bit for bit; one that transformers' Trainer has written is as good.
+
+        Raises:
+            RunError: it is of another adapter.
+        """
+        import torch
+        from transformers.trainer_pt_utils import safe_globals
+
+        restore(self.model, checkpoint)
+        with safe_globals():  # Trainer saves numpy's random numbers too
+            optimiser, schedule, random = (
+                torch.load(checkpoint / name, map_location="cpu") for name in (OPTIMISER, SCHEDULE, RANDOM)
+            )
+        # Trainer has a second group of parameters, those that do not decay; of an adapter it is empty.
+        self.optimiser.load_state_dict({**optimiser, "param_groups": optimiser["param_groups"][:1]})
+        self.schedule.load_state_dict({k: v[:1] if isinstance(v, list) else v for k, v in schedule.items()})
+        torch.set_rng_state(random["cpu"])
+        device = self.model.device.type
+        if device in random and device != "cpu":
+            torch.get_device_module(self.model.device).set_rng_state(random[device])
 
 
 def seal(checkpoint: Path, step: int, steps: int) -> None:

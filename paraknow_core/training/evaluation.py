@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core.context import Context, Model
+from paraknow_core.context import Context, Model, Work
 from paraknow_core.files.atomic import build_folder
 from paraknow_core.files.json_file import append_line, open_lines, read_json, read_lines, write_json
 from paraknow_core.models.config import declared_ends
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 VERSION = 3  # raise when the scores of an unchanged model would change
 SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
+
+
+def score(work: Work) -> None:
+    """Score the trained student, and the untouched models that the spec wants beside it."""
+    context, file = work.context, work.folder.file(PREDICTIONS)
+    work.result["scores"] = evaluate(context, work.started.peft_model, context.student.tokenizer, file)
+    work.result["references"] = {name: reference_scores(context, name) for name in work.spec.references}
 
 
 def evaluate(

@@ -1,6 +1,8 @@
 """What a run computes with. It is noted when the run begins, and a run that goes on goes on with nothing else."""
 
 import hashlib
+import platform
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.errors import RunError
@@ -48,6 +50,20 @@ def more_fingerprints(context: "Context") -> dict[str, str]:
     if "win_rate" in context.task.scorers:
         found["judge"] = context.judge.fingerprint
     return found
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that numbers may depend on."""
+    packages = ("torch", "transformers", "peft", "tokenizers", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def machine(context: "Context") -> dict[str, Any]:
+    """Return the settings that may change numbers, as they were decided here."""
+    from paraknow_core.models.load import pick_device
+
+    device = str(pick_device(context.settings.device)).partition(":")[0]
+    return {"device": device, "dtype": context.student.dtype, "student_bits": context.settings.student_bits}
 
 
 def pinned(spec: "RunSpec", before: "Mapping[str, Any]") -> "RunSpec":

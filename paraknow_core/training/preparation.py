@@ -1,8 +1,106 @@
-"""Before anything costly: every example that a run will read is tokenised, and must fit whoever reads it."""
+"""Stage prepare: read what a run is about, refuse what cannot work before anything costly starts, see what is there."""
 
-from paraknow_core.context import Context
+from typing import Any
 
-IDENTITY_SAMPLES = 4  # examples on which step-0 identity and the exported adapter are checked
+from paraknow_core.context import CHECKED, OF_ADAPTER, PRODUCTS, Context, Work
+from paraknow_core.runs.folder import flat_settings
+from paraknow_core.training import inputs
+
+
+def prepare(work: Work) -> None:
+    """Read task and anatomies, refuse what cannot work, and note what the run computes with.
+
+    Raises:
+        ParaknowError: the task, a model or the pair is not fit for the run. RunError: what is in the folder was
+            computed with other data, models or precision.
+    """
+    from paraknow_core.adapters.quantise import require_package
+
+    context, spec = work.context, work.spec
+    if context.settings.student_bits:
+        require_package()
+    notes = [*context.teacher.anatomy.notes, *context.student.anatomy.notes, *context.task.warnings]
+    refuse_unfit(work)
+    warnings = list(dict.fromkeys([*notes, *check_examples(context, needs_teacher=work.method.needs_teacher)]))
+    for warning in warnings:
+        context.report.event("warning", message=warning)
+    task, date = context.task, told_date(work)
+    facts = {
+        "fingerprints": inputs.fingerprints(context),
+        "inputs": inputs.more_fingerprints(context),
+        "versions": inputs.versions(),
+        "machine": inputs.machine(context),
+        "settings": flat_settings(work.folder.spec().model_dump(mode="json")),
+    }
+    before = _go_on(work, facts)
+    work.result |= {
+        "spec_version": spec.version,
+        "warnings": list(dict.fromkeys([*warnings, *before])),
+        "task": {
+            "name": task.name,
+            "sizes": {name: len(split) for name, split in task.splits.items()},
+            **({"left_out": context.left_out} if spec.task.too_long == "leave_out" else {}),
+            **({"date": date} if date else {}),
+        },
+        "revisions": {
+            "teacher": context.teacher.source.revision,
+            "student": context.student.source.revision,
+            "task": task.revision,
+        },
+        **facts,
+    }
+
+
+def refuse_unfit(work: Work) -> None:
+    """Refuse a rank, a model or a pair that would end the run later.
+
+    Raises:
+        ShapeError: a module cannot hold the rank. ModelError: a model cannot be loaded, or the pair does not fit.
+    """
+    from paraknow_core.adapters.inject import check_rank
+    from paraknow_core.methods.plan import plan_transfer
+
+    check_rank(work.modules, work.spec.factorisation.rank)
+    work.context.student.check()
+    if work.method.needs_teacher:
+        work.context.teacher.check()
+        plan_transfer(work.context).refuse_blocked()
+
+
+def _go_on(work: Work, facts: dict[str, Any]) -> list[str]:
+    """See that what is there was computed with what is there now; return the warnings of earlier attempts.
+
+    Raises:
+        RunError: data, models or precision were replaced since.
+    """
+    from paraknow_core.adapters.initial import is_sound
+
+    result, folder = work.result, work.folder
+    if not any(folder.file(name).exists() for name in PRODUCTS):
+        for name in ("versions", "machine", "settings", "computed_with", "step0", "training"):
+            result.pop(name, None)
+        return []
+    if not result.get("fingerprints"):
+        _begin_anew(work, "partial.json, which says what it was computed with, is missing or damaged", PRODUCTS)
+        return list(result["warnings"])
+    reads_teacher = work.method.needs_teacher or "teacher" in work.spec.references or "judge" in facts["inputs"]
+    inputs.refuse_changed(result, facts, reads_teacher)
+    other = inputs.other_circumstances(result, facts)
+    if other:
+        computed_with = {name: result.get(name) for name in ("versions", "machine")}
+        result.setdefault("computed_with", [computed_with]).append({name: facts[name] for name in computed_with})
+        work.warn(other)
+    started = [name for name in OF_ADAPTER if name != "init_adapter"]  # a kill may leave that one alone
+    if any(folder.file(name).exists() for name in started) and not is_sound(folder.path):
+        _begin_anew(work, "the initial adapter is damaged", OF_ADAPTER)
+    return list(result.get("warnings", []))
+
+
+def _begin_anew(work: Work, why: str, products: tuple[str, ...]) -> None:
+    work.drop(products)
+    for name in ("step0", "training"):
+        work.result.pop(name, None)
+    work.warn(f"resume: {why}, so what rests on it is computed again")
 
 
 def check_examples(context: Context, *, needs_teacher: bool, most: int | None = None) -> list[str]:
@@ -29,18 +127,19 @@ def check_examples(context: Context, *, needs_teacher: bool, most: int | None = 
     for name, readings in context.readings.items():
         examples = task.split(name)[:most]
         if context.spec.until == "extraction":
-            examples = examples[:IDENTITY_SAMPLES]
+            examples = examples[:CHECKED]
         readers |= {reader.who: reader for reader, _ in readings}
         check(examples, f"{name} examples", task, readings, context.skim)
     notes = [left_out_sentence(context.left_out)]
     return [*filter(None, notes), *template_notes(task.split("train"), task, readers.values())]
 
 
-def told_date(context: Context, *, needs_teacher: bool) -> str | None:
+def told_date(work: Work) -> str | None:
     """Return the day that the chat templates of a run are told, where one asks for it (ISO 8601)."""
     from paraknow_core.tasks.fitting import date_of
 
+    context = work.context
     readers = [reader for readings in context.readings.values() for reader, _ in readings]
-    if needs_teacher or context.spec.until == "sensitivity":
+    if work.measured:
         readers.append(context.teacher.reader)
     return date_of(readers, context.task)

@@ -10,7 +10,7 @@ from paraknow_core.errors import RunError
 from paraknow_core.files.json_file import write_json
 from paraknow_core.runs.folder import RunFolder, this_process
 from paraknow_core.spec import RunSpec
-from paraknow_core.training.finetuning import COMPLETE
+from paraknow_core.training.checkpoints import COMPLETE
 from paraknow_core.workbench.draft import Draft, load_draft, save_draft
 from tests.pages import fabricate
 from tests.pages.conftest import answer_desk, button, select, words

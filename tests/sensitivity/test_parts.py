@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from paraknow_core.context import Context
 from paraknow_core.errors import DataError
 from paraknow_core.paths import workspace
-from paraknow_core.pipeline import sensitivity_to
+from paraknow_core.products import sensitivity_to
 from paraknow_core.sensitivity.store import FULL
 
 

@@ -9,7 +9,7 @@ from paraknow_core.models.source import resolve_model
 from paraknow_core.tasks.generation import generate
 from paraknow_core.tasks.likelihood import Row, label_row, log_probabilities
 from paraknow_core.tasks.templates import Encoded
-from paraknow_core.training.finetuning import Collator, mean_loss
+from paraknow_core.training.batches import Collator, mean_loss
 from tests.tasks.test_generation import plain_loop
 from tests.tiny_models import build_tiny
 

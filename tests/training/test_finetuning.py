@@ -1,7 +1,4 @@
-"""Fine-tuning: what splitting a step and saving memory must not change, and what they must."""
-
-import time
-from types import SimpleNamespace
+"""The training loop: what splitting a step and saving memory must not change, what a method adds, and stops."""
 
 import pytest
 import torch
@@ -10,47 +7,45 @@ from paraknow_core.adapters.inject import inject
 from paraknow_core.context import Silent
 from paraknow_core.runs.writer import StopRequested
 from paraknow_core.settings import Settings
-from paraknow_core.tasks.templates import Encoded
-from paraknow_core.training.finetuning import AlikeTogether, Collator, Follow, finetune
+from paraknow_core.training import finetuning
+from paraknow_core.training.batches import IGNORED
+from tests.training.test_batches import examples
 
 
 class Recorder(Silent):
-    """Keeps the losses, and asks to stop after a step."""
+    """Keeps the metrics, and asks to stop after a step."""
 
     def __init__(self, stop_at=None):
-        self.losses, self.stop_at = [], stop_at
+        self.lines, self.stop_at = [], stop_at
 
     def event(self, name, **fields):
-        if "loss" in fields:
-            self.losses.append(fields["loss"])
+        if name == "metrics":
+            self.lines.append(fields)
 
+    @property
+    def losses(self):
+        return [line["loss"] for line in self.lines if "loss" in line]
+
+    @property
     def stop_requested(self):
-        return len(self.losses) + 1 == self.stop_at
-
-
-def examples():
-    """Encoded examples of very different lengths."""
-    generator = torch.Generator().manual_seed(0)
-    made = []
-    for number in range(20):
-        ids = tuple(torch.randint(5, 60, (4 + 2 * number,), generator=generator).tolist())
-        made.append(Encoded(str(number), ids, (-100, -100, *ids[2:]), 2))
-    return made
+        return len(self.losses) == self.stop_at
 
 
 @pytest.fixture
 def train(make_context, tiny, tmp_path):
-    """Return `train(recorder, micro, folder, **settings)`: losses, summary and model of five steps of 8 examples."""
+    """Return `train(micro, recorder, folder, ...)`: losses, summary and model of five steps of 8 examples."""
 
-    def run(micro=8, recorder=None, folder="checkpoints", watch=None, **settings):
+    def run(
+        micro=8, recorder=None, folder="checkpoints", watch=None, term=None, validations=0, family="llama", **settings
+    ):
         context = make_context(
-            tiny("llama"),
+            tiny(family),
             {
                 "finetuning.batch_size": 8,
                 "finetuning.micro_batch_size": micro,
                 "finetuning.max_steps": 5,
                 "finetuning.learning_rate": 0.01,
-                "finetuning.validations": 0,
+                "finetuning.validations": validations,
             },
         )
         spec, student = context.spec, context.student
@@ -59,44 +54,89 @@ def train(make_context, tiny, tmp_path):
         )
         if watch:
             watch(model)
-        recorder = recorder or Recorder()
-        summary = finetune(
-            model, examples(), [], 0, spec, Settings(**settings), tmp_path / folder, recorder, recorder.stop_requested
-        )
-        return recorder.losses, summary, model
+        context.settings, context.report = Settings(**settings), recorder or Recorder()
+        validation = examples()[:2] if validations else []
+        summary = finetuning.finetune(context, model, examples(), validation, tmp_path / folder, term)
+        return context.report.losses, summary, model
 
     return run
 
 
-def test_a_step_takes_the_examples_that_were_drawn_longest_first():
-    drawn, lengths = [3, 0, 2, 1, 5, 4], [10, 40, 20, 30, 50, 60]
-    sampler = AlikeTogether(drawn, lengths, 4)
-    assert list(sampler) == [1, 3, 2, 0, 5, 4]
-    assert len(sampler) == 6
-
-
 def test_splitting_a_step_changes_neither_losses_nor_factors_but_saves_padding(train):
     whole, split = train(8, folder="whole"), train(2, folder="split")
-    assert split[0] == pytest.approx(whole[0], abs=1e-4)  # the Trainer rounds the losses it logs
+    assert split[0] == pytest.approx(whole[0], rel=1e-5)
     for one, other in zip(whole[2].parameters(), split[2].parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
     assert 0 < split[1]["padding"] < whole[1]["padding"] / 2
 
 
-def test_padding_is_what_the_collator_adds(train):
-    batch = Collator(0)(examples())
-    assert 1 - batch["attention_mask"].float().mean().item() == pytest.approx(1 - 23 / 42)
-    assert train()[1]["padding"] > 0.1
+def test_the_loop_takes_the_steps_that_a_bare_one_takes(train, monkeypatch):
+    """The slow twin: the mean over all supervised tokens of a step, one example at a time; AdamW, warm-up, decay."""
+    taken, real = [], finetuning.steps_from
+
+    def record(*arguments):
+        for step in real(*arguments):
+            taken.append([example for part in step.passes for example in part])
+            yield step
+
+    monkeypatch.setattr(finetuning, "steps_from", record)
+    kept = []
+    losses, _, model = train(
+        2, watch=lambda fresh: kept.append({n: p.detach().clone() for n, p in fresh.named_parameters()})
+    )
+    trained = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    model.load_state_dict(kept[0])
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.0)
+    rates = [0.0, *(0.01 * left / 4 for left in (4, 3, 2, 1))]  # one step of warm-up, then linear
+    expected = []
+    model.train()
+    for batch, rate in zip(taken, rates, strict=True):
+        nats, count = 0.0, 0
+        for example in batch:
+            logits = model(torch.tensor([example.input_ids])).logits[0, :-1]
+            labels = torch.tensor(example.labels[1:])
+            nats = nats + torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+            count += int((labels != -100).sum())
+        (nats / count).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.param_groups[0]["lr"] = rate
+        optimiser.step()
+        optimiser.zero_grad()
+        expected.append((nats / count).item())
+    assert losses == pytest.approx(expected, rel=1e-5)
+    for name, parameter in model.named_parameters():
+        if name in trained:
+            torch.testing.assert_close(parameter, trained[name], atol=1e-4, rtol=1e-3)
 
 
-def test_a_split_step_is_resumed_where_it_was_left(train):
-    whole = train(2, folder="whole")[0]
-    recorder = Recorder(stop_at=3)
+def test_a_methods_term_is_the_mean_over_the_tokens_of_a_step(train):
+    def term(model, batch, outputs):
+        """Mean over the supervised tokens of a number that differs between them."""
+        assert outputs.logits.shape[:2] == batch["input_ids"].shape
+        read = batch["labels"][:, 1:] != IGNORED
+        return batch["input_ids"][:, 1:][read].double().mean() + 0 * sum(p.sum() for p in model.parameters())
+
+    plain, whole, split = (
+        train(2, folder="a")[0],
+        train(8, folder="b", term=term)[0],
+        train(2, folder="c", term=term)[0],
+    )
+    assert whole == pytest.approx(split, rel=1e-5)
+    assert [5 < loss - without < 60 for loss, without in zip(split, plain, strict=True)] == [True] * 5
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])  # the second with dropout, and tied embeddings
+@pytest.mark.parametrize("stop_at", [2, 3, 4])  # within an epoch, and at the end of one
+def test_a_split_step_is_resumed_where_it_was_left(train, family, stop_at):
+    whole = train(2, folder="whole", family=family)
+    recorder = Recorder(stop_at)
     with pytest.raises(StopRequested):
-        train(2, recorder, folder="stopped")
-    rest, summary, _ = train(2, folder="stopped")
+        train(2, recorder, folder="stopped", family=family)
+    rest, summary, _ = train(2, folder="stopped", family=family)
     assert summary["resumed"]
-    assert recorder.losses + rest == pytest.approx(whole, rel=1e-6)
+    assert recorder.losses + rest == whole[0]
+    assert summary["weights"] == whole[1]["weights"]
 
 
 def test_gradient_checkpointing_recomputes_and_gives_the_same(train):
@@ -116,19 +156,22 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same(train):
     assert not saving[2].base_model.model.is_gradient_checkpointing
 
 
-def test_the_rate_of_tokens_leaves_validation_out():
-    lines = []
+def test_validation_is_measured_before_the_first_step_and_at_the_last(train):
+    recorder = Recorder()
+    train(recorder=recorder, validations=2)
+    assert [line["step"] for line in recorder.lines if "validation_loss" in line] == [0, 3, 5]
+    assert [line["step"] for line in recorder.lines if "loss" in line] == [1, 2, 3, 4, 5]
 
-    class Rates(Silent):
-        def event(self, name, **fields):
-            lines.append(fields)
 
-    tokens = iter((100,))
-    follow = Follow(Rates(), lambda: False, lambda: time.sleep(0.2) or 1.0, 1, 1e9, lambda: next(tokens))
-    state = SimpleNamespace(global_step=0, max_steps=9, epoch=0.1)
-    follow.on_train_begin(None, state, None)
-    state.global_step = 1
-    time.sleep(0.1)
-    follow.on_step_end(None, state, SimpleNamespace())
-    follow.on_log(None, state, None, {"loss": 1.0})
-    assert 200 < lines[-1]["tokens_per_s"] <= 1000
+def test_the_rate_of_tokens_leaves_validation_out(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(finetuning.time, "monotonic", lambda: clock[0])
+    pace = finetuning.Pace(since=0.0)
+    pace.count({"attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])})
+    with pace.paused():
+        clock[0] += 100
+    clock[0] += 2
+    assert pace.rate() == 4 / 2
+    clock[0] += 5
+    assert pace.rate() == 0
+    assert pace.padding == pytest.approx(2 / 6)

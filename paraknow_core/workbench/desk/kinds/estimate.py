@@ -145,7 +145,7 @@ def _student(spec: RunSpec, pair: list[Anatomy], task: Task, settings: Settings,
 
 
 def _training(spec: RunSpec, task: Task, train: list[Encoded], validation: list[Encoded], device: str) -> Training:
-    from paraknow_core.training.finetuning import micro_batch_size, total_steps
+    from paraknow_core.training.batches import micro_batch_size, total_steps
 
     recipe, lengths = spec.finetuning, [len(each.input_ids) for each in train]
     share = len(train) / max(1, min(LOOKED_AT, len(task.split("train"))))  # windows an example of plain text gives

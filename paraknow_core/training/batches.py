@@ -1,0 +1,121 @@
+"""What a student reads when it is trained: which examples make a step, how they are padded, and the loss on them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from paraknow_core.models.rotary import lengths_matter
+from paraknow_core.spec import FinetuningSpec
+
+if TYPE_CHECKING:
+    from paraknow_core.tasks.templates import Encoded
+
+# Padded tokens of one forward pass: enough to fill the cores (more passes a step: less padding), or a GPU.
+TOKENS_PER_PASS, TOKENS_PER_GPU_PASS = 2_048, 16_384
+IGNORED = -100
+
+
+def total_steps(spec: FinetuningSpec, examples: int) -> int:
+    """Return the number of optimiser steps; the last batch of an epoch may be smaller."""
+    if spec.max_steps is not None:
+        return spec.max_steps
+    return math.ceil(spec.epochs * math.ceil(examples / spec.batch_size))
+
+
+def micro_batch_size(spec: FinetuningSpec, longest: int, device: str) -> int:
+    """Return how many examples one forward pass takes: the spec's, else the largest divisor of the batch that fits."""
+    if spec.micro_batch_size:
+        return spec.micro_batch_size
+    most = TOKENS_PER_PASS if device == "cpu" else TOKENS_PER_GPU_PASS
+    return next((d for d in range(spec.batch_size, 0, -1) if spec.batch_size % d == 0 and d * longest <= most), 1)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step reads: examples, in one or several forward passes; `epoch` is how many it completes."""
+
+    passes: "list[list[Encoded]]"
+    epoch: float
+
+
+def steps_from(first: int, train: "Sequence[Encoded]", batch_size: int, micro: int, seed: int) -> Iterator[Step]:
+    """Yield the optimiser steps after the first ones, epoch after epoch without end.
+
+    A step that takes several passes takes its examples by length, so that little of a pass is padding; the longest
+    first, so that what does not fit into memory fails at once. The step stays the same up to rounding, because its
+    loss is the mean over all its tokens, however they are spread over passes.
+
+    Args:
+        first: how many steps were taken before.
+        train: all examples; each epoch has an order of its own that depends on its number and the seed alone.
+        batch_size, micro: examples of a step, and of a pass.
+        seed: the run's.
+    """
+    epoch, skipped = divmod(first, math.ceil(len(train) / batch_size))
+    while True:
+        if not skipped:
+            # A data loader would draw a seed for its workers here, and earlier versions had one: a student with
+            # dropout gets the same masks as then, and a run of then goes on with them.
+            torch.empty((), dtype=torch.int64).random_()
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+        steps = []
+        for start in range(0, len(order), batch_size):
+            examples = [train[index] for index in order[start : start + batch_size]]
+            if micro < batch_size:
+                examples.sort(key=lambda example: -len(example.input_ids))
+            steps.append([examples[begin : begin + micro] for begin in range(0, len(examples), micro)])
+        done, total = 0, sum(map(len, steps))
+        for number, passes in enumerate(steps):
+            done += len(passes)
+            if number >= skipped:
+                yield Step(passes, epoch + done / total)
+        epoch, skipped = epoch + 1, 0
+
+
+class Collator:
+    """Pads encoded examples on the right.
+
+    Where a row's length changes its rotary table, the positions tell it, so that a row's loss is as alone.
+    """
+
+    def __init__(self, pad_id: int, model: torch.nn.Module | None = None) -> None:
+        self.pad_id, self.positions = pad_id, model is not None and lengths_matter(model)
+        self.device = model.device if model is not None else torch.device("cpu")
+
+    def __call__(self, examples: "Sequence[Encoded]") -> dict[str, torch.Tensor]:
+        """Return input_ids, labels, attention_mask (perhaps position_ids), each (examples, longest), for the model."""
+        longest = max(len(e.input_ids) for e in examples)
+        ids = torch.full((len(examples), longest), self.pad_id)
+        labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
+        for row, example in enumerate(examples):
+            length = len(example.input_ids)
+            ids[row, :length] = torch.tensor(example.input_ids)
+            labels[row, :length] = torch.tensor(example.labels)
+            mask[row, :length] = 1
+        batch = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+        if self.positions:
+            batch["position_ids"] = (mask.cumsum(-1) - 1) * mask
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+
+def supervised(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return how many tokens of a batch are predicted and count in the loss, as a scalar tensor on its device."""
+    return (batch["labels"][:, 1:] != IGNORED).sum()
+
+
+def mean_loss(model: torch.nn.Module, collate: Collator, encoded: "Sequence[Encoded]", micro: int) -> float:
+    """Return the mean cross-entropy over all supervised tokens, nats per token; leaves the model's mode as it was."""
+    was_training = model.training
+    model.eval()
+    nats = tokens = 0.0
+    with torch.inference_mode():
+        for start in range(0, len(encoded), micro):
+            batch = collate(encoded[start : start + micro])
+            count = supervised(batch).item()
+            nats += model(**batch, use_cache=False).loss.item() * count
+            tokens += count
+    model.train(was_training)
+    return nats / max(tokens, 1)
