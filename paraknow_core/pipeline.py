@@ -20,7 +20,9 @@ from paraknow_core.context import Context
 from paraknow_core.errors import ModelError, ParaknowError, RunError, is_panic
 from paraknow_core.files.disk import disk_trouble
 from paraknow_core.paths import Workspace, read_json, write_json
-from paraknow_core.runs.folder import RunFolder, Status, flat_settings
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.status import Status
+from paraknow_core.runs.table import flat_settings
 from paraknow_core.runs.writer import RunWriter, StopRequested
 from paraknow_core.sensitivity.store import TOTALS
 from paraknow_core.settings import Settings, usable_cores
@@ -98,7 +100,7 @@ def _disk_errors(run: RunFolder) -> Iterator[None]:
         trouble = disk_trouble(error)
         if trouble is None:
             raise
-        stage = Status.from_dict(read_json(run.file("status.json"))).stage
+        stage = run.written().stage
         where = f" (stage {stage})" if stage else ""
         raise RunError(f"disk: {trouble[0]}{where}; {trouble[1]}; {run.way_on(stage)}") from None
 

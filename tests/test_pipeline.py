@@ -13,7 +13,7 @@ import pytest
 from paraknow_core.errors import DataError, ModelError, NumericError, ShapeError
 from paraknow_core.paths import PROJECT_ROOT, read_json, workspace
 from paraknow_core.pipeline import execute, extract_to
-from paraknow_core.runs.folder import create_run
+from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.settings import Settings
 
 SETTINGS = Settings(threads=1)

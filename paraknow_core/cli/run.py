@@ -3,9 +3,7 @@
 import contextlib
 import os
 import sys
-import time
 import traceback
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,11 +14,12 @@ from paraknow_core.cli.options import Json, with_settings
 from paraknow_core.display import duration, score_text
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import disk_trouble
-from paraknow_core.paths import Workspace, read_json, write_json, write_json_anyhow
+from paraknow_core.paths import Workspace
 from paraknow_core.settings import Settings
 
 if TYPE_CHECKING:
-    from paraknow_core.runs.folder import RunFolder, Status
+    from paraknow_core.runs.folder import RunFolder
+    from paraknow_core.runs.status import Status
 
 STOPPED, BROKEN, REFUSED = 130, 1, 2
 
@@ -59,7 +58,8 @@ def run(
 
 
 def _folder_of(target: str, place: Workspace, out: Path | None) -> "RunFolder":
-    from paraknow_core.runs.folder import RunFolder, create_run, find_run
+    from paraknow_core.runs.folder import RunFolder, find_run
+    from paraknow_core.runs.lifecycle import create_run
     from paraknow_core.spec import read_spec
 
     path = Path(target).expanduser()
@@ -82,6 +82,9 @@ def execute_all(folders: "list[RunFolder]", place: Workspace, settings: Settings
     Returns:
         One exit code a run that was tried.
     """
+    from paraknow_core.runs.lifecycle import give_up
+    from paraknow_core.runs.writer import StopRequested
+
     outcomes: list[int] = []
     _claim(folders)
     try:
@@ -94,57 +97,25 @@ def execute_all(folders: "list[RunFolder]", place: Workspace, settings: Settings
             if outcomes[-1] == STOPPED and not watch.asked_by_file:
                 break  # this process itself was told to stop
     finally:
-        _give_up_queued(folders)
+        for folder in folders:  # nobody is left to begin those that are still queued
+            give_up(folder, StopRequested())
     return outcomes
 
 
 def _claim(folders: "list[RunFolder]") -> None:
     """Say who will execute the queued runs, so that readers see them as lost if this process is killed first."""
-    from paraknow_core.runs.folder import this_process
+    from paraknow_core.runs import lifecycle
+    from paraknow_core.runs.processes import this_process
 
     for folder in folders:
         status = folder.status()
         if status.state == "queued":
-            launched = {**this_process(), "launched": time.time(), "attempt": status.attempt}
             try:
-                write_json(folder.file("process.json"), launched)
+                lifecycle.claim(folder, this_process(), status.attempt)
             except OSError as error:
                 if disk_trouble(error) is None:
                     raise
                 return  # the run itself will say that the disk is full
-
-
-def _give_up_queued(folders: "list[RunFolder]") -> None:
-    """Mark runs that never began as stopped: nobody is left to begin them."""
-    from paraknow_core.runs.writer import StopRequested
-
-    for folder in folders:
-        _end_queued(folder, StopRequested())
-
-
-def _end_queued(folder: "RunFolder", reason: Exception) -> None:
-    """Give a run that could not even begin the state that its reason stands for, instead of queued for ever."""
-    from paraknow_core.runs.processes import held
-    from paraknow_core.runs.writer import RunWriter
-
-    if folder.status().state != "queued":
-        return
-    try:
-        with contextlib.suppress(type(reason)), RunWriter(folder):
-            raise reason
-    except (OSError, ParaknowError):  # a full disk, or somebody else has begun it: then that one says how it ends
-        with contextlib.suppress(OSError), held(folder.file("lock")) as alone:
-            if alone:
-                _write_failed(folder, str(reason))
-
-
-def _write_failed(folder: "RunFolder", message: str) -> None:
-    from paraknow_core.runs.folder import Status
-
-    status = asdict(Status.from_dict(read_json(folder.file("status.json"), {})))
-    write_json_anyhow(
-        folder.file("status.json"), {**status, "state": "failed", "message": message, "ended": time.time()}
-    )
 
 
 class _Watch:
@@ -161,6 +132,7 @@ class _Watch:
 
 def _execute(folder: "RunFolder", place: Workspace, settings: Settings, watch: _Watch) -> int:
     from paraknow_core.pipeline import execute
+    from paraknow_core.runs.lifecycle import give_up
 
     try:
         if folder.status().state == "done":
@@ -174,14 +146,14 @@ def _execute(folder: "RunFolder", place: Workspace, settings: Settings, watch: _
         message = str(error) if folder.id in str(error) else f"run {folder.id}: {error}"
         say(message)
         _log(folder, message)
-        _end_queued(folder, error)
+        give_up(folder, error)
         return REFUSED
     except Exception as error:
         trace = traceback.format_exc()
         with contextlib.suppress(OSError):
             print(trace, file=sys.stderr, flush=True)
         _log(folder, trace)
-        _end_queued(folder, error)
+        give_up(folder, error)
         return BROKEN
 
 

@@ -12,6 +12,7 @@ from paraknow_core.cli.options import Json, Offline, new_folder
 from paraknow_core.display import counted, duration, memory, score_text
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import file_stamp
+from paraknow_core.runs.status import State
 
 if TYPE_CHECKING:
     from paraknow_core.paths import Workspace
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List, show, label, stop, resume, delete and export runs; an id may be shortened.")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="A run's id or its beginning.")]
-State = Literal["queued", "running", "stopping", "stopped", "done", "failed", "lost"]
 
 
 @app.command("list")
@@ -147,7 +147,7 @@ def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
 
 def changed_settings(spec: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return dotted key -> (value, default) of every setting that is not at its default."""
-    from paraknow_core.runs.folder import flat_settings
+    from paraknow_core.runs.table import flat_settings
     from paraknow_core.spec import RunSpec
 
     given, default = flat_settings(spec), flat_settings(RunSpec().model_dump(mode="json"))
@@ -191,10 +191,10 @@ def stop(
     ] = None,
 ) -> None:
     """Ask a run to save and stop."""
-    from paraknow_core.engines import local
+    from paraknow_core.engines import engine_of
 
     run = _find(context, run_id)
-    local.stop(run, grace)
+    engine_of(context.obj).stop(run, grace)
     state = run.status().state
     show(f"{run.id}: {state if grace is not None else 'asked to save and stop'}; `runs resume {run.id}` goes on later")
 
@@ -202,14 +202,15 @@ def stop(
 @app.command()
 def resume(context: typer.Context, run_id: Id) -> None:
     """Go on with a stopped, failed or lost run in the background."""
-    from paraknow_core.engines import local
+    from paraknow_core.engines import engine_of
 
     run = _find(context, run_id)
     if run.status().state == "done":
         raise RunError(f"run {run.id}: is done; there is nothing to resume")
     run.spec()  # a folder without a valid spec is refused here, not in the background
-    process = local.submit(context.obj, run)
-    show(f"{run.id}: goes on as process {process}; `runs show {run.id}` follows it")
+    engine_of(context.obj, otherwise="local").submit(run)
+    how = f"goes on as process {run.process()['pid']}" if run.claimed else "waits for its turn"
+    show(f"{run.id}: {how}; `runs show {run.id}` follows it")
 
 
 @app.command()
@@ -219,6 +220,8 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete runs that have ended, with everything in their folders."""
+    from paraknow_core.runs import lifecycle
+
     chosen = {run.id: run for run in (_find(context, name) for name in run_ids)}
     for run in chosen.values():
         if run.status().active:
@@ -228,7 +231,7 @@ def delete(
             raise RunError(f"runs delete: would delete {', '.join(chosen)}; add --yes to do it without asking")
         typer.confirm(f"delete {', '.join(chosen)}?", abort=True, err=True)
     for run in chosen.values():
-        run.delete()
+        lifecycle.delete(run)
         show(f"{run.id}: deleted")
 
 

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from filelock import Timeout
 
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, boot_id, read_json, write_json
-from paraknow_core.runs.processes import is_there, take_lock, this_process
+from paraknow_core.runs.processes import is_there, lock_file, this_process
 
 LOOK_S, GONE_S = 1.0, 4.0  # how often is looked whether anybody is left; a server that is started anew has so long
 STARTED_VARIABLE = "PARAKNOW_STARTED"  # set in a service that a user of it has started
@@ -166,10 +167,12 @@ class Service:
     def hold(self) -> Iterator[bool]:
         """Inside the process: become the service. Yields False if another process is it already."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as lock:
-            if not take_lock(lock):
-                yield False
-                return
+        try:
+            lock = lock_file(self.folder / "lock").acquire()
+        except Timeout:
+            yield False
+            return
+        with lock:
             write_json(self.folder / "process.json", this_process(), durable=False)
             try:
                 yield True

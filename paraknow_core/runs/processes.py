@@ -14,9 +14,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 
 from paraknow_core.paths import boot_id
 
@@ -132,6 +133,8 @@ def is_held(lock: Path) -> bool:
 
     A lock file that cannot be read or locked says nothing, which is False.
     """
+    # A shared lock, which FileLock has not: readers that look at the same time must not take each other for the
+    # holder, and must neither create the file nor need the right to write it.
     try:
         with os.fdopen(os.open(lock, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -142,28 +145,26 @@ def is_held(lock: Path) -> bool:
     return False
 
 
-def take_lock(file: IO) -> bool:
-    """Lock an open file for this process alone; False if another one holds it for more than a moment."""
-    deadline = time.monotonic() + LOCK_PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError:
-            if time.monotonic() > deadline:
-                return False
-        time.sleep(0.02)
+def lock_file(path: Path) -> FileLock:
+    """Return the lock by which one process at a time works on a run or is a service; it raises `Timeout` if taken.
+
+    The file stays when it is let go of, and the kernel lets go of it for a process that dies.
+    """
+    return FileLock(path, timeout=LOCK_PATIENCE_S, poll_interval=0.02)
 
 
 @contextmanager
-def held(lock: Path) -> Iterator[bool]:
-    """Hold a lock file for a while; yields False if another process holds it. Closing it, or dying, lets go of it."""
-    try:  # a pipe in its place is not waited for
-        descriptor = os.open(lock, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+def held(path: Path) -> Iterator[bool]:
+    """Hold a lock file for a while; yields False if another process holds it."""
+    lock, alone = lock_file(path), True
+    try:
+        lock.acquire()
+    except Timeout:
+        alone = False
     except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.ELOOP):
+        if error.errno not in (errno.EISDIR, errno.ELOOP):  # damaged by hand: nobody can hold it
             raise
-        yield True  # damaged by hand: nobody can hold it
-        return
-    with os.fdopen(descriptor, "ab", buffering=0) as file:
-        yield take_lock(file)
+    try:
+        yield alone
+    finally:
+        lock.release()

@@ -15,8 +15,9 @@ from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace, contained, file_stamp
 from paraknow_core.runs import labels
-from paraknow_core.runs.folder import ACTIVE, LISTED, RunFolder, Status, find_run, list_runs
+from paraknow_core.runs.folder import LISTED, RunFolder, find_run, list_runs
 from paraknow_core.runs.labels import Label
+from paraknow_core.runs.status import ACTIVE, Status
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies import Named, same
