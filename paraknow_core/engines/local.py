@@ -2,15 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 from paraknow_core.engines.base import Engine
-from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.runs.processes import is_there, process_identity
+from paraknow_core.runs.processes import is_there, process_identity, start_detached
 
 HARDER_S = 5.0  # a process has so long to end after SIGTERM, and again after SIGKILL
 
@@ -19,26 +16,14 @@ class LocalEngine(Engine):
     """Executes the runs of one submit one after the other, in one process of its own group."""
 
     def submit(self, *runs: RunFolder, first: bool = False) -> None:
-        """Start the process: see `Engine.submit`.
-
-        The child's output goes to log.txt, never through a pipe: nothing breaks when the parent ends. The runs of one
-        process share their log, as a hard link.
-        """
+        """Start the process: see `Engine.submit`. Its runs share their log, as a hard link."""
         del first  # nobody waits: every submit has its own process
         attempts = lifecycle.requeue(*runs)
         with runs[0].file("log.txt").open("ab") as log:
             for run in runs[1:]:
                 if not run.file("log.txt").exists():
                     os.link(runs[0].file("log.txt"), run.file("log.txt"))
-            process = subprocess.Popen(
-                [sys.executable, "-m", "paraknow_core", "run", *(str(run.path) for run in runs)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=PROJECT_ROOT,
-                start_new_session=True,
-                env={**os.environ, WORKSPACE_VARIABLE: str(self.place.root), "PYTHONUNBUFFERED": "1"},
-            )
+            process = start_detached(self.place, "run", *(str(run.path) for run in runs), log=log)
         identity = process_identity(process.pid)
         for run, attempt in zip(runs, attempts, strict=True):
             lifecycle.claim(run, identity, attempt)

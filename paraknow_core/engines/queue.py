@@ -6,7 +6,7 @@ process yet; it is taken out of the file when its process is there.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from paraknow_core.engines.base import Engine
 from paraknow_core.engines.local import LocalEngine
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.files import shapes
 from paraknow_core.paths import Workspace, contained, read_json, write_json
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
@@ -24,6 +25,15 @@ from paraknow_core.runs.status import Status
 from paraknow_core.settings import load_settings
 
 MOST_AHEAD = 24  # runs that may be put before one that waits: two whole lessons, then it has its turn
+
+
+_SHAPE = {
+    "waiting": [shapes.TEXT],
+    "working": [shapes.TEXT],
+    "ending": shapes.Each([shapes.NUMBER]),
+    "first": [shapes.TEXT],
+    "passed": shapes.Each(shapes.WHOLE),
+}
 
 
 @dataclass
@@ -53,32 +63,27 @@ def folder_of(place: Workspace) -> Path:
 
 def read(place: Workspace) -> Order:
     """Read the order; what is damaged or names no run folder is left out."""
-    data = read_json(folder_of(place) / "order.json", {})
-    data = data if isinstance(data, dict) else {}
-    ending = data.get("ending")
-    ending = ending if isinstance(ending, dict) else {}
-    waiting, passed = _known(place, data.get("waiting")), data.get("passed")
-    first = data.get("first") if isinstance(data.get("first"), list) else []
+    data, _ = shapes.fit(read_json(folder_of(place) / "order.json", {}), _SHAPE)
+    data = {} if data is shapes.MISSING else data
+    waiting, working = (_runs_in(place, data.get(key, ())) for key in ("waiting", "working"))
+    ending = data.get("ending", {})
     return Order(
         waiting,
-        _known(place, data.get("working")),
-        {name: ending[name] for name in _known(place, list(ending)) if _is_whole(ending[name])},
-        [name for name in waiting if name in first],
-        {name: passed[name] for name in waiting if type(passed.get(name)) is int} if isinstance(passed, dict) else {},
+        working,
+        {name: ending[name] for name in _runs_in(place, ending) if len(ending[name]) == 2},
+        [name for name in waiting if name in data.get("first", ())],
+        {name: count for name, count in data.get("passed", {}).items() if name in waiting},
     )
 
 
-def _is_whole(entry: object) -> bool:
-    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, int | float) for part in entry)
-
-
-def _known(place: Workspace, names: object) -> list[str]:
-    found: list[str] = []
-    for name in names if isinstance(names, list) else []:
-        with suppress(RunError, OSError, ValueError, TypeError):
-            if name not in found and (contained(place.runs, name) / "spec.yaml").exists():
-                found.append(name)
-    return found
+def _runs_in(place: Workspace, names: Iterable[str]) -> list[str]:
+    """Return those of the names that are run folders of the workspace, each once."""
+    runs = []
+    for name in dict.fromkeys(names):
+        with suppress(RunError, OSError, ValueError):
+            if (contained(place.runs, name) / "spec.yaml").exists():
+                runs.append(name)
+    return runs
 
 
 @contextmanager
@@ -137,7 +142,7 @@ class QueueEngine(Engine):
 
     def _refuse(self, run: RunFolder, order: Order) -> None:
         # The same test as in `read`: what it would leave out must not be put in.
-        if run.path.parent.resolve() != self.place.runs.resolve() or not _known(self.place, [run.id]):
+        if run.path.parent.resolve() != self.place.runs.resolve() or not _runs_in(self.place, [run.id]):
             raise RunError(f"run {run.id}: lies outside the workspace; `runs resume` goes on with it")
         if run.id in order.waiting:
             raise RunError(f"run {run.id}: is waiting already; watch it, or take it out of the queue")

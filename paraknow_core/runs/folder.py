@@ -10,7 +10,7 @@ from pathlib import Path
 from paraknow_core.errors import RunError
 from paraknow_core.files import shapes
 from paraknow_core.paths import Workspace, contained, open_plain, read_json, read_lines
-from paraknow_core.runs.processes import is_alive, is_there
+from paraknow_core.runs.processes import is_there
 from paraknow_core.runs.status import STATES, Status
 from paraknow_core.spec import RunSpec, read_spec
 
@@ -55,7 +55,7 @@ class RunFolder:
             process = self.process()
             lost = process.get("attempt") == status.attempt and not is_there(process, "launched")
             return replace(status, state="lost", message="the process ended before it began") if lost else status
-        if status.active and not is_alive(vars(status), status.heartbeat, self.path / "lock"):
+        if status.active and not is_there(vars(status), "heartbeat", self.path / "lock"):
             return replace(status, state="lost", message=f"the process is gone; {self.way_on(status.stage)}")
         asked = status.state == "running" and (self.path / "stop").exists()
         return replace(status, state="stopping") if asked else status
