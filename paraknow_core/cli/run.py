@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,11 +15,13 @@ from paraknow_core.display import duration, score_text
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import disk_trouble
 from paraknow_core.paths import Workspace
+from paraknow_core.runs.folder import RunFolder, find_run
+from paraknow_core.runs.lifecycle import claim, create_run, give_up
+from paraknow_core.runs.processes import this_process
+from paraknow_core.runs.status import Status
+from paraknow_core.runs.writer import StopRequested
 from paraknow_core.settings import Settings
-
-if TYPE_CHECKING:
-    from paraknow_core.runs.folder import RunFolder
-    from paraknow_core.runs.status import Status
+from paraknow_core.spec import read_spec
 
 STOPPED, BROKEN, REFUSED = 130, 1, 2
 
@@ -57,11 +59,7 @@ def run(
     raise typer.Exit(worst)
 
 
-def _folder_of(target: str, place: Workspace, out: Path | None) -> "RunFolder":
-    from paraknow_core.runs.folder import RunFolder, find_run
-    from paraknow_core.runs.lifecycle import create_run
-    from paraknow_core.spec import read_spec
-
+def _folder_of(target: str, place: Workspace, out: Path | None) -> RunFolder:
     path = Path(target).expanduser()
     if path.is_file():
         return create_run(place, read_spec(path), out.expanduser().resolve() if out else None)
@@ -76,15 +74,12 @@ def _folder_of(target: str, place: Workspace, out: Path | None) -> "RunFolder":
     return find_run(place, target)
 
 
-def execute_all(folders: "list[RunFolder]", place: Workspace, settings: Settings, progress: Progress) -> list[int]:
+def execute_all(folders: list[RunFolder], place: Workspace, settings: Settings, progress: Progress) -> list[int]:
     """Execute run folders in order; a failure does not keep the next one from running, Ctrl-C does.
 
     Returns:
         One exit code a run that was tried.
     """
-    from paraknow_core.runs.lifecycle import give_up
-    from paraknow_core.runs.writer import StopRequested
-
     outcomes: list[int] = []
     _claim(folders)
     try:
@@ -102,16 +97,13 @@ def execute_all(folders: "list[RunFolder]", place: Workspace, settings: Settings
     return outcomes
 
 
-def _claim(folders: "list[RunFolder]") -> None:
+def _claim(folders: list[RunFolder]) -> None:
     """Say who will execute the queued runs, so that readers see them as lost if this process is killed first."""
-    from paraknow_core.runs import lifecycle
-    from paraknow_core.runs.processes import this_process
-
     for folder in folders:
         status = folder.status()
         if status.state == "queued":
             try:
-                lifecycle.claim(folder, this_process(), status.attempt)
+                claim(folder, this_process(), status.attempt)
             except OSError as error:
                 if disk_trouble(error) is None:
                     raise
@@ -121,18 +113,17 @@ def _claim(folders: "list[RunFolder]") -> None:
 class _Watch:
     """Passes a run's status on, and notes whether it was the stop file, not a signal, that stopped it."""
 
-    def __init__(self, folder: "RunFolder", progress: Progress) -> None:
+    def __init__(self, folder: RunFolder, progress: Progress) -> None:
         self.folder, self.progress, self.asked_by_file = folder, progress, False
 
-    def __call__(self, status: "Status") -> None:
+    def __call__(self, status: Status) -> None:
         if status.state in ("stopping", "stopped"):
             self.asked_by_file = self.asked_by_file or self.folder.file("stop").exists()
         self.progress.on_status(status)
 
 
-def _execute(folder: "RunFolder", place: Workspace, settings: Settings, watch: _Watch) -> int:
+def _execute(folder: RunFolder, place: Workspace, settings: Settings, watch: _Watch) -> int:
     from paraknow_core.pipeline import execute
-    from paraknow_core.runs.lifecycle import give_up
 
     try:
         if folder.status().state == "done":
@@ -157,7 +148,7 @@ def _execute(folder: "RunFolder", place: Workspace, settings: Settings, watch: _
         return BROKEN
 
 
-def _log(folder: "RunFolder", text: str) -> None:
+def _log(folder: RunFolder, text: str) -> None:
     """Keep a message in the run's log, unless stderr is that log already (as engines start it)."""
     log = folder.file("log.txt")
     try:
@@ -169,7 +160,7 @@ def _log(folder: "RunFolder", text: str) -> None:
         return  # the message was printed; a log that cannot be written must not hide it
 
 
-def _record(folder: "RunFolder") -> dict[str, Any]:
+def _record(folder: RunFolder) -> dict[str, Any]:
     status = folder.status()
     return {
         "id": folder.id,

@@ -25,8 +25,6 @@ from paraknow_core.runs.status import Status
 from paraknow_core.settings import load_settings
 
 MOST_AHEAD = 24  # runs that may be put before one that waits: two whole lessons, then it has its turn
-
-
 _SHAPE = {
     "waiting": [shapes.TEXT],
     "working": [shapes.TEXT],
@@ -131,13 +129,13 @@ class QueueEngine(Engine):
             for name in names:
                 order.ending.pop(name, None)  # that was said of the attempt before
             order.working = [name for name in order.working if name not in names]
-            at = place_of_first(order, len(names)) if first else len(order.waiting)
+            at = len(order.waiting)
             if first:
+                at = place_of_first(order, len(names))
                 passed = [name for name in order.waiting[at:] if name not in order.first]
                 order.passed |= {name: order.passed.get(name, 0) + len(names) for name in passed}
+                order.first += names
             order.waiting[at:at] = names
-            if first:
-                order.first = [name for name in order.waiting if name in {*order.first, *names}]
         Service(self.place, "queue").start()
 
     def _refuse(self, run: RunFolder, order: Order) -> None:
