@@ -16,7 +16,8 @@ from typing import Any
 from benchmarks._common import arguments, machine, publish
 from paraknow_core.catalogue import METHODS
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
-from paraknow_core.runs.folder import list_runs, runs_table
+from paraknow_core.runs.folder import list_runs
+from paraknow_core.runs.table import runs_table
 
 EXAMPLES = 300
 

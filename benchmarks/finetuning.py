@@ -18,7 +18,7 @@ from benchmarks._common import arguments, machine, publish
 from paraknow_core.adapters.inject import inject
 from paraknow_core.context import Context
 from paraknow_core.paths import Workspace
-from paraknow_core.runs.folder import create_run
+from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.runs.writer import RunWriter
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec

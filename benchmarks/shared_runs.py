@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks._common import arguments, machine, publish
 from paraknow_core.paths import Workspace
 from paraknow_core.pipeline import execute
-from paraknow_core.runs.folder import create_run
+from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.training import evaluation

@@ -8,7 +8,7 @@ from pages._ui.frame import layout, reading, state
 from pages._ui.frame import run_panel as widgets
 from pages._ui.frame.reading import Facts, facts
 from paraknow_core.display import duration, score_text
-from paraknow_core.engines import queue
+from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.lessons import LESSONS
@@ -141,7 +141,7 @@ def _row(run: RunFolder, one: Facts, title: str, columns: dict[str, float]) -> N
         cells["Task"].markdown(layout.plain(one.task))
     if status.active:
         note = f"{status.stage} {100 * status.fraction:.0f} %" if status.stage else "waiting"
-    elif status.state == "stopped" and status.message == queue.CANCELLED:
+    elif status.state == "stopped" and status.message == lifecycle.CANCELLED:
         note = "taken out of the queue"
     else:
         note = f"{_ago(status.ended)} ago" if status.ended else status.stage

@@ -27,7 +27,8 @@ from paraknow_core.files.disk import disk_trouble
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.memory import peak_bytes
 from paraknow_core.paths import Workspace
-from paraknow_core.runs.folder import RunFolder, Status
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.status import Status
 from paraknow_core.runs.writer import RunWriter, StopRequested, stopped_by_signals
 from paraknow_core.settings import Settings, usable_cores
 from paraknow_core.training.checkpoints import prune

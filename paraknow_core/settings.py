@@ -40,6 +40,9 @@ class Settings(Strict):
     )
     offline: bool = _flag(False, "Never ask a hub; only what is on this machine.")
     checkpoint_seconds: float = Field(60, ge=0, description="at most this much training is lost by a kill")
+    engine: Literal["local", "queue"] | None = Field(
+        None, description="who executes runs; null: the queue for pages, a process of its own for the command line"
+    )
     workers: int = Field(1, ge=1, le=64, description="runs of the queue that are executed at the same time")
     student_bits: Literal[4] | None = Field(
         None, description="4: the student's frozen weights in 4 bits while it is trained and scored (bitsandbytes)"

@@ -15,7 +15,8 @@ from paraknow_core.cli import main
 from paraknow_core.cli.console import sentence
 from paraknow_core.files.json_file import write_json
 from paraknow_core.paths import PROJECT_ROOT
-from paraknow_core.runs.folder import RunFolder, create_run, list_runs
+from paraknow_core.runs.folder import RunFolder, list_runs
+from paraknow_core.runs.lifecycle import ask_to_stop, create_run
 from paraknow_core.spec import RunSpec, read_spec
 from tests.tiny_models import build_tiny, edit_weights
 
@@ -496,7 +497,7 @@ def test_a_stop_request_skips_to_the_next_run(pair, workspace):
     first, second = create_run(workspace, long), create_run(workspace, tiny_spec(pair, until="sensitivity"))
     child = start("run", first.path, second.path)
     wait_for(lambda: first.metrics() or child.poll() is not None)
-    first.request_stop()
+    ask_to_stop(first)
     child.communicate(timeout=180)
     assert [first.status().state, second.status().state] == ["stopped", "done"]
 

@@ -17,7 +17,7 @@ from paraknow_core.files.json_file import read_json
 from paraknow_core.paths import PROJECT_ROOT, workspace
 from paraknow_core.pipeline import STAGES, execute
 from paraknow_core.products import extract_to
-from paraknow_core.runs.folder import create_run
+from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 

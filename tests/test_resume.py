@@ -13,7 +13,8 @@ from paraknow_core.errors import ModelError, RunError
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.paths import workspace
 from paraknow_core.pipeline import execute
-from paraknow_core.runs.folder import RunFolder, create_run
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.tasks import model_scores

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from paraknow_core.runs.folder import Status
+    from paraknow_core.runs.status import Status
 
 PLAIN_WIDTH = 200  # columns of a table that goes into a file or pipe
 PLAIN_EVERY_S = 10.0  # between two progress lines when stderr is no terminal

@@ -3,11 +3,9 @@
 import contextlib
 import os
 import sys
-import time
 import traceback
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,12 +14,14 @@ from paraknow_core.cli.options import Json, with_settings
 from paraknow_core.display import duration, score_text
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import disk_trouble
-from paraknow_core.files.json_file import read_json, write_json, write_json_anyhow
 from paraknow_core.paths import Workspace
+from paraknow_core.runs.folder import RunFolder, find_run
+from paraknow_core.runs.lifecycle import claim, create_run, give_up
+from paraknow_core.runs.processes import this_process
+from paraknow_core.runs.status import Status
+from paraknow_core.runs.writer import StopRequested
 from paraknow_core.settings import Settings
-
-if TYPE_CHECKING:
-    from paraknow_core.runs.folder import RunFolder, Status
+from paraknow_core.spec import read_spec
 
 STOPPED, BROKEN, REFUSED = 130, 1, 2
 
@@ -54,10 +54,7 @@ def run(
     raise typer.Exit(worst)
 
 
-def _folder_of(target: str, place: Workspace, out: Path | None) -> "RunFolder":
-    from paraknow_core.runs.folder import RunFolder, create_run, find_run
-    from paraknow_core.spec import read_spec
-
+def _folder_of(target: str, place: Workspace, out: Path | None) -> RunFolder:
     path = Path(target).expanduser()
     if path.is_file():
         return create_run(place, read_spec(path), out.expanduser().resolve() if out else None)
@@ -72,7 +69,7 @@ def _folder_of(target: str, place: Workspace, out: Path | None) -> "RunFolder":
     return find_run(place, target)
 
 
-def execute_all(folders: "list[RunFolder]", place: Workspace, settings: Settings, progress: Progress) -> list[int]:
+def execute_all(folders: list[RunFolder], place: Workspace, settings: Settings, progress: Progress) -> list[int]:
     """Execute run folders in order; a failure does not keep the next one from running, Ctrl-C does.
 
     Returns:
@@ -90,72 +87,37 @@ def execute_all(folders: "list[RunFolder]", place: Workspace, settings: Settings
             if outcomes[-1] == STOPPED and not watch.asked_by_file:
                 break  # this process itself was told to stop
     finally:
-        _give_up_queued(folders)
+        for folder in folders:  # nobody is left to begin those that are still queued
+            give_up(folder, StopRequested())
     return outcomes
 
 
-def _claim(folders: "list[RunFolder]") -> None:
+def _claim(folders: list[RunFolder]) -> None:
     """Say who will execute the queued runs, so that readers see them as lost if this process is killed first."""
-    from paraknow_core.runs.folder import this_process
-
     for folder in folders:
         status = folder.status()
         if status.state == "queued":
-            launched = {**this_process(), "launched": time.time(), "attempt": status.attempt}
             try:
-                write_json(folder.file("process.json"), launched)
+                claim(folder, this_process(), status.attempt)
             except OSError as error:
                 if disk_trouble(error) is None:
                     raise
                 return  # the run itself will say that the disk is full
 
 
-def _give_up_queued(folders: "list[RunFolder]") -> None:
-    """Mark runs that never began as stopped: nobody is left to begin them."""
-    from paraknow_core.runs.writer import StopRequested
-
-    for folder in folders:
-        _end_queued(folder, StopRequested())
-
-
-def _end_queued(folder: "RunFolder", reason: Exception) -> None:
-    """Give a run that could not even begin the state that its reason stands for, instead of queued for ever."""
-    from paraknow_core.runs.processes import held
-    from paraknow_core.runs.writer import RunWriter
-
-    if folder.status().state != "queued":
-        return
-    try:
-        with contextlib.suppress(type(reason)), RunWriter(folder):
-            raise reason
-    except (OSError, ParaknowError):  # a full disk, or somebody else has begun it: then that one says how it ends
-        with contextlib.suppress(OSError), held(folder.file("lock")) as alone:
-            if alone:
-                _write_failed(folder, str(reason))
-
-
-def _write_failed(folder: "RunFolder", message: str) -> None:
-    from paraknow_core.runs.folder import Status
-
-    status = asdict(Status.from_dict(read_json(folder.file("status.json"), {})))
-    write_json_anyhow(
-        folder.file("status.json"), {**status, "state": "failed", "message": message, "ended": time.time()}
-    )
-
-
 class _Watch:
     """Passes a run's status on, and notes whether it was the stop file, not a signal, that stopped it."""
 
-    def __init__(self, folder: "RunFolder", progress: Progress) -> None:
+    def __init__(self, folder: RunFolder, progress: Progress) -> None:
         self.folder, self.progress, self.asked_by_file = folder, progress, False
 
-    def __call__(self, status: "Status") -> None:
+    def __call__(self, status: Status) -> None:
         if status.state in ("stopping", "stopped"):
             self.asked_by_file = self.asked_by_file or self.folder.file("stop").exists()
         self.progress.on_status(status)
 
 
-def _execute(folder: "RunFolder", place: Workspace, settings: Settings, watch: _Watch) -> int:
+def _execute(folder: RunFolder, place: Workspace, settings: Settings, watch: _Watch) -> int:
     from paraknow_core.pipeline import execute
 
     try:
@@ -170,18 +132,18 @@ def _execute(folder: "RunFolder", place: Workspace, settings: Settings, watch: _
         message = str(error) if folder.id in str(error) else f"run {folder.id}: {error}"
         say(message)
         _log(folder, message)
-        _end_queued(folder, error)
+        give_up(folder, error)
         return REFUSED
     except Exception as error:
         trace = traceback.format_exc()
         with contextlib.suppress(OSError):
             print(trace, file=sys.stderr, flush=True)
         _log(folder, trace)
-        _end_queued(folder, error)
+        give_up(folder, error)
         return BROKEN
 
 
-def _log(folder: "RunFolder", text: str) -> None:
+def _log(folder: RunFolder, text: str) -> None:
     """Keep a message in the run's log, unless stderr is that log already (as engines start it)."""
     log = folder.file("log.txt")
     try:
@@ -193,7 +155,7 @@ def _log(folder: "RunFolder", text: str) -> None:
         return  # the message was printed; a log that cannot be written must not hide it
 
 
-def _record(folder: "RunFolder") -> dict[str, Any]:
+def _record(folder: RunFolder) -> dict[str, Any]:
     status = folder.status()
     return {
         "id": folder.id,

@@ -3,24 +3,30 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from paraknow_core.cli.console import say, show, show_json, show_table, working
 from paraknow_core.cli.options import Json, Offline, new_folder
 from paraknow_core.display import counted, duration, memory, score_text
+from paraknow_core.engines import engine_of
 from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.files.atomic import build_file
 from paraknow_core.files.disk import file_stamp
-
-if TYPE_CHECKING:
-    from paraknow_core.paths import Workspace
-    from paraknow_core.runs.folder import RunFolder
+from paraknow_core.files.json_file import read_json
+from paraknow_core.files.packing import ADAPTER_FILES, pack, refuse_links
+from paraknow_core.paths import Workspace
+from paraknow_core.runs import lifecycle
+from paraknow_core.runs.folder import RunFolder, find_run, list_runs
+from paraknow_core.runs.labels import label_of, set_label
+from paraknow_core.runs.status import State
+from paraknow_core.runs.table import flat_settings
+from paraknow_core.spec import RunSpec
 
 app = typer.Typer(help="List, show, label, stop, resume, delete and export runs; an id may be shortened.")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="A run's id or its beginning.")]
-State = Literal["queued", "running", "stopping", "stopped", "done", "failed", "lost"]
 
 
 @app.command("list")
@@ -30,8 +36,6 @@ def list_(
     json: Json = False,
 ) -> None:
     """List runs, newest first."""
-    from paraknow_core.runs.folder import list_runs
-
     names = _names(context.obj)
     records = [_record(run, names) for run in list_runs(context.obj)]
     if state:
@@ -61,10 +65,8 @@ def list_(
     )
 
 
-def _names(place: "Workspace") -> dict[str, str]:
+def _names(place: Workspace) -> dict[str, str]:
     """Return what every run of the workspace is called."""
-    from paraknow_core.runs.folder import list_runs
-    from paraknow_core.runs.labels import label_of
     from paraknow_core.studies import Named, run_names
 
     named = []
@@ -77,9 +79,7 @@ def _names(place: "Workspace") -> dict[str, str]:
     return run_names(named)
 
 
-def _record(run: "RunFolder", names: dict[str, str]) -> dict[str, Any]:
-    from paraknow_core.runs.labels import label_of
-
+def _record(run: RunFolder, names: dict[str, str]) -> dict[str, Any]:
     status, label = run.status(), label_of(run.path)
     scores = (run.result() or {}).get("scores") or [None]
     record: dict[str, Any] = {
@@ -120,16 +120,8 @@ def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
     files = {path.name: _size(path) for path in sorted(run.path.iterdir()) if path.name != "lock"}
     record = _record(run, _names(context.obj))
     if json:
-        show_json(
-            {
-                **record,
-                "folder": str(run.path),
-                "changes": changes,
-                "spec": spec.model_dump(mode="json"),
-                "result": result,
-                "files": files,
-            }
-        )
+        more = {"folder": str(run.path), "changes": changes, "spec": spec.model_dump(mode="json"), "result": result}
+        show_json(record | more | {"files": files})
         return
     show(f"{run.id}: {status.state}{f', {status.stage}' if status.stage else ''}")
     show(f"name: {'★ ' if record['starred'] else ''}{record['name']}", f"folder: {run.path}")
@@ -138,7 +130,10 @@ def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
         show(f"message: {damage or status.message}")
     show_table(("changed setting", "value", "default"), [(key, new, old) for key, (new, old) in changes.items()])
     if result:
-        show_table(("scored", "scorer", "score (± half the 95 % interval)"), _score_rows(result))
+        references = {f"untouched {name}": scores for name, scores in result.get("references", {}).items()}
+        scored = {"this run": result.get("scores", []), **references}
+        rows = [(who, s["scorer"], score_text(s)) for who, scores in scored.items() for s in scores]
+        show_table(("scored", "scorer", "score (± half the 95 % interval)"), rows)
         timings = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in result.get("timings", {}).items())
         show(f"time: {timings}", f"peak memory: {memory(result.get('peak_memory_bytes'))}")
         show(*(f"warning: {warning}" for warning in result.get("warnings", [])))
@@ -147,22 +142,9 @@ def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
 
 def changed_settings(spec: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return dotted key -> (value, default) of every setting that is not at its default."""
-    from paraknow_core.runs.folder import flat_settings
-    from paraknow_core.spec import RunSpec
-
     given, default = flat_settings(spec), flat_settings(RunSpec().model_dump(mode="json"))
-    return {
-        key: (given.get(key), default.get(key)) for key in {**default, **given} if given.get(key) != default.get(key)
-    }
-
-
-def _score_rows(result: dict[str, Any]) -> list[tuple]:
-    scored = {"this run": result.get("scores", []), **result.get("references", {})}
-    return [
-        (name if name == "this run" else f"untouched {name}", score["scorer"], score_text(score))
-        for name, scores in scored.items()
-        for score in scores
-    ]
+    pairs = {key: (given.get(key), default.get(key)) for key in default | given}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 @app.command()
@@ -174,12 +156,10 @@ def label(
     star: Annotated[bool | None, typer.Option("--star/--no-star", help="Mark it, or take the mark away.")] = None,
 ) -> None:
     """Give a run a name, a note or a star; without an option, print them. Its spec stays as it is."""
-    from paraknow_core.runs.labels import set_label
-
     run = _find(context, run_id)
-    known = set_label(run.path, name=name, note=note, starred=star)
-    show(f"{run.id}: {'★ ' if known.starred else ''}{_names(context.obj).get(run.id, known.name or run.id)}")
-    show(*known.note.splitlines())
+    new = set_label(run.path, name=name, note=note, starred=star)
+    show(f"{run.id}: {'★ ' if new.starred else ''}{_names(context.obj).get(run.id, new.name or run.id)}")
+    show(*new.note.splitlines())
 
 
 @app.command()
@@ -191,10 +171,8 @@ def stop(
     ] = None,
 ) -> None:
     """Ask a run to save and stop."""
-    from paraknow_core.engines import local
-
     run = _find(context, run_id)
-    local.stop(run, grace)
+    engine_of(context.obj).stop(run, grace)
     state = run.status().state
     show(f"{run.id}: {state if grace is not None else 'asked to save and stop'}; `runs resume {run.id}` goes on later")
 
@@ -202,14 +180,13 @@ def stop(
 @app.command()
 def resume(context: typer.Context, run_id: Id) -> None:
     """Go on with a stopped, failed or lost run in the background."""
-    from paraknow_core.engines import local
-
     run = _find(context, run_id)
     if run.status().state == "done":
         raise RunError(f"run {run.id}: is done; there is nothing to resume")
     run.spec()  # a folder without a valid spec is refused here, not in the background
-    process = local.submit(context.obj, run)
-    show(f"{run.id}: goes on as process {process}; `runs show {run.id}` follows it")
+    engine_of(context.obj, otherwise="local").submit(run)
+    how = f"goes on as process {run.process()['pid']}" if run.claimed else "waits for its turn"
+    show(f"{run.id}: {how}; `runs show {run.id}` follows it")
 
 
 @app.command()
@@ -228,7 +205,7 @@ def delete(
             raise RunError(f"runs delete: would delete {', '.join(chosen)}; add --yes to do it without asking")
         typer.confirm(f"delete {', '.join(chosen)}?", abort=True, err=True)
     for run in chosen.values():
-        run.delete()
+        lifecycle.delete(run)
         show(f"{run.id}: deleted")
 
 
@@ -260,62 +237,41 @@ def export(
         return
     if dtype:
         raise RunError(f"--dtype: {dtype} given; only whole models are stored in one; add --merged, or leave it out")
-    file = out or Path(f"{run.id}.zip")
-    names, left_out = export_run(run, file)
-    if json:
-        size = file.stat().st_size
-        show_json({"run": run.id, "file": str(file), "bytes": size, "files": names, "left_out": left_out})
-    else:
-        show(f"{file}: {counted(len(names), 'file')} of {run.id}, {_size_text(file.stat().st_size)}")
-    if left_out:
-        say(f"left out, because they are links or lie behind one: {', '.join(left_out)}")
+    _export_zip(run, out or Path(f"{run.id}.zip"), json)
 
 
 # Left out: status.json, process.json and log.txt name this machine; checkpoints are large and only good for resuming.
 EXPORTED = (
-    "spec.yaml",
-    "label.json",
-    "result.json",
-    "events.jsonl",
-    "predictions.jsonl",
-    "extraction.json",
-    "sensitivity.json",
+    *("spec.yaml", "label.json", "result.json", "events.jsonl"),
+    *("predictions.jsonl", "extraction.json", "sensitivity.json"),
+    *(f"{folder}/{name}" for folder in ("init_adapter", "adapter") for name in ADAPTER_FILES),
 )
-EXPORTED_FOLDERS = ("init_adapter", "adapter")
 
 
-def export_run(run: "RunFolder", file: Path) -> tuple[list[str], list[str]]:
-    """Write the portable part of a run folder as a zip file: complete, or not at all.
-
-    Returns:
-        The names inside, and those left out because a link leads to them.
-
-    Raises:
-        RunError: the run is going on, or the file exists or has no folder.
-    """
-    from paraknow_core.files.atomic import build_file
-    from paraknow_core.files.packing import ADAPTER_FILES, pack
-
+def _export_zip(run: RunFolder, file: Path, json: bool) -> None:
+    """Write the portable part of a run folder as a zip file: complete, or not at all."""
     _refuse_active(run)
     if file.exists() or file.is_symlink():
         raise RunError(f"--out: {file} exists already; choose another name")
     if not file.parent.is_dir():
         raise RunError(f"--out: there is no folder {file.parent}; make it, or choose another")
-    names = [*EXPORTED, *(f"{folder}/{name}" for folder in EXPORTED_FOLDERS for name in ADAPTER_FILES)]
     with build_file(file) as target:
-        return pack(run.path, names, target, run.id, compress=True)
+        names, left_out = pack(run.path, EXPORTED, target, run.id, compress=True)
+    size = file.stat().st_size
+    if json:
+        show_json({"run": run.id, "file": str(file), "bytes": size, "files": names, "left_out": left_out})
+    else:
+        show(f"{file}: {counted(len(names), 'file')} of {run.id}, {_size_text(size)}")
+    if left_out:
+        say(f"left out, because they are links or lie behind one: {', '.join(left_out)}")
 
 
 def _export_merged(
-    context: typer.Context, run: "RunFolder", out: Path, dtype: str | None, offline: bool, json: bool
+    context: typer.Context, run: RunFolder, out: Path, dtype: str | None, offline: bool, json: bool
 ) -> None:
-    from paraknow_core.files.json_file import read_json
-    from paraknow_core.files.packing import ADAPTER_FILES, refuse_links
-
     _refuse_active(run)
     spec = run.spec()
-    files = [f"{folder}/{name}" for folder in EXPORTED_FOLDERS for name in ADAPTER_FILES]
-    refuse_links(run.path, (*EXPORTED, "partial.json", *files))
+    refuse_links(run.path, (*EXPORTED, "partial.json"))
     result = run.result() or read_json(run.file("partial.json"), {})
     revision = (result.get("revisions") or {}).get("student")
     if revision:  # the commit that the run read, whatever a branch has become
@@ -338,14 +294,12 @@ def _export_merged(
     show("README.md in it says what it is; give it as student.source or teacher.source, or load it with transformers")
 
 
-def _refuse_active(run: "RunFolder") -> None:
+def _refuse_active(run: RunFolder) -> None:
     if run.status().active:
         raise RunError(f"run {run.id}: is still {run.status().state}; export it when it has ended")
 
 
-def _find(context: typer.Context, run_id: str, *, folders: bool = False) -> "RunFolder":
-    from paraknow_core.runs.folder import RunFolder, find_run
-
+def _find(context: typer.Context, run_id: str, *, folders: bool = False) -> RunFolder:
     if folders and (Path(run_id) / "spec.yaml").is_file():
         return RunFolder(Path(run_id).resolve())
     return find_run(context.obj, run_id)

@@ -29,7 +29,7 @@ def demo(
 ) -> None:
     """Run the method and its controls on the bundled models and compare their scores, all on this machine."""
     from paraknow_core.cli.run import REFUSED, execute_all
-    from paraknow_core.runs.folder import create_run
+    from paraknow_core.runs.lifecycle import create_run
     from paraknow_core.studies.scores import compare, verdict
     from paraknow_core.studies.spec import STANDARD, standard
 

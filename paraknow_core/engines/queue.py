@@ -1,28 +1,38 @@
-"""The queue of a workspace: which runs wait for their turn, and which have it.
+"""The queue of a workspace: which runs wait for their turn, and which have it; the engine that puts them there.
 
 `queue/order.json` is the whole protocol. It is changed under a lock and replaced at once, so that any number of windows
 and the process that starts the runs (`queue_service.py`) see the same order. A waiting run is `queued` and has no
 process yet; it is taken out of the file when its process is there.
 """
 
-import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from paraknow_core.engines import local
+from filelock import FileLock
+
+from paraknow_core.engines.base import Engine
+from paraknow_core.engines.local import LocalEngine
 from paraknow_core.engines.service import Service
-from paraknow_core.errors import RunError
+from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.files import shapes
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.paths import Workspace, contained
-from paraknow_core.runs.folder import RunFolder, Status
+from paraknow_core.runs import lifecycle
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.status import Status
+from paraknow_core.settings import load_settings
 
 MOST_AHEAD = 24  # runs that may be put before one that waits: two whole lessons, then it has its turn
-# What a run says that was stopped without a process of its own to say it.
-CANCELLED = "taken out of the queue before it began"
-ENDED = "ended before it could save"
+_SHAPE = {
+    "waiting": [shapes.TEXT],
+    "working": [shapes.TEXT],
+    "ending": shapes.Each([shapes.NUMBER]),
+    "first": [shapes.TEXT],
+    "passed": shapes.Each(shapes.WHOLE),
+}
 
 
 @dataclass
@@ -52,32 +62,27 @@ def folder_of(place: Workspace) -> Path:
 
 def read(place: Workspace) -> Order:
     """Read the order; what is damaged or names no run folder is left out."""
-    data = read_json(folder_of(place) / "order.json", {})
-    data = data if isinstance(data, dict) else {}
-    ending = data.get("ending")
-    ending = ending if isinstance(ending, dict) else {}
-    waiting, passed = _known(place, data.get("waiting")), data.get("passed")
-    first = data.get("first") if isinstance(data.get("first"), list) else []
+    data, _ = shapes.fit(read_json(folder_of(place) / "order.json", {}), _SHAPE)
+    data = {} if data is shapes.MISSING else data
+    waiting, working = (_runs_in(place, data.get(key, ())) for key in ("waiting", "working"))
+    ending = data.get("ending", {})
     return Order(
         waiting,
-        _known(place, data.get("working")),
-        {name: ending[name] for name in _known(place, list(ending)) if _is_whole(ending[name])},
-        [name for name in waiting if name in first],
-        {name: passed[name] for name in waiting if type(passed.get(name)) is int} if isinstance(passed, dict) else {},
+        working,
+        {name: ending[name] for name in _runs_in(place, ending) if len(ending[name]) == 2},
+        [name for name in waiting if name in data.get("first", ())],
+        {name: count for name, count in data.get("passed", {}).items() if name in waiting},
     )
 
 
-def _is_whole(entry: object) -> bool:
-    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, int | float) for part in entry)
-
-
-def _known(place: Workspace, names: object) -> list[str]:
-    found: list[str] = []
-    for name in names if isinstance(names, list) else []:
-        with suppress(RunError, OSError, ValueError, TypeError):
-            if name not in found and (contained(place.runs, name) / "spec.yaml").exists():
-                found.append(name)
-    return found
+def _runs_in(place: Workspace, names: Iterable[str]) -> list[str]:
+    """Return those of the names that are run folders of the workspace, each once."""
+    runs = []
+    for name in dict.fromkeys(names):
+        with suppress(RunError, OSError, ValueError):
+            if (contained(place.runs, name) / "spec.yaml").exists():
+                runs.append(name)
+    return runs
 
 
 @contextmanager
@@ -85,8 +90,7 @@ def changing(place: Workspace) -> Iterator[Order]:
     """Hold the queue alone; what is changed inside is written when it ends without an error."""
     folder = folder_of(place)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder / "lock", poll_interval=0.01):
         order = read(place)
         yield order
         if asdict(order) != read_json(folder / "order.json"):
@@ -98,40 +102,69 @@ def run_of(place: Workspace, name: str) -> RunFolder:
     return RunFolder(place.runs / name)
 
 
-def submit(place: Workspace, *runs: RunFolder) -> None:
-    """Put runs at the end of the queue, new ones or such that go on after a stop, a failure or a kill.
-
-    Raises:
-        RunError: no run was given, or one is waiting, going on or done; nothing was changed then.
-    """
-    if not runs or len({run.path for run in runs}) < len(runs):
-        raise RunError("queue: needs run folders, each only once; create one first")
-    with changing(place) as order:
-        attempts = [_attempt(place, run, order) for run in runs]
-        for run, attempt in zip(runs, attempts, strict=True):
-            local.reset(run, attempt)
-            order.ending.pop(run.id, None)  # that was said of the attempt before
-            order.working = [name for name in order.working if name != run.id]
-            order.waiting.append(run.id)
-    Service(place, "queue").start()
+def workers(place: Workspace) -> int:
+    """Return how many runs of the queue are executed at the same time; the run itself will refuse broken settings."""
+    try:
+        return load_settings(place).workers
+    except ParaknowError:
+        return 1
 
 
-def _attempt(place: Workspace, run: RunFolder, order: Order) -> int:
-    # The same test as in `read`: what it would leave out must not be put in.
-    if run.path.parent.resolve() != place.runs.resolve() or not _known(place, [run.id]):
-        raise RunError(f"run {run.id}: lies outside the workspace; `runs resume` goes on with it")
-    if run.id in order.waiting:
-        raise RunError(f"run {run.id}: is waiting already; watch it, or take it out of the queue")
-    if run.status().state == "done":
-        raise RunError(f"run {run.id}: is done; duplicate it to run it with other settings")
-    return local.next_attempt(run)
+class QueueEngine(Engine):
+    """Lets runs wait until it is their turn; then the queue's process gives each to the local engine."""
+
+    def submit(self, *runs: RunFolder, first: bool = False) -> None:
+        """Put runs at the end of the queue, or first: see `Engine.submit`.
+
+        Nobody waits for ever: a run that so many were put before that one of these would be more than `MOST_AHEAD` is
+        not passed again. Those that were put first earlier stay before these; the order of all others stays, too.
+
+        Raises:
+            RunError: also where one is done, or lies outside the workspace.
+        """
+        with changing(self.place) as order:
+            for run in runs:
+                self._refuse(run, order)
+            lifecycle.requeue(*runs)
+            names = [run.id for run in runs]
+            for name in names:
+                order.ending.pop(name, None)  # that was said of the attempt before
+            order.working = [name for name in order.working if name not in names]
+            at = len(order.waiting)
+            if first:
+                at = place_of_first(order, len(names))
+                passed = [name for name in order.waiting[at:] if name not in order.first]
+                order.passed |= {name: order.passed.get(name, 0) + len(names) for name in passed}
+                order.first += names
+            order.waiting[at:at] = names
+        Service(self.place, "queue").start()
+
+    def _refuse(self, run: RunFolder, order: Order) -> None:
+        # The same test as in `read`: what it would leave out must not be put in.
+        if run.path.parent.resolve() != self.place.runs.resolve() or not _runs_in(self.place, [run.id]):
+            raise RunError(f"run {run.id}: lies outside the workspace; `runs resume` goes on with it")
+        if run.id in order.waiting:
+            raise RunError(f"run {run.id}: is waiting already; watch it, or take it out of the queue")
+        if run.status().state == "done":
+            raise RunError(f"run {run.id}: is done; duplicate it to run it with other settings")
+
+    def stop(self, run: RunFolder, grace_s: float | None = None) -> None:
+        """Take a waiting run out of the queue; ask one that goes on to save and stop: see `Engine.stop`."""
+        with changing(self.place) as order:
+            if run.id in order.waiting:
+                order.waiting.remove(run.id)
+                lifecycle.end(run, "stopped", lifecycle.CANCELLED)
+                return
+        LocalEngine(self.place).stop(run, grace_s)
+
+    def alive(self, run: RunFolder) -> bool:
+        """Tell whether a run waits or goes on: see `Engine.alive`."""
+        return is_active(run, read(self.place))
 
 
 def never_started(run: RunFolder, order: Order) -> bool:
     """Tell whether a run is only a folder: it says `queued`, but it neither waits here nor has a process."""
-    if run.id in order.waiting or run.file("process.json").exists():
-        return False
-    return run.status().state == "queued"
+    return run.id not in order.waiting and not run.claimed and run.status().state == "queued"
 
 
 def is_active(run: RunFolder, order: Order) -> bool:
@@ -145,29 +178,6 @@ def ensure(place: Workspace) -> None:
         Service(place, "queue").start()
 
 
-def cancel(place: Workspace, run: RunFolder) -> None:
-    """Take a waiting run out of the queue; one that is going on is asked to save and stop.
-
-    Raises:
-        RunError: the run has ended.
-    """
-    with changing(place) as order:
-        if run.id in order.waiting:
-            order.waiting.remove(run.id)
-            write_stopped(run, CANCELLED)
-            return
-    local.stop(run)
-
-
-def write_stopped(run: RunFolder, message: str) -> None:
-    """Say that a run which no process holds is stopped."""
-    now = time.time()
-    before = Status.from_dict(read_json(run.file("status.json"), {}))
-    status = {**asdict(before), "state": "stopped", "message": message, "ended": now}
-    write_json(run.file("status.json"), status)
-    run.file("stop").unlink(missing_ok=True)
-
-
 def move(place: Workspace, run: RunFolder, by: int) -> None:
     """Move a waiting run so many places back (negative: forward); beyond an end means that end."""
     with changing(place) as order:
@@ -176,22 +186,6 @@ def move(place: Workspace, run: RunFolder, by: int) -> None:
         at = order.waiting.index(run.id)
         order.waiting.pop(at)
         order.waiting.insert(max(0, at + by), run.id)
-
-
-def put_first(place: Workspace, *runs: RunFolder) -> None:
-    """Let waiting runs begin before those that were submitted without hurry, behind such as were put first earlier.
-
-    Nobody waits for ever: a run that so many were put before that one of these would be more than `MOST_AHEAD` is not
-    passed again. The order of all others stays as it is. Runs that have begun meanwhile are no error.
-    """
-    with changing(place) as order:
-        mine = [run.id for run in runs if run.id in order.waiting]
-        order.waiting = [name for name in order.waiting if name not in mine]
-        at = place_of_first(order, len(mine))
-        passed = [name for name in order.waiting[at:] if name not in order.first]
-        order.waiting[at:at] = mine
-        order.first = [name for name in order.waiting if name in {*order.first, *mine}]
-        order.passed |= {name: order.passed.get(name, 0) + len(mine) for name in passed}
 
 
 def place_of_first(order: Order, count: int) -> int:
@@ -209,12 +203,12 @@ def attempt_of(status: Status) -> int:
 
 
 def end(place: Workspace, run: RunFolder) -> None:
-    """Ask a run to save and stop, and let the queue's process end it if it has not after a few seconds.
+    """Stop a run without waiting: the queue's process ends it if it has not stopped after a few seconds.
 
     Raises:
         RunError: the run is not active.
     """
-    run.request_stop()
+    lifecycle.ask_to_stop(run)
     attempt = attempt_of(run.status())
     with changing(place) as order:
         if order.ending.get(run.id, [0, None])[1] != attempt:

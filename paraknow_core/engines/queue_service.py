@@ -10,14 +10,13 @@ import time
 from contextlib import suppress
 
 from paraknow_core.engines import local
-from paraknow_core.engines.queue import CANCELLED, ENDED, Order, attempt_of, changing, folder_of, run_of, write_stopped
+from paraknow_core.engines.queue import Order, attempt_of, changing, folder_of, run_of, workers
 from paraknow_core.engines.service import Service
-from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.files.json_file import read_json, write_json_anyhow
+from paraknow_core.errors import RunError
 from paraknow_core.paths import Workspace
+from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.processes import is_there
-from paraknow_core.settings import load_settings
 
 IDLE_S = 600.0
 POLL_S = 0.2
@@ -77,7 +76,7 @@ def turn(place: Workspace) -> bool:
         for name in [name for name in order.working if not _is_busy(run_of(place, name))]:
             order.working.remove(name)
             _say(f"{name}: {run_of(place, name).status().state}")
-        while order.waiting and len(order.working) < _workers(place):
+        while order.waiting and len(order.working) < workers(place):
             _start_next(place, order)
         return not order.empty
 
@@ -89,34 +88,24 @@ def _start_next(place: Workspace, order: Order) -> None:
         order.working.append(run.id)
         return
     if run.file("stop").exists():
-        write_stopped(run, CANCELLED)
+        lifecycle.end(run, "stopped", lifecycle.CANCELLED)
         return
     try:
-        _say(f"{run.id}: starts as process {local.submit(place, run)}")
+        local.LocalEngine(place).submit(run)
+        _say(f"{run.id}: starts as process {run.process().get('pid')}")
         order.working.append(run.id)
     except RunError as error:  # done or going on elsewhere meanwhile
         _say(str(error))
     except OSError as error:
         _say(f"{run.id}: {error}")
         with suppress(OSError):
-            _write_failed(run, f"queue: could not be started ({error.strerror}); free some space and resume it")
-
-
-def _write_failed(run: RunFolder, message: str) -> None:
-    status = read_json(run.file("status.json"), {})
-    write_json_anyhow(run.file("status.json"), {**status, "state": "failed", "message": message, "ended": time.time()})
-
-
-def _workers(place: Workspace) -> int:
-    try:
-        return load_settings(place).workers
-    except ParaknowError:
-        return 1  # the run itself will say what is wrong with the settings
+            words = f"queue: could not be started ({error.strerror}); free some space and resume it"
+            lifecycle.end(run, "failed", words)
 
 
 def _is_busy(run: RunFolder) -> bool:
     """Tell whether the run's process is still there."""
-    if not is_there(read_json(run.file("process.json")), "launched"):
+    if not is_there(run.process(), "launched"):
         return False
     status = run.status()
     return status.active or 0 <= time.time() - status.ended < LINGER_S
@@ -127,7 +116,7 @@ def _has_ended(run: RunFolder, asked: float, attempt: float) -> bool:
     status = run.status()
     if not status.active:
         if status.state == "lost":
-            write_stopped(run, ENDED)
+            lifecycle.end(run, "stopped", lifecycle.CUT_OFF)
         return True
     if attempt_of(status) != attempt:
         return True  # resumed from the command line, which knows no queue

@@ -10,28 +10,23 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
+from filelock import Timeout
 
 from paraknow_core.files.json_file import read_json, write_json
-from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, boot_id
-from paraknow_core.runs.processes import is_there, take_lock, this_process
+from paraknow_core.paths import Workspace, boot_id
+from paraknow_core.runs.processes import is_there, lock_file, start_detached, this_process
 
 LOOK_S, GONE_S = 1.0, 4.0  # how often is looked whether anybody is left; a server that is started anew has so long
 STARTED_VARIABLE = "PARAKNOW_STARTED"  # set in a service that a user of it has started
 RESTART_AFTER_S = 4.0  # a service that ends at once is not started again and again
 STARTING_S = 20.0  # until then a process that was launched may not have said that it is there
-
-# Of every workspace: when this process last looked for its users, and since when there are none.
-_looks: dict[Path, tuple[float, float | None]] = {}
 
 
 def end_with(parent: int) -> None:
@@ -48,24 +43,18 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
-@dataclass(frozen=True)
 class Service:
-    """One helping process of a workspace, seen from outside.
+    """One helping process of a workspace: started, asked and stopped from outside, and its own view of that inside."""
 
-    Attributes:
-        place: the workspace.
-        name: `desk`, `queue` or `playground`; `python -m paraknow_core serve NAME` is what runs.
-    """
-
-    place: Workspace
-    name: str
-
-    @property
-    def folder(self) -> Path:
-        return self.place.root / "services" / self.name
+    def __init__(self, place: Workspace, name: str) -> None:
+        """Args: place, the workspace; name, `desk`, `queue` or `playground`, as `serve NAME` runs it."""
+        self.place, self.name = place, name
+        self.folder = place.root / "services" / name
+        self._users = place.root / "services" / "users"
+        self._looked, self._alone_since = -math.inf, None  # for users: when, and since when there are none
 
     def alive(self) -> bool:
-        """Tell whether the process is there (or was started a moment ago)."""
+        """Tell whether the process is there."""
         return is_there(read_json(self.folder / "process.json"), lock=self.folder / "lock")
 
     @property
@@ -74,7 +63,7 @@ class Service:
         return not self.alive() and self._launched_ago() < STARTING_S
 
     def start(self) -> None:
-        """Start the process unless it is there; returns at once. Its output goes to log.txt, never through a pipe.
+        """Start the process unless it is there; returns at once. Its output goes to log.txt.
 
         Raises:
             OSError: the workspace cannot be written.
@@ -86,20 +75,7 @@ class Service:
         (self.folder / "stop").unlink(missing_ok=True)
         (self.folder / "launched").write_text(json.dumps({"boot": boot_id(), "moment": time.monotonic()}))
         with (self.folder / "log.txt").open("wb") as log:
-            subprocess.Popen(
-                [sys.executable, "-m", "paraknow_core", "serve", self.name],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=PROJECT_ROOT,
-                start_new_session=True,
-                env=os.environ
-                | {WORKSPACE_VARIABLE: str(self.place.root), STARTED_VARIABLE: "1", "PYTHONUNBUFFERED": "1"},
-            )
-
-    @property
-    def _users(self) -> Path:
-        return self.folder.parent / "users"
+            start_detached(self.place, "serve", self.name, log=log, **{STARTED_VARIABLE: "1"})
 
     def _register(self) -> None:
         """Say once that this process needs services; files of dead processes are taken away."""
@@ -114,30 +90,26 @@ class Service:
     @property
     def left_alone(self) -> bool:
         """Inside the process: everybody who has asked for a service of this workspace has been gone for a while."""
-        looked, since = _looks.get(self._users, (-math.inf, None))
-        now = time.monotonic()
-        if now - looked > LOOK_S:
-            since = None if self._has_users() else since or now
-            _looks[self._users] = (now, since)
-        return since is not None and now - since > GONE_S
-
-    def _has_users(self) -> bool:
         if STARTED_VARIABLE not in os.environ:
-            return True  # who started it by hand ends it by hand
-        return any(is_there(read_json(file)) for file in self._users.glob("*.json"))
+            return False  # who started it by hand ends it by hand
+        now = time.monotonic()
+        if now - self._looked > LOOK_S:
+            has_users = any(is_there(read_json(file)) for file in self._users.glob("*.json"))
+            self._looked, self._alone_since = now, None if has_users else self._alone_since or now
+        return self._alone_since is not None and now - self._alone_since > GONE_S
 
     def stop(self, wait_s: float = 0.0) -> None:
-        """Ask the process to end; with a wait, end it when the time is over."""
+        """Ask the process to end; with a wait, end it by force when the time is over."""
         if not self.alive():
             return
         (self.folder / "stop").write_text("")
         deadline = time.monotonic() + wait_s
         while self.alive() and time.monotonic() < deadline:
             time.sleep(0.05)
-        known = read_json(self.folder / "process.json")
-        if wait_s and is_there(known):  # on this host: the same number elsewhere is another process here
+        process = read_json(self.folder / "process.json")
+        if wait_s and is_there(process):  # on this host: the same number elsewhere is another process here
             with suppress(psutil.NoSuchProcess):
-                psutil.Process(known["pid"]).kill()
+                psutil.Process(process["pid"]).kill()
 
     def last_error(self) -> str:
         """Return the last line of the log where its end names an error; it says why a process does not stay."""
@@ -148,15 +120,15 @@ class Service:
         return text.splitlines()[-1][:300] if "Error" in text[-2000:] else ""
 
     def _launched_ago(self) -> float:
-        """Return the seconds since the process was launched, infinity if it never was; a clock that is set is no time.
+        """Return the seconds since the process was launched, infinity if it never was; setting a clock changes nothing.
 
         Without a moment of this system's own, the file's time counts, unless it lies ahead.
         """
         file = self.folder / "launched"
-        said = read_json(file)
+        launch = read_json(file)
         try:
-            if isinstance(said, dict) and said.get("boot") == boot_id() is not None:
-                ago = time.monotonic() - float(said["moment"])
+            if isinstance(launch, dict) and launch.get("boot") == boot_id() is not None:
+                ago = time.monotonic() - float(launch["moment"])
             else:
                 ago = time.time() - file.stat().st_mtime
         except (OSError, KeyError, TypeError, ValueError):
@@ -167,10 +139,12 @@ class Service:
     def hold(self) -> Iterator[bool]:
         """Inside the process: become the service. Yields False if another process is it already."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as lock:
-            if not take_lock(lock):
-                yield False
-                return
+        try:
+            lock = lock_file(self.folder / "lock").acquire()
+        except Timeout:
+            yield False
+            return
+        with lock:
             write_json(self.folder / "process.json", this_process(), durable=False)
             try:
                 yield True

@@ -1,75 +1,21 @@
-"""Run folders: the protocol between whoever computes (one writer) and whoever looks (any number of readers)."""
+"""Run folders, read: the protocol between the process that computes a run and everyone who looks at it.
+
+`writer.py` writes a folder from inside its run; `lifecycle.py` creates, requeues, stops and deletes it from outside.
+"""
 
 import os
-import re
-import secrets
-import shutil
-import socket
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.files import shapes as whole
-from paraknow_core.files.atomic import GRAVE, write_atomic
-from paraknow_core.files.disk import file_stamp
-from paraknow_core.files.json_file import open_plain, read_json, read_lines, write_json
+from paraknow_core.errors import RunError
+from paraknow_core.files import shapes
+from paraknow_core.files.json_file import open_plain, read_json, read_lines
 from paraknow_core.paths import Workspace, contained
-from paraknow_core.runs.processes import held, is_alive, is_there
-from paraknow_core.runs.processes import this_process as this_process
+from paraknow_core.runs.processes import is_there
+from paraknow_core.runs.status import STATES, Status
 from paraknow_core.spec import RunSpec, read_spec
 
-if TYPE_CHECKING:
-    import pandas
-
-ACTIVE = ("queued", "running", "stopping")
-ENDED = ("stopped", "done", "failed", "lost")
-WRITTEN = (*ACTIVE, *ENDED)  # what a status.json may say
 LISTED = "`runs list` shows them all"
-MOST = 1e13  # no time in seconds, and nothing that is counted, comes near
-WATCH_S = 6.0  # a run on another host that looks lost is watched for so long before it is deleted
-
-
-@dataclass(frozen=True)
-class Status:
-    """What a run is doing. Times are seconds since the epoch; `state` may be `lost`, which only readers infer."""
-
-    state: str = "queued"
-    stage: str = ""
-    done: float = 0
-    total: float = 0
-    message: str = ""
-    heartbeat: float = 0
-    started: float = 0
-    ended: float = 0
-    host: str = ""
-    pid: int = 0
-    process_started: float = 0
-    boot: str = ""
-    attempt: int = 0
-
-    @property
-    def active(self) -> bool:
-        return self.state in ACTIVE
-
-    @property
-    def fraction(self) -> float:
-        """Progress within the current stage, 0 to 1."""
-        return max(0.0, min(1.0, self.done / self.total)) if self.total > 0 else 0.0
-
-    @classmethod
-    def from_dict(cls, data: Any) -> "Status":
-        """Take the fields that are whole; a file edited by hand must not break a list of runs."""
-        given = data if isinstance(data, dict) else {}
-        kept = {}
-        for name, own in cls.__dataclass_fields__.items():
-            kind = whole.TEXT if isinstance(own.default, str) else whole.NUMBER
-            kind = whole.WHOLE if name in ("pid", "attempt") else kind
-            value = given.get(name)
-            if kind.holds(value) and (isinstance(value, str) or abs(value) < MOST):
-                kept[name] = value
-        return cls(**kept)
 
 
 @dataclass(frozen=True)
@@ -96,23 +42,38 @@ class RunFolder:
         return read_spec(self.path / "spec.yaml")
 
     def status(self) -> Status:
-        """Read the state; one that is active but whose process is gone is `lost`, one asked to stop is `stopping`."""
-        written, status = read_json(self.path / "status.json"), Status()
-        if isinstance(written, dict):
-            status = Status.from_dict(written)
-        known = status.state in WRITTEN and status.state == _state_in(written)
-        if not known and is_there_at(self.path / "status.json"):
-            return Status("failed", message=self._damaged("status.json", "it does not say what the run is doing"))
+        """Return the state as it really is: of a run whose process is gone, `lost`; of one asked to stop, `stopping`.
+
+        Neither needs the run: a killed process cannot write that it was killed, and a busy one says only at its next
+        step that it stops.
+        """
+        file = self.path / "status.json"
+        data = read_json(file)
+        if not (isinstance(data, dict) and data.get("state") in STATES) and _exists(file):
+            return Status("failed", message=self._damaged(file.name, "it does not say what the run is doing"))
+        status = Status.from_dict(data)
         if status.state == "queued":
-            launched = read_json(self.path / "process.json")
-            ours = isinstance(launched, dict) and launched.get("attempt") == status.attempt
-            gone = ours and not is_there(launched, "launched")
-            return replace(status, state="lost", message="the process ended before it began") if gone else status
-        if status.active and not is_alive(vars(status), status.heartbeat, self.path / "lock"):
+            process = self.process()
+            lost = process.get("attempt") == status.attempt and not is_there(process, "launched")
+            return replace(status, state="lost", message="the process ended before it began") if lost else status
+        if status.active and not is_there(vars(status), "heartbeat", self.path / "lock"):
             return replace(status, state="lost", message=f"the process is gone; {self.way_on(status.stage)}")
-        # The run itself says so at its next step, which can take a while.
         asked = status.state == "running" and (self.path / "stop").exists()
         return replace(status, state="stopping") if asked else status
+
+    def written(self) -> Status:
+        """Return what status.json says, whether it is still true or not."""
+        return Status.from_dict(read_json(self.path / "status.json"))
+
+    def process(self) -> dict:
+        """Return which process was started for the run, or has taken it on, and for which attempt; empty if none."""
+        process = read_json(self.path / "process.json")
+        return process if isinstance(process, dict) else {}
+
+    @property
+    def claimed(self) -> bool:
+        """True once a process was started for the run or has taken it on, alive or not."""
+        return (self.path / "process.json").exists()
 
     def saved_step(self) -> int | None:
         """Return the newest optimiser step that was saved whole; None where there is none."""
@@ -140,44 +101,42 @@ class RunFolder:
         by_step: dict[int, dict] = {}
         for event in self.events():
             if event.get("event") == "metrics":
-                event, _ = whole.fit(event, whole.METRICS)
-                if event is not whole.MISSING:
+                event, _ = shapes.fit(event, shapes.METRICS)
+                if event is not shapes.MISSING:
                     by_step[event["step"]] = {**by_step.get(event["step"], {}), **event}
         return [by_step[step] for step in sorted(by_step)]
 
     def result(self) -> dict | None:
-        """Read what the run found; what is of another kind than a run writes is left out, for every reader."""
+        """Read what the run produced; values of a kind that no run writes are left out, for every reader."""
         return self.read_result()[0]
 
     def read_result(self) -> tuple[dict | None, str]:
-        """Return what the run found, as far as it is whole, and one sentence if it is not (empty if it is)."""
+        """Return what the run produced, as far as it is valid, and one sentence if it is not (empty if it is)."""
         file = self.path / "result.json"
-        if not is_there_at(file):
+        if not _exists(file):
             return None, ""
-        kept, lost = whole.fit(read_json(file), whole.RESULT)
-        if kept is whole.MISSING:
+        result, lost = shapes.fit(read_json(file), shapes.RESULT)
+        if result is shapes.MISSING:
             return None, self._damaged(file.name, "it cannot be read")
-        return kept, self._damaged(file.name, f"{lost[0]} is not what a run writes") if lost else ""
+        return result, self._damaged(file.name, f"{lost[0]} is not what a run writes") if lost else ""
 
     def _damaged(self, name: str, why: str) -> str:
         return f"run {self.id}: {name} is damaged ({why}); delete the run, or put back the file that it wrote"
 
     def extraction(self) -> dict:
-        """Return the record of which block went where, as far as it is whole; empty where there is none."""
-        kept, _ = whole.fit(read_json(self.path / "extraction.json"), whole.EXTRACTION)
-        return {} if kept is whole.MISSING else kept
+        """Return the record of which block went where, as far as it is valid; empty where there is none."""
+        return _fitting(read_json(self.path / "extraction.json"), shapes.EXTRACTION)
 
     def measured(self) -> dict:
         """Return what measuring the sensitivity took, `seconds` and `memory`; empty where that is not known."""
         totals = read_json(self.path / "sensitivity.json")
         taken = totals.get("measured") if isinstance(totals, dict) else None
-        kept, _ = whole.fit(taken, {"seconds": whole.MAYBE_NUMBER, "memory": whole.MAYBE_NUMBER})
-        return {} if kept is whole.MISSING else kept
+        return _fitting(taken, {"seconds": shapes.MAYBE_NUMBER, "memory": shapes.MAYBE_NUMBER})
 
     def predictions(self) -> list[dict]:
-        """Return one record per scorer and test example; the last one counts, and what is no record is left out."""
-        read = (whole.fit(line, whole.PREDICTION)[0] for line in read_lines(self.path / "predictions.jsonl"))
-        return list({(p["scorer"], p["id"]): p for p in read if p is not whole.MISSING}.values())
+        """Return one record per scorer and test example, the last one written; invalid lines are left out."""
+        records = (_fitting(line, shapes.PREDICTION) for line in read_lines(self.path / "predictions.jsonl"))
+        return list({(record["scorer"], record["id"]): record for record in records if record}.values())
 
     def log_tail(self, lines: int = 40, limit: int = 64_000) -> str:
         """Return the end of the process's own output (at most `limit` bytes)."""
@@ -191,53 +150,14 @@ class RunFolder:
         # A progress bar redraws its line with a carriage return: only the last drawing counts.
         return "\n".join(line.rsplit("\r", 1)[-1] for line in text.splitlines()[-lines:])
 
-    def request_stop(self) -> None:
-        """Ask the run to save and stop at the next step.
 
-        Raises:
-            RunError: the run is not active.
-        """
-        state = self.status().state
-        if state not in ACTIVE:
-            raise RunError(f"run {self.id}: is {state}, not running; there is nothing to stop")
-        write_atomic(self.path / "stop", "")
-
-    def delete(self) -> None:
-        """Remove the folder.
-
-        Raises:
-            RunError: the run is still active, or a process works in the folder, whatever its state says.
-        """
-        never_started = self.status().state == "queued" and not self.file("process.json").exists()
-        if self.status().active and not never_started:
-            raise RunError(f"run {self.id}: is still {self.status().state}; stop it before deleting it")
-        with held(self.file("lock")) as alone:
-            if not alone or self._moves_elsewhere():
-                raise RunError(f"run {self.id}: a process is still working on it; stop it before deleting it")
-            grave = self.path.with_name(f"{GRAVE}{self.id}")
-            self.path.rename(grave)  # at once invisible to readers, even if removing takes a while
-            shutil.rmtree(grave, ignore_errors=True)
-
-    def _moves_elsewhere(self) -> bool:
-        """Tell whether a process of another host, whose locks may not reach here, still says something."""
-        known = read_json(self.file("status.json"))
-        status = Status.from_dict(known)
-        if not status.host or status.host == socket.gethostname() or status.state not in ("running", "stopping"):
-            return False
-        deadline = time.monotonic() + WATCH_S
-        while time.monotonic() < deadline:
-            time.sleep(min(0.5, WATCH_S))
-            if read_json(self.file("status.json")) != known:
-                return True
-        return False
+def _fitting(data: object, shape: object) -> dict:
+    valid, _ = shapes.fit(data, shape)
+    return {} if valid is shapes.MISSING else valid
 
 
-def _state_in(written: object) -> object:
-    return written.get("state") if isinstance(written, dict) else None
-
-
-def is_there_at(path: Path) -> bool:
-    """Tell whether something has this name, whatever it is: also a link that leads nowhere, or what may not be read."""
+def _exists(path: Path) -> bool:
+    """Tell whether something has this name: also a link that leads nowhere, or what may not be looked at."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -247,28 +167,6 @@ def is_there_at(path: Path) -> bool:
     return True
 
 
-def create_run(place: Workspace, spec: RunSpec, folder: Path | None = None) -> RunFolder:
-    """Make a new run folder in state queued; its spec is frozen from here on.
-
-    Args:
-        place: the workspace.
-        spec: what to compute.
-        folder: where instead of `cache/runs/<id>`; must not exist or be empty.
-
-    Raises:
-        RunError: the folder already holds something.
-    """
-    if folder is None:
-        slug = re.sub(r"[^a-z0-9]+", "-", (spec.name or spec.method).lower()).strip("-")[:40] or "run"
-        folder = place.runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(4)}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder}: already holds files; choose a new folder, or `run {folder}` to continue it")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "status.json", asdict(Status()))
-    write_atomic(folder / "spec.yaml", spec.to_yaml())
-    return RunFolder(folder)
-
-
 def find_run(place: Workspace, name: str) -> RunFolder:
     """Return the run with this id, or the only one whose id begins with it.
 
@@ -276,7 +174,7 @@ def find_run(place: Workspace, name: str) -> RunFolder:
         RunError: none or several match.
     """
     path = contained(place.runs, name)
-    if is_there_at(path / "spec.yaml"):
+    if _exists(path / "spec.yaml"):
         return RunFolder(path)
     matches = [run for run in list_runs(place) if run.id.startswith(name)]
     if len(matches) == 1:
@@ -292,61 +190,3 @@ def list_runs(place: Workspace) -> list[RunFolder]:
     root = str(place.runs)  # plain text: pages list hundreds of runs several times a draw, and paths cost more
     names = sorted((entry.name for entry in os.scandir(root) if not entry.name.startswith(".")), reverse=True)
     return [RunFolder(Path(f"{root}/{name}")) for name in names if os.path.lexists(f"{root}/{name}/spec.yaml")]
-
-
-def runs_table(runs: list[RunFolder], memo: dict | None = None) -> "pandas.DataFrame":
-    """Return one row a run: id, state, stage, progress, main score with interval, and every setting as `spec.<key>`.
-
-    Args:
-        runs: which, in this order.
-        memo: rows of runs that have ended, kept between calls; read again when one of their files has changed.
-    """
-    import pandas
-
-    return pandas.DataFrame([_row(run) if memo is None else _known_row(run, memo) for run in runs])
-
-
-def _known_row(run: RunFolder, memo: dict) -> dict[str, Any]:
-    stamps = tuple(file_stamp(run.file(name)) for name in ("spec.yaml", "status.json", "result.json"))
-    known = memo.get(run.path)
-    if known is not None and known[0] == stamps:
-        return known[1]
-    row = _row(run)
-    if row["state"] not in ACTIVE:  # an active one may be gone at any moment without a file that says so
-        memo[run.path] = (stamps, row)
-    return row
-
-
-def differing_settings(table: "pandas.DataFrame") -> list[str]:
-    """Return the `spec.` columns of `runs_table` whose values are not all equal (names apart)."""
-    columns = [c for c in table.columns if c.startswith("spec.") and c != "spec.name"]
-    return [c for c in columns if table[c].astype(str).nunique(dropna=False) > 1]
-
-
-def _row(run: RunFolder) -> dict[str, Any]:
-    status = run.status()
-    row: dict[str, Any] = {
-        "id": run.id,
-        "state": status.state,
-        "stage": status.stage,
-        "progress": status.fraction,
-        "started": status.started,
-        "ended": status.ended,
-    }
-    scores = (run.result() or {}).get("scores") or []
-    if scores:
-        row.update({f"score.{key}": scores[0].get(key) for key in ("scorer", "value", "low", "high", "n", "unit")})
-    try:
-        row.update({f"spec.{key}": value for key, value in flat_settings(run.spec().model_dump(mode="json")).items()})
-    except ParaknowError as error:
-        row.update({"state": "failed", "stage": str(error)})
-    return row
-
-
-def flat_settings(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted key -> value of a spec as plain data; an empty part is a value."""
-    found: dict[str, Any] = {}
-    for key, value in data.items():
-        whole = isinstance(value, dict) and value
-        found |= flat_settings(value, f"{prefix}{key}.") if whole else {f"{prefix}{key}": value}
-    return found

@@ -1,8 +1,9 @@
-"""Which process is which, and whether it is still there: read from the running system, never from the clock.
+"""Which process is which, whether it is still there, and how one that outlives its parent is started.
 
-A process is named by its host, its id, and when it started: in seconds since this machine's system came up, with the
-name of that system. A clock that is set changes none of them. What an earlier version wrote holds the wall clock's
-time instead; there, and where a file comes from another host, the lock that its writer holds is asked.
+All of it is read from the running system, never from the clock. A process is named by its host, its id, and when it
+started: in seconds since this machine's system came up, with the name of that system. A clock that is set changes none
+of them. What an earlier version wrote holds the wall clock's time instead; there, and where a file comes from another
+host, the lock that its writer holds is asked.
 """
 
 import errno
@@ -10,15 +11,18 @@ import fcntl
 import math
 import os
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
+from filelock import FileLock, Timeout
 
-from paraknow_core.paths import boot_id
+from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, boot_id
 
 REMOTE_SILENCE_S = 60.0  # a process of another host counts as gone after this long without a word of it
 LOCK_PATIENCE_S = 0.5  # a reader that looks whether a lock is held holds it for a moment itself
@@ -28,6 +32,26 @@ _MOST_HEARD = 10_000
 
 # What was last heard of processes of other hosts: (the word, when it came here, whether it was not the first).
 _heard: dict[tuple, tuple[float, float, bool]] = {}
+
+
+def start_detached(place: Workspace, *command: str, log: IO, **environment: str) -> subprocess.Popen:
+    """Start a command of this program as a process in a group of its own, which outlives this one.
+
+    Args:
+        place: the workspace it works in.
+        command: as typed, without the program's name.
+        log: an open file for its output; never a pipe, which would break when this process ends.
+        environment: variables beside those that this process has.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "paraknow_core", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        cwd=PROJECT_ROOT,
+        start_new_session=True,
+        env=os.environ | {WORKSPACE_VARIABLE: str(place.root), "PYTHONUNBUFFERED": "1"} | environment,
+    )
 
 
 def this_process() -> dict[str, Any]:
@@ -41,11 +65,11 @@ def process_identity(pid: int) -> dict[str, Any]:
     Raises:
         psutil.NoSuchProcess: there is no such process.
     """
-    boot, found = boot_id(), _since_boot(pid)
-    if boot is None or found is None:
+    boot, since_boot = boot_id(), _since_boot(pid)
+    if boot is None or since_boot is None:
         started, boot = psutil.Process(pid).create_time(), ""
     else:
-        started = found[0]
+        started = since_boot[0]
     return {"host": socket.gethostname(), "pid": pid, "process_started": started, "boot": boot}
 
 
@@ -59,30 +83,37 @@ def _since_boot(pid: int) -> tuple[float, str] | None:
         return None
 
 
-def is_alive(known: Mapping[str, Any], heard: float = 0.0, lock: Path | None = None) -> bool:
-    """Tell whether a process is still there.
+def is_there(process: object, heard: str = "", lock: Path | None = None) -> bool:
+    """Tell whether a process is alive.
 
     Args:
-        known: what `process_identity` returned, perhaps in an earlier version or on another host.
-        heard: when it last said something, seconds since the epoch by its host's clock; for a process of another host.
+        process: as `process_identity` names it, perhaps in an earlier version or on another host, among other keys;
+            a file edited by hand that names none names nobody.
+        heard: the key that says when it was last heard of (seconds since the epoch, by its host's clock); used for a
+            process of another host.
         lock: the file that it holds locked while it works, where there is one.
     """
-    host, pid, started = known["host"], known["pid"], known["process_started"]
-    if host == socket.gethostname() and _is_running(pid, started, known.get("boot") or ""):
+    if not isinstance(process, dict):
+        return False
+    host, pid, started, boot, word = (process.get(k) for k in ("host", "pid", "process_started", "boot", heard))
+    if not isinstance(host, str) or not isinstance(pid, int) or not isinstance(started, int | float):
+        return False
+    is_here = host == socket.gethostname()
+    if is_here and _is_running(pid, started, boot if isinstance(boot, str) else ""):
         return True
     if lock is not None and is_held(lock):
         return True
-    return host != socket.gethostname() and _is_heard((host, pid, started, lock), heard)
+    return not is_here and _is_heard((host, pid, started, lock), word if isinstance(word, int | float) else 0)
 
 
 def _is_running(pid: int, started: float, boot: str) -> bool:
     if pid <= 0:
         return False
     if boot:
-        found = _since_boot(pid)
-        if boot != boot_id() or found is None:
+        since_boot = _since_boot(pid)
+        if boot != boot_id() or since_boot is None:
             return False
-        return abs(found[0] - started) < _SAME_START_S and found[1] not in ("Z", "X")
+        return abs(since_boot[0] - started) < _SAME_START_S and since_boot[1] not in ("Z", "X")
     try:
         process = psutil.Process(pid)
         same = abs(process.create_time() - started) < _SAME_WALL_S
@@ -109,29 +140,13 @@ def _is_heard(key: tuple, heard: float) -> bool:
     return age < REMOTE_SILENCE_S
 
 
-def is_there(known: object, key: str = "", lock: Path | None = None) -> bool:
-    """Tell whether the process that a file names is alive; a file edited by hand that names none names nobody.
-
-    Args:
-        known: content of a `process.json`.
-        key: under which it says when the process was last heard of; for a process of another host.
-        lock: the file that it holds locked while it works, where there is one.
-    """
-    if not isinstance(known, dict):
-        return False
-    host, pid, started, heard = (known.get(name) for name in ("host", "pid", "process_started", key))
-    if not isinstance(host, str) or not isinstance(pid, int) or not isinstance(started, int | float):
-        return False
-    boot = known.get("boot")
-    identity = {"host": host, "pid": pid, "process_started": started, "boot": boot if isinstance(boot, str) else ""}
-    return is_alive(identity, heard if isinstance(heard, int | float) else 0, lock)
-
-
 def is_held(lock: Path) -> bool:
     """Tell whether some process, of any host that shares its locks, holds a lock file; the kernel drops a dead one's.
 
     A lock file that cannot be read or locked says nothing, which is False.
     """
+    # A shared lock, which FileLock has not: readers that look at the same time must not take each other for the
+    # holder, and must neither create the file nor need the right to write it.
     try:
         with os.fdopen(os.open(lock, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -142,28 +157,26 @@ def is_held(lock: Path) -> bool:
     return False
 
 
-def take_lock(file: IO) -> bool:
-    """Lock an open file for this process alone; False if another one holds it for more than a moment."""
-    deadline = time.monotonic() + LOCK_PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError:
-            if time.monotonic() > deadline:
-                return False
-        time.sleep(0.02)
+def lock_file(path: Path) -> FileLock:
+    """Return the lock by which one process at a time works on a run or is a service; it raises `Timeout` if taken.
+
+    The file stays when it is let go of, and the kernel lets go of it for a process that dies.
+    """
+    return FileLock(path, timeout=LOCK_PATIENCE_S, poll_interval=0.02)
 
 
 @contextmanager
-def held(lock: Path) -> Iterator[bool]:
-    """Hold a lock file for a while; yields False if another process holds it. Closing it, or dying, lets go of it."""
-    try:  # a pipe in its place is not waited for
-        descriptor = os.open(lock, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+def held(path: Path) -> Iterator[bool]:
+    """Hold a lock file for a while; yields False if another process holds it."""
+    lock, alone = lock_file(path), True
+    try:
+        lock.acquire()
+    except Timeout:
+        alone = False
     except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.ELOOP):
+        if error.errno not in (errno.EISDIR, errno.ELOOP):  # damaged by hand: nobody can hold it
             raise
-        yield True  # damaged by hand: nobody can hold it
-        return
-    with os.fdopen(descriptor, "ab", buffering=0) as file:
-        yield take_lock(file)
+    try:
+        yield alone
+    finally:
+        lock.release()

@@ -9,10 +9,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
+from filelock import Timeout
+
 from paraknow_core.errors import NumericError, RunError
-from paraknow_core.files.json_file import append_line, open_lines, read_json, write_json, write_json_anyhow
-from paraknow_core.runs.folder import RunFolder, Status
-from paraknow_core.runs.processes import take_lock, this_process
+from paraknow_core.files.json_file import append_line, open_lines, write_json, write_json_anyhow
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.processes import lock_file, this_process
+from paraknow_core.runs.status import Status
 
 HEARTBEAT_S = 2.0
 
@@ -38,19 +41,20 @@ class RunWriter:
         self._last_written = 0.0
 
     def __enter__(self) -> "RunWriter":
-        self._lock = open(self.folder.file("lock"), "a")  # noqa: SIM115 - held until exit
-        if not take_lock(self._lock):
-            self._lock.close()
-            raise RunError(f"run {self.folder.id}: another process is working on it; stop that one first")
+        self._lock = lock_file(self.folder.file("lock"))
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise RunError(f"run {self.folder.id}: another process is working on it; stop that one first") from None
         try:
             self._begin()
         except BaseException:  # a full disk, for one: nobody will call __exit__
-            self._lock.close()
+            self._lock.release()
             raise
         return self
 
     def _begin(self) -> None:
-        before = Status.from_dict(read_json(self.folder.file("status.json"), {}))
+        before = self.folder.written()
         if before.state != "queued":  # a request from an earlier life; one made while the run waits in line counts
             self.folder.file("stop").unlink(missing_ok=True)
         self._events = open_lines(self.folder.file("events.jsonl"))
@@ -77,7 +81,7 @@ class RunWriter:
             self.folder.file("stop").unlink(missing_ok=True)
         finally:
             os.close(self._events)
-            self._lock.close()
+            self._lock.release()
         return isinstance(error, StopRequested)
 
     def event(self, name: str, **fields: Any) -> None:

@@ -1,12 +1,11 @@
 """The folder in which a store is made: one process holds it, a next attempt finds it, and in the end it is gone."""
 
-import fcntl
-import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from paraknow_core.context import Reporter
 from paraknow_core.errors import NumericError, ParaknowError, RunError
@@ -44,8 +43,15 @@ def own_folder(final: Path, report: Reporter) -> Iterator[Path]:
     """Hold the working folder of a store alone; whoever makes the same one waits for it and then finds it done."""
     work = final.parent / f".{final.name}.work"
     work.parent.mkdir(parents=True, exist_ok=True)
-    path = work.with_suffix(".lock")
-    with _locked(path, report):
+    lock = work.with_suffix(".lock")
+
+    def is_cancelled() -> bool:
+        report.check_stop()
+        report.progress(0, 0, "another process is measuring this sensitivity; waiting for it")
+        return False
+
+    # Its last holder removes the file; whoever waits for the removed one opens it anew (FileLock sees to that).
+    with FileLock(lock, poll_interval=0.5).acquire(cancel_check=is_cancelled):
         work.mkdir(exist_ok=True)
         goes_on = False
         try:
@@ -56,21 +62,4 @@ def own_folder(final: Path, report: Reporter) -> Iterator[Path]:
         finally:
             if not goes_on:
                 shutil.rmtree(work, ignore_errors=True)
-                path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(path: Path, report: Reporter) -> Iterator[None]:
-    """Hold a lock file; one that its last holder removed meanwhile is opened anew."""
-    while True:
-        with path.open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                report.check_stop()
-                report.progress(0, 0, "another process is measuring this sensitivity; waiting for it")
-                time.sleep(0.5)
-                continue
-            if path.exists() and path.stat().st_ino == os.fstat(lock.fileno()).st_ino:
-                yield
-                return
+                lock.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from paraknow_core.catalogue import PAPER_METHOD, unread
-from paraknow_core.runs.folder import flat_settings
+from paraknow_core.runs.table import flat_settings
 from paraknow_core.spec import RunSpec
 
 # Which parts of their specs two runs must share ...

@@ -3,7 +3,7 @@
 from typing import Any
 
 from paraknow_core.context import CHECKED, OF_ADAPTER, PRODUCTS, Context, Work
-from paraknow_core.runs.folder import flat_settings
+from paraknow_core.runs.table import flat_settings
 from paraknow_core.training import inputs
 
 

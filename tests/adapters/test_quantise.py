@@ -11,7 +11,7 @@ from paraknow_core.methods import method
 from paraknow_core.methods.start import start_adapter
 from paraknow_core.paths import workspace
 from paraknow_core.pipeline import execute
-from paraknow_core.runs.folder import create_run
+from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.settings import Settings
 
 

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from paraknow_core.engines import queue
+from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.engines.service import Service
 from paraknow_core.files.json_file import write_json
 from paraknow_core.runs.folder import list_runs
@@ -114,5 +114,5 @@ def test_a_preview_follows_every_change_without_a_new_run(browser, page, site, p
     assert started.spec().method == "seeking"
     for run in list_runs(place):
         if run.status().active:
-            queue.cancel(place, run)
+            QueueEngine(place).stop(run)
     wait_for(lambda: not started.status().active)

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from paraknow_core.engines import queue
+from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.engines.service import Service
 from paraknow_core.files.json_file import read_json
 from paraknow_core.runs.folder import RunFolder, list_runs
@@ -27,7 +28,7 @@ def server(place):
     stop_server(running[1])
     for run in list_runs(place):
         if run.status().state == "running":
-            queue.cancel(place, run)
+            QueueEngine(place).stop(run)
     end_helpers(place)
 
 

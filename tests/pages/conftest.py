@@ -6,7 +6,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from paraknow_core.engines import queue
+from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.engines.service import Service
 from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
 from paraknow_core.workbench.access import ADDRESS_VARIABLE
@@ -30,7 +30,7 @@ def place(tmp_path, monkeypatch) -> Workspace:
 def submitted(monkeypatch) -> list:
     """Runs that a page put into the queue; no process is started."""
     calls = []
-    monkeypatch.setattr(queue, "submit", lambda _place, *runs: calls.append([run.id for run in runs]))
+    monkeypatch.setattr(QueueEngine, "submit", lambda _engine, *runs, **_: calls.append([run.id for run in runs]))
     return calls
 
 

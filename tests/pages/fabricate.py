@@ -11,7 +11,10 @@ from safetensors.numpy import save_file
 
 from paraknow_core.files.json_file import write_json
 from paraknow_core.paths import Workspace
-from paraknow_core.runs.folder import RunFolder, Status, create_run, this_process
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.lifecycle import create_run
+from paraknow_core.runs.processes import this_process
+from paraknow_core.runs.status import Status
 from paraknow_core.sensitivity.store import FULL, REDUCTIONS, TOTALS
 from paraknow_core.spec import GROUP_OF_ROLE, RunSpec
 

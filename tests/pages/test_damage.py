@@ -15,7 +15,10 @@ from pages._ui.task import uploads
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError
 from paraknow_core.files.json_file import read_json, write_json
-from paraknow_core.runs.folder import WRITTEN, RunFolder, find_run, list_runs, runs_table
+from paraknow_core.runs.folder import RunFolder, find_run, list_runs
+from paraknow_core.runs.lifecycle import delete
+from paraknow_core.runs.status import STATES
+from paraknow_core.runs.table import runs_table
 from paraknow_core.studies import scores as studies
 from tests.damage import DAMAGES, WRONG, damage, places, with_wrong
 from tests.pages import fabricate
@@ -60,7 +63,7 @@ def plain(value: Any) -> Iterator[Any]:
 
 def read_status_and_result(run: RunFolder) -> None:
     """Read what lists of runs show; none of it raises, and problems are sentences."""
-    assert run.status().state in WRITTEN
+    assert run.status().state in STATES
     one = reading.facts(run)
     assert (one.spec is None) <= bool(one.problem)
     assert "\n" not in one.problem and len(one.problem) < 500
@@ -103,7 +106,7 @@ def test_a_damaged_run_says_so_in_one_sentence_and_can_be_deleted(place, file, k
     assert harmless or f"{file} is damaged" in problem
     assert harmless or problem.endswith("put back the file that it wrote")
     assert find_run(place, run.id) == run
-    run.delete()
+    delete(run)
     assert list_runs(place) == []
 
 
@@ -200,7 +203,7 @@ def test_a_run_with_a_name_that_is_no_text_is_listed_opened_and_deleted(place, o
     assert sorted(ids) == ["\\udcff\\udcfe", "new\\nline", "plain"]
     for name in ids:
         open_app("train", name)
-        find_run(place, name).delete()
+        delete(find_run(place, name))
     assert list_runs(place) == []
 
 

@@ -6,8 +6,10 @@ import pytest
 
 from paraknow_core import studies as comparison
 from paraknow_core.engines import queue
+from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.files.json_file import write_json
-from paraknow_core.runs.folder import RunFolder, create_run
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.studies.lessons import LESSONS, PRESETS
 from tests.pages import fabricate
 from tests.pages.conftest import button, words
@@ -89,7 +91,7 @@ def test_a_run_that_computes_the_same_is_used_again_whatever_it_did_not_read(pla
 def test_a_lesson_goes_before_what_waits_and_says_how_long_it_waits(place, open_app):
     going = fabricate.run(place, "running", {"method": "pissa"})
     waiting = [fabricate.run(place, "queued", {"seed": seed}) for seed in range(13)]
-    queue.submit(place, *waiting)
+    QueueEngine(place).submit(*waiting)
     with queue.changing(place) as order:
         order.working = [going.id]
     assert "The queue is busy. A lesson's turn would be next, after the run going on" in words(open_app("lessons"))
@@ -135,7 +137,7 @@ def test_while_runs_go_on_their_progress_is_shown(place, open_app, state):
     fabricate.run(place, state, {**_changes(spec)})
     if state == "queued":  # somebody has taken it
         [run] = [RunFolder(path) for path in place.runs.iterdir()]
-        from paraknow_core.runs.folder import this_process
+        from paraknow_core.runs.processes import this_process
 
         write_json(run.file("process.json"), {**this_process(), "attempt": 0})
     app = predict(open_lesson(open_app, 4), "4")

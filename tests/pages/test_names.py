@@ -6,7 +6,7 @@ import pytest
 
 from pages._ui.frame import labelling
 from paraknow_core.demo.tasks import TASKS
-from paraknow_core.engines import queue
+from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.errors import DataError
 from paraknow_core.runs.labels import Label, label_of, set_label
 from tests.pages import fabricate
@@ -23,7 +23,7 @@ def ablation(place):
     ]
     states = ("done", "failed", "running", "queued")
     runs = [fabricate.run(place, state, change) for state, change in zip(states, changes, strict=True)]
-    queue.submit(place, runs[3])
+    QueueEngine(place).submit(runs[3])
     return runs
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pages._ui.frame import reading
 from pages._ui.mapping.choice import totals_of
-from paraknow_core.engines import queue
+from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.figures import train as charts
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.sensitivity.store import TOTALS
@@ -37,7 +37,7 @@ def test_the_state_of_an_ended_run_is_read_once_and_again_when_it_goes_on(place,
     monkeypatch.setattr(RunFolder, "status", lambda run, before=RunFolder.status: read.append(run.id) or before(run))
     assert [reading.status(run).state for run in runs] == words
     assert read == [run.id for run in runs[3:]]  # what is active or lost may change without a file that says so
-    queue.submit(place, runs[2])
+    QueueEngine(place).submit(runs[2])
     assert reading.status(runs[2]).state == "queued"
 
 

@@ -7,8 +7,9 @@ import time
 import pytest
 
 from pages._ui.sensitivity import matrix as sensitivity_matrix
-from paraknow_core.engines import queue
+from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.lifecycle import end
 from tests.pages import fabricate
 from tests.pages.conftest import answer_desk, button, select, words
 
@@ -119,7 +120,7 @@ def test_a_stopped_measurement_is_still_shown(place, open_app):
     fabricate.run(place, "done", ONLY)
     run = fabricate.run(place, "running", ONLY, key=None)
     app = open_app("sensitivity")
-    queue.write_stopped(run, "")
+    end(run, "stopped", "")
     app.run()
     assert "Resume goes on from there" in words(app)
 
@@ -245,13 +246,13 @@ def test_models_of_different_depth_are_compared_by_relative_depth(place, open_ap
 def test_the_student_and_fewer_samples_can_be_measured_beside(place, open_app, submitted, monkeypatch):
     fabricate.store(place)
     fabricate.run(place, "done", ONLY)
-    submit = queue.submit
+    submit = QueueEngine.submit
 
-    def at_the_same_time(*given) -> None:
+    def at_the_same_time(*given, **more) -> None:
         fabricate.run(place, "queued")  # in another window
-        submit(*given)
+        submit(*given, **more)
 
-    monkeypatch.setattr(queue, "submit", at_the_same_time)
+    monkeypatch.setattr(QueueEngine, "submit", at_the_same_time)
     app = open_app("sensitivity")
     button(app, r"Measure the student too \(stranger\)").click().run()
     button(app, "Measure with 2, 4, 8, 16 samples").click().run()

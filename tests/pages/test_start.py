@@ -2,9 +2,9 @@
 
 import pytest
 
-from paraknow_core.engines import queue
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.lifecycle import CANCELLED, end
 from tests.pages import fabricate
 from tests.pages.conftest import button, words
 
@@ -34,7 +34,7 @@ def test_named_runs_are_told_apart_by_arm_and_seed(place, open_app):
 
 def test_a_run_taken_out_of_the_queue_says_so_and_a_resumed_one_counts_its_attempt(place, open_app):
     waiting = fabricate.run(place, "queued")
-    queue.write_stopped(waiting, queue.CANCELLED)
+    end(waiting, "stopped", CANCELLED)
     assert "taken out of the queue" in words(open_app())
     assert ">taken out of the queue</span>" in words(open_app("train", waiting.id))
     again = fabricate.run(place, "running")
@@ -75,7 +75,7 @@ def test_a_workspace_that_cannot_be_written_is_a_sentence(place, open_app, monke
     def refuse(*_):
         raise PermissionError(13, "Permission denied", str(place.root))
 
-    monkeypatch.setattr("pages._ui.frame.run_panel.create_run", refuse)
+    monkeypatch.setattr("paraknow_core.runs.lifecycle.create_run", refuse)
     app = open_app()
     button(app, "Try it now").click().run()
     assert not app.exception

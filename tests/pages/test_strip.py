@@ -3,9 +3,9 @@
 import pytest
 import streamlit as st
 
-from paraknow_core.engines import queue
+from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.engines.service import Service
-from paraknow_core.runs.folder import create_run
+from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.lessons import PRESETS
 from paraknow_core.workbench.access import DEMO_VARIABLE
@@ -156,7 +156,7 @@ def test_every_page_brings_back_a_queue_that_somebody_needs(place, open_app, mon
     monkeypatch.setattr(Service, "start", lambda self: started.append(self.name))
     open_app("compare")
     assert "queue" not in started
-    queue.submit(place, create_run(place, RunSpec()))
+    QueueEngine(place).submit(create_run(place, RunSpec()))
     started.clear()
     open_app("compare")
     assert "queue" in started

@@ -6,9 +6,12 @@ import pytest
 
 from pages._ui.frame.reading import facts, other_settings
 from paraknow_core.engines import queue
+from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.errors import RunError
 from paraknow_core.files.json_file import write_json
-from paraknow_core.runs.folder import RunFolder, this_process
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.lifecycle import CUT_OFF, end
+from paraknow_core.runs.processes import this_process
 from paraknow_core.spec import RunSpec
 from paraknow_core.training.checkpoints import COMPLETE
 from paraknow_core.workbench.draft import Draft, load_draft, save_draft
@@ -194,15 +197,15 @@ def test_a_run_that_was_cut_off_says_what_it_has_saved(place, open_app):
     assert "no step was saved, so resume starts again from the first one" in words(open_app("train", run.id))
     (checkpoint / COMPLETE).touch()
     assert "resume continues from its last save, step 20" in words(open_app("train", run.id))
-    queue.write_stopped(run, queue.ENDED)
+    end(run, "stopped", CUT_OFF)
     assert "Ended before it could save; resume continues from its last save" in words(open_app("train", run.id))
 
 
 def test_an_engine_that_refuses_is_a_sentence(place, open_app, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise RunError("run x: is already running; watch it, or stop it first")
 
-    monkeypatch.setattr(queue, "submit", refuse)
+    monkeypatch.setattr(QueueEngine, "submit", refuse)
     app = open_app("train")
     button(app, "Start transfer").click().run()
     assert not app.exception
@@ -376,7 +379,7 @@ def test_an_unreadable_spec_is_a_sentence(place, open_app):
 
 def test_a_waiting_run_says_how_many_are_before_it_and_can_be_taken_out(place, open_app):
     first, second = fabricate.run(place, "queued"), fabricate.run(place, "queued", {"seed": 1})
-    queue.submit(place, first, second)
+    QueueEngine(place).submit(first, second)
     app = open_app("train", second.id)
     text = words(app)
     assert "Waiting: 2nd in line. It begins by itself" in text
@@ -394,7 +397,7 @@ def test_a_waiting_run_says_when_its_turn_will_be(place, open_app):
     fabricate.run(place, "done", {"seed": 5})  # 93 s, of which a teacher that is measured takes none
     going = fabricate.run(place, "running")
     waiting = [fabricate.run(place, "queued", {"seed": seed}) for seed in (1, 2, 3)]
-    queue.submit(place, *waiting)
+    QueueEngine(place).submit(*waiting)
     with queue.changing(place) as order:
         order.working = [going.id]
     assert "Waiting: next, after the run going on, in about 10 s" in words(open_app("train", waiting[0].id))
@@ -405,7 +408,7 @@ def test_a_waiting_run_says_when_its_turn_will_be(place, open_app):
 
 def test_the_place_in_line_is_the_same_beside_the_run_and_in_the_queue(place, open_app):
     going, *waiting = [fabricate.run(place, "running"), *(fabricate.run(place, "queued") for _ in range(2))]
-    queue.submit(place, *waiting)
+    QueueEngine(place).submit(*waiting)
     with queue.changing(place) as order:
         order.working = [going.id]
     text = words(open_app("train", waiting[1].id))
@@ -419,7 +422,7 @@ def test_a_page_stays_with_the_run_that_it_has_shown(place, open_app):
     fabricate.run(place, "queued")
     app = open_app("train")
     assert f"<code>{run.id}</code>" in words(app)
-    queue.write_stopped(run, "")
+    end(run, "stopped", "")
     app.run()
     assert f"<code>{run.id}</code>" in words(app)
     fabricate.run(place, "running", {"seed": 1})
@@ -440,7 +443,7 @@ def test_a_page_stays_with_an_ended_run_until_it_is_left(place, open_app):
 
 def test_the_queue_is_reordered_by_its_buttons(place, open_app):
     runs = [fabricate.run(place, "queued", {"seed": seed}) for seed in range(12)]
-    queue.submit(place, *runs)
+    QueueEngine(place).submit(*runs)
     app = open_app("train")
     assert "and 4 more after them" in words(app)
     next(b for b in app.button if b.key == f"queue:up:{runs[2].id}").click().run()
@@ -466,10 +469,10 @@ def test_a_run_that_no_queue_knows_counts_as_never_started(place, open_app):
 
 
 def test_runs_that_cannot_be_put_into_the_queue_leave_nothing_behind(place, open_app, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(queue, "submit", full)
+    monkeypatch.setattr(QueueEngine, "submit", full)
     app = open_app("train")
     button(app, "Start transfer").click().run()
     assert "No space left on device" in words(app)

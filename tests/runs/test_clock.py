@@ -14,7 +14,8 @@ from paraknow_core.errors import RunError
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.paths import workspace
 from paraknow_core.runs import processes
-from paraknow_core.runs.folder import RunFolder, create_run
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.lifecycle import create_run, delete, requeue
 from paraknow_core.runs.processes import is_there, process_identity, this_process
 from paraknow_core.runs.writer import RunWriter
 from paraknow_core.spec import RunSpec
@@ -53,9 +54,9 @@ def test_a_live_run_stays_alive_and_is_not_deleted(place, set_clock, step):
         set_clock(step)
         assert run.status().state == "running"
         with pytest.raises(RunError, match="still running"):
-            run.delete()
+            delete(run)
         with pytest.raises(RunError, match="already running"):
-            local.next_attempt(run)
+            requeue(run)
     assert run.path.exists()
 
 
@@ -67,7 +68,7 @@ def test_where_only_the_clock_names_a_process_the_lock_that_it_holds_counts(plac
         set_clock(step)
         assert run.status().state == "running"
         with pytest.raises(RunError, match="still running"):
-            run.delete()
+            delete(run)
 
 
 def test_nobody_deletes_under_a_writer_whatever_the_state_says(place):
@@ -75,8 +76,8 @@ def test_nobody_deletes_under_a_writer_whatever_the_state_says(place):
     with RunWriter(run):
         write_json(run.file("status.json"), {"state": "failed"})
         with pytest.raises(RunError, match="still working on it"):
-            run.delete()
-    run.delete()
+            delete(run)
+    delete(run)
     assert not run.path.exists()
 
 
@@ -87,7 +88,7 @@ def test_a_run_that_waits_for_its_process_is_not_lost(place, set_clock, step):
     set_clock(step)
     assert run.status().state == "queued"
     with pytest.raises(RunError, match="still queued"):
-        run.delete()
+        delete(run)
 
 
 def test_a_dead_process_is_dead_whatever_the_clock_says(place, set_clock):
@@ -227,17 +228,17 @@ def test_a_run_of_a_host_whose_clock_is_behind_is_watched_before_it_is_deleted(p
     def beat(_seconds: float) -> None:
         elsewhere(run, time.time() - 7198)
 
-    monkeypatch.setattr("paraknow_core.runs.folder.time.sleep", beat)
+    monkeypatch.setattr("paraknow_core.runs.lifecycle.time.sleep", beat)
     with pytest.raises(RunError, match="still working on it"):
-        run.delete()
+        delete(run)
     assert run.path.exists()
 
 
 def test_a_silent_run_of_another_host_can_be_deleted(place, monkeypatch):
-    monkeypatch.setattr("paraknow_core.runs.folder.WATCH_S", 0.05)
+    monkeypatch.setattr("paraknow_core.runs.lifecycle.WATCH_S", 0.05)
     run = create_run(place, RunSpec())
     elsewhere(run, time.time() - 7200)
-    run.delete()
+    delete(run)
     assert not run.path.exists()
 
 

@@ -12,16 +12,11 @@ import pytest
 from paraknow_core.errors import NumericError, RunError, SpecError
 from paraknow_core.files.json_file import write_json
 from paraknow_core.paths import workspace
-from paraknow_core.runs.folder import (
-    Status,
-    create_run,
-    differing_settings,
-    find_run,
-    flat_settings,
-    list_runs,
-    runs_table,
-    this_process,
-)
+from paraknow_core.runs.folder import find_run, list_runs
+from paraknow_core.runs.lifecycle import ask_to_stop, create_run, delete
+from paraknow_core.runs.processes import this_process
+from paraknow_core.runs.status import Status
+from paraknow_core.runs.table import differing_settings, flat_settings, runs_table
 from paraknow_core.runs.writer import RunWriter, StopRequested
 from paraknow_core.spec import RunSpec
 
@@ -83,7 +78,7 @@ def test_stop_request_is_seen_and_cleared(place):
     run = create_run(place, RunSpec())
     with RunWriter(run) as writer:
         assert not writer.stop_requested
-        run.request_stop()
+        ask_to_stop(run)
         assert run.status().state == "stopping"  # at once, whenever the run's next step is
         assert writer.stop_requested
         assert run.status().state == "stopping"
@@ -91,7 +86,7 @@ def test_stop_request_is_seen_and_cleared(place):
     assert run.status().state == "stopped"
     assert not run.file("stop").exists()
     with pytest.raises(RunError, match="nothing to stop"):
-        run.request_stop()
+        ask_to_stop(run)
 
 
 def test_a_value_that_is_not_finite_never_reaches_the_file(place):
@@ -192,10 +187,10 @@ def test_find_list_table_and_delete(place):
     table = runs_table(list_runs(place)).set_index("id")
     assert table.loc[b.id, "score.value"] == 0.5
     assert set(differing_settings(table)) == {"spec.seed", "spec.factorisation.rank"}
-    b.delete()
+    delete(b)
     assert list_runs(place) == [a]
     with RunWriter(a), pytest.raises(RunError, match="still running"):
-        a.delete()
+        delete(a)
 
 
 def test_a_damaged_run_is_listed_not_fatal(place):

@@ -7,7 +7,8 @@ import numpy
 import pytest
 
 from paraknow_core.errors import RunError, ShapeError
-from paraknow_core.runs.folder import RunFolder, create_run
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.scores import compare, difference, pooled, verdict
 from paraknow_core.studies.spec import REFERENCE

@@ -3,7 +3,7 @@
 import pytest
 
 from paraknow_core.errors import RunError
-from paraknow_core.runs.folder import flat_settings
+from paraknow_core.runs.table import flat_settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.training.inputs import other_circumstances, pinned, refuse_changed
 

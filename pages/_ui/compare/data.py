@@ -11,7 +11,8 @@ from pages._ui.frame import reading, state
 from paraknow_core import studies as comparison
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import file_stamp
-from paraknow_core.runs.folder import RunFolder, list_runs, runs_table
+from paraknow_core.runs.folder import RunFolder, list_runs
+from paraknow_core.runs.table import runs_table
 from paraknow_core.studies import Arm
 from paraknow_core.studies import scores as studies
 from paraknow_core.studies.scores import PairedResult

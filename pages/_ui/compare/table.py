@@ -9,7 +9,8 @@ from pages._ui.compare import link as compare_link
 from pages._ui.frame import reading, state
 from pages._ui.frame.layout import plain
 from paraknow_core.display import arm_of, score_text
-from paraknow_core.runs.folder import RunFolder, differing_settings
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.table import differing_settings
 from paraknow_core.studies import setting_text
 
 FILTER = "compare.filter."

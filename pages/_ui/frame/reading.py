@@ -16,8 +16,9 @@ from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs import labels
-from paraknow_core.runs.folder import ACTIVE, LISTED, RunFolder, Status, find_run, list_runs
+from paraknow_core.runs.folder import LISTED, RunFolder, find_run, list_runs
 from paraknow_core.runs.labels import Label
+from paraknow_core.runs.status import ACTIVE, Status
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies import Named, same

@@ -12,11 +12,13 @@ from pages._ui.frame.layout import chip, plain, say, unwritable
 from pages._ui.frame.reading import Facts, facts
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.display import count, duration, source_label
-from paraknow_core.engines import local, queue
+from paraknow_core.engines import engine_of, queue
 from paraknow_core.errors import DataError, ParaknowError
 from paraknow_core.files.json_file import read_json
 from paraknow_core.paths import PROJECT_ROOT
-from paraknow_core.runs.folder import RunFolder, Status, create_run, list_runs
+from paraknow_core.runs import lifecycle
+from paraknow_core.runs.folder import RunFolder, list_runs
+from paraknow_core.runs.status import Status
 from paraknow_core.spec import RunSpec
 
 MODELS = PROJECT_ROOT / "paraknow_core" / "demo" / "models"
@@ -118,10 +120,8 @@ def start_all(*specs: RunSpec, first: bool = False) -> list[RunFolder]:
     try:
         _check(*specs)
         for spec in specs:
-            runs.append(create_run(place, spec))
-        queue.submit(place, *runs)
-        if first:
-            queue.put_first(place, *runs)
+            runs.append(lifecycle.create_run(place, spec))
+        engine_of(place).submit(*runs, first=first)
     except (ParaknowError, OSError) as error:
         _take_back(runs)
         say(unwritable(error) if isinstance(error, OSError) else error)
@@ -159,21 +159,21 @@ def resume(run: RunFolder) -> None:
         OSError: the workspace cannot be written.
     """
     _check(run.spec())
-    queue.submit(state.place(), run)
+    engine_of(state.place()).submit(run)
 
 
 def _take_back(runs: list[RunFolder]) -> None:
     """Remove new runs that could not be put into the queue: nobody would ever start them."""
     for run in runs:
         with suppress(ParaknowError, OSError):
-            run.delete()
+            lifecycle.delete(run)
 
 
 def headline(run: RunFolder, one: Facts, status: Status) -> None:
     """Draw a run in one line: state, name, pair, task, seed, how long it has been going; its note below."""
     end = status.ended or (status.heartbeat if status.state == "lost" else 0)
     spent = duration((end or max(status.heartbeat, status.started)) - status.started) if status.started else ""
-    if status.state == "stopped" and status.message == queue.CANCELLED:
+    if status.state == "stopped" and status.message == lifecycle.CANCELLED:
         spent = "taken out of the queue"
     elif spent and status.attempt > 1:
         spent += " in this attempt"
@@ -249,10 +249,10 @@ def _explain(run: RunFolder, one: Facts, status: Status) -> None:
             icon=":material/link_off:",
         )
     elif status.state == "stopped":
-        if status.message == queue.CANCELLED:
-            words = f"{queue.CANCELLED.capitalize()}."
-        elif status.message.startswith(queue.ENDED):
-            words = f"{queue.ENDED.capitalize()}; {run.way_on(status.stage)}."
+        if status.message == lifecycle.CANCELLED:
+            words = f"{lifecycle.CANCELLED.capitalize()}."
+        elif status.message.startswith(lifecycle.CUT_OFF):
+            words = f"{lifecycle.CUT_OFF.capitalize()}; {run.way_on(status.stage)}."
         else:
             words = "Stopped; what was computed is saved. Resume goes on from there."
         st.info(plain(words), icon=":material/pause_circle:")
@@ -265,7 +265,7 @@ def _queued_words(run: RunFolder) -> str:
             f"Waiting: {waiting.words(wait)}. It begins by itself, whether this page is open or not."
             f"{waiting.unknown(wait)}"
         )
-    if run.file("process.json").exists():
+    if run.claimed:
         return "Its process is starting."
     return "Not started yet: it is not in the queue. Start puts it there."
 
@@ -274,14 +274,14 @@ def buttons(run: RunFolder, status: Status) -> None:
     """Draw what can be done with a run in this state: take it out of the queue, stop, end, start, resume it."""
     place = state.place()
     waiting = status.state == "queued" and run.id in queue.read(place).waiting
-    idle = status.state == "queued" and not waiting and not run.file("process.json").exists()
+    idle = status.state == "queued" and not waiting and not run.claimed
     if waiting and st.button(
         "Take out of the queue",
         key=f"cancel:{run.id}",
         icon=":material/close:",
         help="The run stays in the list as stopped; Resume puts it back.",
     ):
-        act(lambda: queue.cancel(place, run))
+        act(lambda: engine_of(place).stop(run))
     if (
         status.active
         and not waiting
@@ -294,7 +294,7 @@ def buttons(run: RunFolder, status: Status) -> None:
             help="Saves at the next step, then ends. Resume continues from there.",
         )
     ):
-        act(lambda: local.stop(run))
+        act(lambda: engine_of(place).stop(run))
     if status.state == "stopping" and st.button(
         "End now",
         key=f"end:{run.id}",

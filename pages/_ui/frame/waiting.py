@@ -10,9 +10,7 @@ from pages._ui.train import estimate as train_estimate
 from pages._ui.train.estimate import Past
 from paraknow_core.display import duration
 from paraknow_core.engines import queue
-from paraknow_core.errors import ParaknowError
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.settings import load_settings
 from paraknow_core.studies.lessons import LESSONS
 
 SHORTEST_S = 2.0  # one that has taken longer than was expected ends any moment
@@ -49,7 +47,7 @@ def wait_of_new_first(count: int) -> Wait | None:
     """
     order = queue.read(state.place())
     place = queue.place_of_first(order, count)
-    free = not place and len(order.working) < _workers()
+    free = not place and len(order.working) < queue.workers(state.place())
     return None if free else _wait(order, place)
 
 
@@ -84,18 +82,11 @@ def _wait(order: queue.Order, place: int) -> Wait:
     left = [_left(run, known.seconds(one)) for run, one in working]
     coming = [known.seconds(one) for _, one in before]
     free_at = [seconds or 0.0 for seconds in left]
-    free_at += [0.0] * (_workers() - len(free_at))
+    free_at += [0.0] * (queue.workers(state.place()) - len(free_at))
     heapq.heapify(free_at)
     for seconds in coming:
         heapq.heapreplace(free_at, free_at[0] + (seconds or 0.0))
     return Wait(place + 1, len(working), free_at[0], None not in [*left, *coming])
-
-
-def _workers() -> int:
-    try:
-        return load_settings(state.place()).workers
-    except ParaknowError:
-        return 1
 
 
 def _left(run: RunFolder, takes: float | None) -> float | None:

@@ -14,7 +14,9 @@ from pages._ui.train import curves
 from paraknow_core.display import ARMS, duration, memory, significant
 from paraknow_core.figures import train as charts
 from paraknow_core.figures.train import Line
-from paraknow_core.runs.folder import RunFolder, Status
+from paraknow_core.runs import lifecycle
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.status import Status
 
 PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
 PICTURES_S = 2.0
@@ -314,5 +316,5 @@ def _delete(run: RunFolder) -> None:
 
 def _delete_for_good(run: RunFolder) -> None:
     state.access().check_delete()  # here, whatever was drawn: the page may be older than the rule
-    run.delete()
+    lifecycle.delete(run)
     st.query_params.pop("run", None)

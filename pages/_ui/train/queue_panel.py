@@ -11,7 +11,7 @@ from pages._ui.frame.layout import chip, plain
 from pages._ui.frame.reading import Facts, facts
 from pages._ui.frame.reading import titles as titles_of
 from pages._ui.frame.waiting import place_in_line
-from paraknow_core.engines import queue
+from paraknow_core.engines import engine_of, queue
 from paraknow_core.engines.service import Service
 from paraknow_core.runs.folder import RunFolder, list_runs
 
@@ -62,7 +62,7 @@ def _rows() -> tuple[list[RunFolder], list[RunFolder]]:
 
 
 def _begun(run: RunFolder) -> bool:
-    return run.status().state != "queued" or run.file("process.json").exists()
+    return run.claimed or run.status().state != "queued"
 
 
 def _panel(shown: RunFolder | None) -> None:
@@ -130,7 +130,7 @@ def _row(run: RunFolder, called: str, number: int, last: int, shown: RunFolder |
             ":material/close:",
             "Take it out of the queue" if number else "Stop and save",
             status.state == "stopping",
-            lambda: queue.cancel(state.place(), run),
+            lambda: engine_of(state.place()).stop(run),
         )
 
 

@@ -7,7 +7,8 @@ import numpy
 
 from paraknow_core.files.json_file import write_json
 from paraknow_core.paths import Workspace
-from paraknow_core.runs.folder import RunFolder, create_run
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.studies.lessons import Lesson
 
 ROLES = {"q": "attention", "v": "attention", "up": "ffn", "down": "ffn"}

@@ -9,7 +9,7 @@ from paraknow_core.errors import ModelError, RunError
 from paraknow_core.models.modules import logical_weight
 from paraknow_core.paths import workspace
 from paraknow_core.pipeline import execute
-from paraknow_core.runs.folder import create_run
+from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.settings import Settings
 from paraknow_core.workbench.desk.kinds import lens
 from paraknow_core.workbench.desk.requests import AdapterChange, SensitivityChange

@@ -4,7 +4,7 @@ import pytest
 
 from paraknow_core.engines.service import Service
 from paraknow_core.paths import Workspace
-from paraknow_core.runs.folder import create_run
+from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.playground.protocol import Slot
 from paraknow_core.workbench.playground.serve import Desk

@@ -1,0 +1,181 @@
+"""Every change of a run's state from outside the run: by pages, commands and engines.
+
+    create_run ---> queued ---> running ---> stopping ---> stopped
+                      ^            |                          |
+                      |            +----> done, failed        |
+                      |                            |          |
+                      +------- requeue ------- failed, lost, stopped
+
+    queued    -> running            its process begins it (RunWriter)
+              -> stopped, failed    end, give_up: it was taken out of the queue, or could not begin
+              -> lost               the process that was started for it (claim) is gone
+    running   -> stopping           ask_to_stop, or a signal to its process
+              -> done, failed       the run itself (RunWriter)
+              -> lost               its process is gone
+    stopping  -> stopped            the run itself, when it has saved; done or failed where that came first
+              -> lost               its process is gone
+    lost      -> stopped            end: its process was killed because it did not stop when asked to
+    stopped, failed, lost -> queued requeue
+
+A folder says what its run is doing in three files. `status.json` holds the state; from `running` on, only the run's
+own process writes it (`writer.py`, under the lock). `process.json` names the process that was started for a queued run
+(`claim`): when that is gone before it began, the run is lost. A file `stop` asks the run to save and stop
+(`ask_to_stop`): readers see `stopping` at once, the run takes note at its next step. `lost` is never written: a reader
+infers it (`RunFolder.status`) from a process that is gone. Attempts are numbered, so that nobody mistakes a process or
+a request of an earlier attempt for one of this.
+"""
+
+import re
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.files.atomic import GRAVE, write_atomic
+from paraknow_core.files.json_file import write_json, write_json_anyhow
+from paraknow_core.paths import Workspace
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.processes import held
+from paraknow_core.runs.status import Status
+from paraknow_core.runs.writer import RunWriter
+from paraknow_core.spec import RunSpec
+
+# What a run says that was stopped while no process of its own was there to say it.
+CANCELLED = "taken out of the queue before it began"
+CUT_OFF = "ended before it could save"
+WATCH_S = 6.0  # a run on another host that looks lost is watched for so long before it is deleted
+
+
+def create_run(place: Workspace, spec: RunSpec, folder: Path | None = None) -> RunFolder:
+    """Make a new run folder in state queued; its spec is frozen from here on.
+
+    Args:
+        place: the workspace.
+        spec: what to compute.
+        folder: where instead of `cache/runs/<id>`; must not exist or be empty.
+
+    Raises:
+        RunError: the folder already holds something.
+    """
+    if folder is None:
+        slug = re.sub(r"[^a-z0-9]+", "-", (spec.name or spec.method).lower()).strip("-")[:40] or "run"
+        folder = place.runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(4)}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder}: already holds files; choose a new folder, or `run {folder}` to continue it")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "status.json", asdict(Status()))
+    write_atomic(folder / "spec.yaml", spec.to_yaml())
+    return RunFolder(folder)
+
+
+def requeue(*runs: RunFolder) -> list[int]:
+    """Make runs that nobody works on `queued` (again), new ones as well as those that have ended.
+
+    Returns:
+        For each, the number of its last attempt (0: none), which the next one adds to; see `claim`.
+
+    Raises:
+        RunError: no run was given, one is given twice, or one is going on; nothing was changed then.
+    """
+    if not runs or len({run.path for run in runs}) < len(runs):
+        raise RunError("submit: needs run folders, each only once; create one with `run SPEC.yaml --out DIR`")
+    attempts = []
+    for run in runs:
+        status = run.status()
+        starting = status.state == "queued" and run.process().get("attempt") == status.attempt
+        if starting or status.state in ("running", "stopping"):
+            raise RunError(f"run {run.id}: is already {status.state}; watch it, or stop it first")
+        attempts.append(status.attempt)
+    for run, attempt in zip(runs, attempts, strict=True):
+        for name in ("stop", "process.json"):
+            run.file(name).unlink(missing_ok=True)
+        write_json(run.file("status.json"), asdict(Status(attempt=attempt)))
+    return attempts
+
+
+def claim(run: RunFolder, process: Mapping[str, Any], attempt: int) -> None:
+    """Name the process that will execute a queued run, so that readers see it as lost if that is gone before it began.
+
+    Args:
+        run: a queued one, or one whose process has begun it a moment ago.
+        process: as `process_identity` names it.
+        attempt: the number of the last attempt before, from `requeue`.
+    """
+    write_json(run.file("process.json"), {**process, "launched": time.time(), "attempt": attempt})
+
+
+def ask_to_stop(run: RunFolder) -> None:
+    """Ask a run to save and stop at its next step; one that is queued stops as soon as it begins.
+
+    Raises:
+        RunError: the run is not active.
+    """
+    status = run.status()
+    if not status.active:
+        raise RunError(f"run {run.id}: is {status.state}, not running; there is nothing to stop")
+    write_atomic(run.file("stop"), "")
+
+
+def end(run: RunFolder, state: Literal["stopped", "failed"], message: str) -> None:
+    """Say how a run ended that no process works on: taken out of the queue, cut off, or not to be started.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    status = replace(run.written(), state=state, message=message, ended=time.time())
+    write_json_anyhow(run.file("status.json"), asdict(status))
+    run.file("stop").unlink(missing_ok=True)
+
+
+def give_up(run: RunFolder, reason: Exception) -> None:
+    """End a run that is still queued although its process is done with it, instead of leaving it queued for ever.
+
+    Args:
+        run: ended only if it is queued.
+        reason: `StopRequested` makes it stopped, any other makes it failed, with its text as the message.
+    """
+    if run.status().state != "queued":
+        return
+    try:
+        with suppress(type(reason)), RunWriter(run):
+            raise reason
+    except (OSError, ParaknowError):  # a full disk, or somebody else has begun it: then that one says how it ends
+        with suppress(OSError), held(run.file("lock")) as alone:
+            if alone:
+                end(run, "failed", str(reason))
+
+
+def delete(run: RunFolder) -> None:
+    """Remove a run's folder.
+
+    Raises:
+        RunError: the run is still active, or a process works in the folder, whatever its state says.
+    """
+    status = run.status()
+    if status.active and (run.claimed or status.state != "queued"):
+        raise RunError(f"run {run.id}: is still {status.state}; stop it before deleting it")
+    with held(run.file("lock")) as alone:
+        if not alone or _moves_elsewhere(run):
+            raise RunError(f"run {run.id}: a process is still working on it; stop it before deleting it")
+        grave = run.path.with_name(f"{GRAVE}{run.id}")
+        run.path.rename(grave)  # at once invisible to readers, even if removing takes a while
+        shutil.rmtree(grave, ignore_errors=True)
+
+
+def _moves_elsewhere(run: RunFolder) -> bool:
+    """Tell whether a process of another host, whose locks may not reach here, still writes the state."""
+    status = run.written()
+    if status.host in ("", socket.gethostname()) or status.state not in ("running", "stopping"):
+        return False
+    deadline = time.monotonic() + WATCH_S
+    while time.monotonic() < deadline:
+        time.sleep(min(0.5, WATCH_S))
+        if run.written() != status:
+            return True
+    return False

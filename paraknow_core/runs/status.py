@@ -1,0 +1,52 @@
+"""What a run is doing: the states, and the record that `status.json` holds. `lifecycle.py` says what leads where."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from paraknow_core.files import shapes
+
+State = Literal["queued", "running", "stopping", "stopped", "done", "failed", "lost"]
+STATES: tuple[str, ...] = get_args(State)
+ACTIVE, ENDED = STATES[:3], STATES[3:]
+_TOO_LARGE = 1e13  # no time in seconds, and no count, comes near
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a run is doing. Times are seconds since the epoch; `state` may be `lost`, which only readers infer."""
+
+    state: str = "queued"
+    stage: str = ""
+    done: float = 0
+    total: float = 0
+    message: str = ""
+    heartbeat: float = 0
+    started: float = 0
+    ended: float = 0
+    host: str = ""
+    pid: int = 0
+    process_started: float = 0
+    boot: str = ""
+    attempt: int = 0
+
+    @property
+    def active(self) -> bool:
+        return self.state in ACTIVE
+
+    @property
+    def fraction(self) -> float:
+        """Progress within the current stage, 0 to 1."""
+        return max(0.0, min(1.0, self.done / self.total)) if self.total > 0 else 0.0
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Status":
+        """Take the fields that are valid; a file edited by hand must not break a list of runs."""
+        data = data if isinstance(data, dict) else {}
+        valid = {}
+        for name, field in cls.__dataclass_fields__.items():
+            kind = shapes.TEXT if isinstance(field.default, str) else shapes.NUMBER
+            kind = shapes.WHOLE if name in ("pid", "attempt") else kind
+            value = data.get(name)
+            if kind.holds(value) and (isinstance(value, str) or abs(value) < _TOO_LARGE):
+                valid[name] = value
+        return cls(**valid)

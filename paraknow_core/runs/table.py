@@ -1,0 +1,68 @@
+"""Many runs as one table, a row each, and the settings in which they differ."""
+
+from typing import TYPE_CHECKING, Any
+
+from paraknow_core.errors import ParaknowError
+from paraknow_core.files.disk import file_stamp
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.status import ACTIVE
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def runs_table(runs: list[RunFolder], memo: dict | None = None) -> "pandas.DataFrame":
+    """Return one row a run: id, state, stage, progress, main score with interval, and every setting as `spec.<key>`.
+
+    Args:
+        runs: which, in this order.
+        memo: rows of runs that have ended, kept between calls; read again when one of their files has changed.
+    """
+    import pandas
+
+    memo = {} if memo is None else memo
+    return pandas.DataFrame([_remembered_row(run, memo) for run in runs])
+
+
+def _remembered_row(run: RunFolder, memo: dict) -> dict[str, Any]:
+    stamps = tuple(file_stamp(run.file(name)) for name in ("spec.yaml", "status.json", "result.json"))
+    if run.path in memo and memo[run.path][0] == stamps:
+        return memo[run.path][1]
+    row = _row(run)
+    if row["state"] not in ACTIVE:  # an active one may be lost at any moment without a file that says so
+        memo[run.path] = (stamps, row)
+    return row
+
+
+def _row(run: RunFolder) -> dict[str, Any]:
+    status = run.status()
+    row: dict[str, Any] = {
+        "id": run.id,
+        "state": status.state,
+        "stage": status.stage,
+        "progress": status.fraction,
+        "started": status.started,
+        "ended": status.ended,
+    }
+    scores = (run.result() or {}).get("scores") or []
+    if scores:
+        row |= {f"score.{key}": scores[0].get(key) for key in ("scorer", "value", "low", "high", "n", "unit")}
+    try:
+        return row | {f"spec.{key}": value for key, value in flat_settings(run.spec().model_dump(mode="json")).items()}
+    except ParaknowError as error:
+        return row | {"state": "failed", "stage": str(error)}
+
+
+def differing_settings(table: "pandas.DataFrame") -> list[str]:
+    """Return the `spec.` columns of `runs_table` whose values are not all equal (names apart)."""
+    columns = [c for c in table.columns if c.startswith("spec.") and c != "spec.name"]
+    return [c for c in columns if table[c].astype(str).nunique(dropna=False) > 1]
+
+
+def flat_settings(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value of a spec as plain data; an empty part counts as a value."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        is_part = isinstance(value, dict) and value
+        flat |= flat_settings(value, f"{prefix}{key}.") if is_part else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,38 @@
+"""A workspace with a hostile name, and engines whose runs are real processes that load no model."""
+
+import sys
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from paraknow_core.engines.service import Service
+from paraknow_core.errors import RunError
+from paraknow_core.paths import Workspace
+from paraknow_core.runs.folder import list_runs
+from paraknow_core.runs.lifecycle import ask_to_stop
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def place(tmp_path) -> Workspace:
+    return Workspace(tmp_path / "a folder with spaces; $(touch hacked) 'quotes'")
+
+
+@pytest.fixture
+def worker(place, tmp_path, monkeypatch):
+    """Let engines start `slow_worker.py` in place of the pipeline; everything is ended after the test."""
+    script = tmp_path / "worker"
+    script.write_text(f"#!{sys.executable}\n{(ROOT / 'tests' / 'slow_worker.py').read_text()}")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr("paraknow_core.engines.service.RESTART_AFTER_S", 0.5)
+    yield
+    Service(place, "queue").stop(wait_s=10)
+    for run in list_runs(place):
+        with suppress(RunError):
+            ask_to_stop(run)
+    for process in psutil.process_iter(["cmdline"]):
+        if str(script) in (process.info["cmdline"] or []):
+            process.kill()

@@ -1,0 +1,139 @@
+"""What every engine does, whoever executes its runs: a new engine is one more row of `ENGINES` here."""
+
+import os
+import signal
+from pathlib import Path
+from typing import get_args
+
+import psutil
+import pytest
+
+from paraknow_core import engines
+from paraknow_core.engines.inline import InlineEngine
+from paraknow_core.errors import RunError
+from paraknow_core.files.json_file import write_json
+from paraknow_core.settings import Settings
+from tests.conftest import ROOT
+from tests.engines.following import make, until, wait
+from tests.slow_worker import work
+
+ENGINES = {**engines.ENGINES, "inline": lambda place: InlineEngine(place, work)}
+WITH_PROCESSES = ("local", "queue")  # of their own, which can be killed
+
+
+@pytest.fixture
+def engine(request, place, worker):
+    return ENGINES[request.param](place)
+
+
+every_engine = pytest.mark.parametrize("engine", ENGINES, indirect=True)
+engines_with_processes = pytest.mark.parametrize("engine", WITH_PROCESSES, indirect=True)
+
+
+@every_engine
+def test_runs_go_one_after_the_other_and_a_failure_does_not_keep_the_next_one(engine, place):
+    runs = make(place, "short", "fails", "third; $(touch hacked)")
+    engine.submit(*runs)
+    assert [wait(run, "done", "failed") for run in runs] == ["done", "failed", "done"]
+    times = [(run.events()[0]["time"], run.events()[-1]["time"]) for run in runs]
+    assert times[0][1] <= times[1][0]
+    assert times[1][1] <= times[2][0]
+    assert runs[1].status().message == "task: no such file; give a path that exists"
+    until(lambda: "no such file" in engine.logs(runs[1]))
+    assert not [*ROOT.glob("hacked"), *Path.cwd().glob("hacked"), *place.root.rglob("hacked")]
+
+
+@every_engine
+def test_only_what_was_submitted_and_has_not_ended_is_alive(engine, place):
+    slow, waiting, other = make(place, "slow", "next", "never submitted")
+    assert not engine.alive(slow)
+    engine.submit(slow, waiting)
+    assert engine.alive(slow)
+    assert engine.alive(waiting)
+    assert not engine.alive(other)
+    wait(slow, "running")
+    assert engine.alive(slow)
+    engine.stop(slow)
+    assert wait(slow, "stopped") == "stopped"
+    assert wait(waiting, "done") == "done"
+    assert not engine.alive(slow)
+    assert not engine.alive(waiting)
+
+
+@every_engine
+def test_a_run_is_stopped_by_whoever_asks_and_goes_on_as_the_next_attempt(engine, place):
+    [slow] = make(place, "slow")
+    engine.submit(slow)
+    wait(slow, "running")
+    until(slow.metrics)
+    engines.engine_of(place).stop(slow)  # as a page or a command does, knowing nothing of who has started it
+    assert wait(slow, "stopped") == "stopped"
+    until(lambda: not slow.file("stop").exists())
+    engine.submit(slow)
+    assert wait(slow, "running") == "running"
+    assert slow.status().attempt == 2
+    engine.stop(slow, grace_s=10)
+    assert wait(slow, "stopped") == "stopped"
+    with pytest.raises(RunError, match="nothing to stop"):
+        engine.stop(slow)
+
+
+@every_engine
+def test_a_waiting_run_is_queued_and_can_be_stopped_before_it_begins(engine, place):
+    slow, waiting = make(place, "slow", "next")
+    engine.submit(slow, waiting)
+    wait(slow, "running")
+    assert waiting.status().state == "queued"
+    engine.stop(waiting)
+    engine.stop(slow)
+    assert wait(slow, "stopped") == "stopped"
+    assert wait(waiting, "stopped") == "stopped"
+    assert waiting.metrics() == []
+
+
+@every_engine
+def test_what_is_going_on_or_given_twice_is_refused_and_nothing_changes(engine, place):
+    slow, other = make(place, "slow", "other")
+    engine.submit(slow)
+    wait(slow, "running")
+    for refused, words in (((other, slow), "already running; watch"), ((other, other), "only once"), ((), "only once")):
+        with pytest.raises(RunError, match=words):
+            engine.submit(*refused)
+    assert not other.claimed
+    assert not engine.alive(other)
+    assert slow.status().attempt == 1
+
+
+@engines_with_processes
+def test_a_killed_run_is_lost_and_can_be_resumed(engine, place):
+    [slow] = make(place, "slow")
+    engine.submit(slow)
+    wait(slow, "running")
+    until(slow.metrics)
+    os.kill(slow.status().pid, signal.SIGKILL)
+    assert wait(slow, "lost") == "lost"
+    engine.submit(slow)
+    until(lambda: [e["attempt"] for e in slow.events() if e["event"] == "started"] == [1, 2])
+    assert slow.status().state == "running"
+
+
+@engines_with_processes
+def test_a_process_that_does_not_listen_is_ended_after_the_grace_period(engine, place, monkeypatch):
+    monkeypatch.setattr("paraknow_core.engines.local.HARDER_S", 0.5)
+    [deaf] = make(place, "deaf")
+    engine.submit(deaf)
+    wait(deaf, "running")
+    until(lambda: deaf.status().done >= 1)  # from here on it hears nothing; while it begins it still does
+    pid = deaf.status().pid
+    engine.stop(deaf, grace_s=0.5)
+    assert wait(deaf, "lost") == "lost"
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_settings_pick_an_engine_and_broken_ones_pick_none(place):
+    assert get_args(get_args(Settings.model_fields["engine"].annotation)[0]) == tuple(engines.ENGINES)
+    assert isinstance(engines.engine_of(place), engines.QueueEngine)
+    assert isinstance(engines.engine_of(place, otherwise="local"), engines.LocalEngine)
+    for content, kind in (({"engine": "local"}, engines.LocalEngine), ({"engine": "abacus"}, engines.QueueEngine)):
+        write_json(place.settings_file, content)  # JSON is YAML, too
+        assert isinstance(engines.engine_of(place), kind)
