@@ -10,19 +10,27 @@ import plotly.graph_objects as go
 
 from paraknow_core.display import SHARE, arm_of, compact, percent, scaled_score, score_text, shorten, significant
 from paraknow_core.figures.style import (
-    COLORBAR,
+    MOST_LABELLED,
     anchor_at,
     blank,
+    cell_texts,
+    error_bars,
+    heatmap,
     ink,
     legend_below,
     log_scale,
     mixed,
+    module_axes,
+    named_rows,
     neutral,
     paper,
     points,
+    scatter,
     smoothed,
     texts_on_scale,
     thin,
+    upright_bar,
+    write,
 )
 from paraknow_core.studies import Arm, Contrast
 
@@ -32,8 +40,8 @@ if TYPE_CHECKING:
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "hexagon", "star")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 ROLES = ("q", "k", "v", "o", "gate", "up", "down")
-DIVERGING = ((0.0, "#0072B2"), (0.5, "#F7F7F5"), (1.0, "#D55E00"))
 _ROW = 60  # pixels
+DIVERGING = ((0.0, "#0072B2"), (0.5, "#F7F7F5"), (1.0, "#D55E00"))
 UNTOUCHED = ("student", "teacher")
 _LABEL = 30  # characters a line beside an axis
 
@@ -75,11 +83,12 @@ def score_forest(
         value, low, high, _ = scaled_score(row)
         factor = 100.0 if row.get("unit") == SHARE else 1.0
         look = look_of(row["method"], row.get("variant", 0), dark)
-        seeds = [factor * each for each in row.get("points") or []]
+        seeds = [factor * point for point in row.get("points") or []]
         edges += [v for v in (value, low, high, *seeds) if v is not None]
         if len(seeds) > 1:
-            figure.add_trace(_seed_points(seeds, place + 0.24, look))
-        figure.add_trace(_point(value, low, high, place, look, dark, _score_hover(row)))
+            small = {"opacity": 0.75, "marker": {"color": look.colour, "size": 5, "symbol": look.symbol}}
+            scatter(figure, seeds, [place + 0.24] * len(seeds), "markers", "one seed: %{x:.1f}", **small)
+        _point(figure, value, low, high, place, look, dark, _score_hover(row))
         words.append((value, place, _with_seeds(row)))
     ends = _room(edges)
     for x, place, text in words:
@@ -90,16 +99,9 @@ def score_forest(
         if row["method"] in UNTOUCHED and ends[0] <= value <= ends[1]:
             figure.add_vline(x=value, line={"color": neutral(dark), "width": 1.4, "dash": "dot"})
             side = "right" if value > sum(ends) / 2 else "left"
-            figure.add_annotation(
-                x=value,
-                y=len(arms) - 0.5,
-                yanchor="bottom",
-                text=escape(row["label"]),
-                xanchor=side,
-                yshift=-15 * len(near),
-                showarrow=False,
-                font={"size": 11.5},
-                bgcolor=paper(dark),
+            place = {"yanchor": "bottom", "xanchor": side, "yshift": -15 * len(near)}
+            write(
+                figure, value, len(arms) - 0.5, escape(row["label"]), **place, font={"size": 11.5}, bgcolor=paper(dark)
             )
             near.append(value)
     name = next((scaled_score(row)[3] for row in rows if scaled_score(row)[3]), "")
@@ -139,7 +141,7 @@ def difference_forest(
         if low is not None:
             text += f" ({_signed(low, unit)} to {_signed(high, unit)})"
         hover = f"{escape(arm.label)}<br>{text}<br>{escape(result.method)}"
-        figure.add_trace(_point(value, low, high, place, look_of(arm.method, arm.variant, dark), dark, hover))
+        _point(figure, value, low, high, place, look_of(arm.method, arm.variant, dark), dark, hover)
         words.append((value, place, text, 17))
     labels = [arm.label for arm in arms]
     if published:
@@ -189,31 +191,20 @@ def overlaid(
         seen.add(curve.label)
         shown = smoothed(y, smoothing)
         if smoothing > 0:
-            figure.add_trace(
-                go.Scatter(
-                    x=x,
-                    y=y,
-                    mode="lines",
-                    line={"color": look.colour, "width": 1},
-                    opacity=0.25,
-                    hoverinfo="skip",
-                    showlegend=False,
-                    legendgroup=curve.label,
-                )
-            )
-        few = len(x) <= 12
-        figure.add_trace(
-            go.Scatter(
-                x=x,
-                y=shown,
-                mode="lines+markers" if few else "lines",
-                name=escape(shorten(curve.label, 44)),
-                legendgroup=curve.label,
-                showlegend=first,
-                line={"color": look.colour, "width": 1.8, "dash": look.dash},
-                marker={"symbol": look.symbol, "size": 6},
-                hovertemplate=f"step %{{x}}: %{{y:.4f}} nats<extra>{escape(curve.label)}, seed {curve.seed}</extra>",
-            )
+            faint = {"line": {"color": look.colour, "width": 1}, "opacity": 0.25, "showlegend": False}
+            scatter(figure, x, y, "lines", legendgroup=curve.label, **faint)
+        scatter(
+            figure,
+            x,
+            shown,
+            "lines+markers" if len(x) <= 12 else "lines",
+            "step %{x}: %{y:.4f} nats",
+            extra=f"{escape(curve.label)}, seed {curve.seed}",
+            name=escape(shorten(curve.label, 44)),
+            legendgroup=curve.label,
+            showlegend=first,
+            line={"color": look.colour, "width": 1.8, "dash": look.dash},
+            marker={"symbol": look.symbol, "size": 6},
         )
     figure.update_xaxes(title_text="optimiser step")
     figure.update_yaxes(title_text="loss [nats per token]")
@@ -254,51 +245,32 @@ def module_map(
     figure = blank(title, subtitle, dark, height=max(300, min(820, 130 + 34 * len(layers))))
     shown, bar = _coloured(matrix, kind, limits)
     text = numpy.vectorize(lambda v: _cell(v, kind), otypes=[object])(matrix) if matrix.size else matrix
-    figure.add_trace(
-        go.Heatmap(
-            z=shown,
-            x=list(range(len(roles))),
-            y=layers,
-            xgap=2,
-            ygap=2,
-            customdata=names,
-            text=text,
-            hovertemplate="<b>%{customdata}</b><br>%{text}<extra></extra>",
-            colorbar={
-                **COLORBAR,
-                **bar.pop("ticks", {}),
-                "title": {"text": words, "side": "right", "font": {"size": 13}},
-            },
-            **bar,
-        )
-    )
-    if len(layers) <= 16:
-        figure.add_trace(_cell_texts(shown, text, layers, bar, dark))
-    figure.update_xaxes(title_text="module", tickvals=list(range(len(roles))), ticktext=roles, showgrid=False)
-    step = max(1, len(layers) // 20)
-    figure.update_yaxes(title_text="layer", tickvals=layers[::step], showgrid=False)
+    ticks = bar.pop("ticks", {})
+    hover = "<b>%{customdata}</b><br>%{text}"
+    place = {"x": list(range(len(roles))), "y": layers, "xgap": 2, "ygap": 2}
+    heatmap(figure, shown, upright_bar(words, ticks), hover, customdata=names, text=text, **place, **bar)
+    if len(layers) <= MOST_LABELLED:
+        _cell_texts(figure, shown, text, layers, bar, dark)
+    module_axes(figure, roles, layers)
     return figure
 
 
 def _cell_texts(
-    shown: numpy.ndarray, text: numpy.ndarray, layers: Sequence[int], bar: Mapping[str, Any], dark: bool
-) -> go.Scatter:
+    figure: go.Figure,
+    shown: numpy.ndarray,
+    text: numpy.ndarray,
+    layers: Sequence[int],
+    bar: Mapping[str, Any],
+    dark: bool,
+) -> None:
     """Write each cell's value on it, in white or black, whichever can be read; on the page where there is none."""
     places = list(numpy.ndindex(*shown.shape))
     known = [float(shown[place]) for place in places if numpy.isfinite(shown[place])]
     low, high = bar.get("zmin", min(known, default=0.0)), bar.get("zmax", max(known, default=1.0))
-    colours = iter(texts_on_scale(known, low, high, bar["colorscale"]))
-    return go.Scatter(
-        x=[column for _, column in places],
-        y=[layers[row] for row, _ in places],
-        mode="text",
-        hoverinfo="skip",
-        text=[text[place] for place in places],
-        textfont={
-            "size": 11.5,
-            "color": [next(colours) if numpy.isfinite(shown[place]) else ink(dark) for place in places],
-        },
-    )
+    on_cells = iter(texts_on_scale(known, low, high, bar["colorscale"]))
+    colours = [next(on_cells) if numpy.isfinite(shown[place]) else ink(dark) for place in places]
+    x, y = [column for _, column in places], [layers[row] for row, _ in places]
+    cell_texts(figure, x, y, [text[place] for place in places], colours)
 
 
 def _coloured(
@@ -340,86 +312,41 @@ def _write_over(
 ) -> None:
     """Write over a point, or beside it where the words would leave the axis and run into the labels of the rows."""
     anchor = anchor_at(x, ends)
-    figure.add_annotation(
-        x=x,
-        y=place,
-        text=escape(text),
-        showarrow=False,
-        yshift=lift,
-        bgcolor=paper(dark),
-        xanchor=anchor,
-        xshift={"left": -8, "right": 8}[anchor] * (lift != 0) if anchor != "center" else 0,
-        borderpad=0,
-        font={"size": 12.5},
-    )
+    shift = {"left": -8, "right": 8}[anchor] * (lift != 0) if anchor != "center" else 0
+    look = {"bgcolor": paper(dark), "borderpad": 0, "font": {"size": 12.5}}
+    write(figure, x, place, escape(text), yshift=lift, xanchor=anchor, xshift=shift, **look)
 
 
 def _point(
-    value: float, low: float | None, high: float | None, place: float, look: Look, dark: bool, hover: str
-) -> go.Scatter:
-    known = low is not None and high is not None
-    return go.Scatter(
-        x=[value],
-        y=[place],
-        mode="markers",
-        marker={"color": look.colour, "size": 11, "symbol": look.symbol, "line": {"color": ink(dark), "width": 0.8}},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [high - value if known else 0],
-            "arrayminus": [value - low if known else 0],
-            "color": ink(dark),
-            "thickness": 1.6,
-            "width": 5,
-        },
-        hovertemplate=f"{hover}<extra></extra>",
-    )
-
-
-def _seed_points(seeds: Sequence[float], place: float, look: Look) -> go.Scatter:
-    return go.Scatter(
-        x=list(seeds),
-        y=[place] * len(seeds),
-        mode="markers",
-        opacity=0.75,
-        marker={"color": look.colour, "size": 5, "symbol": look.symbol},
-        hovertemplate="one seed: %{x:.1f}<extra></extra>",
-    )
+    figure: go.Figure,
+    value: float,
+    low: float | None,
+    high: float | None,
+    place: float,
+    look: Look,
+    dark: bool,
+    hover: str,
+) -> None:
+    low, high = (None, None) if low is None or high is None else (low, high)
+    edge = {"color": ink(dark), "width": 0.8}
+    marker = {"color": look.colour, "size": 11, "symbol": look.symbol, "line": edge}
+    scatter(figure, [value], [place], "markers", hover, marker=marker, error_x=error_bars([value], [low], [high], dark))
 
 
 def _add_published(
     figure: go.Figure, published: Sequence[tuple[str, str, float]], labels: Sequence[str], dark: bool
 ) -> None:
-    heights = [labels.index(label) + 0.3 for label, _, _ in published]
-    figure.add_trace(
-        go.Scatter(
-            x=[value for _, _, value in published],
-            y=heights,
-            mode="markers",
-            marker={"symbol": "diamond-open", "size": 10, "color": ink(dark), "line": {"width": 1.6}},
-            customdata=[escape(words) for _, words, _ in published],
-            hovertemplate="paper (LLaMA-1): %{x:+.2f} points<br>%{customdata}<br>another setting<extra></extra>",
-        )
-    )
-    figure.add_annotation(
-        x=max(value for _, _, value in published),
-        y=heights[0],
-        text="paper (LLaMA-1)",
-        xshift=9,
-        showarrow=False,
-        xanchor="left",
-        font={"size": 12},
-        bgcolor=paper(dark),
-    )
+    names, words, values = zip(*published, strict=True)
+    heights = [labels.index(name) + 0.3 for name in names]
+    marker = {"symbol": "diamond-open", "size": 10, "color": ink(dark), "line": {"width": 1.6}}
+    hover = "paper (LLaMA-1): %{x:+.2f} points<br>%{customdata}<br>another setting"
+    scatter(figure, values, heights, "markers", hover, marker=marker, customdata=list(map(escape, words)))
+    look = {"xshift": 9, "xanchor": "left", "font": {"size": 12}, "bgcolor": paper(dark)}
+    write(figure, max(values), heights[0], "paper (LLaMA-1)", **look)
 
 
 def _named_rows(figure: go.Figure, labels: Sequence[str]) -> go.Figure:
-    figure.update_yaxes(
-        tickvals=list(range(len(labels))),
-        ticktext=[_wrapped(label) for label in labels],
-        showgrid=False,
-        range=[len(labels) - 0.4, -0.6],
-    )
+    named_rows(figure, [_wrapped(label) for label in labels], 0.6, 0.6)
     return figure
 
 

@@ -5,7 +5,7 @@ from html import escape
 import plotly.graph_objects as go
 
 from paraknow_core.display import ARMS, GROUP_COLOURS, arm_of, shorten, significant
-from paraknow_core.figures.style import blank, ink
+from paraknow_core.figures.style import blank, error_bars, ink, named_rows, scatter
 from paraknow_core.studies.lessons import Panel, Row
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "hexagon", "star", "cross")
@@ -13,65 +13,35 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "hexagon", 
 
 def panel_figure(panel: Panel, *, dark: bool = False) -> go.Figure:
     """Draw a panel: a marker at each value, a line for its interval, small points for what it was made of."""
-    rows = panel.rows
+    rows, places = panel.rows, list(range(len(panel.rows)))
     figure = blank(panel.title, panel.subtitle, dark, height=120 + 40 * len(rows))
-    for number, row in enumerate(rows):
+    for place, row in enumerate(rows):
         if row.points:
-            figure.add_trace(
-                go.Scatter(
-                    x=list(row.points),
-                    y=[number] * len(row.points),
-                    mode="markers",
-                    hoverinfo="skip",
-                    marker={"size": 6, "color": _colour(row, dark), "opacity": 0.55},
-                )
-            )
-    figure.add_trace(
-        go.Scatter(
-            x=[row.value for row in rows],
-            y=list(range(len(rows))),
-            mode="markers",
-            marker={
-                "size": 12,
-                "color": [_colour(row, dark) for row in rows],
-                "line": {"color": ink(dark), "width": 1},
-                "symbol": [_symbol(row) for row in rows],
-            },
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "color": ink(dark),
-                "thickness": 1.6,
-                "width": 6,
-                "array": [0 if row.high is None else row.high - row.value for row in rows],
-                "arrayminus": [0 if row.low is None else row.value - row.low for row in rows],
-            },
-            customdata=[[escape(row.label), row_text(panel, row)] for row in rows],
-            hovertemplate="%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
-        )
+            marker = {"size": 6, "color": _colour(row, dark), "opacity": 0.55}
+            scatter(figure, list(row.points), [place] * len(row.points), "markers", marker=marker)
+    values = [row.value for row in rows]
+    scatter(
+        figure,
+        values,
+        places,
+        "markers",
+        "%{customdata[0]}<br>%{customdata[1]}",
+        marker={
+            "size": 12,
+            "color": [_colour(row, dark) for row in rows],
+            "line": {"color": ink(dark), "width": 1},
+            "symbol": [_symbol(row) for row in rows],
+        },
+        error_x=error_bars(values, [row.low for row in rows], [row.high for row in rows], dark, width=6),
+        customdata=[[escape(row.label), row_text(panel, row)] for row in rows],
     )
     ends = [max([row.value, *([row.high] if row.high is not None else []), *row.points]) for row in rows]
-    figure.add_trace(
-        go.Scatter(
-            x=ends,
-            y=list(range(len(rows))),
-            mode="text",
-            textposition="middle right",
-            hoverinfo="skip",
-            cliponaxis=False,
-            text=[f"   {_number(panel, row.value)}" for row in rows],
-        )
-    )
-    low, high = _range(panel)
-    figure.update_xaxes(title_text=panel.unit, range=[low, high], zeroline=False)
+    numbers = [f"   {_number(panel, value)}" for value in values]
+    scatter(figure, ends, places, "text", text=numbers, textposition="middle right", cliponaxis=False)
+    figure.update_xaxes(title_text=panel.unit, range=_range(panel), zeroline=False)
     if panel.zero:
         figure.add_vline(x=0, line={"color": ink(dark), "width": 1.2, "dash": "dot"})
-    figure.update_yaxes(
-        tickvals=list(range(len(rows))),
-        ticktext=[escape(shorten(row.label, 34), quote=False) for row in rows],
-        range=[len(rows) - 0.5, -0.5],
-        showgrid=False,
-    )
+    named_rows(figure, [escape(shorten(row.label, 34), quote=False) for row in rows], 0.5, 0.5)
     return figure
 
 

@@ -13,13 +13,20 @@ from paraknow_core.figures.style import (
     BLUE,
     HIGHLIGHT,
     anchor_at,
+    bars,
     binned,
     blank,
+    click_targets,
+    flat_bar,
+    heatmap,
     ink,
     neutral,
     paper,
     readable,
+    scatter,
+    spanned,
     text_on,
+    write,
 )
 
 PICTURE = 330  # pixels
@@ -55,41 +62,33 @@ def layer_links(
     order = sorted(range(teacher_layers), key=lambda i: -(scores[i] if scores else 0))
     rank = {layer: place + 1 for place, layer in enumerate(order)}
     lift = [(tallest - size) / 2 for size in (teacher_layers, len(layers))]  # the shorter column stands in the middle
-    said = [_teacher_words(i, scores, rank) for i in range(teacher_layers)]
+    words = [_teacher_words(i, scores, rank) for i in range(teacher_layers)]
     if scores:
-        _bars(figure, layers, scores, largest, lift[0], said, dark)
+        _bars(figure, layers, scores, largest, lift[0], words, dark)
     for student, teacher in enumerate(layers):
         if teacher is None or not 0 <= teacher < teacher_layers:
             continue
         share = scores[teacher] / largest if scores else 0.3
         start, end = teacher + lift[0], student + lift[1]
         lit = picked in (("teacher", teacher), ("student", student))
-        figure.add_trace(
-            go.Scatter(
-                x=0.045 + 0.91 * numpy.linspace(0, 1, len(_CURVE)),
-                y=start + (end - start) * _CURVE,
-                mode="lines",
-                line={"color": HIGHLIGHT if lit else BLUE, "width": 1.5 + 12 * share},
-                opacity=0.85 if lit or dark else 0.6,
-                hovertemplate=f"teacher layer {teacher} → student layer {student}<br>{said[teacher]}<extra></extra>",
-            )
+        scatter(
+            figure,
+            0.045 + 0.91 * numpy.linspace(0, 1, len(_CURVE)),
+            start + (end - start) * _CURVE,
+            "lines",
+            f"teacher layer {teacher} → student layer {student}<br>{words[teacher]}",
+            line={"color": HIGHLIGHT if lit else BLUE, "width": 1.5 + 12 * share},
+            opacity=0.85 if lit or dark else 0.6,
         )
     _nodes(figure, layers, teacher_layers, lift, picked, dark)
-    _targets(figure, layers, teacher_layers, lift, said)
+    _targets(figure, layers, lift, words)
     figure.update_layout(clickmode="event+select", dragmode=False, hoverdistance=30, margin={"b": 6})
     figure.update_xaxes(visible=False, range=[-0.14 - (_MOST_BAR + 0.12 if scores else 0), 1.16])
     figure.update_yaxes(visible=False, range=[-0.75, tallest + 0.35])
     for x, text in ((0, "teacher"), (1, "student")):
-        figure.add_annotation(x=x, y=tallest + 0.1, text=f"<b>{text}</b>", showarrow=False)
+        write(figure, x, tallest + 0.1, f"<b>{text}</b>")
     if scores:
-        figure.add_annotation(
-            x=-0.17,
-            y=tallest + 0.1,
-            text="S of the layer",
-            showarrow=False,
-            xanchor="right",
-            font={"color": readable(neutral(dark), dark)},
-        )
+        write(figure, -0.17, tallest + 0.1, "S of the layer", readable(neutral(dark), dark), xanchor="right")
     return figure
 
 
@@ -106,39 +105,27 @@ def _bars(
     scores: Sequence[float],
     largest: float,
     lift: float,
-    said: Sequence[str],
+    words: Sequence[str],
     dark: bool,
 ) -> None:
     """Draw S of each teacher layer as a bar that grows to the left, with its number where there is room."""
-    used = set(layers)
-    figure.add_trace(
-        go.Bar(
-            y=[i + lift for i in range(len(scores))],
-            x=[-_MOST_BAR * s / largest for s in scores],
-            base=-0.08,
-            width=0.5,
-            orientation="h",
-            marker={
-                "color": [BLUE if i in used else neutral(dark) for i in range(len(scores))],
-                "opacity": 1.0 if dark else 0.75,
-            },
-            customdata=list(said),
-            hovertemplate="%{customdata}<extra></extra>",
-        )
+    places = [i + lift for i in range(len(scores))]
+    colours = [BLUE if i in layers else neutral(dark) for i in range(len(scores))]
+    bars(
+        figure,
+        [-_MOST_BAR * s / largest for s in scores],
+        places,
+        "%{customdata}",
+        base=-0.08,
+        width=0.5,
+        orientation="h",
+        marker={"color": colours, "opacity": 1.0 if dark else 0.75},
+        customdata=list(words),
     )
     if len(scores) <= 24:
-        figure.add_trace(
-            go.Scatter(
-                x=[-0.09 - _MOST_BAR * s / largest for s in scores],
-                y=[i + lift for i in range(len(scores))],
-                mode="text",
-                text=[significant(s) for s in scores],
-                textposition="middle left",
-                hoverinfo="skip",
-                textfont={"size": 11.5},
-                cliponaxis=False,
-            )
-        )
+        numbers = [significant(s) for s in scores]
+        look = {"text": numbers, "textposition": "middle left", "textfont": {"size": 11.5}, "cliponaxis": False}
+        scatter(figure, [-0.09 - _MOST_BAR * s / largest for s in scores], places, "text", **look)
 
 
 def _nodes(
@@ -153,58 +140,34 @@ def _nodes(
     used = set(layers)
     for x, side, size, shift in ((0, "teacher", teacher_layers, lift[0]), (1, "student", len(layers), lift[1])):
         linked = [i in used if side == "teacher" else layers[i] is not None for i in range(size)]
-        lit = [picked == (side, i) for i in range(size)]
-        step = 1 if size <= 40 else 5
-        figure.add_trace(
-            go.Scatter(
-                x=[x] * size,
-                y=[i + shift for i in range(size)],
-                mode="markers+text",
-                hoverinfo="skip",
-                marker={
-                    "symbol": "square",
-                    "size": 22 if size <= 40 else 9,
-                    "color": [HIGHLIGHT if lit[i] else BLUE if linked[i] else paper(dark) for i in range(size)],
-                    "line": {
-                        "width": 1.6,
-                        "color": [HIGHLIGHT if lit[i] else BLUE if linked[i] else neutral(dark) for i in range(size)],
-                    },
-                },
-                text=[str(i) if i % step == 0 else "" for i in range(size)],
-                textposition="middle center" if size <= 40 else "middle left" if side == "teacher" else "middle right",
-                textfont={
-                    "size": 12,
-                    "color": [
-                        text_on(HIGHLIGHT if lit[i] else BLUE) if size <= 40 and (linked[i] or lit[i]) else ink(dark)
-                        for i in range(size)
-                    ],
-                },
-            )
+        fills = [HIGHLIGHT if picked == (side, i) else BLUE if linked[i] else None for i in range(size)]  # None: hollow
+        large, step = size <= 40, 1 if size <= 40 else 5
+        edge = {"width": 1.6, "color": [fill or neutral(dark) for fill in fills]}
+        marker = {"symbol": "square", "size": 22 if large else 9, "color": [fill or paper(dark) for fill in fills]}
+        texts = [text_on(fill) if large and fill else ink(dark) for fill in fills]
+        scatter(
+            figure,
+            [x] * size,
+            [i + shift for i in range(size)],
+            "markers+text",
+            marker=marker | {"line": edge},
+            text=[str(i) if i % step == 0 else "" for i in range(size)],
+            textposition="middle center" if large else "middle left" if side == "teacher" else "middle right",
+            textfont={"size": 12, "color": texts},
         )
 
 
-def _targets(
-    figure: go.Figure, layers: Sequence[int | None], teacher_layers: int, lift: Sequence[float], said: Sequence[str]
-) -> None:
+def _targets(figure: go.Figure, layers: Sequence[int | None], lift: Sequence[float], words: Sequence[str]) -> None:
     points = [
-        (0, i + lift[0], "teacher", i, f"{said[i]}<br><i>click, then click a student layer</i>")
-        for i in range(teacher_layers)
+        (0, i + lift[0], "teacher", i, f"{text}<br><i>click, then click a student layer</i>")
+        for i, text in enumerate(words)
     ]
     for i, teacher in enumerate(layers):
         gets = "receives nothing" if teacher is None else f"receives teacher layer {teacher}"
         points.append((1, i + lift[1], "student", i, f"{gets}<br><i>click, then click a teacher layer</i>"))
-    figure.add_trace(
-        go.Scatter(
-            x=[p[0] for p in points],
-            y=[p[1] for p in points],
-            mode="markers",
-            customdata=[list(p[2:]) for p in points],
-            marker={"symbol": "square", "size": 30 if len(points) <= 80 else 11, "color": "rgba(128,128,128,0.01)"},
-            selected={"marker": {"opacity": 0.02}},
-            unselected={"marker": {"opacity": 0.02}},
-            hovertemplate="<b>%{customdata[0]} layer %{customdata[1]}</b><br>%{customdata[2]}<extra></extra>",
-        )
-    )
+    x, y, *data = zip(*points, strict=True)
+    hover = "<b>%{customdata[0]} layer %{customdata[1]}</b><br>%{customdata[2]}"
+    click_targets(figure, x, y, list(map(list, zip(*data, strict=True))), 30 if len(points) <= 80 else 11, hover)
 
 
 def selection_map(
@@ -227,21 +190,11 @@ def selection_map(
     figure = matrix_map(arrays["map"], arrays["rows"], arrays["cols"], window, title, subtitle, dark=dark)
     figure.layout.height += TALL - MATRIX
     if facts["kind"] == "grid":
-        fill = {"line": {"width": 0}, "fillcolor": "rgba(213,94,0,0.75)", "mode": "lines", "showlegend": False}
+        look = {"line": {"width": 0}, "fillcolor": "rgba(213,94,0,0.75)", "showlegend": False}
         y, x = binned(arrays["rows"] * arrays["kept_rows"])
-        figure.add_trace(
-            go.Scatter(x=x, y=y, fill="tozerox", hovertemplate="kept of row %{y:.0f}: %{x:.3g}<extra></extra>", **fill),
-            row=1,
-            col=2,
-        )
+        scatter(figure, x, y, "lines", "kept of row %{y:.0f}: %{x:.3g}", fill="tozerox", row=1, col=2, **look)
         x, y = binned(arrays["cols"] * arrays["kept_cols"])
-        figure.add_trace(
-            go.Scatter(
-                x=x, y=y, fill="tozeroy", hovertemplate="kept of column %{x:.0f}: %{y:.3g}<extra></extra>", **fill
-            ),
-            row=2,
-            col=1,
-        )
+        scatter(figure, x, y, "lines", "kept of column %{x:.0f}: %{y:.3g}", fill="tozeroy", row=2, col=1, **look)
     return figure
 
 
@@ -255,32 +208,11 @@ def density_map(
         shape: (rows, cols) of the teacher's weight.
     """
     rows, cols = shape
-    high, wide = rows / density.shape[0], cols / density.shape[1]
+    (x0, dx), (y0, dy) = spanned(cols, density.shape[1]), spanned(rows, density.shape[0])
     figure = blank(title, subtitle, dark, height=TALL)
-    figure.add_trace(
-        go.Heatmap(
-            z=100 * density,
-            x0=wide / 2 - 0.5,
-            dx=wide,
-            y0=high / 2 - 0.5,
-            dy=high,
-            colorscale="Cividis",
-            zmin=0,
-            zmax=100,
-            colorbar={
-                "orientation": "h",
-                "thickness": 10,
-                "outlinewidth": 0,
-                "len": 0.8,
-                "x": 0,
-                "xanchor": "left",
-                "y": -0.19,
-                "yanchor": "top",
-                "title": {"text": "weights taken [%]", "side": "bottom", "font": {"size": 13}},
-            },
-            hovertemplate="row %{y:.0f}, column %{x:.0f}<br>%{z:.0f} % taken<extra></extra>",
-        )
-    )
+    hover = "row %{y:.0f}, column %{x:.0f}<br>%{z:.0f} % taken"
+    place = {"x0": x0, "dx": dx, "y0": y0, "dy": dy}
+    heatmap(figure, 100 * density, flat_bar("weights taken [%]"), hover, zmin=0, zmax=100, **place)
     figure.update_yaxes(range=[rows - 0.5, -0.5], title_text="row", showgrid=False)
     figure.update_xaxes(range=[-0.5, cols - 0.5], title_text="column", showgrid=False)
     return figure
@@ -302,21 +234,9 @@ def mass_histogram(
     low, high = min(edges[0], area, own), max(edges[-1], area, own)
     room = 0.06 * (high - low) or 1.0
     ends = (low - room, high + room)
-    figure.add_trace(
-        go.Bar(
-            x=(edges[:-1] + edges[1:]) / 2,
-            y=100 * counts / counts.sum(),
-            width=numpy.diff(edges),
-            marker={"color": neutral(dark), "line": {"width": 0}},
-            hovertemplate="%{x:.1f} % of S: %{y:.2f} % of all offsets<extra></extra>",
-        )
-    )
-    _marks(
-        figure,
-        [(own, f"this block {own:.1f} %", HIGHLIGHT, "solid"), (area, f"area {area:.1f} %", BLUE, "dash")],
-        ends,
-        dark,
-    )
+    _histogram(figure, edges, 100 * counts / counts.sum(), "%{x:.1f} % of S: %{y:.2f} % of all offsets", dark)
+    marks = [(own, f"this block {own:.1f} %", HIGHLIGHT, "solid"), (area, f"area {area:.1f} %", BLUE, "dash")]
+    _marks(figure, marks, ends, dark)
     figure.update_xaxes(title_text="captured share of S [%]", range=ends)
     figure.update_yaxes(title_text="offsets [%]", range=[0, 125 * counts.max() / counts.sum()])
     return figure
@@ -334,15 +254,7 @@ def cosine_strip(
     figure = blank(title, subtitle, dark, height=PICTURE)
     if len(others):
         counts, edges = numpy.histogram(others, bins=min(30, max(5, len(others) // 5)))
-        figure.add_trace(
-            go.Bar(
-                x=(edges[:-1] + edges[1:]) / 2,
-                y=counts,
-                width=numpy.diff(edges),
-                marker={"color": neutral(dark), "line": {"width": 0}},
-                hovertemplate="cosine %{x:.4f}: %{y} random blocks<extra></extra>",
-            )
-        )
+        _histogram(figure, edges, counts, "cosine %{x:.4f}: %{y} random blocks", dark)
     reach = 1.15 * max(abs(cosine), float(numpy.abs(others).max(initial=0.0)), 0.01)
     _marks(figure, [(cosine, f"this block {significant(cosine)}", HIGHLIGHT, "solid")], (-reach, reach), dark)
     figure.update_xaxes(title_text="cosine with the student's weight", range=[-reach, reach])
@@ -364,17 +276,10 @@ def spectrum_cut(
     figure = blank(title, subtitle, dark, height=PICTURE)
     place = numpy.arange(1, len(values) + 1)
     kept = place <= rank
-    marker = {"line": {"width": 0}}
+    width = 1 if len(values) > 60 else 0.8
     for part, colour, word in ((kept, BLUE, "kept"), (~kept, neutral(dark), "left out")):
-        figure.add_trace(
-            go.Bar(
-                x=place[part],
-                y=values[part],
-                marker={**marker, "color": colour},
-                width=1 if len(values) > 60 else 0.8,
-                hovertemplate=f"number %{{x}}: %{{y:.4g}}, {word}<extra></extra>",
-            )
-        )
+        marker = {"line": {"width": 0}, "color": colour}
+        bars(figure, place[part], values[part], f"number %{{x}}: %{{y:.4g}}, {word}", marker=marker, width=width)
     ends = (0.2, max(len(values), rank) + 0.8)
     _marks(figure, [(rank + 0.5, f"rank {rank}: {percent(retained)} of the energy", HIGHLIGHT, "dash")], ends, dark)
     figure.update_layout(bargap=0)
@@ -383,27 +288,30 @@ def spectrum_cut(
     return figure
 
 
+def _histogram(figure: go.Figure, edges: numpy.ndarray, counts: numpy.ndarray, hover: str, dark: bool) -> None:
+    """Draw bars that touch each other in the grey of what is not in focus."""
+    marker = {"color": neutral(dark), "line": {"width": 0}}
+    bars(figure, (edges[:-1] + edges[1:]) / 2, counts, hover, width=numpy.diff(edges), marker=marker)
+
+
 def _marks(
     figure: go.Figure, marks: Sequence[tuple[float, str, str, str]], ends: tuple[float, float], dark: bool
 ) -> None:
     """Draw labelled vertical lines; labels stand above one another, each on the side with room.
 
     Args:
+        figure: takes them.
+        marks: place, text, colour and dash of each.
         ends: of the axis. Near the middle a label stands on its line: on neither side is there room for a long one.
+        dark: the page's theme.
     """
     for number, (x, text, colour, dash) in enumerate(marks):
         figure.add_vline(x=x, line={"color": colour, "width": 2.2, "dash": dash})
         anchor = anchor_at(x, ends)
-        figure.add_annotation(
-            x=x,
-            y=1.0 - 0.1 * number,
-            yref="paper",
-            text=text,
-            showarrow=False,
-            yanchor="top",
-            xanchor=anchor,
-            xshift={"left": 5, "right": -5}.get(anchor, 0),
-            font={"color": ink(dark)},
-            bgcolor=paper(dark),
-            opacity=0.92,
-        )
+        place = {
+            "yref": "paper",
+            "yanchor": "top",
+            "xanchor": anchor,
+            "xshift": {"left": 5, "right": -5}.get(anchor, 0),
+        }
+        write(figure, x, 1.0 - 0.1 * number, text, ink(dark), bgcolor=paper(dark), opacity=0.92, **place)

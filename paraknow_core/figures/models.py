@@ -7,7 +7,19 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import GROUP_COLOURS, count, percent
-from paraknow_core.figures.style import BLUE, HIGHLIGHT, blank, ink, legend_below, neutral, paper, readable, text_on
+from paraknow_core.figures.style import (
+    BLUE,
+    HIGHLIGHT,
+    bars,
+    blank,
+    ink,
+    legend_below,
+    neutral,
+    paper,
+    readable,
+    text_on,
+    write,
+)
 
 LETTER_SHARE = 0.019  # of the longest bar that a letter takes: names of narrower parts are on hover only
 MOST_BINS = 60
@@ -31,37 +43,31 @@ def parameter_bars(
             if not part["parameters"]:
                 continue
             wide = part["parameters"] / longest >= LETTER_SHARE * (1 + len(part["role"]))
-            figure.add_trace(
-                go.Bar(
-                    y=[label],
-                    x=[part["parameters"]],
-                    orientation="h",
-                    name=part["group"],
-                    legendgroup=part["group"],
-                    showlegend=part["group"] not in seen,
-                    marker={"color": GROUP_COLOURS[part["group"]], "line": {"color": paper(dark), "width": 1.5}},
-                    text=part["role"] if wide else None,
-                    textposition="inside",
-                    insidetextanchor="middle",
-                    textangle=0,
-                    textfont={"color": text_on(GROUP_COLOURS[part["group"]]), "size": 12},
-                    constraintext="none",
-                    hovertemplate=f"{label.replace('<br>', ' ')}: {part['role']} ({part['group']})<br>"
-                    f"{count(part['parameters'])} in {part['modules']:,}, "
-                    f"{percent(part['parameters'] / totals[label])} of the model<extra></extra>",
-                )
+            hover = (
+                f"{label.replace('<br>', ' ')}: {part['role']} ({part['group']})<br>{count(part['parameters'])} in "
+                f"{part['modules']:,}, {percent(part['parameters'] / totals[label])} of the model"
+            )
+            bars(
+                figure,
+                [part["parameters"]],
+                [label],
+                hover,
+                orientation="h",
+                name=part["group"],
+                legendgroup=part["group"],
+                showlegend=part["group"] not in seen,
+                marker={"color": GROUP_COLOURS[part["group"]], "line": {"color": paper(dark), "width": 1.5}},
+                text=part["role"] if wide else None,
+                textposition="inside",
+                insidetextanchor="middle",
+                textangle=0,
+                textfont={"color": text_on(GROUP_COLOURS[part["group"]]), "size": 12},
+                constraintext="none",
             )
             seen.add(part["group"])
     for label, total in totals.items():
-        figure.add_annotation(
-            x=total,
-            y=label,
-            text=count(total),
-            xanchor="left",
-            xshift=6,
-            showarrow=False,
-            font={"color": ink(dark), "size": 13},
-        )
+        font = {"color": ink(dark), "size": 13}
+        write(figure, total, label, count(total), xanchor="left", xshift=6, font=font)
     figure.update_layout(
         barmode="stack",
         bargap=0.3,
@@ -92,42 +98,36 @@ def length_histogram(
     low, high = int(lengths.min()), int(lengths.max())
     width = max(1, -(-(high - low + 1) // MOST_BINS))
     edges = numpy.arange(low, high + width + 1, width)
-    for inside, name, colour, pattern in ((True, "whole", BLUE, ""), (False, "cut at the end", HIGHLIGHT, "/")):
+    for inside, name, colour in ((True, "whole", BLUE), (False, "cut at the end", HIGHLIGHT)):
         chosen = lengths[(lengths <= limit) == inside]
         counts, _ = numpy.histogram(chosen, edges)
         if not counts.any():
             continue
-        spans = [_span(start, width) for start in edges[:-1]]
-        figure.add_trace(
-            go.Bar(
-                x=edges[:-1] + (width - 1) / 2,
-                y=counts,
-                width=width * 0.94,
-                name=name,
-                customdata=spans,
-                marker={
-                    "color": colour,
-                    "pattern": {"shape": pattern, "fgcolor": colour, "bgcolor": "rgba(213,94,0,0.35)", "solidity": 0.5}
-                    if pattern
-                    else None,
-                },
-                hovertemplate="%{customdata} tokens: %{y:,} examples, " + name + "<extra></extra>",
-            )
+        cut = {"shape": "/", "fgcolor": colour, "bgcolor": "rgba(213,94,0,0.35)", "solidity": 0.5}
+        bars(
+            figure,
+            edges[:-1] + (width - 1) / 2,
+            counts,
+            f"%{{customdata}} tokens: %{{y:,}} examples, {name}",
+            width=width * 0.94,
+            name=name,
+            customdata=[_span(start, width) for start in edges[:-1]],
+            marker={"color": colour, "pattern": None if inside else cut},
         )
     figure.update_layout(barmode="stack", bargap=0.06, margin={"t": figure.layout.margin.t + 22})
     near = limit <= 1.6 * high
     if near:
         figure.add_vline(x=limit + 0.5, line={"color": ink(dark), "width": 1.5, "dash": "dash"})
-    figure.add_annotation(
-        x=limit + 0.5 if near else 1,
+    write(
+        figure,
+        limit + 0.5 if near else 1,
+        1,
+        f"limit {limit:,}" if near else f"limit {limit:,} →",
+        ink(dark) if near else readable(neutral(dark), dark),
         xref="x" if near else "paper",
-        y=1,
         yref="paper",
         yanchor="bottom",
         xanchor="center" if near and limit < 0.85 * high else "right",
-        showarrow=False,
-        text=f"limit {limit:,}" if near else f"limit {limit:,} →",
-        font={"color": ink(dark) if near else readable(neutral(dark), dark)},
     )
     return figure
 

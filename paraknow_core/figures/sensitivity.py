@@ -1,23 +1,31 @@
 """Pictures of the Sensitivity page beside its maps: what was picked in a module, and two sensitivities compared."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import GROUP_COLOURS, percent, significant
-from paraknow_core.figures.maps import MOST_LABELLED, TALL
+from paraknow_core.figures.maps import TALL
 from paraknow_core.figures.style import (
     BLUE,
-    COLORBAR,
     HIGHLIGHT,
+    MOST_LABELLED,
     blank,
+    cell_texts,
+    click_targets,
+    heatmap,
     ink,
     legend_below,
+    module_axes,
     neutral,
     readable,
+    scatter,
     texts_on_scale,
+    upright_bar,
     wrapped,
+    write,
 )
 from paraknow_core.sensitivity.agreement import Agreement
 
@@ -34,37 +42,19 @@ def mark_picked(figure: go.Figure, rows: Sequence[Sequence[int]], cols: Sequence
         ends = [end for low, high in ranges for end in (low - 0.5, high + 0.5, None)]
         edge = [0.0 if end is not None else None for end in ends]
         x, y = (edge, ends) if along_rows else (ends, edge)
-        figure.add_trace(
-            go.Scatter(
-                x=x, y=y, mode="lines", line={"color": HIGHLIGHT, "width": 7}, hoverinfo="skip", showlegend=False
-            ),
-            row=1 if along_rows else 2,
-            col=2 if along_rows else 1,
-        )
+        where = {"row": 1, "col": 2} if along_rows else {"row": 2, "col": 1}
+        scatter(figure, x, y, "lines", line={"color": HIGHLIGHT, "width": 7}, showlegend=False, **where)
     return figure
 
 
 def box_targets(figure: go.Figure, origin: tuple[int, int], shape: tuple[int, int]) -> go.Figure:
     """Let a region of a `matrix_map` be chosen by drawing a box: Plotly reports boxes only over points. Returns it."""
     (top, left), (rows, cols) = origin, shape
-    x, y = numpy.meshgrid(
-        left + (numpy.arange(24) + 0.5) * cols / 24 - 0.5, top + (numpy.arange(24) + 0.5) * rows / 24 - 0.5
-    )
+    at = numpy.arange(24) + 0.5
+    x, y = numpy.meshgrid(left + at * cols / 24 - 0.5, top + at * rows / 24 - 0.5)
     hidden = {"marker": {"opacity": 0}}
-    figure.add_trace(
-        go.Scatter(
-            x=x.ravel(),
-            y=y.ravel(),
-            mode="markers",
-            hoverinfo="skip",
-            showlegend=False,
-            marker={"size": 3, "opacity": 0},
-            selected=hidden,
-            unselected=hidden,
-        ),
-        row=1,
-        col=1,
-    )
+    look = {"marker": {"size": 3, "opacity": 0}, "selected": hidden, "unselected": hidden, "showlegend": False}
+    scatter(figure, x.ravel(), y.ravel(), "markers", row=1, col=1, **look)
     figure.update_layout(dragmode="select", newselection={"line": {"color": HIGHLIGHT, "width": 2}})
     return figure
 
@@ -95,40 +85,39 @@ def difference_map(
     limit = max(0.25 if kind == "ratio" else 0.01, float(numpy.abs(known).max(initial=0.0)))
     ticks = _ratio_ticks(limit) if kind == "ratio" else {"ticksuffix": " pt"}
     heading = "ratio of shares" if kind == "ratio" else "difference of shares [points]"
-    columns = list(range(len(found.roles)))
-    figure.add_trace(
-        go.Heatmap(
-            z=cells,
-            x=columns,
-            y=list(range(rows)),
-            colorscale=DIVERGING,
-            zmin=-limit,
-            zmax=limit,
-            xgap=2,
-            ygap=2 if rows <= 40 else 1,
-            hoverinfo="skip",
-            colorbar={**COLORBAR, **ticks, "title": {"text": heading, "side": "right", "font": {"size": 13}}},
-        )
-    )
+    columns, gap = list(range(len(found.roles))), 2 if rows <= 40 else 1
+    ends = {"zmin": -limit, "zmax": limit, "colorscale": DIVERGING}
+    heatmap(figure, cells, upright_bar(heading, ticks), x=columns, y=list(range(rows)), xgap=2, ygap=gap, **ends)
+    places = [place for place in numpy.ndindex(*cells.shape) if numpy.isfinite(cells[place])]
+    x, y = [column for _, column in places], [row for row, _ in places]
     if rows <= MOST_LABELLED:
-        figure.add_trace(_difference_labels(cells, kind, limit))
-    figure.add_trace(_difference_targets(found, cells, names, modules or {}, min(34, 0.95 * (height - 120) / rows)))
+        colours = texts_on_scale([float(cells[place]) for place in places], -limit, limit, DIVERGING)
+        cell_texts(figure, x, y, [_difference_text(cells[place], kind) for place in places], colours)
+    data = [
+        [(modules or {}).get((row, found.roles[column]), ""), *_shares_in_words(found, row, column)]
+        for row, column in places
+    ]
+    hover = (
+        f"<b>%{{customdata[1]}}</b><br>{_hover(names[0])} %{{customdata[2]}}<br>{_hover(names[1])} %{{customdata[3]}}"
+    )
+    click_targets(figure, x, y, data, min(34, 0.95 * (height - 120) / rows), hover)
     figure.update_layout(clickmode="event+select", hoverdistance=60, dragmode=False)
-    figure.update_xaxes(
-        title_text="module",
-        tickvals=columns,
-        ticktext=list(found.roles),
-        showgrid=False,
-        range=[-0.5, len(columns) - 0.5],
-    )
-    figure.update_yaxes(
-        title_text="relative depth" if found.by_depth else "layer",
-        showgrid=False,
-        range=[-0.5, rows - 0.5],
-        tickvals=list(range(0, rows, max(1, rows // 20))),
-        ticktext=[row_name(found, row) for row in range(0, rows, max(1, rows // 20))],
-    )
+    module_axes(figure, found.roles, list(range(rows)))
+    figure.update_xaxes(range=[-0.5, len(columns) - 0.5])
+    figure.update_yaxes(range=[-0.5, rows - 0.5], **_row_axis(found, rows, 20))
     return figure
+
+
+def _shares_in_words(found: Agreement, row: int, column: int) -> list[str]:
+    shares = (percent(share[row, column]) for share in found.shares)
+    return [f"{row_name(found, row)} {found.roles[column]}", *shares]
+
+
+def _row_axis(found: Agreement, rows: int, most: int) -> dict[str, Any]:
+    """Return how an axis over the rows of the common grid is named, with about so many ticks."""
+    ticks = list(range(0, rows, max(1, rows // most)))
+    title = "relative depth" if found.by_depth else "layer"
+    return {"title_text": title, "showgrid": False, "tickvals": ticks, "ticktext": [row_name(found, t) for t in ticks]}
 
 
 def row_name(found: Agreement, row: int) -> str:
@@ -156,53 +145,27 @@ def share_scatter(
     figure = blank(title, subtitle, dark, height=TALL)
     first, second = found.shares
     there = numpy.isfinite(first) & numpy.isfinite(second) & (first > 0) & (second > 0)
-    ends = (
-        [100 * f(numpy.concatenate([first[there], second[there]])) for f in (numpy.min, numpy.max)]
-        if (there.any())
-        else [0.1, 1.0]
-    )
-    ends = [ends[0] * 0.8, ends[1] * 1.25]
-    figure.add_trace(
-        go.Scatter(
-            x=ends,
-            y=ends,
-            mode="lines",
-            hoverinfo="skip",
-            showlegend=False,
-            line={"color": neutral(dark), "dash": "dot", "width": 1.2},
-        )
+    both = numpy.concatenate([first[there], second[there]])
+    low, high = (100 * both.min(), 100 * both.max()) if both.size else (0.1, 1.0)
+    ends = [low * 0.8, high * 1.25]
+    equal = {"color": neutral(dark), "dash": "dot", "width": 1.2}
+    scatter(figure, ends, ends, "lines", showlegend=False, line=equal)
+    hover = (
+        f"<b>%{{customdata[0]}}</b><br>{_hover(names[0])} %{{customdata[1]}}<br>{_hover(names[1])} %{{customdata[2]}}"
     )
     for group in dict.fromkeys(groups[role] for role in found.roles):
-        places = [
-            (row, column)
-            for row, column in zip(*numpy.nonzero(there), strict=True)
-            if groups[found.roles[column]] == group
-        ]
-        figure.add_trace(
-            go.Scatter(
-                x=[100 * second[place] for place in places],
-                y=[100 * first[place] for place in places],
-                mode="markers",
-                name=group,
-                showlegend=True,
-                marker={
-                    "color": GROUP_COLOURS[group],
-                    "symbol": SYMBOLS[group],
-                    "size": 9 if len(first) <= 40 else 6,
-                    "opacity": 0.8,
-                    "line": {"color": ink(dark), "width": 0.5},
-                },
-                customdata=[
-                    [
-                        f"{row_name(found, row)} {found.roles[column]}",
-                        percent(first[row, column]),
-                        percent(second[row, column]),
-                    ]
-                    for row, column in places
-                ],
-                hovertemplate=f"<b>%{{customdata[0]}}</b><br>{_hover(names[0])} %{{customdata[1]}}<br>"
-                f"{_hover(names[1])} %{{customdata[2]}}<extra></extra>",
-            )
+        places = [place for place in zip(*numpy.nonzero(there), strict=True) if groups[found.roles[place[1]]] == group]
+        marker = {"color": GROUP_COLOURS[group], "symbol": SYMBOLS[group], "size": 9 if len(first) <= 40 else 6}
+        scatter(
+            figure,
+            [100 * second[place] for place in places],
+            [100 * first[place] for place in places],
+            "markers",
+            hover,
+            name=group,
+            showlegend=True,
+            marker={**marker, "opacity": 0.8, "line": {"color": ink(dark), "width": 0.5}},
+            customdata=[_shares_in_words(found, *place) for place in places],
         )
     spread = [float(numpy.log10(end)) for end in ends]
     axis = {"type": "log", "range": spread, "dtick": 1 if spread[1] - spread[0] > 1 else "D2", "ticksuffix": " %"}
@@ -220,26 +183,19 @@ def layer_lines(
     figure = blank(title, subtitle, dark, LOW)
     places = list(range(len(found.by_layer[0])))
     for shares, name, colour, dash in zip(found.by_layer, names, (BLUE, HIGHLIGHT), ("solid", "dash"), strict=True):
-        figure.add_trace(
-            go.Scatter(
-                x=places,
-                y=100 * shares,
-                mode="lines+markers",
-                line={"color": colour, "dash": dash},
-                marker={"size": 7 if len(places) <= 40 else 4, "symbol": "circle" if dash == "solid" else "diamond"},
-                name="<br>".join(map(_hover, wrapped(name, AXIS_CELLS))),
-                customdata=[row_name(found, row) for row in places],
-                showlegend=True,
-                hovertemplate=f"{_hover(name)}<br>%{{customdata}}: %{{y:.2f}} %<extra></extra>",
-            )
+        scatter(
+            figure,
+            places,
+            100 * shares,
+            "lines+markers",
+            f"{_hover(name)}<br>%{{customdata}}: %{{y:.2f}} %",
+            line={"color": colour, "dash": dash},
+            marker={"size": 7 if len(places) <= 40 else 4, "symbol": _symbol(dash)},
+            name="<br>".join(map(_hover, wrapped(name, AXIS_CELLS))),
+            customdata=[row_name(found, row) for row in places],
+            showlegend=True,
         )
-    step = max(1, len(places) // 12)
-    figure.update_xaxes(
-        title_text="relative depth" if found.by_depth else "layer",
-        showgrid=False,
-        tickvals=places[::step],
-        ticktext=[row_name(found, row) for row in places[::step]],
-    )
+    figure.update_xaxes(**_row_axis(found, len(places), 12))
     figure.update_yaxes(title_text="share of all [%]", rangemode="tozero")
     legend_below(figure, [line for name in names for line in wrapped(name, AXIS_CELLS)])
     return figure
@@ -258,54 +214,24 @@ def top_overlap_curve(
     n = len(common)
     counts, shares = list(range(1, n + 1)), [100 * c / k for k, c in enumerate(common, 1)]
     chance = [100 * k / n for k in counts]
-    figure.add_trace(
-        go.Scatter(
-            x=counts,
-            y=chance,
-            mode="lines",
-            line={"color": neutral(dark), "dash": "dot"},
-            hovertemplate="by chance: %{y:.0f} %<extra></extra>",
-        )
-    )
-    figure.add_trace(
-        go.Scatter(
-            x=counts,
-            y=shares,
-            mode="lines+markers",
-            line={"color": BLUE},
-            marker={"size": 7 if n <= 40 else 4},
-            customdata=[[c, k] for k, c in enumerate(common, 1)],
-            hovertemplate="%{customdata[0]} of the %{customdata[1]} most sensitive: %{y:.0f} %<extra></extra>",
-        )
+    scatter(figure, counts, chance, "lines", "by chance: %{y:.0f} %", line={"color": neutral(dark), "dash": "dot"})
+    scatter(
+        figure,
+        counts,
+        shares,
+        "lines+markers",
+        "%{customdata[0]} of the %{customdata[1]} most sensitive: %{y:.0f} %",
+        line={"color": BLUE},
+        marker={"size": 7 if n <= 40 else 4},
+        customdata=[[c, k] for k, c in enumerate(common, 1)],
     )
     if kept and kept <= n:
-        figure.add_trace(
-            go.Scatter(
-                x=[kept],
-                y=[shares[kept - 1]],
-                mode="markers",
-                hoverinfo="skip",
-                marker={"size": 14, "symbol": "circle-open", "color": HIGHLIGHT, "line": {"width": 2.5}},
-            )
-        )
-        figure.add_annotation(
-            x=kept,
-            y=shares[kept - 1],
-            text="the draft keeps so many",
-            showarrow=False,
-            yshift=-18,
-            xanchor="right" if kept > 0.7 * n else "center",
-            font={"color": readable(HIGHLIGHT, dark)},
-        )
-    figure.add_annotation(
-        x=counts[n // 3],
-        y=chance[n // 3],
-        text="chance",
-        showarrow=False,
-        yshift=-12,
-        xshift=18,
-        font={"color": readable(neutral(dark), dark)},
-    )
+        ring = {"size": 14, "symbol": "circle-open", "color": HIGHLIGHT, "line": {"width": 2.5}}
+        scatter(figure, [kept], [shares[kept - 1]], "markers", marker=ring)
+        place = {"yshift": -18, "xanchor": "right" if kept > 0.7 * n else "center"}
+        write(figure, kept, shares[kept - 1], "the draft keeps so many", readable(HIGHLIGHT, dark), **place)
+    grey = readable(neutral(dark), dark)
+    write(figure, counts[n // 3], chance[n // 3], "chance", grey, yshift=-12, xshift=18)
     figure.update_xaxes(title_text="k, number of layers", dtick=max(1, n // 12), showgrid=False)
     figure.update_yaxes(title_text="common among the top k [%]", range=[-4, 108], tickvals=[0, 25, 50, 75, 100])
     return figure
@@ -325,36 +251,18 @@ def stability_curve(
     lines = (("modules", 1, BLUE, "solid"), ("layers", 2, HIGHLIGHT, "dash"))
     for name, index, colour, dash in lines:
         values = [point[index] for point in points]
-        figure.add_trace(
-            go.Scatter(
-                x=samples,
-                y=values,
-                mode="lines+markers",
-                line={"color": colour, "dash": dash},
-                marker={"size": 8, "symbol": "circle" if dash == "solid" else "diamond"},
-                hovertemplate=f"{name}, %{{x}} seed samples: %{{y:.3f}}<extra></extra>",
-            )
-        )
+        look = {"line": {"color": colour, "dash": dash}, "marker": {"size": 8, "symbol": _symbol(dash)}}
+        scatter(figure, samples, values, "lines+markers", f"{name}, %{{x}} seed samples: %{{y:.3f}}", **look)
         if values and values[0] is not None:
-            ends.append((samples[0], values[0], name, colour))
-    known = [v for point in points for v in point[1:] if v is not None]
-    low = min(known, default=0.0)
+            ends.append((values[0], name, colour))
+    low = min((value for point in points for value in point[1:] if value is not None), default=0.0)
     bottom = min(0.8, low - 0.05)
-    close = len(ends) == 2 and abs(ends[0][1] - ends[1][1]) < 0.1 * (1.02 - bottom)
-    upper = max(ends, key=lambda end: end[1], default=None)
+    close = len(ends) == 2 and abs(ends[0][0] - ends[1][0]) < 0.1 * (1.02 - bottom)
+    upper = max(ends, key=lambda end: end[0], default=None)
     for end in ends:
-        x, y, name, colour = end
-        shift = (8 if end is upper else -8) if close else 0
-        figure.add_annotation(
-            x=numpy.log10(x),
-            y=y,
-            text=name,
-            showarrow=False,
-            xanchor="right",
-            xshift=-8,
-            yshift=shift,
-            font={"color": readable(colour, dark)},
-        )
+        y, name, colour = end
+        place = {"xanchor": "right", "xshift": -8, "yshift": (8 if end is upper else -8) if close else 0}
+        write(figure, numpy.log10(samples[0]), y, name, readable(colour, dark), **place)
     ticks = _ticks_apart(samples)
     figure.update_xaxes(
         title_text="seed samples",
@@ -377,19 +285,8 @@ def _ticks_apart(samples: Sequence[int]) -> list[int]:
     return kept[::-1]
 
 
-def _difference_labels(cells: numpy.ndarray, kind: str, limit: float) -> go.Scatter:
-    places = [(row, column) for row, column in numpy.ndindex(*cells.shape) if numpy.isfinite(cells[row, column])]
-    return go.Scatter(
-        x=[column for _, column in places],
-        y=[row for row, _ in places],
-        mode="text",
-        hoverinfo="skip",
-        text=[_difference_text(cells[place], kind) for place in places],
-        textfont={
-            "size": 11.5,
-            "color": texts_on_scale([float(cells[place]) for place in places], -limit, limit, DIVERGING),
-        },
-    )
+def _symbol(dash: str) -> str:
+    return "circle" if dash == "solid" else "diamond"
 
 
 def _difference_text(cell: float, kind: str) -> str:
@@ -397,32 +294,6 @@ def _difference_text(cell: float, kind: str) -> str:
         return "0" if abs(cell) < 0.005 else f"{cell:+.2f}".replace("-", "−")
     factor = 2 ** abs(cell)
     return "1" if factor < 1.005 else f"{'×' if cell > 0 else '÷'}{significant(factor, 3 if factor < 10 else 2)}"
-
-
-def _difference_targets(
-    found: Agreement, cells: numpy.ndarray, names: tuple[str, str], modules: dict[tuple[int, str], str], size: float
-) -> go.Scatter:
-    places = [(row, column) for row, column in numpy.ndindex(*cells.shape) if numpy.isfinite(cells[row, column])]
-    data = [
-        [
-            modules.get((row, found.roles[column]), ""),
-            f"{row_name(found, row)} {found.roles[column]}",
-            percent(found.shares[0][row, column]),
-            percent(found.shares[1][row, column]),
-        ]
-        for row, column in places
-    ]
-    return go.Scatter(
-        x=[column for _, column in places],
-        y=[row for row, _ in places],
-        mode="markers",
-        customdata=data,
-        marker={"symbol": "square", "size": size, "color": "rgba(128,128,128,0.01)"},
-        selected={"marker": {"opacity": 0.02}},
-        unselected={"marker": {"opacity": 0.02}},
-        hovertemplate="<b>%{customdata[1]}</b><br>" + f"{_hover(names[0])} %{{customdata[2]}}<br>"
-        f"{_hover(names[1])} %{{customdata[3]}}<extra></extra>",
-    )
 
 
 def _ratio_ticks(limit: float) -> dict:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import arm_of, duration, memory
-from paraknow_core.figures.style import MAX_POINTS, blank, legend_below, readable, smoothed, thin
+from paraknow_core.figures.style import MAX_POINTS, blank, legend_below, readable, scatter, smoothed, thin, write
 
 Points = tuple[numpy.ndarray, numpy.ndarray]
 AXES = {"step": "optimiser step", "epoch": "epoch", "elapsed": "training time"}
@@ -92,50 +93,25 @@ def metric(lines: Sequence[Line], column: str, axis: str = "step", *, dark: bool
 def _add(figure: go.Figure, line: Line, name: str, axis: str, dark: bool, value: str) -> None:
     colour, dash = arm_of(line.arm).shade(dark), DASHES[line.number % len(DASHES)]
     if line.raw is not None and len(line.raw[0]):
-        x, y = line.raw
-        figure.add_trace(
-            go.Scatter(
-                x=x,
-                y=y,
-                mode="lines",
-                line={"color": colour, "width": 1},
-                opacity=0.16 if not line.focus else 0.45 if dark else 0.3,
-                hoverinfo="skip",
-                showlegend=False,
-                name=f"{name}, raw",
-            )
-        )
-    x, y = line.shown
-    if not len(x):
-        return
-    figure.add_trace(
-        go.Scatter(
-            x=x,
-            y=y,
-            name=escape(name),
-            mode="lines" if len(x) > 1 else "markers",
-            line={"color": colour, "width": 2.2 if line.focus else 1.3, "dash": dash},
-            opacity=1.0 if line.focus else 0.8,
-            hovertemplate=f"{HOVER[axis]}: {value}<extra>{escape(name)}</extra>",
-        )
-    )
+        pale = 0.16 if not line.focus else 0.45 if dark else 0.3
+        thin_line = {"color": colour, "width": 1}
+        scatter(figure, *line.raw, "lines", line=thin_line, opacity=pale, showlegend=False, name=f"{name}, raw")
+    if len(line.shown[0]):
+        mode = "lines" if len(line.shown[0]) > 1 else "markers"
+        stroke = {"color": colour, "width": 2.2 if line.focus else 1.3, "dash": dash}
+        _named(figure, line, line.shown, mode, name, f"{HOVER[axis]}: {value}", line=stroke)
 
 
 def _add_validation(figure: go.Figure, line: Line, name: str, axis: str, dark: bool) -> None:
-    colour = arm_of(line.arm).shade(dark)
-    x, y = line.validation
-    figure.add_trace(
-        go.Scatter(
-            x=x,
-            y=y,
-            name=escape(name),
-            mode="lines+markers",
-            opacity=1.0 if line.focus else 0.8,
-            line={"color": colour, "width": 1.6, "dash": "dash"},
-            marker={"size": 7, "symbol": "circle" if line.focus else "circle-open"},
-            hovertemplate=f"{HOVER[axis]}: {NATS}<extra>{escape(name)}</extra>",
-        )
-    )
+    stroke = {"color": arm_of(line.arm).shade(dark), "width": 1.6, "dash": "dash"}
+    marker = {"size": 7, "symbol": "circle" if line.focus else "circle-open"}
+    hover = f"{HOVER[axis]}: {NATS}"
+    _named(figure, line, line.validation, "lines+markers", name, hover, line=stroke, marker=marker)
+
+
+def _named(figure: go.Figure, of: Line, points: Points, mode: str, name: str, hover: str, **look: Any) -> None:
+    opacity = 1.0 if of.focus else 0.8
+    scatter(figure, *points, mode, hover, extra=escape(name), name=escape(name), opacity=opacity, **look)
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
@@ -156,16 +132,9 @@ def _label(figure: go.Figure, ends: list[tuple[Points, str, Line]], dark: bool) 
     pixels = INNER / (float(numpy.ptp(heights)) or 1.0)  # a unit of loss, on screen
     places = spread([float(points[1][-1]) * pixels for points, _, _ in ends], 16)
     for (points, text, line), place in zip(ends, places, strict=True):
-        figure.add_annotation(
-            x=float(points[0][-1]),
-            y=float(points[1][-1]),
-            text=escape(text),
-            xanchor="left",
-            xshift=6,
-            yshift=place - float(points[1][-1]) * pixels,
-            showarrow=False,
-            font={"color": readable(arm_of(line.arm).shade(dark), dark)},
-        )
+        x, y = float(points[0][-1]), float(points[1][-1])
+        colour = readable(arm_of(line.arm).shade(dark), dark)
+        write(figure, x, y, escape(text), colour, xanchor="left", xshift=6, yshift=place - y * pixels)
     if ends:
         figure.update_layout(margin={"r": 24 + 7 * max(len(text) for _, text, _ in ends)})
 

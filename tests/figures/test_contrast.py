@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy
+import pandas
 import pytest
 from plotly.colors import sample_colorscale
 
@@ -137,7 +138,7 @@ def test_maps_write_every_number_in_black_or_white():
         _, texts = compare.module_map([{**r, "v": r["v"] or None} for r in records], "v", kind=kind).data
         assert set(texts.textfont.color[1:]) <= {"#FFFFFF", "#000000"}
         assert texts.textfont.color[0] == ink(False)  # an empty cell is the page's paper
-    assert set(figures._cell_labels([1.0, 2.0], [0.0, 0.3], [(0, 0), (1, 0)], [0, 1], "sum", {}).textfont.color) <= {
-        "#FFFFFF",
-        "#000000",
-    }
+    numbers = {"sum": [1.0, 2.0], "mean": 1.0, "share": 0.5, "rows": 2, "cols": 2}
+    table = pandas.DataFrame({"module": ["0.q", "1.q"], "role": "q", "layer": [0, 1], **numbers})
+    _, texts, _ = figures.sensitivity_heatmap(table).data
+    assert list(texts.textfont.color) == ["#FFFFFF", "#000000"]
