@@ -66,10 +66,15 @@ def asked(spec: RunSpec, parts: tuple[str, ...], apart_from: tuple[str, ...] = (
         parts: such as `PAIR_AND_TASK`, or dotted keys.
         apart_from: parts that may differ.
     """
-    settings = flat_settings(spec.model_dump(mode="json"))
-    without = _unread(settings | {"method": PAPER_METHOD})  # which reads all that others read, and more
-    asks = {key: value for key, value in settings.items() if within(key, parts) and key not in without}
-    return _hashable({key: value for key, value in asks.items() if not within(key, apart_from)})
+    settings = flat_settings(spec.model_dump(mode="json", include={part.partition(".")[0] for part in parts}))
+    asks = {key: value for key, value in settings.items() if within(key, parts) and not within(key, apart_from)}
+    if not all(
+        within(key, PAIR_AND_TASK) for key in asks
+    ):  # these count always; lists of hundreds of runs ask for them
+        # The paper's method reads all that others read, and more.
+        without = _unread(flat_settings(spec.model_dump(mode="json")) | {"method": PAPER_METHOD})
+        asks = {key: value for key, value in asks.items() if key not in without}
+    return _hashable(asks)
 
 
 def question(spec: RunSpec) -> frozenset:

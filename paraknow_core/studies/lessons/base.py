@@ -13,6 +13,7 @@ from paraknow_core.runs.folder import RunFolder
 from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.scores import difference
+from paraknow_core.studies.spec import Changes, labelled
 
 say = says  # a paired difference in words; a null result as such
 MARGIN = 0.1  # share: a difference of scores below 10 points counts as none in a lesson of some 100 examples
@@ -110,6 +111,27 @@ class Lesson:
     after: str = ""
 
 
+def specs_of(number: int, arms: Mapping[str, Changes], seeds: Sequence[int] = (0,)) -> dict[str, RunSpec]:
+    """Return label -> spec of a lesson's runs: an arm each, with the seed in the label where there are several.
+
+    Args:
+        number: of the lesson; with the label it makes the run's name.
+        arms: label -> what the arm changes in the default spec.
+        seeds: of every arm.
+    """
+
+    def label(arm: str, seed: int) -> str:
+        return f"{arm}, seed {seed}" if len(seeds) > 1 else arm
+
+    planned = labelled(RunSpec(), arms, seeds, lambda arm, seed: f"Lesson {number}, {label(arm, seed)}")
+    return {label(arm, seed): spec for (arm, seed), spec in planned.items()}
+
+
+def range_row(label: str, arm: str, values: Sequence[float]) -> Row:
+    """Return the mean of some values, with their range."""
+    return Row(label, arm, math.fsum(values) / len(values), min(values), max(values), tuple(values))
+
+
 def store_of(place: Workspace, run: RunFolder) -> SensitivityStore:
     """Return the saved sensitivity of a finished run.
 
@@ -163,6 +185,12 @@ def main_score(run: RunFolder) -> dict[str, Any]:
     return scores[0]
 
 
+def module_records(run: RunFolder, key: str) -> list[float]:
+    """Return one number of every module's extraction, where the record has it."""
+    modules = (run.extraction().get("modules") or {}).values()
+    return [module[key] for module in modules if isinstance(module, dict) and module.get(key) is not None]
+
+
 def score_row(label: str, arm: str, run: RunFolder) -> Row:
     """Return a run's test score in percent with its interval."""
     score = main_score(run)
@@ -172,12 +200,9 @@ def score_row(label: str, arm: str, run: RunFolder) -> Row:
 def untouched_row(run: RunFolder, who: str = "student") -> list[Row]:
     """Return the score of an untrained model beside a run, where the run has it."""
     name = main_score(run)["scorer"]
-    found = [
-        s
-        for s in ((run.result() or {}).get("references") or {}).get(who) or []
-        if s["scorer"] == name and None not in (s.get("low"), s.get("high"))
-    ]
-    return [Row(f"{who}, untouched", who, 100 * s["value"], 100 * s["low"], 100 * s["high"]) for s in found[:1]]
+    scores = ((run.result() or {}).get("references") or {}).get(who) or []
+    whole = [s for s in scores if s["scorer"] == name and None not in (s.get("low"), s.get("high"))]
+    return [Row(f"{who}, untouched", who, 100 * s["value"], 100 * s["low"], 100 * s["high"]) for s in whole[:1]]
 
 
 def paired(runs: Sequence[RunFolder], against: Sequence[RunFolder]) -> PairedResult:

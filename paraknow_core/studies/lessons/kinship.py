@@ -1,9 +1,8 @@
 """Lesson 3: kin and strangers. The same transfer into two students of one shape."""
 
-from typing import TYPE_CHECKING
-
+from paraknow_core.ops.statistics import PairedResult
 from paraknow_core.paths import Workspace
-from paraknow_core.studies.lessons import structure
+from paraknow_core.spec import RunSpec
 from paraknow_core.studies.lessons.base import (
     MARGIN,
     Explanation,
@@ -16,25 +15,26 @@ from paraknow_core.studies.lessons.base import (
     is_clear,
     is_no_gain,
     main_score,
+    module_records,
     paired,
     say,
     score_row,
     untouched_row,
 )
+from paraknow_core.studies.lessons.structure import SMALL, control, transfer
 from paraknow_core.studies.scores import gains_differ
-
-if TYPE_CHECKING:
-    from paraknow_core.ops.statistics import PairedResult
+from paraknow_core.studies.spec import labelled
 
 STUDENTS = ("kin", "stranger")
-SPECS = {
-    label: spec
+ARMS = {
+    label: changes
     for student in STUDENTS
-    for label, spec in (
-        (f"{student}: default LoRA", structure.control(f"bundled:{student}", f"Lesson 3, {student}, default LoRA")),
-        (f"{student}: transfer", structure.difference("submatrix", f"bundled:{student}", f"Lesson 3, {student}")),
+    for label, changes in (
+        (f"{student}: default LoRA", {**control(student), "name": f"Lesson 3, {student}, default LoRA"}),
+        (f"{student}: transfer", {**transfer("submatrix", student), "name": f"Lesson 3, {student}"}),
     )
 }
+SPECS = {label: spec for (label, _), spec in labelled(RunSpec(), ARMS, [0]).items()}
 
 
 def explain(place: Workspace, runs: Runs) -> Explanation:
@@ -55,8 +55,8 @@ def explain(place: Workspace, runs: Runs) -> Explanation:
         "score [%]",
         tuple(row for s in STUDENTS for row in _scores(s, runs)),
     )
-    transfer, control = ([runs[f"{s}: {arm}"] for s in STUDENTS] for arm in ("transfer", "default LoRA"))
-    right, why = _judge(gains, gains_differ(*zip(transfer, control, strict=True)))
+    pairs = [(runs[f"{s}: transfer"], runs[f"{s}: default LoRA"]) for s in STUDENTS]
+    right, why = _judge(gains, gains_differ(*pairs))
     return Explanation((gain, scores), _sentences(gains, runs), right, why)
 
 
@@ -70,7 +70,7 @@ def _scores(student: str, runs: Runs) -> list[Row]:
     ]
 
 
-def _judge(gains: dict, excess: "PairedResult") -> tuple[str, str]:
+def _judge(gains: dict, excess: PairedResult) -> tuple[str, str]:
     """Return who gains, as far as these runs decide it.
 
     Args:
@@ -92,7 +92,7 @@ def _judge(gains: dict, excess: "PairedResult") -> tuple[str, str]:
 def _sentences(gains: dict, runs: Runs) -> tuple[str, ...]:
     words = [f"The transfer in {s} against its own default LoRA: {say(result)}" for s, result in gains.items()]
     for student in STUDENTS:
-        cosine = _cosine(runs[f"{student}: transfer"])
+        cosine = module_records(runs[f"{student}: transfer"], "cosine_with_student")
         if cosine:
             words.append(
                 f"Cosine of the teacher's block with {student}'s own weight: {sum(cosine) / len(cosine):.2f} "
@@ -103,12 +103,6 @@ def _sentences(gains: dict, runs: Runs) -> tuple[str, ...]:
         "is noise to the student; a cosine near 0 says so before anything is trained."
     )
     return tuple(words)
-
-
-def _cosine(run) -> list[float]:  # noqa: ANN001
-    modules = run.extraction().get("modules") or {}
-    found = (m.get("cosine_with_student") for m in modules.values() if isinstance(m, dict))
-    return [value for value in found if value is not None]
 
 
 LESSON = Lesson(
@@ -127,13 +121,13 @@ LESSON = Lesson(
             "kin-cosine",
             "See the cosine with the student, module by module",
             "pages/mapping.py",
-            {**structure.SMALL, "injection.mode": "difference"},
+            {**SMALL, "injection.mode": "difference"},
         ),
         Preset(
             "stranger-residual",
             "Give stranger the paper's mode (residual)",
             "pages/train.py",
-            {**structure.SMALL, "student.source": "bundled:stranger"},
+            {**SMALL, "student.source": "bundled:stranger"},
             ("default_lora", "random_offset"),
         ),
     ),

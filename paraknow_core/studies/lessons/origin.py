@@ -3,7 +3,7 @@
 from paraknow_core.display import arm_of
 from paraknow_core.errors import RunError
 from paraknow_core.paths import Workspace
-from paraknow_core.spec import RunSpec
+from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies.lessons.base import (
     Explanation,
     Lesson,
@@ -16,6 +16,7 @@ from paraknow_core.studies.lessons.base import (
     mean_and_interval,
     paired,
     say,
+    specs_of,
 )
 
 MARGIN = 0.02  # nats per token (2 % of a perplexity): a smaller gain counts as none
@@ -32,12 +33,7 @@ SMALL = {
 }
 
 
-def _spec(method: str, seed: int) -> RunSpec:
-    name = f"Lesson 5, {arm_of(method).label}, seed {seed}"
-    return RunSpec(name=name).with_changes({**SMALL, "method": method, "seed": seed})
-
-
-SPECS = {f"{arm_of(method).label}, seed {seed}": _spec(method, seed) for seed in SEEDS for method in METHODS}
+SPECS = specs_of(5, {arm_of(method).label: {**SMALL, "method": method} for method in METHODS}, SEEDS)
 
 
 def explain(place: Workspace, runs: Runs) -> Explanation:
@@ -68,11 +64,11 @@ def explain(place: Workspace, runs: Runs) -> Explanation:
     return Explanation((loss, score), _sentences(intervals, scores), right, why)
 
 
-def _arm(runs: Runs, method: str) -> list:
+def _arm(runs: Runs, method: str) -> list[RunFolder]:
     return [runs[f"{arm_of(method).label}, seed {seed}"] for seed in SEEDS]
 
 
-def _loss(run) -> float:  # noqa: ANN001
+def _loss(run: RunFolder) -> float:
     value = ((run.result() or {}).get("training") or {}).get("last_validation_loss")
     if value is None:
         raise RunError(f"run {run.id}: has no validation loss; run the lesson again")

@@ -3,16 +3,16 @@
 from itertools import combinations
 
 from paraknow_core.paths import Workspace
-from paraknow_core.spec import RunSpec
 from paraknow_core.studies.lessons.base import (
     Explanation,
     Lesson,
     Panel,
     Preset,
-    Row,
     Runs,
     module_sums,
+    range_row,
     rank_correlation,
+    specs_of,
     store_of,
 )
 
@@ -22,18 +22,19 @@ ENOUGH = 0.95
 KEPT = 4  # layers of the bundled students
 
 
-def _spec(size: int, draw: int) -> RunSpec:
-    return RunSpec(name=f"Lesson 4, {size} samples, draw {draw + 1}").with_changes(
-        {
+SPECS = specs_of(
+    4,
+    {
+        f"{size} samples, draw {draw + 1}": {
             "until": "sensitivity",
             "sensitivity.samples": size,
             "sensitivity.selection": "random",
             "sensitivity.seed": draw,
         }
-    )
-
-
-SPECS = {f"{size} samples, draw {draw + 1}": _spec(size, draw) for size in SIZES for draw in range(DRAWS)}
+        for size in SIZES
+        for draw in range(DRAWS)
+    },
+)
 
 
 def explain(place: Workspace, runs: Runs) -> Explanation:
@@ -49,8 +50,8 @@ def explain(place: Workspace, runs: Runs) -> Explanation:
         f"teacher on word problems; Spearman's correlation, {DRAWS} draws each; bars: range over pairs",
         "rank correlation",
         tuple(
-            Row(f"{size} sample{'s' if size > 1 else ''}", "seeking", sum(v) / len(v), min(v), max(v), tuple(v))
-            for size, v in agreement.items()
+            range_row(f"{size} sample{'s' if size > 1 else ''}", "seeking", correlations)
+            for size, correlations in agreement.items()
         ),
     )
     right, why = _judge(agreement)

@@ -3,7 +3,7 @@
 from itertools import combinations, product
 
 from paraknow_core.paths import Workspace
-from paraknow_core.spec import RunSpec
+from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies.lessons.base import (
     Explanation,
     Lesson,
@@ -13,7 +13,9 @@ from paraknow_core.studies.lessons.base import (
     Runs,
     mean_and_interval,
     module_sums,
+    range_row,
     rank_correlation,
+    specs_of,
     store_of,
 )
 
@@ -23,19 +25,20 @@ SAMPLES = 16
 GROUPS = ("attention", "ffn", "embedding")
 
 
-def _spec(task: str, draw: int) -> RunSpec:
-    return RunSpec(name=f"Lesson 1, {TASKS[task]}, draw {draw + 1}").with_changes(
-        {
+SPECS = specs_of(
+    1,
+    {
+        f"{label}, draw {draw + 1}": {
             "task.source": f"bundled:{task}",
             "until": "sensitivity",
             "sensitivity.samples": SAMPLES,
             "sensitivity.selection": "random",
             "sensitivity.seed": draw,
         }
-    )
-
-
-SPECS = {f"{TASKS[task]}, draw {draw + 1}": _spec(task, draw) for task in TASKS for draw in range(DRAWS)}
+        for task, label in TASKS.items()
+        for draw in range(DRAWS)
+    },
+)
 
 
 def explain(place: Workspace, runs: Runs) -> Explanation:
@@ -50,8 +53,8 @@ def explain(place: Workspace, runs: Runs) -> Explanation:
         f"Spearman's rank correlation of {len(sums[first][0])} modules; bars: range over pairs of draws",
         "rank correlation",
         (
-            *(_range(f"{t}: two draws", "seeking", values) for t, values in within.items()),
-            _range("one task against the other", "teacher", between),
+            *(range_row(f"{t}: two draws", "seeking", values) for t, values in within.items()),
+            range_row("one task against the other", "teacher", between),
         ),
     )
     return Explanation((agreement, _groups(place, runs)), _sentences(sums, within, between), right, why)
@@ -72,10 +75,6 @@ def _judge(within: list[float], between: list[float]) -> tuple[str, str]:
     return "other", f"across tasks the ranks hardly agree (at most {max(between):.2f})."
 
 
-def _range(label: str, arm: str, values: list[float]) -> Row:
-    return Row(label, arm, sum(values) / len(values), min(values), max(values), tuple(values))
-
-
 def _groups(place: Workspace, runs: Runs) -> Panel:
     rows = []
     for task in TASKS.values():
@@ -88,7 +87,7 @@ def _groups(place: Workspace, runs: Runs) -> Panel:
     return Panel("Where the sensitivity lies", subtitle, "share of all [%]", tuple(rows))
 
 
-def _shares(place: Workspace, run) -> dict[str, float]:  # noqa: ANN001
+def _shares(place: Workspace, run: RunFolder) -> dict[str, float]:
     totals = store_of(place, run).totals
     return {group: totals["groups"].get(group, 0.0) / (totals["total"] or 1.0) for group in GROUPS}
 

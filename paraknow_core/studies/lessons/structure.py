@@ -4,7 +4,6 @@ from itertools import combinations
 
 from paraknow_core.display import arm_of
 from paraknow_core.paths import Workspace
-from paraknow_core.spec import RunSpec
 from paraknow_core.studies.lessons.base import (
     MARGIN,
     Explanation,
@@ -16,11 +15,14 @@ from paraknow_core.studies.lessons.base import (
     is_clear,
     is_none,
     main_score,
+    module_records,
     paired,
     say,
     score_row,
+    specs_of,
     untouched_row,
 )
+from paraknow_core.studies.spec import Changes
 
 STRUCTURES = {
     "submatrix": "sub-matrix",
@@ -40,27 +42,25 @@ SMALL = {
 CONTROL = "default LoRA"
 
 
-def difference(structure: str, student: str = "bundled:kin", name: str = "") -> RunSpec:
-    """Return a small run that moves the student towards a block of the teacher."""
-    changes = {**SMALL, "injection.mode": "difference", "extraction.structure": structure, "student.source": student}
-    return RunSpec(name=name).with_changes(changes)
+def transfer(structure: str, student: str = "kin") -> Changes:
+    """Return what makes a small run that moves a bundled student towards a block of the teacher."""
+    source = {"student.source": f"bundled:{student}"}
+    return {**SMALL, **source, "injection.mode": "difference", "extraction.structure": structure}
 
 
-def control(student: str = "bundled:kin", name: str = "") -> RunSpec:
-    """Return the same small run without a teacher."""
-    return RunSpec(name=name).with_changes({**SMALL, "method": "default_lora", "student.source": student})
+def control(student: str = "kin") -> Changes:
+    """Return what makes the same small run without a teacher."""
+    return {**SMALL, "student.source": f"bundled:{student}", "method": "default_lora"}
 
 
-SPECS = {CONTROL: control(name="Lesson 2, default LoRA")} | {
-    label: difference(key, name=f"Lesson 2, {label}") for key, label in STRUCTURES.items()
-}
+SPECS = specs_of(2, {CONTROL: control()} | {label: transfer(key) for key, label in STRUCTURES.items()})
 
 
 def explain(place: Workspace, runs: Runs) -> Explanation:
     """Set the scores of the structures beside how much sensitivity each of them caught."""
     del place
     results = {key: paired([runs[label]], [runs[CONTROL]]) for key, label in STRUCTURES.items()}
-    mass = {key: _captured(runs[label]) for key, label in STRUCTURES.items()}
+    mass = {key: module_records(runs[label], "captured_mass") for key, label in STRUCTURES.items()}
     scores = Panel(
         "Test score after fine-tuning",
         _about(runs),
@@ -90,7 +90,7 @@ def _judge(runs: Runs) -> tuple[str, str]:
 
     That two are not told apart is no finding: `none` needs every pair's interval within the margin.
     """
-    order = sorted(STRUCTURES, key=lambda key: -_score(runs[STRUCTURES[key]]))
+    order = sorted(STRUCTURES, key=lambda key: -main_score(runs[STRUCTURES[key]])["value"])
     pairs = {(a, b): paired([runs[STRUCTURES[a]]], [runs[STRUCTURES[b]]]) for a, b in combinations(order, 2)}
     best, last = order[0], order[-1]
     ahead = [pairs[best, other] for other in order[1:]]
@@ -108,15 +108,6 @@ def _judge(runs: Runs) -> tuple[str, str]:
     if is_clear(pairs[best, last]):
         return "", f"that it makes a difference is clear, not which is best. {_capital(ends)} But {words}"
     return "", f"{words} {_capital(ends)}"
-
-
-def _score(run) -> float:  # noqa: ANN001
-    return main_score(run)["value"]
-
-
-def _captured(run) -> list[float]:  # noqa: ANN001
-    modules = run.extraction().get("modules") or {}
-    return [m["captured_mass"] for m in modules.values() if isinstance(m, dict) and m.get("captured_mass") is not None]
 
 
 def _about(runs: Runs) -> str:
