@@ -9,28 +9,20 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import SHARE, arm_of, compact, percent, scaled_score, score_text, shorten, significant
+from paraknow_core.figures import draw
 from paraknow_core.figures.style import (
-    MOST_LABELLED,
     anchor_at,
     blank,
-    cell_texts,
-    error_bars,
-    heatmap,
     ink,
     legend_below,
     log_scale,
     mixed,
-    module_axes,
-    named_rows,
     neutral,
     paper,
     points,
-    scatter,
     smoothed,
     texts_on_scale,
     thin,
-    upright_bar,
-    write,
 )
 from paraknow_core.studies import Arm, Contrast
 
@@ -87,7 +79,7 @@ def score_forest(
         edges += [v for v in (value, low, high, *seeds) if v is not None]
         if len(seeds) > 1:
             small = {"opacity": 0.75, "marker": {"color": look.colour, "size": 5, "symbol": look.symbol}}
-            scatter(figure, seeds, [place + 0.24] * len(seeds), "markers", "one seed: %{x:.1f}", **small)
+            draw.scatter(figure, seeds, [place + 0.24] * len(seeds), "markers", "one seed: %{x:.1f}", **small)
         _point(figure, value, low, high, place, look, dark, _score_hover(row))
         words.append((value, place, _with_seeds(row)))
     ends = _room(edges)
@@ -100,7 +92,7 @@ def score_forest(
             figure.add_vline(x=value, line={"color": neutral(dark), "width": 1.4, "dash": "dot"})
             side = "right" if value > sum(ends) / 2 else "left"
             place = {"yanchor": "bottom", "xanchor": side, "yshift": -15 * len(near)}
-            write(
+            draw.write(
                 figure, value, len(arms) - 0.5, escape(row["label"]), **place, font={"size": 11.5}, bgcolor=paper(dark)
             )
             near.append(value)
@@ -192,8 +184,8 @@ def overlaid(
         shown = smoothed(y, smoothing)
         if smoothing > 0:
             faint = {"line": {"color": look.colour, "width": 1}, "opacity": 0.25, "showlegend": False}
-            scatter(figure, x, y, "lines", legendgroup=curve.label, **faint)
-        scatter(
+            draw.scatter(figure, x, y, "lines", legendgroup=curve.label, **faint)
+        draw.scatter(
             figure,
             x,
             shown,
@@ -248,10 +240,10 @@ def module_map(
     ticks = bar.pop("ticks", {})
     hover = "<b>%{customdata}</b><br>%{text}"
     place = {"x": list(range(len(roles))), "y": layers, "xgap": 2, "ygap": 2}
-    heatmap(figure, shown, upright_bar(words, ticks), hover, customdata=names, text=text, **place, **bar)
-    if len(layers) <= MOST_LABELLED:
+    draw.heatmap(figure, shown, draw.upright_bar(words, ticks), hover, customdata=names, text=text, **place, **bar)
+    if len(layers) <= draw.MOST_LABELLED:
         _cell_texts(figure, shown, text, layers, bar, dark)
-    module_axes(figure, roles, layers)
+    draw.module_axes(figure, roles, layers)
     return figure
 
 
@@ -270,7 +262,7 @@ def _cell_texts(
     on_cells = iter(texts_on_scale(known, low, high, bar["colorscale"]))
     colours = [next(on_cells) if numpy.isfinite(shown[place]) else ink(dark) for place in places]
     x, y = [column for _, column in places], [layers[row] for row, _ in places]
-    cell_texts(figure, x, y, [text[place] for place in places], colours)
+    draw.cell_texts(figure, x, y, [text[place] for place in places], colours)
 
 
 def _coloured(
@@ -314,7 +306,7 @@ def _write_over(
     anchor = anchor_at(x, ends)
     shift = {"left": -8, "right": 8}[anchor] * (lift != 0) if anchor != "center" else 0
     look = {"bgcolor": paper(dark), "borderpad": 0, "font": {"size": 12.5}}
-    write(figure, x, place, escape(text), yshift=lift, xanchor=anchor, xshift=shift, **look)
+    draw.write(figure, x, place, escape(text), yshift=lift, xanchor=anchor, xshift=shift, **look)
 
 
 def _point(
@@ -330,7 +322,9 @@ def _point(
     low, high = (None, None) if low is None or high is None else (low, high)
     edge = {"color": ink(dark), "width": 0.8}
     marker = {"color": look.colour, "size": 11, "symbol": look.symbol, "line": edge}
-    scatter(figure, [value], [place], "markers", hover, marker=marker, error_x=error_bars([value], [low], [high], dark))
+    draw.scatter(
+        figure, [value], [place], "markers", hover, marker=marker, error_x=draw.error_bars([value], [low], [high], dark)
+    )
 
 
 def _add_published(
@@ -340,13 +334,13 @@ def _add_published(
     heights = [labels.index(name) + 0.3 for name in names]
     marker = {"symbol": "diamond-open", "size": 10, "color": ink(dark), "line": {"width": 1.6}}
     hover = "paper (LLaMA-1): %{x:+.2f} points<br>%{customdata}<br>another setting"
-    scatter(figure, values, heights, "markers", hover, marker=marker, customdata=list(map(escape, words)))
+    draw.scatter(figure, values, heights, "markers", hover, marker=marker, customdata=list(map(escape, words)))
     look = {"xshift": 9, "xanchor": "left", "font": {"size": 12}, "bgcolor": paper(dark)}
-    write(figure, max(values), heights[0], "paper (LLaMA-1)", **look)
+    draw.write(figure, max(values), heights[0], "paper (LLaMA-1)", **look)
 
 
 def _named_rows(figure: go.Figure, labels: Sequence[str]) -> go.Figure:
-    named_rows(figure, [_wrapped(label) for label in labels], 0.6, 0.6)
+    draw.named_rows(figure, [_wrapped(label) for label in labels], 0.6, 0.6)
     return figure
 
 

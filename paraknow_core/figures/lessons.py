@@ -5,7 +5,8 @@ from html import escape
 import plotly.graph_objects as go
 
 from paraknow_core.display import ARMS, GROUP_COLOURS, arm_of, shorten, significant
-from paraknow_core.figures.style import blank, error_bars, ink, named_rows, scatter
+from paraknow_core.figures import draw
+from paraknow_core.figures.style import blank, ink
 from paraknow_core.studies.lessons import Panel, Row
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "hexagon", "star", "cross")
@@ -18,9 +19,9 @@ def panel_figure(panel: Panel, *, dark: bool = False) -> go.Figure:
     for place, row in enumerate(rows):
         if row.points:
             marker = {"size": 6, "color": _colour(row, dark), "opacity": 0.55}
-            scatter(figure, list(row.points), [place] * len(row.points), "markers", marker=marker)
+            draw.scatter(figure, list(row.points), [place] * len(row.points), "markers", marker=marker)
     values = [row.value for row in rows]
-    scatter(
+    draw.scatter(
         figure,
         values,
         places,
@@ -32,16 +33,16 @@ def panel_figure(panel: Panel, *, dark: bool = False) -> go.Figure:
             "line": {"color": ink(dark), "width": 1},
             "symbol": [_symbol(row) for row in rows],
         },
-        error_x=error_bars(values, [row.low for row in rows], [row.high for row in rows], dark, width=6),
+        error_x=draw.error_bars(values, [row.low for row in rows], [row.high for row in rows], dark, width=6),
         customdata=[[escape(row.label), row_text(panel, row)] for row in rows],
     )
     ends = [max([row.value, *([row.high] if row.high is not None else []), *row.points]) for row in rows]
     numbers = [f"   {_number(panel, value)}" for value in values]
-    scatter(figure, ends, places, "text", text=numbers, textposition="middle right", cliponaxis=False)
+    draw.scatter(figure, ends, places, "text", text=numbers, textposition="middle right", cliponaxis=False)
     figure.update_xaxes(title_text=panel.unit, range=_range(panel), zeroline=False)
     if panel.zero:
         figure.add_vline(x=0, line={"color": ink(dark), "width": 1.2, "dash": "dot"})
-    named_rows(figure, [escape(shorten(row.label, 34), quote=False) for row in rows], 0.5, 0.5)
+    draw.named_rows(figure, [escape(shorten(row.label, 34), quote=False) for row in rows], 0.5, 0.5)
     return figure
 
 

@@ -7,26 +7,20 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import percent, significant
+from paraknow_core.figures import draw
 from paraknow_core.figures.maps import TALL as MATRIX
 from paraknow_core.figures.maps import matrix_map
 from paraknow_core.figures.style import (
     BLUE,
     HIGHLIGHT,
     anchor_at,
-    bars,
     binned,
     blank,
-    click_targets,
-    flat_bar,
-    heatmap,
     ink,
     neutral,
     paper,
     readable,
-    scatter,
-    spanned,
     text_on,
-    write,
 )
 
 PICTURE = 330  # pixels
@@ -71,7 +65,7 @@ def layer_links(
         share = scores[teacher] / largest if scores else 0.3
         start, end = teacher + lift[0], student + lift[1]
         lit = picked in (("teacher", teacher), ("student", student))
-        scatter(
+        draw.scatter(
             figure,
             0.045 + 0.91 * numpy.linspace(0, 1, len(_CURVE)),
             start + (end - start) * _CURVE,
@@ -86,9 +80,9 @@ def layer_links(
     figure.update_xaxes(visible=False, range=[-0.14 - (_MOST_BAR + 0.12 if scores else 0), 1.16])
     figure.update_yaxes(visible=False, range=[-0.75, tallest + 0.35])
     for x, text in ((0, "teacher"), (1, "student")):
-        write(figure, x, tallest + 0.1, f"<b>{text}</b>")
+        draw.write(figure, x, tallest + 0.1, f"<b>{text}</b>")
     if scores:
-        write(figure, -0.17, tallest + 0.1, "S of the layer", readable(neutral(dark), dark), xanchor="right")
+        draw.write(figure, -0.17, tallest + 0.1, "S of the layer", readable(neutral(dark), dark), xanchor="right")
     return figure
 
 
@@ -111,7 +105,7 @@ def _bars(
     """Draw S of each teacher layer as a bar that grows to the left, with its number where there is room."""
     places = [i + lift for i in range(len(scores))]
     colours = [BLUE if i in layers else neutral(dark) for i in range(len(scores))]
-    bars(
+    draw.bars(
         figure,
         [-_MOST_BAR * s / largest for s in scores],
         places,
@@ -125,7 +119,7 @@ def _bars(
     if len(scores) <= 24:
         numbers = [significant(s) for s in scores]
         look = {"text": numbers, "textposition": "middle left", "textfont": {"size": 11.5}, "cliponaxis": False}
-        scatter(figure, [-0.09 - _MOST_BAR * s / largest for s in scores], places, "text", **look)
+        draw.scatter(figure, [-0.09 - _MOST_BAR * s / largest for s in scores], places, "text", **look)
 
 
 def _nodes(
@@ -145,7 +139,7 @@ def _nodes(
         edge = {"width": 1.6, "color": [fill or neutral(dark) for fill in fills]}
         marker = {"symbol": "square", "size": 22 if large else 9, "color": [fill or paper(dark) for fill in fills]}
         texts = [text_on(fill) if large and fill else ink(dark) for fill in fills]
-        scatter(
+        draw.scatter(
             figure,
             [x] * size,
             [i + shift for i in range(size)],
@@ -167,7 +161,7 @@ def _targets(figure: go.Figure, layers: Sequence[int | None], lift: Sequence[flo
         points.append((1, i + lift[1], "student", i, f"{gets}<br><i>click, then click a teacher layer</i>"))
     x, y, *data = zip(*points, strict=True)
     hover = "<b>%{customdata[0]} layer %{customdata[1]}</b><br>%{customdata[2]}"
-    click_targets(figure, x, y, list(map(list, zip(*data, strict=True))), 30 if len(points) <= 80 else 11, hover)
+    draw.click_targets(figure, x, y, list(map(list, zip(*data, strict=True))), 30 if len(points) <= 80 else 11, hover)
 
 
 def selection_map(
@@ -192,9 +186,9 @@ def selection_map(
     if facts["kind"] == "grid":
         look = {"line": {"width": 0}, "fillcolor": "rgba(213,94,0,0.75)", "showlegend": False}
         y, x = binned(arrays["rows"] * arrays["kept_rows"])
-        scatter(figure, x, y, "lines", "kept of row %{y:.0f}: %{x:.3g}", fill="tozerox", row=1, col=2, **look)
+        draw.scatter(figure, x, y, "lines", "kept of row %{y:.0f}: %{x:.3g}", fill="tozerox", row=1, col=2, **look)
         x, y = binned(arrays["cols"] * arrays["kept_cols"])
-        scatter(figure, x, y, "lines", "kept of column %{x:.0f}: %{y:.3g}", fill="tozeroy", row=2, col=1, **look)
+        draw.scatter(figure, x, y, "lines", "kept of column %{x:.0f}: %{y:.3g}", fill="tozeroy", row=2, col=1, **look)
     return figure
 
 
@@ -208,11 +202,11 @@ def density_map(
         shape: (rows, cols) of the teacher's weight.
     """
     rows, cols = shape
-    (x0, dx), (y0, dy) = spanned(cols, density.shape[1]), spanned(rows, density.shape[0])
+    (x0, dx), (y0, dy) = draw.spanned(cols, density.shape[1]), draw.spanned(rows, density.shape[0])
     figure = blank(title, subtitle, dark, height=TALL)
     hover = "row %{y:.0f}, column %{x:.0f}<br>%{z:.0f} % taken"
     place = {"x0": x0, "dx": dx, "y0": y0, "dy": dy}
-    heatmap(figure, 100 * density, flat_bar("weights taken [%]"), hover, zmin=0, zmax=100, **place)
+    draw.heatmap(figure, 100 * density, draw.flat_bar("weights taken [%]"), hover, zmin=0, zmax=100, **place)
     figure.update_yaxes(range=[rows - 0.5, -0.5], title_text="row", showgrid=False)
     figure.update_xaxes(range=[-0.5, cols - 0.5], title_text="column", showgrid=False)
     return figure
@@ -279,7 +273,7 @@ def spectrum_cut(
     width = 1 if len(values) > 60 else 0.8
     for part, colour, word in ((kept, BLUE, "kept"), (~kept, neutral(dark), "left out")):
         marker = {"line": {"width": 0}, "color": colour}
-        bars(figure, place[part], values[part], f"number %{{x}}: %{{y:.4g}}, {word}", marker=marker, width=width)
+        draw.bars(figure, place[part], values[part], f"number %{{x}}: %{{y:.4g}}, {word}", marker=marker, width=width)
     ends = (0.2, max(len(values), rank) + 0.8)
     _marks(figure, [(rank + 0.5, f"rank {rank}: {percent(retained)} of the energy", HIGHLIGHT, "dash")], ends, dark)
     figure.update_layout(bargap=0)
@@ -291,7 +285,7 @@ def spectrum_cut(
 def _histogram(figure: go.Figure, edges: numpy.ndarray, counts: numpy.ndarray, hover: str, dark: bool) -> None:
     """Draw bars that touch each other in the grey of what is not in focus."""
     marker = {"color": neutral(dark), "line": {"width": 0}}
-    bars(figure, (edges[:-1] + edges[1:]) / 2, counts, hover, width=numpy.diff(edges), marker=marker)
+    draw.bars(figure, (edges[:-1] + edges[1:]) / 2, counts, hover, width=numpy.diff(edges), marker=marker)
 
 
 def _marks(
@@ -314,4 +308,4 @@ def _marks(
             "xanchor": anchor,
             "xshift": {"left": 5, "right": -5}.get(anchor, 0),
         }
-        write(figure, x, 1.0 - 0.1 * number, text, ink(dark), bgcolor=paper(dark), opacity=0.92, **place)
+        draw.write(figure, x, 1.0 - 0.1 * number, text, ink(dark), bgcolor=paper(dark), opacity=0.92, **place)

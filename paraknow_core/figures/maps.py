@@ -21,28 +21,17 @@ from paraknow_core.display import (
     shorten,
     significant,
 )
+from paraknow_core.figures import draw
 from paraknow_core.figures.style import (
     BLUE,
     HIGHLIGHT,
-    MOST_LABELLED,
-    bars,
     binned,
     blank,
-    cell_texts,
-    click_targets,
-    error_bars,
-    flat_bar,
-    heatmap,
     log_scale,
-    module_axes,
-    named_rows,
     neutral,
     paper,
-    scatter,
-    spanned,
     style,
     texts_on_scale,
-    upright_bar,
     wrapped,
 )
 
@@ -103,18 +92,20 @@ def sensitivity_heatmap(
     if log and value == "share":
         ticks = {**ticks, "ticktext": [f"{significant(100 * 10**tick, 2)} %" for tick in ticks["tickvals"]]}
     columns, gap = list(range(len(roles))), 2 if len(layers) <= 40 else 1
-    heatmap(figure, colours, upright_bar(f"S, {VALUES[value]}", ticks), x=columns, y=layers, xgap=2, ygap=gap, **span)
+    draw.heatmap(
+        figure, colours, draw.upright_bar(f"S, {VALUES[value]}", ticks), x=columns, y=layers, xgap=2, ygap=gap, **span
+    )
     x, y = [column for _, column in places], [layers[row] for row, _ in places]
-    if len(layers) <= MOST_LABELLED:
+    if len(layers) <= draw.MOST_LABELLED:
         shown = [colours[place] for place in places]
         low, high = span.get("zmin", min(shown, default=0.0)), span.get("zmax", max(shown, default=0.0))
         texts = [percent(number) if value == "share" else compact(number) for number in cells[value]]
-        cell_texts(figure, x, y, texts, texts_on_scale(shown, low, high))
+        draw.cell_texts(figure, x, y, texts, texts_on_scale(shown, low, high))
     size = min(34, 0.95 * (height - 120) / max(1, len(layers)))
-    click_targets(figure, x, y, _cell_data(cells), size, CELL_HOVER)
+    draw.click_targets(figure, x, y, _cell_data(cells), size, CELL_HOVER)
     frame_cell(figure, chosen)
     figure.update_layout(clickmode="event+select", hoverdistance=60, dragmode=False)
-    module_axes(figure, roles, layers)
+    draw.module_axes(figure, roles, layers)
     figure.update_xaxes(tickangle=0, range=[-0.5, len(roles) - 0.5])
     figure.update_yaxes(range=[min(layers, default=0) - 0.5, max(layers, default=0) + 0.5])
     return figure
@@ -162,7 +153,7 @@ def layer_ranking(
     solid = [kept is None or layer in kept for layer in range(len(scores))]
     figure = blank(title, subtitle, dark, height=300)
     words = ["" if kept is None else "kept" if inside else "left out" for inside in solid]
-    bars(
+    draw.bars(
         figure,
         list(range(len(scores))),
         list(scores),
@@ -191,7 +182,7 @@ def group_shares(groups: Mapping[str, float], title: str = "", subtitle: str = "
     names = list(groups)[::-1]
     shares = [groups[name] / total if total else 0.0 for name in names]
     figure = blank(title, subtitle, dark, height=300)
-    bars(
+    draw.bars(
         figure,
         [100 * share for share in shares],
         ["other (norms, biases)" if name == "other" else name for name in names],
@@ -237,11 +228,11 @@ def matrix_map(
     style(figure, title, subtitle, dark, height=TALL)
     # One cell in a hundred may be next to zero: colour is for the rest, the hover still names the true value.
     logs, ticks = log_scale(blocks, floor=float(numpy.quantile(blocks, 0.01))) if log else (blocks, {"nticks": 4})
-    (y0, dy), (x0, dx) = spanned(rows, blocks.shape[0], top), spanned(cols, blocks.shape[1], left)
-    heatmap(
+    (y0, dy), (x0, dx) = draw.spanned(rows, blocks.shape[0], top), draw.spanned(cols, blocks.shape[1], left)
+    draw.heatmap(
         figure,
         logs.astype(numpy.float32),
-        flat_bar("S, block mean", ticks),
+        draw.flat_bar("S, block mean", ticks),
         "row %{y:.0f}, column %{x:.0f}<br>mean S %{customdata:.3g}",
         x0=x0,
         dx=dx,
@@ -253,9 +244,9 @@ def matrix_map(
     )
     look = {"line": {"color": BLUE, "width": 1.2}, "showlegend": False}
     y, x = binned(row_profile)
-    scatter(figure, x, top + y, "lines", "row %{y:.0f}: %{x:.3g}", fill="tozerox", row=1, col=2, **look)
+    draw.scatter(figure, x, top + y, "lines", "row %{y:.0f}: %{x:.3g}", fill="tozerox", row=1, col=2, **look)
     x, y = binned(col_profile)
-    scatter(figure, left + x, y, "lines", "column %{x:.0f}: %{y:.3g}", fill="tozeroy", row=2, col=1, **look)
+    draw.scatter(figure, left + x, y, "lines", "column %{x:.0f}: %{y:.3g}", fill="tozeroy", row=2, col=1, **look)
     if window is not None:
         row, col, height, width = window
         _frame(figure, (col - 0.5, col + width - 0.5), (row - 0.5, row + height - 0.5), 2.5, row=1, col=1)
@@ -286,7 +277,7 @@ def score_bars(table: "pandas.DataFrame", title: str = "", subtitle: str = "", *
     ends = [value if high is None else high for value, high in zip(values, highs, strict=True)]
     arms, places, scores = [arm_of(row["arm"]) for row in rows], list(range(len(rows))), list(map(score_text, rows))
     pattern = {"solidity": 0.2, "fillmode": "overlay", "fgcolor": paper(dark)}
-    bars(
+    draw.bars(
         figure,
         values,
         places,
@@ -297,7 +288,7 @@ def score_bars(table: "pandas.DataFrame", title: str = "", subtitle: str = "", *
             "color": [arm.shade(dark) for arm in arms],
             "pattern": {"shape": [arm.pattern for arm in arms], **pattern},
         },
-        error_x=error_bars(values, lows, highs, dark, thickness=1.4),
+        error_x=draw.error_bars(values, lows, highs, dark, thickness=1.4),
         customdata=[
             [escape(str(row["label"])), score, _interval_text(low, high, unit)]
             for row, score, low, high, unit in zip(rows, scores, lows, highs, units, strict=True)
@@ -305,12 +296,12 @@ def score_bars(table: "pandas.DataFrame", title: str = "", subtitle: str = "", *
     )
     # Over the bars, not at their ends: the longest one leaves no room for words there in a narrow window.
     look = {"textposition": "middle right", "cliponaxis": False, "textfont": {"size": 12.5}}
-    scatter(figure, [0] * len(rows), [place - 0.4 for place in places], "text", text=scores, **look)
+    draw.scatter(figure, [0] * len(rows), [place - 0.4 for place in places], "text", text=scores, **look)
     unit = next(filter(None, units), "")
     figure.update_xaxes(title_text=f"score [{unit}]" if unit else "score", range=[0, 1.06 * max([1e-9, *ends])])
     if unit == "%" and max(ends, default=0) > 60:
         figure.update_xaxes(tickvals=[0, 20, 40, 60, 80, 100])
-    named_rows(figure, labels, 0.65, 0.4)
+    draw.named_rows(figure, labels, 0.65, 0.4)
     return figure
 
 

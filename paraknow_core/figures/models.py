@@ -7,19 +7,8 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import GROUP_COLOURS, count, percent
-from paraknow_core.figures.style import (
-    BLUE,
-    HIGHLIGHT,
-    bars,
-    blank,
-    ink,
-    legend_below,
-    neutral,
-    paper,
-    readable,
-    text_on,
-    write,
-)
+from paraknow_core.figures import draw
+from paraknow_core.figures.style import BLUE, HIGHLIGHT, blank, ink, legend_below, neutral, paper, readable, text_on
 
 LETTER_SHARE = 0.019  # of the longest bar that a letter takes: names of narrower parts are on hover only
 MOST_BINS = 60
@@ -47,7 +36,7 @@ def parameter_bars(
                 f"{label.replace('<br>', ' ')}: {part['role']} ({part['group']})<br>{count(part['parameters'])} in "
                 f"{part['modules']:,}, {percent(part['parameters'] / totals[label])} of the model"
             )
-            bars(
+            draw.bars(
                 figure,
                 [part["parameters"]],
                 [label],
@@ -67,7 +56,7 @@ def parameter_bars(
             seen.add(part["group"])
     for label, total in totals.items():
         font = {"color": ink(dark), "size": 13}
-        write(figure, total, label, count(total), xanchor="left", xshift=6, font=font)
+        draw.write(figure, total, label, count(total), xanchor="left", xshift=6, font=font)
     figure.update_layout(
         barmode="stack",
         bargap=0.3,
@@ -104,7 +93,7 @@ def length_histogram(
         if not counts.any():
             continue
         cut = {"shape": "/", "fgcolor": colour, "bgcolor": "rgba(213,94,0,0.35)", "solidity": 0.5}
-        bars(
+        draw.bars(
             figure,
             edges[:-1] + (width - 1) / 2,
             counts,
@@ -118,7 +107,7 @@ def length_histogram(
     near = limit <= 1.6 * high
     if near:
         figure.add_vline(x=limit + 0.5, line={"color": ink(dark), "width": 1.5, "dash": "dash"})
-    write(
+    draw.write(
         figure,
         limit + 0.5 if near else 1,
         1,

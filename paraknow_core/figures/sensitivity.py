@@ -7,25 +7,18 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import GROUP_COLOURS, percent, significant
+from paraknow_core.figures import draw
 from paraknow_core.figures.maps import TALL
 from paraknow_core.figures.style import (
     BLUE,
     HIGHLIGHT,
-    MOST_LABELLED,
     blank,
-    cell_texts,
-    click_targets,
-    heatmap,
     ink,
     legend_below,
-    module_axes,
     neutral,
     readable,
-    scatter,
     texts_on_scale,
-    upright_bar,
     wrapped,
-    write,
 )
 from paraknow_core.sensitivity.agreement import Agreement
 
@@ -43,7 +36,7 @@ def mark_picked(figure: go.Figure, rows: Sequence[Sequence[int]], cols: Sequence
         edge = [0.0 if end is not None else None for end in ends]
         x, y = (edge, ends) if along_rows else (ends, edge)
         where = {"row": 1, "col": 2} if along_rows else {"row": 2, "col": 1}
-        scatter(figure, x, y, "lines", line={"color": HIGHLIGHT, "width": 7}, showlegend=False, **where)
+        draw.scatter(figure, x, y, "lines", line={"color": HIGHLIGHT, "width": 7}, showlegend=False, **where)
     return figure
 
 
@@ -54,7 +47,7 @@ def box_targets(figure: go.Figure, origin: tuple[int, int], shape: tuple[int, in
     x, y = numpy.meshgrid(left + at * cols / 24 - 0.5, top + at * rows / 24 - 0.5)
     hidden = {"marker": {"opacity": 0}}
     look = {"marker": {"size": 3, "opacity": 0}, "selected": hidden, "unselected": hidden, "showlegend": False}
-    scatter(figure, x.ravel(), y.ravel(), "markers", row=1, col=1, **look)
+    draw.scatter(figure, x.ravel(), y.ravel(), "markers", row=1, col=1, **look)
     figure.update_layout(dragmode="select", newselection={"line": {"color": HIGHLIGHT, "width": 2}})
     return figure
 
@@ -87,12 +80,14 @@ def difference_map(
     heading = "ratio of shares" if kind == "ratio" else "difference of shares [points]"
     columns, gap = list(range(len(found.roles))), 2 if rows <= 40 else 1
     ends = {"zmin": -limit, "zmax": limit, "colorscale": DIVERGING}
-    heatmap(figure, cells, upright_bar(heading, ticks), x=columns, y=list(range(rows)), xgap=2, ygap=gap, **ends)
+    draw.heatmap(
+        figure, cells, draw.upright_bar(heading, ticks), x=columns, y=list(range(rows)), xgap=2, ygap=gap, **ends
+    )
     places = [place for place in numpy.ndindex(*cells.shape) if numpy.isfinite(cells[place])]
     x, y = [column for _, column in places], [row for row, _ in places]
-    if rows <= MOST_LABELLED:
+    if rows <= draw.MOST_LABELLED:
         colours = texts_on_scale([float(cells[place]) for place in places], -limit, limit, DIVERGING)
-        cell_texts(figure, x, y, [_difference_text(cells[place], kind) for place in places], colours)
+        draw.cell_texts(figure, x, y, [_difference_text(cells[place], kind) for place in places], colours)
     data = [
         [(modules or {}).get((row, found.roles[column]), ""), *_shares_in_words(found, row, column)]
         for row, column in places
@@ -100,9 +95,9 @@ def difference_map(
     hover = (
         f"<b>%{{customdata[1]}}</b><br>{_hover(names[0])} %{{customdata[2]}}<br>{_hover(names[1])} %{{customdata[3]}}"
     )
-    click_targets(figure, x, y, data, min(34, 0.95 * (height - 120) / rows), hover)
+    draw.click_targets(figure, x, y, data, min(34, 0.95 * (height - 120) / rows), hover)
     figure.update_layout(clickmode="event+select", hoverdistance=60, dragmode=False)
-    module_axes(figure, found.roles, list(range(rows)))
+    draw.module_axes(figure, found.roles, list(range(rows)))
     figure.update_xaxes(range=[-0.5, len(columns) - 0.5])
     figure.update_yaxes(range=[-0.5, rows - 0.5], **_row_axis(found, rows, 20))
     return figure
@@ -149,14 +144,14 @@ def share_scatter(
     low, high = (100 * both.min(), 100 * both.max()) if both.size else (0.1, 1.0)
     ends = [low * 0.8, high * 1.25]
     equal = {"color": neutral(dark), "dash": "dot", "width": 1.2}
-    scatter(figure, ends, ends, "lines", showlegend=False, line=equal)
+    draw.scatter(figure, ends, ends, "lines", showlegend=False, line=equal)
     hover = (
         f"<b>%{{customdata[0]}}</b><br>{_hover(names[0])} %{{customdata[1]}}<br>{_hover(names[1])} %{{customdata[2]}}"
     )
     for group in dict.fromkeys(groups[role] for role in found.roles):
         places = [place for place in zip(*numpy.nonzero(there), strict=True) if groups[found.roles[place[1]]] == group]
         marker = {"color": GROUP_COLOURS[group], "symbol": SYMBOLS[group], "size": 9 if len(first) <= 40 else 6}
-        scatter(
+        draw.scatter(
             figure,
             [100 * second[place] for place in places],
             [100 * first[place] for place in places],
@@ -183,7 +178,7 @@ def layer_lines(
     figure = blank(title, subtitle, dark, LOW)
     places = list(range(len(found.by_layer[0])))
     for shares, name, colour, dash in zip(found.by_layer, names, (BLUE, HIGHLIGHT), ("solid", "dash"), strict=True):
-        scatter(
+        draw.scatter(
             figure,
             places,
             100 * shares,
@@ -214,8 +209,8 @@ def top_overlap_curve(
     n = len(common)
     counts, shares = list(range(1, n + 1)), [100 * c / k for k, c in enumerate(common, 1)]
     chance = [100 * k / n for k in counts]
-    scatter(figure, counts, chance, "lines", "by chance: %{y:.0f} %", line={"color": neutral(dark), "dash": "dot"})
-    scatter(
+    draw.scatter(figure, counts, chance, "lines", "by chance: %{y:.0f} %", line={"color": neutral(dark), "dash": "dot"})
+    draw.scatter(
         figure,
         counts,
         shares,
@@ -227,11 +222,11 @@ def top_overlap_curve(
     )
     if kept and kept <= n:
         ring = {"size": 14, "symbol": "circle-open", "color": HIGHLIGHT, "line": {"width": 2.5}}
-        scatter(figure, [kept], [shares[kept - 1]], "markers", marker=ring)
+        draw.scatter(figure, [kept], [shares[kept - 1]], "markers", marker=ring)
         place = {"yshift": -18, "xanchor": "right" if kept > 0.7 * n else "center"}
-        write(figure, kept, shares[kept - 1], "the draft keeps so many", readable(HIGHLIGHT, dark), **place)
+        draw.write(figure, kept, shares[kept - 1], "the draft keeps so many", readable(HIGHLIGHT, dark), **place)
     grey = readable(neutral(dark), dark)
-    write(figure, counts[n // 3], chance[n // 3], "chance", grey, yshift=-12, xshift=18)
+    draw.write(figure, counts[n // 3], chance[n // 3], "chance", grey, yshift=-12, xshift=18)
     figure.update_xaxes(title_text="k, number of layers", dtick=max(1, n // 12), showgrid=False)
     figure.update_yaxes(title_text="common among the top k [%]", range=[-4, 108], tickvals=[0, 25, 50, 75, 100])
     return figure
@@ -252,7 +247,7 @@ def stability_curve(
     for name, index, colour, dash in lines:
         values = [point[index] for point in points]
         look = {"line": {"color": colour, "dash": dash}, "marker": {"size": 8, "symbol": _symbol(dash)}}
-        scatter(figure, samples, values, "lines+markers", f"{name}, %{{x}} seed samples: %{{y:.3f}}", **look)
+        draw.scatter(figure, samples, values, "lines+markers", f"{name}, %{{x}} seed samples: %{{y:.3f}}", **look)
         if values and values[0] is not None:
             ends.append((values[0], name, colour))
     low = min((value for point in points for value in point[1:] if value is not None), default=0.0)
@@ -262,7 +257,7 @@ def stability_curve(
     for end in ends:
         y, name, colour = end
         place = {"xanchor": "right", "xshift": -8, "yshift": (8 if end is upper else -8) if close else 0}
-        write(figure, numpy.log10(samples[0]), y, name, readable(colour, dark), **place)
+        draw.write(figure, numpy.log10(samples[0]), y, name, readable(colour, dark), **place)
     ticks = _ticks_apart(samples)
     figure.update_xaxes(
         title_text="seed samples",

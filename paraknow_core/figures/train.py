@@ -9,7 +9,8 @@ import numpy
 import plotly.graph_objects as go
 
 from paraknow_core.display import arm_of, duration, memory
-from paraknow_core.figures.style import MAX_POINTS, blank, legend_below, readable, scatter, smoothed, thin, write
+from paraknow_core.figures import draw
+from paraknow_core.figures.style import MAX_POINTS, blank, legend_below, readable, smoothed, thin
 
 Points = tuple[numpy.ndarray, numpy.ndarray]
 AXES = {"step": "optimiser step", "epoch": "epoch", "elapsed": "training time"}
@@ -95,7 +96,7 @@ def _add(figure: go.Figure, line: Line, name: str, axis: str, dark: bool, value:
     if line.raw is not None and len(line.raw[0]):
         pale = 0.16 if not line.focus else 0.45 if dark else 0.3
         thin_line = {"color": colour, "width": 1}
-        scatter(figure, *line.raw, "lines", line=thin_line, opacity=pale, showlegend=False, name=f"{name}, raw")
+        draw.scatter(figure, *line.raw, "lines", line=thin_line, opacity=pale, showlegend=False, name=f"{name}, raw")
     if len(line.shown[0]):
         mode = "lines" if len(line.shown[0]) > 1 else "markers"
         stroke = {"color": colour, "width": 2.2 if line.focus else 1.3, "dash": dash}
@@ -111,7 +112,7 @@ def _add_validation(figure: go.Figure, line: Line, name: str, axis: str, dark: b
 
 def _named(figure: go.Figure, of: Line, points: Points, mode: str, name: str, hover: str, **look: Any) -> None:
     opacity = 1.0 if of.focus else 0.8
-    scatter(figure, *points, mode, hover, extra=escape(name), name=escape(name), opacity=opacity, **look)
+    draw.scatter(figure, *points, mode, hover, extra=escape(name), name=escape(name), opacity=opacity, **look)
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
@@ -134,7 +135,7 @@ def _label(figure: go.Figure, ends: list[tuple[Points, str, Line]], dark: bool) 
     for (points, text, line), place in zip(ends, places, strict=True):
         x, y = float(points[0][-1]), float(points[1][-1])
         colour = readable(arm_of(line.arm).shade(dark), dark)
-        write(figure, x, y, escape(text), colour, xanchor="left", xshift=6, yshift=place - y * pixels)
+        draw.write(figure, x, y, escape(text), colour, xanchor="left", xshift=6, yshift=place - y * pixels)
     if ends:
         figure.update_layout(margin={"r": 24 + 7 * max(len(text) for _, text, _ in ends)})
 
