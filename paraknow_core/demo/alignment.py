@@ -19,6 +19,7 @@ from paraknow_core.demo.corpus import conversation
 from paraknow_core.demo.scoring import score
 from paraknow_core.demo.tasks import TASKS, examples
 from paraknow_core.demo.training import encode
+from paraknow_core.ops.window import best_window
 
 MATRICES = (
     "self_attn.q_proj",
@@ -53,15 +54,6 @@ def sensitivities(model: LlamaForCausalLM, tokenizer: Tokenizer, task: str) -> d
                 total[name] += (parameter.detach() * parameter.grad).abs()
     model.zero_grad(set_to_none=True)
     return total
-
-
-def corner_of_best_window(scores: Tensor, height: int, width: int) -> tuple[int, int]:
-    """Row and column of the (height, width) block with the largest sum of a (rows, cols) score."""
-    table = torch.zeros(scores.shape[0] + 1, scores.shape[1] + 1, dtype=torch.float64)
-    table[1:, 1:] = scores.double().cumsum(0).cumsum(1)
-    sums = table[height:, width:] - table[:-height, width:] - table[height:, :-width] + table[:-height, :-width]
-    row, col = divmod(int(sums.argmax()), sums.shape[1])
-    return row, col
 
 
 def inject_difference(
@@ -120,7 +112,8 @@ def alignment(
         for i, position in enumerate(positions):
             for matrix in MATRICES:
                 height, width = student.get_submodule(f"model.layers.{i}.{matrix}").weight.shape
-                corners.append(corner_of_best_window(scores[f"model.layers.{position}.{matrix}.weight"], height, width))
+                window = best_window(scores[f"model.layers.{position}.{matrix}.weight"], height, width)
+                corners.append((window.row, window.col))
         by_task[task] = {
             "layers": top,
             "layers_recovered": len(set(top) & set(positions)),
