@@ -176,7 +176,7 @@ def begin(place: Workspace, asked: Asked) -> str:
         DataError: a slot names what the people who can reach this server may not read.
         OSError: the workspace cannot be written.
     """
-    access(place).check_new_tokens(asked.max_new_tokens)
+    access(place).check_limit("max_new_tokens", asked.max_new_tokens)
     for slot in asked.slots:
         access(place).check_source(slot.source, "model")
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
