@@ -18,18 +18,20 @@ ROOTS_VARIABLE = "PARAKNOW_ROOTS"  # folders, separated like $PATH, whose models
 ADDRESS_VARIABLE = "PARAKNOW_ADDRESS"  # what the pages' server listens on
 HUB_VARIABLE = "PARAKNOW_ALLOW_HUB"  # 1: other people may name hub ids, which are read with this machine's hub token
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
+ALL = 10**9  # examples of a split without a limit
 DEMO_LIMITS = {
     "epochs": 5.0,
     "max_steps": 200,
     "train": 1000,
     "test": 300,
     "samples": 64,
+    "ids": 64,
     "rank": 64,
     "seeds": 3,
     "validation": 300,
     "batch_size": 256,
     "validations": 50,
-    "new_tokens": 128,
+    "max_new_tokens": 128,
     "waiting": 24,
     "layers": 200,
 }
@@ -37,7 +39,7 @@ DEMO_LIMITS = {
 
 @dataclass(frozen=True)
 class Access:
-    """What the pages of one server may do.
+    """What the pages of one server may do; each check raises a DataError, one sentence, where they may not.
 
     Attributes:
         demo: a classroom: bundled models and tasks only, small runs, nothing is uploaded or deleted.
@@ -62,38 +64,28 @@ class Access:
         return not self.restricted or (self.hub and not self.demo)
 
     def check_source(self, source: str, where: str = "source") -> None:
-        """Refuse what people who are not sitting at this machine may not read.
-
-        Raises:
-            DataError: one sentence.
-        """
+        """Refuse what people who are not sitting at this machine may not read."""
         if not self.restricted:
             return
         # A relative path begins where whoever reads it works: the pages' server, or a process of the project.
         for base in dict.fromkeys((Path.cwd(), PROJECT_ROOT)):
-            found = named(source, base)
-            if found.kind == "bundled":
+            name = named(source, base)
+            if name.kind == "bundled":
                 return
             if self.demo:
+                raise DataError(f"{where}: '{name.text}' given; in demo mode only bundled models and tasks can be used")
+            path = _path_of(name, base)
+            if path is None and not self.hub:
                 raise DataError(
-                    f"{where}: '{found.text}' given; in demo mode only bundled models and tasks can be used"
+                    f"{where}: a hub id was given; for people on other machines hub ids are switched off, as they "
+                    "would be read with this machine's hub token; start the workbench with `ui --allow-hub` (or "
+                    f"${HUB_VARIABLE}=1), or choose what is bundled or uploaded"
                 )
-            path = _path_of(found, base)
-            if path is None:
-                self._check_hub(where)
-            elif not self._may_read(path):
+            if path is not None and not self._may_read(path):
                 raise DataError(
                     f"{where}: this path is outside the folders that people on other machines may use; start the "
                     f"workbench with `ui --root FOLDER` (or ${ROOTS_VARIABLE}), or use it on this machine only"
                 )
-
-    def _check_hub(self, where: str) -> None:
-        if not self.hub:
-            raise DataError(
-                f"{where}: a hub id was given; for people on other machines hub ids are switched off, as they would "
-                "be read with this machine's hub token; start the workbench with `ui --allow-hub` (or "
-                f"${HUB_VARIABLE}=1), or choose what is bundled or uploaded"
-            )
 
     def _may_read(self, path: Path) -> bool:
         """Tell whether a path lies in one of the roots, links followed, and with it the files that a folder gives."""
@@ -105,34 +97,19 @@ class Access:
         return all(link is not None and any(link.is_relative_to(root) for root in kept) for link in leads)
 
     def check_upload(self) -> None:
-        """Refuse a file from a visitor's machine where visitors share this one.
-
-        Raises:
-            DataError: one sentence.
-        """
+        """Refuse a file from a visitor's machine where visitors share this one."""
         if self.demo:
             raise DataError("upload: in demo mode nothing can be uploaded; choose a bundled task")
 
     def check_delete(self) -> None:
-        """Refuse to remove what others may be looking at.
-
-        Raises:
-            DataError: one sentence.
-        """
+        """Refuse to remove what others may be looking at."""
         if self.demo:
             raise DataError(
                 "delete: in demo mode nothing can be deleted; whoever started the workbench can, with `runs delete`"
             )
 
     def check_label(self, own: bool) -> None:
-        """Refuse to name, note or star what somebody else has started.
-
-        Args:
-            own: whether this visitor has started the run.
-
-        Raises:
-            DataError: one sentence.
-        """
+        """Refuse to name, note or star a run, unless this visitor has started it."""
         if self.demo and not own:
             raise DataError(
                 "label: in demo mode only runs that you have started yourself can be named; whoever "
@@ -140,15 +117,7 @@ class Access:
             )
 
     def check_amount(self, waiting: int, more: int) -> None:
-        """Refuse more runs than a shared machine gets done in a lesson.
-
-        Args:
-            waiting: runs that are queued or running now.
-            more: runs to be added.
-
-        Raises:
-            DataError: one sentence.
-        """
+        """Refuse more runs, beside those that are queued or running, than a shared machine gets done in a lesson."""
         most = DEMO_LIMITS["waiting"]
         if self.demo and waiting + more > most:
             raise DataError(
@@ -156,34 +125,19 @@ class Access:
                 f"{most} at a time, so wait until some are done"
             )
 
-    def check_new_tokens(self, number: int) -> None:
-        """Refuse longer answers of the playground than a shared machine writes in a lesson.
-
-        Raises:
-            DataError: one sentence.
-        """
-        if self.demo and number > DEMO_LIMITS["new_tokens"]:
-            raise DataError(_too_much("max_new_tokens", number, DEMO_LIMITS["new_tokens"]))
-
-    def check_seeds(self, number: int) -> None:
-        """Refuse more seeds an arm than a shared machine gets done in a lesson.
-
-        Raises:
-            DataError: one sentence.
-        """
-        if self.demo and number > DEMO_LIMITS["seeds"]:
-            raise DataError(_too_much("seeds", number, DEMO_LIMITS["seeds"]))
+    def check_limit(self, key: str, number: float) -> None:
+        """Refuse more of something than `DEMO_LIMITS` allows; its name there is the last part of the key."""
+        limit = DEMO_LIMITS[key.rpartition(".")[2]]
+        if self.demo and number > limit:
+            raise DataError(
+                f"{key}: {number:g} given; in demo mode at most {limit:g}, so that a class shares the machine"
+            )
 
     def check_question(self, question: BaseModel) -> None:
-        """Refuse a question to the desk that names what may not be read, or in demo mode asks for too much of a task.
-
-        Raises:
-            DataError: one sentence.
-        """
-        if self.demo:
-            asked = getattr(question, "spec", question)
-            parts = {name: getattr(asked, name) for name in ("task", "sensitivity") if hasattr(asked, name)}
-            _check_size(RunSpec().model_copy(update=parts))
+        """Refuse a question that names what may not be read, or in demo mode asks for too much of a task."""
+        spec = getattr(question, "spec", question)
+        parts = {name: getattr(spec, name, None) for name in ("task", "sensitivity")}
+        self._check_size(RunSpec().model_copy(update={name: part for name, part in parts.items() if part is not None}))
         for source in sources_of(question):
             self.check_source(source.text)
 
@@ -194,16 +148,31 @@ class Access:
             spec: what is wanted.
             before: what it was changed from. Sources that it has already are let through: whoever opens a server
                 whose draft names a folder of the owner's must be able to change one thing after the other.
-
-        Raises:
-            DataError: one sentence.
         """
         let_in = {source.text for source in sources_of(before)}
         for source in sources_of(spec):
             if source.text not in let_in:
                 self.check_source(source.text, source.where)
-        if self.demo:
-            _check_size(spec)
+        self._check_size(spec)
+
+    def _check_size(self, spec: RunSpec) -> None:
+        sizes, tuning = spec.task.sizes, spec.finetuning
+        amounts = {
+            "finetuning.epochs": tuning.epochs if tuning.max_steps is None else 0,
+            "finetuning.max_steps": tuning.max_steps or 0,
+            "task.sizes.train": sizes.train or ALL,
+            "task.sizes.test": sizes.test or ALL,
+            "task.sizes.validation": ALL if sizes.validation is None else sizes.validation,
+            "task.max_new_tokens": spec.task.max_new_tokens or 0,
+            "finetuning.batch_size": tuning.batch_size,
+            "finetuning.validations": tuning.validations,
+            "sensitivity.samples": spec.sensitivity.samples,
+            "sensitivity.ids": len(spec.sensitivity.ids),
+            "mapping.layers": len(spec.mapping.layers),
+            "factorisation.rank": spec.factorisation.rank,
+        }
+        for key, number in amounts.items():
+            self.check_limit(key, number)
 
 
 def access(place: Workspace, address: str | None = None) -> Access:
@@ -223,13 +192,13 @@ def access(place: Workspace, address: str | None = None) -> Access:
     return Access(os.environ.get(DEMO_VARIABLE, "") == "1", open_to, roots, hub)
 
 
-def _path_of(found: Named, base: Path) -> Path | None:
+def _path_of(name: Named, base: Path) -> Path | None:
     """Return the path that must lie in a root; None for what only a hub can have."""
-    if found.kind == "path":
-        return found.path
-    path = base / expanded(found.name)
+    if name.kind == "path":
+        return name.path
+    path = base / expanded(name.name)
     # Libraries prefer a folder to a hub, and what is no id at all is a path to be safe.
-    return path if not is_hub_id(found.name) or is_there(path) else None
+    return path if not is_hub_id(name.name) or is_there(path) else None
 
 
 def _resolved(path: Path) -> Path | None:
@@ -250,31 +219,3 @@ def _links(folder: Path, levels: int = 2) -> Iterator[Path]:
                 yield from _links(Path(entry.path), levels - 1)
     except (OSError, ValueError):
         return
-
-
-def _check_size(spec: RunSpec) -> None:
-    sizes, tuning = spec.task.sizes, spec.finetuning
-    asked = {
-        "finetuning.epochs": (tuning.epochs if tuning.max_steps is None else 0, DEMO_LIMITS["epochs"]),
-        "finetuning.max_steps": (tuning.max_steps or 0, DEMO_LIMITS["max_steps"]),
-        "task.sizes.train": (sizes.train or 10**9, DEMO_LIMITS["train"]),
-        "task.sizes.test": (sizes.test or 10**9, DEMO_LIMITS["test"]),
-        "task.sizes.validation": (
-            sizes.validation if sizes.validation is not None else 10**9,
-            DEMO_LIMITS["validation"],
-        ),
-        "task.max_new_tokens": (spec.task.max_new_tokens or 0, DEMO_LIMITS["new_tokens"]),
-        "finetuning.batch_size": (tuning.batch_size, DEMO_LIMITS["batch_size"]),
-        "finetuning.validations": (tuning.validations, DEMO_LIMITS["validations"]),
-        "sensitivity.samples": (spec.sensitivity.samples, DEMO_LIMITS["samples"]),
-        "sensitivity.ids": (len(spec.sensitivity.ids), DEMO_LIMITS["samples"]),
-        "mapping.layers": (len(spec.mapping.layers), DEMO_LIMITS["layers"]),
-        "factorisation.rank": (spec.factorisation.rank, DEMO_LIMITS["rank"]),
-    }
-    for key, (value, limit) in asked.items():
-        if value > limit:
-            raise DataError(_too_much(key, value, limit))
-
-
-def _too_much(key: str, value: float, limit: float) -> str:
-    return f"{key}: {value:g} given; in demo mode at most {limit:g}, so that a class shares the machine"

@@ -35,7 +35,7 @@ def wishes(place) -> list[tuple[str, str]]:
     from paraknow_core.files.json_file import read_json
 
     found = [read_json(path) for path in sorted((protocol.folder(place) / "commands").glob("*.json"))]
-    return [(wish["do"], wish.get("slot", {}).get("source", wish.get("id"))) for wish in found]
+    return [(wish["do"], wish["slot"]["source"] if wish["slot"] else wish["id"]) for wish in found]
 
 
 def answer(place, slot: Slot, *lines: dict, name: str = "20260101-120000-0123abcd", process=OWNER) -> str:
@@ -76,7 +76,7 @@ def test_a_full_disk_is_a_sentence_and_the_page_stays(place, open_app, living, m
     for source in ("bundled:teacher", "bundled:stranger"):
         hold(place, Slot(source=source))
     app = open_app("playground")
-    monkeypatch.setattr(protocol, "write_json", full)
+    monkeypatch.setattr("paraknow_core.workbench.inbox.write_json", full)
     for label in ("Generate", "Free all", "Free"):
         button(app, label).click().run()
         assert not app.exception, (label, app.exception)
@@ -86,7 +86,7 @@ def test_a_full_disk_is_a_sentence_and_the_page_stays(place, open_app, living, m
 
 
 def test_a_full_disk_at_the_first_look_is_a_sentence(place, open_app, monkeypatch):
-    monkeypatch.setattr(protocol, "write_json", full)
+    monkeypatch.setattr("paraknow_core.workbench.inbox.write_json", full)
     assert "No space left on device" in words(open_app("playground"))
 
 

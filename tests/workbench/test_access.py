@@ -370,16 +370,16 @@ def test_demo_limits_hold_for_questions_seeds_and_answers(place, monkeypatch):
     monkeypatch.setattr(Service, "start", lambda _self: None)
     for question in (large, ids, waiting):
         access(place).check_question(question)
-    access(place).check_seeds(100)
+    access(place).check_limit("seeds", 100)
     monkeypatch.setenv(DEMO_VARIABLE, "1")
     demo = access(place)
     demo.check_question(requests.Lengths(task=task, split="test", model=ModelSpec(source="bundled:kin")))
-    demo.check_seeds(3)
+    demo.check_limit("seeds", 3)
     for question in (large, ids, waiting):
         with pytest.raises(DataError, match="in demo mode"):
             desk.ask(place, question)
     with pytest.raises(DataError, match="seeds: 4 given; in demo mode at most 3"):
-        demo.check_seeds(4)
+        demo.check_limit("seeds", 4)
     with pytest.raises(DataError, match="max_new_tokens: 129 given; in demo mode at most 128"):
         playground.begin(place, asked)
     assert not (place.root / "playground").exists()

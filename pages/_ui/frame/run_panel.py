@@ -137,7 +137,7 @@ def _check(*specs: RunSpec) -> None:
         DataError: one sentence.
     """
     place, access = state.place(), state.access()
-    access.check_seeds(len({spec.seed for spec in specs}))
+    access.check_limit("seeds", len({spec.seed for spec in specs}))
     for spec in specs:
         access.check_spec(spec)
     order = queue.read(place)

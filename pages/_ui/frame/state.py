@@ -112,7 +112,7 @@ def replace_draft(new: Draft) -> bool:
     before = whole_draft()
     known = [before.spec, *([before.held] if before.held else [])]
     try:
-        access().check_seeds(new.seeds)
+        access().check_limit("seeds", new.seeds)
         for spec in (new.spec, new.held):
             if spec is not None and spec not in known:
                 access().check_spec(spec, before.spec)

@@ -127,7 +127,7 @@ def _example(found: Material) -> dict[str, Any] | None:
 
 def most_tokens() -> int:
     """Return how many new tokens may be asked for here."""
-    return DEMO_LIMITS["new_tokens"] if state.access().demo else MAX_NEW_TOKENS
+    return DEMO_LIMITS["max_new_tokens"] if state.access().demo else MAX_NEW_TOKENS
 
 
 def _chance(found: Material) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def look(chosen: list[Choice]) -> dict[str, Holding]:
             try:
                 playground.ask(place, "look", one.slot)
             except ParaknowError as error:  # this visitor may not use the model
-                held[one.slot.key] = Holding("failed", error=str(error))
+                held[one.slot.key] = Holding(state="failed", error=str(error))
     return held
 
 

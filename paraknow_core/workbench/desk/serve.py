@@ -57,7 +57,8 @@ def serve(place: Workspace) -> None:
             return
         inbox.folder.mkdir(parents=True, exist_ok=True)
         for key, content in inbox.interrupted():  # it must not end the next process, too
-            _write(desk_folder(place) / key, {"error": f"{_kind(content)}: {ENDED}"})
+            kind = content.get("kind", "question") if isinstance(content, dict) else "question"
+            _write(desk_folder(place) / key, {"error": f"{kind}: {ENDED}"})
         with Hand(place) as hand:
 
             def turn() -> bool | None:
@@ -148,13 +149,6 @@ def _read(place: Workspace, file: Path) -> Question | None:
     if question is None:
         file.unlink(missing_ok=True)
     return question
-
-
-def _kind(content: object) -> str:
-    with suppress(ParaknowError):
-        question = question_from(content)
-        return question.kind if question is not None else "question"
-    return "question"
 
 
 class Hand:

@@ -9,7 +9,7 @@ Folder `playground/` of the workspace is the protocol:
 `protocol` is what pages use (no torch); `serve` is the process.
 """
 
-from paraknow_core.workbench.playground.protocol import (
+from paraknow_core.workbench.playground.protocol import (  # noqa: F401 - what pages use
     Column,
     Generation,
     Holding,
@@ -21,16 +21,3 @@ from paraknow_core.workbench.playground.protocol import (
     process_memory,
     service,
 )
-
-__all__ = [
-    "Column",
-    "Generation",
-    "Holding",
-    "Slot",
-    "ask",
-    "begin",
-    "generation",
-    "holding",
-    "process_memory",
-    "service",
-]

@@ -1,7 +1,6 @@
 """What pages know of the playground: leaving wishes, and reading what the process wrote. No torch, no waiting."""
 
 import hashlib
-import json
 import re
 import secrets
 import time
@@ -9,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import RunError
@@ -17,6 +16,7 @@ from paraknow_core.files.json_file import read_json, read_lines, write_json
 from paraknow_core.paths import Workspace
 from paraknow_core.spec import Strict
 from paraknow_core.workbench.access import access
+from paraknow_core.workbench.inbox import Inbox
 
 MOST_SLOTS = 8
 MAX_PROMPT = 50_000  # characters; the model's own context is the limit that is said in tokens
@@ -68,8 +68,15 @@ class Asked(Strict):
         return self
 
 
-@dataclass(frozen=True)
-class Holding:
+class Wish(Strict):
+    """What a page leaves for the process: to look at, load or free a model, or to write a generation."""
+
+    do: Literal["look", "load", "free", "generate"]
+    slot: Slot | None = None
+    id: str = ""
+
+
+class Holding(BaseModel, frozen=True):
     """What the process says about one slot.
 
     Attributes:
@@ -77,7 +84,7 @@ class Holding:
         bytes: what its weights take or would take; shared: of them, those that another loaded slot takes as well.
         parameters: of the model, adapter included.
         error: one sentence, where it failed.
-        used: when it last answered, seconds since the epoch.
+        used: when it last answered, on the process's own clock.
     """
 
     state: str = "unknown"
@@ -138,6 +145,11 @@ def folder(place: Workspace) -> Path:
     return place.root / "playground"
 
 
+def inbox(place: Workspace) -> Inbox:
+    """Return where wishes wait, in the order of their names."""
+    return Inbox(folder(place) / "commands")
+
+
 def service(place: Workspace) -> Service:
     """Return the process as seen from outside."""
     return Service(place, "playground")
@@ -153,7 +165,7 @@ def ask(place: Workspace, wish: Literal["look", "load", "free"], *slots: Slot) -
     for slot in slots:
         access(place).check_source(slot.source, "model")
     for slot in slots:
-        _leave(place, {"do": wish, "slot": slot.model_dump(mode="json")})
+        _leave(place, Wish(do=wish, slot=slot))
     service(place).start()
 
 
@@ -164,12 +176,12 @@ def begin(place: Workspace, asked: Asked) -> str:
         DataError: a slot names what the people who can reach this server may not read.
         OSError: the workspace cannot be written.
     """
-    access(place).check_new_tokens(asked.max_new_tokens)
+    access(place).check_limit("max_new_tokens", asked.max_new_tokens)
     for slot in asked.slots:
         access(place).check_source(slot.source, "model")
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
     write_json(folder(place) / "generations" / name / "request.json", asked.model_dump(mode="json"), durable=False)
-    _leave(place, {"do": "generate", "id": name})
+    _leave(place, Wish(do="generate", id=name))
     service(place).start()
     return name
 
@@ -207,53 +219,46 @@ def generation(place: Workspace, name: str) -> Generation:
     except ValueError:
         raise RunError("playground: the request of these answers is damaged; generate them again") from None
     lines = read_lines(path / "lines.jsonl")
-    owner = next((line["process"] for line in lines if "process" in line), None)
-    waiting = _waiting(place, name) if owner is None else False
     columns = {slot.key: _column([line for line in lines if line.get("slot") == slot.key]) for slot in asked.slots}
-    gone = not waiting and (owner is None or owner != _owner(place))
+    owner = next((line["process"] for line in lines if "process" in line), None)
+    if owner is None:  # not taken up yet: by whom it may be, if it still is a wish
+        wish, process = Wish(do="generate", id=name).model_dump(mode="json"), service(place)
+        gone = wish not in inbox(place).contents(taken=True) or not (process.alive() or process.starting)
+    else:
+        gone = owner != _owner(place)
     return Generation(name, asked, columns, gone and any(not column.end for column in columns.values()))
 
 
 def holding(place: Workspace, slot: Slot) -> Holding:
     """Return what the living process says about a slot; `unknown` where it says nothing."""
-    known = read_json(folder(place) / "models" / f"{slot.key}.json")
-    if not isinstance(known, dict) or known.pop("process", None) != _owner(place):
+    try:
+        return Holding(**_said(place, f"models/{slot.key}.json"))
+    except ValidationError:
         return Holding()
-    kinds = {
-        name: (str if isinstance(own.default, str) else int | float)
-        for name, own in Holding.__dataclass_fields__.items()
-    }
-    return Holding(**{name: known[name] for name, kind in kinds.items() if isinstance(known.get(name), kind)})
 
 
 def process_memory(place: Workspace) -> int | None:
     """Return the resident memory of the process in bytes, or None where there is no process."""
-    known = read_json(folder(place) / "process.json")
-    known = known if isinstance(known, dict) else {}
-    return known.get("resident") if known.get("process") is not None and known["process"] == _owner(place) else None
+    return _said(place, "process.json").get("resident")
+
+
+def _said(place: Workspace, file: str) -> dict[str, Any]:
+    """Return what a file of the living process holds; nothing if another process has written it."""
+    content, owner = read_json(folder(place) / file), _owner(place)
+    return content if isinstance(content, dict) and owner is not None and content.get("process") == owner else {}
 
 
 def _owner(place: Workspace) -> list | None:
     """What names the living process for good: its id and when it was started."""
     if not service(place).alive():
         return None
-    known = read_json(service(place).folder / "process.json")
-    known = known if isinstance(known, dict) else {}
-    return [known.get("pid"), known.get("process_started")]
+    process = read_json(service(place).folder / "process.json")
+    process = process if isinstance(process, dict) else {}
+    return [process.get("pid"), process.get("process_started")]
 
 
-def _waiting(place: Workspace, name: str) -> bool:
-    """True while a generation is still a wish that a living (or starting) process may fulfil."""
-    commands = folder(place) / "commands"  # `.working`: just being taken up
-    wishes = (read_json(path, {}) for kind in ("*.json", "*.working") for path in commands.glob(kind))
-    return any(isinstance(wish, dict) and wish.get("id") == name for wish in wishes) and (
-        service(place).alive() or service(place).starting
-    )
-
-
-def _leave(place: Workspace, wish: dict[str, Any]) -> None:
-    name = f"{time.time_ns()}-{secrets.token_hex(4)}.json"
-    write_json(folder(place) / "commands" / name, wish, durable=False)
+def _leave(place: Workspace, wish: Wish) -> None:
+    inbox(place).leave(f"{time.time_ns()}-{secrets.token_hex(4)}", wish.model_dump(mode="json"))
 
 
 def _column(lines: list[dict]) -> Column:
@@ -270,8 +275,6 @@ def _column(lines: list[dict]) -> Column:
     )
 
 
-def same_wish(place: Workspace, wish: str, slot: Slot) -> bool:
-    """True if this wish already waits: a page that is drawn again must not leave it twice."""
-    wanted = json.loads(slot.model_dump_json())
-    found = (read_json(path, {}) for path in (folder(place) / "commands").glob("*.json"))
-    return any(isinstance(one, dict) and one.get("do") == wish and one.get("slot") == wanted for one in found)
+def same_wish(place: Workspace, do: Literal["look", "load", "free"], slot: Slot) -> bool:
+    """Tell whether this wish waits already: a page that is drawn again must not leave it twice."""
+    return Wish(do=do, slot=slot).model_dump(mode="json") in inbox(place).contents(taken=False)

@@ -50,6 +50,26 @@ def test_a_changed_folder_is_read_again(place, tmp_path):
     assert (before["num_hidden_layers"], after["num_hidden_layers"]) == (2, 3)
 
 
+def test_results_are_kept_while_files_stay_and_only_the_last_ones(tmp_path):
+    calls = []
+
+    @known.kept(5, len)
+    def work(model, word):
+        calls.append(word)
+        return word
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    model = ModelSpec(source=str(folder))
+    for word in ("one", "one", "be", "one", "three", "be"):  # "three" and "one" are more than 5 together
+        assert work(model, word) == word
+    assert calls == ["one", "be", "three", "be"]
+    assert work(model, "longer than 5") == work(model, "longer than 5") and len(calls) == 5
+    (folder / "config.json").write_text("{}")
+    work(model, "longer than 5")
+    assert len(calls) == 6
+
+
 def test_compat_holds_every_module_and_the_overlap(place, tmp_path):
     value, _ = ask(place, requests.Compat(teacher=TEACHER, student=STUDENT, roles=list(ROLES), mapping=None))
     assert len(value["pairings"]) == 29

@@ -6,7 +6,6 @@ import pytest
 from paraknow_core.sensitivity.measure import sensitivity
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.desk import requests
-from paraknow_core.workbench.desk.kinds import transfer
 from paraknow_core.workbench.desk.serve import work_out
 from tests.tiny_models import edit_weights
 
@@ -82,11 +81,3 @@ def test_a_weight_file_that_changes_is_read_again(ask, tmp_path, session_place):
     _, after, _ = ask(student)
     cosines = [[row["cosine"] for row in rows] for rows in (before, after)]
     numpy.testing.assert_allclose(cosines[0], [-c for c in cosines[1]], atol=1e-6)
-
-
-def test_blocks_are_kept_only_within_a_limit(monkeypatch, tiny, ask):
-    recent = transfer._Recent()
-    monkeypatch.setattr(transfer, "_RECENT", recent)
-    monkeypatch.setattr(transfer, "KEPT_BYTES", 1)
-    ask(tiny("llama"))
-    assert len(recent.blocks) == 1

@@ -7,7 +7,7 @@ from paraknow_core.paths import Workspace
 from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.playground.protocol import Slot
-from paraknow_core.workbench.playground.serve import Desk
+from paraknow_core.workbench.playground.serve import Loop
 from tests.tiny_models import build_tiny
 
 
@@ -52,16 +52,16 @@ def make_run(place, student):
 
 
 @pytest.fixture
-def desk(place, monkeypatch) -> Desk:
+def loop(place, monkeypatch) -> Loop:
     """The loop; `owner` is made to be the living process."""
     owner = ["here", 1.0]
     monkeypatch.setattr("paraknow_core.workbench.playground.protocol._owner", lambda _place: owner)
-    return Desk(place, owner)
+    return Loop(place, owner)
 
 
-def work(desk: Desk, steps: int = 10_000) -> int:
+def work(loop: Loop, steps: int = 10_000) -> int:
     """Let the loop run until nothing is left to do; return how many steps that took."""
     for number in range(steps):
-        if not desk.step():
+        if not loop.step():
             return number
     return steps

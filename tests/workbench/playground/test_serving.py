@@ -11,7 +11,7 @@ from paraknow_core.tasks import scorers
 from paraknow_core.workbench import playground
 from paraknow_core.workbench.playground import protocol
 from paraknow_core.workbench.playground.protocol import Asked, Slot, Turn
-from paraknow_core.workbench.playground.serve import Desk, writing
+from paraknow_core.workbench.playground.serve import IDLE_S, Loop, writing
 from tests.tiny_models import build_tiny, edit_weights
 from tests.workbench.playground.conftest import work
 
@@ -52,14 +52,14 @@ def first_probability(source: str, adapter=None) -> float:
         return model.eval()(ids).logits[0, -1].double().softmax(-1).max().item()
 
 
-def load(place, desk, *slots):
+def load(place, loop, *slots):
     playground.ask(place, "load", *slots)
-    work(desk)
+    work(loop)
     for slot in slots:
         assert playground.holding(place, slot).state == "loaded", playground.holding(place, slot).error
 
 
-def test_an_answer_that_grows_into_another_rotary_table_is_that_of_plain_generation(place, desk, tmp_path):
+def test_an_answer_that_grows_into_another_rotary_table_is_that_of_plain_generation(place, loop, tmp_path):
     rope = {
         "rope_type": "longrope",
         "rope_theta": 1e4,
@@ -71,15 +71,15 @@ def test_an_answer_that_grows_into_another_rotary_table_is_that_of_plain_generat
     folder = build_tiny("phi3", tmp_path / "long", rope_parameters=rope, original_max_position_embeddings=32)
     edit_weights(folder, lambda tensors: {name: t * 6 if t.dim() > 1 else t for name, t in tensors.items()})
     slot = Slot(source=str(folder))
-    load(place, desk, slot)
+    load(place, loop, slot)
     name = playground.begin(place, asked(slot, text="3", max_new_tokens=24))
-    work(desk)
+    work(loop)
     made = playground.generation(place, name).columns[slot.key]
     assert made.prompt_tokens <= 32 < made.prompt_tokens + 24
     assert made.text == greedy_tokens(str(folder), text="3", count=24)
 
 
-def test_sampling_settings_of_a_model_are_not_used(place, desk, student, tmp_path):
+def test_sampling_settings_of_a_model_are_not_used(place, loop, student, tmp_path):
     folder = shutil.copytree(student, tmp_path / "settings")
     settings = {
         "do_sample": True,
@@ -93,20 +93,20 @@ def test_sampling_settings_of_a_model_are_not_used(place, desk, student, tmp_pat
     }
     (folder / "generation_config.json").write_text(json.dumps(settings))
     slots = Slot(source=str(folder)), Slot(source=student)
-    load(place, desk, *slots)
+    load(place, loop, *slots)
     name = playground.begin(place, asked(*slots))
-    work(desk)
+    work(loop)
     one, two = (playground.generation(place, name).columns[slot.key] for slot in slots)
     assert one.text == two.text == greedy_tokens(str(folder))
     assert [token["p"] for token in one.tokens] == [token["p"] for token in two.tokens]
 
 
-def test_everybody_answers_as_in_plain_generation_from_one_shared_base(place, desk, student, make_run):
+def test_everybody_answers_as_in_plain_generation_from_one_shared_base(place, loop, student, make_run):
     plain, one, two = Slot(source=student), make_run(1), make_run(2)
-    load(place, desk, plain, one, two)
-    assert len(desk.shelf.bases) == 1
+    load(place, loop, plain, one, two)
+    assert len(loop.shelf.bases) == 1
     name = playground.begin(place, asked(one, plain, two))
-    work(desk)
+    work(loop)
     made = playground.generation(place, name)
     assert not made.active
     adapters = {slot.key: place.runs / slot.run / "adapter" for slot in (one, two)}
@@ -123,28 +123,28 @@ def test_everybody_answers_as_in_plain_generation_from_one_shared_base(place, de
     assert len({round(column.tokens[0]["p"], 8) for column in made.columns.values()}) == 3
 
 
-def test_freeing_an_adapter_leaves_the_base_as_it_was_and_the_last_one_frees_it(place, desk, student, make_run):
+def test_freeing_an_adapter_leaves_the_base_as_it_was_and_the_last_one_frees_it(place, loop, student, make_run):
     plain, one = Slot(source=student), make_run(1)
-    load(place, desk, one, plain)
+    load(place, loop, one, plain)
     both = playground.holding(place, one)
     assert both.shared == playground.holding(place, plain).bytes > 0
     assert both.bytes > both.shared
     playground.ask(place, "free", one)
-    work(desk)
+    work(loop)
     assert playground.holding(place, one).state == "free"
     assert playground.holding(place, plain).shared == 0
     name = playground.begin(place, asked(plain))
-    work(desk)
+    work(loop)
     assert playground.generation(place, name).columns[plain.key].text == greedy_tokens(student)
     playground.ask(place, "free", plain)
-    work(desk)
-    assert desk.shelf.bases == {}
+    work(loop)
+    assert loop.shelf.bases == {}
 
 
 @pytest.mark.parametrize(
     "order", [(0, 1, 2), *(pytest.param(order, marks=pytest.mark.slow) for order in ((2, 1, 0), (1, 2, 0), (0, 2, 1)))]
 )
-def test_adapters_that_bring_an_output_layer_come_and_go_beside_others(place, desk, student, make_run, order):
+def test_adapters_that_bring_an_output_layer_come_and_go_beside_others(place, loop, student, make_run, order):
     plain, runs = Slot(source=student), [make_run(1, head=True), make_run(2, head=True), make_run(3)]
     expected = {plain.key: first_probability(student)}
     expected |= {run.key: first_probability(student, place.runs / run.run / "adapter") for run in runs}
@@ -152,81 +152,81 @@ def test_adapters_that_bring_an_output_layer_come_and_go_beside_others(place, de
 
     def check(*slots):
         name = playground.begin(place, asked(*slots, max_new_tokens=2))
-        work(desk)
+        work(loop)
         for slot in slots:
             made = playground.generation(place, name).columns[slot.key]
             assert made.tokens[0]["p"] == pytest.approx(expected[slot.key], abs=1e-6), slot
 
-    load(place, desk, *(runs[each] for each in order), plain)
+    load(place, loop, *(runs[each] for each in order), plain)
     check(plain, *runs)
     left = [plain, *(runs[each] for each in order)]
     for each in order:
         playground.ask(place, "free", runs[each])
-        work(desk)
+        work(loop)
         left.remove(runs[each])
         check(*left)
-    load(place, desk, runs[0])
+    load(place, loop, runs[0])
     check(plain, runs[0])
 
 
-def test_what_a_look_promises_is_what_loading_takes(place, desk, student, make_run):
+def test_what_a_look_promises_is_what_loading_takes(place, loop, student, make_run):
     for slot in (Slot(source=student), make_run(1), make_run(2, head=True)):
         playground.ask(place, "look", slot)
-        work(desk)
+        work(loop)
         promised = playground.holding(place, slot)
         assert promised.state == "free"
-        load(place, desk, slot)
+        load(place, loop, slot)
         taken = playground.holding(place, slot)
         assert (taken.bytes, taken.parameters) == (promised.bytes, promised.parameters)
     assert playground.process_memory(place) > 10_000_000
 
 
-def test_two_windows_grow_side_by_side_and_do_not_mix(place, desk, student):
+def test_two_windows_grow_side_by_side_and_do_not_mix(place, loop, student):
     slot = Slot(source=student)
-    load(place, desk, slot)
+    load(place, loop, slot)
     first = playground.begin(place, asked(slot, text="one", max_new_tokens=30))
     second = playground.begin(place, asked(slot, text="quite another", max_new_tokens=30))
     for _ in range(6):
-        desk.step()
+        loop.step()
     halfway = [len(playground.generation(place, name).columns[slot.key].tokens) for name in (first, second)]
     assert all(0 < count < 30 for count in halfway)
-    work(desk)
+    work(loop)
     for name, text in ((first, "one"), (second, "quite another")):
         assert playground.generation(place, name).columns[slot.key].text == greedy_tokens(student, None, text, 30)
 
 
-def test_stop_ends_after_the_token_it_is_at_and_keeps_what_is_written(place, desk, student):
+def test_stop_ends_after_the_token_it_is_at_and_keeps_what_is_written(place, loop, student):
     slot = Slot(source=student)
-    load(place, desk, slot)
+    load(place, loop, slot)
     name = playground.begin(place, asked(slot, max_new_tokens=100))
     for _ in range(4):
-        desk.step()
+        loop.step()
     protocol.stop(place, name)
-    work(desk)
+    work(loop)
     column = playground.generation(place, name).columns[slot.key]
     assert column.end == "stopped"
     assert 0 < len(column.tokens) < 10
 
 
-def test_sampling_repeats_with_its_seed_and_differs_with_another(place, desk, student):
+def test_sampling_repeats_with_its_seed_and_differs_with_another(place, loop, student):
     slot = Slot(source=student)
-    load(place, desk, slot)
+    load(place, loop, slot)
     texts = []
     for seed in (1, 1, 2):
         name = playground.begin(place, asked(slot, temperature=1.5, seed=seed))
-        work(desk)
+        work(loop)
         texts.append(playground.generation(place, name).columns[slot.key].text)
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_all_columns_of_a_prompt_draw_with_one_seed(place, desk, student, make_run):
+def test_all_columns_of_a_prompt_draw_with_one_seed(place, loop, student, make_run):
     plain, one = Slot(source=student), make_run(1)
-    load(place, desk, plain, one)
+    load(place, loop, plain, one)
     playground.begin(place, asked(plain, one, temperature=1.5, seed=7))
-    desk.step()
-    [writing_now] = desk.writings
+    loop.step()
+    [writing_now] = loop.writings
     assert [row.generator.initial_seed() for row in writing_now.rows] == [7, 7]
-    work(desk)
+    work(loop)
 
 
 @pytest.mark.parametrize(
@@ -241,35 +241,35 @@ def test_all_columns_of_a_prompt_draw_with_one_seed(place, desk, student, make_r
         (Slot(source="bundled:teacher"), "hello", {}, "not loaded"),
     ],
 )
-def test_what_cannot_be_answered_is_a_sentence_in_its_column(place, desk, student, slot, text, options, message):
+def test_what_cannot_be_answered_is_a_sentence_in_its_column(place, loop, student, slot, text, options, message):
     loaded = Slot(source=student)
-    load(place, desk, loaded)
+    load(place, loop, loaded)
     name = playground.begin(place, asked(slot or loaded, text=text, **options))
-    work(desk)
+    work(loop)
     [column] = playground.generation(place, name).columns.values()
     assert column.end == "failed"
     assert message in column.error
 
 
-def test_a_raw_prompt_is_given_as_it_is(place, desk, student):
+def test_a_raw_prompt_is_given_as_it_is(place, loop, student):
     slot = Slot(source=student)
-    load(place, desk, slot)
+    load(place, loop, slot)
     name = playground.begin(place, asked(slot, text="once upon", template="none"))
-    work(desk)
+    work(loop)
     assert playground.generation(place, name).columns[slot.key].prompt == "<s>once upon"
 
 
-def test_the_answer_is_scored_by_the_tasks_scorer(place, desk, student):
+def test_the_answer_is_scored_by_the_tasks_scorer(place, loop, student):
     slot = Slot(source=student)
-    load(place, desk, slot)
+    load(place, loop, slot)
     text = greedy_tokens(student)
     for reference, score in ((text, 1.0), ("certainly not this", 0.0)):
         name = playground.begin(place, asked(slot, reference=reference, scorer="exact_match"))
-        work(desk)
+        work(loop)
         assert playground.generation(place, name).columns[slot.key].score == score
 
 
-def test_an_answer_ends_and_is_judged_as_in_a_run(place, desk, tmp_path, monkeypatch):
+def test_an_answer_ends_and_is_judged_as_in_a_run(place, loop, tmp_path, monkeypatch):
     """At the template's own end mark, and without the thoughts before it."""
     from transformers import AutoTokenizer
 
@@ -284,17 +284,17 @@ def test_an_answer_ends_and_is_judged_as_in_a_run(place, desk, tmp_path, monkeyp
     script = iter(tokenizer("a</think>Lima<|end|>rest", add_special_tokens=False)["input_ids"])
     monkeypatch.setattr(writing, "choose", lambda *_: next(script))
     slot = Slot(source=str(folder))
-    load(place, desk, slot)
+    load(place, loop, slot)
     name = playground.begin(
         place, asked(slot, template="chat", reference="Lima", scorer="exact_match", max_new_tokens=40)
     )
-    work(desk)
+    work(loop)
     column = playground.generation(place, name).columns[slot.key]
     assert column.prompt.endswith("assistant: <think></think>")
     assert (column.end, column.text, column.score) == ("end", "a</think>Lima", 1.0)
 
 
-def test_a_prompt_with_a_token_that_the_embedding_lacks_is_a_sentence(place, desk, tmp_path):
+def test_a_prompt_with_a_token_that_the_embedding_lacks_is_a_sentence(place, loop, tmp_path):
     from transformers import AutoTokenizer
 
     folder = build_tiny("llama", tmp_path / "model")
@@ -302,40 +302,40 @@ def test_a_prompt_with_a_token_that_the_embedding_lacks_is_a_sentence(place, des
     tokenizer.add_tokens(["<|user|>"], special_tokens=True)
     tokenizer.save_pretrained(folder)
     slot = Slot(source=str(folder))
-    load(place, desk, slot)
+    load(place, loop, slot)
     name = playground.begin(place, asked(slot))
-    work(desk)
+    work(loop)
     column = playground.generation(place, name).columns[slot.key]
     assert column.end == "failed"
     assert "token '<|user|>' (id 259) of the prompt has no row in the embedding of 259 tokens" in column.error
 
 
-def test_what_cannot_be_loaded_is_a_sentence_and_the_loop_goes_on(place, desk, student, make_run, monkeypatch):
+def test_what_cannot_be_loaded_is_a_sentence_and_the_loop_goes_on(place, loop, student, make_run, monkeypatch):
     broken = make_run(1)
     (place.runs / broken.run / "adapter" / "adapter_model.safetensors").write_bytes(b"nothing")
     gone = Slot(source=student, run="20200101-000000-gone")
     missing = Slot(source="/no/such/folder")
     playground.ask(place, "load", broken, gone, missing)
-    work(desk)
+    work(loop)
     words = [playground.holding(place, slot).error for slot in (broken, gone, missing)]
     assert "adapter cannot be read" in words[0]
     assert "no run has this id" in words[1]
     assert "no such folder" in words[2]
-    assert desk.shelf.bases == {}
+    assert loop.shelf.bases == {}
     monkeypatch.setattr("paraknow_core.workbench.playground.serve.shelf.available_bytes", lambda: 200_000_100)
     playground.ask(place, "load", Slot(source=student))
-    work(desk)
+    work(loop)
     assert "of memory" in playground.holding(place, Slot(source=student)).error
 
 
 def test_an_answer_whose_process_was_killed_is_orphaned_and_a_new_process_begins_clean(
-    place, desk, student, monkeypatch
+    place, loop, student, monkeypatch
 ):
     slot = Slot(source=student)
-    load(place, desk, slot)
+    load(place, loop, slot)
     name = playground.begin(place, asked(slot, max_new_tokens=100))
     for _ in range(3):
-        desk.step()
+        loop.step()
     assert playground.generation(place, name).active
     monkeypatch.setattr(protocol, "_owner", lambda _place: None)
     dead = playground.generation(place, name)
@@ -344,31 +344,58 @@ def test_an_answer_whose_process_was_killed_is_orphaned_and_a_new_process_begins
     assert dead.columns[slot.key].tokens
     assert playground.holding(place, slot).state == "unknown"
     monkeypatch.setattr(protocol, "_owner", lambda _place: ["next", 2.0])
-    after = Desk(place, ["next", 2.0])
+    after = Loop(place, ["next", 2.0])
     after.clean_up()
     assert playground.holding(place, slot).state == "unknown"
     assert work(after) == 0
 
 
-def test_a_wish_that_ended_the_process_is_not_tried_again(place, desk, student):
+def test_a_wish_that_ended_the_process_is_not_tried_again(place, loop, student):
     slot = Slot(source=student)
     playground.ask(place, "load", slot)
     [wish] = (protocol.folder(place) / "commands").glob("*.json")
     wish.replace(wish.with_suffix(".working"))
-    desk.clean_up()
-    assert work(desk) == 0
+    loop.clean_up()
+    assert work(loop) == 0
     assert "memory ran out" in playground.holding(place, slot).error
 
 
-def test_unused_weights_are_freed_and_then_the_process_may_end(place, desk, student):
+def test_unused_weights_are_freed_and_then_the_process_may_end(place, loop, student):
     slot = Slot(source=student)
-    load(place, desk, slot)
-    assert desk.busy(60)
-    desk.shelf.held[slot.key].used -= 100
-    desk.last -= 100
-    assert not desk.busy(60)
-    assert desk.shelf.bases == {}
+    load(place, loop, slot)
+    assert not loop.step() and loop.shelf.bases
+    loop.shelf.held[slot.key].used -= IDLE_S + 1
+    assert not loop.step()  # nothing to do: the process ends when that has been so for long
+    assert loop.shelf.bases == {}
     assert playground.holding(place, slot).state == "free"
+
+
+@pytest.mark.parametrize("what", ["model", "adapter"])
+def test_a_folder_that_is_replaced_is_not_answered_from_memory(place, loop, student, make_run, tmp_path, what):
+    folder = shutil.copytree(student, tmp_path / "model")
+    run = make_run(1)
+    plain, tuned = Slot(source=str(folder)), Slot(source=str(folder), run=run.run)
+    load(place, loop, plain, tuned)
+    adapter = place.runs / run.run / "adapter"
+    if what == "model":
+        edit_weights(folder, lambda tensors: {name: -tensor for name, tensor in tensors.items()})
+    else:
+        shutil.rmtree(adapter)
+        shutil.copytree(place.runs / make_run(2).run / "adapter", adapter)
+    stale = {plain.key, tuned.key} if what == "model" else {tuned.key}
+    name = playground.begin(place, asked(plain, tuned))
+    work(loop)
+    columns = playground.generation(place, name).columns
+    said = {key for key, column in columns.items() if "its files were replaced since it was loaded" in column.error}
+    assert said == stale
+    assert playground.holding(place, tuned).state == "free"
+    load(place, loop, plain, tuned)
+    name = playground.begin(place, asked(plain, tuned))
+    work(loop)
+    columns = playground.generation(place, name).columns
+    for slot, used in ((plain, None), (tuned, adapter)):
+        share = first_probability(str(folder), used)
+        assert columns[slot.key].tokens[0]["p"] == pytest.approx(share, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["../../x", "", "20260101-000000-zzzzzzzz", "20260101-000000-00000000", "a\0b"])
@@ -379,10 +406,10 @@ def test_a_generation_that_is_not_there_is_a_sentence(place, name):
 
 @pytest.mark.parametrize("trouble", ["logits", "score", "disk", "row", "begin"])
 def test_what_fails_while_answers_are_written_ends_one_answer_and_not_the_process(
-    place, desk, student, monkeypatch, trouble
+    place, loop, student, monkeypatch, trouble
 ):
     slot = Slot(source=student)
-    load(place, desk, slot)
+    load(place, loop, slot)
     before, name = writing.append_line, playground.begin(place, asked(slot, reference="7", scorer="exact_match"))
 
     def broken(*_args, **_options):
@@ -405,32 +432,32 @@ def test_what_fails_while_answers_are_written_ends_one_answer_and_not_the_proces
     }
     with monkeypatch.context() as patch:
         if trouble == "disk":  # it fills up after the answer has begun
-            desk.step()
+            loop.step()
         patch.setattr(*patches[trouble])
-        assert work(desk, 200) < 200
+        assert work(loop, 200) < 200
     made = playground.generation(place, name)
     assert not made.active
     assert not list((protocol.folder(place) / "commands").iterdir())
     said = {"logits": "NaN or infinity", "score": "", "disk": "No space left", "row": "one by nothing", "begin": ""}
     assert said[trouble] in made.columns[slot.key].error
     again = playground.begin(place, asked(slot))
-    work(desk)
+    work(loop)
     assert playground.generation(place, again).columns[slot.key].text == greedy_tokens(student)
 
 
-def test_a_full_disk_does_not_end_the_process_that_holds_weights(place, desk, student, monkeypatch):
+def test_a_full_disk_does_not_end_the_process_that_holds_weights(place, loop, student, monkeypatch):
     def full(*_args, **_options):
         raise OSError(28, "No space left on device")
 
     slot, other = Slot(source=student), Slot(source="/no/such/folder")
-    load(place, desk, slot)
+    load(place, loop, slot)
     playground.ask(place, "look", slot, other)
     monkeypatch.setattr("paraknow_core.workbench.playground.serve.write_json", full)
-    work(desk)
-    assert list(desk.shelf.held) == [slot.key]
+    work(loop)
+    assert list(loop.shelf.held) == [slot.key]
 
 
-def test_damaged_files_do_not_end_the_loop(place, desk, student):
+def test_damaged_files_do_not_end_the_loop(place, loop, student):
     commands = protocol.folder(place) / "commands"
     commands.mkdir(parents=True)
     for number, text in enumerate(
@@ -444,7 +471,7 @@ def test_damaged_files_do_not_end_the_loop(place, desk, student):
         )
     ):
         (commands / f"{number}.json").write_text(text)
-    work(desk, 50)
+    work(loop, 50)
     assert not list(commands.iterdir())
 
 
@@ -455,18 +482,18 @@ PANICS = {
 
 
 @pytest.mark.parametrize("when", PANICS)
-def test_a_tokenizer_that_panics_is_a_sentence_and_the_loop_goes_on(place, desk, student, tmp_path, when):
+def test_a_tokenizer_that_panics_is_a_sentence_and_the_loop_goes_on(place, loop, student, tmp_path, when):
     shutil.copytree(student, tmp_path / "crafted")
     file = tmp_path / "crafted" / "tokenizer.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **PANICS[when]}))
     crafted, whole = Slot(source=str(tmp_path / "crafted")), Slot(source=student)
     playground.ask(place, "load", crafted, whole)
-    work(desk)
+    work(loop)
     assert playground.holding(place, whole).state == "loaded"
     said = playground.holding(place, crafted).error
     if when == "at the prompt":
         name = playground.begin(place, asked(crafted, whole))
-        work(desk)
+        work(loop)
         columns = playground.generation(place, name).columns
         assert columns[whole.key].tokens and columns[crafted.key].end == "failed"
         said = columns[crafted.key].error

@@ -1,15 +1,16 @@
 """Questions about a whole run before it starts: what it will take, and whether its examples fit its models."""
 
 import math
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from statistics import fmean
 from typing import Any
 
 from paraknow_core.catalogue import METHODS
 from paraknow_core.context import Context
 from paraknow_core.errors import DataError, ModelError, RunError
 from paraknow_core.memory import available_bytes
-from paraknow_core.models.anatomy import Anatomy
 from paraknow_core.paths import Workspace
 from paraknow_core.sensitivity.plan import Rates, batch_tokens, plan_sensitivity, sizes_of
 from paraknow_core.settings import Settings
@@ -29,7 +30,7 @@ from paraknow_core.training.estimates import (
 )
 from paraknow_core.training.preparation import check_examples
 from paraknow_core.workbench.desk import requests
-from paraknow_core.workbench.desk.kinds.known import anatomy_of, run_context, tokenizer_of
+from paraknow_core.workbench.desk.kinds.known import run_context
 
 DISK_RATE = 1.5e9  # bytes a second, assumed: as when a measurement is planned
 LIBRARIES = 0.30e9  # anonymous bytes of a process that has loaded torch and transformers: measured on Linux
@@ -55,84 +56,89 @@ def fit(place: Workspace, settings: Settings, question: requests.Fit) -> dict[st
     return {"problem": "", "notes": notes, "left_out": context.left_out}
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What a run would compute on: `budget` is the memory [bytes] that may be used."""
+
+    device: str
+    dtype: str
+    budget: int
+
+    def rates(self, tokens: int, hidden: int, inner: int, sample: int | None = None) -> Rates:
+        """Return what it does in a second: of products of `tokens` states with a (hidden, inner) weight."""
+        return _rates(self.device, self.dtype, tokens, hidden, inner, sample)
+
+
+def _machine(settings: Settings) -> Machine:
+    import torch
+
+    from paraknow_core.models.load import pick_device
+
+    device, dtype = pick_device(settings.device), "float32" if settings.dtype == "auto" else settings.dtype
+    free = settings.memory_budget or (torch.cuda.mem_get_info()[0] if device == "cuda" else available_bytes())
+    return Machine(device, dtype, free)
+
+
 def estimate(place: Workspace, settings: Settings, question: requests.Estimate) -> dict[str, Any]:
     """Return memory, disk and seconds of every stage, before any weight is loaded."""
-    import shutil
-
-    spec = question.spec
-    pair = [anatomy_of(model, settings) for model in (spec.teacher, spec.student)]
-    context = run_context(spec, settings, place)
-    task = context.task
-    device = _device(settings)
+    context, machine = run_context(question.spec, settings, place), _machine(settings)
     place.root.mkdir(parents=True, exist_ok=True)
     return {
-        "device": device,
-        "dtype": _dtype(settings),
+        **asdict(machine),
         "free_disk": shutil.disk_usage(place.root).free,
-        "budget": _budget(settings, device),
         "process": PROCESS,
-        "sensitivity": _sensitivity(pair[0], context, settings, device),
-        "student": _student(spec, pair, task, settings, device),
+        "sensitivity": _sensitivity(context, settings, machine),
+        "student": _student(context, machine),
         "left_out": context.left_out,
     }
 
 
-def _sensitivity(teacher: Anatomy, context: Context, settings: Settings, device: str) -> dict[str, Any]:
-    encoded = context.encode(context.seed_samples, context.teacher)
+def _sensitivity(context: Context, settings: Settings, machine: Machine) -> dict[str, Any]:
+    encoded, teacher = context.encode(context.seed_samples, context.teacher), context.teacher.anatomy
     if not encoded:
         raise DataError(f"{context.task.name}: no seed sample has a token to predict; give longer examples")
-    lengths = [len(each.input_ids) for each in encoded]
-    supervised = sum(label != -100 for each in encoded for label in each.labels)
-    dtype = _dtype(settings)
+    lengths = [len(sample.input_ids) for sample in encoded]
+    supervised = sum(label != -100 for sample in encoded for label in sample.labels)
     together = batch_tokens(sizes_of(teacher), lengths)
-    rates = _rates(
-        dtype, device, together, teacher.hidden_size, teacher.intermediate_size, round(sum(lengths) / len(lengths))
-    )
-    facts = {
-        "samples": len(lengths),
-        "tokens": sum(lengths),
-        "supervised": supervised,
-        "flops": rates.flops,
-        "bytes": rates.bytes,
-    }
+    rates = machine.rates(together, teacher.hidden_size, teacher.intermediate_size, round(fmean(lengths)))
+    numbers = {"samples": len(lengths), "tokens": sum(lengths), "supervised": supervised}
+    numbers |= {"flops": rates.flops, "bytes": rates.bytes}
     try:
         plan = plan_sensitivity(
             teacher,
             lengths,
             supervised,
-            device=device,
-            dtype=dtype,
-            budget=_budget(settings, device),
-            base=0 if device == "cuda" else round(LIBRARIES),
+            **asdict(machine),
+            base=0 if machine.device == "cuda" else round(LIBRARIES),
             way=WAYS[settings.streaming],
             full=KEEPS[settings.keep],
             rates=rates,
         )
     except RunError as error:
-        return facts | {"problem": str(error), "plan": None}
-    return facts | {"problem": "", "plan": plan.to_dict()}
+        return numbers | {"problem": str(error), "plan": None}
+    return numbers | {"problem": "", "plan": plan.to_dict()}
 
 
-def _student(spec: RunSpec, pair: list[Anatomy], task: Task, settings: Settings, device: str) -> dict[str, Any]:
-    teacher, student = pair
-    tokenizer = tokenizer_of(spec.student, settings)
-    context, roles, dtype = student.max_position_embeddings, spec.extraction.roles, _dtype(settings)
+def _student(context: Context, machine: Machine) -> dict[str, Any]:
+    spec, task, teacher, student = context.spec, context.task, context.teacher.anatomy, context.student.anatomy
+    limit, roles, rank = student.max_position_embeddings, spec.extraction.roles, spec.factorisation.rank
     train, validation, test = (
-        encode_split(task.split(name)[:LOOKED_AT], task, tokenizer, context) for name in ("train", "validation", "test")
+        encode_split(task.split(name)[:LOOKED_AT], task, context.student.tokenizer, limit)
+        for name in ("train", "validation", "test")
     )
     if not train:
         raise DataError(f"{task.name}: no training example has a token to predict; give longer examples")
-    training = _training(spec, task, train, validation, device)
+    training = _training(spec, task, train, validation, machine.device)
     answering = _answering(spec, task, test)
-    own = _rates(dtype, device, min(training.tokens, 2048), student.hidden_size, student.intermediate_size, None)
+    own = machine.rates(min(training.tokens, 2048), student.hidden_size, student.intermediate_size)
     # What is moved here are the states of many tokens, larger than any cache: measured on a matrix that is, too.
-    rates = Rates(own.flops, _rates(dtype, device, 64, LARGE, LARGE, None).bytes, DISK_RATE)
-    adapters = adapter_parameters(student, roles, spec.factorisation.rank)
-    count = 4 if dtype == "float32" else 2
+    rates = Rates(own.flops, machine.rates(64, LARGE, LARGE).bytes, DISK_RATE)
+    adapters = adapter_parameters(student, roles, rank)
+    width = 4 if machine.dtype == "float32" else 2
     stages = {
-        "injection": estimate_injection(teacher, student, roles, spec.factorisation.rank, rates),
-        "fine-tuning": estimate_finetuning(student, adapters, training, rates, count, whole_head(student, roles)),
-        "evaluation": estimate_evaluation(student, answering, rates, count),
+        "injection": estimate_injection(teacher, student, roles, rank, rates),
+        "fine-tuning": estimate_finetuning(student, adapters, training, rates, width, whole_head(student, roles)),
+        "evaluation": estimate_evaluation(student, answering, rates, width),
     }
     return {
         "stages": {name: asdict(need) for name, need in stages.items()},
@@ -147,19 +153,18 @@ def _student(spec: RunSpec, pair: list[Anatomy], task: Task, settings: Settings,
 def _training(spec: RunSpec, task: Task, train: list[Encoded], validation: list[Encoded], device: str) -> Training:
     from paraknow_core.training.batches import micro_batch_size, total_steps
 
-    recipe, lengths = spec.finetuning, [len(each.input_ids) for each in train]
-    share = len(train) / max(1, min(LOOKED_AT, len(task.split("train"))))  # windows an example of plain text gives
-    examples = round(share * len(task.split("train")))
-    micro = micro_batch_size(recipe, max(lengths), device)
-    steps = total_steps(recipe, examples)
+    def whole(split: str, encoded: list[Encoded]) -> int:
+        """Return the entries that a whole split gives, of plain text as many windows as its first examples do."""
+        examples = len(task.split(split))
+        return round(len(encoded) / max(1, min(LOOKED_AT, examples)) * examples)
+
+    recipe, lengths = spec.finetuning, [len(entry.input_ids) for entry in train]
+    examples, held_out = whole("train", train), whole("validation", validation)
+    micro, steps = micro_batch_size(recipe, max(lengths), device), total_steps(recipe, examples)
     size = min(micro, examples)
-    tokens = size * _filled(lengths, size)
-    held_out = round(
-        len(validation) / max(1, min(LOOKED_AT, len(task.split("validation")))) * len(task.split("validation"))
-    )
-    measured = recipe.validations + 1 if held_out and recipe.validations and steps else 0
-    validation_tokens = held_out * _filled([len(each.input_ids) for each in validation], micro) if held_out else 0
-    return Training(steps, recipe.batch_size // micro, tokens, measured, validation_tokens)
+    validations = recipe.validations + 1 if held_out and recipe.validations and steps else 0
+    filled = _filled([len(entry.input_ids) for entry in validation], micro) if held_out else 0
+    return Training(steps, recipe.batch_size // micro, size * _filled(lengths, size), validations, held_out * filled)
 
 
 def _filled(lengths: list[int], together: int) -> int:
@@ -170,21 +175,21 @@ def _filled(lengths: list[int], together: int) -> int:
 
 def _answering(spec: RunSpec, task: Task, test: list[Encoded]) -> Answering:
     written = any(scorer in GENERATIVE for scorer in task.scorers)
-    lengths = [each.prompt_length if written else len(each.input_ids) for each in test] or [1]
-    examples = len(task.split("test"))
-    rows = examples * max(1, max((len(e.choices) for e in task.split("test")[:1]), default=1) if not written else 1)
+    lengths = [entry.prompt_length if written else len(entry.input_ids) for entry in test] or [1]
+    examples = task.split("test")
+    rows = len(examples) * (1 if written or not examples else max(1, len(examples[0].choices)))
     return Answering(
         models=1 + len(spec.references),
         batches=math.ceil(rows / BATCH),
         batch=min(BATCH, rows),
-        prompt_tokens=round(sum(lengths) / len(lengths) * rows),
+        prompt_tokens=round(fmean(lengths) * rows),
         longest=max(lengths),
         new_tokens=task.max_new_tokens if written else 0,
     )
 
 
 @lru_cache(maxsize=64)
-def _rates(dtype: str, device: str, tokens: int, hidden: int, inner: int, sample: int | None) -> Rates:
+def _rates(device: str, dtype: str, tokens: int, hidden: int, inner: int, sample: int | None) -> Rates:
     """Measure this machine for a second.
 
     Once with the threads there are and once with one: beside a run that takes all cores, threads that wait for each
@@ -194,31 +199,11 @@ def _rates(dtype: str, device: str, tokens: int, hidden: int, inner: int, sample
 
     from paraknow_core.ops.speed import measure_speed
 
-    threads, found = torch.get_num_threads(), []
+    threads, speeds = torch.get_num_threads(), []
     try:
         for number in {threads, 1} if device == "cpu" else {threads}:
             torch.set_num_threads(number)
-            found.append(measure_speed(getattr(torch, dtype), device, tokens, hidden, inner, sample))
+            speeds.append(measure_speed(getattr(torch, dtype), device, tokens, hidden, inner, sample))
     finally:
         torch.set_num_threads(threads)
-    return Rates(max(each.flops for each in found), max(each.bytes for each in found), DISK_RATE)
-
-
-def _device(settings: Settings) -> str:
-    from paraknow_core.models.load import pick_device
-
-    return pick_device(settings.device)
-
-
-def _dtype(settings: Settings) -> str:
-    return "float32" if settings.dtype == "auto" else settings.dtype
-
-
-def _budget(settings: Settings, device: str) -> int:
-    if settings.memory_budget:
-        return settings.memory_budget
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.mem_get_info()[0]
-    return available_bytes()
+    return Rates(max(speed.flops for speed in speeds), max(speed.bytes for speed in speeds), DISK_RATE)

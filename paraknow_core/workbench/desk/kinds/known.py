@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def kept(most: int) -> Callable:
+def kept(most: float, size: Callable[[Any], float] = lambda _result: 1) -> Callable:
     """Keep a function's last results, as long as its arguments and the files that the first one names are the same.
 
     Args:
-        most: how many results.
+        most: how many results, or of what `size` says of each, together; the last one is kept in any case.
     """
 
     def keep(work: Callable) -> Callable:
@@ -34,7 +34,7 @@ def kept(most: int) -> Callable:
             key = (part.model_dump_json(), others, state_of(part))
             result = results.pop(key) if key in results else work(part, *others)
             results[key] = result  # the newest is the last one
-            while len(results) > most:
+            while len(results) > 1 and sum(map(size, results.values())) > most:
                 del results[next(iter(results))]
             return result
 

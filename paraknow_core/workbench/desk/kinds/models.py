@@ -1,7 +1,7 @@
 """Questions about models: what one is made of, what of a teacher fits onto a student, what the hub's cache holds."""
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import islice
 from typing import Any
 
@@ -15,33 +15,14 @@ from paraknow_core.settings import Settings
 from paraknow_core.workbench.desk import requests
 from paraknow_core.workbench.desk.kinds.known import anatomy_of, model_source
 
-NUMBERS = (
-    "label",
-    "family",
-    "architecture",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-    "max_position_embeddings",
-    "tied",
-    "dtype",
-    "parameters",
-    "bytes",
-    "activation",
-    "norm",
-    "positions",
-)
+LISTS = ("modules", "other", "notes")  # of an anatomy, far longer than a page shows
 SHOWN_TOKENS = 12  # examples of tokens that only one of the two has
 
 
 def anatomy(_place: Workspace, settings: Settings, question: requests.Anatomy) -> dict[str, Any]:
-    """Return NUMBERS, `parts`, the `tokenizer` in a few numbers (None without one), and a hub model's `revision`."""
+    """Return the numbers of an `Anatomy`, `parts`, the `tokenizer` (None without one), and a hub model's `revision`."""
     model = anatomy_of(question.model, settings)
-    return {name: getattr(model, name) for name in NUMBERS} | {
+    return {field.name: getattr(model, field.name) for field in fields(model) if field.name not in LISTS} | {
         "parts": parts(model),
         "tokenizer": asdict(model.tokenizer) if model.tokenizer else None,
         "revision": model_source(question.model, settings).revision,

@@ -11,8 +11,7 @@ from paraknow_core.paths import Workspace, contained
 from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.settings import Settings
 from paraknow_core.workbench.desk import requests
-from paraknow_core.workbench.desk.kinds.known import context_of
-from paraknow_core.workbench.sources import state_of
+from paraknow_core.workbench.desk.kinds.known import context_of, kept
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,50 +33,23 @@ def weights_of(context: Context) -> "tuple[Mapping[str, Tensor], Mapping[str, Te
     return vars(context)["_weights"]
 
 
-class _Recent:
-    """The blocks cut last, as many as a limit of memory allows."""
-
-    def __init__(self) -> None:
-        self.blocks: dict[tuple, Preview] = {}
-
-    def get(self, key: tuple) -> "Preview | None":
-        if key in self.blocks:
-            self.blocks[key] = self.blocks.pop(key)
-        return self.blocks.get(key)
-
-    def put(self, key: tuple, block: "Preview") -> None:
-        self.blocks[key] = block
-        while len(self.blocks) > 1 and sum(map(_size, self.blocks.values())) > KEPT_BYTES:
-            del self.blocks[next(iter(self.blocks))]
-
-
-_RECENT = _Recent()
-
-
-def _size(preview: "Preview") -> int:
+def _bytes(preview: "Preview") -> int:
     tensors = (preview.weight, preview.own, preview.block.weight, preview.block.received, preview.score)
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
-def preview_of(place: Workspace, settings: Settings, question: requests.AboutBlocks, pair: Pairing) -> "Preview":
-    """Cut one pairing's block, or return it if it was cut a moment ago."""
+@kept(KEPT_BYTES, _bytes)
+def _preview(blocks: requests.AboutBlocks, pair: Pairing, settings: Settings, place: Workspace) -> "Preview":
     from paraknow_core.methods.seeking.preview import preview
 
-    key = (
-        question.spec.model_dump_json(),
-        state_of(question.spec),
-        question.store,
-        question.structure,
-        pair.student_module,
-        pair.teacher_module,
-    )
-    cut = _RECENT.get(key)
-    if cut is None:
-        context = context_of(question.spec, settings, place)
-        store = store_of(place, question.store)
-        cut = preview(context, store, question.structure, pair, *weights_of(context))
-        _RECENT.put(key, cut)
-    return cut
+    context = context_of(blocks.spec, settings, place)
+    return preview(context, store_of(place, blocks.store), blocks.structure, pair, *weights_of(context))
+
+
+def preview_of(place: Workspace, settings: Settings, question: requests.AboutBlocks, pair: Pairing) -> "Preview":
+    """Cut one pairing's block, or return it if it was cut a moment ago for another question."""
+    blocks = requests.AboutBlocks(spec=question.spec, store=question.store, structure=question.structure)
+    return _preview(blocks, pair, settings, place)
 
 
 def transfer_source(place: Workspace, settings: Settings, question: requests.TransferSource) -> dict[str, Any]:

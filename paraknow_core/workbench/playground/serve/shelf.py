@@ -17,6 +17,7 @@ from paraknow_core.runs.folder import RunFolder, find_run
 from paraknow_core.settings import Settings, usable_cores
 from paraknow_core.spec import ModelSpec
 from paraknow_core.workbench.playground.protocol import Slot
+from paraknow_core.workbench.sources import Stamp, file_stamps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,6 +25,22 @@ if TYPE_CHECKING:
 ADAPTER = "adapter"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _SPARE = 200_000_000  # bytes that stay free for the system and for the answers' own caches
+
+
+@dataclass(frozen=True)
+class Files:
+    """A folder, and the state that its files were in when they were read."""
+
+    folder: Path
+    stamps: tuple[Stamp, ...]
+
+    @classmethod
+    def of(cls, folder: Path) -> "Files":
+        return cls(folder, tuple(file_stamps(folder)))
+
+    @property
+    def replaced(self) -> bool:
+        return Files.of(self.folder) != self
 
 
 @dataclass
@@ -34,6 +51,7 @@ class Base:
     tokenizer: "PreTrainedTokenizerBase"
     bytes: int
     parameters: int
+    files: Files
     adapters: dict[str, tuple[int, int]] = field(default_factory=dict)  # slot key -> (bytes, parameters)
     plain: set[str] = field(default_factory=set)  # keys of slots that use it without an adapter
 
@@ -49,10 +67,16 @@ class Held:
     slot: Slot
     base: Base
     used: float
+    adapter: Files | None = None
 
     @property
     def model(self) -> Any:
         return self.base.model
+
+    @property
+    def replaced(self) -> bool:
+        """True where a file that this was read from is another one by now."""
+        return self.base.files.replaced or (self.adapter is not None and self.adapter.replaced)
 
     def activate(self) -> Any:
         """Return a context in which the base computes as this slot."""
@@ -72,6 +96,7 @@ class Shelf:
         self.place, self.settings, self.tell = place, settings, tell
         self.bases: dict[tuple[str, str | None], Base] = {}
         self.held: dict[str, Held] = {}
+        self.replaced: set[str] = set()  # keys of slots that were dropped because their files are others now
         self._looked: dict[str, Slot] = {}  # not loaded, but somebody sees what they would take
 
     def look(self, slot: Slot) -> None:
@@ -98,16 +123,17 @@ class Shelf:
         needs, parameters = self._needs(slot)
         self.tell(slot, {"state": "loading", "bytes": needs, "parameters": parameters})
         _prepare_torch(self.settings)
-        adapter = self._adapter_folder(slot) if slot.run else None
+        adapter = Files.of(self._adapter_folder(slot)) if slot.run else None
         base = self.bases.get(_base_of(slot)) or self._load_base(slot)
         try:
             if adapter is not None:
-                _put_adapter(base, slot.key, adapter)
+                _put_adapter(base, slot.key, adapter.folder)
             else:
                 base.plain.add(slot.key)
         finally:
             self._drop_unused()
-        self.held[slot.key] = Held(slot, base, time.monotonic())
+        self.held[slot.key] = Held(slot, base, time.monotonic(), adapter)
+        self.replaced.discard(slot.key)
         self._looked.pop(slot.key, None)
         self._tell_all()
         return self.held[slot.key]
@@ -123,6 +149,12 @@ class Shelf:
             self._drop_unused()
         self._looked[slot.key] = slot
         self._tell_all()
+
+    def take_replaced(self) -> list[Slot]:
+        """Return the loaded slots whose files are others by now: they are to be freed, never answered with."""
+        slots = [held.slot for held in self.held.values() if held.replaced]
+        self.replaced |= {slot.key for slot in slots}
+        return slots
 
     def touch(self, key: str) -> None:
         """Note that a slot was used."""
@@ -178,10 +210,11 @@ class Shelf:
 
     def _load_base(self, slot: Slot) -> Base:
         source = self._model(slot)
+        files = Files.of(source.source.folder)  # before they are read: whatever comes after that is a change
         model, tokenizer = source.load(), source.tokenizer
-        sizes = {p.data_ptr(): (p.numel() * p.element_size(), p.numel()) for p in model.parameters()}
-        base = Base(model, tokenizer, sum(b for b, _ in sizes.values()), sum(n for _, n in sizes.values()))
-        self.bases[_base_of(slot)] = base
+        parameters = {parameter.data_ptr(): parameter for parameter in model.parameters()}.values()
+        size, number = sum(p.nbytes for p in parameters), sum(p.numel() for p in parameters)
+        base = self.bases[_base_of(slot)] = Base(model, tokenizer, size, number, files)
         return base
 
     def _drop_unused(self) -> None:
@@ -229,7 +262,7 @@ def _put_adapter(base: Base, key: str, folder: Path) -> None:
             base.model = PeftModel.from_pretrained(base.model, str(folder), adapter_name=key)
     base.model.eval().requires_grad_(False)
     own = [p for p in base.model.parameters() if id(p) not in before]
-    base.adapters[key] = sum(p.numel() * p.element_size() for p in own), sum(p.numel() for p in own)
+    base.adapters[key] = sum(p.nbytes for p in own), sum(p.numel() for p in own)
 
 
 def _take_adapter(base: Base, key: str) -> None:

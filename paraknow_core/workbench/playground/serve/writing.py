@@ -47,7 +47,8 @@ class Writing:
         for slot in asked.slots:
             held = shelf.held.get(slot.key)
             if held is None:
-                self._end(slot.key, "failed", error="not loaded; load it and generate again")
+                why = "its files were replaced since it was loaded" if slot.key in shelf.replaced else "not loaded"
+                self._end(slot.key, "failed", error=f"{why}; load it and generate again")
                 continue
             try:
                 with without_panic():
