@@ -1,6 +1,7 @@
 """How numbers, names and arms look to people: one place, so that a score or a colour is the same on every screen."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -152,10 +153,8 @@ def distinct(labels: Mapping[str, str]) -> dict[str, str]:
     A widget that offers two options under one label gives back the wrong one.
     """
     for tail in (lambda key: key[-4:], lambda key: key):
-        found = list(labels.values())
-        labels = {
-            key: f"{label} · {tail(key)}" if key and found.count(label) > 1 else label for key, label in labels.items()
-        }
+        uses = Counter(labels.values())
+        labels = {key: f"{label} · {tail(key)}" if key and uses[label] > 1 else label for key, label in labels.items()}
     return dict(labels)
 
 

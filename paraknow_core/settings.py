@@ -93,8 +93,8 @@ def load_settings(place: Workspace, **flags: object) -> Settings:
             raise SpecError("settings: a number is beyond all measure; give plain numbers and text") from None
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(Settings.model_fields)
-        raise SpecError(f"settings: '{key}': {_message(first['msg'])}; known settings are {known}") from None
+        names = ", ".join(Settings.model_fields)
+        raise SpecError(f"settings: '{key}': {_message(first['msg'])}; known settings are {names}") from None
 
 
 def _message(text: str) -> str:

@@ -79,11 +79,11 @@ def columns_of(given: list[str] | None) -> dict[str, str]:
         SpecError: one is not of that form, or names a part again.
     """
     columns: dict[str, str] = {}
-    for each in given or ():
-        part, equals, name = each.partition("=")
+    for pair in given or ():
+        part, equals, name = pair.partition("=")
         part = part.strip()
         if not equals or not part:
-            raise SpecError(f"--columns: '{each[:60]}' given; write PART=NAME, such as question=problem")
+            raise SpecError(f"--columns: '{pair[:60]}' given; write PART=NAME, such as question=problem")
         if part in columns:
             raise SpecError(f"--columns: {part[:40]} is given twice; give each part once")
         columns[part] = name.strip()

@@ -28,10 +28,10 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
 
 
 def write_json_anyhow(path: Path, value: Any) -> None:
-    """Write the last words of something that a full disk ended: where there is no room for another file, in place.
+    """Write a JSON file even where a full disk has no room for another one: then over the old content, in place.
 
     Raises:
-        OSError: not even that goes.
+        OSError: the old file cannot be overwritten either.
     """
     try:
         write_json(path, value)
@@ -47,7 +47,8 @@ def write_json_anyhow(path: Path, value: Any) -> None:
 def read_json(path: Path, default: Any = None) -> Any:
     """Read a JSON file; return `default` when it is missing, torn, no plain file, or larger than any of ours.
 
-    What JSON has not, or nobody could show, is None: NaN and infinity, numbers beyond all measure, half characters.
+    Values that JSON does not have, or that cannot be shown, become None: NaN, infinity, integers of more than 64 bits;
+    half of a surrogate pair becomes a question mark.
     """
     try:
         with open_plain(path) as file:
@@ -61,18 +62,14 @@ def read_json(path: Path, default: Any = None) -> Any:
 def read_lines(path: Path) -> list[dict]:
     """Read a JSONL file that another process may be appending to; a torn last line is ignored.
 
-    A line of 16 MB is none that anybody wrote: nothing is read from there on.
+    Reading ends at a line of 16 MB: none of our writers wrote it.
     """
     records = []
-    try:
-        with open_plain(path) as file:
-            while 0 < len(line := file.readline(_MOST_LINE_BYTES)) < _MOST_LINE_BYTES:
-                with suppress(ValueError, RecursionError):
-                    record = parse_json(line)
-                    if isinstance(record, dict):
-                        records.append(record)
-    except OSError:
-        return records
+    with suppress(OSError), open_plain(path) as file:
+        while 0 < len(line := file.readline(_MOST_LINE_BYTES)) < _MOST_LINE_BYTES:
+            with suppress(ValueError, RecursionError):
+                if isinstance(record := parse_json(line), dict):
+                    records.append(record)
     return records
 
 
@@ -97,7 +94,7 @@ def parse_json(content: bytes) -> Any:
     """Return what a JSON text holds; see `read_json`.
 
     Raises:
-        ValueError: it is no UTF-8, or no JSON; RecursionError: it is nested beyond measure.
+        ValueError: it is no UTF-8, or no JSON; RecursionError: it is nested too deep.
     """
     _refuse_depth(content)
     value = json.loads(content.decode("utf-8"))
@@ -105,7 +102,7 @@ def parse_json(content: bytes) -> Any:
 
 
 def _refuse_depth(content: bytes) -> None:
-    """Refuse what nests beyond anything we write: whoever shows, copies or keeps it would go as deep."""
+    """Refuse JSON that nests deeper than anything we write, because all later code would recurse as deep."""
     if content.count(b"[") + content.count(b"{") <= _MOST_LEVELS:
         return
     left = content.translate(None, _NO_BRACKETS)
@@ -139,7 +136,7 @@ def open_lines(path: Path) -> int:
             before = max(0, start - _TAIL_BYTES)
             start, tail = before, os.pread(descriptor, start - before, before) + tail
         torn = tail[tail.rfind(b"\n") + 1 :]
-        if _is_record(torn):  # whole but for its end: a hand has edited the file
+        if _is_record(torn):  # only its line end is missing: somebody has edited the file
             _write_whole(descriptor, b"\n")
         elif torn:
             os.ftruncate(descriptor, size - len(torn))
@@ -157,9 +154,9 @@ def _is_record(line: bytes) -> bool:
 
 
 def append_line(descriptor: int, record: dict) -> None:
-    """Append one record: when this returns, a kill of the process cannot lose the line.
+    """Append one record; once this has returned, a kill of the process cannot lose the line.
 
-    Only one process appends to a file, and what it cannot write whole it takes back, so that lines are never torn.
+    Only one process appends to a file, and it takes back a line that it cannot write whole, so that none is torn.
 
     Raises:
         ValueError: a value is NaN or infinite (JSON has none).

@@ -10,14 +10,15 @@ from typing import Any, Literal
 
 BUNDLED_PREFIX, HUB_PREFIX = "bundled:", "hub:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
-_TOKENS = (
-    r"hf_[A-Za-z0-9]{16,}", r"api_org_[A-Za-z0-9]{16,}", r"gh[pousr]_[A-Za-z0-9]{20,}", r"github_pat_\w{20,}",
-    r"glpat-[\w-]{16,}", r"xox[abeoprs]-[\w-]{10,}", r"A(?:KIA|SIA)[A-Z0-9]{16}", r"AIza[\w-]{30,}",
-    r"npm_[A-Za-z0-9]{30,}", r"pypi-[\w-]{40,}", r"r8_[A-Za-z0-9]{30,}", r"dop_v1_[a-f0-9]{30,}",
-    r"sk-(?=[\w-]{0,99}[0-9])(?=[\w-]{0,99}[A-Z])[\w-]{20}", r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}",
-    r"eyJ[\w-]{8,300}\.[\w-]{8,300}\.", r"-----BEGIN [A-Z ]*PRIVATE KEY",
-)  # fmt: skip
-_TOKEN = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(_TOKENS)})", re.ASCII)
+_TOKEN = re.compile(
+    r"""(?<![A-Za-z0-9])(?:
+    hf_[A-Za-z0-9]{16,} | api_org_[A-Za-z0-9]{16,} | gh[pousr]_[A-Za-z0-9]{20,} | github_pat_\w{20,} | glpat-[\w-]{16,}
+    | xox[abeoprs]-[\w-]{10,} | A(?:KIA|SIA)[A-Z0-9]{16} | AIza[\w-]{30,} | npm_[A-Za-z0-9]{30,} | pypi-[\w-]{40,}
+    | r8_[A-Za-z0-9]{30,} | dop_v1_[a-f0-9]{30,} | [sr]k_(?:live|test)_[A-Za-z0-9]{16,}
+    | sk-(?=[\w-]{0,99}[0-9])(?=[\w-]{0,99}[A-Z])[\w-]{20} | eyJ[\w-]{8,300}\.[\w-]{8,300}\.
+    | -----BEGIN\ [A-Z ]*PRIVATE\ KEY)""",
+    re.ASCII | re.VERBOSE,
+)
 _IN_ADDRESS = re.compile(
     r"://[^/\s]*@"  # a name and a password before the host
     r"|[?&;#](?:[\w-]*(?:token|secret|password|passwd|api[_-]?key|signature|credential)|sig|key|auth|pwd)=[^&\s]"
@@ -104,15 +105,10 @@ def secret_in(value: Any, place: str = "") -> str | None:
     if isinstance(value, str):
         return place if holds_secret(value) else None
     if isinstance(value, dict):
-        for key, inner in value.items():
-            if isinstance(key, str) and holds_secret(key):
-                return place
-            found = secret_in(inner, f"{place}.{key}" if place else str(key))
-            if found is not None:
-                return found
-    elif isinstance(value, list | tuple | set):
-        for inner in value:
-            found = secret_in(inner, place)
-            if found is not None:
-                return found
-    return None
+        if any(isinstance(key, str) and holds_secret(key) for key in value):
+            return place
+        parts = [(f"{place}.{key}" if place else str(key), part) for key, part in value.items()]
+    else:
+        parts = [(place, part) for part in value] if isinstance(value, list | tuple | set) else []
+    places = (secret_in(part, inner) for inner, part in parts)
+    return next((secret for secret in places if secret is not None), None)

@@ -40,8 +40,8 @@ def open_inside(folder: Path, name: str) -> BinaryIO | None:
     except OSError:
         return None
     finally:
-        for each in held:
-            os.close(each)
+        for folder_descriptor in held:
+            os.close(folder_descriptor)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         return None
@@ -64,7 +64,7 @@ def read_inside(folder: Path, name: str) -> bytes:
 def is_linked(folder: Path, name: str) -> bool:
     """Return whether a name in a folder, a folder on the way to it, or the folder itself is a link."""
     path = folder / name
-    return any(each.is_symlink() for each in (path, *path.parents) if each.is_relative_to(folder))
+    return any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(folder))
 
 
 def refuse_links(folder: Path, names: Iterable[str]) -> None:

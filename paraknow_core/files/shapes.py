@@ -48,39 +48,57 @@ class Needed:
 
 NUMBER, WHOLE, TEXT, FLAG = (Kind(name) for name in ("number", "whole", "text", "flag"))
 MAYBE_NUMBER, MAYBE_WHOLE, MAYBE_TEXT = (Kind(name, True) for name in ("number", "whole", "text"))
-SCORE = Needed(("scorer", "value"), {
-    "scorer": TEXT, "value": NUMBER, "low": MAYBE_NUMBER, "high": MAYBE_NUMBER, "n": MAYBE_WHOLE, "unit": MAYBE_TEXT,
-    "extra": Each(None),
-})  # fmt: skip
-_CHECK = {"max_abs": NUMBER, "tolerance": NUMBER, "passed": FLAG}
+
+
+def _keys(kind: Any, names: str) -> dict[str, Any]:
+    return dict.fromkeys(names.split(), kind)
+
+
+_CHECK = _keys(NUMBER, "max_abs tolerance") | {"passed": FLAG}
+SCORE = Needed(
+    ("scorer", "value"),
+    {"scorer": TEXT, "value": NUMBER, "n": MAYBE_WHOLE, "unit": MAYBE_TEXT, "extra": Each(None)}
+    | _keys(MAYBE_NUMBER, "low high"),
+)
 RESULT = {
-    "sensitivity": {"key": TEXT, "samples": WHOLE}, "references": Each([SCORE]), "step0": Each(_CHECK),
-    "export_check": _CHECK, "timings": Each(NUMBER), "task": {"name": TEXT, "sizes": Each(NUMBER)},
-    "training": {"steps": NUMBER, **{f"{when}_{what}": MAYBE_NUMBER for when in ("first", "last")
-                                     for what in ("loss", "validation_loss")}},
-    "revisions": Each(MAYBE_TEXT), "fingerprints": Each(TEXT), "versions": Each(TEXT), "machine": Each(None),
-    "scores": [SCORE], "warnings": [TEXT], "trainable_parameters": NUMBER, "peak_memory_bytes": NUMBER,
+    **_keys(NUMBER, "trainable_parameters peak_memory_bytes"),
+    **_keys(Each(TEXT), "fingerprints versions"),
+    "sensitivity": {"key": TEXT, "samples": WHOLE},
+    "references": Each([SCORE]),
+    "step0": Each(_CHECK),
+    "export_check": _CHECK,
+    "timings": Each(NUMBER),
+    "task": {"name": TEXT, "sizes": Each(NUMBER)},
+    "training": {"steps": NUMBER}
+    | _keys(MAYBE_NUMBER, "first_loss first_validation_loss last_loss last_validation_loss"),
+    "revisions": Each(MAYBE_TEXT),
+    "machine": Each(None),
+    "scores": [SCORE],
+    "warnings": [TEXT],
     "layer_mapping": [MAYBE_WHOLE],
-}  # fmt: skip
-PREDICTION = Needed(("scorer", "id", "score"), {
-    "scorer": TEXT, "id": TEXT, "score": NUMBER, "prompt": MAYBE_TEXT, "reference": MAYBE_TEXT, "output": MAYBE_TEXT,
-    "detail": Each(None),
-})  # fmt: skip
-METRICS = Needed(("step",), {"step": NUMBER, **dict.fromkeys((
-    "epoch", "loss", "validation_loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_bytes", "time",
-), NUMBER)})  # fmt: skip
-EXTRACTION = {"modules": Each({
-    "captured_mass": MAYBE_NUMBER, "cosine_with_student": MAYBE_NUMBER, "area_fraction": MAYBE_NUMBER,
-})}  # fmt: skip
-TOTALS = Needed(("modules", "layers"), {
-    "teacher": TEXT, "task": TEXT, "template": TEXT, "fingerprint": TEXT, "samples": WHOLE, "total": NUMBER,
-    "layers": [NUMBER], "groups": Each(NUMBER), "measured": {"seconds": MAYBE_NUMBER, "memory": MAYBE_NUMBER},
-    "choices": Each(Each(Each(None))),
-    "modules": Each(Needed(("role", "group", "layer", "shape", "sum", "mean", "share"), {
-        "role": TEXT, "group": TEXT, "layer": MAYBE_WHOLE, "shape": [WHOLE], "sum": NUMBER, "mean": NUMBER,
-        "share": NUMBER,
-    })),
-})  # fmt: skip
+}
+PREDICTION = Needed(
+    ("scorer", "id", "score"),
+    {"scorer": TEXT, "id": TEXT, "score": NUMBER, "detail": Each(None)} | _keys(MAYBE_TEXT, "prompt reference output"),
+)
+METRICS = Needed(
+    ("step",), _keys(NUMBER, "step epoch loss validation_loss learning_rate grad_norm tokens_per_s memory_bytes time")
+)
+EXTRACTION = {"modules": Each(_keys(MAYBE_NUMBER, "captured_mass cosine_with_student area_fraction"))}
+_MODULE = _keys(TEXT, "role group") | _keys(NUMBER, "sum mean share") | {"layer": MAYBE_WHOLE, "shape": [WHOLE]}
+TOTALS = Needed(
+    ("modules", "layers"),
+    {
+        **_keys(TEXT, "teacher task template fingerprint"),
+        "samples": WHOLE,
+        "total": NUMBER,
+        "layers": [NUMBER],
+        "groups": Each(NUMBER),
+        "measured": _keys(MAYBE_NUMBER, "seconds memory"),
+        "choices": Each(Each(Each(None))),
+        "modules": Each(Needed(tuple(_MODULE), _MODULE)),
+    },
+)
 MISSING = object()
 
 
@@ -100,31 +118,22 @@ def fit(value: Any, shape: Any, where: str = "") -> tuple[Any, list[str]]:
     if isinstance(shape, Kind):
         return (value, []) if shape.holds(value) else (MISSING, [where])
     if isinstance(shape, list):
-        return _fit_list(value, shape[0], where)
+        if not isinstance(value, list):
+            return MISSING, [where]
+        parts = [fit(inner, shape[0], where) for inner in value]
+        return [part for part, _ in parts if part is not MISSING], [key for _, lost in parts for key in lost]
     needed = shape.keys if isinstance(shape, Needed) else ()
-    known = shape.shape if isinstance(shape, Needed) else shape
+    inner_shape = shape.shape if isinstance(shape, Needed) else shape
     if not isinstance(value, dict):
         return MISSING, [where]
     kept, lost = {}, []
     for key, inner in value.items():
-        own = known.shape if isinstance(known, Each) else known.get(key)
+        own = inner_shape.shape if isinstance(inner_shape, Each) else inner_shape.get(key)
         place = f"{where}.{key}" if where else str(key)
-        found, more = fit(inner, own, place[:120])
-        lost += more
-        if found is not MISSING:
-            kept[key] = found
+        part, of_part = fit(inner, own, place[:120])
+        lost += of_part
+        if part is not MISSING:
+            kept[key] = part
     if any(key not in kept for key in needed):
         return MISSING, lost or [where]
-    return kept, lost
-
-
-def _fit_list(value: Any, shape: Any, where: str) -> tuple[Any, list[str]]:
-    if not isinstance(value, list):
-        return MISSING, [where]
-    kept, lost = [], []
-    for inner in value:
-        found, more = fit(inner, shape, where)
-        lost += more
-        if found is not MISSING:
-            kept.append(found)
     return kept, lost

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+
 _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int64": "I64", "uint8": "U8"}
 
 
@@ -30,7 +32,7 @@ class TensorFile(Mapping):
     The tensors of a new file are zero.
     """
 
-    def __init__(self, path: Path, tensors: "Mapping[str, tuple[torch.dtype, tuple[int, ...]]]") -> None:
+    def __init__(self, path: Path, tensors: "Layout") -> None:
         """Args: the file; name -> dtype and shape of everything it holds.
 
         Raises:
@@ -45,7 +47,7 @@ class TensorFile(Mapping):
         self._tensors = tensors
 
     @staticmethod
-    def is_there(path: Path, tensors: "Mapping[str, tuple[torch.dtype, tuple[int, ...]]]") -> bool:
+    def is_there(path: Path, tensors: "Layout") -> bool:
         """Return whether a file of this layout exists."""
         header, _ = _layout(tensors)
         total = len(header) + file_bytes(tensors)
@@ -70,15 +72,13 @@ class TensorFile(Mapping):
         return len(self._tensors)
 
 
-def write_in_order(
-    path: Path, tensors: "Mapping[str, tuple[torch.dtype, tuple[int, ...]]]", made: "Callable[[str], Tensor]"
-) -> None:
+def write_in_order(path: Path, tensors: "Layout", tensor_of: "Callable[[str], Tensor]") -> None:
     """Write a safetensors file one tensor after the other, so that only one is in memory.
 
     Args:
         path: a new file.
         tensors: name -> dtype and shape of everything it holds.
-        made: called with each name, in order; gives a CPU tensor of that dtype and shape.
+        tensor_of: called with each name, in order; gives a CPU tensor of that dtype and shape.
     """
     import torch
 
@@ -86,22 +86,20 @@ def write_in_order(
     with path.open("wb") as file:
         file.write(header)
         for name in tensors:
-            tensor = made(name).detach().contiguous().reshape(-1)
+            tensor = tensor_of(name).detach().contiguous().reshape(-1)
             file.write(memoryview(tensor.view(torch.uint8).numpy()) if tensor.numel() else b"")
 
 
-def file_bytes(tensors: "Mapping[str, tuple[torch.dtype, tuple[int, ...]]]") -> int:
+def file_bytes(tensors: "Layout") -> int:
     """Return how large a file of these tensors is, without its header."""
-    return sum(_bytes(*each) for each in tensors.values())
+    return sum(_bytes(dtype, shape) for dtype, shape in tensors.values())
 
 
 def _bytes(dtype: "torch.dtype", shape: tuple[int, ...]) -> int:
     return dtype.itemsize * math.prod(shape)
 
 
-def _layout(
-    tensors: "Mapping[str, tuple[torch.dtype, tuple[int, ...]]]", metadata: dict[str, str] | None = None
-) -> tuple[bytes, dict[str, int]]:
+def _layout(tensors: "Layout", metadata: dict[str, str] | None = None) -> tuple[bytes, dict[str, int]]:
     """Return the header, padded so that the data starts at a multiple of 64 bytes, and where each tensor starts."""
     entries, start = {"__metadata__": metadata} if metadata else {}, 0
     for name, (dtype, shape) in tensors.items():
