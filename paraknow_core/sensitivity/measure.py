@@ -102,18 +102,15 @@ def seed_key(context: Context) -> "tuple[list[Encoded], str]":
         encoded = encoded[number - 1 :: of]
     if not encoded:
         raise DataError(f"{context.task.name}: no seed sample has a token to predict; give longer examples")
-    return encoded, sensitivity_key(teacher.fingerprint, encoded, teacher.dtype)
+    # All that the numbers depend on, and nothing else.
+    samples = [[list(sample.input_ids), list(sample.labels)] for sample in encoded]
+    upstream = [VERSION, teacher.fingerprint, teacher.dtype, samples]
+    return encoded, hashlib.sha256(json.dumps(upstream).encode()).hexdigest()[:32]
 
 
 def sample_digest(sample: "Encoded") -> str:
     """Name a seed sample by its tokens and labels: ids do not, windows of one text share theirs."""
     return hashlib.sha256(json.dumps([list(sample.input_ids), list(sample.labels)]).encode()).hexdigest()[:16]
-
-
-def sensitivity_key(fingerprint: str, encoded: "Sequence[Encoded]", dtype: str) -> str:
-    """Return the cache key: a hash of all that the numbers depend on, and of nothing else."""
-    upstream = [VERSION, fingerprint, dtype, [[list(e.input_ids), list(e.labels)] for e in encoded]]
-    return hashlib.sha256(json.dumps(upstream).encode()).hexdigest()[:32]
 
 
 def measure(
@@ -144,7 +141,7 @@ def measure(
     """
     from paraknow_core.sensitivity.build import StoreBuilder
 
-    if plan.way == "resident" or not (work / PROGRESS).exists():  # what is here, nobody goes on with
+    if plan.way == "resident" or not (work / PROGRESS).exists():  # nobody goes on with what an earlier attempt left
         (work / PROGRESS).unlink(missing_ok=True)
         shutil.rmtree(work / "store", ignore_errors=True)
     began = time.monotonic()
@@ -157,9 +154,9 @@ def measure(
         {
             **facts,
             "samples": len(encoded),
-            "sample_ids": [e.id for e in encoded],
-            "sample_digests": [sample_digest(e) for e in encoded],
-            "supervised_tokens": sum(label != -100 for e in encoded for label in e.labels),
+            "sample_ids": [sample.id for sample in encoded],
+            "sample_digests": [sample_digest(sample) for sample in encoded],
+            "supervised_tokens": sum(label != -100 for sample in encoded for label in sample.labels),
             "losses": losses,
             "plan": plan.to_dict(),
             "measured": took,
@@ -262,7 +259,7 @@ def plan_for(
     return plan_sensitivity(
         anatomy,
         lengths,
-        sum(label != -100 for e in encoded for label in e.labels),
+        sum(label != -100 for sample in encoded for label in sample.labels),
         device=device,
         dtype=teacher.dtype,
         budget=settings.memory_budget or (torch.cuda.mem_get_info()[0] if on_gpu else available_bytes()),

@@ -85,7 +85,7 @@ def _checked(context: Context, stores: Sequence[SensitivityStore], encoded: "Seq
     kept = ("version", "teacher", "task", "template", "fingerprint", "dtype")
     return {key: first[key] for key in kept} | {
         "samples": len(encoded),
-        "sample_ids": [each.id for each in encoded],
+        "sample_ids": [sample.id for sample in encoded],
         "sample_digests": digests,
         "losses": [losses[digest].pop(0) for digest in digests],
         "supervised_tokens": sum(store.totals["supervised_tokens"] for store in stores),

@@ -14,8 +14,6 @@ from paraknow_core.errors import RunError
 from paraknow_core.models.anatomy import Anatomy
 from paraknow_core.models.modules import stored_shapes
 
-Way = Literal["resident", "streamed"]
-
 F32 = 4
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 BATCH_TOKENS = 512  # of the samples that go through a large layer together, filling included: products of full speed
@@ -66,7 +64,7 @@ class Need:
 class SensitivityPlan:
     """The way to measure, why, and what both ways would take."""
 
-    way: Way
+    way: Literal["resident", "streamed"]
     device: str
     reason: str
     budget: int

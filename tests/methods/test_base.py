@@ -5,10 +5,12 @@ import torch
 
 from paraknow_core.adapters.update import Update
 from paraknow_core.catalogue import METHODS
+from paraknow_core.context import Work
 from paraknow_core.files.json_file import read_json
-from paraknow_core.methods import method, wanted
+from paraknow_core.methods import method, stages, wanted
 from paraknow_core.methods.base import Method
 from paraknow_core.methods.start import start_adapter
+from paraknow_core.runs.folder import RunFolder
 
 
 class Constant(Method):
@@ -38,16 +40,17 @@ class Constant(Method):
 
 def test_a_run_calls_the_hooks_in_order_and_a_resumed_one_the_loss_alone(tiny, make_context, tmp_path):
     context = make_context(tiny("llama"))
-    constant = Constant()
-    started = start_adapter(context, constant, None, None, tmp_path)
-    assert constant.calls == ["learn", "start", "loss"]
-    assert started.loss(None, None, 7) == 7
+    started = []
+    for calls in (["learn", "start", "loss"], ["loss"]):
+        work = Work(context, RunFolder(tmp_path), Constant())
+        stages.learn(work)
+        stages.extract(work)
+        assert work.method.calls == calls
+        assert work.started.loss(None, None, 7) == 7
+        started.append(work.started)
     name = "model.layers.0.mlp.down_proj"
     assert read_json(tmp_path / "extraction.json")["modules"] == {name: {"value": 1.5}}
-    again = Constant()
-    resumed = start_adapter(context, again, None, None, tmp_path)
-    assert again.calls == ["loss"]
-    for adapter in (started, resumed):
+    for adapter in started:
         layer = adapter.peft_model.base_model.model.get_submodule(name)
         assert (layer.lora_A["default"].weight == 1.5).all()
         trained = [n for n, p in adapter.peft_model.named_parameters() if p.requires_grad]

@@ -7,13 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paraknow_core.context import Context
 from paraknow_core.methods.base import MethodInputs
-from paraknow_core.methods.seeking.choice import Choice, choose, recall, to_student_vocabulary
+from paraknow_core.methods.seeking.choice import Choice, Cut
 from paraknow_core.models.compat import Pairing
 from paraknow_core.models.modules import LogicalModule, logical_weight
 from paraknow_core.ops.metrics import cosine
-from paraknow_core.sensitivity.store import SensitivityStore
 
 
 @dataclass(frozen=True)
@@ -44,51 +42,22 @@ def extract_blocks(inputs: MethodInputs) -> Iterator[Block]:
     """
     context, plan = inputs.context, inputs.plan
     for pairing in context.follow(plan.pairings, "cutting blocks"):
-        source, target = plan.modules(pairing)
-        weight = logical_weight(inputs.teacher_parameters[source.parameter].detach(), source)
-        choice, _ = decide(context, inputs.store, context.spec.structure, source, target, weight.device)
-        own = logical_weight(inputs.student_parameters[target.parameter].detach(), target).to(weight.device)
-        yield cut(context, pairing, source, target, weight, choice, own)
+        cut = Cut(context, context.spec.structure, *plan.modules(pairing))
+        weight = logical_weight(inputs.teacher_parameters[cut.source.parameter].detach(), cut.source)
+        own = logical_weight(inputs.student_parameters[cut.target.parameter].detach(), cut.target).to(weight.device)
+        yield lay_out(cut, pairing, cut.decide(inputs.store, weight.device)[0], weight, own)
 
 
-def decide(
-    context: Context,
-    store: SensitivityStore,
-    structure: str,
-    source: LogicalModule,
-    target: LogicalModule,
-    device: torch.device,
-) -> tuple[Choice, Tensor | None]:
-    """Choose from the full sensitivity, or read back what was chosen; see `choice`.
-
-    Returns:
-        The choice, and the (rows, cols) sensitivity of the teacher module on this device, None if it was not kept.
-    """
-    if not store.has_full:
-        return recall(context, store, structure, source, target), None
-    score = logical_weight(store.full(source.parameter, "pt"), source).to(device)
-    return choose(context, structure, source, target, score), score
-
-
-def cut(
-    context: Context,
-    pairing: Pairing,
-    source: LogicalModule,
-    target: LogicalModule,
-    weight: Tensor,
-    choice: Choice,
-    own: Tensor,
-) -> Block:
+def lay_out(cut: Cut, pairing: Pairing, choice: Choice, weight: Tensor, own: Tensor) -> Block:
     """Take the chosen entries of one teacher weight and lay them out in the student's shape.
 
     Args:
-        context: the run's.
+        cut, choice: which entries, for whom.
         pairing: what the record says about the two modules.
-        source, target: the teacher's and the student's module.
-        weight, own: their weights in logical orientation, on one device, in any floating dtype.
-        choice: which entries.
+        weight, own: the teacher's and the student's weight, logical orientation, on one device, any floating dtype.
     """
-    weight, shared = to_student_vocabulary(context, target, weight)
+    source, target = cut.source, cut.target
+    weight, shared = cut.aligned(weight)
     selection, (height, width) = choice.selection, choice.selection.shape
     taken, replaced = selection.take(weight), own[:height, :width]
     if shared is not None:

@@ -6,7 +6,7 @@ that rank, split and injection mode can still be changed afterwards.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 from paraknow_core.catalogue import STRUCTURES, implementation
 from paraknow_core.context import Context
 from paraknow_core.methods.plan import plan_transfer
-from paraknow_core.models.modules import LogicalModule
+from paraknow_core.models.modules import LogicalModule, logical_weight
 from paraknow_core.ops.metrics import total
 from paraknow_core.ops.structure import Selection, unpack
 from paraknow_core.sensitivity.build import Request
@@ -43,35 +43,101 @@ class Choice:
         return self.inside / self.total if self.total else 0.0
 
 
-def choose(context: Context, structure: str, source: LogicalModule, target: LogicalModule, score: Tensor) -> Choice:
-    """Decide from the sensitivity.
+@dataclass(frozen=True)
+class Cut:
+    """A block that a student module receives from a teacher module: says which entries of the teacher's weight.
 
-    Args:
-        context: the run's.
+    Attributes:
+        context: the pair, and the extraction's seed.
         structure: one of `catalogue.STRUCTURES`.
         source, target: the teacher's and the student's module.
-        score: (rows, cols) sensitivity of the teacher module.
     """
-    score = to_student_vocabulary(context, target, score)[0]
-    if _is_drawn(structure):
-        selection = drawn(context, structure, source, target)
-    else:
-        selection = implementation(STRUCTURES[structure])(score, *_block_shape(target, score.shape))
-    return Choice(selection, selection.sum(score), total(score))
 
+    context: Context
+    structure: str
+    source: LogicalModule
+    target: LogicalModule
 
-def recall(
-    context: Context, store: SensitivityStore, structure: str, source: LogicalModule, target: LogicalModule
-) -> Choice:
-    """Read a choice back from a store that holds no full sensitivity; a random one is drawn again.
+    @property
+    def key(self) -> str:
+        """Names a choice by all it depends on beside the sensitivity of the teacher's module."""
+        key = f"{self.structure} {self.target.shape[0]}x{self.target.shape[1]}"
+        if self.target.group != "embedding":
+            return key
+        tokens, digest = self.context.alignment, "identical"
+        if not tokens.identical:
+            digest = hashlib.sha256(tokens.teacher_ids.tobytes() + tokens.student_ids.tobytes()).hexdigest()[:16]
+        return f"{key} tokens {digest}"
 
-    Raises:
-        DataError: the store was measured for other students or structures.
-    """
-    if _is_drawn(structure):
-        return Choice(drawn(context, structure, source, target), None, None)
-    tensors, record = store.choice(source.name, choice_key(context, structure, target))
-    return Choice(unpack(tensors, record), record["inside"], record["total"])
+    def decide(self, store: SensitivityStore, device: torch.device) -> tuple[Choice, Tensor | None]:
+        """Choose from the full sensitivity, or read back what was chosen.
+
+        Returns:
+            The choice, and the (rows, cols) sensitivity of the teacher's module on this device if that was kept.
+        """
+        if not store.has_full:
+            return self.recall(store), None
+        score = logical_weight(store.full(self.source.parameter, "pt"), self.source).to(device)
+        return self.choose(score), score
+
+    def choose(self, score: Tensor) -> Choice:
+        """Choose from the (rows, cols) sensitivity of the teacher's module."""
+        score = self.aligned(score)[0]
+        if _is_drawn(self.structure):
+            selection = self._drawn()
+        else:
+            selection = implementation(STRUCTURES[self.structure])(score, *self._block_shape(score.shape))
+        return Choice(selection, selection.sum(score), total(score))
+
+    def recall(self, store: SensitivityStore) -> Choice:
+        """Read a choice back from a store that holds no full sensitivity; a random one is drawn again.
+
+        Raises:
+            DataError: the store was measured for other students or structures.
+        """
+        if _is_drawn(self.structure):
+            return Choice(self._drawn(), None, None)
+        tensors, record = store.choice(self.source.name, self.key)
+        return Choice(unpack(tensors, record), record["inside"], record["total"])
+
+    def aligned(self, tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Bring a (teacher vocabulary, hidden) tensor to (student vocabulary, hidden), 0 in rows of unshared tokens.
+
+        Returns:
+            The tensor (of other modules than embeddings as it was), and a bool mask (student vocabulary,) of the
+            shared tokens, or None where all are.
+        """
+        if self._same_rows(tensor.shape[0]):
+            return tensor, None
+        tokens, size = self.context.alignment, self.target.shape[0]
+        teacher_ids = torch.as_tensor(tokens.teacher_ids, dtype=torch.long, device=tensor.device)
+        student_ids = torch.as_tensor(tokens.student_ids, dtype=torch.long, device=tensor.device)
+        # A tokenizer may know more tokens than the embedding has rows (and the other way round).
+        inside = (teacher_ids < tensor.shape[0]) & (student_ids < size)
+        shared = torch.zeros(size, dtype=torch.bool, device=tensor.device)
+        shared[student_ids[inside]] = True
+        aligned = tensor.new_zeros(size, tensor.shape[1])
+        aligned[student_ids[inside]] = tensor[teacher_ids[inside]]
+        return aligned, shared
+
+    def _drawn(self) -> Selection:
+        """Draw a selection, always the same for this student module and the spec's extraction seed."""
+        rows = self.source.shape[0] if self._same_rows(self.source.shape[0]) else self.target.shape[0]
+        shape = (rows, self.source.shape[1])
+        # Seed and module name together, so that every module draws its own numbers whatever else is extracted.
+        name = f"{self.context.spec.extraction.seed}:{self.target.name}".encode()
+        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:6], "big"))
+        return implementation(STRUCTURES[self.structure])(shape, *self._block_shape(shape), generator)
+
+    def _same_rows(self, teacher_rows: int) -> bool:
+        """Tell whether the teacher's rows mean what the student's do: they are no tokens, or the same ones."""
+        if self.target.group != "embedding":
+            return True
+        return self.context.alignment.identical and teacher_rows == self.target.shape[0]
+
+    def _block_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Return the size of the block: the student's, or the teacher's where that is smaller."""
+        return min(shape[0], self.target.shape[0]), min(shape[1], self.target.shape[1])
 
 
 def requests(context: Context) -> list[Request]:
@@ -79,81 +145,18 @@ def requests(context: Context) -> list[Request]:
     roles = [r for r in ROLES if GROUP_OF_ROLE[r] != "embedding" or r in context.spec.extraction.roles]
     anywhere = plan_transfer(context, [0] * context.student.anatomy.num_hidden_layers, roles)
     structures = [s for s in (*_ALWAYS, context.spec.extraction.structure) if not _is_drawn(s)]
-    found: dict[tuple[str, str], Request] = {}
-    for pairing, structure in product(anywhere.pairings, structures):
-        source, target = anywhere.modules(pairing)
-        key = choice_key(context, structure, target)
-        found[source.role, key] = Request(source.role, key, partial(_packed, context, structure, target))
-    return list(found.values())
+    cuts = [Cut(context, s, *anywhere.modules(pairing)) for pairing, s in product(anywhere.pairings, structures)]
+    by_key = {(cut.source.role, cut.key): cut for cut in cuts}
+    return [Request(role, key, partial(_take, cut)) for (role, key), cut in by_key.items()]
 
 
-def _packed(
-    context: Context, structure: str, target: LogicalModule, source: LogicalModule, score: Tensor
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Choose, and return the choice as `recall` needs it: small tensors and a record."""
-    choice = choose(context, structure, source, target, score)
+def _take(cut: Cut, source: LogicalModule, score: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Choose in a teacher module of the cut's kind, and return the choice as `Cut.recall` reads it back."""
+    choice = replace(cut, source=source).choose(score)
     tensors, record = choice.selection.pack()
     return tensors, {"shape": list(choice.selection.shape), "inside": choice.inside, "total": choice.total, **record}
-
-
-def choice_key(context: Context, structure: str, target: LogicalModule) -> str:
-    """Name a choice by all it depends on beside the teacher module's sensitivity."""
-    key = f"{structure} {target.shape[0]}x{target.shape[1]}"
-    if target.group != "embedding":
-        return key
-    tokens, digest = context.alignment, "identical"
-    if not tokens.identical:
-        digest = hashlib.sha256(tokens.teacher_ids.tobytes() + tokens.student_ids.tobytes()).hexdigest()[:16]
-    return f"{key} tokens {digest}"
-
-
-def drawn(context: Context, structure: str, source: LogicalModule, target: LogicalModule) -> Selection:
-    """Draw a selection, always the same for this student module and the spec's extraction seed."""
-    aligned = _is_aligned(context, target, source.shape[0])
-    shape = (target.shape[0] if aligned else source.shape[0], source.shape[1])
-    # Seed and module name together, so that every module draws its own numbers whatever else is extracted.
-    name = f"{context.spec.extraction.seed}:{target.name}".encode()
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:6], "big"))
-    return implementation(STRUCTURES[structure])(shape, *_block_shape(target, shape), generator)
-
-
-def to_student_vocabulary(context: Context, target: LogicalModule, tensor: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Bring a (teacher vocabulary, hidden) tensor to (student vocabulary, hidden); rows of unshared tokens are zero.
-
-    Args:
-        context: the run's.
-        target: the student's module; anything but an embedding leaves the tensor as it is.
-        tensor: of a teacher module.
-
-    Returns:
-        The tensor, and a bool mask (student vocabulary,) of the shared tokens, or None where all are.
-    """
-    if not _is_aligned(context, target, tensor.shape[0]):
-        return tensor, None
-    alignment, device, size = context.alignment, tensor.device, target.shape[0]
-    teacher_ids = torch.as_tensor(alignment.teacher_ids, dtype=torch.long, device=device)
-    student_ids = torch.as_tensor(alignment.student_ids, dtype=torch.long, device=device)
-    # A tokenizer may know more tokens than the embedding has rows (and the other way round).
-    inside = (teacher_ids < tensor.shape[0]) & (student_ids < size)
-    shared = torch.zeros(size, dtype=torch.bool, device=device)
-    shared[student_ids[inside]] = True
-    aligned = torch.zeros(size, tensor.shape[1], dtype=tensor.dtype, device=device)
-    aligned[student_ids[inside]] = tensor[teacher_ids[inside]]
-    return aligned, shared
 
 
 def _is_drawn(structure: str) -> bool:
     """Tell whether a structure picks by chance, without looking at the sensitivity."""
     return "sensitivity" not in STRUCTURES[structure].needs
-
-
-def _is_aligned(context: Context, target: LogicalModule, teacher_rows: int) -> bool:
-    """Tell whether the teacher's rows have to be brought to the student's tokens."""
-    if target.group != "embedding":
-        return False
-    return not (context.alignment.identical and teacher_rows == target.shape[0])
-
-
-def _block_shape(target: LogicalModule, shape: tuple[int, int]) -> tuple[int, int]:
-    """Return the size of the block: the student's, or the teacher's where that is smaller."""
-    return min(shape[0], target.shape[0]), min(shape[1], target.shape[1])

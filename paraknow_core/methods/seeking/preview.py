@@ -10,8 +10,8 @@ from torch import Tensor
 
 from paraknow_core.adapters.update import to_linear
 from paraknow_core.context import Context
-from paraknow_core.methods.seeking.blocks import Block, cut, decide
-from paraknow_core.methods.seeking.choice import Choice, to_student_vocabulary
+from paraknow_core.methods.seeking.blocks import Block, lay_out
+from paraknow_core.methods.seeking.choice import Choice, Cut
 from paraknow_core.models.modules import logical_weight
 from paraknow_core.ops.metrics import block_reduce, col_sums, row_sums, sum_of_squares
 from paraknow_core.ops.offsets import OffsetDistribution, offset_distribution
@@ -120,15 +120,13 @@ def preview(
     Raises:
         DataError: of the sensitivity only reductions were kept, and not this choice.
     """
-    source = context.teacher.anatomy.module(pairing.teacher_module)
-    target = context.student.anatomy.module(pairing.student_module)
-    weight = logical_weight(teacher_parameters[source.parameter], source).float()
-    own = logical_weight(student_parameters[target.parameter], target).float().to(weight.device)
-    choice, score = decide(context, store, structure, source, target, weight.device)
-    if score is not None:
-        score = to_student_vocabulary(context, target, score)[0]
-    block = cut(context, pairing, source, target, weight, choice, own)
-    return Preview(block, choice, to_student_vocabulary(context, target, weight)[0], own, score)
+    teacher, student = context.teacher.anatomy, context.student.anatomy
+    cut = Cut(context, structure, teacher.module(pairing.teacher_module), student.module(pairing.student_module))
+    weight = logical_weight(teacher_parameters[cut.source.parameter], cut.source).float()
+    own = logical_weight(student_parameters[cut.target.parameter], cut.target).float().to(weight.device)
+    choice, score = cut.decide(store, weight.device)
+    block = lay_out(cut, pairing, choice, weight, own)
+    return Preview(block, choice, cut.aligned(weight)[0], own, None if score is None else cut.aligned(score)[0])
 
 
 def facts(preview: Preview) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def sensitivity_window(place: Workspace, settings: Settings, question: requests.
 
 def _block(context: Context, store: SensitivityStore, name: str, target: LogicalModule) -> dict[str, Any]:
     """Choose the block as extraction does, from the whole S or from what was chosen while it was measured."""
-    from paraknow_core.methods.seeking.choice import choose, recall
+    from paraknow_core.methods.seeking.choice import Cut
 
     structure = context.spec.structure
     if store.has_full:
@@ -64,13 +64,13 @@ def _block(context: Context, store: SensitivityStore, name: str, target: Logical
 
         source = logical_module(store, name, context.spec.teacher, context.settings)
         score = torch.from_numpy(read_region(store, source, 0, 0, *source.shape))
-        choice = choose(context, structure, source, target, score)
+        choice = Cut(context, structure, source, target).choose(score)
     else:
         module = _totals(store, name)
         shape = (module["shape"][0], module["shape"][1])
         source = LogicalModule(name, module["role"], module["group"], module["layer"], shape, f"{name}.weight", name)
         try:
-            choice = recall(context, store, structure, source, target)
+            choice = Cut(context, structure, source, target).recall(store)
         except DataError:
             return NONE | {"note": "it was not measured for this student and structure"}
     selection, (height, width) = choice.selection, choice.selection.shape

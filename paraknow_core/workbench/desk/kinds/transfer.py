@@ -16,6 +16,7 @@ from paraknow_core.workbench.desk.kinds.known import context_of, kept
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from paraknow_core.methods.plan import Plan
     from paraknow_core.methods.seeking.preview import Preview
 
 KEPT_BYTES = 4e8  # of weights, blocks and scores held for the next question about the same modules
@@ -83,10 +84,10 @@ def transfer_plan(place: Workspace, settings: Settings, question: requests.Trans
         layers = map_layers(context.spec.mapping, context, stores[0] if stores else None)
     except ShapeError as error:
         problem = str(error)
-    report = plan_transfer(context, layers).report
+    plan = plan_transfer(context, layers)
     roles = context.spec.extraction.roles
-    pairs = [_pair(context, pair) for pair in report.pairings if pair.role in roles] if layers is not None else []
-    store = _store(context, stores, question.structure, pairs)
+    pairs = [_pair(context, pair) for pair in plan.report.pairings if pair.role in roles] if layers is not None else []
+    store = _store(plan, stores, question.structure)
     return {
         "teacher_layers": teacher.num_hidden_layers,
         "student_layers": student.num_hidden_layers,
@@ -94,8 +95,8 @@ def transfer_plan(place: Workspace, settings: Settings, question: requests.Trans
         "layers": layers,
         "problem": problem,
         "pairs": pairs,
-        "notes": list(report.notes),
-        "blocking": list(report.blocking),
+        "notes": list(plan.report.notes),
+        "blocking": list(plan.report.blocking),
         **_sizes(context),
         "store": store.folder.name if store else None,
         "full": bool(store and store.has_full),
@@ -131,24 +132,19 @@ def _sizes(context: Context) -> dict[str, Any]:
     }
 
 
-def _store(
-    context: Context, stores: list[SensitivityStore], structure: str, pairs: list[dict[str, Any]]
-) -> SensitivityStore | None:
+def _store(plan: "Plan", stores: list[SensitivityStore], structure: str) -> SensitivityStore | None:
     """Return a store with full tensors, else the one that holds most of the choices, else the first."""
-    from paraknow_core.methods.seeking.choice import choice_key
+    from paraknow_core.methods.seeking.choice import Cut
 
     whole = next((store for store in stores if store.has_full), None)
     if whole or len(stores) < 2:
         return whole or next(iter(stores), None)
-    choices = [
-        (pair["teacher_module"], choice_key(context, structure, context.student.anatomy.module(pair["student_module"])))
-        for pair in pairs
-        if pair["action"] != "skip"
-    ]
+    pairings = plan.pairings if plan.layers is not None else []
+    cuts = [Cut(plan.context, structure, *plan.modules(pairing)) for pairing in pairings]
 
     def held(store: SensitivityStore) -> int:
-        saved = store.totals.get("choices", {})
-        return sum(key in saved.get(module, {}) for module, key in choices)
+        choices = store.totals.get("choices", {})
+        return sum(cut.key in choices.get(cut.source.name, {}) for cut in cuts)
 
     return max(stores, key=held)
 
