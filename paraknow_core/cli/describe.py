@@ -78,7 +78,7 @@ def compat(
     from paraknow_core.models.anatomy import read_anatomy
     from paraknow_core.models.compat import compatibility
     from paraknow_core.models.source import resolve_model
-    from paraknow_core.models.vocabulary import align_tokens, vocabulary
+    from paraknow_core.models.tokenizer import align_tokens, vocabulary
 
     offline = _is_offline(context, offline)
     sources = [resolve_model(name, offline=offline, weights=False) for name in (teacher, student)]

@@ -167,8 +167,6 @@ def test_defaults_are_those_of_transformers(family):
     found = read_dimensions({"model_type": family}, "mine")
     full = read_dimensions(json.loads(json.dumps(config.to_dict())), "mine")
     assert full.num_hidden_layers == found.num_hidden_layers
-        read_dimensions(json.loads(json.dumps(config.to_dict())), "mine").num_hidden_layers == found.num_hidden_layers
-    )
     for name, key in own.fields.items():
         default = getattr(config, key, None)
         if default is not None:

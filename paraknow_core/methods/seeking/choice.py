@@ -31,7 +31,7 @@ from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.spec import GROUP_OF_ROLE, ROLES
 
 if TYPE_CHECKING:
-    from paraknow_core.models.vocabulary import TokenAlignment
+    from paraknow_core.models.tokenizer import TokenAlignment
 
 RANDOM_OFFSET = "random_offset"
 _SHARED = ("submatrix", "row_column")  # cheap to decide and to keep: always asked for, so that arms share a measurement

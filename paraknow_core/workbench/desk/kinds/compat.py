@@ -4,7 +4,7 @@ from typing import Any
 
 from paraknow_core.errors import ModelError
 from paraknow_core.models.compat import compatibility
-from paraknow_core.models.vocabulary import TokenAlignment, align_tokens, vocabulary
+from paraknow_core.models.tokenizer import TokenAlignment, align_tokens, vocabulary
 from paraknow_core.paths import Workspace
 from paraknow_core.settings import Settings
 from paraknow_core.workbench.desk.kinds.known import anatomy_of, model_source
