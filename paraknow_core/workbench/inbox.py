@@ -13,6 +13,7 @@ from typing import Any
 
 from paraknow_core.engines.service import Service
 from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.settings import usable_cores
 
 POLL_S = 0.03
 
@@ -67,6 +68,13 @@ def taken(request: Path) -> Iterator[None]:
 def is_over(service: Service) -> bool:
     """Inside a process: somebody wants it to end, or nobody is left who asks for anything."""
     return service.asked_to_stop or service.left_alone
+
+
+def leave_a_core(threads: int | None) -> None:
+    """Let torch use this many threads; None: all cores but one, which is left to the pages and to a run."""
+    import torch
+
+    torch.set_num_threads(threads or max(1, usable_cores() - 1))
 
 
 def take_turns(service: Service, turn: Callable[[], bool | None], idle_s: float) -> None:

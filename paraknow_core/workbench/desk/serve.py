@@ -26,10 +26,10 @@ from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.files.naming import named
 from paraknow_core.memory import anonymous_bytes, available_bytes, total_bytes
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
-from paraknow_core.settings import load_settings, usable_cores
+from paraknow_core.settings import load_settings
 from paraknow_core.workbench.desk.questions import ANSWER, ARRAYS, answer_in, desk_folder, inbox_of
 from paraknow_core.workbench.desk.requests import Question, question_from
-from paraknow_core.workbench.inbox import is_over, take_turns, taken, working
+from paraknow_core.workbench.inbox import is_over, leave_a_core, take_turns, taken, working
 from paraknow_core.workbench.sources import sources_of
 
 IDLE_S = 900.0
@@ -91,14 +91,11 @@ def work(place: Workspace) -> None:
 
 
 def _prepare_torch(place: Workspace) -> None:
-    """Load it before the first question, which nearly always needs it; leave a core to the pages."""
-    import torch
-
+    """Load it before the first question, which nearly always needs it."""
     try:
-        threads = load_settings(place).threads
+        leave_a_core(load_settings(place).threads)
     except ParaknowError:
-        threads = None  # every question is answered with that sentence; a process that ends answers nothing
-    torch.set_num_threads(threads or max(1, usable_cores() - 1))
+        leave_a_core(None)  # every question is answered with that sentence; a process that ends answers nothing
 
 
 def answer_question(place: Workspace, file: Path) -> bool:

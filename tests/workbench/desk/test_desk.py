@@ -246,7 +246,6 @@ def test_old_answers_go_when_they_are_too_many_or_too_large(place, monkeypatch):
 def test_old_answers_go_while_the_desk_serves(place, monkeypatch):
     monkeypatch.setattr(serve, "PRUNE_EVERY_S", 0.0)
     monkeypatch.setattr(serve, "IDLE_S", 0.2)
-    monkeypatch.setattr(serve, "_prepare_torch", lambda _place: None)
     pruned = []
     monkeypatch.setattr(serve, "_prune", pruned.append)
     serve.serve(place)

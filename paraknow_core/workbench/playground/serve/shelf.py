@@ -1,10 +1,11 @@
 """The weights that are held: one base a model, shared by the untouched model and every run's adapter on it."""
 
+import gc
 import math
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,9 @@ from paraknow_core.errors import ModelError, RunError
 from paraknow_core.memory import available_bytes, release
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder, find_run
-from paraknow_core.settings import Settings, usable_cores
+from paraknow_core.settings import Settings
 from paraknow_core.spec import ModelSpec
+from paraknow_core.workbench.inbox import leave_a_core
 from paraknow_core.workbench.playground.protocol import Slot
 from paraknow_core.workbench.sources import Stamp, file_stamps
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 ADAPTER = "adapter"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_SPARE = 200_000_000  # bytes that stay free for the system and for the answers' own caches
+SPARE = 200_000_000  # bytes that stay free for the system and for the answers' own caches
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,6 @@ class Base:
     adapters: dict[str, tuple[int, int]] = field(default_factory=dict)  # slot key -> (bytes, parameters)
     plain: set[str] = field(default_factory=set)  # keys of slots that use it without an adapter
 
-    @property
-    def unused(self) -> bool:
-        return not self.adapters and not self.plain
-
 
 @dataclass
 class Held:
@@ -80,8 +78,6 @@ class Held:
 
     def activate(self) -> Any:
         """Return a context in which the base computes as this slot."""
-        from contextlib import nullcontext
-
         if self.slot.key in self.base.adapters:
             self.base.model.set_adapter(self.slot.key, inference_mode=True)
             return nullcontext()
@@ -119,12 +115,18 @@ class Shelf:
             self.touch(slot.key)
             self._tell_all()
             return self.held[slot.key]
-        self._refuse_too_large(slot)
-        needs, parameters = self._needs(slot)
-        self.tell(slot, {"state": "loading", "bytes": needs, "parameters": parameters})
-        _prepare_torch(self.settings)
+        size, parameters = self._needs(slot)
+        base = self.bases.get(_base_of(slot))
+        more, free = size - (base.bytes if base else 0), available_bytes() - SPARE
+        if more > free:
+            raise ModelError(
+                f"{slot.source}: needs {more / 1e9:.1f} GB of memory and {max(0, free) / 1e9:.1f} GB are free; "
+                "free another model first, or choose a smaller one"
+            )
+        self.tell(slot, {"state": "loading", "bytes": size, "parameters": parameters})
+        leave_a_core(self.settings.threads)
         adapter = Files.of(self._adapter_folder(slot)) if slot.run else None
-        base = self.bases.get(_base_of(slot)) or self._load_base(slot)
+        base = base or self._load_base(slot)
         try:
             if adapter is not None:
                 _put_adapter(base, slot.key, adapter.folder)
@@ -169,9 +171,8 @@ class Shelf:
     def _needs(self, slot: Slot) -> tuple[int, int]:
         """Return bytes and parameters of a slot, read from headers."""
         model = self._model(slot)
-        each = BYTES[model.dtype] if self.settings.dtype != "auto" else 4
         parameters = model.anatomy.parameters
-        size = each * parameters
+        size = parameters * (BYTES[model.dtype] if self.settings.dtype != "auto" else 4)
         if slot.run:
             from safetensors import SafetensorError, safe_open
 
@@ -184,17 +185,6 @@ class Shelf:
             extra = sum(math.prod(shape) for shape in shapes)
             parameters, size = parameters + extra, size + 4 * extra
         return size, parameters
-
-    def _refuse_too_large(self, slot: Slot) -> None:
-        needs, _ = self._needs(slot)
-        base = self.bases.get(_base_of(slot))
-        needs -= base.bytes if base else 0
-        free = available_bytes() - _SPARE
-        if needs > free:
-            raise ModelError(
-                f"{slot.source}: needs {needs / 1e9:.1f} GB of memory and {max(0, free) / 1e9:.1f} GB are free; "
-                "free another model first, or choose a smaller one"
-            )
 
     def _model(self, slot: Slot) -> Model:
         return Model(ModelSpec(source=slot.source, revision=slot.revision), self.settings, self.place)
@@ -218,10 +208,7 @@ class Shelf:
         return base
 
     def _drop_unused(self) -> None:
-        for key in [key for key, base in self.bases.items() if base.unused]:
-            del self.bases[key]
-        import gc
-
+        self.bases = {key: base for key, base in self.bases.items() if base.adapters or base.plain}
         gc.collect()
         release()
 
@@ -234,16 +221,8 @@ class Shelf:
             base = held.base
             extra, more = base.adapters.get(key, (0, 0))
             shared = base.bytes if len(base.adapters) + len(base.plain) > 1 else 0
-            self.tell(
-                held.slot,
-                {
-                    "state": "loaded",
-                    "bytes": base.bytes + extra,
-                    "shared": shared,
-                    "parameters": base.parameters + more,
-                    "used": held.used,
-                },
-            )
+            memory = {"bytes": base.bytes + extra, "shared": shared, "parameters": base.parameters + more}
+            self.tell(held.slot, {"state": "loaded", "used": held.used, **memory})
 
 
 def _base_of(slot: Slot) -> tuple[str, str | None]:
@@ -277,10 +256,3 @@ def _take_adapter(base: Base, key: str) -> None:
             base.model.set_adapter(next(iter(base.adapters)), inference_mode=True)
         else:
             base.model = base.model.unload()
-
-
-def _prepare_torch(settings: Settings) -> None:
-    """Leave a core to the pages and to a run."""
-    import torch
-
-    torch.set_num_threads(settings.threads or max(1, usable_cores() - 1))
