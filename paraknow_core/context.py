@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from paraknow_core.models.vocabulary import TokenAlignment
+    from paraknow_core.models.tokenizer import TokenAlignment
     from paraknow_core.tasks.fitting import Reader, Readings
     from paraknow_core.tasks.templates import Encoded
 
@@ -247,7 +247,7 @@ class Context:
     @cached_property
     def alignment(self) -> "TokenAlignment":
         """Which tokens of the two vocabularies are the same."""
-        from paraknow_core.models.vocabulary import align_tokens, vocabulary
+        from paraknow_core.models.tokenizer import align_tokens, vocabulary
 
         return align_tokens(vocabulary(self.teacher.source), vocabulary(self.student.source))
 

@@ -75,7 +75,7 @@ def compat(
     from paraknow_core.models.anatomy import read_anatomy
     from paraknow_core.models.compat import compatibility
     from paraknow_core.models.source import resolve_model
-    from paraknow_core.models.vocabulary import align_tokens, vocabulary
+    from paraknow_core.models.tokenizer import align_tokens, vocabulary
 
     sources = [resolve_model(name, offline=settings.offline, weights=False) for name in (teacher, student)]
     notes: list[str] = []

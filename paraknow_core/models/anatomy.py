@@ -14,7 +14,7 @@ from paraknow_core.models.headers import TensorHeader
 from paraknow_core.models.leftovers import is_old_buffer, is_quantisers, wrapper_sentence
 from paraknow_core.models.modules import LogicalModule, logical_modules, other_shapes, stored_shapes
 from paraknow_core.models.source import ModelSource
-from paraknow_core.models.vocabulary import TokenizerIdentity, tokenizer_identity
+from paraknow_core.models.tokenizer import TokenizerIdentity, tokenizer_identity
 
 _QUANTISED_KEYS = ("quantization_config", "compression_config")
 TORCH_DTYPE = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from paraknow_core.errors import ShapeError
 from paraknow_core.models.anatomy import Anatomy
 from paraknow_core.models.modules import LogicalModule
-from paraknow_core.models.vocabulary import TokenAlignment
+from paraknow_core.models.tokenizer import TokenAlignment
 from paraknow_core.spec import ROLES
 
 VOCABULARY_ROLES = ("embed", "head")

@@ -7,11 +7,12 @@ from paraknow_core.models.anatomy import Anatomy, check_names, memory_names, rea
 from paraknow_core.models.config import GENERATION_CONFIG, declared_ends, read_dimensions
 from paraknow_core.models.families import FAMILIES
 from paraknow_core.models.library import library_config, one_line_reason, quiet_transformers
-from paraknow_core.models.modules import parameters_of
+from paraknow_core.models.modules import stored_shapes
 from paraknow_core.models.source import ModelSource, read_json_object
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PreTrainedModel
 
     from paraknow_core.models.shards import Shards
@@ -47,6 +48,26 @@ def load_model(source: ModelSource, *, device: str = "cpu", dtype: str = "float3
     model.tie_weights()
     parameters_of(model, anatomy)
     return _placed(model, device, dtype, source.label).eval()
+
+
+def parameters_of(model: "nn.Module", anatomy: Anatomy) -> "dict[str, nn.Parameter]":
+    """Return the parameters that hold logical modules, by `LogicalModule.parameter`, checked against the anatomy.
+
+    Raises:
+        ModelError: a parameter is missing or has another shape; names it.
+    """
+    present = dict(model.named_parameters(remove_duplicate=False))
+    parameters = {}
+    for name, shape in stored_shapes(anatomy.modules).items():
+        if name not in present:
+            raise ModelError(f"{anatomy.label}: the loaded model has no parameter {name}; load the model unmodified")
+        if tuple(present[name].shape) != shape:
+            raise ModelError(
+                f"{anatomy.label}: the loaded {name} has shape {tuple(present[name].shape)}, its file says {shape}; "
+                "load the model unmodified"
+            )
+        parameters[name] = present[name]
+    return parameters
 
 
 def build_checked(source: ModelSource, anatomy: Anatomy, shards: "Shards") -> "PreTrainedModel":

@@ -15,9 +15,7 @@ from paraknow_core.models.config import Dimensions
 from paraknow_core.spec import GROUP_OF_ROLE, ROLES
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from paraknow_core.models.anatomy import Anatomy
+    from torch import Tensor
 
 ATTENTION_ROLES = ("q", "k", "v", "o")
 
@@ -165,26 +163,6 @@ def add_product_(parameter: "Tensor", module: LogicalModule, b: "Tensor", a: "Te
         for part, factor in zip(parts, b.split(parts.shape[1]), strict=True):
             for rows in row_slices(*part.shape, part.device):
                 part[rows].add_(factor[rows] @ a)
-
-
-def parameters_of(model: "nn.Module", anatomy: "Anatomy") -> "dict[str, nn.Parameter]":
-    """Return the parameters that hold logical modules, by `LogicalModule.parameter`, checked against the anatomy.
-
-    Raises:
-        ModelError: a parameter is missing or has another shape; names it.
-    """
-    present = dict(model.named_parameters(remove_duplicate=False))
-    parameters = {}
-    for name, shape in stored_shapes(anatomy.modules).items():
-        if name not in present:
-            raise ModelError(f"{anatomy.label}: the loaded model has no parameter {name}; load the model unmodified")
-        if tuple(present[name].shape) != shape:
-            raise ModelError(
-                f"{anatomy.label}: the loaded {name} has shape {tuple(present[name].shape)}, its file says {shape}; "
-                "load the model unmodified"
-            )
-        parameters[name] = present[name]
-    return parameters
 
 
 def _layer_modules(size: Dimensions, index: int) -> list[LogicalModule]:

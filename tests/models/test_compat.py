@@ -12,7 +12,7 @@ from paraknow_core.errors import ShapeError
 from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.compat import compatibility
 from paraknow_core.models.source import resolve_model
-from paraknow_core.models.vocabulary import TokenAlignment, align_tokens, vocabulary
+from paraknow_core.models.tokenizer import TokenAlignment, align_tokens, vocabulary
 from paraknow_core.spec import ROLES
 from tests.tiny_models import FAMILIES
 

@@ -9,11 +9,10 @@ from safetensors.torch import load_file
 from paraknow_core.errors import ModelError
 from paraknow_core.models import tokenizer
 from paraknow_core.models.anatomy import read_anatomy
-from paraknow_core.models.load import load_model, pick_device
-from paraknow_core.models.modules import logical_weight, parameters_of
+from paraknow_core.models.load import load_model, parameters_of, pick_device
+from paraknow_core.models.modules import logical_weight
 from paraknow_core.models.source import bundled_names, resolve_model
-from paraknow_core.models.tokenizer import load_tokenizer
-from paraknow_core.models.vocabulary import vocabulary
+from paraknow_core.models.tokenizer import load_tokenizer, vocabulary
 from tests.tiny_models import FAMILIES, build_tokenizer, edit_config, edit_weights
 
 

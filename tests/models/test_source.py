@@ -110,9 +110,9 @@ def test_inspecting_needs_neither_torch_nor_much_memory(tiny):
     folders = [str(tiny(family)) for family in ("llama", "gpt_neox")]
     code = f"""
 import sys, json, pathlib
-from paraknow_core.models import anatomy, compat, fingerprint, source, vocabulary
+from paraknow_core.models import anatomy, compat, fingerprint, source, tokenizer
 found = [source.resolve_model(folder) for folder in {folders!r}]
-compat.compatibility(*map(anatomy.read_anatomy, found), vocabulary.align_tokens(*map(vocabulary.vocabulary, found)))
+compat.compatibility(*map(anatomy.read_anatomy, found), tokenizer.align_tokens(*map(tokenizer.vocabulary, found)))
 heavy = [name for name in ("torch", "transformers", "peft", "huggingface_hub") if name in sys.modules]
 status = pathlib.Path("/proc/self/status").read_text()  # ru_maxrss would be that of the parent
 print(json.dumps([heavy, int(status.split("VmHWM:")[1].split()[0])]))

@@ -7,7 +7,7 @@ import pytest
 from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.compat import compatibility
 from paraknow_core.models.source import resolve_model
-from paraknow_core.models.vocabulary import align_tokens, vocabulary
+from paraknow_core.models.tokenizer import align_tokens, vocabulary
 from tests.models.test_load import check_loads
 
 

@@ -123,7 +123,8 @@ def _measure(context: "Context", encoded: list, run: RunFolder | None) -> tuple[
     """Return S by module and the losses, of the untouched student or with a run's change in its weights."""
     import torch
 
-    from paraknow_core.models.modules import logical_weight, parameters_of
+    from paraknow_core.models.load import parameters_of
+    from paraknow_core.models.modules import logical_weight
     from paraknow_core.ops.metrics import total
     from paraknow_core.ops.sensitivity import accumulate_sensitivity
 

@@ -9,7 +9,7 @@ from paraknow_core.errors import ModelError
 from paraknow_core.models.anatomy import Anatomy
 from paraknow_core.models.compat import compatibility
 from paraknow_core.models.modules import stored_shapes
-from paraknow_core.models.vocabulary import align_tokens, vocabulary
+from paraknow_core.models.tokenizer import align_tokens, vocabulary
 from paraknow_core.paths import Workspace
 from paraknow_core.settings import Settings
 from paraknow_core.workbench.desk import requests

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from paraknow_core.errors import ModelError
 from paraknow_core.models.source import ModelSource
-from paraknow_core.models.vocabulary import align_tokens, tokenizer_identity, vocabulary
+from paraknow_core.models.tokenizer import align_tokens, tokenizer_identity, vocabulary
 
 
 @pytest.fixture

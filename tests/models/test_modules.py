@@ -10,7 +10,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from paraknow_core.errors import ModelError
 from paraknow_core.models.anatomy import read_anatomy
-from paraknow_core.models.modules import LogicalModule, RowBlocks, add_product_, logical_weight, parameters_of
+from paraknow_core.models.load import parameters_of
+from paraknow_core.models.modules import LogicalModule, RowBlocks, add_product_, logical_weight
 from paraknow_core.models.source import resolve_model
 from tests.tiny_models import FAMILIES, build_tiny
 
