@@ -23,8 +23,6 @@ from paraknow_core.ops.chunks import require_matrix, row_slices, value_range
 from paraknow_core.ops.metrics import block_reduce, col_sums, row_sums
 from paraknow_core.ops.window import Window, best_window, random_window, window_sum
 
-_KEY_VIEWS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-
 
 class Selection(ABC):
     """Which entries of a teacher weight form the block. It packs, describes and draws itself.
@@ -249,8 +247,8 @@ def neuron(score: Tensor, height: int, width: int) -> WeightsSelection:
         ShapeError: more weights than there are; NumericError: a score is NaN or infinite.
 
     Note:
-        O(rows * cols) time and one byte a teacher weight: the threshold is found by counting the leading bits of the
-        scores, chunk by chunk, not by sorting. Exact, ties by position.
+        O(rows * cols) time: the lowest score that is taken is found by partial sorting, in a copy of the scores.
+        Exact, ties by position.
 
     Source:
         Our definition of "Neuron" in Figure 5 of arXiv:2310.11451, for which no code was released.
@@ -258,15 +256,14 @@ def neuron(score: Tensor, height: int, width: int) -> WeightsSelection:
     score = _require(score, height, width)
     value_range("neuron selection", score)
     count = height * width
-    threshold, ties = _threshold_key(score, count)
-    mask = torch.zeros(score.shape, dtype=torch.bool, device=score.device)
-    for rows in row_slices(*score.shape, score.device):
-        keys = _sortable(score[rows])
-        level = (keys == threshold).flatten()
-        order = level.cumsum(dim=0)
-        mask[rows] = (keys > threshold) | (level & (order <= ties)).view_as(keys)
-        ties -= min(ties, int(order[-1]))
-    return WeightsSelection(mask, (height, width))
+    values = score.to("cpu", torch.promote_types(score.dtype, torch.float32), copy=True).flatten().numpy()
+    values.partition(-count)
+    lowest = values[-count].item()
+    del values
+    mask = (score > lowest).flatten()
+    ties = (score == lowest).flatten().nonzero().flatten()
+    mask[ties[: count - int(mask.sum())]] = True
+    return WeightsSelection(mask.view(score.shape), (height, width))
 
 
 def random_offset(shape: tuple[int, int], height: int, width: int, generator: torch.Generator) -> WindowSelection:
@@ -344,34 +341,3 @@ def _require_size(shape: tuple[int, int], height: int, width: int) -> None:
 def _highest(sums: Tensor, count: int) -> Tensor:
     order = torch.sort(sums, descending=True, stable=True).indices
     return order[:count].sort().values.cpu()
-
-
-def _sortable(values: Tensor) -> Tensor:
-    """Map floats to integers of the same size and order (equal floats to equal integers)."""
-    bits = (values + 0.0).view(_KEY_VIEWS[values.element_size()])  # adding zero turns -0.0 into 0.0
-    return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
-
-
-def _threshold_key(score: Tensor, count: int) -> tuple[int, int]:
-    """Find the key of the count-th highest score, and how many scores equal to it are among the highest.
-
-    A radix selection: 16 bits a pass, each pass counts the keys that share the bits decided so far.
-    """
-    size = 8 * score.element_size()
-    prefix, wanted = 0, count
-    for shift in range(size - 16, -1, -16):
-        counts = torch.zeros(1 << 16, dtype=torch.int64, device=score.device)
-        for rows in row_slices(*score.shape, score.device):
-            keys = _sortable(score[rows]).flatten().long()
-            if shift + 16 < size:
-                keys = keys[(keys >> (shift + 16)) == prefix]
-            digits = (keys >> shift) & 0xFFFF
-            if shift + 16 == size:
-                digits ^= 0x8000  # the first digit carries the sign
-            counts += torch.bincount(digits, minlength=1 << 16)
-        from_top = counts.flip(0).cumsum(0)
-        above = int((from_top < wanted).sum())
-        digit = 0xFFFF - above
-        wanted -= int(from_top[above - 1]) if above else 0
-        prefix = (digit ^ 0x8000) - (1 << 16 if digit < 0x8000 else 0) if shift + 16 == size else (prefix << 16) | digit
-    return prefix, wanted
