@@ -172,7 +172,7 @@ class Stream:
         self._room = list(sums.values())
 
     def room(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return sums of zero, in the last layer's room if they fit: fresh memory costs as much as a product with it."""
+        """Return sums of zero, in the last layer's room if they fit: fresh memory takes as long as a product."""
         if [t.shape for t in self._room] != [p.shape for p in parameters.values()]:
             self._room = [torch.empty_like(p, dtype=torch.float32) for p in parameters.values()]
         for total in self._room:
