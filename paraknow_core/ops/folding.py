@@ -7,18 +7,15 @@ for vectors (biases, norms), which together are all there is in a decoder layer.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from paraknow_core.ops.products import multiply
-
 _CACHED, _CHUNK = 1 << 20, 1 << 24  # numbers in work at once: what a processor's cache holds, what occupies a GPU
-_TILE, _TILE_ON_GPU = (1024, 1024), (4096, 4096)  # of a sum: products of few tokens are slow where one is narrow
+_STRIP = 1 << 22  # numbers of a sum that take a product at once: 16 MB; narrower products are slow
 
 
 @contextmanager
@@ -27,14 +24,8 @@ def folding(
     module: nn.Module | None = None,
     samples: int = 1,
     sums: dict[str, Tensor] | None = None,
-    *,
-    first: bool = False,
-    last: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
     """While open, each gradient that autograd finishes is added to a sum as |gradient| and dropped.
-
-    A sum is as large as its parameter, so that every pass over it counts. Clearing and weighing cost none where they
-    are done here, a tile at a time, while that is in the cache anyway.
 
     Args:
         parameters: name to leaf tensor, any shapes; each once. They require a gradient while this is open.
@@ -43,44 +34,21 @@ def folding(
         samples: how many are in a batch, along the first dimension of what the module is called with; more than one
             only for a module that is `batchable`.
         sums: to add to; None: new ones.
-        first: whatever the sums hold is to be forgotten. One backward pass while this is open.
-        last: the sums become S when this closes: multiplied by |parameter|. One backward pass while this is open.
 
     Yields:
         Name to sum of |gradient|, float32, of the parameter's shape.
     """
     sums = zeros_like(parameters) if sums is None else sums
     required = {name: p.requires_grad for name, p in parameters.items()}
-    with _Patches() as patches:
-        try:
-            for name, parameter in parameters.items():
-                parameter.requires_grad_(True)
-                parameter.grad = None
-                patches.undo.append(parameter.register_post_accumulate_grad_hook(_fold_into(sums[name])).remove)
-            pairs = {id(p): (sums[name], p) for name, p in parameters.items()}
-            totals = {key: total for key, (total, _) in pairs.items()}
-            by_layers = set() if module is None else _patch(module, totals, samples, patches, first, last)
-            others = pairs.keys() - by_layers
-            for key in others if first else ():
-                totals[key].zero_()
-            yield sums
-            for key in by_layers if first else ():  # a layer that no gradient has reached
-                totals[key].zero_()
-            for key in others | by_layers if last else ():
-                weigh_(*pairs[key])
-        finally:
-            for name, parameter in parameters.items():
-                parameter.requires_grad_(required[name])
-
-
-@contextmanager
-def sliced(module: nn.Module) -> Iterator[None]:
-    """While open, the linear layers in a module multiply with `multiply`: faster, and without a gradient."""
-    with _Patches() as patches:
-        for holder in module.modules():
-            if _is_linear(holder):
-                patches.forward(holder, partial(_output, holder))
-        yield
+    with ExitStack() as patches:
+        for name, parameter in parameters.items():
+            patches.callback(parameter.requires_grad_, required[name])
+            parameter.requires_grad_(True)
+            parameter.grad = None
+            patches.callback(parameter.register_post_accumulate_grad_hook(partial(_fold, sums[name])).remove)
+        if module is not None:
+            _patch(module, {id(p): sums[name] for name, p in parameters.items()}, samples, patches)
+        yield sums
 
 
 def zeros_like(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -90,43 +58,26 @@ def zeros_like(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def batchable(module: nn.Module) -> bool:
     """Return whether gradients of several samples can be told apart in this module: its kinds of layers are known."""
-    holders = [holder for holder in module.modules() if list(holder.parameters(recurse=False))]
+    layers = [layer for layer in module.modules() if list(layer.parameters(recurse=False))]
     return all(
-        _is_linear(holder) or isinstance(holder, nn.LayerNorm) or _is_vector_norm(holder) for holder in holders
+        _is_linear(layer) or isinstance(layer, nn.LayerNorm) or _is_vector_norm(layer) for layer in layers
     ) and all(count == 1 for count in _uses(module).values())
 
 
-def fold_outer_(
-    total: Tensor,
-    outer: Sequence[Tensor] | Tensor,
-    inner: Sequence[Tensor] | Tensor,
-    *,
-    first: bool = False,
-    weight: Tensor | None = None,
-) -> None:
-    """Add |outer.T @ inner| of every sample to a sum, in place and a tile at a time.
+def fold_outer_(total: Tensor, outer: Sequence[Tensor] | Tensor, inner: Sequence[Tensor] | Tensor) -> None:
+    """Add |outer.T @ inner| of every sample to a sum, in place and some rows at a time.
 
     Args:
         total: (rows, cols) float32.
         outer: (tokens, rows) of each sample; inner: (tokens, cols) of each.
-        first: forget what `total` holds.
-        weight: (rows, cols); in the end `total` is multiplied by |weight|.
     """
-    height, width = _TILE if total.device.type == "cpu" else _TILE_ON_GPU
-    height, width = min(height, total.shape[0]), min(width, total.shape[1])
-    room = torch.empty(height * width, dtype=outer[0].dtype, device=total.device)
-    for top, left in product(range(0, total.shape[0], height), range(0, total.shape[1], width)):
-        place = slice(top, top + height), slice(left, left + width)
-        tile = total[place]  # stays in the cache for all samples
-        buffer = room[: tile.numel()].view(tile.shape)
-        for number, (own, other) in enumerate(zip(outer, inner, strict=True)):
-            gradient = torch.mm(own[:, place[0]].T, other[:, place[1]], out=buffer).abs_()
-            if first and number == 0:
-                tile.copy_(gradient)
-            else:
-                tile.add_(gradient)
-        if weight is not None:
-            tile.mul_(torch.abs(weight[place], out=buffer))
+    strips = total.split(max(1, _STRIP // total.shape[1]))
+    room = torch.empty(strips[0].shape, dtype=outer[0].dtype, device=total.device)
+    start = 0
+    for strip in strips:
+        rows, start = slice(start, start + len(strip)), start + len(strip)
+        for above, below in zip(outer, inner, strict=True):
+            strip.add_(torch.mm(above[:, rows].T, below, out=room[: len(strip)]).abs_())
 
 
 def weigh_(total: Tensor, parameter: Tensor, dtype: torch.dtype | None = None) -> None:
@@ -149,107 +100,71 @@ def numbers_at_once(tensor: Tensor) -> int:
     return _CACHED if tensor.device.type == "cpu" else _CHUNK
 
 
-class _Turn(NamedTuple):
-    """One backward pass of a linear layer: how many samples, whether its sum is cleared and weighed, whom to tell."""
-
-    samples: int
-    first: bool
-    last: bool
-    done: Callable[[], object]
-
-
-class _Patches:
-    """What was changed on a module, to be undone."""
-
-    def __init__(self) -> None:
-        self.undo: list[Callable[[], object]] = []
-
-    def __enter__(self) -> "_Patches":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for undo in reversed(self.undo):
-            undo()
-
-    def forward(self, module: nn.Module, forward: Callable[..., Tensor]) -> None:
-        module.forward = forward
-        self.undo.append(lambda: delattr(module, "forward"))  # the class's own again
-
-
-def _fold_into(total: Tensor) -> Callable[[Tensor], None]:
-    def hook(parameter: Tensor) -> None:
-        if parameter.grad is None:  # folded already, by the layer itself
-            return
+def _fold(total: Tensor, parameter: Tensor) -> None:
+    if parameter.grad is not None:  # else it was folded by the layer itself
         total.add_(parameter.grad.abs_())
         parameter.grad = None
 
-    return hook
 
-
-def _patch(
-    module: nn.Module, total_of: Mapping[int, Tensor], samples: int, patches: _Patches, first: bool, last: bool
-) -> set[int]:
+def _patch(module: nn.Module, totals: Mapping[int, Tensor], samples: int, patches: ExitStack) -> None:
     """Let layers fold their own gradients; what has a second use (a tied output layer) is left to autograd.
 
-    Returns:
-        The ids of the weights whose sums are yet to be cleared (first) and weighed (last) where they are folded.
+    Args:
+        totals: id of a parameter -> its sum.
+        patches: undoes the changes when it closes.
     """
-    uses, by_layers = _uses(module), set()
-    for holder in module.modules():
-        own = {name: total_of.get(id(p)) for name, p in holder.named_parameters(recurse=False)}
-        if not own or None in own.values() or any(uses[id(p)] > 1 for p in holder.parameters(recurse=False)):
+    uses = _uses(module)
+    for layer in module.modules():
+        own = {name: totals.get(id(p)) for name, p in layer.named_parameters(recurse=False)}
+        if not own or None in own.values() or any(uses[id(p)] > 1 for p in layer.parameters(recurse=False)):
             continue
-        if _is_linear(holder):
-            by_layers.add(id(holder.weight))
-            done = partial(by_layers.discard, id(holder.weight))
-            patches.forward(holder, partial(_linear, holder, own, _Turn(samples, first, last, done)))
-        elif samples > 1 and isinstance(holder, nn.LayerNorm):
-            patches.forward(holder, partial(_layer_norm, holder, own, samples))
-        elif samples > 1 and _is_vector_norm(holder):
-            patches.forward(holder, partial(_vector_norm, holder, type(holder).forward, own["weight"], samples))
-    return by_layers
+        if _is_linear(layer):
+            layer.forward = partial(_linear, layer, own, samples)
+        elif samples > 1 and isinstance(layer, nn.LayerNorm):
+            layer.forward = partial(_layer_norm, layer, own, samples)
+        elif samples > 1 and _is_vector_norm(layer):
+            layer.forward = partial(_vector_norm, layer, type(layer).forward, own["weight"], samples)
+        else:
+            continue
+        patches.callback(delattr, layer, "forward")  # the class's own again
 
 
 def _uses(module: nn.Module) -> Counter:
-    return Counter(id(p) for holder in module.modules() for p in holder._parameters.values() if p is not None)  # noqa: SLF001
+    return Counter(id(p) for layer in module.modules() for p in layer._parameters.values() if p is not None)  # noqa: SLF001
 
 
-def _is_linear(holder: nn.Module) -> bool:
-    return type(holder) is nn.Linear or type(holder).__name__ == "Conv1D"  # transformers' linear layer of GPT-2
+def _is_linear(layer: nn.Module) -> bool:
+    return type(layer) is nn.Linear or type(layer).__name__ == "Conv1D"  # transformers' linear layer of GPT-2
 
 
-def _is_vector_norm(holder: nn.Module) -> bool:
+def _is_vector_norm(layer: nn.Module) -> bool:
     """Return whether this is a root mean square norm, of whatever family: one vector, called `weight`."""
-    own = dict(holder.named_parameters(recurse=False))
-    return list(own) == ["weight"] and own["weight"].ndim == 1 and not isinstance(holder, nn.LayerNorm)
+    own = dict(layer.named_parameters(recurse=False))
+    return list(own) == ["weight"] and own["weight"].ndim == 1 and not isinstance(layer, nn.LayerNorm)
 
 
-def _output(holder: nn.Module, x: Tensor) -> Tensor:
-    return multiply(x, holder.weight.T if type(holder) is nn.Linear else holder.weight, holder.bias)
+def _linear(layer: nn.Module, totals: Mapping[str, Tensor], samples: int, x: Tensor) -> Tensor:
+    transposed = type(layer) is not nn.Linear
+    return _FoldedLinear.apply(x, layer.weight, layer.bias, totals["weight"], totals.get("bias"), transposed, samples)
 
 
-def _linear(holder: nn.Module, totals: Mapping[str, Tensor], turn: _Turn, x: Tensor) -> Tensor:
-    transposed = type(holder) is not nn.Linear
-    return _FoldedLinear.apply(x, holder.weight, holder.bias, totals["weight"], totals.get("bias"), transposed, turn)
-
-
-def _layer_norm(holder: nn.LayerNorm, totals: Mapping[str, Tensor], samples: int, x: Tensor) -> Tensor:
-    plain = nn.functional.layer_norm(x, holder.normalized_shape, None, None, holder.eps)
+def _layer_norm(layer: nn.LayerNorm, totals: Mapping[str, Tensor], samples: int, x: Tensor) -> Tensor:
+    plain = nn.functional.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
     shape = (samples, 1, x.shape[-1])
-    out = plain.reshape(samples, -1, x.shape[-1]) * _PerSample.apply(holder.weight, totals["weight"], shape)
-    if holder.bias is not None:
-        out = out + _PerSample.apply(holder.bias, totals["bias"], shape)
+    out = plain.reshape(samples, -1, x.shape[-1]) * _PerSample.apply(layer.weight, totals["weight"], shape)
+    if layer.bias is not None:
+        out = out + _PerSample.apply(layer.bias, totals["bias"], shape)
     return out.reshape(x.shape)
 
 
-def _vector_norm(holder: nn.Module, forward: Callable[..., Tensor], total: Tensor, samples: int, x: Tensor) -> Tensor:
+def _vector_norm(layer: nn.Module, forward: Callable[..., Tensor], total: Tensor, samples: int, x: Tensor) -> Tensor:
     shape = (samples, *[1] * (x.ndim - 2), x.shape[-1])
     # Hides the parameter for the length of the call: the family's own formula is applied to a copy for each sample.
-    holder.__dict__["weight"] = _PerSample.apply(holder._parameters["weight"], total, shape)  # noqa: SLF001
+    layer.__dict__["weight"] = _PerSample.apply(layer._parameters["weight"], total, shape)  # noqa: SLF001
     try:
-        return forward(holder, x)
+        return forward(layer, x)
     finally:
-        del holder.__dict__["weight"]
+        del layer.__dict__["weight"]
 
 
 class _PerSample(torch.autograd.Function):
@@ -262,8 +177,8 @@ class _PerSample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
-        for each in gradient.reshape(-1, gradient.shape[-1]):
-            ctx.total.add_(each.abs())
+        for of_sample in gradient.reshape(-1, gradient.shape[-1]):
+            ctx.total.add_(of_sample.abs())
         return None, None, None
 
 
@@ -279,25 +194,22 @@ class _FoldedLinear(torch.autograd.Function):
         total: Tensor,
         bias_total: Tensor | None,
         transposed: bool,
-        turn: _Turn,
+        samples: int,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.totals, ctx.transposed, ctx.turn = (total, bias_total), transposed, turn
-        return multiply(x, weight if transposed else weight.T, bias)
+        ctx.totals, ctx.transposed, ctx.samples = (total, bias_total), transposed, samples
+        return nn.functional.linear(x, weight.T if transposed else weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         total, bias_total = ctx.totals
-        turn: _Turn = ctx.turn
-        outs, ins = (t.reshape(turn.samples, -1, t.shape[-1]) for t in (gradient, x))
-        outer, inner = (ins, outs) if ctx.transposed else (outs, ins)
-        fold_outer_(total, outer, inner, first=turn.first, weight=weight if turn.last else None)
-        turn.done()
+        outs, ins = (t.reshape(ctx.samples, -1, t.shape[-1]) for t in (gradient, x))
+        fold_outer_(total, *((ins, outs) if ctx.transposed else (outs, ins)))
         if bias_total is not None:
             for out in outs:
                 bias_total.add_(out.sum(dim=0).abs_())
         to_input = None
         if ctx.needs_input_grad[0]:
-            to_input = multiply(gradient, weight.T if ctx.transposed else weight)
+            to_input = gradient @ (weight.T if ctx.transposed else weight)
         return to_input, None, None, None, None, None, None

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from paraknow_core.ops.folding import fold_outer_
-from paraknow_core.ops.products import multiply
 
 _SECONDS = 0.12  # for each kind of product
 _FRESH = 1 << 26  # bytes: so many that the C library asks the system for them, each time anew
@@ -41,8 +40,8 @@ def measure_speed(
     total = torch.zeros(out_features, in_features, device=device)
     samples = max(1, tokens // (sample or tokens))
     outs, ins = (t[: samples * (tokens // samples)].view(samples, -1, t.shape[1]) for t in (y, x))
-    forward = _best(lambda: multiply(x, weight.T), device)
-    back = _best(lambda: multiply(y, weight), device)
+    forward = _best(lambda: x @ weight.T, device)
+    back = _best(lambda: y @ weight, device)
     fold = _best(lambda: fold_outer_(total, outs, ins), device)
     # A streamed layer takes the first product twice: once forward, once again before its gradient.
     flops = 2 * tokens * in_features * out_features * 4 / (2 * forward + back + fold)

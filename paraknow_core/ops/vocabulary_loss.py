@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from paraknow_core.errors import NumericError
-from paraknow_core.ops.products import multiply
 
 IGNORED = -100
 _ROWS, _ROWS_ON_GPU = 1024, 4096  # in a slice: products of fewer are slow, and more leave the cache in between
@@ -53,7 +52,7 @@ def sliced_cross_entropy(
     hidden: Sequence[Tensor],
     labels: Sequence[Sequence[int]],
     layer: OutputLayer,
-    fold: Callable[[slice, Tensor, Sequence[Tensor], Sequence[Tensor]], None],
+    fold: Callable[[slice, Sequence[Tensor], Sequence[Tensor]], None],
 ) -> SlicedLoss:
     """Compute every sample's mean cross-entropy and its gradients.
 
@@ -61,10 +60,10 @@ def sliced_cross_entropy(
         hidden: one (tokens, width) hidden state a sample, any floating dtype.
         labels: one list of tokens a sample; -100 where a token is not supervised.
         layer: the output layer.
-        fold: called for every slice of the vocabulary with the slice; its weights (rows, width); and for each sample
-            its errors (supervised, rows), the gradient to the logits, and its states (supervised, width). A sample's
-            gradient to the weights is errors.T @ states, and to the bias the sum of its errors over the tokens. It may
-            change the errors in place.
+        fold: called for every slice of the vocabulary with the slice, and for each sample its errors (supervised,
+            rows), the gradient to the logits, and its states (supervised, width). A sample's gradient to the weights
+            is errors.T @ states, and to the bias the sum of its errors over the tokens. It may change the errors in
+            place.
 
     Returns:
         The losses, and for each sample the gradient to its hidden state, (tokens, width).
@@ -86,7 +85,7 @@ def sliced_cross_entropy(
     logits = torch.empty(len(state), layer.size, dtype=state.dtype, device=state.device)
     for rows, weights in _slices(layer, state.device):
         bias = None if layer.bias is None else layer.bias[rows]
-        multiply(state, weights.T, bias, out=logits[:, rows])
+        logits[:, rows] = torch.nn.functional.linear(state, weights, bias)
     losses = [
         _loss_to_gradient_(own, wanted, layer.softcap)
         for own, (_, wanted) in zip(logits.split(counts), targets, strict=True)
@@ -95,7 +94,7 @@ def sliced_cross_entropy(
     for rows, weights in _slices(layer, state.device):
         errors = logits[:, rows]
         inner += errors @ weights
-        fold(rows, weights, errors.split(counts), states)
+        fold(rows, errors.split(counts), states)
     gradients = []
     for h, (positions, _), gradient in zip(hidden, targets, inner.split(counts), strict=True):
         whole = torch.zeros_like(h)

@@ -19,7 +19,7 @@ from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.files.tensor_file import TensorFile
 from paraknow_core.memory import release
 from paraknow_core.models.skeleton import Skeleton
-from paraknow_core.ops.folding import fold_outer_, folding, sliced, weigh_
+from paraknow_core.ops.folding import fold_outer_, folding, weigh_
 from paraknow_core.ops.sensitivity import finite_loss
 from paraknow_core.ops.vocabulary_loss import OutputLayer, sliced_cross_entropy, supervised
 from paraknow_core.paths import boot_id
@@ -131,7 +131,7 @@ class Stream:
         self.batches = [[j for j in batch if j not in alone] for batch in self.batches] + [[j] for j in alone]
 
     def forward(self, i: int) -> None:
-        with self.model.layer(i) as layer, sliced(layer.module), torch.no_grad():
+        with self.model.layer(i) as layer, torch.no_grad():
             self.model.prefetch(i + 1)
             for batch in self.follow(self.batches):
                 self.put(self.hidden[i + 1], batch, layer(self.get(self.hidden[i], batch)))
@@ -146,7 +146,7 @@ class Stream:
             for group in self.follow(groups):
                 leaves = [self.get(self.hidden[last], [j])[0].requires_grad_(True) for j in group]
                 states = [self.model.after_layers(self.ids[j], leaf) for j, leaf in zip(group, leaves, strict=True)]
-                fold = partial(sums.fold, group, first=group is groups[0], last=group is groups[-1])
+                fold = partial(sums.fold, group)
                 result = sliced_cross_entropy(states, [self.labels[j] for j in group], sums.layer, fold)
                 for n, j in enumerate(group):
                     losses[j] = finite_loss(j, result.losses[n])
@@ -163,17 +163,20 @@ class Stream:
             sums = self.room(layer.parameters)
             for batch in self.follow(self.batches):
                 leaf = self.get(self.hidden[i], batch).requires_grad_(True)
-                first, last = batch is self.batches[0], batch is self.batches[-1]
-                with folding(layer.parameters, layer.module, len(batch), sums, first=first, last=last):
+                with folding(layer.parameters, layer.module, len(batch), sums):
                     layer(leaf).backward(self.get(self.gradients[(i + 1) % 2], batch))
                 self.put(self.gradients[i % 2], batch, leaf.grad)
+            for name, total in sums.items():
+                weigh_(total, layer.parameters[name])
         self.store.add(f"layer-{i}", sums)
         self._room = list(sums.values())
 
     def room(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return room for sums, that of the last layer if it fits: fresh memory costs as much as a product with it."""
+        """Return sums of zero, in the last layer's room if they fit: fresh memory takes as long as a product."""
         if [t.shape for t in self._room] != [p.shape for p in parameters.values()]:
             self._room = [torch.empty_like(p, dtype=torch.float32) for p in parameters.values()]
+        for total in self._room:
+            total.zero_()
         return dict(zip(parameters, self._room, strict=True))
 
     def embedding(self, _: int) -> None:
@@ -256,31 +259,19 @@ class OutputSums:
         self.model, self.state, self.tied = model, state, "tied" in state
         self.name = model.embed_name if self.tied else model.head_name
         self.tokens = [torch.unique(sample) for sample in ids] if self.tied else []
-        self.total = torch.empty(model.shards.shape(self.name), dtype=torch.float32, device=model.shards.device)
+        self.total = torch.zeros(model.shards.shape(self.name), dtype=torch.float32, device=model.shards.device)
         bias = model.shards[model.head_bias] if model.head_bias else None
         self.bias_total = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         rows = partial(model.shards.rows, self.name)
         self.layer = OutputLayer(rows, len(self.total), bias, model.softcap)
 
-    def fold(
-        self,
-        group: Sequence[int],
-        rows: slice,
-        weights: Tensor,
-        errors: Sequence[Tensor],
-        states: Sequence[Tensor],
-        *,
-        first: bool,
-        last: bool,
-    ) -> None:
+    def fold(self, group: Sequence[int], rows: slice, errors: Sequence[Tensor], states: Sequence[Tensor]) -> None:
         """Add a slice of the vocabulary for a group of samples, as `sliced_cross_entropy` hands it over.
 
         Args:
             group: the samples.
             rows: of the output layer.
-            weights: of these rows.
             errors, states: of each sample, dL/dlogits (tokens, rows) and hidden states (tokens, hidden_size).
-            first, last: whether this is the first or the last group.
         """
         if self.bias_total is not None:
             for error in errors:
@@ -291,7 +282,7 @@ class OutputSums:
                 own = self.tokens[j][inside] - rows.start
                 self.state[f"tied.{j}"][inside.cpu()] = (error[:, own].T @ state).float().cpu()
                 error[:, own] = 0
-        fold_outer_(self.total[rows], errors, states, first=first, weight=weights if last and not self.tied else None)
+        fold_outer_(self.total[rows], errors, states)
 
     def finish(self) -> dict[str, Tensor]:
         """Return S, or where the embedding's gradients are still to come, put the sums aside."""
@@ -302,6 +293,7 @@ class OutputSums:
         if self.tied:
             self.state["tied"].copy_(self.total)
         else:
+            weigh_(self.total, self.model.shards.stored(self.name), self.model.shards.dtype)
             sums[self.name] = self.total
         return sums
 

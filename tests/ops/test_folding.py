@@ -6,7 +6,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from paraknow_core.ops import folding as folding_module
-from paraknow_core.ops.folding import batchable, fold_outer_, folding, zeros_like
+from paraknow_core.ops.folding import batchable, fold_outer_, folding, weigh_, zeros_like
 
 
 class RootMeanSquare(nn.Module):
@@ -53,39 +53,26 @@ def reference(block, x, upstream):
 
 
 @pytest.mark.parametrize("samples", [1, 2, 4])
-@pytest.mark.parametrize("tile", [(3, 4), (1024, 1024)])
-@pytest.mark.parametrize("finish", [False, True])
-def test_a_batch_gives_the_sums_of_its_samples(samples, tile, finish, monkeypatch):
-    monkeypatch.setattr(folding_module, "_TILE", tile)
+@pytest.mark.parametrize("strip", [8, 1 << 22])
+def test_a_batch_gives_the_sums_of_its_samples(samples, strip, monkeypatch):
+    monkeypatch.setattr(folding_module, "_STRIP", strip)
     monkeypatch.setattr(folding_module, "_CACHED", 4)
     block, x, upstream = Block(), torch.randn(4, 5, 6), torch.randn(4, 5, 6)
     assert batchable(block)
     expected, gradients = reference(block, x, upstream)
     parameters, found = dict(block.named_parameters()), []
     sums = zeros_like(parameters)
-    if finish:  # what was in the sums is forgotten, and in the end they are weighed
-        expected = {name: total * parameters[name].detach().abs() for name, total in expected.items()}
-        sums = {name: torch.full_like(total, 7.0) for name, total in sums.items()}
     for start in range(0, 4, samples):
         leaf = x[start : start + samples].clone().requires_grad_(True)
-        at_ends = {"first": start == 0, "last": start + samples == 4} if finish else {}
-        with folding(parameters, block, samples, sums, **at_ends):
+        with folding(parameters, block, samples, sums):
             block(leaf).backward(upstream[start : start + samples])
         found.append(leaf.grad)
     torch.testing.assert_close(torch.cat(found), gradients, rtol=1e-4, atol=1e-6)
     for name, total in sums.items():
         torch.testing.assert_close(total, expected[name], rtol=1e-4, atol=1e-6, msg=name)
-
-
-def test_a_layer_that_no_gradient_reaches_has_no_sum():
-    layers = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
-    parameters = dict(layers.named_parameters())
-    sums = {name: torch.full_like(p, 7.0) for name, p in parameters.items()}
-    with folding(parameters, layers, 1, sums, first=True, last=True):
-        layers[0](torch.randn(1, 4, 3)).sum().backward()
-    assert sums["0.weight"].gt(0).all()
-    assert not sums["1.weight"].any()
-    assert not sums["1.bias"].any()
+        weigh_(total, parameters[name])
+        weighed = expected[name] * parameters[name].detach().abs()
+        torch.testing.assert_close(total, weighed, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_the_module_is_as_it_was_afterwards():

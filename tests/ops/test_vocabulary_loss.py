@@ -33,8 +33,7 @@ def test_losses_and_gradients_are_those_of_the_whole_layer(softcap, with_bias):
     found_weight = [torch.zeros_like(weights) for _ in hidden]
     found_bias = [torch.zeros(VOCABULARY) for _ in hidden]
 
-    def fold(rows, given, errors, states):
-        assert torch.equal(given, weights[rows])
+    def fold(rows, errors, states):
         for j, (error, state) in enumerate(zip(errors, states, strict=True)):
             found_weight[j][rows] += error.T @ state
             found_bias[j][rows] += error.sum(dim=0)
