@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.adapters.cards import CARD, merged_card
-from paraknow_core.adapters.initial import FOLDER, RECORD, saved_updates
 from paraknow_core.adapters.inject import hosts, row_index, take_off_
-from paraknow_core.adapters.saved import trained_factors
+from paraknow_core.adapters.saved import FOLDER, RECORD, saved_updates, trained_factors
 from paraknow_core.context import Context
 from paraknow_core.errors import ModelError, NumericError, RunError
 from paraknow_core.files.atomic import build_folder, write_atomic
