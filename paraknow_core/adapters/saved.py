@@ -114,14 +114,14 @@ def trained_factors(folder: Path, anatomy: Anatomy, *, subtracted: bool) -> dict
     final = _Adapter(folder / "adapter")
     final.require_plain()
     own = {host: parts for host, parts in hosts(anatomy.modules).items() if final.holds(host)}
-    found = {}
+    factors = {}
     for host, parts in own.items():
         b, a = final.factors(host)
         _require_fit(host, parts, b, a)
         rank = a.shape[0] // 2 if subtracted else a.shape[0]
-        found[host] = (b[:, :rank], a[:rank])
+        factors[host] = (b[:, :rank], a[:rank])
     final.require_known(own, anatomy)
-    return found
+    return factors
 
 
 class _Adapter:
@@ -149,9 +149,8 @@ class _Adapter:
         Raises:
             RunError: names the setting.
         """
-        odd = [key for key in ("use_rslora", "use_dora", "lora_bias") if self.config.get(key)]
-        odd += ["bias"] if self.config.get("bias", "none") != "none" else []
-        odd += ["peft_type"] if self.config.get("peft_type", "LORA") != "LORA" else []
+        plain = {"use_rslora": False, "use_dora": False, "lora_bias": False, "bias": "none", "peft_type": "LORA"}
+        odd = [key for key, value in plain.items() if (self.config.get(key) or value) != value]
         if odd:
             raise RunError(f"run {self.folder.parent.name}: {CONFIG} was changed ({odd[0]}); run it again")
 
@@ -161,10 +160,10 @@ class _Adapter:
         Raises:
             RunError: names the first.
         """
-        found = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in self.tensors}
+        changed = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in self.tensors}
         # Adapters of before have factors of a tied output layer too: the embedding's, transposed.
         tied = {FAMILIES[anatomy.family].head} if anatomy.tied else set()
-        odd = sorted(found - set(known) - tied)
+        odd = sorted(changed - set(known) - tied)
         if odd:
             raise RunError(
                 f"run {self.folder.parent.name}: the adapter changes {odd[0]}, which the student does not have; "
