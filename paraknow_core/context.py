@@ -103,9 +103,9 @@ class Model:
         Raises:
             ModelError: they are not.
         """
-        known = vars(self).get("fingerprint")
+        before = vars(self).get("fingerprint")
         memo = self._place.root / "fingerprints.json"  # so that an unchanged file is not read again
-        if known and weights_fingerprint(self.source, memo=memo) != known:
+        if before and weights_fingerprint(self.source, memo=memo) != before:
             raise ModelError(
                 f"{self.source.label}: its weights were replaced while they were used; put the old ones back, or start "
                 "anew with the new ones"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from paraknow_core.adapters.cards import CARD, adapter_card
-from paraknow_core.adapters.inject import ADAPTER, adapter_config, host_factors, hosts, tied_head
+from paraknow_core.adapters.inject import ADAPTER, WEIGHTS, adapter_config, factor_names, host_factors, hosts, tied_head
 from paraknow_core.files.atomic import build_folder
 from paraknow_core.models.anatomy import Anatomy, LogicalModule
 from paraknow_core.models.modules import add_product_
@@ -108,20 +108,17 @@ def export_adapter(
     config.base_model_name_or_path, config.inference_mode = label, True
     config.modules_to_save = [head] if head else None
     tensors: dict[str, Tensor] = {}
-    for host, own in hosts(modules).items():
-        a, b = combined(trained[host], initial[host]) if initial else trained[host]
-        prefix = f"base_model.model.{host}"
-        if own[0].role == "embed":
-            tensors[f"{prefix}.lora_embedding_A"], tensors[f"{prefix}.lora_embedding_B"] = a, b
-            if head:
-                tensors |= {f"base_model.model.{head}.{name}": t for name, t in _whole_head(peft_model, own[0]).items()}
-        else:
-            tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = a, b
+    for host, parts in hosts(modules).items():
+        factors = combined(trained[host], initial[host]) if initial else trained[host]
+        embedding = parts[0].role == "embed"
+        tensors |= dict(zip(factor_names(host, embedding=embedding), factors, strict=True))
+        if embedding and head:
+            tensors |= {f"base_model.model.{head}.{name}": t for name, t in _whole_head(peft_model, parts[0]).items()}
     with build_folder(folder, durable=True) as building:
         config.save_pretrained(building)
         save_file(
             {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-            building / "adapter_model.safetensors",
+            building / WEIGHTS,
             metadata={"format": "pt"},
         )
         if card:

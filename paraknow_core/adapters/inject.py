@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ADAPTER = "default"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def check_rank(modules: Iterable[LogicalModule], rank: int) -> None:
@@ -146,6 +147,12 @@ def host_factors(layer: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
     if ADAPTER in layer.lora_embedding_A:  # every LoRA layer of PEFT has both dicts, one of them empty
         return layer.lora_embedding_A[ADAPTER], layer.lora_embedding_B[ADAPTER]
     return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+
+
+def factor_names(host: str, *, embedding: bool) -> tuple[str, str]:
+    """Return what PEFT calls A and B of a module in a saved adapter."""
+    names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
+    return f"base_model.model.{host}.{names[0]}", f"base_model.model.{host}.{names[1]}"
 
 
 def _start_at(layer: nn.Module, parts: list[LogicalModule], update: Update, rank: int) -> None:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.adapters.cards import CARD, merged_card
-from paraknow_core.adapters.initial import FOLDER, RECORD, saved_updates
 from paraknow_core.adapters.inject import hosts, row_index, take_off_
-from paraknow_core.adapters.saved import trained_factors
+from paraknow_core.adapters.saved import FOLDER, RECORD, saved_updates, trained_factors
 from paraknow_core.context import Context
 from paraknow_core.errors import ModelError, NumericError, RunError
 from paraknow_core.files.atomic import build_folder, write_atomic
@@ -139,9 +138,9 @@ class _Weights:
         weight = weight.float()
         for module, b, a in self._trained[name]:
             add_product_(weight, module, *((a.T, b.T) if module.role == "embed" else (b, a)))
-        found = weight.to(self.dtype)
-        self._note_rounding(name, weight, found)
-        return found
+        stored = weight.to(self.dtype)
+        self._note_rounding(name, weight, stored)
+        return stored
 
     def _note_rounding(self, name: str, exact: "Tensor", stored: "Tensor") -> None:
         """Compare a weight with what is stored of it, some rows at a time."""
@@ -182,18 +181,17 @@ def _factors(
 
 
 def _refuse_replaced(context: Context, result: Mapping[str, Any]) -> None:
-    known = (result.get("fingerprints") or {}).get("student")
-    if known != context.student.fingerprint:
-        what = "is not the model that this run was made with" if known else "cannot be compared with the run's"
-        raise RunError(
-            f"student {context.student.source.label}: {what}; "
-            + ("put that one back, or run again" if known else "the run's result.json lacks its fingerprint; run again")
-        )
+    fingerprint = (result.get("fingerprints") or {}).get("student")
+    if fingerprint != context.student.fingerprint:
+        problem = "is not the model that this run was made with; put that one back, or run again"
+        if not fingerprint:
+            problem = "cannot be compared with the run's; the run's result.json lacks its fingerprint; run again"
+        raise RunError(f"student {context.student.source.label}: {problem}")
 
 
 def _refuse_full(out: Path, size: int) -> None:
-    there = next(folder for folder in (out, *out.parents) if folder.exists())
-    if shutil.disk_usage(there).free < size:
+    parent = next(folder for folder in (out, *out.parents) if folder.exists())
+    if shutil.disk_usage(parent).free < size:
         raise _no_room(out, size)
 
 
@@ -210,14 +208,14 @@ def _write_shards(context: Context, layout: Mapping[str, Any], weights: _Weights
         shards[-1][name] = entry
     steps = iter(context.follow(list(layout), "weights"))
 
-    def made(name: str) -> "Tensor":
+    def weight_of(name: str) -> "Tensor":
         next(steps)  # says how far it is
         return weights(name)
 
     count = len(shards)
     names = [SINGLE_FILE if count == 1 else f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
     for file, shard in zip(names, shards, strict=True):
-        write_in_order(building / file, shard, made)
+        write_in_order(building / file, shard, weight_of)
     next(steps, None)
     if count > 1:
         places = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}

@@ -44,7 +44,7 @@ def quantise(peft_model: "PeftModel") -> int:
     for path in turned:
         owner, name = peft_model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
         child = getattr(owner, name)
-        made = Linear4bit(
+        linear = Linear4bit(
             child.in_features,
             child.out_features,
             bias=child.bias is not None,
@@ -52,12 +52,12 @@ def quantise(peft_model: "PeftModel") -> int:
             quant_type="nf4",
             device="meta",
         )
-        made.weight = Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
-        made.bias = child.bias
+        linear.weight = Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
+        linear.bias = child.bias
         # On processors with bfloat16 the first evaluation would lay the weights out anew for good, and training
         # could then not go on.
-        made.support_avx512bf16_for_cpu = False
-        setattr(owner, name, made.to(child.weight.device))
+        linear.support_avx512bf16_for_cpu = False
+        setattr(owner, name, linear.to(child.weight.device))
     return len(turned)
 
 

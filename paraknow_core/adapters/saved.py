@@ -1,19 +1,49 @@
-"""Reading a run's saved adapters back: what changed in each module of the student, as factors of low rank."""
+"""Reading a run's adapters back: the initial one into the student, and what changed in each of its modules."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from paraknow_core.adapters.inject import hosts, row_index
+from paraknow_core.adapters.inject import CONFIG, WEIGHTS, factor_names, hosts, row_index
+from paraknow_core.adapters.update import Update
 from paraknow_core.errors import ModelError, RunError
+from paraknow_core.files.disk import file_digest, whole_tensors
 from paraknow_core.files.json_file import read_json
 from paraknow_core.models.anatomy import Anatomy, LogicalModule
 from paraknow_core.models.families import FAMILIES
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+RECORD, FOLDER = "extraction.json", "init_adapter"  # of the initial adapter, as `methods.start` leaves it
+
+
+def is_sound(folder: Path) -> bool:
+    """Tell whether extraction.json and init_adapter/ of a run folder are what was left there."""
+    record = read_json(folder / RECORD)
+    if not isinstance(record, dict) or not {"subtracted", "layer_mapping"} <= record.keys():
+        return False
+    weights, digest = folder / FOLDER / WEIGHTS, record.get("digest")
+    return whole_tensors(weights) and digest in (None, file_digest(weights))  # an earlier version noted none
+
+
+def saved_updates(folder: Path, modules: list[LogicalModule], rank: int, subtracted: set[str]) -> Iterator[Update]:
+    """Read the initial factors back, bit for bit, module by module.
+
+    Args:
+        folder: init_adapter/ of a run.
+        modules: the student's modules that have an adapter.
+        rank: of each.
+        subtracted: names of those whose product was taken off the student's weight.
+    """
+    with safe_open(folder / WEIGHTS, framework="pt") as tensors:
+        for host, parts in hosts(modules).items():
+            names = factor_names(host, embedding=parts[0].role == "embed")
+            a, b = (tensors.get_tensor(name) for name in names)
+            for number, module in enumerate(parts):
+                own = slice(number * rank, (number + 1) * rank)
+                yield Update(module, a[own], b[row_index(module, b.shape[0]), own], module.name in subtracted, {})
 
 
 @dataclass(frozen=True)
@@ -52,7 +82,7 @@ def saved_changes(folder: Path, anatomy: Anatomy) -> Iterator[Change]:
         b0, a0 = start.factors(host)
         _require_fit(host, own, b, a)
         rank = a0.shape[0]
-        if subtracted:  # exported as [B1, -B0] and [A1; A0], see stages.export.combined
+        if subtracted:  # exported as [B1, -B0] and [A1; A0], see export.combined
             total = trained = (b, a)
             last = (b[:, :rank], a[:rank])
         else:
@@ -84,14 +114,14 @@ def trained_factors(folder: Path, anatomy: Anatomy, *, subtracted: bool) -> dict
     final = _Adapter(folder / "adapter")
     final.require_plain()
     own = {host: parts for host, parts in hosts(anatomy.modules).items() if final.holds(host)}
-    found = {}
+    factors = {}
     for host, parts in own.items():
         b, a = final.factors(host)
         _require_fit(host, parts, b, a)
         rank = a.shape[0] // 2 if subtracted else a.shape[0]
-        found[host] = (b[:, :rank], a[:rank])
+        factors[host] = (b[:, :rank], a[:rank])
     final.require_known(own, anatomy)
-    return found
+    return factors
 
 
 class _Adapter:
@@ -102,8 +132,6 @@ class _Adapter:
         self.config = read_json(folder / CONFIG)
         if not isinstance(self.config, dict) or not (folder / WEIGHTS).exists():
             raise RunError(f"run {folder.parent.name}: has no {folder.name}/; only a run that was trained has both")
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(folder / WEIGHTS, framework="pt") as tensors:
                 # What else is there is an output layer that shares the embedding's matrix, whole.
@@ -113,8 +141,7 @@ class _Adapter:
             raise RunError(f"run {folder.parent.name}: {folder.name}/{WEIGHTS} is damaged; run it again") from None
 
     def holds(self, host: str) -> bool:
-        prefix = f"base_model.model.{host}."
-        return f"{prefix}lora_A.weight" in self.tensors or f"{prefix}lora_embedding_A" in self.tensors
+        return any(factor_names(host, embedding=embedding)[0] in self.tensors for embedding in (False, True))
 
     def require_plain(self) -> None:
         """Refuse what PEFT would compute in another way than scaling * B @ A.
@@ -122,9 +149,8 @@ class _Adapter:
         Raises:
             RunError: names the setting.
         """
-        odd = [key for key in ("use_rslora", "use_dora", "lora_bias") if self.config.get(key)]
-        odd += ["bias"] if self.config.get("bias", "none") != "none" else []
-        odd += ["peft_type"] if self.config.get("peft_type", "LORA") != "LORA" else []
+        plain = {"use_rslora": False, "use_dora": False, "lora_bias": False, "bias": "none", "peft_type": "LORA"}
+        odd = [key for key, value in plain.items() if (self.config.get(key) or value) != value]
         if odd:
             raise RunError(f"run {self.folder.parent.name}: {CONFIG} was changed ({odd[0]}); run it again")
 
@@ -134,10 +160,10 @@ class _Adapter:
         Raises:
             RunError: names the first.
         """
-        found = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in self.tensors}
+        changed = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in self.tensors}
         # Adapters of before have factors of a tied output layer too: the embedding's, transposed.
         tied = {FAMILIES[anatomy.family].head} if anatomy.tied else set()
-        odd = sorted(found - set(known) - tied)
+        odd = sorted(changed - set(known) - tied)
         if odd:
             raise RunError(
                 f"run {self.folder.parent.name}: the adapter changes {odd[0]}, which the student does not have; "
@@ -146,12 +172,12 @@ class _Adapter:
 
     def factors(self, host: str) -> tuple[Tensor, Tensor]:
         """Return (B, A) of a host, the scaling folded into B."""
-        prefix = f"base_model.model.{host}."
         rank = (self.config.get("rank_pattern") or {}).get(host, self.config["r"])
         alpha = (self.config.get("alpha_pattern") or {}).get(host, self.config["lora_alpha"])
-        for a, b in (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B")):
-            if f"{prefix}{a}" in self.tensors:
-                return alpha / rank * self.tensors[f"{prefix}{b}"], self.tensors[f"{prefix}{a}"]
+        for embedding in (False, True):
+            a, b = factor_names(host, embedding=embedding)
+            if a in self.tensors:
+                return alpha / rank * self.tensors[b], self.tensors[a]
         raise ModelError(f"{self.folder.name}: has no factors for {host}; the run's folder was changed, run it again")
 
 

@@ -1,8 +1,8 @@
 """The stages in which the method has a say, as `pipeline.STAGES` calls them: sensitivity, plan, learn, extraction."""
 
 from paraknow_core.adapters.export import step0_identity
-from paraknow_core.adapters.initial import RECORD
 from paraknow_core.adapters.quantise import quantise
+from paraknow_core.adapters.saved import RECORD
 from paraknow_core.context import CHECKED, Work
 from paraknow_core.files.json_file import write_json
 from paraknow_core.methods import wanted

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from paraknow_core.adapters.cards import initial_card, start_note
 from paraknow_core.adapters.export import Factors, current_factors
-from paraknow_core.adapters.initial import FOLDER, RECORD, WEIGHTS, saved_updates
-from paraknow_core.adapters.inject import inject, save_initial_adapter
+from paraknow_core.adapters.inject import WEIGHTS, inject, save_initial_adapter
+from paraknow_core.adapters.saved import FOLDER, RECORD, saved_updates
 from paraknow_core.adapters.update import Update
 from paraknow_core.context import Context
 from paraknow_core.files.disk import file_digest

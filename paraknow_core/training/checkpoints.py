@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,9 +51,9 @@ class State:
         checkpoint = folder / f"checkpoint-{step}"
         checkpoint.mkdir(parents=True, exist_ok=True)
         save_adapter(self.model, checkpoint, self.label)
-        random = {"cpu": torch.get_rng_state()}
-        if self.model.device.type != "cpu":
-            random[self.model.device.type] = torch.get_device_module(self.model.device).get_rng_state()
+        random, device = {"cpu": torch.get_rng_state()}, self.model.device.type
+        if device != "cpu":
+            random[device] = torch.get_device_module(device).get_rng_state()
         torch.save(self.optimiser.state_dict(), checkpoint / OPTIMISER)
         torch.save(self.schedule.state_dict(), checkpoint / SCHEDULE)
         torch.save(random, checkpoint / RANDOM)
@@ -68,9 +68,15 @@ class State:
             RunError: it is of another adapter.
         """
         import torch
+        from safetensors.torch import load_file
         from transformers.trainer_pt_utils import safe_globals
 
-        restore(self.model, checkpoint)
+        adapter = load_file(checkpoint / ADAPTER)
+        for name, parameter in _trainable(self.model).items():
+            tensor = adapter.get(name)
+            if tensor is None or tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
+                raise RunError(f"fine-tuning: the save of step {step_of(checkpoint)} holds another adapter ({name})")
+            parameter.data.copy_(tensor)
         with safe_globals():  # Trainer saves numpy's random numbers too
             optimiser, schedule, random = (
                 torch.load(checkpoint / name, map_location="cpu") for name in (OPTIMISER, SCHEDULE, RANDOM)
@@ -81,7 +87,7 @@ class State:
         torch.set_rng_state(random["cpu"])
         device = self.model.device.type
         if device in random and device != "cpu":
-            torch.get_device_module(self.model.device).set_rng_state(random[device])
+            torch.get_device_module(device).set_rng_state(random[device])
 
 
 def seal(checkpoint: Path, step: int, steps: int) -> None:
@@ -112,39 +118,34 @@ def prune(folder: Path, keep: int) -> None:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The save to go on from (None: from the first step), and what a user should know of the others."""
+class Save:
+    """The checkpoint to go on from (None: from the first step), and what a user should know of the others."""
 
     path: Path | None = None
     step: int = 0
     warnings: tuple[str, ...] = ()
 
 
-def newest(folder: Path, steps: int) -> Found:
+def newest(folder: Path, steps: int) -> Save:
     """Find the newest sound checkpoint; those that are not, and what a kill has torn, are removed.
 
     Args:
         folder: holds `checkpoint-STEP` folders; may be missing.
         steps: of the whole training; a save beyond them is of a version that trained on when it was resumed.
     """
-    warnings: list[str] = []
+    problems: list[str] = []
+    save, goes_on = Save(), "starts again from the first step"
     for path in _checkpoints(folder):
-        step = step_of(path)
-        if not (path / COMPLETE).exists():
-            shutil.rmtree(path, ignore_errors=True)
-        elif step > steps:
-            warnings.append(f"the save of step {step:,} lies beyond the last step, {steps:,}")
-            shutil.rmtree(path, ignore_errors=True)
-        elif not is_whole(path):
-            warnings.append(f"the save of step {step:,} is damaged")
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            return Found(path, step, _sentences(warnings, f"goes on from step {step:,}"))
-    return Found(None, 0, _sentences(warnings, "starts again from the first step"))
-
-
-def _sentences(problems: list[str], what: str) -> tuple[str, ...]:
-    return (f"fine-tuning: {' and '.join(problems)}, so it {what}",) if problems else ()
+        step, sealed = step_of(path), (path / COMPLETE).exists()
+        if sealed and step <= steps and is_whole(path):
+            save, goes_on = Save(path, step), f"goes on from step {step:,}"
+            break
+        if sealed:
+            beyond = f"lies beyond the last step, {steps:,}" if step > steps else "is damaged"
+            problems.append(f"the save of step {step:,} {beyond}")
+        shutil.rmtree(path, ignore_errors=True)
+    warnings = (f"fine-tuning: {' and '.join(problems)}, so it {goes_on}",) if problems else ()
+    return replace(save, warnings=warnings)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -159,28 +160,10 @@ def is_whole(checkpoint: Path) -> bool:
         if not text:
             return _is_sound(checkpoint)
         files = json.loads(text)["files"]
-        known = set(NEEDED) <= files.keys()
-        return known and all(file_digest(checkpoint / name) == digest for name, digest in files.items())
+        digests = {name: file_digest(checkpoint / name) for name in files}
+        return digests == files and set(NEEDED) <= files.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def restore(model: "torch.nn.Module", checkpoint: Path) -> None:
-    """Put a checkpoint's adapter into a model, bit for bit.
-
-    Raises:
-        RunError: it is of another adapter.
-    """
-    import torch
-    from safetensors.torch import load_file
-
-    saved = load_file(checkpoint / ADAPTER)
-    with torch.no_grad():
-        for name, parameter in _trainable(model).items():
-            tensor = saved.get(name)
-            if tensor is None or tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
-                raise RunError(f"fine-tuning: the save of step {step_of(checkpoint)} holds another adapter ({name})")
-            parameter.copy_(tensor)
 
 
 def weights_digest(model: "torch.nn.Module") -> str:
@@ -201,8 +184,8 @@ def _trainable(model: "torch.nn.Module") -> "dict[str, torch.nn.Parameter]":
 
 def _checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoint folders, newest first."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
-    return sorted(found, key=step_of, reverse=True)
+    folders = (path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal())
+    return sorted(folders, key=step_of, reverse=True)
 
 
 def _is_sound(checkpoint: Path) -> bool:
@@ -211,9 +194,8 @@ def _is_sound(checkpoint: Path) -> bool:
         state = read_json(checkpoint / STATE)
         if not isinstance(state, dict) or state.get("global_step") != step_of(checkpoint):
             return False
-        archives = [checkpoint / name for name in NEEDED if name.endswith((".pt", ".pth"))]
-        for path in archives:
-            with zipfile.ZipFile(path) as archive:
+        for name in (OPTIMISER, SCHEDULE, RANDOM):
+            with zipfile.ZipFile(checkpoint / name) as archive:
                 if not archive.namelist() or archive.testzip() is not None:
                     return False
         return whole_tensors(checkpoint / ADAPTER)

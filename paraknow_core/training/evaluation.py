@@ -49,8 +49,7 @@ def evaluate(
     from paraknow_core.tasks.model_scores import evaluate_all
 
     task, examples = context.task, context.task.split("test")
-    known = _read_records(file, task.scorers)
-
+    kept = _read_records(file, task.scorers)
     lines = open_lines(file)
 
     def on_records(batch: list[Record]) -> None:
@@ -66,7 +65,7 @@ def evaluate(
             examples,
             task.scorers,
             judge=_judge(context),
-            skip={s: set(known[s]) for s in task.scorers},
+            skip={scorer: set(kept[scorer]) for scorer in task.scorers},
             on_records=on_records,
             progress=lambda n, total: context.report.progress(n, total, "test examples"),
         )
@@ -74,7 +73,7 @@ def evaluate(
         os.close(lines)
     scores = []
     for scorer in task.scorers:
-        by_id = known[scorer] | {record.id: record for record in records[scorer]}
+        by_id = kept[scorer] | {record.id: record for record in records[scorer]}
         # In the order of the examples: sums of floats, and with them resumed runs, then give the same digits.
         ordered = [by_id[example.id] for example in examples if example.id in by_id]
         scores.append(asdict(summarise(scorer, ordered, task)))
@@ -105,8 +104,8 @@ def reference_scores(context: Context, name: str) -> list[dict]:
 
 def _saved_scores(folder: Path, context: Context) -> list[dict] | None:
     """Return the scores of a kept reference; None if there are none, or its files are not whole."""
-    task, found = context.task, read_json(folder / SCORES)
-    scores = found.get("scores") if isinstance(found, dict) else None
+    task, content = context.task, read_json(folder / SCORES)
+    scores = content.get("scores") if isinstance(content, dict) else None
     if not isinstance(scores, list) or not all(isinstance(score, dict) for score in scores):
         return None
     records, ids = _read_records(folder / PREDICTIONS, task.scorers), {example.id for example in task.split("test")}
@@ -161,10 +160,10 @@ def _judge(context: Context) -> tuple | None:
 
 
 def _read_records(file: Path, scorers: tuple[str, ...]) -> dict[str, dict[str, Record]]:
-    known: dict[str, dict[str, Record]] = defaultdict(dict)
+    records: dict[str, dict[str, Record]] = defaultdict(dict)
     for line in read_lines(file):
         with suppress(TypeError):  # a hand has changed it: computed again
             record = Record(**line)
             if record.scorer in scorers:
-                known[record.scorer][record.id] = record
-    return known
+                records[record.scorer][record.id] = record
+    return records

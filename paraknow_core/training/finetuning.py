@@ -21,7 +21,7 @@ from paraknow_core.training.batches import Collator, mean_loss, micro_batch_size
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from paraknow_core.context import Context, Reporter, Work
+    from paraknow_core.context import Context, Work
     from paraknow_core.methods.base import LossTerm
     from paraknow_core.tasks.templates import Encoded
 
@@ -92,7 +92,8 @@ def finetune(
     collate = Collator(context.student.tokenizer.pad_token_id, model)
 
     set_seed(spec.seed)
-    accelerator = Accelerator(device_placement=False)  # the student stays on the device that it was loaded to
+    # The student stays on its device and in its number format, whatever accelerate is configured to.
+    accelerator = Accelerator(device_placement=False, mixed_precision="no")
     adamw = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
         lr=recipe.learning_rate,
@@ -111,7 +112,7 @@ def finetune(
     if save.path:
         state.load(save.path)
     report.progress(save.step, steps, "optimiser steps")
-    pace, saved_at = Pace(), time.monotonic()
+    pace, saved_at, process = Pace(), time.monotonic(), psutil.Process()
 
     def validate(step: int) -> None:
         with pace.paused():
@@ -139,7 +140,21 @@ def finetune(
             schedule.step()
             model.zero_grad()
 
-            _log(report, step, examples.epoch, loss.item(), norm.item(), learning_rate, pace)
+            figures = {"loss": loss.item(), "grad_norm": norm.item()}
+            if not all(map(math.isfinite, figures.values())):
+                raise NumericError(
+                    f"fine-tuning: at step {step} the loss is {figures['loss']} and the gradient norm "
+                    f"{figures['grad_norm']}; lower finetuning.learning_rate or lora_alpha"
+                )
+            report.event(
+                "metrics",
+                step=step,
+                epoch=examples.epoch,
+                **figures,
+                learning_rate=learning_rate,
+                tokens_per_s=round(pace.rate(), 1),
+                memory_bytes=process.memory_info().rss,
+            )
             report.progress(step, steps, "optimiser steps")
             if validate_every and (step % validate_every == 0 or step == last):
                 validate(step)
@@ -155,13 +170,15 @@ def finetune(
         if settings.gradient_checkpointing:
             model.activation_checkpointing_disable()
     model.eval()
+    # Tied factors are views of one another: each storage counts once.
+    owners = {p.untyped_storage().data_ptr(): p.numel() for p in model.parameters() if p.requires_grad}
     return {
         "steps": steps,
         "micro_batch_size": micro,
         "examples": len(train),
         "resumed": save.path is not None,
         "padding": pace.padding,
-        "trainable_parameters": sum(p.numel() for p in trainable(model)),
+        "trainable_parameters": sum(owners.values()),
         "weights": checkpoints.weights_digest(model),
         "warnings": save.warnings,
     }
@@ -173,26 +190,6 @@ def _loss(model: "PeftModel", batch: dict[str, Tensor], tokens: Tensor, term: "L
     if term is None:
         return outputs.loss
     return outputs.loss + term(model, batch, outputs) * (supervised(batch) / tokens)
-
-
-def _log(
-    report: "Reporter", step: int, epoch: float, loss: float, norm: float, learning_rate: float, pace: "Pace"
-) -> None:
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise NumericError(
-            f"fine-tuning: at step {step} the loss is {loss} and the gradient norm {norm}; lower "
-            "finetuning.learning_rate or lora_alpha"
-        )
-    report.event(
-        "metrics",
-        step=step,
-        epoch=epoch,
-        loss=loss,
-        grad_norm=norm,
-        learning_rate=learning_rate,
-        tokens_per_s=round(pace.rate(), 1),
-        memory_bytes=psutil.Process().memory_info().rss,
-    )
 
 
 @dataclass
@@ -227,9 +224,3 @@ class Pace:
     def padding(self) -> float | None:
         """The share of padding in what was read; None if nothing was."""
         return 1 - self.tokens / self.read if self.read else None
-
-
-def trainable(model: "PeftModel") -> list[torch.nn.Parameter]:
-    """Return the trainable parameters, each storage once (tied factors are views of one another)."""
-    by_storage = {p.untyped_storage().data_ptr(): p for p in model.parameters() if p.requires_grad}
-    return list(by_storage.values())

@@ -44,12 +44,12 @@ def fingerprints(context: "Context") -> dict[str, str]:
 
 def more_fingerprints(context: "Context") -> dict[str, str]:
     """Return the hashes of what else numbers depend on: not part of what makes two runs comparable."""
-    found = {"teacher_tokenizer": tokenizer_fingerprint(context.teacher.source)}
+    hashes = {"teacher_tokenizer": tokenizer_fingerprint(context.teacher.source)}
     generation = context.student.source.folder / "generation_config.json"
-    found["generation"] = hashlib.sha256(generation.read_bytes()).hexdigest() if generation.is_file() else "none"
+    hashes["generation"] = hashlib.sha256(generation.read_bytes()).hexdigest() if generation.is_file() else "none"
     if "win_rate" in context.task.scorers:
-        found["judge"] = context.judge.fingerprint
-    return found
+        hashes["judge"] = context.judge.fingerprint
+    return hashes
 
 
 def versions() -> dict[str, str]:
@@ -68,21 +68,18 @@ def machine(context: "Context") -> dict[str, Any]:
 
 def pinned(spec: "RunSpec", before: "Mapping[str, Any]") -> "RunSpec":
     """Return the spec with the commits of hub models and data that a run began with: a hub's main branch moves on."""
-    known = before.get("revisions")
-    changes = {
-        f"{name}.revision": known[name]
-        for name in ("teacher", "student", "task")
-        if isinstance(known, dict) and known.get(name) and getattr(spec, name).revision is None
-    }
-    return spec.with_changes(changes) if changes else spec
+    revisions = before.get("revisions")
+    revisions = revisions if isinstance(revisions, dict) else {}
+    names = [n for n in ("teacher", "student", "task") if revisions.get(n) and getattr(spec, n).revision is None]
+    return spec.with_changes({f"{name}.revision": revisions[name] for name in names}) if names else spec
 
 
-def refuse_changed(before: "Mapping[str, Any]", now: "Mapping[str, Any]", reads_teacher: bool) -> None:
+def refuse_changed(before: "Mapping[str, Any]", facts: "Mapping[str, Any]", reads_teacher: bool) -> None:
     """Refuse to go on with other data, models or precision than what is there was computed with.
 
     Args:
-        before, now: `fingerprints`, `inputs`, `settings` and `machine` of a result; what an earlier version did not
-            note is free.
+        before, facts: of then and now: `fingerprints`, `inputs`, `settings` and `machine` of a result; what an
+            earlier version did not note is free.
         reads_teacher: whether anything of this run depends on the teacher.
 
     Raises:
@@ -90,9 +87,9 @@ def refuse_changed(before: "Mapping[str, Any]", now: "Mapping[str, Any]", reads_
     """
     changed = []
     for part in ("fingerprints", "inputs"):
-        old, new = before.get(part) or {}, now[part]
+        old, new = before.get(part) or {}, facts[part]
         changed += [
-            (_WORDS.get(name, name), str(value)[:8], _said(new.get(name))[:8])
+            (_WORDS.get(name, name), str(value)[:8], _shown(new.get(name))[:8])
             for name, value in old.items()
             if new.get(name) != value and (reads_teacher or name not in _OF_TEACHER)
         ]
@@ -103,28 +100,28 @@ def refuse_changed(before: "Mapping[str, Any]", now: "Mapping[str, Any]", reads_
             "computed is kept, or duplicate the run to begin anew with what is there now"
         )
     old = before.get("settings") or {}
-    for name, value in now["settings"].items():
+    for name, value in facts["settings"].items():
         if name in old and old[name] != value and ("." in name or name in _NUMBERS) and not name.endswith(_PLACES):
             raise RunError(
-                f"resume: spec.yaml: {name} was {_said(old[name])} when this run began and is {_said(value)} now; a "
+                f"resume: spec.yaml: {name} was {_shown(old[name])} when this run began and is {_shown(value)} now; a "
                 "run's own settings are frozen: set it back and resume, or start a new run with the other value"
             )
     old = before.get("machine") or {}
     for name in _FIXED:
-        if name in old and old[name] != now["machine"][name]:
+        if name in old and old[name] != facts["machine"][name]:
             raise RunError(
-                f"resume: this run computes with {name} {_said(old[name])}, and here it would go on with "
-                f"{_said(now['machine'][name])}; set it back in the settings and resume, or duplicate the run to begin "
-                "anew"
+                f"resume: this run computes with {name} {_shown(old[name])}, and here it would go on with "
+                f"{_shown(facts['machine'][name])}; set it back in the settings and resume, or duplicate the run to "
+                "begin anew"
             )
 
 
-def other_circumstances(before: "Mapping[str, Any]", now: "Mapping[str, Any]") -> str:
+def other_circumstances(before: "Mapping[str, Any]", facts: "Mapping[str, Any]") -> str:
     """Return a sentence about versions and device that are not those a run began with; empty if they are."""
     changes = [
-        f"{name} {_said(old)} before, {_said(new)} now"
+        f"{name} {_shown(old)} before, {_shown(new)} now"
         for part in ("versions", "machine")
-        for name, new in now[part].items()
+        for name, new in facts[part].items()
         if (old := (before.get(part) or {}).get(name, new)) != new
     ]
     if not changes:
@@ -132,5 +129,5 @@ def other_circumstances(before: "Mapping[str, Any]", now: "Mapping[str, Any]") -
     return f"resumed with other software or on another device ({', '.join(changes)}); last digits may differ"
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     return "none" if value is None else str(value)

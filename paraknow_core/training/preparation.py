@@ -73,7 +73,7 @@ def _go_on(work: Work, facts: dict[str, Any]) -> list[str]:
     Raises:
         RunError: data, models or precision were replaced since.
     """
-    from paraknow_core.adapters.initial import is_sound
+    from paraknow_core.adapters.saved import is_sound
 
     result, folder = work.result, work.folder
     if not any(folder.file(name).exists() for name in PRODUCTS):

@@ -2,20 +2,22 @@
 
 import json
 import os
+import random as random_numbers
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from paraknow_core.errors import RunError
 from paraknow_core.training import checkpoints
-from paraknow_core.training.checkpoints import COMPLETE, NEEDED, newest, seal
+from paraknow_core.training.checkpoints import COMPLETE, NEEDED, State, newest, seal
 
 STEPS = 9
 
 
 def write(folder, step, sealed=True):
-    """Write a checkpoint as the Trainer would, of an adapter whose one weight is the step."""
+    """Write a checkpoint of an adapter whose one weight is the step."""
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     save_file({"a.lora_A.weight": torch.full((4, 8), float(step))}, path / "adapter_model.safetensors")
@@ -52,7 +54,7 @@ DAMAGES = {
 
 
 def test_two_saves_are_kept_and_the_newest_counts(tmp_path):
-    assert newest(tmp_path / "none", STEPS) == checkpoints.Found()
+    assert newest(tmp_path / "none", STEPS) == checkpoints.Save()
     for step in (2, 4, 9):
         write(tmp_path, step)
     write(tmp_path, 11, sealed=False)
@@ -79,7 +81,7 @@ def test_a_damaged_save_is_passed_over_with_a_word(tmp_path, name, damage):
         assert found.warnings == ("fine-tuning: the save of step 8 is damaged, so it goes on from step 4",)
 
 
-@pytest.mark.parametrize("damage", [each for each in DAMAGES if each != "flipped"])
+@pytest.mark.parametrize("damage", [damage for damage in DAMAGES if damage != "flipped"])
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_save_of_an_earlier_version_is_judged_by_the_form_of_its_files(tmp_path, name, damage):
     last = write(tmp_path, 8)
@@ -132,15 +134,35 @@ def test_the_seal_comes_after_the_disk_has_the_files(tmp_path, monkeypatch):
     assert synced.count(False) >= len(NEEDED) + 2  # the folder and its parent too; then the seal itself
 
 
-def test_weights_are_put_back_bit_for_bit_and_only_where_they_belong(tmp_path):
+def state(width=4, groups=1):
+    """A state of one small adapter; Trainer of transformers gives its optimiser two groups, the second empty."""
     model = torch.nn.Module()
     model.a = torch.nn.Module()
-    model.a.lora_A = torch.nn.ModuleDict({"default": torch.nn.Linear(8, 4, bias=False)})
+    model.a.lora_A = torch.nn.ModuleDict({"default": torch.nn.Linear(8, width, bias=False)})
+    model.device = torch.device("cpu")
+    optimiser = torch.optim.AdamW([{"params": list(model.parameters())}, {"params": []}][:groups], lr=0.1)
+    return State(model, optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 / (1 + step)), "student")
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_state_comes_back_bit_for_bit_and_only_where_it_belongs(tmp_path, groups):
+    before, after = state(groups=groups), state()
     path = write(tmp_path, 3)
-    before = checkpoints.weights_digest(model)
-    checkpoints.restore(model, path)
-    assert torch.equal(model.a.lora_A["default"].weight, torch.full((4, 8), 3.0))
-    assert checkpoints.weights_digest(model) != before
-    model.a.lora_A["default"] = torch.nn.Linear(8, 5, bias=False)
+    before.model.a.lora_A["default"](torch.ones(8)).sum().backward()
+    before.optimiser.step()
+    before.schedule.step()
+    random = {"cpu": torch.get_rng_state(), "python": random_numbers.getstate(), "numpy": numpy.random.get_state()}
+    for name, saved in zip(
+        NEEDED[1:4], (before.optimiser.state_dict(), before.schedule.state_dict(), random), strict=True
+    ):
+        torch.save(saved, path / name)
+    drawn = torch.rand(3)
+    after.load(path)
+    assert torch.equal(torch.rand(3), drawn)
+    assert torch.equal(after.model.a.lora_A["default"].weight, torch.full((4, 8), 3.0))
+    assert checkpoints.weights_digest(after.model) != checkpoints.weights_digest(before.model)
+    moments = [next(iter(each.optimiser.state_dict()["state"].values()))["exp_avg"] for each in (before, after)]
+    assert torch.equal(*moments) and moments[0].abs().sum() > 0
+    assert after.schedule.get_last_lr() == [0.05] == [group["lr"] for group in after.optimiser.param_groups]
     with pytest.raises(RunError, match="another adapter"):
-        checkpoints.restore(model, path)
+        state(width=5).load(path)
