@@ -1,6 +1,7 @@
 """Compare: runs that differ in one stated way, their scores, paired differences, answers, weights, and a report."""
 
-import pandas
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from pages._ui.compare import answers as compare_answers
@@ -11,8 +12,12 @@ from pages._ui.compare import lens as compare_lens
 from pages._ui.compare import link as compare_link
 from pages._ui.compare import scores as compare_scores
 from pages._ui.compare import table as compare_table
-from pages._ui.frame import layout
-from pages._ui.frame.layout import plain
+from pages._ui.frame.layout import info, plain
+from pages._ui.frame.page import page
+from paraknow_core.workbench.views.compare import has_scores
+
+if TYPE_CHECKING:
+    import pandas
 
 VIEWS = {
     "scores": ("Scores and differences", compare_scores.draw),
@@ -25,15 +30,15 @@ VIEWS = {
 
 def empty() -> None:
     """Say what will be here, and the way to it."""
-    st.info(
+    info(
         "Runs will be compared here: scores with intervals, paired differences, curves, answers side by side, and "
         "where the weights moved. Start a transfer with default LoRA beside it first.",
-        icon=":material/balance:",
+        "balance",
     )
     st.page_link("pages/train.py", label="Start a transfer on Train", icon=":material/play_arrow:")
 
 
-def body(table: pandas.DataFrame) -> None:
+def body(table: "pandas.DataFrame") -> None:
     """Draw the table of runs and the view of those that were chosen."""
     ids = compare_link.chosen(table)
     compare_table.pick(table, ids)
@@ -60,19 +65,15 @@ def body(table: pandas.DataFrame) -> None:
     VIEWS[view][1](arms)
 
 
-def _nothing_chosen(table: pandas.DataFrame) -> None:
-    finished = "score.value" in table and bool(table["score.value"].notna().any())
-    if finished:
-        st.info(
-            "Tick runs in the table to compare them: several arms, and several seeds of each.",
-            icon=":material/check_box:",
-        )
+def _nothing_chosen(table: "pandas.DataFrame") -> None:
+    if has_scores(table):
+        info("Tick runs in the table to compare them: several arms, and several seeds of each.", "check_box")
         return
-    st.info("No run has scores yet. Runs that finish will be compared here.", icon=":material/hourglass_empty:")
+    info("No run has scores yet. Runs that finish will be compared here.", "hourglass_empty")
     st.page_link("pages/train.py", label="Start or resume a transfer on Train", icon=":material/play_arrow:")
 
 
-with layout.page("Compare"):
+with page("Compare"):
     rows = compare_data.all_rows()
     if rows.empty:
         empty()

@@ -3,18 +3,17 @@
 import streamlit as st
 
 from pages._ui.frame import layout, state
-from pages._ui.frame.layout import plain
-from pages._ui.mapping import held as mapping_held
-from pages._ui.mapping import numbers as mapping_numbers
-from pages._ui.mapping import overview as mapping_overview
-from pages._ui.mapping import preview as mapping_preview
+from pages._ui.frame.layout import info, plain
+from pages._ui.frame.page import page
+from pages._ui.mapping import overview, preview
 from pages._ui.mapping.actions import actions, extraction_outcome
-from pages._ui.mapping.choice import Choice, choice_of
+from pages._ui.mapping.choice import choice_of, differences, held_choice
 from pages._ui.mapping.layers import editor
-from pages._ui.mapping.settings import rank_problem, settings
+from pages._ui.mapping.settings import settings
 from pages._ui.mapping.source import source_line
 from paraknow_core.catalogue import METHODS, PAPER_METHOD
 from paraknow_core.display import arm_of
+from paraknow_core.workbench.views.mapping import Choice
 
 MINE, HELD = "This choice", "Held choice"
 
@@ -34,32 +33,29 @@ def body() -> None:
     st.subheader("What would be injected", anchor=False)
     for sentence in choice.plan["blocking"]:
         layout.say(sentence)
-    if choice.store is None or choice.plan["layers"] is None or not choice.pairs:
-        st.caption("The blocks will be drawn here as soon as layers are mapped and the teacher was measured.")
-        _skipped(choice)
-        return
-    if rank_problem(choice):
-        st.caption("The blocks will be drawn here as soon as the rank fits.")
+    what = "layers are mapped and the teacher was measured" if not choice.can_be_shown else "the rank fits"
+    if not choice.can_be_shown or choice.rank_problem():
+        st.caption(f"The blocks will be drawn here as soon as {what}.")
         _skipped(choice)
         return
     choices = {MINE: choice}
-    held = mapping_held.held_choice()
+    held = held_choice()
     if held is not None:
-        mapping_held.differences(choice, held)
-        problem = rank_problem(held)
+        differences(choice, held)
+        problem = held.rank_problem()
         if problem:
             layout.say(f"Held choice: {problem}")
         else:
             choices[HELD] = held
     above = st.container()  # drawn last: its means are over the table's rows
-    module = mapping_preview.pick_module(choice)
-    mapping_preview.pictures(choices, module)
-    _notes(choice)
-    for name, one in choices.items():
+    preview.pictures(choices, preview.pick_module(choice))
+    if choice.plan["notes"]:
+        st.caption(plain("About this pair: " + "; ".join(choice.plan["notes"]) + "."))
+    for name, shown in choices.items():
         st.markdown(f"**All modules{'' if len(choices) == 1 else f': {name.lower()}'}**")
-        mapping_overview.table(one, name)
+        overview.table(shown, name)
     with above:
-        mapping_numbers.numbers({name: (one, mapping_overview.known_rows(one)[0]) for name, one in choices.items()})
+        overview.numbers(choices)
     _skipped(choice)
 
 
@@ -72,14 +68,8 @@ def _method_line(choice: Choice) -> None:
     else:
         words = f"The draft's method is {arm_of(method).label}, which takes nothing from the teacher; shown is seeking."
     left, right = st.columns([4, 1.3], vertical_alignment="center")
-    left.info(plain(words), icon=":material/info:")
+    info(plain(words), "info", left)
     right.button("Use seeking", on_click=lambda: state.change({"method": PAPER_METHOD}), width="stretch")
-
-
-def _notes(choice: Choice) -> None:
-    notes = choice.plan["notes"]
-    if notes:
-        st.caption(plain("About this pair: " + "; ".join(notes) + "."))
 
 
 def _skipped(choice: Choice) -> None:
@@ -92,7 +82,7 @@ def _skipped(choice: Choice) -> None:
             )
 
 
-with layout.page("Mapping & extraction"):
+with page("Mapping & extraction"):
     actions()
     extraction_outcome()
     body()

@@ -5,13 +5,14 @@ from collections.abc import Callable
 import streamlit as st
 
 from pages._ui.frame import layout, state
-from pages._ui.frame.layout import plain
+from pages._ui.frame.layout import download, info, plain, warn
+from pages._ui.frame.page import page
 from pages._ui.playground import answers, prompt, slots
-from pages._ui.playground.slots import Choice
 from paraknow_core.display import memory, shorten
 from paraknow_core.errors import ParaknowError
 from paraknow_core.workbench import playground
 from paraknow_core.workbench.playground import Generation, Holding, protocol
+from paraknow_core.workbench.playground.answerers import Answerer, answerers, tokens_csv
 
 EVERY_S = 0.35
 
@@ -28,11 +29,11 @@ def shown() -> Generation | None:
         return None
 
 
-def buttons(found: prompt.Material, given: dict, chosen: list[Choice], held: dict[str, Holding], made) -> None:  # noqa: ANN001
+def buttons(found: prompt.Material, given: dict, chosen: list[Answerer], held: dict[str, Holding], made) -> None:  # noqa: ANN001
     """Draw what can be done with everybody at once: load, generate, stop, free."""
-    loaded = [one for one in chosen if held[one.slot.key].state == "loaded"]
-    missing = [one for one in chosen if held[one.slot.key].state in ("free", "failed", "unknown")]
-    needed = sum(held[one.slot.key].bytes for one in missing)
+    loaded = [person for person in chosen if held[person.slot.key].state == "loaded"]
+    missing = [person for person in chosen if held[person.slot.key].state in ("free", "failed", "unknown")]
+    needed = sum(held[person.slot.key].bytes for person in missing)
     busy = made is not None and made.active
     with st.container(horizontal=True, vertical_alignment="center"):
         if missing:
@@ -57,9 +58,9 @@ def _do(what: Callable[[], object]) -> None:
         st.rerun()
 
 
-def _generate(found: prompt.Material, given: dict, loaded: list[Choice]) -> None:
+def _generate(found: prompt.Material, given: dict, loaded: list[Answerer]) -> None:
     try:
-        asked = prompt.request(found, given, [one.slot for one in loaded])
+        asked = prompt.request(found, given, [person.slot for person in loaded])
     except ValueError as error:
         message = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
         layout.say(f"prompt: {message.removeprefix('Value error, ')}")
@@ -76,12 +77,11 @@ def _generate(found: prompt.Material, given: dict, loaded: list[Choice]) -> None
     _do(begin)
 
 
-def columns(found: prompt.Material, given: dict, known: dict[str, Choice], chosen: list[Choice]) -> None:
+def columns(found: prompt.Material, given: dict, known: dict[str, Answerer], chosen: list[Answerer]) -> None:
     """Draw a column for everybody: who it is, and the answer; again and again while something happens.
 
     Answers to another prompt than the one in the fields are not shown: they would pass for answers to this one.
     """
-    place = state.place()
     held, made = slots.look(chosen), _read()
     answered = made is not None and prompt.is_answered(found, given, made)
     judged = answered and prompt.is_judged(given, made)
@@ -99,9 +99,13 @@ def columns(found: prompt.Material, given: dict, known: dict[str, Choice], chose
             st.rerun()
         slots.memory_line(chosen, now)
         if answered and answer is not None and answer.orphaned:
-            _say_orphaned(place)
+            warn(
+                "These answers were cut off: the process that wrote them is gone, perhaps because memory ran out. What "
+                "was written is kept. Load the models and generate again.",
+                "link_off",
+            )
         if not chosen:
-            st.info("Choose who answers in the columns above.", icon=":material/chat:")
+            info("Choose who answers in the columns above.", "chat")
         _grid(chosen, now, answer if answered else None, judged)
 
     st.fragment(tick, run_every=EVERY_S if moving else None)()
@@ -123,24 +127,16 @@ def _of_another_prompt(found: prompt.Material, made: Generation) -> None:
         )
 
 
-def _grid(chosen: list[Choice], held: dict[str, Holding], made: Generation | None, judged: bool) -> None:
+def _grid(chosen: list[Answerer], held: dict[str, Holding], made: Generation | None, judged: bool) -> None:
     row = st.container(key="stack-fields-answers").columns(max(1, len(chosen)))
-    for number, (one, column) in enumerate(zip(chosen, row, strict=False)):
+    for number, (person, column) in enumerate(zip(chosen, row, strict=False)):
+        key = person.slot.key
         with column:
-            slots.card(one, held[one.slot.key], layout.is_dark())
-            if made is not None and one.slot.key in made.columns:
-                answers.draw(made.columns[one.slot.key], made.orphaned, number, judged)
-            elif held[one.slot.key].state == "loaded":
+            slots.card(person, held[key], layout.is_dark())
+            if made is not None and key in made.columns:
+                answers.draw(made.columns[key], made.orphaned, number, judged)
+            elif held[key].state == "loaded":
                 st.caption("Its answer will appear here: press Generate.")
-
-
-def _say_orphaned(place) -> None:  # noqa: ANN001
-    st.warning(
-        "These answers were cut off: the process that wrote them is gone, perhaps because memory ran out. What "
-        "was written is kept. Load the models and generate again.",
-        icon=":material/link_off:",
-    )
-    del place
 
 
 def _read() -> Generation | None:
@@ -151,7 +147,7 @@ def _read() -> Generation | None:
         return None
 
 
-def _below(known: dict[str, Choice], made: Generation | None) -> None:
+def _below(known: dict[str, Answerer], made: Generation | None) -> None:
     """Draw the legend, what the models were given, and the numbers."""
     if made is None:
         return
@@ -174,14 +170,7 @@ def _below(known: dict[str, Choice], made: Generation | None) -> None:
         else (f"temperature {asked.temperature:g}, top-p {asked.top_p:g}, seed {asked.seed}")
     )
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.download_button(
-            "Tokens as CSV",
-            answers.table(made, labels),
-            f"tokens-{made.id}.csv",
-            "text/csv",
-            icon=":material/download:",
-            on_click="ignore",
-        )
+        download("Tokens as CSV", lambda: tokens_csv(made, labels), f"tokens-{made.id}.csv")
         st.caption(
             plain(
                 f"{how}, at most {asked.max_new_tokens} new tokens, template {asked.template}. "
@@ -190,10 +179,10 @@ def _below(known: dict[str, Choice], made: Generation | None) -> None:
         )
 
 
-with layout.page("Playground"):
+with page("Playground"):
     st.html(answers.CSS)
     found = prompt.material()
-    everybody = slots.choices()
+    everybody = answerers(state.place(), state.draft())
     if found is not None:
         with st.container(border=True):
             made_before = shown()

@@ -2,25 +2,28 @@
 
 import streamlit as st
 
-from pages._ui.frame import layout, reading, state
-from pages._ui.frame import run_panel as widgets
-from pages._ui.frame.reading import Facts
+from pages._ui.frame import layout, run_panel, state
+from pages._ui.frame.fields import mirror
+from pages._ui.frame.layout import download, info
+from pages._ui.frame.page import page
 from pages._ui.sensitivity import compare as sensitivity_compare
 from pages._ui.sensitivity import map as maps
 from pages._ui.sensitivity import matrix as sensitivity_matrix
 from pages._ui.sensitivity import measure
-from pages._ui.sensitivity.read import Saved, label, opened
 from paraknow_core.display import distinct
 from paraknow_core.runs.folder import RunFolder, list_runs
+from paraknow_core.workbench import reading
+from paraknow_core.workbench.reading import Facts
+from paraknow_core.workbench.views.sensitivity import Saved, comparison_csv, label, layers_csv, opened
 
 BESIDE_DETAIL = 560  # pixels: as tall as what stands beside it, and whole in a window of 900
-List = list[tuple[RunFolder, Facts]]
+Measured = list[tuple[RunFolder, Facts]]
 
 
-def chosen_run() -> tuple[RunFolder | None, List]:
+def chosen_run() -> tuple[RunFolder | None, Measured]:
     """Return the run to show (the address's, else an active one, else the newest saved), and all that are saved."""
     place = state.place()
-    run, problem = reading.run_in_link(place)
+    run, problem = state.run_in_link()
     if problem:
         layout.say(problem)
     saved = reading.runs_with_sensitivity(place)
@@ -36,32 +39,32 @@ def chosen_run() -> tuple[RunFolder | None, List]:
     return run, saved
 
 
-def body(run: RunFolder | None, everything: List) -> None:
+def body(run: RunFolder | None, everything: Measured) -> None:
     """Draw the run's heatmap, its progress, or what to do first."""
     if run is None:
-        st.info(
+        info(
             "A map of the teacher will appear here: one row a layer, one column a module, colour for how much the "
             "task depends on it. Press **Compute sensitivity**.",
-            icon=":material/grid_on:",
+            "grid_on",
         )
         measure.prediction()
         return
-    one = reading.facts(run)
-    store = reading.store_of(state.place(), one)
+    facts = reading.facts(run)
+    store = reading.store_of(state.place(), facts)
     if store is not None:
         measure.beside()
-        results(opened(run, one, store), everything)
-    elif run.status().state == "done" or one.problem:
-        layout.say(one.problem or f"run {run.id}: measured no sensitivity; choose another run, or compute it here")
+        results(opened(run, facts, store), everything)
+    elif run.status().state == "done" or facts.problem:
+        layout.say(facts.problem or f"run {run.id}: measured no sensitivity; choose another run, or compute it here")
     else:
-        widgets.follow(run, measure.progress)
-        widgets.log_tail(run)
+        run_panel.follow(run, measure.progress)
+        run_panel.log_tail(run)
 
 
-def results(saved: Saved, everything: List) -> None:
+def results(saved: Saved, everything: Measured) -> None:
     """Draw everything about one saved sensitivity, and a second one beside it if one was chosen."""
     other = look_fields(saved, everything)
-    chosen = maps.chosen_module(saved.table)
+    chosen = maps.chosen_module(saved)
     with st.container(horizontal=True, vertical_alignment="center"):
         sensitivity_compare.offer_student(saved, everything, other)
         measure.prediction()
@@ -93,27 +96,21 @@ def alone(saved: Saved, chosen: str) -> None:
         maps.groups(saved)
 
 
-def look_fields(saved: Saved, everything: List) -> Saved | None:
+def look_fields(saved: Saved, everything: Measured) -> Saved | None:
     """Draw what is shown, beside what, and how; return the second sensitivity if one was chosen."""
     row = st.container(key="stack-fields-look")
     showing, beside, value, log = row.columns([2.15, 2.15, 1.95, 0.8], vertical_alignment="bottom")
     ids = [r.id for r, _ in everything]
-    labels = distinct({r.id: label(one) for r, one in everything})
+    labels = distinct({r.id: label(facts) for r, facts in everything})
     if saved.run.id not in ids:  # an older run of the same saved sensitivity
         ids.insert(0, saved.run.id)
-    st.session_state["sensitivity.run"] = saved.run.id
-    showing.selectbox(
-        "Showing",
-        ids,
-        key="sensitivity.run",
-        format_func=lambda i: labels.get(i, i),
-        on_change=lambda: measure.show(st.session_state["sensitivity.run"]),
-        help="Every saved sensitivity; a run with the same teacher and seed samples uses it again.",
-    )
-    found = sensitivity_compare.choose_other(beside, saved.run, everything)
+    tip = "Every saved sensitivity; a run with the same teacher and seed samples uses it again."
+    shown = {"options": ids, "format_func": lambda run_id: labels.get(run_id, run_id), "help": tip}
+    mirror(showing.selectbox, "Showing", "sensitivity.run", saved.run.id, measure.show, **shown)
+    other = sensitivity_compare.choose_other(beside, saved.run, everything)
     maps.view_fields(value, log)
-    store = reading.store_of(state.place(), found[1]) if found else None
-    return opened(*found, store) if found and store is not None else None
+    store = reading.store_of(state.place(), other[1]) if other else None
+    return opened(*other, store) if other and store is not None else None
 
 
 def downloads(saved: Saved, other: Saved | None) -> None:
@@ -131,22 +128,13 @@ def downloads(saved: Saved, other: Saved | None) -> None:
             },
         )
     with st.container(horizontal=True):
-        _download("Modules as CSV", lambda: table.to_csv(index=False), f"sensitivity-{run_id}.csv")
-        layers = "\n".join(["layer,sum", *(f"{i},{s!r}" for i, s in enumerate(saved.store.layer_scores()))])
-        _download("Layers as CSV", lambda: layers + "\n", f"layers-{run_id}.csv")
+        download("Modules as CSV", table, f"sensitivity-{run_id}.csv")
+        download("Layers as CSV", lambda: layers_csv(saved), f"layers-{run_id}.csv")
         if other is not None:
-            _download(
-                "Comparison as CSV",
-                lambda: sensitivity_compare.comparison_csv(saved, other),
-                f"comparison-{run_id}.csv",
-            )
+            download("Comparison as CSV", lambda: comparison_csv(saved, other), f"comparison-{run_id}.csv")
     st.caption("Each chart saves itself as SVG: the camera in its upper right corner.")
 
 
-def _download(text: str, content, name: str) -> None:  # noqa: ANN001 - called when the file is asked for
-    st.download_button(text, content, name, "text/csv", icon=":material/download:", on_click="ignore")
-
-
-with layout.page("Sensitivity"):
+with page("Sensitivity"):
     measure.controls()
     body(*chosen_run())

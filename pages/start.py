@@ -1,17 +1,20 @@
 """Start: what this is, one click to the first heatmap, the lessons, and the recent runs."""
 
 import time
+from html import escape
 
 import streamlit as st
 
-from pages._ui.frame import layout, reading, state
-from pages._ui.frame import run_panel as widgets
-from pages._ui.frame.reading import Facts, facts
+from pages._ui.frame import state, submit
+from pages._ui.frame.layout import chip, info, plain
+from pages._ui.frame.page import page
 from paraknow_core.display import duration, score_text
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.lessons import LESSONS
+from paraknow_core.workbench import reading
+from paraknow_core.workbench.reading import Facts
 
 SHOWN = 12
 COLUMNS = {"Run": 4.1, "Pair": 2.1, "Task": 1.6, "State": 2.2, "Score": 2.2}
@@ -64,9 +67,9 @@ def picture() -> None:
     """Draw the method as a row of steps, each with the way to the page where it is looked at."""
     st.html(CSS)
     columns = st.container(key="steps").columns(len(STEPS), gap="medium")
-    for number, ((name, page, words), column) in enumerate(zip(STEPS, columns, strict=True), 1):
+    for number, ((name, file, words), column) in enumerate(zip(STEPS, columns, strict=True), 1):
         with column, st.container(key=f"step-{number}", gap=None):
-            st.page_link(page, label=f":blue[{number}] {name}", width="stretch")
+            st.page_link(file, label=f":blue[{number}] {name}", width="stretch")
             st.caption(words)
 
 
@@ -75,13 +78,13 @@ def lessons() -> None:
     st.subheader("Lessons", anchor=False)
     st.caption("Predict, run, explain: minutes each, on the bundled models.")
     with st.container(key="lessons", gap="small"):
-        for one in LESSONS:
+        for lesson in LESSONS:
             st.page_link(
                 "pages/lessons.py",
-                label=f"{one.number}. {layout.plain(one.title)}",
+                label=f"{lesson.number}. {plain(lesson.title)}",
                 icon=":material/school:",
-                query_params={"lesson": str(one.number)},
-                help=one.question,
+                query_params={"lesson": str(lesson.number)},
+                help=lesson.question,
                 width="stretch",
             )
 
@@ -95,7 +98,7 @@ def try_it_now() -> None:
         "On this machine, offline, nothing to set up."
     )
     if pressed:
-        run = widgets.start(RunSpec(name="Try it now").with_changes({"until": "sensitivity"}))
+        run = submit.start(RunSpec(name="Try it now").with_changes({"until": "sensitivity"}))
         if run is not None:
             st.switch_page("pages/sensitivity.py", query_params={"run": run.id})
 
@@ -105,55 +108,51 @@ def recent_runs() -> None:
     st.subheader("Recent runs", anchor=False)
     runs = list_runs(state.place())
     if not runs:
-        st.info(
-            "Runs will be listed here with their state and score. Press **Try it now** for the first one.",
-            icon=":material/inbox:",
-        )
+        info("Runs will be listed here with their state and score. Press **Try it now** for the first one.", "inbox")
         return
-    shown = [(run, facts(run)) for run in runs[:SHOWN]]
-    questions = {(one.pair, one.task) for _, one in shown}
+    shown = [(run, reading.facts(run)) for run in runs[:SHOWN]]
+    questions = {(facts.pair, facts.task) for _, facts in shown}
     columns = dict(COLUMNS)
     if len(questions) == 1 and len(shown) > 1:  # said once, so that names have more room
-        st.caption(layout.plain(f"All {', '.join(filter(None, questions.pop()))}"))
+        st.caption(plain(f"All {', '.join(filter(None, questions.pop()))}"))
         del columns["Pair"], columns["Task"]
     with st.container(gap=None, key="rows"):
         for cell, word in zip(st.columns(list(columns.values()), wrap=False), columns, strict=True):
             cell.caption(word)
         titles = reading.titles(state.place())
-        for run, one in shown:
-            _row(run, one, titles.get(run.id, run.id), columns)
+        for run, facts in shown:
+            _row(run, facts, titles.get(run.id, run.id), columns)
     if len(runs) > SHOWN:
         st.caption(f"{len(runs) - SHOWN} older ones: `python -m paraknow_core runs list`")
 
 
-def _row(run: RunFolder, one: Facts, title: str, columns: dict[str, float]) -> None:
+def _row(run: RunFolder, facts: Facts, title: str, columns: dict[str, float]) -> None:
     status = run.status()
-    only_sensitivity = one.spec is not None and one.spec.until == "sensitivity"
+    only_sensitivity = facts.spec is not None and facts.spec.until == "sensitivity"
     target = "pages/sensitivity.py" if only_sensitivity else "pages/train.py"
     widths = st.columns(list(columns.values()), vertical_alignment="center", wrap=False)
     cells = dict(zip(columns, widths, strict=True))
-    whole = [title, run.id, *([one.label.note] if one.label.note else [])]
-    tip = layout.plain(", ".join(whole))
+    tip = plain(", ".join(filter(None, (title, run.id, facts.label.note))))
     icon = ":material/grid_on:" if only_sensitivity else ":material/show_chart:"
-    cells["Run"].page_link(target, label=layout.plain(title), icon=icon, query_params={"run": run.id}, help=tip)
+    cells["Run"].page_link(target, label=plain(title), icon=icon, query_params={"run": run.id}, help=tip)
     if "Pair" in cells:
-        cells["Pair"].markdown(layout.plain(one.problem or one.pair))
-        cells["Task"].markdown(layout.plain(one.task))
+        cells["Pair"].markdown(plain(facts.problem or facts.pair))
+        cells["Task"].markdown(plain(facts.task))
     if status.active:
         note = f"{status.stage} {100 * status.fraction:.0f} %" if status.stage else "waiting"
     elif status.state == "stopped" and status.message == lifecycle.CANCELLED:
         note = "taken out of the queue"
     else:
         note = f"{_ago(status.ended)} ago" if status.ended else status.stage
-    cells["State"].html(f'{layout.chip(status.state)} <span class="pk-quiet">{layout.escape(note)}</span>')
-    cells["Score"].markdown(layout.plain(score_text(one.scores[0])) if one.scores else "")
+    cells["State"].html(f'{chip(status.state)} <span class="pk-quiet">{escape(note)}</span>')
+    cells["Score"].markdown(plain(score_text(facts.scores[0])) if facts.scores else "")
 
 
 def _ago(moment: float) -> str:
     return duration(max(60.0, time.time() - moment) // 60 * 60).removesuffix(" 00 s")
 
 
-with layout.page("ParaKnow workbench"):
+with page("ParaKnow workbench"):
     st.markdown(
         "Takes knowledge out of a larger language model's weights and starts a smaller one's fine-tuning from it. "
         "See where in the teacher a task lives, transfer it, and compare with controls that tell you whether it helped."

@@ -4,15 +4,17 @@ from typing import Any
 
 import streamlit as st
 
-from pages._ui.frame import layout, reading, state
-from pages._ui.frame import run_panel as widgets
-from pages._ui.frame.layout import plain
-from pages._ui.frame.reading import Facts
+from pages._ui.frame import layout, run_panel, state
+from pages._ui.frame.fields import mirror
+from pages._ui.frame.layout import info, plain
+from pages._ui.frame.page import page
 from pages._ui.train import live as train_live
 from pages._ui.train import outcome, queue_panel
 from pages._ui.train import settings as train_settings
 from paraknow_core import studies as comparison
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.workbench import reading
+from paraknow_core.workbench.reading import Facts
 
 SIDE_BY_SIDE = 20  # runs that the link to Compare names
 
@@ -22,7 +24,7 @@ def chosen_run(trained: list[tuple[RunFolder, Facts]]) -> RunFolder | None:
 
     One that is going on comes into the address: whoever watches it stays with it when it ends or is stopped.
     """
-    run, problem = reading.run_in_link(state.place())
+    run, problem = state.run_in_link()
     if problem:
         layout.say(problem)
     if run is None:
@@ -40,59 +42,52 @@ def chosen_run(trained: list[tuple[RunFolder, Facts]]) -> RunFolder | None:
 def choose(run: RunFolder, trained: list[tuple[RunFolder, Facts]]) -> None:
     """Draw the list of all runs that train."""
     titles = reading.titles(state.place())
-    labels = {r.id: reading.option(r, one, titles.get(r.id, r.id)) for r, one in trained}
+    labels = {r.id: reading.option(r, facts, titles.get(r.id, r.id)) for r, facts in trained}
     ids = list(labels) if run.id in labels else [run.id, *labels]
-    st.session_state["train.run"] = run.id
-    st.selectbox(
-        "Run",
-        ids,
-        key="train.run",
-        format_func=lambda i: labels.get(i, i),
-        label_visibility="collapsed",
-        on_change=lambda: st.query_params.update(run=st.session_state["train.run"]),
-    )
+    shown = {"options": ids, "format_func": lambda run_id: labels.get(run_id, run_id), "label_visibility": "collapsed"}
+    mirror(st.selectbox, "Run", "train.run", run.id, lambda run_id: st.query_params.update(run=run_id), **shown)
 
 
 def body(run: RunFolder, trained: list[tuple[RunFolder, Facts]]) -> None:
     """Draw the run's live view, or its outcome."""
-    one = reading.facts(run)
-    if one.problem:
-        layout.say(one.problem)
-    if one.spec is None:
-        train_live.manage(run, one)
+    facts = reading.facts(run)
+    if facts.problem:
+        layout.say(facts.problem)
+    if facts.spec is None:
+        train_live.manage(run, facts)
         return
-    if one.spec.until == "sensitivity":
-        st.info("This run only measures sensitivity.", icon=":material/grid_on:")
+    if facts.spec.until == "sensitivity":
+        info("This run only measures sensitivity.", "grid_on")
         st.page_link("pages/sensitivity.py", label="Look at it on Sensitivity", query_params={"run": run.id})
         return
     if run.status().state == "done":
-        _outcome(run, one, trained)
+        _outcome(run, facts, trained)
     else:
-        train_live.follow(run, one, trained)
-    widgets.log_tail(run)
+        train_live.follow(run, facts, trained)
+    run_panel.log_tail(run)
 
 
-def _outcome(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]]) -> None:
-    widgets.headline(run, one, run.status())
-    outcome.scores(run, one)
+def _outcome(run: RunFolder, facts: Facts, trained: list[tuple[RunFolder, Facts]]) -> None:
+    run_panel.headline(run, facts, run.status())
+    outcome.scores(run, facts)
     st.page_link(
         "pages/compare.py",
         label="Compare it with other runs, example by example",
         icon=":material/balance:",
-        query_params={"run": ",".join(_comparable(run, one, trained))},
+        query_params={"run": ",".join(_comparable(run, facts, trained))},
     )
-    train_live.ended(run, one, trained)
-    outcome.checks(run, one, trained)
-    train_live.manage(run, one)
+    train_live.ended(run, facts, trained)
+    outcome.checks(run, facts, trained)
+    train_live.manage(run, facts)
 
 
-def _comparable(run: RunFolder, one: Facts, trained: list[tuple[RunFolder, Facts]]) -> list[str]:
+def _comparable(run: RunFolder, facts: Facts, trained: list[tuple[RunFolder, Facts]]) -> list[str]:
     """Return the ids of this run and of those that ask the same question with another method or seed.
 
     A control that is still going on is among them: Compare counts it in when it is done.
     """
     others = [(r, other.spec) for r, other in trained if r.id != run.id and other.spec]
-    return [r.id for r in comparison.suggest([(run, one.spec), *others])][:SIDE_BY_SIDE]
+    return [r.id for r in comparison.suggest([(run, facts.spec), *others])][:SIDE_BY_SIDE]
 
 
 def _setup(run: RunFolder | None) -> Any:
@@ -107,9 +102,8 @@ def _setup(run: RunFolder | None) -> Any:
 
 def main() -> None:
     """Draw the page: what to start, what is going on, and one run."""
-    trained = [
-        (r, one) for r, one in reading.all_facts(state.place()) if not one.spec or one.spec.until != "sensitivity"
-    ]
+    everything = reading.all_facts(state.place())
+    trained = [(r, facts) for r, facts in everything if not facts.spec or facts.spec.until != "sensitivity"]
     run = chosen_run(trained)
     with _setup(run), st.container(key="stack-fields"):
         train_settings.settings()
@@ -117,9 +111,9 @@ def main() -> None:
     queue_panel.draw(run)
     st.subheader("Run", anchor=False)
     if run is None:
-        st.info(
+        info(
             "The run's loss, log and scores will appear here. Choose the settings above and press **Start transfer**.",
-            icon=":material/show_chart:",
+            "show_chart",
         )
         return
     choose(run, trained)
@@ -127,5 +121,5 @@ def main() -> None:
     st.caption(plain("What is shown is read from the run's folder: reload, close, come back; the run goes on."))
 
 
-with layout.page("Train"):
+with page("Train"):
     main()

@@ -165,3 +165,12 @@ def source_label(source: str, limit: int = 40) -> str:
             return shorten(source.removeprefix(prefix).replace("_", " "), limit)
     is_path = source.startswith((".", "/", "~")) or "\\" in source
     return shorten(PurePath(source.replace("\\", "/")).name or source if is_path else source, limit)
+
+
+def file_text(content: Any) -> str | bytes:
+    """Return what a file holds that is handed out: text or bytes as they are, a table or rows of one as CSV."""
+    if isinstance(content, str | bytes):
+        return content
+    import pandas
+
+    return pandas.DataFrame(content).to_csv(index=False)

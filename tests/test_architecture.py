@@ -80,3 +80,23 @@ def test_all_that_pages_import_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+# What computes or reads files; time, paths and HTML are not among them.
+WORKING = {"json", "csv", "io", "os", "math", "statistics", "numpy", "pandas", "scipy", "hashlib", "subprocess"}
+READING = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "stat", "unlink", "iterdir", "glob", "rglob"}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "pages").rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_pages_draw_what_the_core_has_worked_out(file):
+    """`paraknow_core/workbench/` reads and computes; for the types of what it gives, a page may name a library."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for block in [node for node in ast.walk(tree) if isinstance(node, ast.If)]:
+        if ast.unparse(block.test) == "TYPE_CHECKING":
+            block.body = [ast.Pass()]
+    nodes = list(ast.walk(tree))
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {module.split(".")[0] for module in modules} & WORKING == set()
+    calls = {node.func for node in nodes if isinstance(node, ast.Call)}
+    assert {getattr(call, "attr", getattr(call, "id", "")) for call in calls} & READING == set()

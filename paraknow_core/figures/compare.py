@@ -158,6 +158,14 @@ class RunCurve:
     table: "pandas.DataFrame"
 
 
+def curves_table(curves: Sequence[RunCurve]) -> "pandas.DataFrame":
+    """Return the metrics of all curves with their arm and seed, one row a record."""
+    import pandas
+
+    table = pandas.concat([curve.table.assign(arm=curve.label, seed=curve.seed) for curve in curves])
+    return table.drop(columns=["event", "time"], errors="ignore")
+
+
 def overlaid(
     curves: Sequence[RunCurve],
     column: str,

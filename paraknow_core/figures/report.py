@@ -3,6 +3,7 @@
 `report.html.jinja` says how the file looks; here is what it says.
 """
 
+import io
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects as go
 
-__all__ = ["adapter_zip", "html_report", "records_table", "refuse_linked", "safe_name"]
+__all__ = ["adapter_zip", "html_report", "records_parquet", "records_table", "refuse_linked", "safe_name"]
 READ = ("spec.yaml", "result.json", "events.jsonl", "predictions.jsonl")  # of each run, for a report
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -149,6 +150,13 @@ def records_table(arms: Sequence[Arm]) -> "pandas.DataFrame":
                 result = {"score": float(record["score"]), "detail": detail}
                 rows.append({"arm": arm.label, "seed": seed, "run": run.id, **own, **result})
     return pandas.DataFrame(rows)
+
+
+def records_parquet(arms: Sequence[Arm]) -> bytes:
+    """Return `records_table` as a Parquet file."""
+    buffer = io.BytesIO()
+    records_table(arms).to_parquet(buffer, index=False)
+    return buffer.getvalue()
 
 
 def _runs(arms: Sequence[Arm]) -> Iterator[tuple[str, RunFolder]]:

@@ -26,6 +26,7 @@ DIVERGING = [[0.0, "#005A8E"], [0.25, "#6FB0D8"], [0.5, "#F6F6F3"], [0.75, "#F0A
 KINDS = {"ratio": "log-ratio", "points": "difference"}
 SYMBOLS = {"attention": "circle", "ffn": "diamond", "embedding": "square"}
 LOW = 330  # pixels
+Region = tuple[int, int, int, int]  # row, col, height, width
 AXIS_CELLS = 40  # of a line beside an axis
 
 
@@ -305,3 +306,17 @@ def _ratio_ticks(limit: float) -> dict:
 def _hover(name: str) -> str:
     """Return a name that Plotly shows letter by letter, without its templates and tags."""
     return name.replace("&", "&amp;").replace("<", "&lt;").replace("%{", "% {")
+
+
+def region_of_box(x: list[float], y: list[float], shape: tuple[int, int]) -> Region | None:
+    """Return the weights inside a drawn box, at least 8 x 8 where there are so many; None if it misses the module."""
+    spans = []
+    for ends, size in ((y, shape[0]), (x, shape[1])):
+        low, high = (int(numpy.clip(round(end + 0.5), 0, size)) for end in (min(ends), max(ends)))
+        if high - low < 1 and (min(ends) > size - 0.5 or max(ends) < -0.5):
+            return None
+        missing = max(0, min(8, size) - (high - low))
+        low = max(0, min(low - missing // 2, size - (high - low) - missing))
+        spans.append((low, max(high - low, min(8, size)) if missing else high - low))
+    (row, height), (col, width) = spans
+    return row, col, min(height, shape[0] - row), min(width, shape[1] - col)

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from paraknow_core.display import arm_of, duration, memory
 from paraknow_core.figures import draw
 from paraknow_core.figures.style import MAX_POINTS, blank, legend_below, readable, smoothed, thin
+from paraknow_core.runs.metrics import Metrics
 
 Points = tuple[numpy.ndarray, numpy.ndarray]
 AXES = {"step": "optimiser step", "epoch": "epoch", "elapsed": "training time"}
@@ -51,6 +52,11 @@ class Line:
     validation: Points | None = None
     focus: bool = True
     number: int = 0
+
+
+def points(metrics: Metrics, column: str, axis: str, beta: float = 0.0, limit: int = LARGE_POINTS) -> Points:
+    """Return x and y of a run's metric as `to_draw` gives them; kept until the run has new steps."""
+    return metrics.kept((column, axis, beta, limit), lambda known: to_draw(*known.points(column, axis), beta, limit))
 
 
 def to_draw(x: numpy.ndarray, y: numpy.ndarray, beta: float, limit: int = LARGE_POINTS) -> Points:

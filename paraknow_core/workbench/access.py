@@ -37,6 +37,11 @@ DEMO_LIMITS = {
 }
 
 
+def declare(address: str) -> None:
+    """Let all that this process calls or starts know what its server listens on; `access` reads it from there."""
+    os.environ[ADDRESS_VARIABLE] = address
+
+
 @dataclass(frozen=True)
 class Access:
     """What the pages of one server may do; each check raises a DataError, one sentence, where they may not.

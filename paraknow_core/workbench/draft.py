@@ -1,5 +1,6 @@
 """The draft: what a person is preparing in the browser. One file a workspace, so that it survives every restart."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
@@ -41,6 +42,19 @@ class Draft(Strict):
         arms = {self.spec.method: {}, **{name: CONTROLS[name] for name in self.arms if name != self.spec.method}}
         base = self.spec.model_copy(update={"until": "evaluation"})
         return list(labelled(base, arms, range(self.spec.seed, self.spec.seed + self.seeds)).values())
+
+
+def differing(one: RunSpec, other: RunSpec) -> list[str]:
+    """Return the dotted keys in which two specs differ."""
+
+    def compare(ours: dict, theirs: dict, prefix: str) -> Iterator[str]:
+        for key, value in ours.items():
+            if isinstance(value, dict) and isinstance(theirs.get(key), dict):
+                yield from compare(value, theirs[key], f"{prefix}{key}.")
+            elif value != theirs.get(key):
+                yield f"{prefix}{key}"
+
+    return list(compare(one.model_dump(mode="json"), other.model_dump(mode="json"), ""))
 
 
 def load_draft(place: Workspace) -> Draft:

@@ -76,7 +76,7 @@ def test_labels_and_buttons_of_the_pages_can_be_read():
                 found.append((file.name, colour, ground[1]))
                 assert contrast(colour, ground[1]) >= READABLE, found[-1]
     assert len(found) > 8
-    layout = (ROOT / "pages/_ui/frame/layout.py").read_text()
+    layout = (ROOT / "pages/_ui/frame/page.py").read_text()
     assert re.search(r'stBaseButton-primary"\]:not\(:disabled\).*\{\s*background: #', layout)  # in both themes
 
 

@@ -93,3 +93,17 @@ def test_heatmaps_can_share_a_scale_and_leave_the_logarithm():
     assert (heat.zmin, heat.zmax) == (-2, 0)
     plain = figures.sensitivity_heatmap(table, "share", log=False).data[0]
     assert plain.z[0][0] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "region"),
+    [
+        ([9.7, 49.3], [-0.4, 29.6], (0, 10, 30, 40)),
+        ([49.3, 9.7], [29.6, -0.4], (0, 10, 30, 40)),  # drawn from the lower right
+        ([-50, 900], [-9, 900], (0, 0, 100, 60)),  # over the edges
+        ([19.8, 20.4], [99, 99.2], (92, 17, 8, 8)),  # hardly a box: eight weights each way
+        ([70, 80], [10, 20], None),  # beside the module
+    ],
+)
+def test_a_drawn_box_is_a_region_inside_the_module(x, y, region):
+    assert charts.region_of_box(x, y, (100, 60)) == region

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from pages._ui.frame import reading
-from pages._ui.task import uploads
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError
 from paraknow_core.files.json_file import read_json, write_json
@@ -20,6 +18,7 @@ from paraknow_core.runs.lifecycle import delete
 from paraknow_core.runs.status import STATES
 from paraknow_core.runs.table import runs_table
 from paraknow_core.studies import scores as studies
+from paraknow_core.workbench import reading, uploads
 from tests.damage import DAMAGES, WRONG, damage, places, with_wrong
 from tests.pages import fabricate
 from tests.pages.conftest import words

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pages._ui.task import uploads
+from pages._ui.task import upload
 from pages._ui.train import live as train_live
 from paraknow_core.engines import queue, queue_service
 from paraknow_core.engines.service import Service
@@ -193,13 +193,13 @@ def test_demo_mode_refuses_uploads_and_deletes_where_they_are_done(place, monkey
         train_live._delete_for_good(run)
     assert run.path.exists()
     kept: dict = {}
-    monkeypatch.setattr(uploads.st, "session_state", kept)
-    uploads._take(SimpleNamespace(name="a.jsonl", getvalue=lambda: b"{}"))
-    assert "nothing can be uploaded" in kept[uploads.REFUSED]
-    assert uploads.PENDING not in kept
+    monkeypatch.setattr(upload.st, "session_state", kept)
+    upload._take(SimpleNamespace(name="a.jsonl", getvalue=lambda: b"{}"))
+    assert "nothing can be uploaded" in kept[upload.REFUSED]
+    assert upload.PENDING not in kept
     assert not place.uploads.exists()
     with pytest.raises(DataError, match="nothing can be uploaded"):
-        uploads._work_on(place, {}, lambda _path: None)
+        upload._work_on(place, {}, lambda _path: None)
 
 
 def test_demo_mode_resumes_no_run_that_it_would_not_start(place, open_app, submitted, monkeypatch):

@@ -9,7 +9,6 @@ import numpy
 import pytest
 
 from pages._ui.mapping import overview as mapping_overview
-from pages._ui.mapping.layers import RECEIVES, after_click, after_edit, notes
 from paraknow_core.files.json_file import write_json
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
@@ -69,7 +68,7 @@ def test_a_question_that_cannot_be_written_is_a_sentence_of_the_table(place, mon
     monkeypatch.setattr(mapping_overview.desk, "ask", full)
     choice = SimpleNamespace(
         plan_id="p",
-        pairs=[{**PAIR, "layer": 0}],
+        by_layer=[[{**PAIR, "layer": 0}]],
         energy=lambda: {"spec": RunSpec(), "store": "key", "structure": "submatrix", "mode": "block", "rank": 1},
     )
     assert "Read-only file system" in mapping_overview._ask_on(choice)
@@ -200,35 +199,6 @@ def test_strategies_change_the_links_and_manual_starts_from_what_is_shown(place,
     answer_desk(place, app)
     assert load_draft(place).spec.mapping.layers == ()
     assert not app.error
-
-
-@pytest.mark.parametrize(
-    ("clicked", "picked", "now", "linked"),
-    [
-        (("teacher", 5), None, ("teacher", 5), None),
-        (("student", 1), ("teacher", 5), None, [0, 5, None, 3]),
-        (("teacher", 0), ("student", 2), None, [0, 1, 0, 3]),
-        (("teacher", 2), ("teacher", 5), ("teacher", 2), None),
-        (None, ("teacher", 5), None, None),
-        (("student", 9), ("teacher", 5), None, None),
-    ],
-)
-def test_two_clicks_make_a_link(clicked, picked, now, linked):
-    assert after_click(clicked, picked, [0, 1, None, 3]) == (now, linked)
-
-
-def test_edits_of_the_table_become_a_mapping():
-    edited = {"1": {RECEIVES: 4}, 2: {RECEIVES: None}, "0": {"S": 3}, "77": {RECEIVES: 1}}
-    assert after_edit(edited, [0, 1, 2]) == [0, 4, None]
-
-
-def test_notes_say_what_is_allowed_but_worth_knowing():
-    assert notes([0, 1, 2], 3) == []
-    said = " ".join(notes([2, 2, None, 1], 6))
-    assert "Teacher layer 2 given more than once" in said
-    assert "Student layer 2: nothing received" in said
-    assert "Not in the teacher's order" in said
-    assert "4 of 6 teacher layers give nothing" in said
 
 
 def test_groups_and_roles_are_kept_in_step(place, loaded):

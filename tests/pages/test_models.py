@@ -2,16 +2,14 @@
 
 import json
 import re
+import time
 from pathlib import Path
-from types import SimpleNamespace
 
-import pandas
 import pytest
 
-from pages._ui.models import estimate as models_estimate
-from pages._ui.task import seeds as task_seeds
-from pages._ui.task import uploads
+from pages._ui.frame import asking
 from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.workbench import uploads
 from paraknow_core.workbench.access import DEMO_VARIABLE
 from paraknow_core.workbench.desk.questions import desk_folder
 from paraknow_core.workbench.draft import load_draft, save_draft
@@ -439,20 +437,6 @@ def test_too_many_seed_samples_are_a_sentence(open_part):
     assert "400 seed samples asked for" in app.error[0].value
 
 
-def test_ticks_keep_what_is_not_shown_and_add_at_the_end():
-    assert task_seeds.merged(["a", "b", "c"], ["b", "d", "e"], {"d"}) == ["a", "c", "d"]
-    assert task_seeds.merged(["a"], ["a"], set()) == []
-    assert task_seeds.merged([], ["x", "y"], {"y", "x"}) == ["x", "y"]
-
-
-def test_windows_of_one_text_are_one_row():
-    value = {"ids": ["t:1", "t:1", "t:2"], "texts": ["", "", ""], "answers": ["one", "one", "two"]}
-    table = task_seeds.examples_table(value, *(pandas.Series(x).to_numpy() for x in ([10, 4, 8], [1, 1, 1])), 9)
-    assert list(table["tokens"]) == [13, 8]
-    assert list(table["learnt"]) == [11, 7]
-    assert table["note"].iloc[0].startswith("cut")
-
-
 # --- what it will take ---------------------------------------------------------------------------------------------
 
 
@@ -482,8 +466,8 @@ def test_measured_values_stand_beside_it_with_their_ratio(place, open_part):
 
 def test_what_is_free_is_looked_at_again_after_some_minutes(place, open_part, monkeypatch):
     app = open_part("estimate")
-    later = models_estimate.time.time() + models_estimate.FREE_FOR_S
-    monkeypatch.setattr(models_estimate, "time", SimpleNamespace(time=lambda: later))
+    later = time.time() + asking.FREE_FOR_S
+    monkeypatch.setattr(asking.time, "time", lambda: later)
     app.run()
     assert [read_json(q)["kind"] for q in (desk_folder(place) / "questions").glob("*.json")] == ["estimate"]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pages._ui.frame import labelling
+from pages._ui.frame import run_panel
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.errors import DataError
@@ -109,7 +109,7 @@ def test_in_a_classroom_only_ones_own_runs_are_labelled(place, open_app, submitt
     assert "Star" not in labels
     assert "Save" not in labels
     with pytest.raises(DataError, match="only runs that you have started yourself"):
-        labelling._keep(other, name="mine")
+        run_panel.keep_label(other, name="mine")
     assert label_of(other.path) == Label()
     button(app, "Start transfer").click().run()
     assert button(app, "Star")

@@ -4,41 +4,17 @@ import json
 import tomllib
 from pathlib import Path
 
-from pages._ui.frame import reading
-from pages._ui.mapping.choice import totals_of
-from paraknow_core.engines.queue import QueueEngine
+from pages._ui.train import outcome
 from paraknow_core.figures import train as charts
-from paraknow_core.runs.folder import RunFolder
-from paraknow_core.sensitivity.store import TOTALS
 from tests.pages import fabricate
-
-
-def test_a_damaged_sensitivity_is_read_again_once_it_is_whole(place):
-    file = fabricate.store(place) / TOTALS
-    whole = file.read_text()
-    file.write_text("{")
-    assert totals_of(str(file.parent))["samples"] == 0
-    file.write_text(whole)
-    assert totals_of(str(file.parent))["samples"] == 32
 
 
 def test_a_verdict_follows_the_answers_that_it_is_about(place):
     one, other = fabricate.run(place, value=0.6), fabricate.run(place, changes={"method": "default_lora"}, value=0.4)
-    before = reading.verdict(one, other)
+    before = outcome.verdict(one, other)
     ours, theirs = (run.file("predictions.jsonl") for run in (one, other))
     ours.write_text(theirs.read_text() + "\n")
-    assert reading.verdict(one, other) != before
-
-
-def test_the_state_of_an_ended_run_is_read_once_and_again_when_it_goes_on(place, monkeypatch):
-    runs = [fabricate.run(place, word) for word in ("done", "failed", "stopped", "running", "lost", "queued")]
-    words = [reading.status(run).state for run in runs]
-    read = []
-    monkeypatch.setattr(RunFolder, "status", lambda run, before=RunFolder.status: read.append(run.id) or before(run))
-    assert [reading.status(run).state for run in runs] == words
-    assert read == [run.id for run in runs[3:]]  # what is active or lost may change without a file that says so
-    QueueEngine(place).submit(runs[2])
-    assert reading.status(runs[2]).state == "queued"
+    assert outcome.verdict(one, other) != before
 
 
 def test_windows_share_the_pictures_of_a_run_until_it_has_written_more(place, open_app, monkeypatch):

@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from pages._ui.sensitivity import matrix as sensitivity_matrix
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.lifecycle import end
@@ -301,20 +300,6 @@ def test_the_whole_s_can_be_zoomed_and_the_block_is_drawn(place, open_app):
     assert "rows 20–150, columns 300–399 of 192 x 512" in figure(app, 1)["layout"]["title"]["subtitle"]["text"]
     button(app, "Back to the whole").click().run()
     assert "rows" not in figure(app, 1)["layout"]["title"]["subtitle"]["text"]
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "region"),
-    [
-        ([9.7, 49.3], [-0.4, 29.6], (0, 10, 30, 40)),
-        ([49.3, 9.7], [29.6, -0.4], (0, 10, 30, 40)),  # drawn from the lower right
-        ([-50, 900], [-9, 900], (0, 0, 100, 60)),  # over the edges
-        ([19.8, 20.4], [99, 99.2], (92, 17, 8, 8)),  # hardly a box: eight weights each way
-        ([70, 80], [10, 20], None),  # beside the module
-    ],
-)
-def test_a_drawn_box_is_a_region_inside_the_module(x, y, region):
-    assert sensitivity_matrix.region_of_box(x, y, (100, 60)) == region
 
 
 def test_what_it_will_take_is_said_before_it_is_started(place, open_app):

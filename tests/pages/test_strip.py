@@ -166,7 +166,7 @@ def test_every_way_into_the_draft_refuses_what_visitors_may_not_use(place, open_
     run = fabricate.run(place, "done", {"teacher.source": "/etc"})
     monkeypatch.setenv(DEMO_VARIABLE, "1")
     models = {"bundled:teacher": "teacher", "bundled:stranger": "stranger", "owner/name": "typed"}
-    monkeypatch.setattr("pages._ui.frame.run_panel.bundled_models", lambda: models)
+    monkeypatch.setattr("paraknow_core.workbench.offers.bundled_models", lambda: models)
     app = open_app("train", run.id)
     button(app, "Duplicate and tweak").click().run()
     assert "only bundled models" in words(app)

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from pages._ui.frame.reading import facts, other_settings
 from paraknow_core.engines import queue
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.errors import RunError
@@ -15,6 +14,7 @@ from paraknow_core.runs.processes import this_process
 from paraknow_core.spec import RunSpec
 from paraknow_core.training.checkpoints import COMPLETE
 from paraknow_core.workbench.draft import Draft, load_draft, save_draft
+from paraknow_core.workbench.reading import facts, other_settings
 from tests.pages import fabricate
 from tests.pages.conftest import answer_desk, button, select, words
 

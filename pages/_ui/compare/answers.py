@@ -3,18 +3,18 @@
 from html import escape
 from typing import Any
 
-import pandas
 import streamlit as st
 
 from pages._ui.compare import data as compare_data
 from pages._ui.compare.link import linked
-from pages._ui.frame import reading, state
-from pages._ui.frame.layout import plain
+from pages._ui.frame import state
+from pages._ui.frame.layout import download, info, plain
 from paraknow_core import studies as comparison
 from paraknow_core.catalogue import BASELINE
 from paraknow_core.display import LOWER_IS_BETTER, scorer_label
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies import Arm
+from paraknow_core.workbench import reading
 
 CSS = """<style>
 .pk-answer {border: 1px solid rgba(128,136,140,.35); border-radius: .35rem; margin: 0 0 .7rem; font-size: .9rem;
@@ -36,6 +36,7 @@ CSS = """<style>
 </style>"""
 KINDS = ("gained", "lost", "same", "all")
 CHIP = {"gained": "pk-gained", "lost": "pk-lost2", "same": "pk-same"}
+ARROWS = "compare_arrows"
 PER_PAGE = 8
 MOST_SHOWN = 6000  # letters of one text on screen; the CSV has all
 
@@ -44,57 +45,33 @@ def draw(arms: list[Arm]) -> None:
     """Draw the view."""
     labels, runs = _runs(arms)
     if len(runs) < 2:
-        st.info(
-            "Choose at least two finished runs in the table: their answers will stand side by side here.",
-            icon=":material/compare_arrows:",
-        )
+        info("Choose at least two finished runs in the table: their answers will stand side by side here.", ARROWS)
         return
     first, second, scorer = _which(arms, labels)
     lower = any(s.get("unit") in LOWER_IS_BETTER for s in _scores(runs[first]) if s.get("scorer") == scorer)
     both = [compare_data.predictions(runs[each]) for each in (first, second)]
     rows = comparison.side_by_side(*both, scorer, lower_is_better=lower)
     if not rows:
-        st.info(
-            "The two runs share no test example by this scorer; choose runs of one task and split.",
-            icon=":material/compare_arrows:",
-        )
+        info("The two runs share no test example by this scorer; choose runs of one task and split.", ARROWS)
         return
     counts = {kind: sum(kind in (row["kind"], "all") for row in rows) for kind in KINDS}
     kinds, find = st.columns([3, 2], vertical_alignment="bottom")
-    with kinds:
-        kind = linked(
-            st.segmented_control,
-            "Show",
-            "kind",
-            list(KINDS),
-            format_func=lambda k: f"{k} ({counts[k]:,})",
-            required=True,
-            help="gained: the second run scores higher than the first on this example; lost: lower. "
-            "McNemar's test asks whether these two counts could be equal.",
-        )
-    needle = (
-        find.text_input(
-            "Find",
-            key="compare.find",
-            placeholder="in prompt, reference or answers",
-            max_chars=200,
-            icon=":material/search:",
-        )
-        .strip()
-        .lower()
+    kind = linked(
+        kinds.segmented_control,
+        "Show",
+        "kind",
+        list(KINDS),
+        format_func=lambda name: f"{name} ({counts[name]:,})",
+        required=True,
+        help="gained: the second run scores higher than the first on this example; lost: lower. "
+        "McNemar's test asks whether these two counts could be equal.",
     )
-    found = [r for r in rows if kind in (r["kind"], "all") and (not needle or needle in _all_text(r))]
-    _pages(found, (labels[first], labels[second]), f"{kind}|{needle}|{first}|{second}|{scorer}")
-    table = pandas.DataFrame(found).assign(run_a=first, run_b=second, scorer=scorer)
-    st.download_button(
-        "These answers as CSV",
-        table.to_csv(index=False),
-        "answers.csv",
-        "text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-        key="compare.answers.csv",
-    )
+    shown = {"placeholder": "in prompt, reference or answers", "max_chars": 200, "icon": ":material/search:"}
+    needle = find.text_input("Find", key="compare.find", **shown).strip().lower()
+    matching = [r for r in rows if kind in (r["kind"], "all") and (not needle or needle in _all_text(r))]
+    _pages(matching, (labels[first], labels[second]), f"{kind}|{needle}|{first}|{second}|{scorer}")
+    table = [{**row, "run_a": first, "run_b": second, "scorer": scorer} for row in matching]
+    download("These answers as CSV", table, "answers.csv", key="compare.answers.csv")
 
 
 def _runs(arms: list[Arm]) -> tuple[dict[str, str], dict[str, RunFolder]]:
@@ -106,44 +83,35 @@ def _which(arms: list[Arm], labels: dict[str, str]) -> tuple[str, str, str]:
     left, right, which = st.container(key="stack-fields-answers").columns([2, 2, 1.4])
     base = next((g for g in arms if g.method == BASELINE), arms[-1])
     other = next((g for g in arms if g.key != base.key), base)
-    lines = reading.options(state.place(), [run for g in arms for run in g.runs])
-    with left:
-        first = linked(st.selectbox, "First", "first", list(labels), base.runs[0].id, format_func=lines.get)
+    lines = reading.options(state.place(), [run for arm in arms for run in arm.runs])
+    first = linked(left.selectbox, "First", "first", list(labels), base.runs[0].id, format_func=lines.get)
     default = other.runs[0].id if other is not base else base.runs[1].id
     rest = [run_id for run_id in labels if run_id != first]
-    with right:
-        second = linked(st.selectbox, "Second", "second", rest, default, format_func=lines.get)
-    with which:
-        scorer = linked(
-            st.selectbox,
-            "Scorer",
-            "scorer",
-            comparison.scorers(arms),
-            format_func=lambda n: scorer_label({"scorer": n}).split(",")[0],
-        )
-    return first, second, scorer
+    second = linked(right.selectbox, "Second", "second", rest, default, format_func=lines.get)
+    named = {"format_func": lambda name: scorer_label({"scorer": name}).split(",")[0]}
+    return first, second, linked(which.selectbox, "Scorer", "scorer", comparison.scorers(arms), **named)
 
 
 def _scores(run: RunFolder) -> list[dict]:
     return (run.result() or {}).get("scores") or []
 
 
-def _pages(found: list[dict[str, Any]], names: tuple[str, str], question: str) -> None:
+def _pages(rows: list[dict[str, Any]], names: tuple[str, str], question: str) -> None:
     """Draw one page of examples; another question starts at the first page again."""
-    if not found:
-        st.info("No example is like this.", icon=":material/search_off:")
+    if not rows:
+        info("No example is like this.", "search_off")
         return
-    pages = -(-len(found) // PER_PAGE)
+    pages = -(-len(rows) // PER_PAGE)
     if st.session_state.get("compare.asked") != question:
         st.session_state["compare.asked"], st.session_state["compare.page"] = question, 1
     number = min(st.session_state.get("compare.page", 1), pages)
-    st.html(CSS + "".join(_card(row, names) for row in found[(number - 1) * PER_PAGE : number * PER_PAGE]))
+    st.html(CSS + "".join(_card(row, names) for row in rows[(number - 1) * PER_PAGE : number * PER_PAGE]))
     if pages > 1:
         back, where, on = st.columns([1, 3, 1], vertical_alignment="center")
         if back.button("Previous", icon=":material/chevron_left:", disabled=number <= 1, width="stretch"):
             st.session_state["compare.page"] = number - 1
             st.rerun()
-        where.markdown(plain(f"page {number} of {pages:,}, {len(found):,} examples"), text_alignment="center")
+        where.markdown(plain(f"page {number} of {pages:,}, {len(rows):,} examples"), text_alignment="center")
         if on.button("Next", icon=":material/chevron_right:", disabled=number >= pages, width="stretch"):
             st.session_state["compare.page"] = number + 1
             st.rerun()

@@ -1,11 +1,12 @@
 """Curves of all chosen runs on top of each other: training and validation loss, one colour an arm."""
 
-import pandas
 import streamlit as st
 
 from pages._ui.compare import data as compare_data
-from pages._ui.compare.scores import PLOT, about
-from pages._ui.frame import layout, state
+from pages._ui.compare.scores import about
+from pages._ui.frame import layout
+from pages._ui.frame.fields import kept
+from pages._ui.frame.layout import download, info
 from paraknow_core.figures import compare as charts
 from paraknow_core.studies import Arm
 
@@ -19,9 +20,9 @@ def draw(arms: list[Arm]) -> None:
     ]
     curves = [curve for curve in curves if "step" in curve.table]
     if not curves:
-        st.info("None of these runs was trained: there are no curves.", icon=":material/show_chart:")
+        info("None of these runs was trained: there are no curves.", "show_chart")
         return
-    smoothing = state.kept(
+    smoothing = kept(
         st.slider,
         "Smoothing",
         "compare.smoothing",
@@ -38,23 +39,9 @@ def draw(arms: list[Arm]) -> None:
         boxes, ("loss", "validation_loss"), ("Training loss", "Validation loss"), strict=True
     ):
         if not any(column in curve.table and curve.table[column].notna().any() for curve in curves):
-            box.info(f"No {title.lower()} was measured.", icon=":material/show_chart:")
+            info(f"No {title.lower()} was measured.", "show_chart", box)
             continue
         weight = smoothing if column == "loss" else 0.0
-        box.plotly_chart(
-            charts.overlaid(curves, column, f"{title} on answers", runs, smoothing=weight, dark=dark),
-            theme=None,
-            config=PLOT,
-            key=f"compare.{column}",
-            alt=f"Curves: {title.lower()} of each run by step",
-        )
-    table = pandas.concat([c.table.assign(arm=c.label, seed=c.seed) for c in curves])
-    st.download_button(
-        "Curves as CSV",
-        table.drop(columns=["event", "time"], errors="ignore").to_csv(index=False),
-        "curves.csv",
-        "text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-        key="compare.curves.csv",
-    )
+        figure = charts.overlaid(curves, column, f"{title} on answers", runs, smoothing=weight, dark=dark)
+        layout.chart(figure, f"compare.{column}", f"Curves: {title.lower()} of each run by step", box)
+    download("Curves as CSV", lambda: charts.curves_table(curves), "curves.csv", key="compare.curves.csv")

@@ -2,25 +2,29 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas
 import streamlit as st
 
-from pages._ui.frame import reading, state
+from pages._ui.frame import state
 from paraknow_core import studies as comparison
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.runs.folder import RunFolder, list_runs
+from paraknow_core.runs.metrics import records
 from paraknow_core.runs.table import runs_table
 from paraknow_core.studies import Arm
 from paraknow_core.studies import scores as studies
 from paraknow_core.studies.scores import PairedResult
+from paraknow_core.workbench import reading
+
+if TYPE_CHECKING:
+    import pandas
 
 FILES = ("result.json", "predictions.jsonl")
 
 
-def all_rows() -> pandas.DataFrame:
+def all_rows() -> "pandas.DataFrame":
     """Return one row a run, newest first; only files that changed are read again."""
     return runs_table(list_runs(state.place()), _memo(str(state.place().root)))
 
@@ -89,15 +93,15 @@ def _predictions(path: str, stamp: tuple[int, int]) -> list[dict]:
     return RunFolder(Path(path)).predictions()
 
 
-def metrics(run: RunFolder) -> pandas.DataFrame:
+def metrics(run: RunFolder) -> "pandas.DataFrame":
     """Return a run's metrics; not to be changed."""
     return _metrics(str(run.path), file_stamp(run.file("events.jsonl")))
 
 
 @st.cache_resource(max_entries=200, show_spinner=False)
-def _metrics(path: str, stamp: tuple[int, int]) -> pandas.DataFrame:
+def _metrics(path: str, stamp: tuple[int, int]) -> "pandas.DataFrame":
     del stamp  # only part of the key under which the answer is kept
-    return pandas.DataFrame(RunFolder(Path(path)).metrics())
+    return records(RunFolder(Path(path)))
 
 
 def _keys(runs: Sequence[RunFolder]) -> tuple[tuple[str, ...], tuple]:

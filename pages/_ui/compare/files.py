@@ -1,15 +1,14 @@
 """What can be taken away from a comparison: the report, records, specs and adapters; and a way back into the draft."""
 
-import io
 import shlex
 from collections.abc import Callable
 
-import pandas
 import streamlit as st
 
 from pages._ui.compare.link import linked
-from pages._ui.frame import labelling, reading, state
+from pages._ui.frame import layout, state
 from pages._ui.frame.layout import plain, say
+from pages._ui.frame.run_panel import edit_label
 from paraknow_core import studies as comparison
 from paraknow_core.display import memory
 from paraknow_core.errors import RunError
@@ -17,7 +16,9 @@ from paraknow_core.figures import report as reports
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.packing import ADAPTER_FILES, is_linked, read_inside
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.studies import Arm, setting_text
+from paraknow_core.studies import Arm
+from paraknow_core.workbench import reading
+from paraknow_core.workbench.views.compare import shown_setting
 
 LARGEST = 500_000_000  # bytes of an adapter that the pages' server packs in its memory
 
@@ -46,27 +47,11 @@ def _together(arms: list[Arm]) -> None:
         return
     base = st.query_params.get("base") or st.session_state.get("compare.base") or ""
     with st.container(horizontal=True):
-        _download(
-            "Report as HTML",
-            lambda: reports.html_report(arms, base),
-            "comparison.html",
-            "text/html",
-            icon=":material/description:",
-            primary=True,
-        )
-        _download(
-            "Records as CSV",
-            lambda: reports.records_table(arms).to_csv(index=False),
-            "records.csv",
-            "text/csv",
-            tip="One line a run, scorer and example: prompt, reference, output, score.",
-        )
-        _download(
-            "Records as Parquet",
-            lambda: _parquet(reports.records_table(arms)),
-            "records.parquet",
-            "application/vnd.apache.parquet",
-        )
+        report = {"icon": "description", "type": "primary"}
+        _download("Report as HTML", lambda: reports.html_report(arms, base), "comparison.html", **report)
+        tip = "One line a run, scorer and example: prompt, reference, output, score."
+        _download("Records as CSV", lambda: reports.records_table(arms), "records.csv", help=tip)
+        _download("Records as Parquet", lambda: reports.records_parquet(arms), "records.parquet")
 
 
 def _differences(arms: list[Arm]) -> None:
@@ -76,9 +61,10 @@ def _differences(arms: list[Arm]) -> None:
     if not rows:
         st.caption("All chosen runs have the same settings, seeds apart.")
         return
-    columns = {g.label: [_shown(key, values[place]) for key, values in rows] for place, g in enumerate(arms)}
-    table = pandas.DataFrame({"setting": [key for key, _ in rows], **columns})
-    st.dataframe(table, hide_index=True, alt="Table of the settings that differ between the arms")
+    labels = ["setting", *(arm.label for arm in arms)]
+    texts = [[key, *(_shown(key, value) for value in values)] for key, values in rows]
+    columns = dict(zip(labels, map(list, zip(*texts, strict=True)), strict=True))
+    st.dataframe(columns, hide_index=True, alt="Table of the settings that differ between the arms")
     if any(value is comparison.NO_EFFECT for _, values in rows for value in values):
         st.caption("no effect: the arm's method does not read this setting.")
 
@@ -86,9 +72,7 @@ def _differences(arms: list[Arm]) -> None:
 def _shown(key: str, value: object) -> str:
     if value is comparison.NO_EFFECT:
         return "no effect"
-    if key.endswith("source") and isinstance(value, str):
-        return state.task_label(value, 40)
-    return setting_text("value", value).removeprefix("value").strip()
+    return shown_setting(key, value, 40)
 
 
 def _one_run(arms: list[Arm]) -> None:
@@ -108,18 +92,17 @@ def _one_run(arms: list[Arm]) -> None:
                 "Adapter as zip",
                 lambda: reports.adapter_zip(run),
                 f"adapter-{name}.zip",
-                "application/zip",
-                tip="adapter_config.json, adapter_model.safetensors and README.md, for the untouched student: "
+                help="adapter_config.json, adapter_model.safetensors and README.md, for the untouched student: "
                 "PeftModel.from_pretrained(student, 'adapter').",
             )
-        _download("spec.yaml", lambda: _spec_text(run), f"{name}.yaml", "application/yaml")
+        _download("spec.yaml", lambda: read_inside(run.path, "spec.yaml"), f"{name}.yaml")
         if st.button(
             "Duplicate and tweak",
             icon=":material/content_copy:",
             help="Makes this run's spec the draft, and opens Train to change and start it.",
         ):
             _duplicate(run)
-        labelling.edit(run, reading.facts(run))
+        edit_label(run, reading.facts(run))
     if trained and size > LARGEST:
         st.caption(
             plain(
@@ -145,35 +128,5 @@ def _duplicate(run: RunFolder) -> None:
     st.switch_page("pages/train.py")
 
 
-def _spec_text(run: RunFolder) -> str:
-    return read_inside(run.path, "spec.yaml").decode(errors="replace")
-
-
-def _parquet(table: pandas.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    return buffer.getvalue()
-
-
-def _download(
-    label: str,
-    make: Callable[[], str | bytes],
-    name: str,
-    kind: str,
-    *,
-    tip: str | None = None,
-    icon: str = ":material/download:",
-    primary: bool = False,
-) -> None:
-    """Draw a button whose file is made when it is pressed."""
-    st.download_button(
-        label,
-        make,
-        name,
-        kind,
-        icon=icon,
-        help=tip,
-        on_click="ignore",
-        key=f"compare.take.{label}",
-        type="primary" if primary else "secondary",
-    )
+def _download(label: str, make: Callable[[], object], name: str, **options: object) -> None:
+    layout.download(label, make, name, key=f"compare.take.{label}", **options)

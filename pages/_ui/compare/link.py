@@ -1,21 +1,24 @@
 """What Compare keeps in its address, so that a link shows the same comparison: runs, study, view, base, scorer."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas
 import streamlit as st
 
-from pages._ui.frame import layout, reading, state
-from paraknow_core import studies as comparison
+from pages._ui.frame import layout, state
+from pages._ui.frame.fields import mirror
 from paraknow_core.errors import RunError
-from paraknow_core.runs.folder import RunFolder
+from paraknow_core.workbench import reading
+from paraknow_core.workbench.views.compare import of_study, suggestion
+
+if TYPE_CHECKING:
+    import pandas
 
 MOST = 60  # runs in one comparison
 CHOSEN, LINK, PROBLEMS = "compare.runs", "compare.link", "compare.problems"
 
 
-def chosen(table: pandas.DataFrame) -> list[str]:
+def chosen(table: "pandas.DataFrame") -> list[str]:
     """Return the ids to compare: the address's, else those of a study, else the last ones, else a suggestion.
 
     Whatever it is, the address then names it.
@@ -25,7 +28,7 @@ def chosen(table: pandas.DataFrame) -> list[str]:
         st.session_state[CHOSEN], st.session_state[PROBLEMS] = _from_link(table, *link)
         st.session_state[LINK] = link
     elif CHOSEN not in st.session_state:
-        st.session_state[CHOSEN] = suggestion(table)
+        st.session_state[CHOSEN] = suggestion(table, state.place())
     for problem in st.session_state.get(PROBLEMS, []):
         layout.say(problem)
     there = set(table["id"])
@@ -50,30 +53,19 @@ def _write(ids: Sequence[str]) -> None:
     st.session_state[LINK] = (text, st.query_params.get("study", ""))
 
 
-def suggestion(table: pandas.DataFrame) -> list[str]:
-    """Return the newest finished run and those that ask the same question with another method or seed."""
-    if "score.value" not in table:
-        return []
-    done = table[(table["state"] == "done") & table["score.value"].notna()]["id"]
-    known = [(RunFolder(state.place().runs / run_id), run_id) for run_id in done]
-    specs = [(run, one.spec) for run, _ in known if (one := reading.facts(run)).spec is not None]
-    return [run.id for run in comparison.suggest(specs)]
-
-
-def _from_link(table: pandas.DataFrame, runs: str, study: str) -> tuple[list[str], list[str]]:
+def _from_link(table: "pandas.DataFrame", runs: str, study: str) -> tuple[list[str], list[str]]:
     """Return the ids that an address names, and a sentence for each part of it that names nothing."""
-    found, problems = [], []
+    ids, problems = [], []
     for name in [name.strip() for name in runs.split(",") if name.strip()][:MOST]:
         try:
-            found.append(reading.run_named(state.place(), name).id)
+            ids.append(reading.run_named(state.place(), name).id)
         except RunError as error:
             problems.append(str(error))
-    if not found and study:
-        names = table["spec.name"].fillna("").astype(str) if "spec.name" in table else pandas.Series(dtype=str)
-        found = list(table[(names == study) | names.str.startswith(f"{study} ")]["id"])[:MOST]
-        if not found:
+    if not ids and study:
+        ids = of_study(table, study)[:MOST]
+        if not ids:
             problems.append(f"study '{study[:60]}': no run has a name that begins with it; choose runs in the table")
-    return list(dict.fromkeys(found)) or suggestion(table), problems
+    return list(dict.fromkeys(ids)) or suggestion(table, state.place()), problems
 
 
 def linked(
@@ -89,7 +81,7 @@ def linked(
         default: where nothing was; the first by default.
         more: for the widget.
     """
-    kept, key = f"compare.{name}", f"compare.{name}.widget"
+    kept = f"compare.{name}"
     asked = st.query_params.get(name, "")
     current = asked or st.session_state.get(kept)
     if current not in options:
@@ -99,12 +91,9 @@ def linked(
     elif asked:
         st.session_state[kept] = asked
 
-    def store() -> None:
-        value = st.session_state[key]
+    def store(value: str | None) -> None:
         if value is not None:
             st.session_state[kept] = value
             st.query_params[name] = value
 
-    st.session_state[key] = current
-    widget(label, options, key=key, on_change=store, **more)
-    return st.session_state[key] or current
+    return mirror(widget, label, f"{kept}.widget", current, store, options=options, **more) or current

@@ -2,20 +2,18 @@
 
 from typing import Any
 
-import pandas
 import streamlit as st
 
 from pages._ui.compare import data as compare_data
 from pages._ui.compare.link import linked
-from pages._ui.frame import layout, state
-from pages._ui.frame.layout import plain
+from pages._ui.frame import layout
+from pages._ui.frame.layout import download, info, plain
 from paraknow_core import studies as comparison
-from paraknow_core.catalogue import BASELINE
 from paraknow_core.display import SHARE, score_text, scorer_label, source_label
 from paraknow_core.figures import compare as charts
 from paraknow_core.studies import Arm, Contrast, p_text, points_text
+from paraknow_core.workbench.uploads import task_label
 
-PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
 MOST_SAID = 5  # differences in words before the rest is folded
 PAPER_HELP = (
     "The method's gain over default LoRA as published: LLaMA-1, 7B student, teachers of 13 and 30 billion weights, one "
@@ -29,7 +27,7 @@ def about(arms: list[Arm]) -> str:
     pairs = {(s.teacher.source, s.student.source) for s in specs}
     tasks = {s.task.source for s in specs}
     pair = " → ".join(source_label(name, 26) for name in pairs.pop()) if len(pairs) == 1 else f"{len(pairs)} pairs"
-    return f"{pair}, {state.task_label(tasks.pop(), 28) if len(tasks) == 1 else f'{len(tasks)} tasks'}"
+    return f"{pair}, {task_label(tasks.pop(), 28) if len(tasks) == 1 else f'{len(tasks)} tasks'}"
 
 
 def draw(arms: list[Arm]) -> None:
@@ -41,7 +39,7 @@ def draw(arms: list[Arm]) -> None:
     if missing:
         st.caption(plain(f"Not scored by this scorer: {', '.join(missing)}."))
     if base not in ready:
-        st.info("The arm to compare with was not scored by this scorer: choose another.", icon=":material/info:")
+        info("The arm to compare with was not scored by this scorer: choose another.", "info")
         return
     rows = comparison.score_rows(ready, scorer, compare_data.pooled)
     changes = comparison.contrasts(ready, base, scorer, compare_data.difference)
@@ -60,28 +58,25 @@ def draw(arms: list[Arm]) -> None:
 def _controls(arms: list[Arm], names: list[str]) -> tuple[Arm, str, bool]:
     against, which, toggle = st.container(key="stack-fields-scores").columns([2.4, 2, 1.6], vertical_alignment="bottom")
     by_key = {g.key: g for g in arms}
-    default = next((g.key for g in arms if g.method == BASELINE), arms[-1].key)
-    with against:
-        key = linked(
-            st.selectbox,
-            "Difference to",
-            "base",
-            list(by_key),
-            default,
-            format_func=lambda k: by_key[k].label,
-            help="Paired example by example: d = mean(score of the arm − score of this one).",
-        )
-    with which:
-        scorer = linked(
-            st.selectbox,
-            "Scorer",
-            "scorer",
-            names,
-            format_func=lambda n: scorer_label({"scorer": n}).split(",")[0],
-            help="All scorers read the same answers.",
-        )
-    with toggle:
-        paper = linked(st.segmented_control, "Paper's values", "paper", ["hide", "show"], help=PAPER_HELP)
+    default = next((g.key for g in arms if g.method == "default_lora"), arms[-1].key)
+    key = linked(
+        against.selectbox,
+        "Difference to",
+        "base",
+        list(by_key),
+        default,
+        format_func=lambda key: by_key[key].label,
+        help="Paired example by example: d = mean(score of the arm − score of this one).",
+    )
+    scorer = linked(
+        which.selectbox,
+        "Scorer",
+        "scorer",
+        names,
+        format_func=lambda name: scorer_label({"scorer": name}).split(",")[0],
+        help="All scorers read the same answers.",
+    )
+    paper = linked(toggle.segmented_control, "Paper's values", "paper", ["hide", "show"], help=PAPER_HELP)
     return by_key[key], scorer, paper == "show"
 
 
@@ -89,22 +84,19 @@ def _pictures(arms: list[Arm], rows: list[dict], changes: list[Contrast], base: 
     dark, where = layout.is_dark(), about(arms)
     title = f"Test score: {scorer_label(rows[0])}"
     left, right = st.container(key="stack-pictures-compare").columns(2, gap="medium")
-    left.plotly_chart(
+    layout.chart(
         charts.score_forest(rows, title, f"{where}; lines: 95 % intervals over examples", dark=dark),
-        theme=None,
-        config=PLOT,
-        key="compare.scores",
-        alt="Points with intervals: " + "; ".join(f"{r['label']} {score_text(r)}" for r in rows),
+        "compare.scores",
+        "Points with intervals: " + "; ".join(f"{r['label']} {score_text(r)}" for r in rows),
+        left,
     )
     if not changes:
-        right.info(
-            "Choose runs of a second arm, such as default LoRA, and their paired difference will appear here.",
-            icon=":material/balance:",
-        )
+        words = "Choose runs of a second arm, such as default LoRA, and their paired difference will appear here."
+        info(words, "balance", right)
         return
     sizes = {c.result.n for c in changes if c.result}
     n = f"n = {min(sizes):,}" + (f" to {max(sizes):,}" if len(sizes) > 1 else "") if sizes else "not paired"
-    right.plotly_chart(
+    layout.chart(
         charts.difference_forest(
             _with_base(rows, changes, base),
             f"Difference to {base.label}",
@@ -112,10 +104,9 @@ def _pictures(arms: list[Arm], rows: list[dict], changes: list[Contrast], base: 
             published=published,
             dark=dark,
         ),
-        theme=None,
-        config=PLOT,
-        key="compare.differences",
-        alt="Points with intervals: " + "; ".join(f"{c.arm.label}: {c.says}" for c in changes),
+        "compare.differences",
+        "Points with intervals: " + "; ".join(f"{c.arm.label}: {c.says}" for c in changes),
+        right,
     )
 
 
@@ -172,7 +163,7 @@ def _table(rows: list[dict[str, Any]], changes: list[Contrast], base: Arm) -> No
             }
         )
     with st.expander("The numbers as a table", icon=":material/table:"):
-        st.dataframe(pandas.DataFrame(records), hide_index=True, alt="Table of scores and differences")
+        st.dataframe(records, hide_index=True, alt="Table of scores and differences")
     flat = {label: change.row() for label, change in by_label.items()}
     full = [
         {
@@ -183,12 +174,4 @@ def _table(rows: list[dict[str, Any]], changes: list[Contrast], base: Arm) -> No
         }
         for row in rows
     ]
-    st.download_button(
-        "Scores and differences as CSV",
-        pandas.DataFrame(full).to_csv(index=False),
-        "comparison.csv",
-        "text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-        key="compare.csv",
-    )
+    download("Scores and differences as CSV", full, "comparison.csv", key="compare.csv")

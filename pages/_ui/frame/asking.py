@@ -18,6 +18,7 @@ PATIENCE_S = 0.5  # a quick answer is drawn at once, without a second rerun
 BEFORE_START_S = 1.0  # a click that starts runs waits so long for what would refuse them
 STEP_S = 0.02
 EVERY_S = 0.4
+FREE_FOR_S = 300  # what was free so long ago is looked at again
 GONE_S = 8.0  # a desk that is not there after so long does not stay; it is started again every few seconds
 
 
@@ -112,6 +113,11 @@ def seeds_question(spec: RunSpec) -> requests.Seeds:
     Which ones are left out as too long depends on the pair, and on what else of the run reads them.
     """
     return requests.Seeds(spec=spec, with_models=spec.task.too_long == "leave_out")
+
+
+def estimate_now(spec: RunSpec) -> requests.Estimate:
+    """Return the question what a spec takes now: what is free of memory and disk decides the plan, and soon changes."""
+    return requests.Estimate(spec=spec, moment=int(time.time() // FREE_FOR_S))
 
 
 def fit_problem(spec: RunSpec, patience_s: float = 0.0) -> str:

@@ -1,95 +1,29 @@
-"""The frame around every page: the strip on top, title, and errors as sentences."""
+"""How pages draw: plain text, notices, state chips, small tables, charts, downloads, and errors as sentences."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from pages._ui.frame import presets, reading, router, state
-from paraknow_core.display import shorten, source_label
-from paraknow_core.engines import queue
+from paraknow_core.display import file_text, shorten
 from paraknow_core.errors import ParaknowError
-from paraknow_core.runs.folder import list_runs
-from paraknow_core.spec import RunSpec, parse_yaml
 
-IMPORTED = "import.outcome"  # sentence, and the spec that it made the draft
-CSS = """<style>
-.stMainBlockContainer {max-width: 1440px; padding: 2.9rem 2rem 3rem;}
-[data-testid="stHeader"] {height: 2.6rem; background: transparent;}
-.stMainBlockContainer, .stMetric {font-variant-numeric: tabular-nums;}
-.pk-strip {display: flex; flex-wrap: wrap; gap: .15rem 1.4rem; align-items: center; font-size: .88rem;
-  border: 1px solid rgba(128,136,140,.35); border-radius: .35rem; padding: .38rem .8rem;}
-.pk-strip b {font-weight: 600;} .pk-quiet {opacity: .72;}
-.pk-chip {display: inline-block; border-radius: .8rem; padding: .02rem .6rem; font-size: .82rem; font-weight: 600;
-  line-height: 1.45rem; white-space: nowrap; border: 1.5px solid transparent;}
-.pk-running, .pk-stopping {background: #0072B2; color: #fff;}
-.pk-queued {border-color: #0072B2;}
-.pk-done {background: rgba(128,136,140,.22);}
-.pk-stopped {background: #6B7377; color: #fff;}
-.pk-failed {background: #B84E00; color: #fff;}
-.pk-lost {border-color: #D55E00; border-style: dashed;}
-/* White on the dark theme's primary colour could not be read, and what can be read beside it is too dark for a text. */
-[data-testid^="stBaseButton-primary"]:not(:disabled), [data-testid="stMultiSelectTagsContainer"] [data-tag] {
-  background: #0072B2; border-color: #0072B2; color: #fff;}
-[data-testid^="stBaseButton-primary"]:not(:disabled):is(:hover, :focus-visible) {background: #00598A;
-  border-color: #00598A; color: #fff;}
-.st-key-rows p, .st-key-rows .stHtml {font-size: .9rem; white-space: nowrap; overflow: hidden;
-  text-overflow: ellipsis;}
-.st-key-rows [data-testid="stHorizontalBlock"] {border-bottom: 1px solid rgba(128,136,140,.22); min-height: 2.5rem;}
-.st-key-rows .stHtml {overflow: visible;}
-@media (max-width: 1080px) {
-  [class*="st-key-stack"] > div > [data-testid="stHorizontalBlock"],
-  [class*="st-key-stack"] > [data-testid="stHorizontalBlock"] {flex-wrap: wrap;}
-  [class*="st-key-stack-pictures"] [data-testid="stColumn"] [data-testid="stColumn"] {min-width: 46%;}
-  [class*="st-key-stack-pictures"] > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"],
-  [class*="st-key-stack-pictures"] > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] {min-width: 100%;}
-  [class*="st-key-stack-fields"] [data-testid="stColumn"] {min-width: 46%;}
-  .st-key-rows [data-testid="stColumn"]:nth-child(3):nth-last-child(3) {display: none;}
+if TYPE_CHECKING:
+    import pandas
+    import plotly.graph_objects as go
+
+NO_SELECTION = ("select2d", "lasso2d", "autoScale2d")  # tools that a chart without selections does not need
+KINDS = {
+    "csv": "text/csv",
+    "html": "text/html",
+    "json": "application/json",
+    "parquet": "application/vnd.apache.parquet",
+    "yaml": "application/yaml",
+    "zip": "application/zip",
 }
-.pk-grid {border-collapse: collapse; width: 100%; font-size: .88rem; margin: 0;}
-.pk-grid th, .pk-grid td {text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0; overflow-wrap: anywhere;
-  border: 0; border-bottom: 1px solid rgba(128,136,140,.28); min-width: 6rem;}
-.pk-grid th {font-weight: 600;}
-@media (max-width: 640px) {
-  [data-testid="stButtonGroup"] [role="radiogroup"] {flex-wrap: wrap; row-gap: .25rem;}
-  .st-key-rows p, .st-key-rows .stHtml {white-space: normal; overflow-wrap: anywhere;}
-  .st-key-rows [data-testid="stHorizontalBlock"] {gap: .5rem;}
-  .st-key-rows [data-testid="stColumn"] {min-width: 0;}
-  .st-key-stack-fields-curves [data-testid="stColumn"] {min-width: 100% !important;}
-}
-.pk-line {display: flex; flex-wrap: wrap; gap: .3rem .9rem; align-items: center;}
-.pk-line code {font-size: .8rem; overflow-wrap: anywhere;}
-[data-testid="stLayoutWrapper"]:has(> .st-key-history) {display: none;}
-.pk-name {font-weight: 600; overflow-wrap: anywhere;}
-.pk-note {font-size: .9rem; white-space: pre-line; overflow-wrap: anywhere; margin-top: .3rem; padding-left: .7rem;
-  border-left: 3px solid rgba(128,136,140,.35);}
-/* A number out of range stays in the browser: only the browser can keep back what would start without it. */
-[class*="st-key-guarded"] {position: relative;}
-.stMain:has(input:out-of-range) [class*="st-key-guarded"] button {visibility: hidden;}
-.stMain:has(input:out-of-range) [class*="st-key-guarded"]::after {position: absolute; inset: 0; display: flex;
-  align-items: center; font-size: .84rem; line-height: 1.1rem;
-  content: "A number is out of range (red): correct it, then start";}
-</style>"""
-# Streamlit makes an entry of the browser's history of every change of the address. What a page notes there by itself,
-# and how it is looked at, are no steps: Back leaves the page. Another lesson and other answers are. Nobody's text is
-# ever put into this script.
-HISTORY = """<script type="text/javascript">
-if (!window.pkHistory) {
-  window.pkHistory = true;
-  const push = history.pushState.bind(history), replace = history.replaceState.bind(history);
-  history.pushState = (state, title, url) => {
-    const to = new URL(url ?? "", location.href), here = new URL(location.href);
-    const steps = ["lesson", "generation"].some(
-      name => to.searchParams.has(name) && to.searchParams.get(name) !== here.searchParams.get(name));
-    (to.pathname !== here.pathname || steps ? push : replace)(state, title, url);
-  };
-  // What the first page noted before this script was there has become an entry: go back, and it is noted once more.
-  const opened = new URL(performance.getEntriesByType("navigation")[0].name);
-  if (opened.pathname === location.pathname && opened.search !== location.search) history.back();
-}
-</script>"""
 MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_{}[]()#+-.!|~$<>:&"})
 
 
@@ -101,6 +35,16 @@ def plain(text: object) -> str:
 def say(error: object) -> None:
     """Show a sentence about something the user can mend."""
     st.error(plain(error), icon=":material/error:")
+
+
+def info(words: str, icon: str, box: Any = st) -> None:
+    """Draw a notice in Markdown, e.g. what will be here, with a Material symbol."""
+    box.info(words, icon=f":material/{icon}:")
+
+
+def warn(words: object, icon: str, box: Any = st) -> None:
+    """Draw a warning, letter by letter, with a Material symbol."""
+    box.warning(plain(words), icon=f":material/{icon}:")
 
 
 def say_unknown(name: str, value: str, known: Iterable[str], shown: str) -> None:
@@ -138,31 +82,60 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]], name: str) -> None:
     st.html(f'<div style="overflow-x: auto">{table}</div>')
 
 
+def chart(
+    figure: "go.Figure", key: str, alt: str, box: Any = st, *, without: Sequence[str] = (), **options: Any
+) -> None:
+    """Draw a chart in its own colours; it saves itself as SVG.
+
+    Args:
+        figure: what is drawn.
+        key: of the widget.
+        alt: what there is to see, for those who cannot.
+        box: where.
+        without: tools that are left out.
+        options: more for `plotly_chart`, e.g. what a selection does.
+    """
+    config = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}, "modeBarButtonsToRemove": list(without)}
+    box.plotly_chart(figure, theme=None, config=config, key=key, alt=alt, **options)
+
+
+def chosen_point(key: str) -> list | None:
+    """Return the custom data of the point that was clicked in a chart; None where none has any."""
+    event = st.session_state.get(key) or {}
+    points = (event.get("selection") or {}).get("points")
+    data = points[0].get("customdata") if points else None
+    return list(data.values()) if isinstance(data, dict) else data
+
+
+def download(
+    label: str,
+    content: "str | bytes | pandas.DataFrame | list[dict] | Callable[[], str | bytes | pandas.DataFrame]",
+    name: str,
+    box: Any = st,
+    *,
+    icon: str = "download",
+    **options: Any,
+) -> None:
+    """Draw a button that gives a file.
+
+    Args:
+        label: of the button.
+        content: of the file; a table, or rows of one, becomes CSV; what is called is made when it is asked for.
+        name: of the file; its ending says what it holds.
+        box: where.
+        icon: a Material symbol.
+        options: more for `download_button`.
+    """
+    kind = KINDS[name.rpartition(".")[2]]
+    make = content if callable(content) else lambda: content
+    box.download_button(
+        label, lambda: file_text(make()), name, kind, icon=f":material/{icon}:", on_click="ignore", **options
+    )
+
+
 def is_dark() -> bool:
     """Tell whether the reader's theme is dark."""
     return st.context.theme.type == "dark"
-
-
-@contextmanager
-def page(title: str) -> Iterator[None]:
-    """Draw strip and title, then the page's body; what the user can mend in it becomes a sentence."""
-    router.require_router()
-    st.html(CSS + router.icons())
-    with st.container(key="history"):
-        st.html(HISTORY, unsafe_allow_javascript=True)
-    _banner()
-    _strip()
-    st.title(title, anchor=False)
-    problem = state.take_problem()
-    if problem:
-        say(problem)
-    read = state.changes_read()
-    with sentences():
-        unknown = presets.take()
-        if unknown:
-            say(unknown)
-        yield
-    state.show_changes(read)  # one that comes while the page is drawn may not be on it
 
 
 @contextmanager
@@ -183,153 +156,3 @@ def unwritable(error: OSError) -> str:
         f"workspace: {name} cannot be written or read ({error.strerror or error}); free some space, or choose "
         "another folder with --workspace"
     )
-
-
-def _banner() -> None:
-    """Say who can reach this server when it is more than this machine, and what guards it when it is switched off."""
-    access = state.access()
-    off = [name for name in ("server.enableXsrfProtection", "server.enableCORS") if not st.get_option(name)]
-    if off:
-        say(
-            f"server: {' and '.join(off)} is switched off, so a foreign web page could act in your name; start the "
-            "workbench with `python -m paraknow_core ui`"
-        )
-    if access.open_to:
-        st.warning(
-            plain(
-                f"Open to other machines ({access.open_to}): everyone who can reach it can start and stop runs and "
-                "read all results. There is no password and no encryption."
-            ),
-            icon=":material/public:",
-        )
-    if access.demo:
-        st.info(
-            "Demo mode: bundled models and tasks, small runs. Nothing is uploaded or deleted, and the draft is "
-            "yours alone.",
-            icon=":material/school:",
-        )
-
-
-def _strip() -> None:
-    left, right = st.columns([8, 1], vertical_alignment="center", wrap=False)
-    just_read = [_active()]  # reading every run is the dearest part of a draw: the first one takes what is known
-
-    def draw() -> None:
-        _strip_text(just_read.pop() if just_read else _active())
-
-    with left:
-        st.fragment(draw, run_every=2.0 if just_read[0] else 15.0)()
-    with right, st.popover("Spec", width="stretch", help="The draft as a file: what runs is exactly this."):
-        _spec_menu()
-
-
-def _spec_menu() -> None:
-    """Draw the draft as YAML to copy or download, the command that runs it, and the way to bring one in."""
-    yaml = state.draft().to_yaml()
-    st.caption("The draft. What runs is exactly this; copy it with the button in its corner.")
-    st.code(yaml, language="yaml", height=300)
-    st.caption("Save it as `spec.yaml`; this computes the same:")
-    st.code("python -m paraknow_core run spec.yaml", language="bash")
-    st.download_button(
-        "Download spec.yaml",
-        yaml,
-        "spec.yaml",
-        "application/yaml",
-        icon=":material/download:",
-        on_click="ignore",
-        width="stretch",
-    )
-    with st.form("import", border=False, enter_to_submit=False):
-        st.text_area(
-            "Import YAML",
-            key="import.text",
-            height=90,
-            max_chars=200_000,
-            placeholder="Paste a spec, or only the keys that differ from the defaults.",
-        )
-        _say_import()
-        st.form_submit_button("Import", icon=":material/upload:", width="stretch", on_click=_import)
-    if st.button(
-        "Back to the defaults", icon=":material/restart_alt:", width="stretch", disabled=not state.changed_settings()
-    ):
-        st.session_state.pop(IMPORTED, None)
-        if state.replace_spec(RunSpec()):
-            st.toast("The draft is back at its defaults.", icon=":material/restart_alt:")
-        st.rerun()
-
-
-def _import() -> None:
-    """Replace the draft by the pasted spec; a bad one is named and changes nothing. What came of it is kept to say."""
-    text, before = st.session_state.get("import.text", ""), state.draft()
-    try:
-        if not text.strip():
-            raise ParaknowError("Import YAML: nothing was pasted; paste a spec, e.g. from `spec show`")
-        spec = parse_yaml(text, where="imported spec")
-    except ParaknowError as error:
-        st.session_state[IMPORTED] = (str(error), None)
-        return
-    done = state.replace_spec(spec)
-    problem = state.take_problem()
-    if problem or not done:
-        st.session_state[IMPORTED] = (problem or "imported spec: it was refused", None)
-        return
-    st.session_state["import.text"] = ""
-    keys = state.differing(before.model_dump(mode="json"), spec.model_dump(mode="json"))
-    more = f" and {len(keys) - 6} more" if len(keys) > 6 else ""
-    words = f"it changes {', '.join(keys[:6])}{more}" if keys else "it is what the draft was already"
-    st.session_state[IMPORTED] = (f"Imported: {words}.", spec)
-    st.toast(plain("The draft is now the imported spec."), icon=":material/check:")
-
-
-def _say_import() -> None:
-    """Say what came of the last import, where it was pasted: the page's own top lies under this menu."""
-    words, spec = st.session_state.get(IMPORTED, ("", None))
-    if not words:
-        return
-    if spec is None:
-        say(words)
-    elif spec == state.draft():  # nobody has gone on changing it
-        st.success(plain(words), icon=":material/check:")
-
-
-def _strip_text(active: list[tuple[str, str, str, float]]) -> None:
-    with suppress(OSError):  # every page comes by here: what waits goes on, whichever one is open
-        queue.ensure(state.place())
-    draft = state.draft()
-    changed = state.changed_settings()
-    hint = escape(", ".join(changed) or "all settings are at their defaults", quote=True)
-    edits = "defaults" if not changed else f"{len(changed)} change{'s' if len(changed) > 1 else ''}"
-    pair = (
-        f'<span><b title="{escape(draft.teacher.source)}">{escape(source_label(draft.teacher.source, 32))}</b> → '
-        f'<b title="{escape(draft.student.source)}">{escape(source_label(draft.student.source, 32))}</b></span>'
-    )
-    task = f'<span class="pk-quiet">task</span> {escape(state.task_label(draft.task.source, 32))}'
-    st.html(
-        f'<div class="pk-strip" data-testid="strip">{pair}<span>{task}</span>'
-        f'<span title="{hint}"><span class="pk-quiet">draft</span> {edits}</span><span>{_jobs(active)}</span></div>'
-    )
-
-
-def _active() -> list[tuple[str, str, str, float]]:
-    active, order = [], queue.read(state.place())
-    for run in list_runs(state.place())[:200]:
-        status = reading.status(run)
-        if status.active and not queue.never_started(run, order):
-            active.append((run.id, status.state, status.stage, status.fraction))
-    return active
-
-
-def _jobs(active: list[tuple[str, str, str, float]]) -> str:
-    working = [job for job in active if job[1] != "queued"]
-    waiting = len(active) - len(working)
-    if not active:
-        return '<span class="pk-quiet">no run active</span>'
-    names = reading.names(state.place())
-    parts = [
-        f'<span title="{escape(names.get(run_id, run_id))}">{chip(word)} {escape(shorten(stage, 24))} '
-        f"{100 * fraction:.0f} %</span>"
-        for run_id, word, stage, fraction in working[:2]
-    ]
-    parts += [f"{len(working) - 2} more"] if len(working) > 2 else []
-    parts += [f"{waiting} queued"] if waiting else []
-    return " · ".join(parts)

@@ -1,26 +1,23 @@
-"""The one draft behind all pages, and widgets that write into it.
+"""The one draft behind all pages, and what this window knows beside it; `fields` draws the widgets that change it.
 
 Streamlit forgets a widget's value when its page is left; the draft is kept apart from the widgets, and in a file of
 the workspace, so it survives pages, reloads, and restarts of browser and server. Two windows see each other's changes.
 In demo mode every window has a draft of its own: a class shares a machine, not a draft.
 """
 
-import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
-from paraknow_core.display import shorten, source_label
-from paraknow_core.errors import ParaknowError, SpecError
-from paraknow_core.files.json_file import read_json
+from paraknow_core.errors import ParaknowError, RunError, SpecError
 from paraknow_core.paths import Workspace, workspace
+from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench import draft as drafts
-from paraknow_core.workbench.access import ADDRESS_VARIABLE, Access
+from paraknow_core.workbench.access import Access, declare
 from paraknow_core.workbench.access import access as access_of
 from paraknow_core.workbench.draft import Draft
+from paraknow_core.workbench.reading import run_named
 
 DRAFT = "draft"
 STAMP = "draft.stamp"  # of the file as this window last read or wrote it
@@ -42,7 +39,7 @@ def access() -> Access:
 
 def declare_address() -> None:
     """Let everything that this server calls or starts know who can reach it; `access` reads it from there."""
-    os.environ[ADDRESS_VARIABLE] = st.get_option("server.address") or ""
+    declare(st.get_option("server.address") or "")
 
 
 def whole_draft() -> Draft:
@@ -66,7 +63,7 @@ def whole_draft() -> Draft:
 def _say_what_changed(before: Draft | None, now: Draft) -> None:
     """Tell this window what another one has just set: Start here would run it, too."""
     if before is not None and before.spec != now.spec:
-        keys = differing(before.spec.model_dump(mode="json"), now.spec.model_dump(mode="json"))
+        keys = drafts.differing(before.spec, now.spec)
         more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
         st.toast(
             f"The draft was changed in another window: {', '.join(keys[:4])}{more}".replace("_", "\\_"),
@@ -156,18 +153,7 @@ def tell(problem: object) -> None:
 
 def changed_settings() -> list[str]:
     """Return the dotted keys in which the draft differs from the defaults."""
-    return differing(RunSpec().model_dump(mode="json"), draft().model_dump(mode="json"))
-
-
-def differing(one: dict, other: dict, prefix: str = "") -> list[str]:
-    """Return the dotted keys in which two specs, as plain data, differ."""
-    keys: list[str] = []
-    for key, value in one.items():
-        if isinstance(value, dict) and isinstance(other.get(key), dict):
-            keys.extend(differing(value, other[key], f"{prefix}{key}."))
-        elif value != other.get(key):
-            keys.append(f"{prefix}{key}")
-    return keys
+    return drafts.differing(RunSpec(), draft())
 
 
 def value_of(dotted: str) -> Any:
@@ -176,54 +162,6 @@ def value_of(dotted: str) -> Any:
     for key in dotted.split("."):
         node = node[key]
     return node
-
-
-def field(
-    widget: Callable[..., Any],
-    label: str,
-    dotted: str,
-    *,
-    to_widget: Callable[[Any], Any] = lambda value: value,
-    to_draft: Callable[[Any], Any] = lambda value: value,
-    **options: Any,
-) -> None:
-    """Draw a widget that shows one key of the draft and writes into it.
-
-    Args:
-        widget: a Streamlit widget, e.g. `st.number_input`.
-        label: its label.
-        dotted: the key of the spec.
-        to_widget, to_draft: translate between the draft's value and the widget's.
-        options: passed to the widget.
-    """
-    key = f"field:{dotted}"
-    # On every draw: where a draw is followed at once by another, the browser only sees the second one.
-    st.session_state[key] = to_widget(value_of(dotted))
-    widget(label, key=key, on_change=_store, args=(dotted, key, to_draft), **options)
-
-
-def _store(dotted: str, key: str, to_draft: Callable[[Any], Any]) -> None:
-    value = st.session_state.get(key)
-    if value is not None:
-        change({dotted: to_draft(value)})
-
-
-def kept(widget: Callable[..., Any], label: str, key: str, first: Any, **options: Any) -> Any:
-    """Draw a widget whose value outlives a change of pages, outside the draft; return its value.
-
-    Args:
-        widget: of Streamlit.
-        label: its label.
-        key: under which the session keeps the value; the widget's own key is `KEY.widget`.
-        first: the value where there was none.
-        options: for the widget.
-    """
-    own = f"{key}.widget"
-    st.session_state[own] = st.session_state.get(key, first)
-    st.session_state[key] = widget(
-        label, key=own, on_change=lambda: st.session_state.update({key: st.session_state[own]}), **options
-    )
-    return st.session_state[key]
 
 
 def own(*ids: str) -> None:
@@ -236,14 +174,15 @@ def is_own(run_id: str) -> bool:
     return run_id in st.session_state.get(OWN, ())
 
 
-def task_label(source: str, limit: int = 40) -> str:
-    """Return a task's name for people: an upload is called what its user called it, not by its generated name."""
-    path, uploads = Path(source), place().uploads
-    if source == path.name and source.startswith("upload-"):  # results name a file without its folder
-        path = uploads / source
-    known = read_json(path.with_suffix(".json")) if path.parent == uploads else None
-    label = known.get("label") if isinstance(known, dict) else None
-    return shorten(label, limit) if isinstance(label, str) and label else source_label(source, limit)
+def run_in_link() -> tuple[RunFolder | None, str]:
+    """Return the run that `?run=` of the address names, and a sentence if it names none."""
+    name = st.query_params.get("run", "")
+    if not name:
+        return None, ""
+    try:
+        return run_named(place(), name), ""
+    except RunError as error:
+        return None, str(error)
 
 
 def take_problem() -> str | None:

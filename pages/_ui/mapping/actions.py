@@ -2,15 +2,16 @@
 
 import streamlit as st
 
-from pages._ui.frame import asking, launching, reading, state
-from pages._ui.frame import run_panel as widgets
-from pages._ui.frame.layout import plain, say
-from pages._ui.mapping import held as mapping_held
+from pages._ui.frame import asking, run_panel, state, submit
+from pages._ui.frame.layout import download, plain, say
+from pages._ui.mapping import choice
 from paraknow_core.display import counted, memory
 from paraknow_core.errors import RunError
-from paraknow_core.files.json_file import read_json
+from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.packing import ADAPTER_FILES, adapter_zip, read_inside, refuse_links
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.workbench import reading
+from paraknow_core.workbench.starting import arms_and_seeds
 
 EXTRACTION = "mapping.extraction"  # id of the run that this page started
 
@@ -22,20 +23,20 @@ def actions() -> None:
         st.button(
             "Hold this choice",
             icon=":material/bookmark:",
-            on_click=mapping_held.hold,
+            on_click=choice.hold,
             help="Keeps these settings beside the draft, so that the next ones are compared with them.",
         )
         st.button(
             "Swap",
             icon=":material/swap_horiz:",
-            on_click=mapping_held.swap,
+            on_click=choice.swap,
             disabled=not held,
             help="Edit the held choice, and hold this one.",
         )
         st.button(
             "Drop",
             icon=":material/bookmark_remove:",
-            on_click=mapping_held.drop,
+            on_click=choice.drop,
             disabled=not held,
             help="Forget the held choice.",
         )
@@ -51,27 +52,26 @@ def actions() -> None:
 
 def _transfer() -> None:
     """Draw the button that starts the draft as the one on Train does, and leads there."""
-    made = launching.plan()
-    if made.todo:
-        arms = " and ".join(dict.fromkeys(launching.arm_name(spec.method) for spec in made.todo))
-        numbers = launching.seed_words(sorted({spec.seed for spec in made.todo}))
-        tip = f"Puts {counted(len(made.todo), 'run')} into the queue: {arms}, {numbers}. Train follows them, and sets "
-        tip += f"controls and seeds. {made.already()}"
+    plan = submit.plan()
+    if plan.todo:
+        arms, seeds = arms_and_seeds(plan.todo)
+        tip = f"Puts {counted(len(plan.todo), 'run')} into the queue: {arms}, {seeds}. Train follows them, and sets "
+        tip += f"controls and seeds. {plan.already()}"
     else:
-        tip = f"{made.already()} Train has a box to run them again."
+        tip = f"{plan.already()} Train has a box to run them again."
     if st.button(
         "Start transfer",
         type="primary",
         icon=":material/play_arrow:",
-        disabled=not made.todo,
+        disabled=not plan.todo,
         help=plain(tip.strip()),
         key="mapping.start",
     ):
-        problem = launching.problem(asking.BEFORE_START_S)
+        problem = submit.draft_problem(asking.BEFORE_START_S)
         if problem:
             say(problem)
             return
-        run = launching.start(made)
+        run = submit.start_draft(plan)
         if run is not None:
             st.switch_page("pages/train.py", query_params={"run": run.id})
 
@@ -82,7 +82,7 @@ def _extract() -> None:
     if problem:
         say(problem)
         return
-    run = widgets.start(draft.with_changes({"until": "extraction", "name": draft.name or "Extraction"}))
+    run = submit.start(draft.with_changes({"until": "extraction", "name": draft.name or "Extraction"}))
     if run is not None:
         st.session_state[EXTRACTION] = run.id
         st.query_params["run"] = run.id
@@ -101,28 +101,29 @@ def extraction_outcome() -> None:
         if name == st.query_params.get("run"):
             say(error)
         return
-    one = reading.facts(run)
-    if one.spec is None or one.spec.until != "extraction":
+    facts = reading.facts(run)
+    if facts.spec is None or facts.spec.until != "extraction":
         return
     with st.container(border=True):
         if run.status().state == "done":
-            widgets.headline(run, one, run.status())
+            run_panel.headline(run, facts, run.status())
             _products(run)
         else:
-            widgets.follow(run, widgets.panel)
+            run_panel.follow(run, run_panel.panel)
 
 
 def _products(run: RunFolder) -> None:
     folder = f"{state.place().root.name}/runs/{run.id}"
     weights = run.file("init_adapter") / "adapter_model.safetensors"
-    size = f" ({memory(weights.stat().st_size)})" if weights.exists() else ""
+    size = file_stamp(weights)[1]
+    in_words = f" ({memory(size)})" if size else ""
     st.markdown(
-        f"The initial adapter, in PEFT format, lies in `{plain_code(folder)}/init_adapter/`{size}; "
+        f"The initial adapter, in PEFT format, lies in `{plain_code(folder)}/init_adapter/`{in_words}; "
         f"`extraction.json` beside it says which block of which teacher module went where."
     )
-    record = read_json(run.file("extraction.json"), {})
-    if isinstance(record, dict) and isinstance(record.get("init_adapter"), str):
-        st.caption(plain(record["init_adapter"]))
+    note = run.extraction().get("init_adapter")
+    if isinstance(note, str):
+        st.caption(plain(note))
     names = ["extraction.json", *(f"init_adapter/{name}" for name in ADAPTER_FILES)]
     try:
         refuse_links(run.path, names)
@@ -131,23 +132,17 @@ def _products(run: RunFolder) -> None:
         return
     with st.container(horizontal=True):
         if run.file("extraction.json").exists():
-            st.download_button(
+            download(
                 "extraction.json",
                 lambda: read_inside(run.path, "extraction.json"),
                 f"extraction-{run.id}.json",
-                "application/json",
-                icon=":material/download:",
-                on_click="ignore",
                 key="mapping.record",
             )
-        if weights.exists():
-            st.download_button(
+        if size:
+            download(
                 "init_adapter.zip",
                 lambda: adapter_zip(run.path, "init_adapter"),
                 f"init_adapter-{run.id}.zip",
-                "application/zip",
-                icon=":material/download:",
-                on_click="ignore",
                 key="mapping.adapter",
             )
         st.button("Close", icon=":material/close:", on_click=_close, help="The run itself stays in the list on Start.")

@@ -4,14 +4,15 @@ import time
 
 import streamlit as st
 
-from pages._ui.frame import reading, state
-from pages._ui.frame import run_panel as widgets
-from pages._ui.frame.layout import plain
-from pages._ui.mapping.choice import Choice, totals_of
+from pages._ui.frame import run_panel, state, submit
+from pages._ui.frame.layout import info, plain, warn
 from paraknow_core.catalogue import PAPER_METHOD
 from paraknow_core.display import counted, source_label
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import RunSpec
+from paraknow_core.workbench import reading
+from paraknow_core.workbench.uploads import task_label
+from paraknow_core.workbench.views.mapping import Choice, totals_of
 
 MEASURING = "mapping.measuring"  # id of the run that this page started
 REDUCED = "Only its reductions were kept: no distribution over offsets, and no structure it was not measured for."
@@ -21,12 +22,12 @@ RECENT_S = 7 * 24 * 3600.0
 def source_line(choice: Choice) -> None:
     """Say what S is from; where it is not the draft's own, say so and offer to measure that."""
     if choice.problem:
-        st.warning(plain(f"The draft's seed samples cannot be read: {choice.problem}"), icon=":material/warning:")
+        warn(f"The draft's seed samples cannot be read: {choice.problem}", "warning")
     if choice.store is None:
         _empty(choice)
         return
     totals = totals_of(str(choice.store.folder))
-    task = state.task_label(str(totals["task"]), 32).replace("_", " ")
+    task = task_label(str(totals["task"]), 32).replace("_", " ")
     when = time.strftime("%d %b %H:%M", time.localtime(totals["saved"]))
     samples = counted(totals["samples"], "seed sample")
     what = f"{source_label(str(totals['teacher']), 32)} on {task}, {samples}, measured {when}"
@@ -38,32 +39,29 @@ def source_line(choice: Choice) -> None:
         st.caption(plain(f"Shown with S of the same teacher from another measurement: {what}."))
         return
     left, right = st.columns([4, 1.3], vertical_alignment="center")
-    left.warning(
-        plain(
-            f"Shown with S of the same teacher from another measurement: {what}. A run measures "
-            f"{_wanted(choice.spec)} first, and may choose other layers and blocks."
-        ),
-        icon=":material/info:",
+    warn(
+        f"Shown with S of the same teacher from another measurement: {what}. A run measures "
+        f"{_seed_samples(choice.spec)} first, and may choose other layers and blocks.",
+        "info",
+        left,
     )
     with right:
         _measure_button(choice.spec)
     _progress(choice.spec)
 
 
-def _wanted(spec: RunSpec) -> str:
-    task = state.task_label(spec.task.source, 32).replace("_", " ")
+def _seed_samples(spec: RunSpec) -> str:
+    task = task_label(spec.task.source, 32).replace("_", " ")
     return f"{counted(spec.sensitivity.samples, 'seed sample')} of {task}"
 
 
 def _empty(choice: Choice) -> None:
-    run = _measuring(choice.spec)
-    if run is not None and run.status().state != "done":
-        widgets.follow(run, widgets.panel)
+    if _progress(choice.spec):
         return
-    st.info(
+    info(
         "For every weight the block that would be injected will appear here: its place in the teacher, how much of the "
         "task's sensitivity it holds, its singular values. The teacher has to be measured once for that.",
-        icon=":material/conversion_path:",
+        "conversion_path",
     )
     _measure_button(choice.spec)
 
@@ -74,30 +72,30 @@ def _measure_button(spec: RunSpec) -> None:
         type="primary",
         icon=":material/play_arrow:",
         key="mapping.measure",
-        help=plain(f"S = Σ over {_wanted(spec)} of |θ · ∂L/∂θ|, for every teacher weight."),
+        help=plain(f"S = Σ over {_seed_samples(spec)} of |θ · ∂L/∂θ|, for every teacher weight."),
     ):
         name = f"Sensitivity of {source_label(spec.teacher.source, 30)}"
-        run = widgets.start(spec.with_changes({"until": "sensitivity", "name": name, "method": PAPER_METHOD}))
+        run = submit.start(spec.with_changes({"until": "sensitivity", "name": name, "method": PAPER_METHOD}))
         if run is not None:
             st.session_state[MEASURING] = run.id
             st.rerun()
 
 
-def _progress(spec: RunSpec) -> None:
+def _progress(spec: RunSpec) -> bool:
+    """Draw the measurement that is under way, or did not end well; return whether there is one."""
     run = _measuring(spec)
-    if run is not None and run.status().state != "done":
-        widgets.follow(run, widgets.panel)
+    if run is None or run.status().state == "done":
+        return False
+    run_panel.follow(run, run_panel.panel)
+    return True
 
 
 def _measuring(spec: RunSpec) -> RunFolder | None:
     """Return the newest run that measures this teacher on these seed samples, if it is not long over."""
-    for run, one in reading.all_facts(state.place())[:30]:
-        same = one.spec and (one.spec.teacher, one.spec.task, one.spec.sensitivity) == (
-            spec.teacher,
-            spec.task,
-            spec.sensitivity,
-        )
-        if same and one.spec.until == "sensitivity":
+    for run, facts in reading.all_facts(state.place())[:30]:
+        other = facts.spec
+        same = other and all(getattr(other, part) == getattr(spec, part) for part in ("teacher", "task", "sensitivity"))
+        if same and other.until == "sensitivity":
             over = run.status().ended
             return run if not over or time.time() - over < RECENT_S else None
     return None

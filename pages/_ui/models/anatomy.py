@@ -3,22 +3,17 @@
 from html import escape
 from typing import Any
 
-import pandas
 import streamlit as st
 
 from pages._ui.frame import asking, layout, state
-from pages._ui.frame.layout import plain
+from pages._ui.frame.layout import download, plain
 from paraknow_core.catalogue import MANUAL
 from paraknow_core.display import GROUP_COLOURS, count, memory, percent, shorten, source_label
 from paraknow_core.figures import models as charts
 from paraknow_core.spec import GROUP_OF_ROLE, ModelSpec
 from paraknow_core.workbench.desk import requests
 
-PLOT = {
-    "displaylogo": False,
-    "toImageButtonOptions": {"format": "svg"},
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d"],
-}
+NO_ZOOM = (*layout.NO_SELECTION, "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d")
 ACTIONS = {
     "cut": "a window of the teacher's weight covers the student's",
     "whole": "both have the same shape",
@@ -67,22 +62,14 @@ def side_by_side(pair: dict[str, dict[str, Any] | None]) -> None:
 def _parameters(known: dict[str, dict[str, Any]]) -> None:
     labels = {f"{who}<br>{escape(source_label(a['label'], 18))}": a["parts"] for who, a in known.items()}
     about = " → ".join(source_label(anatomy["label"], 28) for anatomy in known.values())
-    st.plotly_chart(
+    layout.chart(
         charts.parameter_bars(labels, "Where the parameters are", about, dark=layout.is_dark()),
-        theme=None,
-        config=PLOT,
-        key="parameters",
-        alt="Bars: parameters of teacher and student by role, coloured by group; the table beside it holds the totals",
+        "parameters",
+        "Bars: parameters of teacher and student by role, coloured by group; the table beside it holds the totals",
+        without=NO_ZOOM,
     )
     rows = [{"model": who, **part, "shape": _by(part["shape"])} for who, a in known.items() for part in a["parts"]]
-    st.download_button(
-        "Parameters as CSV",
-        pandas.DataFrame(rows).to_csv(index=False),
-        "parameters.csv",
-        "text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-    )
+    download("Parameters as CSV", rows, "parameters.csv")
 
 
 def _table(pair: dict[str, dict[str, Any] | None]) -> str:
@@ -221,7 +208,7 @@ def _overlap(overlap: dict[str, Any] | None, problem: str) -> None:
 
 
 def _every_module(pairings: list[dict[str, Any]]) -> None:
-    table = pandas.DataFrame(
+    rows = [
         {
             "student module": pairing["student_module"],
             "role": pairing["role"],
@@ -233,17 +220,10 @@ def _every_module(pairings: list[dict[str, Any]]) -> None:
             "why": pairing["reason"],
         }
         for pairing in pairings
-    )
-    with st.expander(f"Every module ({len(table):,})", icon=":material/table:"):
-        st.dataframe(table, hide_index=True, height=min(420, 38 + 35 * len(table)))
-        st.download_button(
-            "Compatibility as CSV",
-            table.to_csv(index=False),
-            "compatibility.csv",
-            "text/csv",
-            icon=":material/download:",
-            on_click="ignore",
-        )
+    ]
+    with st.expander(f"Every module ({len(rows):,})", icon=":material/table:"):
+        st.dataframe(rows, hide_index=True, height=min(420, 38 + 35 * len(rows)))
+        download("Compatibility as CSV", rows, "compatibility.csv")
 
 
 def _by(shape: list[int] | None) -> str:

@@ -1,15 +1,13 @@
 """The playground's answers: tokens shaded by probability, what else was likely on hover, and how each answer ended."""
 
-import csv
-import io
 from collections.abc import Mapping
 from html import escape
 
 import streamlit as st
 
-from pages._ui.frame.layout import plain
-from paraknow_core.display import percent, significant
-from paraknow_core.workbench.playground import Column, Generation
+from pages._ui.frame.layout import plain, say
+from paraknow_core.display import counted, percent, significant
+from paraknow_core.workbench.playground import Column
 
 # Lower bounds of the classes, their CSS class, and how the legend calls them. One hue, light to dark, so that it is
 # safe for the colour-blind; the last two are underlined as well, so that shade is never the only sign.
@@ -124,20 +122,18 @@ def draw(column: Column, orphaned: bool, place: int, judged: bool = True) -> Non
     """
     live = not column.end and not orphaned
     if column.error:
-        st.error(plain(column.error), icon=":material/error:")
+        say(column.error)
     if column.tokens or live:
         st.html(tokens_html(column, live=live, right=place % 2 == 1))
     st.caption(plain(_how(column, orphaned, judged)))
 
 
 def _how(column: Column, orphaned: bool, judged: bool) -> str:
-    written = sum("end_mark" not in token for token in column.tokens)
-    parts = [f"{written} token{'s' if written > 1 else ''}"] if written else []
+    parts = [counted(column.written, "token")] if column.written else []
     if column.per_second:
         parts.append(f"{significant(column.per_second, 2)} tokens/s")
     if column.tokens:
-        mean = sum(token["p"] for token in column.tokens) / len(column.tokens)
-        parts.append(f"mean probability {percent(mean)}")
+        parts.append(f"mean probability {percent(column.mean_probability)}")
     if column.end:
         parts.append(ENDS.get(column.end, column.end))
     elif orphaned and not column.end:
@@ -146,21 +142,3 @@ def _how(column: Column, orphaned: bool, judged: bool) -> str:
         right = {1.0: "✓ matches the reference", 0.0: "✗ differs from the reference"}
         parts.append(right.get(column.score, f"overlap with the reference {percent(column.score)}"))
     return " · ".join(parts) or "waiting for its turn"
-
-
-def table(made: Generation, labels: Mapping[str, str]) -> str:
-    """Return every token of every answer as CSV."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(["who", "position", "token", "probability", "alternatives"])
-    for key, column in made.columns.items():
-        for number, token in enumerate(column.tokens):
-            rest = "; ".join(f"{text!r} {p:.4f}" for text, p in token.get("top") or [])
-            text = token["text"] or token.get("end_mark", "")
-            writer.writerow([_safe(labels.get(key, key)), number, _safe(text), f"{token['p']:.6f}", rest])
-    return out.getvalue()
-
-
-def _safe(text: str) -> str:
-    """A spreadsheet must not take a token for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

@@ -6,6 +6,7 @@ from typing import Any
 import streamlit as st
 
 from pages._ui.frame import asking, state
+from pages._ui.frame.fields import kept
 from pages._ui.frame.layout import plain
 from paraknow_core.demo.tasks import TASKS, examples
 from paraknow_core.display import shorten
@@ -13,6 +14,7 @@ from paraknow_core.workbench.access import DEMO_LIMITS
 from paraknow_core.workbench.desk import requests
 from paraknow_core.workbench.playground import Generation
 from paraknow_core.workbench.playground.protocol import MAX_NEW_TOKENS, MAX_PROMPT, Asked, Slot, Turn
+from paraknow_core.workbench.uploads import task_label
 
 PROMPT = "playground.prompt"
 EXAMPLE = "playground.example"
@@ -67,7 +69,7 @@ def fields(found: Material) -> dict[str, Any]:
     left, right = st.container(key="stack-pictures-prompt").columns([1.9, 1], gap="medium")
     with left:
         example = _example(found)
-        text = state.kept(
+        text = kept(
             st.text_area,
             "Prompt",
             PROMPT,
@@ -85,7 +87,7 @@ def fields(found: Material) -> dict[str, Any]:
             )
             st.caption(plain(shorten(words, 400)))
     with right:
-        template = state.kept(
+        template = kept(
             st.selectbox,
             "Template",
             TEMPLATE,
@@ -109,9 +111,9 @@ def _example(found: Material) -> dict[str, Any] | None:
         st.session_state[EXAMPLE] = 0
         st.session_state[PROMPT] = question(found.examples[0])
     st.session_state[EXAMPLE] = min(st.session_state.get(EXAMPLE, 0), len(found.examples) - 1)
-    number = state.kept(
+    number = kept(
         st.selectbox,
-        f"Example of {state.task_label(task, 30)}, test split",
+        f"Example of {task_label(task, 30)}, test split",
         EXAMPLE,
         0,
         options=numbers,
@@ -133,53 +135,26 @@ def most_tokens() -> int:
 def _chance(found: Material) -> dict[str, Any]:
     most = most_tokens()
     a, b = st.columns(2, vertical_alignment="bottom")
-    with a:
-        longest = state.kept(
-            st.number_input,
-            "New tokens, at most",
-            "playground.new_tokens",
-            min(found.max_new_tokens, most),
-            min_value=1,
-            max_value=most,
-            help="An answer ends earlier at an end mark or the end of the context.",
-        )
-    with b:
-        how = state.kept(
-            st.selectbox,
-            "Next token",
-            "playground.how",
-            "greedy",
-            options=["greedy", "sampled"],
-            help="greedy: always the most likely token. sampled: drawn from softmax(logits / temperature), from the "
-            "fewest most likely tokens whose probabilities add up to top-p.",
-        )
-    if how == "greedy":
+    tip = "An answer ends earlier at an end mark or the end of the context."
+    longest = _number(a, "New tokens, at most", "new_tokens", min(found.max_new_tokens, most), 1, most, help=tip)
+    tip = (
+        "greedy: always the most likely token. sampled: drawn from softmax(logits / temperature), from the fewest most "
+        "likely tokens whose probabilities add up to top-p."
+    )
+    ways = {"options": ["greedy", "sampled"], "help": tip}
+    if kept(b.selectbox, "Next token", "playground.how", "greedy", **ways) == "greedy":
         return {"max_new_tokens": longest, "temperature": 0.0, "top_p": 1.0, "seed": 0}
     a, b, c = st.columns(3)
-    with a:
-        temperature = state.kept(
-            st.number_input,
-            "Temperature",
-            "playground.temperature",
-            0.8,
-            min_value=0.05,
-            max_value=5.0,
-            step=0.1,
-            help="Below 1: bolder on the likely ones; above 1: flatter.",
-        )
-    with b:
-        top_p = state.kept(st.number_input, "Top-p", "playground.top_p", 0.95, min_value=0.01, max_value=1.0, step=0.05)
-    with c:
-        seed = state.kept(
-            st.number_input,
-            "Seed",
-            "playground.seed",
-            0,
-            min_value=0,
-            max_value=2**32 - 1,
-            help="The same seed gives the same answer on the same machine.",
-        )
+    tip = "Below 1: bolder on the likely ones; above 1: flatter."
+    temperature = _number(a, "Temperature", "temperature", 0.8, 0.05, 5.0, step=0.1, help=tip)
+    top_p = _number(b, "Top-p", "top_p", 0.95, 0.01, 1.0, step=0.05)
+    tip = "The same seed gives the same answer on the same machine."
+    seed = _number(c, "Seed", "seed", 0, 0, 2**32 - 1, help=tip)
     return {"max_new_tokens": longest, "temperature": temperature, "top_p": top_p, "seed": seed}
+
+
+def _number(box: Any, label: str, name: str, first: float, low: float, high: float, **more: Any) -> float:
+    return kept(box.number_input, label, f"playground.{name}", first, min_value=low, max_value=high, **more)
 
 
 def take(found: Material, made: Generation | None) -> None:

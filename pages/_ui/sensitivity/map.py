@@ -1,18 +1,16 @@
 """The layer x module maps that carry clicks, and the ranking and group charts under them."""
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from pages._ui.frame import layout
-from pages._ui.sensitivity.read import Saved, _opened
+from pages._ui.frame.fields import kept
 from paraknow_core.display import source_label
 from paraknow_core.figures import maps as figures
-
-if TYPE_CHECKING:
-    import pandas
+from paraknow_core.workbench.views.sensitivity import Saved, most_sensitive, span
 
 MODULE = "sensitivity.module"
 VALUE = "sensitivity.value"
@@ -28,45 +26,21 @@ TITLES = {
     "mean": "Sensitivity per parameter",
     "share": "Share of the model's sensitivity",
 }
-PLOT = {
-    "displaylogo": False,
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
-    "toImageButtonOptions": {"format": "svg"},
-}
 
 
 def view_fields(value_cell: Any, log_cell: Any) -> None:
     """Draw what the cells show and how they are coloured; both are kept when the page is left."""
-    st.session_state.setdefault(VALUE, "sum")
-    with value_cell:
-        value = st.segmented_control(
-            "Show",
-            list(LABELS),
-            format_func=LABELS.get,
-            key="sensitivity.value.widget",
-            default=st.session_state[VALUE],
-            required=True,
-            help="; ".join(FORMULAS.values()),
-        )
-    st.session_state[VALUE] = value or "sum"
-    st.session_state["sensitivity.log.widget"] = st.session_state.setdefault(LOG, True)
-    with log_cell:
-        st.session_state[LOG] = st.toggle(
-            "Log",
-            key="sensitivity.log.widget",
-            help="Colour by log₁₀: modules differ by orders of magnitude.",
-            on_change=lambda: st.session_state.update({LOG: st.session_state["sensitivity.log.widget"]}),
-        )
+    shown = {"options": list(LABELS), "format_func": LABELS.get, "required": True, "help": "; ".join(FORMULAS.values())}
+    kept(value_cell.segmented_control, "Show", VALUE, "sum", **shown)
+    tip = "Colour by log₁₀: modules differ by orders of magnitude."
+    kept(log_cell.toggle, "Log", LOG, True, help=tip)
 
 
-def chosen_module(table: "pandas.DataFrame") -> str:
+def chosen_module(saved: Saved) -> str:
     """Return the module that is looked at: the one that was clicked or picked, else the one with the largest share."""
-    chosen = st.session_state.get(MODULE)
-    if chosen not in set(table["module"]):
-        inside = table[table["layer"].notna()]
-        chosen = (inside if len(inside) else table).sort_values("share", ascending=False)["module"].iloc[0]
-        st.session_state[MODULE] = chosen
-    return chosen
+    if st.session_state.get(MODULE) not in set(saved.table["module"]):
+        st.session_state[MODULE] = most_sensitive(saved)
+    return st.session_state[MODULE]
 
 
 def heatmap(
@@ -88,10 +62,17 @@ def heatmap(
     """
     value, log = st.session_state[VALUE], st.session_state[LOG]
     title = f"{TITLES[value]}: {name}" if name else TITLES[value]
-    parts = (saved.key, value, title, saved.about, limits, log, layout.is_dark(), height)
-    figure = kept_picture("map", (parts, chosen), lambda: figures.frame_cell(go.Figure(_heatmap(*parts)), chosen))
+
+    def draw() -> go.Figure:
+        about = {"dark": layout.is_dark(), "log": log, "limits": limits, "height": height}
+        return figures.sensitivity_heatmap(saved.table, value, title, saved.about, **about)
+
+    # Building a figure costs several times what sending it does: it is kept without its frame, too, which moves.
+    key = (saved.key, value, title, saved.about, limits, log, height)
     clickable(
-        figure,
+        kept_picture(
+            "map", (key, chosen), lambda: figures.frame_cell(go.Figure(kept_picture("heatmap", key, draw)), chosen)
+        ),
         f"heatmap:{saved.store.folder.name}:{value}:{bool(name)}",
         f"Heatmap: {title}, {saved.about}; layers upwards, modules from left to right; Numbers below holds the values",
     )
@@ -99,36 +80,13 @@ def heatmap(
 
 def clickable(figure: go.Figure, key: str, alt: str) -> None:
     """Draw a map whose points carry a module's name first; a click chooses it."""
-    st.plotly_chart(
-        figure, theme=None, config=PLOT, key=key, on_select=lambda: _clicked(key), selection_mode="points", alt=alt
-    )
 
+    def clicked() -> None:
+        data = layout.chosen_point(key)
+        if data and data[0]:
+            st.session_state[MODULE] = data[0]
 
-def _clicked(key: str) -> None:
-    event = st.session_state.get(key)
-    points = (event.get("selection") or {}).get("points") if isinstance(event, Mapping) else None
-    if points and points[0].get("customdata"):
-        data = points[0]["customdata"]
-        module = data[0] if isinstance(data, list | tuple) else data["0"]
-        if module:
-            st.session_state[MODULE] = module
-
-
-# Building a figure costs several times what sending it does: it is kept without its frame, which moves.
-@st.cache_resource(max_entries=48, show_spinner=False)
-def _heatmap(
-    key: tuple[str, int],
-    value: str,
-    title: str,
-    about: str,
-    limits: tuple[float, float] | None,
-    log: bool,
-    dark: bool,
-    height: int,
-) -> dict:
-    _, table = _opened(*key)
-    figure = figures.sensitivity_heatmap(table, value, title, about, dark=dark, log=log, limits=limits, height=height)
-    return figure.to_plotly_json()
+    layout.chart(figure, key, alt, without=layout.NO_SELECTION, on_select=clicked, selection_mode="points")
 
 
 def kept_picture(name: str, key: tuple, draw: Callable[[], go.Figure]) -> go.Figure:
@@ -136,53 +94,51 @@ def kept_picture(name: str, key: tuple, draw: Callable[[], go.Figure]) -> go.Fig
 
     Args:
         name: of the kind of picture.
-        key: everything that it depends on.
+        key: everything that it depends on, the reader's theme apart.
         draw: makes it; the result is shared and must not be changed.
     """
     return _kept(name, key, layout.is_dark(), draw)
 
 
-@st.cache_resource(max_entries=160, show_spinner=False)
+@st.cache_resource(max_entries=200, show_spinner=False)
 def _kept(name: str, key: tuple, dark: bool, _draw: Callable[[], go.Figure]) -> go.Figure:
     del name, key, dark
     return _draw()
 
 
-def ranking(saved: Saved, kept: list[int] | None, student: str) -> None:
+def picture(name: str, key: tuple, alt: str, draw: Callable[[], go.Figure]) -> None:
+    """Draw a picture that depends on nothing but its key; see `kept_picture`."""
+    layout.chart(kept_picture(name, key, draw), name, alt, without=layout.NO_SELECTION)
+
+
+def ranking(saved: Saved, kept_layers: list[int] | None, student: str) -> None:
     """Draw the layers as ranked bars, those that the draft keeps solid."""
-    dark = layout.is_dark()
-    hints = ["number above the bar: rank"] if len(saved.totals["layers"]) <= 40 else []
-    hints += [f"hatched: not kept for {source_label(student, 24)}"] if kept else []
+    dark, layers = layout.is_dark(), saved.totals["layers"]
+    hints = ["number above the bar: rank"] if len(layers) <= 40 else []
+    hints += [f"hatched: not kept for {source_label(student, 24)}"] if kept_layers else []
     hint = "; ".join(hints)
-    figure = kept_picture(
+    picture(
         "layers",
-        (saved.key, tuple(kept or ()), hint),
-        lambda: figures.layer_ranking(saved.totals["layers"], kept, "Layers by sensitivity", hint, dark=dark),
+        (saved.key, tuple(kept_layers or ()), hint),
+        "Bars: total sensitivity of each layer",
+        lambda: figures.layer_ranking(layers, kept_layers, "Layers by sensitivity", hint, dark=dark),
     )
-    st.plotly_chart(figure, theme=None, config=PLOT, key="layers", alt="Bars: total sensitivity of each layer")
 
 
 def groups(saved: Saved) -> None:
     """Draw how S divides between attention, ffn, embedding and the rest."""
     dark = layout.is_dark()
-    figure = kept_picture(
+    picture(
         "groups",
         (saved.key,),
+        "Bars: share of attention, ffn, embedding and other",
         lambda: figures.group_shares(saved.totals.get("groups") or {}, "Groups", saved.about, dark=dark),
-    )
-    st.plotly_chart(
-        figure, theme=None, config=PLOT, key="groups", alt="Bars: share of attention, ffn, embedding and other"
     )
 
 
 def common_limits(first: Saved, second: Saved) -> tuple[float, float] | None:
-    """Return the span of two maps of shares together, so that equal colours mean equal numbers.
+    """Return the span of two maps of shares together.
 
     Totals are not to be compared: they grow with the loss and with the number of samples.
     """
-    value = st.session_state[VALUE]
-    if value != "share":
-        return None
-    cells = [saved.table.loc[saved.table["layer"].notna(), value] for saved in (first, second)]
-    numbers = [number for column in cells for number in column if number > 0]
-    return (min(numbers), max(numbers)) if numbers and min(numbers) < max(numbers) else None
+    return span(first, second, "share") if st.session_state[VALUE] == "share" else None

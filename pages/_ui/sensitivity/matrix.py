@@ -1,42 +1,35 @@
 """Inside one module: its block-reduced map with profiles, the block that the student would receive, and zoom."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy
 import plotly.graph_objects as go
 import streamlit as st
 
 from pages._ui.frame import layout, state
 from pages._ui.frame.asking import answered
-from pages._ui.frame.layout import plain
+from pages._ui.frame.fields import mirror
+from pages._ui.frame.layout import plain, say
 from pages._ui.sensitivity.map import LOG, MODULE, kept_picture
-from pages._ui.sensitivity.read import Saved
 from paraknow_core.display import percent, shorten, significant, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.figures import maps as figures
 from paraknow_core.figures import sensitivity as charts
+from paraknow_core.figures.sensitivity import Region, region_of_box
 from paraknow_core.workbench.desk import Reply, requests
+from paraknow_core.workbench.views.sensitivity import Saved
 
-Region = tuple[int, int, int, int]  # row, col, height, width
 REGION = "sensitivity.region"
-PLOT = {
-    "displaylogo": False,
-    "modeBarButtonsToRemove": ["lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "zoom2d"],
-    "toImageButtonOptions": {"format": "svg"},
-}
+BOX_ONLY = ("lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "zoom2d")
 
 
 def picker(saved: Saved, chosen: str) -> None:
     """Draw the select box that does what a click on the map does."""
-    st.session_state["sensitivity.pick"] = chosen
-    st.selectbox(
-        "Module",
-        list(saved.table["module"]),
-        key="sensitivity.pick",
-        help="Or click a cell of the map.",
-        on_change=lambda: st.session_state.update({MODULE: st.session_state["sensitivity.pick"]}),
-    )
+
+    def store(module: str) -> None:
+        st.session_state[MODULE] = module
+
+    options = {"options": list(saved.table["module"]), "help": "Or click a cell of the map."}
+    mirror(st.selectbox, "Module", "sensitivity.pick", chosen, store, **options)
 
 
 def matrix(saved: Saved, module: str, *, with_block: bool, name: str = "") -> None:
@@ -67,19 +60,13 @@ def matrix(saved: Saved, module: str, *, with_block: bool, name: str = "") -> No
     try:
         figure = _figure(saved, module, title, facts, zoomed, region, block)
     except ParaknowError as error:  # a store that lost a file: the rest of the page is still there
-        place.error(plain(error), icon=":material/error:")
+        with place:
+            say(error)
         return
     key = f"module:{saved.store.folder.name}:{module}:{region}"
-    with place:
-        st.plotly_chart(
-            figure,
-            theme=None,
-            config=PLOT,
-            key=key,
-            selection_mode="box",
-            on_select=(lambda: _boxed(key, saved, module, shape)) if saved.store.has_full else "ignore",
-            alt=f"Map of {module}: block means of S, sums by row at the right and by column below",
-        )
+    alt = f"Map of {module}: block means of S, sums by row at the right and by column below"
+    on_select = (lambda: _boxed(key, saved, module, shape)) if saved.store.has_full else "ignore"
+    layout.chart(figure, key, alt, place, without=BOX_ONLY, selection_mode="box", on_select=on_select)
 
 
 def _figure(
@@ -141,24 +128,9 @@ def _set_region(saved: Saved, module: str, region: Region | None) -> None:
 
 
 def _boxed(key: str, saved: Saved, module: str, shape: tuple[int, int]) -> None:
-    event = st.session_state.get(key)
-    boxes = (event.get("selection") or {}).get("box") if isinstance(event, Mapping) else None
+    boxes = ((st.session_state.get(key) or {}).get("selection") or {}).get("box")
     if boxes:
         _set_region(saved, module, region_of_box(boxes[0]["x"], boxes[0]["y"], shape))
-
-
-def region_of_box(x: list[float], y: list[float], shape: tuple[int, int]) -> Region | None:
-    """Return the weights inside a drawn box, at least 8 x 8 where there are so many; None if it misses the module."""
-    spans = []
-    for ends, size in ((y, shape[0]), (x, shape[1])):
-        low, high = (int(numpy.clip(round(end + 0.5), 0, size)) for end in (min(ends), max(ends)))
-        if high - low < 1 and (min(ends) > size - 0.5 or max(ends) < -0.5):
-            return None
-        missing = max(0, min(8, size) - (high - low))
-        low = max(0, min(low - missing // 2, size - (high - low) - missing))
-        spans.append((low, max(high - low, min(8, size)) if missing else high - low))
-    (row, height), (col, width) = spans
-    return row, col, min(height, shape[0] - row), min(width, shape[1] - col)
 
 
 def _zoom_fields(saved: Saved, module: str, shape: tuple[int, int], region: Region | None, block: dict) -> None:

@@ -3,24 +3,23 @@
 from html import escape
 from typing import Any
 
-import numpy
-import pandas
 import streamlit as st
 
 from pages._ui.frame import asking, layout, state
-from pages._ui.frame.layout import plain
+from pages._ui.frame.fields import kept, mirror
+from pages._ui.frame.layout import download, plain, warn
 from pages._ui.models.anatomy import reference
-from pages._ui.task import uploads
 from paraknow_core.catalogue import SCORERS
 from paraknow_core.display import counted, shorten
 from paraknow_core.figures import models as charts
 from paraknow_core.spec import RunSpec, SensitivitySpec, TaskSpec
 from paraknow_core.workbench.desk import Reply, requests
+from paraknow_core.workbench.uploads import fields_sentence, task_label
+from paraknow_core.workbench.views.task import learnt, length_sentence, lengths_table
 
 NO_LIMIT = 1_048_576
 BLOCK = 8  # examples of one answer: stepping through them is instant
 SPLIT, WHO, INDEX = "task.view.split", "task.view.who", "task.view.index"
-PLOT = {"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
 CSS = """<style>
 .pk-tokens {white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.75rem; font-size: .92rem; max-height: 24rem;
   overflow-y: auto; border: 1px solid rgba(128,136,140,.35); border-radius: .35rem; padding: .6rem .8rem;}
@@ -66,11 +65,6 @@ def limit_of(context: int) -> int:
     return min(state.draft().task.max_length, context)
 
 
-def task_label() -> str:
-    """Return the draft's task in words: an upload by the user's own name of it."""
-    return state.task_label(state.draft().task.source)
-
-
 def overview(task: dict[str, Any]) -> None:
     """Draw the sizes of the splits, how answers are scored, and what to be wary of."""
     sizes = "".join(f"<span><b>{number:,}</b>{name}</span>" for name, number in task["sizes"].items())
@@ -80,11 +74,11 @@ def overview(task: dict[str, Any]) -> None:
         more = '<span class="pk-quiet">plain text, scored by perplexity; pieces of about 1,000 characters</span>'
     commit = f'<span class="pk-quiet">commit {escape(task["revision"][:12])}</span>' if task["revision"] else ""
     st.html(f'{CSS}<div class="pk-sizes" data-testid="sizes">{sizes}{more}{commit}</div>')
-    read = uploads.fields_sentence(task.get("fields", {}))
+    read = fields_sentence(task.get("fields", {}))
     if read:
         st.caption(f":material/view_column: {plain(read)}")
     for warning in task["warnings"]:
-        st.warning(plain(warning), icon=":material/warning:")
+        warn(warning, "warning")
     if not any("also occur" in warning for warning in task["warnings"]):
         st.caption(":material/check: No prompt of validation or test also occurs in train, up to case and white space.")
     if task["sizes"]["test"] < 100:
@@ -96,29 +90,17 @@ def view(task: dict[str, Any]) -> None:
     """Draw the lengths of one split, and its examples one by one."""
     a, b, _ = st.container(key="stack-fields-view").columns([1.3, 1.1, 1.2])
     sizes = {name: number for name, number in task["sizes"].items() if number}
-    split = _remembered(a, "Split", SPLIT, {name: name for name in sizes})
-    who = _remembered(b, "Tokenizer", WHO, {"teacher": "teacher's", "student": "student's"})
+    if st.session_state.get(SPLIT) not in sizes:
+        st.session_state[SPLIT] = next(iter(sizes))
+    split = kept(a.segmented_control, "Split", SPLIT, None, options=list(sizes), required=True)
+    names = {"teacher": "teacher's", "student": "student's"}
+    shown = {"options": list(names), "format_func": names.get, "required": True}
+    who = kept(b.segmented_control, "Tokenizer", WHO, "teacher", **shown)
     left, right = st.container(key="stack-pictures-task").columns([1.25, 1], gap="large")
     with right:
         _lengths(task, who, split)
     with left:
         _example(task, who, split)
-
-
-def _remembered(box: Any, label: str, key: str, options: dict[str, str]) -> str:
-    current = st.session_state.get(key)
-    current = current if current in options else next(iter(options))
-    widget = f"{key}.widget"
-    st.session_state[widget] = current
-    box.segmented_control(
-        label,
-        list(options),
-        format_func=options.get,
-        key=widget,
-        required=True,
-        on_change=lambda: st.session_state.update({key: st.session_state[widget]}),
-    )
-    return current
 
 
 def _lengths(task: dict[str, Any], who: str, split: str) -> None:
@@ -132,32 +114,17 @@ def _lengths(task: dict[str, Any], who: str, split: str) -> None:
     partly = reply.value["looked_at"] < reply.value["examples"]
     n = f"first {reply.value['looked_at']:,} of {reply.value['examples']:,}" if partly else f"n = {len(whole):,}"
     unit = "windows" if task["is_text"] else "examples"
-    st.plotly_chart(
-        charts.length_histogram(
-            whole,
-            limit,
-            f"Length of {split} {unit}",
-            f"{shorten(task_label(), 30)}, {who}'s tokenizer, {n}",
-            dark=layout.is_dark(),
-        ),
-        theme=None,
-        config=PLOT,
-        key=f"lengths:{split}:{who}",
-        alt=f"Histogram: tokens of each {split} example, with the limit of {limit} tokens; the sentence below says "
-        "how many are cut",
+    about = f"{shorten(task_label(state.draft().task.source), 30)}, {who}'s tokenizer, {n}"
+    layout.chart(
+        charts.length_histogram(whole, limit, f"Length of {split} {unit}", about, dark=layout.is_dark()),
+        f"lengths:{split}:{who}",
+        f"Histogram: tokens of each {split} example, with the limit of {limit} tokens; the sentence below says how "
+        "many are cut",
     )
     of_model = limit < state.draft().task.max_length
     why, mend = ("the model's context", "take a model with a longer one") if of_model else WHY_AND_MEND
     st.markdown(plain(length_sentence(whole, prompt, limit, why, mend, refuse_or_leave_out("them"))))
-    table = pandas.DataFrame({"id": reply.value["ids"], "tokens": whole, "prompt_tokens": prompt})
-    st.download_button(
-        "Lengths as CSV",
-        table.to_csv(index=False),
-        f"lengths-{split}-{who}.csv",
-        "text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-    )
+    download("Lengths as CSV", lengths_table(reply.value["ids"], whole, prompt), f"lengths-{split}-{who}.csv")
 
 
 WHY_AND_MEND = ("the max length", "raise it")
@@ -166,28 +133,6 @@ WHY_AND_MEND = ("the max length", "raise it")
 def refuse_or_leave_out(what: str) -> str:
     """Say what a run of the draft does to examples that are too long."""
     return f"leave {what} out" if state.draft().task.too_long == "leave_out" else f"refuse {what}"
-
-
-def length_sentence(
-    whole: numpy.ndarray, prompt: numpy.ndarray, limit: int, why: str, mend: str, does: str = "refuse them"
-) -> str:
-    """Say in one sentence what a limit does to examples of these lengths.
-
-    Args:
-        whole, prompt: tokens of each example and of its prompt, before any cut.
-        limit: tokens that are kept; why: what sets it; mend: what would leave more; does: what a run does to them.
-    """
-    cut, empty = int((whole > limit).sum()), int(nothing_left(whole, prompt, limit).sum())
-    said = f"Median {int(numpy.median(whole)):,} tokens, longest {int(whole.max()):,}; "
-    said += f"{cut:,} of {len(whole):,} are cut at {limit:,} ({why})" if cut else f"none is cut at {limit:,} ({why})"
-    if empty:
-        said += f"; of {empty:,} nothing of the answer is left, and a run would {does}: {mend}"
-    return said + "."
-
-
-def nothing_left(whole: numpy.ndarray, prompt: numpy.ndarray, limit: int) -> numpy.ndarray:
-    """Tell for each example whether a limit leaves no token to learn; the first token is never predicted."""
-    return numpy.minimum(whole, limit) <= numpy.maximum(prompt, 1)
 
 
 def _example(task: dict[str, Any], who: str, split: str) -> None:
@@ -202,33 +147,31 @@ def _example(task: dict[str, Any], who: str, split: str) -> None:
         return
     shown = reply.value["examples"][index - start]
     limit = limit_of(reply.value["context"])
-    kept, learnt = min(shown["tokens"], limit), max(0, min(shown["tokens"], limit) - max(1, shown["prompt"]))
+    left = learnt(shown["tokens"], shown["prompt"], limit)
     st.html(
         f'{CSS}<div class="pk-legend"><span class="pk-name">{escape(shorten(shown["id"], 60))}</span>'
-        f'<span class="pk-quiet">{shown["tokens"]:,} tokens, {learnt:,} learnt</span></div>'
+        f'<span class="pk-quiet">{shown["tokens"]:,} tokens, {left:,} learnt</span></div>'
     )
-    st.html(tokens_html(shown, kept))
+    st.html(tokens_html(shown, min(shown["tokens"], limit)))
     st.html(
         '<div class="pk-legend"><span><i class="pk-given">given</i>prompt, masked</span><span>'
         '<i class="pk-learnt">learnt</i>the loss is on these</span><span><i class="pk-cut">cut</i>beyond the limit'
         '</span><span><i class="pk-given pk-special">&lt;s&gt;</i>special token</span></div>'
     )
-    if not learnt:
+    if not left:
         of_model = limit < state.draft().task.max_length
         within = f"{limit:,} tokens, the model's context" if of_model else f"{limit:,} tokens"
         mend = "take a model with a longer context" if of_model else "raise the max length"
-        st.warning(
-            f"Nothing of the answer is left within {within}: a run would "
-            f"{refuse_or_leave_out('this example')}. Shorten it, or {mend}.",
-            icon=":material/content_cut:",
+        warn(
+            f"Nothing of the answer is left within {within}: a run would {refuse_or_leave_out('this example')}. "
+            f"Shorten it, or {mend}.",
+            "content_cut",
         )
     if shown["without_row"]:
-        st.warning(
-            plain(
-                f"The model's embedding has no row for the token {shown['without_row']}: a run would refuse "
-                "this example. Choose the tokenizer that belongs to the weights."
-            ),
-            icon=":material/error:",
+        warn(
+            f"The model's embedding has no row for the token {shown['without_row']}: a run would refuse this example. "
+            "Choose the tokenizer that belongs to the weights.",
+            "error",
         )
     for note in reply.value["notes"]:
         st.caption(f":material/info: {plain(note)}")
@@ -238,23 +181,15 @@ def _example(task: dict[str, Any], who: str, split: str) -> None:
 
 def _stepper(index: int, total: int) -> int:
     """Draw the number of the example and buttons to the one before and after; return the index from 0."""
-    st.session_state[f"{INDEX}.widget"] = index + 1
 
-    def step(by: int) -> None:
-        st.session_state[INDEX] = max(0, min(total - 1, index + by))
+    def go(number: int) -> None:
+        st.session_state[INDEX] = max(0, min(total, number) - 1)
 
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.number_input(
-            f"Example, of {total:,}",
-            1,
-            total,
-            step=1,
-            key=f"{INDEX}.widget",
-            width=150,
-            on_change=lambda: st.session_state.update({INDEX: st.session_state[f"{INDEX}.widget"] - 1}),
-        )
-        st.button("Previous", icon=":material/chevron_left:", on_click=step, args=(-1,), disabled=index == 0)
-        st.button("Next", icon=":material/chevron_right:", on_click=step, args=(1,), disabled=index >= total - 1)
+        shown = {"min_value": 1, "max_value": total, "step": 1, "width": 150}
+        mirror(st.number_input, f"Example, of {total:,}", f"{INDEX}.widget", index + 1, go, **shown)
+        st.button("Previous", icon=":material/chevron_left:", on_click=go, args=(index,), disabled=index == 0)
+        st.button("Next", icon=":material/chevron_right:", on_click=go, args=(index + 2,), disabled=index >= total - 1)
     return index
 
 

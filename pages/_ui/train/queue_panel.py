@@ -1,19 +1,20 @@
 """The queue as everybody sees it: what is going on, what waits, in which order; moved and cancelled by anyone."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from html import escape
 
 import streamlit as st
 
-from pages._ui.frame import reading, state
-from pages._ui.frame import run_panel as widgets
+from pages._ui.frame import state
 from pages._ui.frame.layout import chip, plain
-from pages._ui.frame.reading import Facts, facts
-from pages._ui.frame.reading import titles as titles_of
-from pages._ui.frame.waiting import place_in_line
+from pages._ui.frame.run_panel import act, seed_beside
 from paraknow_core.engines import engine_of, queue
 from paraknow_core.engines.service import Service
 from paraknow_core.runs.folder import RunFolder, list_runs
+from paraknow_core.workbench import reading
+from paraknow_core.workbench.reading import Facts
+from paraknow_core.workbench.waiting import place_in_line
 
 MOST_ROWS = 8
 CSS = """<style>
@@ -71,12 +72,12 @@ def _panel(shown: RunFolder | None) -> None:
         with suppress(OSError):  # a full disk: what waits goes on waiting
             queue.ensure(state.place())
     words = f"{len(working)} going on, {len(waiting)} waiting" if working or waiting else "empty"
-    questions = {_about(facts(run)) for run in [*working, *waiting]}
+    questions = {_about(reading.facts(run)) for run in [*working, *waiting]}
     shared = f", all {questions.pop()}" if len(questions) == 1 and len(working) + len(waiting) > 1 else ""
     st.markdown(f"**Queue** :gray[{plain(words + shared)}]")
     if not working and not waiting:
         return
-    titles = titles_of(state.place())
+    titles = reading.titles(state.place())
     with st.container(key="queue", gap=None):
         for run in working:
             _row(run, titles.get(run.id, run.id), 0, 0, shown, not shared)
@@ -88,59 +89,34 @@ def _panel(shown: RunFolder | None) -> None:
         st.caption("The process that starts runs is being started.")
 
 
-def _about(one: Facts) -> str:
-    return f"{one.pair}, {one.task}"
+def _about(facts: Facts) -> str:
+    return f"{facts.pair}, {facts.task}"
 
 
 def _row(run: RunFolder, called: str, number: int, last: int, shown: RunFolder | None, about: bool) -> None:
     """Draw one run; `number` is its place in the line, 0 for one that is going on; `about` names pair and task, too."""
-    status, one = run.status(), facts(run)
+    status, facts = run.status(), reading.facts(run)
     name, amount, tools = st.columns([5.2, 2.5, 1.9], vertical_alignment="center", wrap=False)
     mark = shown is not None and run.id == shown.id
     title = f'<span class="pk-title" style="font-weight:{700 if mark else 500}">{escape(called)}</span>'
-    pair = f'<span class="pk-quiet pk-pair">{escape(_about(one))}</span>' if about else ""
-    seed = f'<span class="pk-quiet">{words}</span>' if (words := widgets.seed_beside(one, called)) else ""
+    pair = f'<span class="pk-quiet pk-pair">{escape(_about(facts))}</span>' if about else ""
+    seed = f'<span class="pk-quiet">{words}</span>' if (words := seed_beside(facts, called)) else ""
     name.html(f'<div class="pk-line" data-testid="queue-row">{chip(status.state)}{title}{seed}{pair}</div>')
     percent = round(100 * status.fraction)
     words = f"{status.stage or 'starting'} {percent} %" if not number else place_in_line(number)
     bar = f'<span class="pk-bar"><i style="width:{percent}%"></i></span>' if not number else ""
     amount.html(f'<div class="pk-amount">{bar}<span class="pk-quiet">{escape(words)}</span></div>')
+    place = state.place()
     with tools.container(horizontal=True, gap="small", horizontal_alignment="right"):
         if number:
-            _tool(
-                run,
-                "up",
-                ":material/arrow_upward:",
-                "Run it earlier",
-                number == 1,
-                lambda: queue.move(state.place(), run, -1),
-            )
-            _tool(
-                run,
-                "down",
-                ":material/arrow_downward:",
-                "Run it later",
-                number == last,
-                lambda: queue.move(state.place(), run, 1),
-            )
-        _tool(run, "show", ":material/visibility:", "Show it below", mark, lambda: _show(run))
-        _tool(
-            run,
-            "cancel",
-            ":material/close:",
-            "Take it out of the queue" if number else "Stop and save",
-            status.state == "stopping",
-            lambda: engine_of(state.place()).stop(run),
-        )
+            _tool(run, "up", "arrow_upward", "Run it earlier", lambda: queue.move(place, run, -1), number == 1)
+            _tool(run, "down", "arrow_downward", "Run it later", lambda: queue.move(place, run, 1), number == last)
+        _tool(run, "show", "visibility", "Show it below", lambda: st.query_params.update(run=run.id), mark)
+        tip = "Take it out of the queue" if number else "Stop and save"
+        _tool(run, "cancel", "close", tip, lambda: engine_of(place).stop(run), status.state == "stopping")
 
 
-def _tool(run: RunFolder, what: str, icon: str, tip: str, disabled: bool, do) -> None:  # noqa: ANN001 - a callable
-    pressed = st.button(
-        "", key=f"queue:{what}:{run.id}", icon=icon, help=plain(tip), disabled=disabled, type="tertiary"
-    )
-    if pressed:
-        widgets.act(do)
-
-
-def _show(run: RunFolder) -> None:
-    st.query_params["run"] = run.id
+def _tool(run: RunFolder, what: str, icon: str, tip: str, do: Callable[[], object], disabled: bool) -> None:
+    key, icon = f"queue:{what}:{run.id}", f":material/{icon}:"
+    if st.button("", key=key, icon=icon, help=plain(tip), disabled=disabled, type="tertiary"):
+        act(do)

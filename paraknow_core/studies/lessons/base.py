@@ -64,6 +64,22 @@ class Explanation:
     right: str
     why: str
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return every number of the pictures, one row a line of a picture."""
+        return [
+            {
+                "picture": panel.title,
+                "row": row.label,
+                "unit": panel.unit,
+                "value": row.value,
+                "low": row.low,
+                "high": row.high,
+                "single values": " ".join(f"{value:.6g}" for value in row.points),
+            }
+            for panel in self.panels
+            for row in panel.rows
+        ]
+
 
 @dataclass(frozen=True)
 class Preset:

@@ -120,6 +120,16 @@ class Column:
     def text(self) -> str:
         return "".join(token["text"] for token in self.tokens)
 
+    @property
+    def written(self) -> int:
+        """How many tokens were written, the mark that ends the answer apart."""
+        return sum("end_mark" not in token for token in self.tokens)
+
+    @property
+    def mean_probability(self) -> float:
+        """The mean over its tokens, of which there is at least one."""
+        return sum(token["p"] for token in self.tokens) / len(self.tokens)
+
 
 @dataclass(frozen=True)
 class Generation:

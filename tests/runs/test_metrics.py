@@ -9,9 +9,10 @@ import numpy
 import pandas
 import pytest
 
-from pages._ui.train import curves
-from pages._ui.train.curves import Metrics
+from paraknow_core.figures.train import points
+from paraknow_core.runs import metrics as curves
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.metrics import Metrics
 
 
 def write(path, *records, mode="a"):
@@ -112,7 +113,7 @@ def test_validation_at_step_zero_and_the_same_step_stays_one_row(path):
     metrics = Metrics(path)
     write(path, step(0, 0.5, validation_loss=3.0), step(1, validation_loss=2.0), step(1, loss=1.5, epoch=0.5))
     assert known(metrics, "validation_loss") == [3.0, 2.0]
-    x, y = metrics.line("validation_loss", "epoch")
+    x, y = points(metrics, "validation_loss", "epoch")
     assert (x.tolist(), y.tolist()) == ([0.0, 0.5], [3.0, 2.0])
     assert metrics.latest("loss") == 1.5
     write(path, *(step(n, loss=1.0) for n in range(2, 200)))
@@ -139,10 +140,10 @@ def test_a_hundred_thousand_steps_are_read_piece_by_piece_and_then_cost_next_to_
             break
     assert metrics.steps == 100_000
     assert longest < 0.5  # seconds of computing
-    assert len(metrics.line("loss", "step", 0.9)[0]) <= 2000
+    assert len(points(metrics, "loss", "step", 0.9)[0]) <= 2000
     write(path, step(100_001, loss=0.5))
     began = time.process_time()
-    metrics.refresh().line("loss", "step", 0.9)
+    points(metrics.refresh(), "loss", "step", 0.9)
     assert time.process_time() - began < 0.3
     assert metrics.latest("loss") == 0.5
     assert sum(column.itemsize * len(column) for column in metrics.columns.values()) < 8e6

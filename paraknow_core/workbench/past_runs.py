@@ -4,16 +4,15 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 
-import streamlit as st
-
-from pages._ui.frame.reading import Facts
 from paraknow_core.catalogue import METHODS
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import FinetuningSpec, RunSpec
 from paraknow_core.studies import same
+from paraknow_core.workbench.reading import Facts
 
 MOST = 8  # earlier runs that are asked; the newest know the machine best
 
@@ -35,13 +34,6 @@ class Past:
     spec: RunSpec
     result: dict
     disk: int
-
-
-def of_several(
-    spec: RunSpec, methods: list[str], seeds: int, trained: list[tuple[RunFolder, Facts]]
-) -> Estimate | None:
-    """Estimate every method with every seed; see `of_specs`."""
-    return of_specs([spec.with_changes({"method": method}) for method in methods] * seeds, trained)
 
 
 def of_specs(specs: Sequence[RunSpec], trained: list[tuple[RunFolder, Facts]]) -> Estimate | None:
@@ -94,7 +86,7 @@ def question(spec: RunSpec) -> frozenset:
     return same.asked(spec, same.COST)
 
 
-@st.cache_data(max_entries=500, show_spinner=False)
+@lru_cache(maxsize=500)
 def _folder_size(path: str, stamp: float) -> int:
     del stamp  # only part of the key under which the answer is kept
     total = 0

@@ -4,14 +4,14 @@ import heapq
 import time
 from dataclasses import dataclass
 
-from pages._ui.frame import reading, state
-from pages._ui.frame.reading import Facts
-from pages._ui.train import estimate as train_estimate
-from pages._ui.train.estimate import Past
 from paraknow_core.display import duration
 from paraknow_core.engines import queue
+from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies.lessons import LESSONS
+from paraknow_core.workbench import past_runs, reading
+from paraknow_core.workbench.past_runs import Past
+from paraknow_core.workbench.reading import Facts
 
 SHORTEST_S = 2.0  # one that has taken longer than was expected ends any moment
 
@@ -33,22 +33,23 @@ class Wait:
     whole: bool
 
 
-def wait_of(run: RunFolder) -> Wait | None:
+def wait_of(place: Workspace, run: RunFolder) -> Wait | None:
     """Return how long a run of the queue will wait; None for one that does not wait there."""
-    order = queue.read(state.place())
-    return _wait(order, order.waiting.index(run.id)) if run.id in order.waiting else None
+    order = queue.read(place)
+    return _wait(place, order, order.waiting.index(run.id)) if run.id in order.waiting else None
 
 
-def wait_of_new_first(count: int) -> Wait | None:
-    """Return how long a new run would wait that is put first, ahead of others; None where it begins at once.
+def wait_of_new_first(place: Workspace, count: int) -> Wait | None:
+    """Return how long new runs would wait that are put ahead of others; None where they begin at once.
 
     Args:
+        place: the workspace.
         count: how many are put first together.
     """
-    order = queue.read(state.place())
-    place = queue.place_of_first(order, count)
-    free = not place and len(order.working) < queue.workers(state.place())
-    return None if free else _wait(order, place)
+    order = queue.read(place)
+    index = queue.place_of_first(order, count)
+    free = not index and len(order.working) < queue.workers(place)
+    return None if free else _wait(place, order, index)
 
 
 def words(wait: Wait) -> str:
@@ -73,20 +74,20 @@ def place_in_line(number: int) -> str:
     return f"{number}{ending} in line"
 
 
-def _wait(order: queue.Order, place: int) -> Wait:
-    """Play the queue forward: so many runs at a time as the settings say, the ones before this place first."""
-    known = _Known(reading.all_facts(state.place()))
-    by_id = {one.id: (run, one) for run, one in known.runs}
+def _wait(place: Workspace, order: queue.Order, index: int) -> Wait:
+    """Play the queue forward: as many runs at a time as the settings say, those before this index first."""
+    past = _Past(reading.all_facts(place))
+    by_id = {facts.id: (run, facts) for run, facts in past.runs}
     working = [by_id[name] for name in order.working if name in by_id]
-    before = [by_id[name] for name in order.waiting[:place] if name in by_id]
-    left = [_left(run, known.seconds(one)) for run, one in working]
-    coming = [known.seconds(one) for _, one in before]
+    before = [by_id[name] for name in order.waiting[:index] if name in by_id]
+    left = [_left(run, past.seconds(facts)) for run, facts in working]
+    coming = [past.seconds(facts) for _, facts in before]
     free_at = [seconds or 0.0 for seconds in left]
-    free_at += [0.0] * (queue.workers(state.place()) - len(free_at))
+    free_at += [0.0] * (queue.workers(place) - len(free_at))
     heapq.heapify(free_at)
     for seconds in coming:
         heapq.heapreplace(free_at, free_at[0] + (seconds or 0.0))
-    return Wait(place + 1, len(working), free_at[0], None not in [*left, *coming])
+    return Wait(index + 1, len(working), free_at[0], None not in [*left, *coming])
 
 
 def _left(run: RunFolder, takes: float | None) -> float | None:
@@ -94,25 +95,27 @@ def _left(run: RunFolder, takes: float | None) -> float | None:
     return takes if takes is None or not started else max(SHORTEST_S, takes - max(0.0, time.time() - started))
 
 
-class _Known:
+class _Past:
     """What runs take by what is known: earlier ones like them on this machine, else the lesson that they are of."""
 
     def __init__(self, runs: list[tuple[RunFolder, Facts]]) -> None:
         self.runs = runs
-        self._past: dict[tuple, list[Past]] = {}  # one look at all runs for each pair and task, however many wait
+        self._of_question: dict[tuple, list[Past]] = {}  # one look at all runs for each pair and task
 
-    def seconds(self, one: Facts) -> float | None:
+    def seconds(self, facts: Facts) -> float | None:
         """Return what a run is likely to take; None where nothing is known of runs like it."""
-        if one.spec is None:
+        spec = facts.spec
+        if spec is None:
             return None
-        if one.spec.until == "evaluation":
-            key = train_estimate.question(one.spec)
-            if key not in self._past:
-                self._past[key] = train_estimate.past_runs(one.spec, self.runs)
-            if self._past[key]:
-                return train_estimate.estimate(one.spec, self._past[key]).seconds
+        if spec.until == "evaluation":
+            key = past_runs.question(spec)
+            if key not in self._of_question:
+                self._of_question[key] = past_runs.past_runs(spec, self.runs)
+            if self._of_question[key]:
+                return past_runs.estimate(spec, self._of_question[key]).seconds
         else:
-            took = train_estimate.seconds_until(one.spec, self.runs)
-            if took is not None:
-                return took
-        return next((each.seconds / len(each.specs) for each in LESSONS if one.spec in each.specs.values()), None)
+            seconds = past_runs.seconds_until(spec, self.runs)
+            if seconds is not None:
+                return seconds
+        lessons = (lesson for lesson in LESSONS if spec in lesson.specs.values())
+        return next((lesson.seconds / len(lesson.specs) for lesson in lessons), None)

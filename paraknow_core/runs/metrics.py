@@ -1,4 +1,4 @@
-"""Metrics of runs as columns of numbers, read on from where the last reading ended.
+"""Metrics of runs as columns of numbers, read on from where the last reading ended. `metrics_of` is the way in.
 
 A live page reads every second; a run may have written a hundred thousand lines. Each run's file is read once per
 server, a few megabytes at a time, and only its numbers are kept (72 bytes a step).
@@ -11,15 +11,16 @@ import threading
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy
 import pandas
-import streamlit as st
 
-from paraknow_core.figures import train as charts
 from paraknow_core.files.json_file import open_plain
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.status import Status
 
 COLUMNS = (
     "step",
@@ -36,6 +37,7 @@ AT_ONCE = 4_000_000  # bytes of one reading: about a tenth of a second, so that 
 MOST_KEPT = 32  # runs whose numbers are in memory
 MOST = 1e15  # no count, time or number of bytes comes near
 RECENT = 50  # steps that the speed is taken from
+Kept = TypeVar("Kept")
 
 
 class Metrics:
@@ -55,7 +57,7 @@ class Metrics:
         self.plan, self.planned = {}, 0.0  # the newest plan, and when it was made
         self._base = 0.0  # seconds of training before this attempt
         self._began: float | None = None  # when this attempt's fine-tuning began; None before its first step
-        self._drawn: dict[tuple, tuple] = {}
+        self._made: dict[tuple, tuple[int, Any]] = {}
 
     @property
     def steps(self) -> int:
@@ -115,7 +117,7 @@ class Metrics:
             keep = int(numpy.searchsorted(numpy.frombuffer(steps), step))
             for column in self.columns.values():
                 del column[keep:]
-            self._drawn.clear()
+            self._made.clear()
         if self._began is None:
             self._began = self.stage_began if 0 < self.stage_began <= moment else moment
             self._base = self.columns["elapsed"][-1] if steps else 0.0
@@ -132,7 +134,7 @@ class Metrics:
             value = _number(record.get(name))
             if math.isfinite(value):
                 self.columns[name][-1] = value
-        self._drawn.clear()
+        self._made.clear()
 
     def latest(self, name: str) -> float | None:
         """Return the newest value of a column that there is."""
@@ -145,24 +147,22 @@ class Metrics:
         with self.lock:
             return numpy.array(self.columns[name], dtype=numpy.float64)
 
-    def line(
-        self, name: str, axis: str, smoothing: float = 0.0, limit: int = charts.LARGE_POINTS
-    ) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """Return x and y of a column to draw, smoothed and then thinned; kept until there are new steps."""
+    def kept(self, key: tuple, make: Callable[["Metrics"], Kept]) -> Kept:
+        """Return what is made of these steps, made once until there are new ones."""
         with self.lock:
-            key = (name, axis, smoothing, limit)
-            known = self._drawn.get(key)
+            known = self._made.get(key)
             if known is None or known[0] != self.steps:
-                self._drawn = {k: v for k, v in self._drawn.items() if v[0] == self.steps}
-                self._drawn[key] = known = (self.steps, self._make_line(*key))
+                self._made = {k: entry for k, entry in self._made.items() if entry[0] == self.steps}
+                self._made[key] = known = (self.steps, make(self))
             return known[1]
 
-    def _make_line(self, name: str, axis: str, smoothing: float, limit: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+    def points(self, name: str, axis: str) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Return x and y of a column, both finite."""
         x, y = self.array(axis), self.array(name)
         if axis == "epoch" and len(x):
             x[0] = 0.0 if self.columns["step"][0] == 0 and not math.isfinite(x[0]) else x[0]
         there = numpy.isfinite(x) & numpy.isfinite(y)
-        return charts.to_draw(x[there], y[there], smoothing, limit)
+        return x[there], y[there]
 
     def rate(self) -> float | None:
         """Return optimiser steps a second over the last steps, or None before there are two of one attempt."""
@@ -170,6 +170,18 @@ class Metrics:
         if len(steps) < 2 or elapsed[-1] <= elapsed[0]:
             return None
         return (steps[-1] - steps[0]) / (elapsed[-1] - elapsed[0])
+
+    def seconds_left(self, status: Status) -> float | None:
+        """Return the seconds that a run's stage will still take at its speed so far; None before that can be said."""
+        remaining = status.total - status.done
+        if status.total <= 0 or remaining < 0:
+            return None
+        if status.stage == "fine-tuning":
+            rate = self.rate()
+            return remaining / rate if rate else None
+        spent = status.heartbeat - self.stage_began
+        known = status.done > 0 and self.stage == status.stage and spent > 0
+        return remaining * spent / status.done if known else None
 
     def table(self) -> pandas.DataFrame:
         """Return all steps, read to the end."""
@@ -185,9 +197,14 @@ def metrics_of(run: RunFolder) -> Metrics:
     return _metrics(str(run.path)).refresh()
 
 
-@st.cache_resource(max_entries=MOST_KEPT, show_spinner=False)
+@lru_cache(maxsize=MOST_KEPT)
 def _metrics(path: str) -> Metrics:
     return Metrics(Path(path) / "events.jsonl")
+
+
+def records(run: RunFolder) -> pandas.DataFrame:
+    """Return a run's metrics as they were written, one row a record."""
+    return pandas.DataFrame(run.metrics())
 
 
 def csv_of(runs: Sequence[tuple[str, RunFolder]]) -> Callable[[], str]:

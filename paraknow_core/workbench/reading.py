@@ -1,15 +1,17 @@
-"""Reading run folders for the pages; what cannot change any more is read once per session of the server."""
+"""Reading run folders for lists and pages: what cannot change any more is read once a process.
+
+`Facts` is what a list says of a run. A file that changes is read again: its stamp is part of every key kept here.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import streamlit as st
-
-from pages._ui.frame.state import task_label
 from paraknow_core import studies as comparison
+from paraknow_core.catalogue import METHODS
 from paraknow_core.display import arm_of, score_text, source_label
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError, RunError
@@ -18,12 +20,15 @@ from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs import labels
 from paraknow_core.runs.folder import LISTED, RunFolder, find_run, list_runs
 from paraknow_core.runs.labels import Label
+from paraknow_core.runs.metrics import metrics_of
 from paraknow_core.runs.status import ACTIVE, Status
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies import Named, same
+from paraknow_core.workbench.uploads import task_label
 
 MAX_ID = 200
+MOST_CURVES = 12  # of other runs beside one
 MOST_ENDED = 5000
 _ended: dict[str, tuple[tuple[int, int], Status]] = {}  # what ended runs say, by folder, for all windows
 CHOOSE = "choose one from the list on Start"
@@ -178,17 +183,6 @@ def run_named(place: Workspace, name: str) -> RunFolder:
         raise RunError(str(error).replace(LISTED, CHOOSE)) from None  # a browser has no command line
 
 
-def run_in_link(place: Workspace) -> tuple[RunFolder | None, str]:
-    """Return the run that `?run=` of the address names, and a sentence if it names none."""
-    name = st.query_params.get("run", "")
-    if not name:
-        return None, ""
-    try:
-        return run_named(place, name), ""
-    except RunError as error:
-        return None, str(error)
-
-
 def all_facts(place: Workspace) -> list[tuple[RunFolder, Facts]]:
     """Return every run with its facts, newest first."""
     return [(run, facts(run)) for run in list_runs(place)]
@@ -290,23 +284,45 @@ def other_settings(one: Facts, other: Facts) -> list[str]:
     return keys if one.spec.seed == other.spec.seed else [*keys, "seed"]
 
 
+def is_clean(one: Facts, other: Facts) -> bool:
+    """Tell whether two runs differ in nothing but method and seed."""
+    return set(other_settings(one, other)) <= {"seed"}
+
+
+def curves_beside(facts: Facts, trained: Iterable[tuple[RunFolder, Facts]]) -> list[tuple[RunFolder, Facts]]:
+    """Return the runs to draw beside a run: same pair and task, those that differ in method and seed alone first.
+
+    A run that never came as far as a training step has no curve, and is left out.
+    """
+    spec, order = facts.spec, list(METHODS)
+    if spec is None:
+        return []
+    same = [
+        (run, other)
+        for run, other in trained
+        if other.id != facts.id
+        and other.spec is not None
+        and question(other.spec) == question(spec)
+        and run.file("events.jsonl").exists()
+    ]
+
+    def rank(pair: tuple[RunFolder, Facts]) -> tuple:
+        other = pair[1].spec
+        return not is_clean(facts, pair[1]), other.seed != spec.seed, order.index(other.method), other.seed
+
+    with_curve = (pair for pair in sorted(same, key=rank) if metrics_of(pair[0]).steps)
+    return list(islice(with_curve, MOST_CURVES))
+
+
 def verdict(run: RunFolder, other: RunFolder) -> str:
     """Return one sentence about the difference of two finished runs, paired by test example.
 
     Raises:
         ParaknowError: the two cannot be compared.
     """
-    stamps = tuple(file_stamp(one.file(name)) for one in (run, other) for name in ("result.json", "predictions.jsonl"))
-    return _verdict(str(run.path), str(other.path), stamps)
-
-
-@st.cache_data(max_entries=500, show_spinner=False)
-def _verdict(path: str, other_path: str, stamps: tuple[tuple[int, int], ...]) -> str:
     from paraknow_core.studies import scores as studies
 
-    del stamps  # only part of the key under which the answer is kept
-    run, other = RunFolder(Path(path)), RunFolder(Path(other_path))
-    names = [arm_of(r.spec().method).label for r in (run, other)]
+    names = [arm_of(each.spec().method).label for each in (run, other)]
     lines = studies.compare({names[1]: [other], names[0]: [run]}, against=names[1])
     return studies.verdict(lines, arm=names[0], against=names[1])
 

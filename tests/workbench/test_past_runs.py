@@ -2,9 +2,9 @@
 
 import pytest
 
-from pages._ui.train import estimate as train_estimate
-from pages._ui.train.estimate import Past, estimate, of_several
 from paraknow_core.spec import RunSpec
+from paraknow_core.workbench import past_runs
+from paraknow_core.workbench.past_runs import Past, estimate, of_specs
 
 
 def past(changes=None, tuning=60.0, evaluation=30.0, sensitivity=8.0, got=1000, tested=300, disk=1000) -> Past:
@@ -42,19 +42,20 @@ def test_the_rank_scales_the_disk_and_steps_count_in_place_of_epochs():
 
 def test_more_examples_than_there_are_do_not_count():
     all_there_are = past({"task.sizes.train": 5000}, got=1000)
-    assert train_estimate.trained_examples(RunSpec().with_changes({"task.sizes.train": 4000}), all_there_are) == 3000
-    assert train_estimate.trained_examples(RunSpec().with_changes({"task.sizes.train": None}), all_there_are) == 3000
-    assert train_estimate.trained_examples(RunSpec().with_changes({"task.sizes.train": 4000}), past()) == 12000
+    assert past_runs.trained_examples(RunSpec().with_changes({"task.sizes.train": 4000}), all_there_are) == 3000
+    assert past_runs.trained_examples(RunSpec().with_changes({"task.sizes.train": None}), all_there_are) == 3000
+    assert past_runs.trained_examples(RunSpec().with_changes({"task.sizes.train": 4000}), past()) == 12000
 
 
 def test_a_measured_teacher_costs_nothing_and_a_new_one_is_measured_once_for_all_seeds(monkeypatch):
-    assert train_estimate.sensitivity_seconds(RunSpec(), [past()]) == 0
+    assert past_runs.sensitivity_seconds(RunSpec(), [past()]) == 0
     spec = RunSpec().with_changes({"sensitivity.samples": 64})
-    assert train_estimate.sensitivity_seconds(spec, [past()]) == pytest.approx(16)
-    assert train_estimate.sensitivity_seconds(spec.with_changes({"method": "pissa"}), [past()]) == 0
+    assert past_runs.sensitivity_seconds(spec, [past()]) == pytest.approx(16)
+    assert past_runs.sensitivity_seconds(spec.with_changes({"method": "pissa"}), [past()]) == 0
     one = estimate(spec, [past()]).seconds - 16
-    monkeypatch.setattr(train_estimate, "past_runs", lambda *_: [past()])
-    several = of_several(spec, ["seeking", "default_lora"], 3, [])
+    monkeypatch.setattr(past_runs, "past_runs", lambda *_: [past()])
+    specs = [spec, spec.with_changes({"method": "default_lora"})]
+    several = of_specs(specs * 3, [])
     assert several.seconds == pytest.approx(6 * one + 16)
     assert several.disk == 6000
 
@@ -62,4 +63,4 @@ def test_a_measured_teacher_costs_nothing_and_a_new_one_is_measured_once_for_all
 def test_a_result_without_timings_or_scores_is_no_error():
     broken = Past(RunSpec(), {"timings": None, "scores": []}, 0)
     assert estimate(RunSpec(), [broken]).seconds == 0
-    assert of_several(RunSpec(), ["seeking"], 1, []) is None
+    assert of_specs([RunSpec()], []) is None

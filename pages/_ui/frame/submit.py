@@ -1,0 +1,109 @@
+"""Starting and resuming runs: what this visitor may compute, what nobody could, and the way into the queue."""
+
+import time
+from contextlib import suppress
+
+import streamlit as st
+
+from pages._ui.frame import asking, state
+from pages._ui.frame.layout import say, unwritable
+from paraknow_core.display import counted
+from paraknow_core.engines import engine_of, queue
+from paraknow_core.errors import DataError, ParaknowError
+from paraknow_core.runs import lifecycle
+from paraknow_core.runs.folder import RunFolder, list_runs
+from paraknow_core.spec import RunSpec
+from paraknow_core.workbench import starting
+
+AGAIN = "launching.again"  # whether runs that are there already are wanted once more
+
+
+def start(*specs: RunSpec, first: bool = False) -> RunFolder | None:
+    """Create a run for each spec, put them into the queue in this order, and return the first; see `start_all`."""
+    return next(iter(start_all(*specs, first=first)), None)
+
+
+def start_all(*specs: RunSpec, first: bool = False) -> list[RunFolder]:
+    """Create a run for each spec and put them into the queue in this order; none where that was refused.
+
+    Args:
+        specs: of the new runs.
+        first: put them before runs that wait without hurry, in place of the end of the queue.
+    """
+    place = state.place()
+    runs: list[RunFolder] = []
+    try:
+        _check(*specs)
+        for spec in specs:
+            runs.append(lifecycle.create_run(place, spec))
+        engine_of(place).submit(*runs, first=first)
+    except (ParaknowError, OSError) as error:
+        for run in runs:  # nobody would ever start them
+            with suppress(ParaknowError, OSError):
+                lifecycle.delete(run)
+        say(unwritable(error) if isinstance(error, OSError) else error)
+        return []
+    state.own(*(run.id for run in runs))
+    return runs
+
+
+def resume(run: RunFolder) -> None:
+    """Put a run that is there back into the queue.
+
+    Raises:
+        ParaknowError: this visitor may not, or the run cannot go on.
+        OSError: the workspace cannot be written.
+    """
+    _check(run.spec())
+    engine_of(state.place()).submit(run)
+
+
+def _check(*specs: RunSpec) -> None:
+    """Refuse what this visitor may not compute here, or nobody could: asked before every submit, also of old runs.
+
+    Raises:
+        DataError: one sentence.
+    """
+    place, access = state.place(), state.access()
+    access.check_limit("seeds", len({spec.seed for spec in specs}))
+    for spec in specs:
+        access.check_spec(spec)
+    asked = {repr((s.method, s.task, s.sensitivity, s.teacher, s.student, s.until, s.references)): s for s in specs}
+    until = time.monotonic() + asking.BEFORE_START_S
+    for spec in asked.values():
+        problem = asking.seeds_problem(spec, until - time.monotonic())
+        problem = problem or asking.fit_problem(spec, until - time.monotonic())
+        if problem:
+            raise DataError(problem)
+    order = queue.read(place)
+    access.check_amount(sum(queue.is_active(run, order) for run in list_runs(place)[:200]), len(specs))
+
+
+def plan() -> starting.Plan:
+    """Work out what Start would do with the draft as it is."""
+    return starting.plan(state.place(), state.whole_draft(), bool(st.session_state.get(AGAIN)))
+
+
+def draft_problem(patience_s: float = 0.0) -> str:
+    """Return why nothing of the draft could run, as far as that is known; else nothing.
+
+    Args:
+        patience_s: how long an answer is waited for.
+    """
+    draft = state.whole_draft()
+    tight = asking.rank_problem(draft.spec, patience_s)
+    specs = [draft.spec.with_changes({"method": method}) for method in (draft.spec.method, *draft.arms)]
+    return tight or next(filter(None, (asking.seeds_problem(spec) or asking.fit_problem(spec) for spec in specs)), "")
+
+
+def start_draft(planned: starting.Plan) -> RunFolder | None:
+    """Put what is to be run into the queue and return the first run; where that is refused it is said."""
+    unseen = state.changed_unseen()
+    if unseen:
+        say(unseen)
+        return None
+    with st.spinner(f"Putting {counted(len(planned.todo), 'run')} into the queue …", show_time=False):
+        run = start(*planned.todo)
+    if run is not None:
+        st.session_state.pop(AGAIN, None)
+    return run

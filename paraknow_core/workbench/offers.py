@@ -1,0 +1,39 @@
+"""What pages offer to choose from without asking the desk: bundled models and tasks, and when the hub cache changed."""
+
+import os
+from pathlib import Path
+
+from paraknow_core.demo.tasks import TASKS
+from paraknow_core.display import count
+from paraknow_core.files.json_file import read_json
+from paraknow_core.paths import PROJECT_ROOT
+
+MODELS = PROJECT_ROOT / "paraknow_core" / "demo" / "models"
+
+
+def bundled_models() -> dict[str, str]:
+    """Return source -> label of the bundled models, teacher first."""
+    if not MODELS.is_dir():
+        return {}
+    known = (read_json(MODELS / "manifest.json", {}) or {}).get("models") or {}
+    names = sorted((f.name for f in MODELS.iterdir() if (f / "config.json").exists()), key=lambda n: n != "teacher")
+    sizes = {name: known.get(name, {}).get("parameters") for name in names}
+    return {f"bundled:{n}": f"{n} ({count(sizes[n])} parameters)" if sizes[n] else n for n in names}
+
+
+def bundled_tasks() -> dict[str, str]:
+    """Return source -> label of the bundled tasks."""
+    return {f"bundled:{name}": f"{info.title} (like {info.mirrors})" for name, info in TASKS.items()}
+
+
+def hub_cache_stamp() -> int:
+    """Return something that changes when the hub's cache of this machine does: the newest time of its folders."""
+    home = Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
+    folder = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    newest = 0
+    try:
+        for entry in [folder, *folder.glob("*--*--*/snapshots"), *folder.glob("*--*--*/refs")]:
+            newest = max(newest, entry.stat().st_mtime_ns)
+    except OSError:
+        pass
+    return newest

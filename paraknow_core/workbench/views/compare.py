@@ -1,0 +1,155 @@
+"""The table of all runs as people look through it: filtered, searched, with the settings that differ; suggestions."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas
+
+from paraknow_core import studies as comparison
+from paraknow_core.display import arm_of, score_text
+from paraknow_core.paths import Workspace
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.table import differing_settings
+from paraknow_core.studies import setting_text
+from paraknow_core.workbench import reading
+from paraknow_core.workbench.uploads import task_label
+
+SHOWN_APART = ("spec.teacher.source", "spec.student.source", "spec.task.source", "spec.method", "spec.seed")
+
+
+def columns_to_filter(table: pandas.DataFrame) -> dict[str, pandas.Series]:
+    """Return pair, task, method and state of every run, as people read them."""
+    return {"Pair": _pairs(table), "Task": _tasks(table), "Method": _arms(table), "State": table["state"]}
+
+
+def filtered(table: pandas.DataFrame, wanted: Mapping[str, str], text: str, place: Workspace) -> pandas.DataFrame:
+    """Return the runs that are wanted.
+
+    Args:
+        table: of all runs.
+        wanted: a column of `columns_to_filter` -> the value it must have.
+        text: must occur in name, note, id or a setting, in any case.
+        place: the workspace.
+    """
+    mask = pandas.Series(True, index=table.index)
+    columns = columns_to_filter(table)
+    for name, value in wanted.items():
+        mask &= columns[name] == value
+    if text:
+        mask &= _searchable(table, place).str.contains(text.lower(), regex=False)
+    return table[mask]
+
+
+def as_shown(table: pandas.DataFrame, titles: Mapping[str, str]) -> pandas.DataFrame:
+    """Return the columns that people see: state, name, arm, score, and the settings in which the runs differ.
+
+    Args:
+        table: of the runs that are shown.
+        titles: of all runs, by id.
+    """
+    view = pandas.DataFrame(
+        {
+            "state": _states(table),
+            "name": [titles.get(run_id, run_id) for run_id in table["id"]],
+            "arm": _arms(table),
+            "score": _scores(table),
+        }
+    )
+    for name, column in (("pair", _pairs(table)), ("task", _tasks(table))):
+        if len(set(column)) > 1:
+            view[name] = column
+    if "spec.seed" in table:
+        view["seed"] = ["" if pandas.isna(seed) else str(int(seed)) for seed in table["spec.seed"]]
+    for column in differing_settings(table):
+        if column not in SHOWN_APART:
+            key = column.removeprefix("spec.")
+            view[key] = [_setting(key, value) for value in table[column]]
+    view["run"] = table["id"]
+    return view
+
+
+def suggestion(table: pandas.DataFrame, place: Workspace) -> list[str]:
+    """Return the newest finished run and those that ask the same question with another method or seed."""
+    if "score.value" not in table:
+        return []
+    done = table[(table["state"] == "done") & table["score.value"].notna()]["id"]
+    specs = {run: reading.facts(run).spec for run in (RunFolder(place.runs / run_id) for run_id in done)}
+    return [run.id for run in comparison.suggest([(run, spec) for run, spec in specs.items() if spec is not None])]
+
+
+def of_study(table: pandas.DataFrame, study: str) -> list[str]:
+    """Return the runs whose name is a study's, or begins with it."""
+    if "spec.name" not in table:
+        return []
+    names = table["spec.name"].fillna("").astype(str)
+    return list(table[(names == study) | names.str.startswith(f"{study} ")]["id"])
+
+
+def has_scores(table: pandas.DataFrame) -> bool:
+    """Tell whether any run has a score."""
+    return "score.value" in table and bool(table["score.value"].notna().any())
+
+
+def _setting(key: str, value: object) -> str:
+    if isinstance(value, float) and value != value:  # a run whose spec cannot be read
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column with a gap turns whole numbers into floats
+    return shown_setting(key, value, 24)
+
+
+def shown_setting(key: str, value: object, limit: int) -> str:
+    """Return a setting's value for people; of a source its label, shortened."""
+    if key.endswith("source") and isinstance(value, str):
+        return task_label(value, limit)
+    return setting_text("value", value).removeprefix("value").strip()
+
+
+def _states(table: pandas.DataFrame) -> list[str]:
+    active = table["state"].isin(("running", "stopping"))
+    return [
+        f"{state} {100 * part:.0f} %" if busy else str(state)
+        for state, part, busy in zip(table["state"], table["progress"], active, strict=True)
+    ]
+
+
+def _scores(table: pandas.DataFrame) -> list[str]:
+    if "score.value" not in table:
+        return [""] * len(table)
+    keys = ("value", "low", "high", "n", "unit")
+    rows = zip(*(table[f"score.{key}"] for key in keys), strict=True)
+    scores = [{key: None if v != v else v for key, v in zip(keys, row, strict=True)} for row in rows]
+    return ["" if s["value"] is None else score_text({**s, "n": s["n"] and int(s["n"])}) for s in scores]
+
+
+def _pairs(table: pandas.DataFrame) -> pandas.Series:
+    teachers, students = (_labels(table, f"spec.{who}.source") for who in ("teacher", "student"))
+    return (teachers + " → " + students).where(teachers != "", "")
+
+
+def _tasks(table: pandas.DataFrame) -> pandas.Series:
+    return _labels(table, "spec.task.source")
+
+
+def _labels(table: pandas.DataFrame, column: str) -> pandas.Series:
+    return _mapped(table, column, lambda source: task_label(source, 28), "")
+
+
+def _arms(table: pandas.DataFrame) -> pandas.Series:
+    return _mapped(table, "spec.method", lambda method: arm_of(method).label, "unreadable spec")
+
+
+def _mapped(table: pandas.DataFrame, column: str, words: Callable[[str], str], missing: str) -> pandas.Series:
+    values: Any = table[column] if column in table else pandas.Series([None] * len(table), index=table.index)
+    return values.map(lambda value: words(value) if isinstance(value, str) else missing)
+
+
+def _searchable(table: pandas.DataFrame, place: Workspace) -> pandas.Series:
+    """Return everything that can be searched in a row, in lower case."""
+    columns = ["id", *(column for column in table.columns if column.startswith("spec."))]
+    titles = reading.titles(place)
+    texts = []
+    for row in table[columns].itertuples(index=False):
+        note = reading.facts(RunFolder(place.runs / row[0])).label.note
+        texts.append(" ".join([*map(str, row), titles.get(row[0], ""), note]).lower())
+    return pandas.Series(texts, index=table.index)
