@@ -108,7 +108,7 @@ class Progress:
         self._label = self._stage = ""
         self._bar: Any = None
         self._task: Any = None
-        self._said = ("", 0.0)
+        self._last_line = ("", 0.0)
 
     def __enter__(self) -> "Progress":
         return self
@@ -119,7 +119,7 @@ class Progress:
     def label(self, text: str) -> None:
         """Name what is computed, in front of its stage."""
         self.close()
-        self._label, self._said = text, ("", 0.0)
+        self._label, self._last_line = text, ("", 0.0)
 
     def stage(self, name: str, message: str = "") -> None:
         """Enter a stage."""
@@ -168,10 +168,10 @@ class Progress:
 
     def _line(self, text: str, done: float, total: float) -> None:
         name = f"{self._label}/{self._stage}"
-        now = time.monotonic()
-        if name == self._said[0] and now - self._said[1] < PLAIN_EVERY_S:
+        moment = time.monotonic()
+        if name == self._last_line[0] and moment - self._last_line[1] < PLAIN_EVERY_S:
             return
-        self._said = (name, now)
+        self._last_line = (name, moment)
         say(f"{text} {done:g} of {total:g}" if total else text)
 
 

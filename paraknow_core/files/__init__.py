@@ -1,1 +1,1 @@
-"""Files as such: what disks do to them, what they are named by, what they hand out, what shape their contents have."""
+"""Files as such: written whole, read whatever has become of them, named, packed, and checked for their shape."""

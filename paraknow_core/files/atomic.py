@@ -84,8 +84,8 @@ def build_folder(final: Path, *, durable: bool = False) -> Iterator[Path]:
         durable: wait until the disk has its files before it gets its name, so that a crash of the machine leaves all
             or none of it.
 
-    If another writer finished first, its folder stays and ours is dropped: both hold the same content by key.
-    On an error nothing is left behind; what a kill left is removed by whoever builds the same folder next.
+    If another writer finished first, its folder stays and ours is dropped: the name is a key of the content, so both
+    are alike. An error leaves nothing behind; what a kill leaves is removed when the same folder is built again.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     for other in final.parent.glob(f".{escape(final.name)}.{'?' * 8}"):
@@ -95,7 +95,7 @@ def build_folder(final: Path, *, durable: bool = False) -> Iterator[Path]:
     temporary.mkdir()
     held = os.open(temporary, os.O_RDONLY)
     try:
-        with suppress(OSError):  # no locks here: then nothing that was left is found either
+        with suppress(OSError):  # a file system without locks: there nothing counts as abandoned
             fcntl.flock(held, fcntl.LOCK_SH)  # until it is closed, by us or by the end of this process
         yield temporary
         usual_rights(temporary)
@@ -145,7 +145,7 @@ def _is_old(file: Path) -> bool:
 
 
 def _is_left(folder: Path) -> bool:
-    """Return whether nobody is building in a temporary folder any more; a young one may be about to be held."""
+    """Tell whether a temporary folder was abandoned; its builder holds a lock on it, taken soon after it is made."""
     with suppress(OSError):
         if time.time() - folder.stat().st_mtime < _YOUNG_S:
             return False

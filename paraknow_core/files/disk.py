@@ -1,4 +1,4 @@
-"""What a disk does to files: it fills up, it forgets what was not waited for, it gives back less than was written."""
+"""What disks do to files: they fill up, lose what nobody waited for, and give back less than was written."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ _MOST_HEADER = 100_000_000  # bytes; the safetensors library refuses longer ones
 
 
 def disk_trouble(error: BaseException | None) -> tuple[str, str] | None:
-    """Return what a disk did that an error comes from, and what to do; None for any other error.
+    """Return what is wrong with the disk and what to do, if that is what an error comes from; None for other errors.
 
     Args:
         error: an OSError, or what libraries make of one: they keep its number in their message, or none (torch).
@@ -36,7 +36,7 @@ def disk_trouble(error: BaseException | None) -> tuple[str, str] | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Return when the disk knows the names in a folder; without a word where file systems cannot say so."""
+    """Wait until the disk has the names in a folder; file systems that cannot tell are not waited for."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -46,7 +46,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Return when the disk has every file in a folder, and the folder itself.
+    """Wait until the disk has every file in a folder, and the folder itself.
 
     Raises:
         OSError: the disk says only now that it could not write a file.

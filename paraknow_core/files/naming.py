@@ -1,6 +1,7 @@
-"""What a source names: the one place where a text becomes a bundled name, a hub id or a path. Nothing is read here.
+"""What the source of a model or task names: a bundled one, a hub id or a path. Nothing is read here.
 
-Whoever checks a source (`access`) and whoever opens it (models, tasks, the desk) ask here, so that both mean the same.
+Code that checks a source (`access`) and code that opens it (models, tasks, the desk) both ask here and so agree. Also
+here: which texts look like passwords or tokens.
 """
 
 import re
