@@ -13,10 +13,9 @@ from typing import get_args
 import pytest
 
 from paraknow_core.errors import DataError, ModelError, NumericError, ShapeError
-from paraknow_core.files.json_file import read_json
+from paraknow_core.methods.base import Method
 from paraknow_core.paths import PROJECT_ROOT, workspace
 from paraknow_core.pipeline import STAGES, execute
-from paraknow_core.products import extract_to
 from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
@@ -92,6 +91,15 @@ def test_same_seed_same_numbers_other_seed_other_numbers(spec, tmp_path):
     other = run_to_end(workspace(tmp_path / "a"), spec.with_changes({"seed": 1})).result()
     assert same(first) == same(again)
     assert first["training"]["last_loss"] != other["training"]["last_loss"]
+
+
+def test_a_methods_term_is_part_of_the_loss(spec, tmp_path, monkeypatch):
+    place, spec = workspace(tmp_path), spec.with_changes({"method": "default_lora", "finetuning.max_steps": 1})
+    plain = run_to_end(place, spec).metrics()
+    monkeypatch.setattr(Method, "loss", lambda *_: lambda _model, _batch, outputs: outputs.loss)
+    twice = run_to_end(place, spec).metrics()
+    assert [line["loss"] for line in twice if "loss" in line] == [2 * line["loss"] for line in plain if "loss" in line]
+    assert twice[0]["validation_loss"] == plain[0]["validation_loss"]
 
 
 def test_a_run_without_training_is_the_untouched_student(spec, tmp_path):
@@ -206,8 +214,6 @@ def test_the_exported_adapter_scores_the_same_with_plain_peft(spec, tmp_path):
         check=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     ).stdout.splitlines()
-    import json
-
     pairs = [json.loads(line) for line in out if line.startswith("[")]
     assert len(pairs) == 6
     for theirs, ours in pairs:
@@ -215,8 +221,6 @@ def test_the_exported_adapter_scores_the_same_with_plain_peft(spec, tmp_path):
 
 
 def test_leftovers_in_a_models_folder_are_told_by_the_run(spec, tiny, tmp_path):
-    import shutil
-
     student = shutil.copytree(tiny("llama"), tmp_path / "student")
     (student / "adapter_config.json").write_text("{}")
     changes = {"student.source": str(student), "until": "sensitivity", "sensitivity.samples": 1}
@@ -226,8 +230,6 @@ def test_leftovers_in_a_models_folder_are_told_by_the_run(spec, tiny, tmp_path):
 
 
 def test_a_student_that_cannot_be_loaded_is_told_before_the_teacher_is_measured(spec, tiny, tmp_path):
-    import shutil
-
     student = shutil.copytree(tiny("llama"), tmp_path / "student")
     (student / "tokenizer_config.json").write_text("{")
     place = workspace(tmp_path)
@@ -285,22 +287,6 @@ def test_mistakes_end_a_run_with_a_sentence(spec, tmp_path, tiny, changes, error
     assert "\n" not in str(caught.value)
     assert run.status().state == "failed"
     assert words in run.status().message
-
-
-def test_extract_to_matches_the_run(spec, make_context, tiny, tmp_path, chat_file):
-    context = make_context(tiny("llama"), {"task.sizes.train": None}, train_only=True)
-    record = extract_to(context, tmp_path / "out")
-    assert record == read_json(tmp_path / "out" / "extraction.json")
-    assert record["layer_mapping"] == sorted(record["layer_mapping"])
-    assert len(record["layer_mapping"]) == 2
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "extraction.json",
-        "init_adapter",
-        "sensitivity.json",
-        "sensitivity.safetensors",
-        "reductions.safetensors",
-    }
-    assert read_json(tmp_path / "out" / "sensitivity.json")["samples"] == 4
 
 
 def with_a_long_one(folder, split):
