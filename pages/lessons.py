@@ -12,7 +12,7 @@ from paraknow_core.figures import lessons as charts
 from paraknow_core.runs.folder import find_run
 from paraknow_core.studies.lessons import LESSONS, Explanation, Lesson
 from paraknow_core.workbench.views import lessons as view
-from paraknow_core.workbench.views.lessons import Found
+from paraknow_core.workbench.views.lessons import LessonRuns
 
 ANSWERS = "lessons.answers"  # number of a lesson -> the key that was predicted
 
@@ -38,13 +38,13 @@ def overview() -> None:
     if wait:
         info(plain(f"The queue is busy. {wait}"), "hourglass_empty")
     for lesson in LESSONS:
-        found = view.find(state.place(), lesson)
+        lesson_runs = view.find(state.place(), lesson)
         with st.container(border=True):
             left, right = st.columns([5, 1.3], vertical_alignment="center")
             left.markdown(f"**{lesson.number}. {plain(lesson.title)}**  \n{plain(lesson.question)}")
             words = f"{len(lesson.specs)} runs, about {duration(lesson.seconds)}"
-            words = f"{found.finished} of {len(lesson.specs)} runs done" if found.finished else words
-            left.caption(plain("results are there" if found.done else words))
+            words = f"{lesson_runs.finished} of {len(lesson.specs)} runs done" if lesson_runs.finished else words
+            left.caption(plain("results are there" if lesson_runs.done else words))
             right.button(
                 "Open",
                 key=f"lesson.open.{lesson.number}",
@@ -72,11 +72,11 @@ def steps(lesson: Lesson) -> None:
     answer = predict(lesson)
     if answer is None:
         return
-    found = view.find(state.place(), lesson)
-    if found.done:
-        explain(lesson, found, answer)
+    lesson_runs = view.find(state.place(), lesson)
+    if lesson_runs.done:
+        explain(lesson, lesson_runs, answer)
     else:
-        run(lesson, found)
+        run(lesson, lesson_runs)
 
 
 def navigation(lesson: Lesson) -> None:
@@ -127,42 +127,44 @@ def predict(lesson: Lesson) -> str | None:
     return None
 
 
-def run(lesson: Lesson, found: Found) -> None:
+def run(lesson: Lesson, lesson_runs: LessonRuns) -> None:
     """Draw what will be computed and its cost, or how far it is."""
     st.subheader("Run", anchor=False)
-    if found.active:
+    if lesson_runs.active:
         _follow(lesson)
         return
-    drawn_runs.problems(found)
-    st.markdown(f"{plain(view.cost(lesson, found))} on two cores. You can leave this page meanwhile; the runs go on.")
-    wait = view.wait_before(state.place(), len(found.missing))
+    drawn_runs.problems(lesson_runs)
+    st.markdown(
+        f"{plain(view.cost(lesson, lesson_runs))} on two cores. You can leave this page meanwhile; the runs go on."
+    )
+    wait = view.wait_before(state.place(), len(lesson_runs.missing))
     if wait:
         info(plain(wait), "hourglass_empty")
     if st.button("Run the experiment", type="primary", icon=":material/play_arrow:"):
-        drawn_runs.submit_missing(lesson, found)
+        drawn_runs.submit_missing(lesson, lesson_runs)
     with st.expander("What will be run", icon=":material/list:"):
-        drawn_runs.table(lesson, found)
+        drawn_runs.table(lesson, lesson_runs)
 
 
 def _follow(lesson: Lesson) -> None:
     def tick() -> None:
-        found = view.find(state.place(), lesson)
-        if not found.active:
+        lesson_runs = view.find(state.place(), lesson)
+        if not lesson_runs.active:
             st.rerun()
-        drawn_runs.progress(lesson, found)
+        drawn_runs.progress(lesson, lesson_runs)
 
     st.fragment(tick, run_every=1.5)()
 
 
-def explain(lesson: Lesson, found: Found, answer: str) -> None:
+def explain(lesson: Lesson, lesson_runs: LessonRuns, answer: str) -> None:
     """Draw what the runs say, the prediction beside it, and what to try next."""
     st.subheader("What came out", anchor=False)
     try:
-        explained = explanation(lesson.number, tuple((label, run.id) for label, run in found.runs.items()))
+        explained = explanation(lesson.number, tuple((label, run.id) for label, run in lesson_runs.runs.items()))
     except (ParaknowError, KeyError, TypeError, ValueError) as error:
         damaged = "lesson: the files of one of its runs are damaged; delete that run and run the lesson again"
         say(error if isinstance(error, ParaknowError) else damaged)
-        drawn_runs.table(lesson, found)
+        drawn_runs.table(lesson, lesson_runs)
         return
     _verdict(lesson, explained, answer)
     row = st.container(key="stack-pictures-lesson").columns(len(explained.panels), gap="medium")
@@ -174,7 +176,7 @@ def explain(lesson: Lesson, found: Found, answer: str) -> None:
     with st.container(horizontal=True):
         download("Numbers as CSV", explained.rows(), f"lesson-{lesson.number}.csv")
         with st.popover("The runs", icon=":material/list:"):
-            drawn_runs.table(lesson, found)
+            drawn_runs.table(lesson, lesson_runs)
     _next(lesson)
 
 

@@ -29,12 +29,18 @@ def shown() -> Generation | None:
         return None
 
 
-def buttons(found: prompt.Material, given: dict, chosen: list[Answerer], held: dict[str, Holding], made) -> None:  # noqa: ANN001
+def buttons(
+    material: prompt.Material,
+    given: dict,
+    chosen: list[Answerer],
+    held: dict[str, Holding],
+    generation: Generation | None,
+) -> None:
     """Draw what can be done with everybody at once: load, generate, stop, free."""
     loaded = [person for person in chosen if held[person.slot.key].state == "loaded"]
     missing = [person for person in chosen if held[person.slot.key].state in ("free", "failed", "unknown")]
     needed = sum(held[person.slot.key].bytes for person in missing)
-    busy = made is not None and made.active
+    busy = generation is not None and generation.active
     with st.container(horizontal=True, vertical_alignment="center"):
         if missing:
             label = f"Load all ({memory(needed)})" if needed else "Load all"
@@ -44,9 +50,9 @@ def buttons(found: prompt.Material, given: dict, chosen: list[Answerer], held: d
         tip = "Everybody who is loaded answers." if loaded else "Load a model first."
         kind = "primary" if loaded else "secondary"
         if st.button("Generate", icon=":material/play_arrow:", type=kind, disabled=not loaded or busy, help=tip):
-            _generate(found, given, loaded)
+            _generate(material, given, loaded)
         if busy and st.button("Stop", icon=":material/stop_circle:", help="Ends after the token it is at."):
-            _do(lambda: protocol.stop(state.place(), made.id))
+            _do(lambda: protocol.stop(state.place(), generation.id))
         if loaded and st.button("Free all", icon=":material/eject:", help="Drops these weights, for every window."):
             _do(lambda: slots.do("free", *loaded))
 
@@ -58,14 +64,14 @@ def _do(what: Callable[[], object]) -> None:
         st.rerun()
 
 
-def _generate(found: prompt.Material, given: dict, loaded: list[Answerer]) -> None:
+def _generate(material: prompt.Material, given: dict, loaded: list[Answerer]) -> None:
     try:
-        asked = prompt.request(found, given, [person.slot for person in loaded])
+        asked = prompt.request(material, given, [person.slot for person in loaded])
     except ValueError as error:
         message = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
         layout.say(f"prompt: {message.removeprefix('Value error, ')}")
-        made = _read()
-        if made is not None and any(column.error for column in made.columns.values()):
+        generation = _read()
+        if generation is not None and any(column.error for column in generation.columns.values()):
             del st.query_params["generation"]  # what was wrong with another prompt is not wrong with this one
         return
 
@@ -77,17 +83,17 @@ def _generate(found: prompt.Material, given: dict, loaded: list[Answerer]) -> No
     _do(begin)
 
 
-def columns(found: prompt.Material, given: dict, known: dict[str, Answerer], chosen: list[Answerer]) -> None:
+def columns(material: prompt.Material, given: dict, known: dict[str, Answerer], chosen: list[Answerer]) -> None:
     """Draw a column for everybody: who it is, and the answer; again and again while something happens.
 
     Answers to another prompt than the one in the fields are not shown: they would pass for answers to this one.
     """
-    held, made = slots.look(chosen), _read()
-    answered = made is not None and prompt.is_answered(found, given, made)
-    judged = answered and prompt.is_judged(given, made)
-    if made is not None and not answered:
-        _of_another_prompt(found, made)
-    moving = slots.unsettled(chosen, held) or (made is not None and made.active)
+    held, generation = slots.look(chosen), _read()
+    answered = generation is not None and prompt.is_answered(material, given, generation)
+    judged = answered and prompt.is_judged(given, generation)
+    if generation is not None and not answered:
+        _of_another_prompt(material, generation)
+    moving = slots.unsettled(chosen, held) or (generation is not None and generation.active)
 
     def tick() -> None:
         with layout.sentences():
@@ -109,32 +115,36 @@ def columns(found: prompt.Material, given: dict, known: dict[str, Answerer], cho
         _grid(chosen, now, answer if answered else None, judged)
 
     st.fragment(tick, run_every=EVERY_S if moving else None)()
-    _below(known, made if answered else None)
+    _below(known, generation if answered else None)
 
 
-def _of_another_prompt(found: prompt.Material, made: Generation) -> None:
+def _of_another_prompt(material: prompt.Material, generation: Generation) -> None:
     """Say that the address holds answers to another prompt, and offer the way back to it."""
-    about = shorten(" ".join(" ".join(turn.content for turn in made.asked.turns).split()), 90)
+    about = shorten(" ".join(" ".join(turn.content for turn in generation.asked.turns).split()), 90)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(
             plain(
-                f"The answers to «{about}» (template {made.asked.template}) are not shown: the prompt above "
+                f"The answers to «{about}» (template {generation.asked.template}) are not shown: the prompt above "
                 "is another one. Generate asks it."
             )
         )
         st.button(
-            "Back to that prompt", icon=":material/undo:", type="tertiary", on_click=prompt.fill, args=(found, made)
+            "Back to that prompt",
+            icon=":material/undo:",
+            type="tertiary",
+            on_click=prompt.fill,
+            args=(material, generation),
         )
 
 
-def _grid(chosen: list[Answerer], held: dict[str, Holding], made: Generation | None, judged: bool) -> None:
+def _grid(chosen: list[Answerer], held: dict[str, Holding], generation: Generation | None, judged: bool) -> None:
     row = st.container(key="stack-fields-answers").columns(max(1, len(chosen)))
     for number, (person, column) in enumerate(zip(chosen, row, strict=False)):
         key = person.slot.key
         with column:
             slots.card(person, held[key], layout.is_dark())
-            if made is not None and key in made.columns:
-                answers.draw(made.columns[key], made.orphaned, number, judged)
+            if generation is not None and key in generation.columns:
+                answers.draw(generation.columns[key], generation.orphaned, number, judged)
             elif held[key].state == "loaded":
                 st.caption("Its answer will appear here: press Generate.")
 
@@ -147,30 +157,30 @@ def _read() -> Generation | None:
         return None
 
 
-def _below(known: dict[str, Answerer], made: Generation | None) -> None:
+def _below(known: dict[str, Answerer], generation: Generation | None) -> None:
     """Draw the legend, what the models were given, and the numbers."""
-    if made is None:
+    if generation is None:
         return
     answers.legend()
-    if made.active:
+    if generation.active:
         return
-    labels = {key: known[key].label if key in known else shorten(key, 8) for key in made.columns}
+    labels = {key: known[key].label if key in known else shorten(key, 8) for key in generation.columns}
     texts: dict[str, list[str]] = {}
-    for key, column in made.columns.items():
+    for key, column in generation.columns.items():
         if column.prompt:
             texts.setdefault(column.prompt, []).append(f"{labels[key]} ({column.prompt_tokens} tokens)")
     with st.expander("What the models were given", icon=":material/notes:"):
         for text, who in texts.items():
             st.caption(plain(", ".join(who)))
             st.code(text, language=None, wrap_lines=True)
-    asked = made.asked
+    asked = generation.asked
     how = (
-        "greedy"
-        if asked.temperature == 0
-        else (f"temperature {asked.temperature:g}, top-p {asked.top_p:g}, seed {asked.seed}")
+        f"temperature {asked.temperature:g}, top-p {asked.top_p:g}, seed {asked.seed}"
+        if asked.temperature
+        else "greedy"
     )
     with st.container(horizontal=True, vertical_alignment="center"):
-        download("Tokens as CSV", lambda: tokens_csv(made, labels), f"tokens-{made.id}.csv")
+        download("Tokens as CSV", lambda: tokens_csv(generation, labels), f"tokens-{generation.id}.csv")
         st.caption(
             plain(
                 f"{how}, at most {asked.max_new_tokens} new tokens, template {asked.template}. "
@@ -180,14 +190,13 @@ def _below(known: dict[str, Answerer], made: Generation | None) -> None:
 
 
 with page("Playground"):
-    st.html(answers.CSS)
-    found = prompt.material()
+    material = prompt.read_material()
     everybody = answerers(state.place(), state.draft())
-    if found is not None:
+    if material is not None:
         with st.container(border=True):
             made_before = shown()
-            prompt.take(found, made_before)
-            given = prompt.fields(found)
+            prompt.take(material, made_before)
+            given = prompt.fields(material)
             chosen_ones = slots.choose(everybody)
-            buttons(found, given, chosen_ones, slots.look(chosen_ones), made_before)
-        columns(found, given, everybody, chosen_ones)
+            buttons(material, given, chosen_ones, slots.look(chosen_ones), made_before)
+        columns(material, given, everybody, chosen_ones)

@@ -27,45 +27,10 @@ STEPS = (
     ("Fine-tune", "pages/train.py", "On the task's answers, beside default LoRA and other controls."),
     ("Evaluate", "pages/compare.py", "Test scores with n and 95 % intervals, beside the untouched student."),
 )
-CSS = """<style>
-[class*="st-key-step-"] {border: 1px solid rgba(128,136,140,.4); border-radius: .35rem; padding: .35rem .5rem .55rem;
-  min-height: 8.2rem; position: relative;}
-[class*="st-key-step-"]:hover {border-color: #2E94D0;}
-[class*="st-key-step-"] p {font-size: .83rem; line-height: 1.2rem;}
-[class*="st-key-step-"] [data-testid="stPageLink"] a {padding: .1rem .2rem; margin-left: -.2rem;}
-[class*="st-key-step-"] [data-testid="stPageLink"] p {font-size: .95rem; font-weight: 650; white-space: nowrap;}
-.st-key-steps [data-testid="stColumn"]:not(:last-child) [class*="st-key-step-"]::after {content: "→";
-  position: absolute; right: -1.05rem; top: calc(50% - .7rem); opacity: .75;}
-@media (max-width: 1150px) {
-  .st-key-steps [data-testid="stHorizontalBlock"] {flex-wrap: wrap; row-gap: .8rem;}
-  .st-key-steps [data-testid="stColumn"] {min-width: 0; flex: 0 0 calc(25% - 1.5rem);}
-  [class*="st-key-step-"] {min-height: 7.4rem;}
-  .st-key-steps [data-testid="stColumn"]:nth-child(4) [class*="st-key-step-"]::after {display: none;}
-}
-@media (max-width: 640px) {
-  .st-key-steps [data-testid="stColumn"] {flex: 0 0 calc(50% - 1rem);}
-  .st-key-steps [data-testid="stColumn"]:nth-child(even) [class*="st-key-step-"]::after {display: none;}
-}
-@media (max-width: 1080px) {
-  .st-key-body > div > [data-testid="stHorizontalBlock"], .st-key-body > [data-testid="stHorizontalBlock"] {
-    flex-wrap: wrap;}
-  .st-key-body > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"],
-  .st-key-body > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] {min-width: 100%;}
-}
-.st-key-rows [data-testid="stPageLink"] a {height: auto; min-height: 2.4rem; padding-block: .5rem;}
-.st-key-rows [data-testid="stPageLink"] a span, .st-key-rows [data-testid="stPageLink"] p {white-space: normal;
-  overflow: visible; line-height: 1.25rem;}
-@media (max-width: 640px) {
-  .st-key-rows .pk-quiet, .st-key-rows [data-testid="stColumn"]:nth-child(2):nth-last-child(4) {display: none;}
-  .st-key-rows p {white-space: normal;}
-}
-.st-key-lessons [data-testid="stPageLink"] p {font-size: .92rem; overflow-wrap: anywhere; white-space: normal;}
-</style>"""
 
 
 def picture() -> None:
     """Draw the method as a row of steps, each with the way to the page where it is looked at."""
-    st.html(CSS)
     columns = st.container(key="steps").columns(len(STEPS), gap="medium")
     for number, ((name, file, words), column) in enumerate(zip(STEPS, columns, strict=True), 1):
         with column, st.container(key=f"step-{number}", gap=None):

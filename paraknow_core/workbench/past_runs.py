@@ -41,41 +41,41 @@ def of_specs(specs: Sequence[RunSpec], trained: list[tuple[RunFolder, Facts]]) -
     past = past_runs(specs[0], trained)
     if not past:
         return None
-    many = Counter(spec.method for spec in specs)
+    repeats = Counter(spec.method for spec in specs)
     of_method = {spec.method: spec for spec in specs}
-    one = {m: (estimate(spec, past), sensitivity_seconds(spec, past)) for m, spec in of_method.items()}
-    seconds = sum(many[m] * (e.seconds - measuring) for m, (e, measuring) in one.items())
-    measuring = max(measuring for _, measuring in one.values())
-    most = max(e.memory for e, _ in one.values())
-    disk = sum(many[m] * e.disk for m, (e, _) in one.items())
+    takes = {m: (estimate(spec, past), sensitivity_seconds(spec, past)) for m, spec in of_method.items()}
+    seconds = sum(repeats[m] * (e.seconds - measuring) for m, (e, measuring) in takes.items())
+    measuring = max(measuring for _, measuring in takes.values())
+    most = max(e.memory for e, _ in takes.values())
+    disk = sum(repeats[m] * e.disk for m, (e, _) in takes.items())
     return Estimate(seconds + measuring, disk, most, len(past))
 
 
 def past_runs(spec: RunSpec, trained: list[tuple[RunFolder, Facts]], before: float = math.inf) -> list[Past]:
     """Return the newest finished runs of the same pair and task, those that ended before a moment."""
-    found: list[Past] = []
-    for run, one in trained:
-        if one.spec is None or not one.scores or question(one.spec) != question(spec):
+    past: list[Past] = []
+    for run, facts in trained:
+        if facts.spec is None or not facts.scores or question(facts.spec) != question(spec):
             continue
         try:
             ended = run.file("result.json").stat().st_mtime
         except OSError:
             continue
         if ended < before:
-            found.append(Past(one.spec, one.result, _folder_size(str(run.path), ended)))
-        if len(found) == MOST:
+            past.append(Past(facts.spec, facts.result, _folder_size(str(run.path), ended)))
+        if len(past) == MOST:
             break
-    return found
+    return past
 
 
-def seconds_until(spec: RunSpec, known: list[tuple[RunFolder, Facts]]) -> float | None:
+def seconds_until(spec: RunSpec, runs: list[tuple[RunFolder, Facts]]) -> float | None:
     """Return what the newest finished run took that ended at the same stage, on the same models and task source."""
-    for _, one in known:
-        timings = one.result.get("timings")
-        if one.spec is None or one.spec.until != spec.until or not isinstance(timings, dict) or not timings:
+    for _, facts in runs:
+        timings = facts.result.get("timings")
+        if facts.spec is None or facts.spec.until != spec.until or not isinstance(timings, dict) or not timings:
             continue
-        if question(one.spec) == question(spec):
-            samples = spec.sensitivity.samples / one.spec.sensitivity.samples
+        if question(facts.spec) == question(spec):
+            samples = spec.sensitivity.samples / facts.spec.sensitivity.samples
             measuring = timings.get("sensitivity", 0.0)
             return sum(timings.values()) + measuring * (samples - 1)
     return None

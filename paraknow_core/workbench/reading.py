@@ -209,10 +209,10 @@ def _is_whole(folder: str, stamp: tuple[int, int]) -> bool:
 def runs_with_sensitivity(place: Workspace) -> list[tuple[RunFolder, Facts]]:
     """Return the newest run of every saved sensitivity, newest first."""
     found: dict[str, tuple[RunFolder, Facts] | None] = {}
-    for run, one in all_facts(place):
-        key = (one.result.get("sensitivity") or {}).get("key")
+    for run, its in all_facts(place):
+        key = (its.result.get("sensitivity") or {}).get("key")
         if isinstance(key, str) and key not in found:
-            found[key] = (run, one) if store_of(place, one) is not None else None
+            found[key] = (run, its) if store_of(place, its) is not None else None
     return [each for each in found.values() if each is not None]
 
 

@@ -33,7 +33,7 @@ THEMES = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())["theme
 INKS = ("textColor", "linkColor", "redColor", "orangeColor", "yellowColor", "blueColor", "greenColor", "grayColor")
 FADED = 0.6  # Streamlit writes captions, placeholders and quiet icons in this part of the text colour
 TINT = 0.1  # and chosen segments and pills on this part of the primary colour
-STYLES = sorted((ROOT / "pages").rglob("*.py"))
+STYLES = [ROOT / "pages" / "_ui" / "style.css", *sorted((ROOT / "pages").rglob("*.py"))]
 
 
 def test_contrast_is_that_of_the_guideline():
@@ -76,8 +76,8 @@ def test_labels_and_buttons_of_the_pages_can_be_read():
                 found.append((file.name, colour, ground[1]))
                 assert contrast(colour, ground[1]) >= READABLE, found[-1]
     assert len(found) > 8
-    layout = (ROOT / "pages/_ui/frame/page.py").read_text()
-    assert re.search(r'stBaseButton-primary"\]:not\(:disabled\).*\{\s*background: #', layout)  # in both themes
+    style = (ROOT / "pages/_ui/style.css").read_text()
+    assert re.search(r'stBaseButton-primary"\]:not\(:disabled\).*\{\s*background: #', style)  # in both themes
 
 
 def test_quiet_words_are_not_too_quiet():

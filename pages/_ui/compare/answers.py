@@ -16,24 +16,6 @@ from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies import Arm
 from paraknow_core.workbench import reading
 
-CSS = """<style>
-.pk-answer {border: 1px solid rgba(128,136,140,.35); border-radius: .35rem; margin: 0 0 .7rem; font-size: .9rem;
-  overflow: hidden;}
-.pk-answer > header {display: flex; flex-wrap: wrap; gap: .2rem .8rem; align-items: center; padding: .3rem .7rem;
-  background: rgba(128,136,140,.12);}
-.pk-answer > div {display: grid; grid-template-columns: repeat(4, minmax(0, 1fr));}
-.pk-answer section {padding: .4rem .7rem .5rem; border-left: 1px solid rgba(128,136,140,.22); min-width: 0;}
-.pk-answer section:first-child {border-left: 0;}
-.pk-answer h4 {font-size: .78rem; font-weight: 600; opacity: .75; margin: 0 0 .15rem; padding: 0;
-  overflow-wrap: anywhere;}
-.pk-answer pre {white-space: pre-wrap; overflow-wrap: anywhere; max-height: 12rem; overflow-y: auto; margin: 0;
-  font-family: inherit; font-size: .88rem; background: none; border: 0; padding: 0; color: inherit;}
-.pk-gained {background: #0072B2; color: #fff;} .pk-lost2 {background: #B84E00; color: #fff;}
-.pk-same {border-color: rgba(128,136,140,.6);}
-@media (max-width: 1080px) {.pk-answer > div {grid-template-columns: repeat(2, minmax(0, 1fr));}
-  .pk-answer section:nth-child(3) {border-left: 0;}
-  .pk-answer section:nth-child(n+3) {border-top: 1px solid rgba(128,136,140,.22);}}
-</style>"""
 KINDS = ("gained", "lost", "same", "all")
 CHIP = {"gained": "pk-gained", "lost": "pk-lost2", "same": "pk-same"}
 ARROWS = "compare_arrows"
@@ -105,7 +87,7 @@ def _pages(rows: list[dict[str, Any]], names: tuple[str, str], question: str) ->
     if st.session_state.get("compare.asked") != question:
         st.session_state["compare.asked"], st.session_state["compare.page"] = question, 1
     number = min(st.session_state.get("compare.page", 1), pages)
-    st.html(CSS + "".join(_card(row, names) for row in rows[(number - 1) * PER_PAGE : number * PER_PAGE]))
+    st.html("".join(_card(row, names) for row in rows[(number - 1) * PER_PAGE : number * PER_PAGE]))
     if pages > 1:
         back, where, on = st.columns([1, 3, 1], vertical_alignment="center")
         if back.button("Previous", icon=":material/chevron_left:", disabled=number <= 1, width="stretch"):

@@ -40,12 +40,12 @@ def finished(ids: Sequence[str]) -> tuple[list[Arm], dict[str, str]]:
     ready, left_out = [], {}
     for run_id in sorted(ids, reverse=True):  # newest first
         run = RunFolder(state.place().runs / run_id)
-        one = reading.facts(run)
-        if one.spec is not None and one.scores:
-            ready.append((run, one.spec))
+        facts = reading.facts(run)
+        if facts.spec is not None and facts.scores:
+            ready.append((run, facts.spec))
         else:
             status = run.status().state
-            left_out[run_id] = "unreadable" if one.problem else "no scores" if status == "done" else status
+            left_out[run_id] = "unreadable" if facts.problem else "no scores" if status == "done" else status
     return comparison.arms_of(ready, lambda run: reading.facts(run).result), left_out
 
 

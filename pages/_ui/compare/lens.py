@@ -84,8 +84,8 @@ def _weights(moved: dict[str, list[dict]], show: str, labels: dict[str, str], st
             box,
         )
         side = "in" if show == "inputs" else "out"
-        said = changes.moves_in_words(modules) if show == "moved" else changes.overlap_in_words(modules, side)
-        box.caption(plain(said))
+        words = changes.moves_in_words(modules) if show == "moved" else changes.overlap_in_words(modules, side)
+        box.caption(plain(words))
     download("These numbers as CSV", changes.table(moved), "weights.csv", key="compare.weights.csv")
 
 

@@ -57,54 +57,51 @@ def _patient(question: Question, patience_s: float) -> Reply:
     return reply
 
 
+def _quietly(question: Question, patience_s: float = 0.0) -> Reply:
+    """Return the desk's answer; an empty one where it may not be asked, which is told where its subject was chosen."""
+    try:
+        return _patient(question, patience_s)
+    except (ParaknowError, OSError):
+        return Reply("failed")
+
+
 def student_roles(spec: RunSpec) -> list[str]:
     """Return the roles that a spec's student has; empty while nobody knows."""
-    try:
-        state.access().check_source(spec.student.source)
-        reply = _patient(requests.Anatomy(model=spec.student), 0.0)
-    except (ParaknowError, OSError):
-        return []  # told where the student is chosen, and by Start
-    return [part["role"] for part in reply.value.get("parts", []) if part["role"] in ROLES]
+    parts = _quietly(requests.Anatomy(model=spec.student)).value.get("parts", [])
+    return [part["role"] for part in parts if part["role"] in ROLES]
+
+
+# Why no run of a spec could begin: each is empty while nobody knows, or waits so long for an answer.
 
 
 def rank_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
-    """Return why no run of a spec could begin, its student being too small for its rank; empty while nobody knows.
-
-    Args:
-        spec: of a run.
-        patience_s: how long an answer is waited for.
-    """
-    try:
-        state.access().check_source(spec.student.source)
-        reply = _patient(requests.Anatomy(model=spec.student), patience_s)
-    except (ParaknowError, OSError):
-        return ""  # told where the student is chosen, and by Start
-    parts = [part for part in reply.value.get("parts", []) if part["role"] in spec.extraction.roles]
+    """Return why the student is too small for the rank."""
+    parts = _quietly(requests.Anatomy(model=spec.student), patience_s).value.get("parts", [])
+    parts = [part for part in parts if part["role"] in spec.extraction.roles]
     smallest = min(parts, key=lambda part: min(part["shape"]), default=None)
     if smallest is None or spec.factorisation.rank <= min(smallest["shape"]):
         return ""
-    most = min(smallest["shape"])
+    rows, columns = smallest["shape"]
     return (
-        f"rank {spec.factorisation.rank} does not fit {smallest['first']} of the student, "
-        f"{smallest['shape'][0]} x {smallest['shape'][1]}; choose 1 to {most}"
+        f"rank {spec.factorisation.rank} does not fit {smallest['first']} of the student, {rows} x {columns}; choose 1 "
+        f"to {min(rows, columns)}"
     )
 
 
 def seeds_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
-    """Return why a spec's seed samples cannot be taken, as the run itself would say it; empty while nobody knows.
-
-    Args:
-        spec: of a run.
-        patience_s: how long an answer is waited for.
-    """
+    """Return why the seed samples cannot be taken, as the run itself would say it."""
     if not METHODS[spec.method].needs_teacher and spec.until != "sensitivity":
         return ""
-    try:
-        reply = _patient(seeds_question(spec), patience_s)
-    except (ParaknowError, OSError):
-        return ""  # told where the task is chosen, and by the start itself
+    error = _quietly(seeds_question(spec), patience_s).error
     # What else is wrong with the task may be over by the time that the run begins.
-    return reply.error if reply.error.startswith("sensitivity") else ""
+    return error if error.startswith("sensitivity") else ""
+
+
+def fit_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
+    """Return why a run would refuse its examples, as it would say it itself."""
+    method = PAPER_METHOD if METHODS[spec.method].needs_teacher else BASELINE  # all that matters is who reads what
+    question = requests.Fit(spec=spec.model_copy(update={"method": method}))
+    return _quietly(question, patience_s).value.get("problem", "")
 
 
 def seeds_question(spec: RunSpec) -> requests.Seeds:
@@ -118,21 +115,6 @@ def seeds_question(spec: RunSpec) -> requests.Seeds:
 def estimate_now(spec: RunSpec) -> requests.Estimate:
     """Return the question what a spec takes now: what is free of memory and disk decides the plan, and soon changes."""
     return requests.Estimate(spec=spec, moment=int(time.time() // FREE_FOR_S))
-
-
-def fit_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
-    """Return why a run would refuse its examples, as it would say it itself; empty while nobody knows.
-
-    Args:
-        spec: of a run.
-        patience_s: how long an answer is waited for.
-    """
-    method = PAPER_METHOD if METHODS[spec.method].needs_teacher else BASELINE  # all that matters is who reads what
-    try:
-        reply = _patient(requests.Fit(spec=spec.model_copy(update={"method": method})), patience_s)
-    except (ParaknowError, OSError):
-        return ""  # told where models and task are chosen, and by the start itself
-    return reply.value.get("problem", "")
 
 
 def _wait(question: Question, waiting: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from html import escape
+from pathlib import Path
 
 import streamlit as st
 
@@ -17,64 +18,8 @@ from paraknow_core.workbench import reading
 from paraknow_core.workbench.draft import differing
 from paraknow_core.workbench.uploads import task_label
 
+STYLE = Path(__file__).parents[1] / "style.css"
 IMPORTED = "import.outcome"  # sentence, and the spec that it made the draft
-CSS = """<style>
-.stMainBlockContainer {max-width: 1440px; padding: 2.9rem 2rem 3rem;}
-[data-testid="stHeader"] {height: 2.6rem; background: transparent;}
-.stMainBlockContainer, .stMetric {font-variant-numeric: tabular-nums;}
-.pk-strip {display: flex; flex-wrap: wrap; gap: .15rem 1.4rem; align-items: center; font-size: .88rem;
-  border: 1px solid rgba(128,136,140,.35); border-radius: .35rem; padding: .38rem .8rem;}
-.pk-strip b {font-weight: 600;} .pk-quiet {opacity: .72;}
-.pk-chip {display: inline-block; border-radius: .8rem; padding: .02rem .6rem; font-size: .82rem; font-weight: 600;
-  line-height: 1.45rem; white-space: nowrap; border: 1.5px solid transparent;}
-.pk-running, .pk-stopping {background: #0072B2; color: #fff;}
-.pk-queued {border-color: #0072B2;}
-.pk-done {background: rgba(128,136,140,.22);}
-.pk-stopped {background: #6B7377; color: #fff;}
-.pk-failed {background: #B84E00; color: #fff;}
-.pk-lost {border-color: #D55E00; border-style: dashed;}
-/* White on the dark theme's primary colour could not be read, and what can be read beside it is too dark for a text. */
-[data-testid^="stBaseButton-primary"]:not(:disabled), [data-testid="stMultiSelectTagsContainer"] [data-tag] {
-  background: #0072B2; border-color: #0072B2; color: #fff;}
-[data-testid^="stBaseButton-primary"]:not(:disabled):is(:hover, :focus-visible) {background: #00598A;
-  border-color: #00598A; color: #fff;}
-.st-key-rows p, .st-key-rows .stHtml {font-size: .9rem; white-space: nowrap; overflow: hidden;
-  text-overflow: ellipsis;}
-.st-key-rows [data-testid="stHorizontalBlock"] {border-bottom: 1px solid rgba(128,136,140,.22); min-height: 2.5rem;}
-.st-key-rows .stHtml {overflow: visible;}
-@media (max-width: 1080px) {
-  [class*="st-key-stack"] > div > [data-testid="stHorizontalBlock"],
-  [class*="st-key-stack"] > [data-testid="stHorizontalBlock"] {flex-wrap: wrap;}
-  [class*="st-key-stack-pictures"] [data-testid="stColumn"] [data-testid="stColumn"] {min-width: 46%;}
-  [class*="st-key-stack-pictures"] > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"],
-  [class*="st-key-stack-pictures"] > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"] {min-width: 100%;}
-  [class*="st-key-stack-fields"] [data-testid="stColumn"] {min-width: 46%;}
-  .st-key-rows [data-testid="stColumn"]:nth-child(3):nth-last-child(3) {display: none;}
-}
-.pk-grid {border-collapse: collapse; width: 100%; font-size: .88rem; margin: 0;}
-.pk-grid th, .pk-grid td {text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0; overflow-wrap: anywhere;
-  border: 0; border-bottom: 1px solid rgba(128,136,140,.28); min-width: 6rem;}
-.pk-grid th {font-weight: 600;}
-@media (max-width: 640px) {
-  [data-testid="stButtonGroup"] [role="radiogroup"] {flex-wrap: wrap; row-gap: .25rem;}
-  .st-key-rows p, .st-key-rows .stHtml {white-space: normal; overflow-wrap: anywhere;}
-  .st-key-rows [data-testid="stHorizontalBlock"] {gap: .5rem;}
-  .st-key-rows [data-testid="stColumn"] {min-width: 0;}
-  .st-key-stack-fields-curves [data-testid="stColumn"] {min-width: 100% !important;}
-}
-.pk-line {display: flex; flex-wrap: wrap; gap: .3rem .9rem; align-items: center;}
-.pk-line code {font-size: .8rem; overflow-wrap: anywhere;}
-[data-testid="stLayoutWrapper"]:has(> .st-key-history) {display: none;}
-.pk-name {font-weight: 600; overflow-wrap: anywhere;}
-.pk-note {font-size: .9rem; white-space: pre-line; overflow-wrap: anywhere; margin-top: .3rem; padding-left: .7rem;
-  border-left: 3px solid rgba(128,136,140,.35);}
-/* A number out of range stays in the browser: only the browser can keep back what would start without it. */
-[class*="st-key-guarded"] {position: relative;}
-.stMain:has(input:out-of-range) [class*="st-key-guarded"] button {visibility: hidden;}
-.stMain:has(input:out-of-range) [class*="st-key-guarded"]::after {position: absolute; inset: 0; display: flex;
-  align-items: center; font-size: .84rem; line-height: 1.1rem;
-  content: "A number is out of range (red): correct it, then start";}
-</style>"""
 # Streamlit makes an entry of the browser's history of every change of the address. What a page notes there by itself,
 # and how it is looked at, are no steps: Back leaves the page. Another lesson and other answers are. Nobody's text is
 # ever put into this script.
@@ -99,7 +44,8 @@ if (!window.pkHistory) {
 def page(title: str) -> Iterator[None]:
     """Draw strip and title, then the page's body; what the user can mend in it becomes a sentence."""
     router.require_router()
-    st.html(CSS + router.icons())
+    st.html(STYLE)
+    st.html(router.icons())
     with st.container(key="history"):
         st.html(HISTORY, unsafe_allow_javascript=True)
     _banner()

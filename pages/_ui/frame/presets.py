@@ -41,8 +41,8 @@ def take() -> str:
 def _may_replace(preset: Preset) -> bool:
     """True where nothing of a person's own is lost: the defaults, this preset, or another one unchanged."""
     spec = state.draft()
-    known = [one.spec for one in PRESETS.values()]
-    return not state.changed_settings() or spec == preset.spec or spec in known
+    presets = [other.spec for other in PRESETS.values()]
+    return not state.changed_settings() or spec == preset.spec or spec in presets
 
 
 def _put(preset: Preset) -> None:

@@ -107,11 +107,11 @@ def replace_draft(new: Draft) -> bool:
         False where it was refused; the draft is as it was.
     """
     before = whole_draft()
-    known = [before.spec, *([before.held] if before.held else [])]
+    drawn = [before.spec, *([before.held] if before.held else [])]
     try:
         access().check_limit("seeds", new.seeds)
         for spec in (new.spec, new.held):
-            if spec is not None and spec not in known:
+            if spec is not None and spec not in drawn:
                 access().check_spec(spec, before.spec)
     except ParaknowError as error:
         st.session_state[PROBLEM] = str(error)

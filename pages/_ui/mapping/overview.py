@@ -32,13 +32,6 @@ NUMBERS = {  # column -> its format, and what it means
     "retained": ("%.1f %%", "Share of the squared norm that rank r keeps [%]."),
     "change": ("%.1f %%", "‖s·BA‖ / ‖W‖ [%]: how large the injected product is beside the student's weight."),
 }
-CSS = """<style>
-.pk-cells {display: grid; grid-template-columns: repeat(6, 1fr); gap: .6rem;}
-@media (max-width: 1150px) {.pk-cells {grid-template-columns: repeat(3, 1fr);}}
-.pk-cells div {border: 1px solid rgba(128,136,140,.35); border-radius: .35rem; padding: .45rem .7rem .5rem;}
-.pk-cells span {display: block; font-size: .82rem; opacity: .78; line-height: 1.15rem;}
-.pk-cells b {display: block; font-size: 1.2rem; font-weight: 600; line-height: 1.7rem;}
-</style>"""
 
 
 def numbers(choices: dict[str, Choice]) -> None:
@@ -50,7 +43,7 @@ def numbers(choices: dict[str, Choice]) -> None:
             f"<div><span>{escape(label)}</span><b>{escape(value)}</b><span>{escape(note)}</span></div>"
             for label, value, note in cells
         ]
-        st.html(f'{CSS}<div class="pk-cells" data-testid="measures">{"".join(parts)}</div>')
+        st.html(f'<div class="pk-cells" data-testid="measures">{"".join(parts)}</div>')
         return
     rows = []
     for cells in zip(*columns.values(), strict=True):

@@ -20,18 +20,6 @@ ACTIONS = {
     "place": "the teacher's part covers only some rows or columns",
     "skip": "nothing is transferred",
 }
-CSS = """<style>
-table.pk-table {border-collapse: collapse; width: 100%; font-size: .88rem; margin: 0;}
-.pk-table th, .pk-table td {text-align: left; padding: .2rem .55rem .2rem 0; vertical-align: top;
-  border: none; border-bottom: 1px solid rgba(128,136,140,.22); overflow-wrap: anywhere;}
-.pk-table th {font-weight: 600; opacity: .8;} .pk-table td.pk-num, .pk-table th.pk-num {text-align: right;}
-.pk-table .pk-num, .pk-table .pk-word {white-space: nowrap; overflow-wrap: normal; padding-right: 1.1rem;}
-.pk-table tr.pk-other td {font-weight: 600;}
-.pk-mark {color: light-dark(#B04A00, #F08A3C); font-weight: 700;}
-.pk-scroll {overflow-x: auto;} .pk-scroll td:last-child:not(.pk-num) {min-width: 11rem;}
-.pk-scroll td:first-child {min-width: 6.5rem;}
-.pk-dot {display: inline-block; width: .62rem; height: .62rem; border-radius: .15rem; margin-right: .4rem;}
-</style>"""
 
 
 def reference(who: str) -> ModelSpec:
@@ -54,21 +42,21 @@ def side_by_side(pair: dict[str, dict[str, Any] | None]) -> None:
     if not any(pair.values()):
         return
     left, right = st.container(key="stack-pictures-anatomy").columns([1, 1.05], gap="large")
-    left.html(CSS + _table(pair))
+    left.html(_table(pair))
     with right:
         _parameters({who: anatomy for who, anatomy in pair.items() if anatomy})
 
 
-def _parameters(known: dict[str, dict[str, Any]]) -> None:
-    labels = {f"{who}<br>{escape(source_label(a['label'], 18))}": a["parts"] for who, a in known.items()}
-    about = " → ".join(source_label(anatomy["label"], 28) for anatomy in known.values())
+def _parameters(anatomies: dict[str, dict[str, Any]]) -> None:
+    labels = {f"{who}<br>{escape(source_label(a['label'], 18))}": a["parts"] for who, a in anatomies.items()}
+    about = " → ".join(source_label(anatomy["label"], 28) for anatomy in anatomies.values())
     layout.chart(
         charts.parameter_bars(labels, "Where the parameters are", about, dark=layout.is_dark()),
         "parameters",
         "Bars: parameters of teacher and student by role, coloured by group; the table beside it holds the totals",
         without=NO_ZOOM,
     )
-    rows = [{"model": who, **part, "shape": _by(part["shape"])} for who, a in known.items() for part in a["parts"]]
+    rows = [{"model": who, **part, "shape": _by(part["shape"])} for who, a in anatomies.items() for part in a["parts"]]
     download("Parameters as CSV", rows, "parameters.csv")
 
 
@@ -177,7 +165,7 @@ def _roles(pairings: list[dict[str, Any]]) -> str:
         for (role, teacher, student, placed, action, reason), number in alike.items()
     )
     return (
-        f'{CSS}<div class="pk-scroll"><table class="pk-table" data-testid="compat"><tr><th>Role</th>'
+        f'<div class="pk-scroll"><table class="pk-table" data-testid="compat"><tr><th>Role</th>'
         '<th class="pk-num">Modules</th><th class="pk-num">Teacher</th><th class="pk-num">Student</th>'
         f'<th class="pk-num">Transferred</th><th class="pk-word">Action</th><th>Why</th></tr>{rows}</table></div>'
     )

@@ -7,7 +7,6 @@ import streamlit as st
 
 from pages._ui.frame import asking, state
 from pages._ui.frame.layout import download, plain, say, warn
-from pages._ui.models.anatomy import CSS
 from paraknow_core.display import NOT_MEASURED, duration, memory, significant
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import RunSpec
@@ -36,7 +35,7 @@ def body() -> None:
         earlier = asking.answered(asking.estimate_now(past[1].spec), "Estimating the run that was measured …")
         again = earlier.value if earlier else None
     table = view.rows(estimate, again, measured)
-    st.html(CSS + _html(table))
+    st.html(_html(table))
     _about_measured(past, spec)
     with st.container(horizontal=True):
         download("Estimate as CSV", table, "estimate.csv")

@@ -27,32 +27,6 @@ ENDS = {
     "stopped": "stopped",
     "failed": "failed",
 }
-CSS = """<style>
-.pk-who {border-top: 3px solid; padding-top: .35rem; display: flex; flex-direction: column; gap: .1rem;
-  font-size: .86rem; overflow-wrap: anywhere; min-height: 6.9rem;}
-.pk-who b {font-size: .98rem; font-weight: 650;}
-.pk-hold {border-radius: .8rem; padding: .02rem .55rem; font-size: .8rem; font-weight: 600; white-space: nowrap;
-  border: 1.5px solid rgba(128,136,140,.55);}
-.pk-hold-loaded {background: #0072B2; color: #fff; border-color: transparent;}
-.pk-hold-failed {background: #B84E00; color: #fff; border-color: transparent;}
-.pk-hold-loading {border-color: #0072B2; border-style: dashed;}
-.pk-written {white-space: pre-wrap; overflow-wrap: anywhere; font-size: .95rem; line-height: 1.75rem;
-  padding: .5rem .6rem; border: 1px solid rgba(128,136,140,.35); border-radius: .35rem; min-height: 5rem;}
-.pk-t {position: relative; border-radius: .15rem; padding: .12rem 0; cursor: default;}
-.pk-t:hover, .pk-t:focus {outline: 1.5px solid #0072B2;}
-.pk-ta {background: rgba(213,94,0,.0);} .pk-tb {background: rgba(213,94,0,.16);}
-.pk-tc {background: rgba(213,94,0,.32);}
-.pk-td {background: rgba(213,94,0,.48); text-decoration: underline dotted;}
-.pk-te {background: rgba(213,94,0,.66); text-decoration: underline;}
-.pk-tip {display: none; position: absolute; z-index: 50; top: 1.7rem; left: 0; padding: .4rem .55rem; font-size: .8rem;
-  line-height: 1.2rem; border-radius: .3rem; background: #1F2427; color: #F2F3F1; white-space: pre; min-width: 9rem;
-  box-shadow: 0 2px 8px rgba(0,0,0,.35); text-decoration: none;}
-.pk-right .pk-tip {left: auto; right: 0;}
-.pk-t:hover .pk-tip, .pk-t:focus .pk-tip {display: block;}
-.pk-legend {display: flex; flex-wrap: wrap; gap: .2rem .7rem; font-size: .84rem; align-items: center;}
-.pk-legend .pk-t {padding: .1rem .35rem; border: 1px solid rgba(128,136,140,.4);}
-.pk-caret {animation: pk-blink 1s steps(2) infinite;} @keyframes pk-blink {50% {opacity: 0;}}
-</style>"""
 
 
 def css_class(p: float) -> str:
@@ -64,7 +38,7 @@ def legend() -> None:
     """Draw what the shades mean."""
     chips = "".join(f'<span class="pk-t pk-t{name}">{words}</span>' for _, name, words in CLASSES)
     st.html(
-        '<div class="pk-legend" data-testid="legend"><span class="pk-quiet">Probability of each token under the model '
+        '<div class="pk-shades" data-testid="legend"><span class="pk-quiet">Probability of each token under the model '
         f"(temperature 1):</span>{chips}<span class='pk-quiet'>Point at a token for what else was likely.</span></div>"
     )
 

@@ -41,7 +41,7 @@ class Material:
     scorer: str = ""
 
 
-def material() -> Material | None:
+def read_material() -> Material | None:
     """Return examples of the draft's task; None while they are being read (a line says so) or cannot be."""
     task = state.draft().task
     name = task.source.removeprefix("bundled:")
@@ -64,11 +64,11 @@ def question(example: dict[str, Any]) -> str:
     return "\n\n".join(turn["content"] for turn in example["turns"])
 
 
-def fields(found: Material) -> dict[str, Any]:
+def fields(material: Material) -> dict[str, Any]:
     """Draw the prompt's fields; return what `request` needs."""
     left, right = st.container(key="stack-pictures-prompt").columns([1.9, 1], gap="medium")
     with left:
-        example = _example(found)
+        example = _example(material)
         text = kept(
             st.text_area,
             "Prompt",
@@ -93,34 +93,34 @@ def fields(found: Material) -> dict[str, Any]:
             TEMPLATE,
             "task",
             options=list(TEMPLATES),
-            format_func=lambda key: TEMPLATES[key] + (f" ({found.template})" if key == "task" else ""),
+            format_func=lambda key: TEMPLATES[key] + (f" ({material.template})" if key == "task" else ""),
             help="What is put around the prompt. Models that were trained with a template answer badly without it. "
             "What each model is really given is shown under its answer.",
         )
-        chance = _chance(found)
+        chance = _chance(material)
     return {"text": text, "example": None if own else example, "template": template, **chance}
 
 
-def _example(found: Material) -> dict[str, Any] | None:
-    if not found.examples:
+def _example(material: Material) -> dict[str, Any] | None:
+    if not material.examples:
         return None
-    numbers = range(len(found.examples))
+    numbers = range(len(material.examples))
     task = state.draft().task.source
     if st.session_state.get(TASK) != task:  # another task: its first example, unless the prompt is one's own
         st.session_state[TASK] = task
         st.session_state[EXAMPLE] = 0
-        st.session_state[PROMPT] = question(found.examples[0])
-    st.session_state[EXAMPLE] = min(st.session_state.get(EXAMPLE, 0), len(found.examples) - 1)
+        st.session_state[PROMPT] = question(material.examples[0])
+    st.session_state[EXAMPLE] = min(st.session_state.get(EXAMPLE, 0), len(material.examples) - 1)
     number = kept(
         st.selectbox,
         f"Example of {task_label(task, 30)}, test split",
         EXAMPLE,
         0,
         options=numbers,
-        format_func=lambda n: f"{n + 1}. {shorten(' '.join(question(found.examples[n]).split()), 90)}",
+        format_func=lambda n: f"{n + 1}. {shorten(' '.join(question(material.examples[n]).split()), 90)}",
         help="No model was trained on the test split. Type to search.",
     )
-    example = found.examples[number]
+    example = material.examples[number]
     if st.session_state.get(TAKEN) != (task, number):
         st.session_state[TAKEN] = (task, number)
         st.session_state[PROMPT] = question(example)
@@ -132,11 +132,11 @@ def most_tokens() -> int:
     return DEMO_LIMITS["max_new_tokens"] if state.access().demo else MAX_NEW_TOKENS
 
 
-def _chance(found: Material) -> dict[str, Any]:
+def _chance(material: Material) -> dict[str, Any]:
     most = most_tokens()
     a, b = st.columns(2, vertical_alignment="bottom")
     tip = "An answer ends earlier at an end mark or the end of the context."
-    longest = _number(a, "New tokens, at most", "new_tokens", min(found.max_new_tokens, most), 1, most, help=tip)
+    longest = _number(a, "New tokens, at most", "new_tokens", min(material.max_new_tokens, most), 1, most, help=tip)
     tip = (
         "greedy: always the most likely token. sampled: drawn from softmax(logits / temperature), from the fewest most "
         "likely tokens whose probabilities add up to top-p."
@@ -157,25 +157,25 @@ def _number(box: Any, label: str, name: str, first: float, low: float, high: flo
     return kept(box.number_input, label, f"playground.{name}", first, min_value=low, max_value=high, **more)
 
 
-def take(found: Material, made: Generation | None) -> None:
+def take(material: Material, generation: Generation | None) -> None:
     """Fill the fields with the prompt of the answers that the address names, once: a link shows both or neither."""
-    if made is not None and st.session_state.get(ANSWERED) != made.id:
-        fill(found, made)
+    if generation is not None and st.session_state.get(ANSWERED) != generation.id:
+        fill(material, generation)
 
 
-def fill(found: Material, made: Generation) -> None:
+def fill(material: Material, generation: Generation) -> None:
     """Fill the fields with the prompt of these answers, and how the next token was chosen."""
-    asked, task = made.asked, state.draft().task.source
-    text = "\n\n".join(turn.content for turn in asked.turns)
-    same = [n for n, one in enumerate(found.examples) if question(one) == text]
-    number = next((n for n in same if found.examples[n]["reference"] == asked.reference), next(iter(same), None))
+    asked, task = generation.asked, state.draft().task.source
+    text = asked.text
+    same = [n for n, example in enumerate(material.examples) if question(example) == text]
+    number = next((n for n in same if material.examples[n]["reference"] == asked.reference), next(iter(same), None))
     st.session_state.update(
         {
-            ANSWERED: made.id,
+            ANSWERED: generation.id,
             PROMPT: text,
             TASK: task,
             "playground.new_tokens": min(asked.max_new_tokens, most_tokens()),
-            TEMPLATE: "task" if asked.template == found.template else asked.template,
+            TEMPLATE: "task" if asked.template == material.template else asked.template,
             "playground.how": "sampled" if asked.temperature else "greedy",
         }
     )
@@ -188,24 +188,24 @@ def fill(found: Material, made: Generation) -> None:
             }
         )
     if number is None:
-        number = max(0, min(st.session_state.get(EXAMPLE, 0), len(found.examples) - 1))
+        number = max(0, min(st.session_state.get(EXAMPLE, 0), len(material.examples) - 1))
     st.session_state[EXAMPLE], st.session_state[TAKEN] = number, (task, number)
 
 
-def is_answered(found: Material, given: dict[str, Any], made: Generation) -> bool:
+def is_answered(material: Material, given: dict[str, Any], generation: Generation) -> bool:
     """Tell whether these are answers to the prompt that the fields hold, in its template."""
     example = given["example"]
     text = question(example) if example else given["text"]
-    template = found.template if given["template"] == "task" else given["template"]
-    return "\n\n".join(turn.content for turn in made.asked.turns) == text and made.asked.template == template
+    template = material.template if given["template"] == "task" else given["template"]
+    return generation.asked.text == text and generation.asked.template == template
 
 
-def is_judged(given: dict[str, Any], made: Generation) -> bool:
+def is_judged(given: dict[str, Any], generation: Generation) -> bool:
     """Tell whether the answers were compared with the reference that the fields show."""
-    return made.asked.reference == (given["example"]["reference"] if given["example"] else None)
+    return generation.asked.reference == (given["example"]["reference"] if given["example"] else None)
 
 
-def request(found: Material, given: dict[str, Any], slots: list[Slot]) -> Asked:
+def request(material: Material, given: dict[str, Any], slots: list[Slot]) -> Asked:
     """Make the request of the fields' values.
 
     Raises:
@@ -216,12 +216,12 @@ def request(found: Material, given: dict[str, Any], slots: list[Slot]) -> Asked:
     return Asked(
         slots=tuple(slots),
         turns=tuple(Turn(**turn) for turn in turns),
-        template=found.template if given["template"] == "task" else given["template"],
+        template=material.template if given["template"] == "task" else given["template"],
         max_length=state.draft().task.max_length,
         max_new_tokens=given["max_new_tokens"],
         temperature=given["temperature"],
         top_p=given["top_p"],
         seed=given["seed"],
         reference=example["reference"] if example else None,
-        scorer=found.scorer if example else "",
+        scorer=material.scorer if example else "",
     )

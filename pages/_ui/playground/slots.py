@@ -22,10 +22,10 @@ WORDS = {"unknown": "looking", "free": "not loaded", "loading": "loading", "load
 IDLE_MINUTES = 15
 
 
-def choose(known: dict[str, Answerer]) -> list[Answerer]:
+def choose(people: dict[str, Answerer]) -> list[Answerer]:
     """Draw one select box a column; return who was chosen, in order, nobody twice."""
-    keys = _starting(known)
-    options = distinct({NOBODY: "nobody", **{key: person.option for key, person in known.items()}})
+    keys = _starting(people)
+    options = distinct({NOBODY: "nobody", **{key: person.option for key, person in people.items()}})
     tip = "A model as it is, or the student of a finished run with the adapter that the run trained."
     shown = {"options": list(options), "format_func": options.get, "help": tip}
     for place, column in enumerate(st.container(key="stack-fields-slots").columns(COLUMNS)):
@@ -35,13 +35,13 @@ def choose(known: dict[str, Answerer]) -> list[Answerer]:
             chosen[place] = key
             st.session_state[CHOSEN] = chosen
 
-        key = keys[place] if keys[place] in known else NOBODY
+        key = keys[place] if keys[place] in people else NOBODY
         keys[place] = mirror(column.selectbox, f"Column {place + 1}", f"playground.slot.{place}", key, store, **shown)
     st.session_state[CHOSEN] = keys
-    return [known[key] for key in dict.fromkeys(keys) if key != NOBODY]
+    return [people[key] for key in dict.fromkeys(keys) if key != NOBODY]
 
 
-def _starting(known: dict[str, Answerer]) -> list[str]:
+def _starting(people: dict[str, Answerer]) -> list[str]:
     """Return the columns' choices: kept ones, else teacher, student, a default LoRA and the transfer it belongs to.
 
     One of the last two is the address's run; otherwise they are the newest two that differ least from one another.
@@ -49,22 +49,22 @@ def _starting(known: dict[str, Answerer]) -> list[str]:
     run, problem = state.run_in_link()
     if problem:
         layout.say(problem)
-    named = next((key for key, person in known.items() if run is not None and person.slot.run == run.id), None)
+    named = next((key for key, person in people.items() if run is not None and person.slot.run == run.id), None)
     kept = st.session_state.get(CHOSEN)
     if kept is None:
-        kept = [*list(known)[:2], *first_pair(known, named, state.draft().student.source)]
+        kept = [*list(people)[:2], *first_pair(people, named, state.draft().student.source)]
         kept = (kept + [NOBODY] * COLUMNS)[:COLUMNS]
     if named is not None and st.session_state.get("playground.linked") != named:
-        kept = kept if named in kept else _with_linked(known, kept, named)
+        kept = kept if named in kept else _with_linked(people, kept, named)
         st.session_state["playground.linked"] = named  # once: afterwards the column can be changed
     return kept
 
 
-def _with_linked(known: dict[str, Answerer], kept: list[str], named: str) -> list[str]:
+def _with_linked(people: dict[str, Answerer], kept: list[str], named: str) -> list[str]:
     """Return the columns with the address's run in the last; a default LoRA beside it becomes the one it belongs to."""
     beside = kept[COLUMNS - 2]
-    if beside == NOBODY or (beside in known and known[beside].arm == BASELINE):
-        pair = first_pair(known, named, state.draft().student.source)
+    if beside == NOBODY or (beside in people and people[beside].arm == BASELINE):
+        pair = first_pair(people, named, state.draft().student.source)
         beside = next((key for key in pair if key not in (named, NOBODY)), beside)
     return [*kept[: COLUMNS - 2], beside, named]
 

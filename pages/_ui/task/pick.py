@@ -96,11 +96,11 @@ def _upload() -> None:
     with left:
         uploader(choose)
     with right:
-        known = {str(upload.path): upload for upload in finished(state.place())}
-        if not known:
+        uploads = {str(upload.path): upload for upload in finished(state.place())}
+        if not uploads:
             st.caption("Uploaded files will be listed here. They stay in this workspace.")
             return
-        labels = {path: upload.text for path, upload in known.items()}
+        labels = {path: upload.text for path, upload in uploads.items()}
         current = state.value_of("task.source")
         store = {"store": lambda path: choose(path or ""), "placeholder": "Choose an upload"}
         _choice("Uploaded before", "task.upload", current, labels, **store)
@@ -111,10 +111,10 @@ def _upload() -> None:
             {path: text for path, text in labels.items() if path != current},
             lambda path: state.change({"task.test_source": path}),
             placeholder="none: held out from the same file",
-            disabled=current not in known,
+            disabled=current not in uploads,
         )
-    if current in known:
-        for words in (fields_sentence(known[current].fields), *known[current].notes):
+    if current in uploads:
+        for words in (fields_sentence(uploads[current].fields), *uploads[current].notes):
             if words:
                 st.caption(plain(words))
         _fields(current)
@@ -165,14 +165,14 @@ def _hub() -> bool:
 
     a, b, c = st.container(key="stack-fields-hub").columns([2, 1, 1])
     cached = asking.answered(requests.HubCache(stamp=hub_cache_stamp()), "Looking through the hub's cache …")
-    known = [dataset["name"] for dataset in cached.value["datasets"]] if cached else []
+    names = [dataset["name"] for dataset in cached.value["datasets"]] if cached else []
     mirror(
         a.selectbox,
         "Data set",
         keys[0],
         name or None,
         store,
-        options=[*known, *([name] if name and name not in known else [])],
+        options=[*names, *([name] if name and name not in names else [])],
         accept_new_options=True,
         placeholder="owner/name",
         help="Type owner/name; those in this machine's cache are listed. Loading scripts are never run.",
@@ -192,15 +192,15 @@ def _columns(source: str) -> bool:
     task, label = state.draft().task, task_label(source, 60)
     question = requests.Columns(task=TaskSpec(source=source, subset=task.subset, revision=task.revision))
     reply = asking.answered(question, f"Reading the fields of {label} …")
-    found, likely = (reply.value["columns"], reply.value.get("fields", {})) if reply else ({}, {})
-    if reply and not found:
+    columns, likely = (reply.value["columns"], reply.value.get("fields", {})) if reply else ({}, {})
+    if reply and not columns:
         st.caption("It has no named fields: it is plain text, or a table without a header.")
         return True
     rows = st.container(key="stack-fields-columns")
     boxes = [box for _ in range(0, len(COLUMN_KEYS), 4) for box in rows.columns(4)]
     for box, word in zip(boxes, COLUMN_KEYS, strict=True):
         current = task.columns.get(word)
-        names = [*found, *([current] if current and current not in found else [])]
+        names = [*columns, *([current] if current and current not in columns else [])]
         mirror(
             box.selectbox,
             f"Column: {word}",
@@ -210,7 +210,7 @@ def _columns(source: str) -> bool:
             options=names,
             accept_new_options=True,
             placeholder="none" if current == "" or word not in likely else shorten(likely[word], 30),
-            format_func=lambda column: field_text(column, found),
+            format_func=lambda column: field_text(column, columns),
             help="Without a choice, what the name in grey says. Several fields for choices, with commas between, can "
             "be typed, and a field of a field: choices.text.",
         )

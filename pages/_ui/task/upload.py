@@ -102,18 +102,18 @@ def _work_on(place: Workspace, pending: dict[str, Any], use: Callable[[str], Non
         st.session_state.pop(PENDING)
         use(str(final))
         st.rerun()
-    said = refused.replace(path.with_suffix(".mapped.jsonl").name, f"{label}, as mapped,").replace(path.name, label)
+    problem = refused.replace(path.with_suffix(".mapped.jsonl").name, f"{label}, as mapped,").replace(path.name, label)
     if reply.value["columns"]:
-        _mapping(pending, said, reply.value["columns"], reply.value.get("guess", {}))
+        _mapping(pending, problem, reply.value["columns"], reply.value.get("guess", {}))
         return
     _drop()
-    st.session_state[REFUSED] = said
+    st.session_state[REFUSED] = problem
     st.rerun()
 
 
-def _mapping(pending: dict[str, Any], said: str, columns: dict[str, str], guess: dict[str, str]) -> None:
+def _mapping(pending: dict[str, Any], problem: str, columns: dict[str, str], guess: dict[str, str]) -> None:
     """Draw the fields of a file whose layout is not known, to be mapped to the parts of a prompt."""
-    warn(said, "view_column")
+    warn(problem, "view_column")
     st.caption("Or say which field is which: the file is then written anew. To drop it, remove it from the field.")
     with st.form("uploads.columns", border=True):
         boxes = [box for _ in range(0, len(PARTS), 3) for box in st.columns(3)]

@@ -20,22 +20,6 @@ from paraknow_core.workbench.views.task import learnt, length_sentence, lengths_
 NO_LIMIT = 1_048_576
 BLOCK = 8  # examples of one answer: stepping through them is instant
 SPLIT, WHO, INDEX = "task.view.split", "task.view.who", "task.view.index"
-CSS = """<style>
-.pk-tokens {white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.75rem; font-size: .92rem; max-height: 24rem;
-  overflow-y: auto; border: 1px solid rgba(128,136,140,.35); border-radius: .35rem; padding: .6rem .8rem;}
-.pk-tokens i, .pk-legend i {font-style: normal; border-radius: .2rem; padding: .12rem .04rem; margin-right: 1px;
-  border-bottom: 2px solid transparent;}
-.pk-legend i {padding: .1rem .35rem; margin: 0 .4rem 0 0;}
-.pk-given {background: rgba(128,136,140,.20);}
-.pk-learnt {background: rgba(0,114,178,.34); border-bottom-color: #0072B2 !important;}
-.pk-cut {background: rgba(213,94,0,.16); border-bottom: 2px dashed #D55E00 !important; text-decoration: line-through;}
-.pk-special {font-family: monospace; font-size: .8rem; outline: 1px solid rgba(128,136,140,.75); outline-offset: -1px;
-  padding: .12rem .25rem !important;}
-.pk-line-end {opacity: .8;}
-.pk-legend {display: flex; flex-wrap: wrap; gap: .3rem .8rem; font-size: .84rem; align-items: center;}
-.pk-sizes {display: flex; flex-wrap: wrap; gap: .3rem 1.8rem; align-items: baseline;}
-.pk-sizes b {font-size: 1.25rem; font-weight: 600; margin-right: .3rem;}
-</style>"""
 
 
 def task_reference(cut: bool = False) -> TaskSpec:
@@ -73,7 +57,7 @@ def overview(task: dict[str, Any]) -> None:
     if task["is_text"]:
         more = '<span class="pk-quiet">plain text, scored by perplexity; pieces of about 1,000 characters</span>'
     commit = f'<span class="pk-quiet">commit {escape(task["revision"][:12])}</span>' if task["revision"] else ""
-    st.html(f'{CSS}<div class="pk-sizes" data-testid="sizes">{sizes}{more}{commit}</div>')
+    st.html(f'<div class="pk-sizes" data-testid="sizes">{sizes}{more}{commit}</div>')
     read = fields_sentence(task.get("fields", {}))
     if read:
         st.caption(f":material/view_column: {plain(read)}")
@@ -149,7 +133,7 @@ def _example(task: dict[str, Any], who: str, split: str) -> None:
     limit = limit_of(reply.value["context"])
     left = learnt(shown["tokens"], shown["prompt"], limit)
     st.html(
-        f'{CSS}<div class="pk-legend"><span class="pk-name">{escape(shorten(shown["id"], 60))}</span>'
+        f'<div class="pk-legend"><span class="pk-name">{escape(shorten(shown["id"], 60))}</span>'
         f'<span class="pk-quiet">{shown["tokens"]:,} tokens, {left:,} learnt</span></div>'
     )
     st.html(tokens_html(shown, min(shown["tokens"], limit)))

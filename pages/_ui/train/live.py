@@ -22,19 +22,10 @@ from paraknow_core.workbench.reading import Facts, is_clean
 PICTURES_S = 2.0
 UNFOLD = "train.unfold"  # the run whose settings were just taken: they are shown unfolded
 MOST_TICKED = 4  # with the run itself as many lines as can be named at their ends
-CSS = """<style>
-.pk-facts {display: grid; grid-template-columns: repeat(auto-fit, minmax(7.4rem, 1fr)); gap: .2rem 1rem;
-  margin: .1rem 0 .3rem !important; padding: 0 !important;}
-.pk-facts div {border-left: 2px solid rgba(128,136,140,.35); padding-left: .6rem;}
-.pk-facts dt {font-size: .8rem; opacity: .75; font-weight: 400;}
-.pk-facts dd {font-size: 1.15rem; font-weight: 600; margin: 0 !important; white-space: nowrap;}
-.pk-facts dd small {font-weight: 400; opacity: .75; font-size: .8rem;}
-</style>"""
 
 
 def follow(run: RunFolder, facts: Facts, trained: list[tuple[RunFolder, Facts]]) -> None:
     """Draw a run that has not ended, or did not end well, and go on drawing it while it is active."""
-    st.html(CSS)
     beside = reading.curves_beside(facts, trained)
     run_panel.follow(run, lambda run: _live(run, facts))
     # Pictures cost more than words: they follow every other second, and only they are drawn when a control changes.
@@ -50,7 +41,6 @@ def _live(run: RunFolder, facts: Facts) -> None:
 
 def ended(run: RunFolder, facts: Facts, trained: list[tuple[RunFolder, Facts]]) -> None:
     """Draw the curves of a run that is done; a long one is read piece by piece."""
-    st.html(CSS)
     beside = reading.curves_beside(facts, trained)
     behind = metrics_of(run).behind
     st.fragment(lambda: pictures(run, facts, beside), run_every=0.3 if behind else None)()

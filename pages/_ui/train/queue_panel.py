@@ -17,28 +17,6 @@ from paraknow_core.workbench.reading import Facts
 from paraknow_core.workbench.waiting import place_in_line
 
 MOST_ROWS = 8
-CSS = """<style>
-.st-key-queue > div > [data-testid="stHorizontalBlock"], .st-key-queue > [data-testid="stHorizontalBlock"] {
-  border-bottom: 1px solid rgba(128,136,140,.22); min-height: 2.6rem;}
-.st-key-queue .pk-line {flex-wrap: nowrap; overflow: hidden;}
-.st-key-queue .pk-line > span {white-space: nowrap; flex-shrink: 0;}
-.st-key-queue .pk-line > .pk-title {overflow: hidden; text-overflow: ellipsis; flex-shrink: 1; min-width: 6rem;}
-.st-key-queue .pk-line > .pk-pair {overflow: hidden; text-overflow: ellipsis; flex-shrink: 30; min-width: 0;}
-.st-key-queue .pk-amount {white-space: nowrap;}
-.st-key-queue .pk-line > .pk-chip {min-width: 4.7rem; text-align: center;}
-.pk-bar {display: inline-block; width: 7rem; height: .45rem; border-radius: .25rem; background: rgba(128,136,140,.28);
-  vertical-align: middle; margin-right: .5rem; overflow: hidden;}
-.pk-bar i {display: block; height: 100%; background: #0072B2;}
-@media (max-width: 1080px) {.st-key-queue .pk-pair {display: none;} .st-key-queue .pk-bar {display: none;}}
-@media (max-width: 640px) {
-  .st-key-queue > div > [data-testid="stHorizontalBlock"], .st-key-queue > [data-testid="stHorizontalBlock"] {
-    flex-wrap: wrap; row-gap: 0; padding: .3rem 0;}
-  .st-key-queue > div > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"]:first-child,
-  .st-key-queue > [data-testid="stHorizontalBlock"] > [data-testid="stColumn"]:first-child {flex: 1 1 100%;
-    min-width: 100%;}
-  .st-key-queue .pk-line > .pk-title {white-space: normal;}
-}
-</style>"""
 
 
 def draw(shown: RunFolder | None) -> None:
@@ -47,7 +25,6 @@ def draw(shown: RunFolder | None) -> None:
     Args:
         shown: the run that the page is about; its row is marked.
     """
-    st.html(CSS)
     st.fragment(lambda: _panel(shown), run_every=2.0 if _rows()[0] else 6.0)()
 
 
@@ -56,8 +33,8 @@ def _rows() -> tuple[list[RunFolder], list[RunFolder]]:
     place = state.place()
     order = queue.read(place)
     waiting = [queue.run_of(place, name) for name in order.waiting]
-    known = set(order.waiting)
-    others = (run for run in list_runs(place)[:200] if run.id not in known)
+    in_line = set(order.waiting)
+    others = (run for run in list_runs(place)[:200] if run.id not in in_line)
     working = [run for run in others if reading.status(run).active and _begun(run)]
     return working[::-1], waiting
 

@@ -67,6 +67,11 @@ class Asked(Strict):
             raise ValueError("the prompt is empty; write one, or choose an example")
         return self
 
+    @property
+    def text(self) -> str:
+        """The prompt as it stands in one field."""
+        return "\n\n".join(turn.content for turn in self.turns)
+
 
 class Wish(Strict):
     """What a page leaves for the process: to look at, load or free a model, or to write a generation."""

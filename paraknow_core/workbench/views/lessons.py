@@ -15,7 +15,7 @@ ENDED_BADLY = ("failed", "lost", "stopped")
 
 
 @dataclass(frozen=True)
-class Found:
+class LessonRuns:
     """Which runs of a lesson are there.
 
     Attributes:
@@ -58,7 +58,7 @@ class Found:
         return min(1.0, (self.finished + part) / len(self.states))
 
 
-def find(place: Workspace, lesson: Lesson) -> Found:
+def find(place: Workspace, lesson: Lesson) -> LessonRuns:
     """Look for a run that computes what each spec of the lesson does, whatever it is called."""
     labels = {same.computes(spec): label for label, spec in lesson.specs.items()}
     runs: dict[str, RunFolder] = {}
@@ -74,16 +74,16 @@ def find(place: Workspace, lesson: Lesson) -> Found:
         state = "lost" if state == "done" and not facts.result else state  # its result was removed
         if label not in runs or _rank(state) < _rank(states[label]):
             runs[label], states[label] = run, state
-    return Found(runs, {label: states.get(label, "") for label in lesson.specs})
+    return LessonRuns(runs, {label: states.get(label, "") for label in lesson.specs})
 
 
 def _rank(state: str) -> int:
     return 0 if state == "done" else 2 if state in ENDED_BADLY else 1
 
 
-def waiting_words(place: Workspace, found: Found) -> str:
+def waiting_words(place: Workspace, lesson_runs: LessonRuns) -> str:
     """Say which place in line the lesson's next run has, and when its turn will be; empty where it begins at once."""
-    queued = [found.runs[label] for label, state in found.states.items() if state == "queued"]
+    queued = [lesson_runs.runs[label] for label, state in lesson_runs.states.items() if state == "queued"]
     waits = [wait for wait in (waiting.wait_of(place, run) for run in queued) if wait is not None]
     soonest = min(waits, key=lambda wait: wait.number, default=None)
     if soonest is None or (soonest.number == 1 and not soonest.busy):
@@ -108,8 +108,8 @@ def wait_before(place: Workspace, count: int, whose: str = "Its") -> str:
     return f"{whose} turn would be {waiting.words(wait)}{ahead}.{waiting.unknown(wait)}"
 
 
-def cost(lesson: Lesson, found: Found) -> str:
+def cost(lesson: Lesson, lesson_runs: LessonRuns) -> str:
     """Say what the missing runs will take."""
-    number = len(found.missing)
+    number = len(lesson_runs.missing)
     seconds = max(10.0, round(number / len(lesson.specs) * lesson.seconds, -1))
     return f"{counted(number, 'run')}, about {duration(seconds)}"
