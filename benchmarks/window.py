@@ -48,7 +48,7 @@ def vectorised(score: torch.Tensor, height: int, width: int) -> Window:
 
 
 def first_of_ties(search: Callable[[torch.Tensor, int, int], Window]) -> float:
-    """Return in what share of scores with repeating rows, whose row offsets are all equally good, the first is found."""
+    """Return in what share of scores with repeating rows, all row offsets of which are equal, the first is found."""
     period = 100
     scores = [score_of((period, 4 * period), seed).repeat(4, 1) for seed in range(_TIES)]
     return sum(search(score, 3 * period, 3 * period).row == 0 for score in scores) / _TIES
