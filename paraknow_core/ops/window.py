@@ -6,7 +6,7 @@ and nothing as large as the matrix is allocated.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -98,7 +98,7 @@ def window_sums(score: Tensor, height: int, width: int) -> Tensor:
     """
     score = require_matrix("window sums", score)
     require_fit(score.shape, height, width)
-    return _all_sums(score, height, width, ())
+    return torch.cat(list(sum_strips(score, height, width)))
 
 
 def window_sum(score: Tensor, window: Window) -> float:
@@ -212,23 +212,24 @@ def _candidates(score: Tensor, height: int, width: int, tolerance: float) -> tup
     return top, bottom, near_cols[0].item(), near_cols[-1].item()
 
 
-def sum_strips(score: Tensor, height: int, width: int, quanta: tuple[float, ...] = ()) -> Iterator[Tensor]:
+def sum_strips(
+    score: Tensor, height: int, width: int, values_of: Callable[[Tensor], Tensor] = Tensor.double
+) -> Iterator[Tensor]:
     """Yield the window sums strip by strip: (1, cols - width + 1) for the first row offset, then several at a time.
 
     Args:
         score, height, width: see `window_sums`.
-        quanta: only the piece of each score at the last of these powers of two counts (see `_piece`).
+        values_of: turns some rows of the score into the float64 values that are added.
     """
     rows, cols = score.shape
     column_sums = torch.zeros(cols, dtype=torch.float64, device=score.device)
     for part in row_slices(height, cols, score.device):
-        column_sums += _piece(score[part], quanta).sum(dim=0)
+        column_sums += values_of(score[part]).sum(dim=0)
     last = _slide(column_sums[None, :], width)
     yield last
     for part in row_slices(rows - height, cols, score.device):
         entering = score[part.start + height : part.stop + height]
-        change = _piece(entering, quanta).sub_(_piece(score[part], quanta))
-        strip = _slide(change, width).cumsum(dim=0).add_(last)
+        strip = _slide(values_of(entering) - values_of(score[part]), width).cumsum(dim=0).add_(last)
         last = strip[-1:]
         yield strip
 
@@ -241,40 +242,6 @@ def _slide(values: Tensor, width: int) -> Tensor:
     return sums.cumsum(dim=1)
 
 
-def _all_sums(score: Tensor, height: int, width: int, quanta: tuple[float, ...]) -> Tensor:
-    rows, cols = score.shape
-    sums = torch.empty(rows - height + 1, cols - width + 1, dtype=torch.float64, device=score.device)
-    start = 0
-    for strip in sum_strips(score, height, width, quanta):
-        sums[start : start + len(strip)] = strip
-        start += len(strip)
-    return sums
-
-
-def _split(values: Tensor, quantum: float) -> Tensor:
-    """Round float64 values to multiples of a power of two (adding this constant pushes finer digits out)."""
-    constant = 1.5 * 2.0**52 * quantum
-    return (values + constant).sub_(constant)
-
-
-def _piece(values: Tensor, quanta: tuple[float, ...]) -> Tensor:
-    """Return the float64 values, or with quanta their piece at the last quantum after removing the coarser ones."""
-    values = values.to(torch.float64, copy=True)
-    for quantum in quanta[:-1]:
-        values -= _split(values, quantum)
-    return _split(values, quanta[-1]) if quanta else values
-
-
-def _largest_rest(score: Tensor, quanta: tuple[float, ...]) -> float:
-    """Return the largest |value| that is left after removing the pieces at all quanta."""
-    largest = 0.0
-    for _, values in row_chunks(score):
-        for quantum in quanta:
-            values -= _split(values, quantum)
-        largest = max(largest, values.abs().max().item())
-    return largest
-
-
 def _first_exact_best(score: Tensor, height: int, width: int, largest: float) -> tuple[int, int]:
     """Find the first offset with the largest sum in exact arithmetic.
 
@@ -284,19 +251,26 @@ def _first_exact_best(score: Tensor, height: int, width: int, largest: float) ->
     to stay exact.
     """
     span = score.numel().bit_length()
-    quanta: tuple[float, ...] = ()
-    lead = None
-    rest = largest
+    constants: list[float] = []  # adding one and taking it away again rounds to multiples of a quantum
+    lead, rest = torch.zeros((), dtype=torch.float64, device=score.device), largest
     while True:
-        exponent = math.frexp(rest)[1]
-        step = max(exponent + span - 51, _SMALLEST_EXPONENT)
-        quanta = (*quanta, math.ldexp(1.0, step))
-        sums = _all_sums(score, height, width, quanta)
-        lead = sums if lead is None else lead.add_(sums)
-        lead -= lead.max().item()
-        rest = _largest_rest(score, quanta)
+        step = max(math.frexp(rest)[1] + span - 51, _SMALLEST_EXPONENT)
+        constants.append(1.5 * 2.0**52 * math.ldexp(1.0, step))
+        pieces = sum_strips(score, height, width, lambda values: _piece_and_rest(values, constants)[0])
+        lead = lead + torch.cat(list(pieces))
+        lead -= lead.max()
+        parts = row_slices(*score.shape, score.device)
+        rest = max(_piece_and_rest(score[part], constants)[1].abs().max().item() for part in parts)
         lead[lead < -2.0001 * height * width * rest] = -math.inf
         alive = (lead > -math.inf).flatten()
-        if rest == 0 or step == _SMALLEST_EXPONENT or alive.sum().item() == 1:
-            row, col = divmod(alive.to(torch.uint8).argmax().item(), lead.shape[1])
-            return row, col
+        if rest == 0 or step == _SMALLEST_EXPONENT or alive.sum() == 1:
+            return divmod(alive.to(torch.uint8).argmax().item(), lead.shape[1])
+
+
+def _piece_and_rest(values: Tensor, constants: list[float]) -> tuple[Tensor, Tensor]:
+    """Split float64 values at every quantum in turn; return the piece at the last one and what is left."""
+    rest = values.double()
+    for constant in constants:
+        piece = (rest + constant).sub_(constant)
+        rest = rest - piece
+    return piece, rest

@@ -36,6 +36,7 @@ def test_window_finds_the_same_and_is_faster(window):
         assert row["sum_over_plain"] == pytest.approx(1)
         if row["way"] == "Python loop, torch table":
             assert row["ratio"] > 20
+    assert all(row["first_of_ties"] == 1 for row in sliding)
 
 
 def test_window_results_name_no_machine(window):
@@ -52,6 +53,12 @@ def test_svd_is_as_accurate_as_it_says(tmp_path):
     for row in own:
         assert row["excess_error"] <= row["estimate"] + 1e-6
         assert row["excess_error"] < 1e-4
+
+
+def test_kernels_are_measured_in_both_ways(tmp_path):
+    rows = run("kernels", tmp_path)["rows"]
+    assert len(rows) == 14 and [row["way"] == "own" for row in rows] == [True, False] * 7
+    assert all(row["seconds"] > 0 and row["ratio"] > 0 for row in rows)
 
 
 def test_extraction_measures_every_matrix_of_a_layer_and_their_sum(tmp_path):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paraknow_core.models.json_skim import skim
@@ -11,10 +11,11 @@ from paraknow_core.models.json_skim import skim
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
-    max_leaves=20,
+    max_leaves=8,
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.text(max_size=3), _JSON, max_size=5), _JSON, st.booleans(), st.sampled_from([None, 1]))
 def test_agrees_with_json(document, value, ascii_only, indent):
     document = document | {"model": {"first": document, "vocab": value, "merges": [["a", "]"], ["{", '"\\']]}}

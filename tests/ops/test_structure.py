@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from paraknow_core.errors import NumericError, ShapeError
@@ -29,7 +29,6 @@ def highest(totals, count) -> list[int]:
     return sorted(sorted(range(len(totals)), key=lambda i: (-totals[i], i))[:count])
 
 
-@settings(max_examples=40)
 @given(with_size(matrices() | matrices(tied=True)), st.booleans())
 def test_neuron_equals_sorting(case, transposed):
     score, height, width = case
