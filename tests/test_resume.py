@@ -18,6 +18,7 @@ from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.tasks import model_scores
+from tests.marking import mostly_slow
 from tests.tiny_models import edit_weights
 
 SETTINGS = Settings(threads=1, checkpoint_seconds=0)
@@ -101,17 +102,23 @@ def made(run: RunFolder) -> dict:
 
 @pytest.mark.parametrize(
     ("stage", "done", "times"),
-    [
-        ("prepare", 0, 1),
+    mostly_slow(
+        [
+            ("prepare", 0, 1),
+            ("sensitivity", 0, 1),
+            ("injection", 0, 1),
+            ("fine-tuning", 0, 1),
+            ("fine-tuning", 3, 1),
+            ("fine-tuning", STEPS, 2),
+            ("export", 0, 3),
+            ("evaluation", 0, 2),
+            ("evaluation", 2, 3),
+        ],
         ("sensitivity", 0, 1),
-        ("injection", 0, 1),
-        ("fine-tuning", 0, 1),
         ("fine-tuning", 3, 1),
-        ("fine-tuning", STEPS, 2),
         ("export", 0, 3),
-        ("evaluation", 0, 2),
         ("evaluation", 2, 3),
-    ],
+    ),
 )
 def test_a_run_cut_off_anywhere_ends_as_one_that_was_not(spec, place, whole, stage, done, times):
     run = create_run(place, spec)

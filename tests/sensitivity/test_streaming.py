@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +27,7 @@ from paraknow_core.sensitivity.measure import measure, plan_for, sensitivity
 from paraknow_core.sensitivity.store import FULL
 from paraknow_core.settings import Settings
 from paraknow_core.spec import ModelSpec
+from tests.marking import mostly_slow
 from tests.tiny_models import FAMILIES, edit_weights
 
 CASES = [
@@ -40,6 +42,8 @@ CASES = [
     ("gemma3_text", {"sliding_window": 8, "pad_token_id": 2}),
     ("qwen2", {"tie_word_embeddings": True}),
 ]
+# Plain and tied, transposed and fused weights, layers that look at a window.
+QUICK = [("llama", {}), ("gpt2", {}), ("phi3", {}), ("gemma2", {"sliding_window": 8})]
 
 
 def seed_samples(lengths=(17, 30, 30, 9)):
@@ -79,7 +83,9 @@ def assert_same(found, expected, *, relative=1e-6, element=1e-5):
         assert (found[name] - want).abs().max().item() <= room, name
 
 
-@pytest.mark.parametrize(("family", "overrides"), CASES, ids=lambda v: v if isinstance(v, str) else ",".join(v))
+@pytest.mark.parametrize(
+    ("family", "overrides"), mostly_slow(CASES, *QUICK), ids=lambda v: v if isinstance(v, str) else ",".join(v)
+)
 def test_streamed_is_what_the_whole_model_gives(family, overrides, tiny, tmp_path):
     folder = tiny(family, **overrides)
     expected = measured(folder, tmp_path / "whole", streaming="never")
@@ -100,7 +106,10 @@ def test_streamed_is_what_the_whole_model_gives(family, overrides, tiny, tmp_pat
 
 @pytest.mark.parametrize(
     ("family", "overrides"),
-    [("llama", {"tie_word_embeddings": True}), ("phi", {"tie_word_embeddings": True}), ("gpt2", {})],
+    mostly_slow(
+        [("llama", {"tie_word_embeddings": True}), ("phi", {"tie_word_embeddings": True}), ("gpt2", {})],
+        ("phi", {"tie_word_embeddings": True}),
+    ),
 )
 def test_sixteen_bits_and_a_tied_output_layer_with_a_bias(family, overrides, tiny, tmp_path):
     folder = tiny(family, **overrides)
@@ -126,7 +135,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused_before_it_is_read(tiny, tmp_p
             measured(broken(name, change), tmp_path / f"work-{name}", streaming="always")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, "gpt2", "qwen2"))
 def test_samples_of_different_lengths_go_through_a_layer_together(family, tiny, tmp_path, monkeypatch):
     folder = tiny(family)
     expected = measured(folder, tmp_path / "whole", streaming="never")
@@ -153,11 +162,14 @@ LONG_ROPE = {
 
 @pytest.mark.parametrize(
     ("family", "overrides", "wanted"),
-    [
-        ("gemma3_text", {"use_bidirectional_attention": True}, [[0], [1], [2], [3]]),
-        ("phi3", {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 16}, [[0], [1, 2], [3]]),
+    mostly_slow(
+        [
+            ("gemma3_text", {"use_bidirectional_attention": True}, [[0], [1], [2], [3]]),
+            ("phi3", {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 16}, [[0], [1, 2], [3]]),
+            ("llama", {"rope_parameters": DYNAMIC_ROPE, "max_position_embeddings": 16}, [[0], [1, 2], [3]]),
+        ],
         ("llama", {"rope_parameters": DYNAMIC_ROPE, "max_position_embeddings": 16}, [[0], [1, 2], [3]]),
-    ],
+    ),
 )
 def test_samples_that_filling_would_change_go_through_a_layer_alone(
     family, overrides, wanted, tiny, tmp_path, monkeypatch
@@ -191,8 +203,9 @@ class StopsAfter(Silent):
             raise StopRequested
 
 
-@pytest.mark.parametrize("places", [3, 10, 15, 19, 23])
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    ("places", "tied"), mostly_slow(product([3, 10, 15, 19, 23], [False, True]), (3, True), (19, False))
+)
 def test_a_stopped_measurement_goes_on_where_it_was(places, tied, tiny, tmp_path):
     folder = tiny("llama", tie_word_embeddings=tied)
     whole = measured(folder, tmp_path / "whole", streaming="always")
@@ -215,7 +228,7 @@ def test_a_stopped_measurement_goes_on_where_it_was(places, tied, tiny, tmp_path
     assert list(dict.fromkeys(rest.seen))[:-1] == every[done:]
 
 
-@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("durable", mostly_slow([False, True], True))
 def test_a_crash_of_the_machine_counts_what_the_disk_has(durable, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(streaming, "SYNC_WEIGHTS", 0 if durable else 1 << 60)
     folder = tiny("llama")
@@ -273,7 +286,9 @@ def test_a_killed_measurement_loses_one_layer_at_most(tiny, chat_file, tmp_path)
     assert not list((place / "sensitivity").glob(".*"))
 
 
-@pytest.mark.parametrize("structure", ["submatrix", "row_column", "neuron", "random"])
+@pytest.mark.parametrize(
+    "structure", mostly_slow(["submatrix", "row_column", "neuron", "random"], "submatrix", "random")
+)
 def test_kept_choices_give_the_blocks_of_the_whole_sensitivity(structure, make_context, tiny, tmp_path):
     student = tiny("llama", extra_tokens=("hello", "there"))
     changes = {"extraction.structure": structure}
