@@ -98,9 +98,9 @@ def limiting(demo: bool, roots: Sequence[Path], hub: bool = False) -> dict[str, 
             raise RunError(f"ui: --root {root}: there is no such folder; give one that holds models or data")
         if os.pathsep in str(root):
             raise RunError(f"ui: --root {root}: has a '{os.pathsep}' in its name; rename it, or give its parent")
-    named = [os.environ.get(ROOTS_VARIABLE, ""), *(str(root.expanduser().resolve()) for root in roots)]
-    found = {ROOTS_VARIABLE: os.pathsep.join(filter(None, named))} if any(named) else {}
-    return found | ({DEMO_VARIABLE: "1"} if demo else {}) | ({HUB_VARIABLE: "1"} if hub else {})
+    folders = filter(None, [os.environ.get(ROOTS_VARIABLE), *(str(root.expanduser().resolve()) for root in roots)])
+    variables = {ROOTS_VARIABLE: os.pathsep.join(folders), DEMO_VARIABLE: "1" * demo, HUB_VARIABLE: "1" * hub}
+    return {name: value for name, value in variables.items() if value}
 
 
 def server_command(host: str, port: int) -> list[str]:

@@ -94,16 +94,14 @@ class AboutSpec(Question):
     @field_validator("spec")
     @classmethod
     def _keep_what_is_read(cls, spec: RunSpec) -> RunSpec:
-        kept: dict[str, Any] = {}
+        kept = RunSpec()
         for key in cls.reads:
             part, _, inner = key.partition(".")
             value = getattr(spec, part)
-            kept[part] = (
-                kept.get(part, getattr(RunSpec(), part)).model_copy(update={inner: getattr(value, inner)})
-                if inner
-                else value
-            )
-        return RunSpec().model_copy(update=kept)
+            if inner:
+                value = getattr(kept, part).model_copy(update={inner: getattr(value, inner)})
+            kept = kept.model_copy(update={part: value})
+        return kept
 
 
 # Models ------------------------------------------------------------------------------------------------------------

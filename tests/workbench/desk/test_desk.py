@@ -13,7 +13,7 @@ import pytest
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import DataError
 from paraknow_core.paths import Workspace
-from paraknow_core.spec import ModelSpec, TaskSpec
+from paraknow_core.spec import ModelSpec, RunSpec, TaskSpec
 from paraknow_core.workbench import desk, sources
 from paraknow_core.workbench.access import ADDRESS_VARIABLE, DEMO_VARIABLE
 from paraknow_core.workbench.desk import kinds, questions, requests, serve
@@ -110,6 +110,21 @@ def test_every_question_has_exactly_one_answering_function():
                     answering.append((question, file.stem, name))
     asked = [(cls, cls.subject, cls.kind) for cls in KINDS.values() if cls.__module__ == requests.__name__]
     assert sorted(answering, key=str) == sorted(asked, key=str)
+
+
+def test_a_question_about_a_spec_is_another_one_only_where_its_answer_may_be():
+    def plan(**changes) -> requests.TransferPlan:
+        changes = {key.replace("__", "."): value for key, value in changes.items()}
+        return requests.TransferPlan(spec=RunSpec().with_changes(changes), stores=["one"])
+
+    assert plan(factorisation__rank=8, extraction__seed=3, name="x") == plan()
+    assert plan(extraction__origin=["ffn"], extraction__seed=3) == plan(extraction__origin=["ffn"]) != plan()
+    assert plan(teacher__source="bundled:kin") != plan()
+    for cls in KINDS.values():
+        for key in getattr(cls, "reads", ()):
+            part, _, inner = key.partition(".")
+            assert part in RunSpec.model_fields
+            assert not inner or hasattr(getattr(RunSpec(), part), inner)
 
 
 def test_bad_settings_are_the_answer_to_every_question_and_do_not_end_the_process(place, echo):

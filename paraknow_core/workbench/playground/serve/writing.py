@@ -53,10 +53,8 @@ class Writing:
             try:
                 with without_panic():
                     row = _Row(held, asked)
-                append_line(
-                    self.lines,
-                    {"slot": slot.key, "event": "start", "prompt": row.prompt_text, "prompt_tokens": len(row.prompt)},
-                )
+                start = {"slot": slot.key, "event": "start"}
+                append_line(self.lines, {**start, "prompt": row.prompt_text, "prompt_tokens": len(row.prompt)})
                 self.rows.append(row)
             except Exception as error:  # a damaged tokenizer raises anything; the others are still asked
                 self._end(slot.key, "failed", error=_sentence(error))
@@ -109,19 +107,10 @@ class Writing:
 
     def _finish(self, row: "_Row", reason: str, error: str = "") -> None:
         row.ended = reason
-        self._end(row.held.slot.key, reason, error, row.score(), row.per_second())
+        self._end(row.held.slot.key, reason, error, score=row.score(), per_second=row.per_second())
 
-    def _end(
-        self, key: str, reason: str, error: str = "", score: float | None = None, per_second: float | None = None
-    ) -> None:
-        record = {
-            "slot": key,
-            "event": "end",
-            "reason": reason,
-            "error": error,
-            "score": score,
-            "per_second": per_second,
-        }
+    def _end(self, key: str, reason: str, error: str = "", **numbers: float | None) -> None:
+        record = {"slot": key, "event": "end", "reason": reason, "error": error, **numbers}
         try:
             append_line(self.lines, record)
         except OSError:
