@@ -136,52 +136,52 @@ def _pair_layer_module(module: LogicalModule, teacher: Anatomy, layer: int | Non
         if teacher.num_hidden_layers <= module.layer:
             reason += f" (the teacher has {teacher.num_hidden_layers})"
         return _skip(module, None, reason)
-    given = teacher.find(module.role, layer)
-    if given is None:
+    source = teacher.find(module.role, layer)
+    if source is None:
         return _skip(module, None, f"the teacher ({teacher.family}) has no {module.role}")
-    placed = (min(module.shape[0], given.shape[0]), min(module.shape[1], given.shape[1]))
-    if given.shape == module.shape:
+    placed = (min(module.shape[0], source.shape[0]), min(module.shape[1], source.shape[1]))
+    if source.shape == module.shape:
         action, reason = "whole", "same shape: the whole weight is taken"
     elif placed == module.shape:
-        action, reason = "cut", f"a window of {_by(placed)} is cut from {_by(given.shape)}"
+        action, reason = "cut", f"a window of {_by(placed)} is cut from {_by(source.shape)}"
     else:
         action = "place"
         reason = (
-            f"the teacher is smaller in some dimension: {_by(placed)} of {_by(given.shape)} is placed at row 0, "
+            f"the teacher is smaller in some dimension: {_by(placed)} of {_by(source.shape)} is placed at row 0, "
             f"column 0 of {_by(module.shape)}; the rest of the student stays"
         )
-    return Pairing(module.name, given.name, module.role, action, given.shape, module.shape, placed, reason)
+    return Pairing(module.name, source.name, module.role, action, source.shape, module.shape, placed, reason)
 
 
 def _pair_vocabulary(
     module: LogicalModule, teacher: Anatomy, student: Anatomy, alignment: TokenAlignment | None
 ) -> Pairing:
     """Pair an embedding or head: rows go by token, only the hidden dimension is cut."""
-    given = teacher.find(module.role, None) or teacher.find("embed", None)
+    source = teacher.find(module.role, None) or teacher.find("embed", None)
     rows, why = _shared_rows(teacher, student, alignment)
     if not rows:
-        return _skip(module, given, why)
-    hidden = min(module.shape[1], given.shape[1])
-    whole_rows = rows == module.shape[0] and rows == given.shape[0]
-    if given.shape[1] < module.shape[1] or rows < module.shape[0]:
+        return _skip(module, source, why)
+    hidden = min(module.shape[1], source.shape[1])
+    whole_rows = rows == module.shape[0] and rows == source.shape[0]
+    if source.shape[1] < module.shape[1] or rows < module.shape[0]:
         action = "place"
     else:
-        action = "whole" if whole_rows and given.shape[1] == module.shape[1] else "cut"
-    parts = [why, "same hidden size" if given.shape[1] == module.shape[1] else _hidden(given, module)]
-    if module.role == "head" and given.role == "embed":
+        action = "whole" if whole_rows and source.shape[1] == module.shape[1] else "cut"
+    parts = [why, "same hidden size" if source.shape[1] == module.shape[1] else _hidden(source, module)]
+    if module.role == "head" and source.role == "embed":
         parts.append("the teacher's head is its tied input embedding")
     if student.tied and not teacher.tied:
         parts.append("the student's one tied weight receives the teacher's input embedding, its head is not used")
     return Pairing(
-        module.name, given.name, module.role, action, given.shape, module.shape, (rows, hidden), "; ".join(parts)
+        module.name, source.name, module.role, action, source.shape, module.shape, (rows, hidden), "; ".join(parts)
     )
 
 
-def _hidden(given: LogicalModule, module: LogicalModule) -> str:
-    if given.shape[1] > module.shape[1]:
-        return f"{module.shape[1]} of {given.shape[1]} hidden channels are cut"
+def _hidden(source: LogicalModule, module: LogicalModule) -> str:
+    if source.shape[1] > module.shape[1]:
+        return f"{module.shape[1]} of {source.shape[1]} hidden channels are cut"
     return (
-        f"{given.shape[1]} hidden channels are placed at column 0 of {module.shape[1]}; the rest of the student stays"
+        f"{source.shape[1]} hidden channels are placed at column 0 of {module.shape[1]}; the rest of the student stays"
     )
 
 
@@ -259,17 +259,9 @@ def _vocabulary_notes(
     return notes
 
 
-def _skip(module: LogicalModule, given: LogicalModule | None, reason: str) -> Pairing:
-    return Pairing(
-        module.name,
-        given.name if given else None,
-        module.role,
-        "skip",
-        given.shape if given else None,
-        module.shape,
-        None,
-        reason,
-    )
+def _skip(module: LogicalModule, source: LogicalModule | None, reason: str) -> Pairing:
+    name, shape = (source.name, source.shape) if source else (None, None)
+    return Pairing(module.name, name, module.role, "skip", shape, module.shape, None, reason)
 
 
 def _by(shape: tuple[int, int]) -> str:

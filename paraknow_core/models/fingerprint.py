@@ -40,11 +40,11 @@ def weights_fingerprint(source: ModelSource, memo: Path | None = None) -> str:
     Raises:
         ModelError: a file is missing or unreadable, or changes while it is read.
     """
-    known = _read_memo(memo)
+    remembered = _read_memo(memo)
     fresh: dict[str, str] = {}
     total = hashlib.sha256()
     for path in (source.folder / "config.json", *source.weight_files()):
-        total.update(f"{path.name} {_file_hash(path, known, fresh, source.label)}\n".encode())
+        total.update(f"{path.name} {_file_hash(path, remembered, fresh, source.label)}\n".encode())
     if memo and fresh:
         # Read again: another process may have added its own in the long time hashing takes.
         entries = _read_memo(memo) | fresh
@@ -76,13 +76,13 @@ def _read_memo(memo: Path | None) -> dict[str, str]:
     return entries if isinstance(entries, dict) else {}
 
 
-def _file_hash(path: Path, known: dict[str, str], fresh: dict[str, str], label: str) -> str:
-    """Return a file's sha256, from `known` if nothing about the file changed; note a new one in `fresh`."""
+def _file_hash(path: Path, remembered: dict[str, str], fresh: dict[str, str], label: str) -> str:
+    """Return a file's sha256, from `remembered` if nothing about the file changed; note a new one in `fresh`."""
     try:
         before = _identity(path)
-        remembered = known.get(before)
-        if isinstance(remembered, str) and len(remembered) == 64:
-            return remembered
+        memory = remembered.get(before)
+        if isinstance(memory, str) and len(memory) == 64:
+            return memory
         digest = hashlib.sha256()
         with path.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):

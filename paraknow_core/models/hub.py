@@ -70,9 +70,9 @@ def fetch(repository: str, revision: str | None, *, offline: bool, weights: bool
     if not weights and (folder / "config.json").exists():
         with _sentences(repository, revision, offline), _no_progress_bars():
             return folder, commit, _remote_headers(repository, commit)
-    wanted = weight_file_names(folder, repository) if (folder / INDEX_FILE).exists() else [SINGLE_FILE]
+    files = weight_file_names(folder, repository) if (folder / INDEX_FILE).exists() else [SINGLE_FILE]
     with _sentences(repository, revision, offline):
-        huggingface_hub.snapshot_download(repository, revision=commit, allow_patterns=wanted)
+        huggingface_hub.snapshot_download(repository, revision=commit, allow_patterns=files)
     weight_file_names(folder, repository)  # without any weights this says what is there instead
     return folder, commit, None
 
@@ -93,10 +93,10 @@ def _remote_headers(repository: str, commit: str) -> dict[str, TensorHeader]:
     """Read the headers of a hub model's weights: a few kilobytes a file."""
     import huggingface_hub
 
-    found = huggingface_hub.get_safetensors_metadata(repository, revision=commit)
+    metadata = huggingface_hub.get_safetensors_metadata(repository, revision=commit)
     return {
         name: TensorHeader(name, tensor.dtype, tuple(tensor.shape), file, *tensor.data_offsets)
-        for file, content in found.files_metadata.items()
+        for file, content in metadata.files_metadata.items()
         for name, tensor in content.tensors.items()
     }
 

@@ -52,11 +52,11 @@ def library_config(source: ModelSource) -> "PreTrainedConfig":
     """
     from transformers import AutoConfig
 
-    given = source.config()
-    read_dimensions(given, source.label)  # names what it knows to be wrong, with its key
+    config = source.config()
+    read_dimensions(config, source.label)  # names what it knows to be wrong, with its key
     with quiet_transformers():
         try:
-            return AutoConfig.for_model(**{key: value for key, value in given.items() if key not in _NOT_FOLLOWED})
+            return AutoConfig.for_model(**{key: value for key, value in config.items() if key not in _NOT_FOLLOWED})
         except Exception as error:  # config checks raise many kinds
             raise ModelError(
                 f"{source.label}: config.json has a value that transformers refuses ({one_line_reason(error)}); "

@@ -47,7 +47,12 @@ def load_model(source: ModelSource, *, device: str = "cpu", dtype: str = "float3
     model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()
     parameters_of(model, anatomy)
-    return _placed(model, device, dtype, source.label).eval()
+    try:
+        return model.to(device).eval()
+    except torch.OutOfMemoryError:
+        raise ModelError(
+            f"{source.label}: does not fit into {device}'s memory as {dtype}; use bfloat16, a smaller model or the CPU"
+        ) from None
 
 
 def parameters_of(model: "nn.Module", anatomy: Anatomy) -> "dict[str, nn.Parameter]":
@@ -146,11 +151,11 @@ def _take_generation_config(model: "PreTrainedModel", source: ModelSource) -> No
     content = read_json_object(source.folder / GENERATION_CONFIG, source.label)
     with quiet_transformers():
         try:
-            made = GenerationConfig.from_dict(content)
-            made.validate(strict=True)
+            config = GenerationConfig.from_dict(content)
+            config.validate(strict=True)
         except Exception:  # its checks raise many kinds
-            made = GenerationConfig(eos_token_id=ends or None)
-    model.generation_config = made
+            config = GenerationConfig(eos_token_id=ends or None)
+    model.generation_config = config
 
 
 def pick_device(setting: str) -> str:
@@ -168,36 +173,21 @@ def pick_device(setting: str) -> str:
     if setting == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if present[name])
     if not present.get(setting):
-        there = ", ".join(name for name, here in present.items() if here)
-        raise ModelError(f"device: {setting} is not available on this machine; choose auto or {there}")
+        devices = ", ".join(name for name in present if present[name])
+        raise ModelError(f"device: {setting} is not available on this machine; choose auto or {devices}")
     return setting
 
 
-def _placed(model: "PreTrainedModel", device: str, dtype: str, label: str) -> "PreTrainedModel":
-    import torch
-
-    try:
-        return model.to(device)
-    except torch.OutOfMemoryError:
-        raise ModelError(
-            f"{label}: does not fit into {device}'s memory as {dtype}; use bfloat16, a smaller model or the CPU"
-        ) from None
-
-
 def _check_tie(source: ModelSource, anatomy: Anatomy, shards: "Shards") -> None:
-    """Refuse a model whose config ties the embeddings while its files hold two different ones.
-
-    Raises:
-        ModelError: they differ.
-    """
+    """Refuse a model whose config ties the embeddings while its files hold two different ones."""
     family = FAMILIES[anatomy.family]
     listed = memory_names(source.headers(), family, source.label)
     pair = [listed.get(f"{path}.weight") for path in (family.embed, family.head)]
     if not anatomy.tied or None in pair:
         return
-    one, two = (shards.tensor(each) for each in pair)
-    step = 4096
-    if one.shape != two.shape or any(not one[i : i + step].equal(two[i : i + step]) for i in range(0, len(one), step)):
+    embed, head = (shards.tensor(header) for header in pair)
+    pieces = zip(embed.split(4096), head.split(4096), strict=False)  # a few rows at a time stay in the cache
+    if embed.shape != head.shape or not all(rows.equal(others) for rows, others in pieces):
         raise ModelError(
             f"{anatomy.label}: config.json ties the embeddings, but the file holds a different output layer; "
             "set tie_word_embeddings to false in config.json"

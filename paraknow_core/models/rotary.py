@@ -23,11 +23,11 @@ def tables_of_their_own(model: nn.Module) -> "list[OwnTables]":
     Returns:
         The modules that make such tables; empty for most models.
     """
-    found = [part for part in model.modules() if hasattr(part, "original_max_seq_len") and any(_kinds(part).values())]
-    for part in found:
+    makers = [part for part in model.modules() if hasattr(part, "original_max_seq_len") and any(_kinds(part).values())]
+    for part in makers:
         if not isinstance(part, OwnTables):
             part.__class__ = _own(type(part))
-    return found
+    return makers
 
 
 def lengths_matter(model: nn.Module) -> bool:
@@ -54,14 +54,13 @@ class OwnTables(nn.Module):
             return super().forward(x, position_ids, *more)
         lengths = (position_ids.amax(dim=-1) + 1).tolist()
         tables = [self.table_of(layer_type, length) for length in lengths]
-        made: list[tuple[Tensor, Tensor] | None] = [None] * len(tables)
+        by_row: dict[int, tuple[Tensor, Tensor]] = {}
         for table in dict.fromkeys(tables):
             rows = [row for row, own in enumerate(tables) if own == table]
             self._forget(layer_type)
-            cos, sin = super().forward(x, position_ids[rows], *more)
-            for place, row in enumerate(rows):
-                made[row] = (cos[place], sin[place])
-        return torch.stack([cos for cos, _ in made]), torch.stack([sin for _, sin in made])
+            by_row |= zip(rows, zip(*super().forward(x, position_ids[rows], *more), strict=True), strict=True)
+        cosines, sines = zip(*(by_row[row] for row in range(len(tables))), strict=True)
+        return torch.stack(cosines), torch.stack(sines)
 
     def table_of(self, layer_type: str | None, length: int) -> int:
         """Name the table of a text of so many tokens."""

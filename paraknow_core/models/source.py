@@ -2,7 +2,7 @@
 
 import codecs
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,17 +77,17 @@ def resolve_model(
     Raises:
         ModelError: one sentence with the next step.
     """
-    found = named(source)
-    label = found.text
+    name = named(source)
+    label = name.text
     if "://" in label or "@" in label or holds_secret(label):  # may hold a password, so it is not repeated
         raise ModelError("model: an address was given; give bundled:NAME, a folder, or a hub id like owner/name")
-    if found.kind == "bundled":
+    if name.kind == "bundled":
         _refuse_revision(label, revision)
         return ModelSource(label, "bundled", _bundled_folder(label))
-    if found.path is not None and (label.startswith((".", "/", "~")) or (label and _is_folder(found.path))):
+    if name.path is not None and (label.startswith((".", "/", "~")) or (label and _is(Path.is_dir, name.path))):
         _refuse_revision(label, revision)
-        return ModelSource(label, "local", _local_folder(found.path, label))
-    if found.kind != "hub" or found.prefixed:
+        return ModelSource(label, "local", _local_folder(name.path, label))
+    if name.kind != "hub" or name.prefixed:
         hint = f"did you mean {BUNDLED_PREFIX}{label}?" if label in bundled_names() else "check the spelling"
         raise ModelError(
             f"model '{_short(label)}': neither an existing folder nor a hub id like owner/name nor bundled:NAME; {hint}"
@@ -141,28 +141,24 @@ def _why_no_config(path: Path, label: str) -> str:
 
 
 def _bundled_folder(label: str) -> Path:
-    name, known = label.removeprefix(BUNDLED_PREFIX), bundled_names()
-    if name not in known:  # also keeps names such as ../.. out
-        choice = f"choose from {', '.join(known)}" if known else "none are installed; run `make demo`"
+    name, names = label.removeprefix(BUNDLED_PREFIX), bundled_names()
+    if name not in names:  # also keeps names such as ../.. out
+        choice = f"choose from {', '.join(names)}" if names else "none are installed; run `make demo`"
         raise ModelError(f"model '{_short(label)}': there is no bundled model of that name; {choice}")
     return BUNDLED_FOLDER / name
 
 
-def _is_folder(path: Path) -> bool:
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
     try:
-        return path.is_dir()
+        return kind(path)
     except (OSError, ValueError):  # a name too long for the file system, or one with a zero byte
         return False
 
 
 def _local_folder(folder: Path, label: str) -> Path:
-    if _is_folder(folder):
+    if _is(Path.is_dir, folder):
         return folder.resolve()
-    try:
-        found_file = folder.is_file()
-    except (OSError, ValueError):
-        found_file = False
-    if found_file:
+    if _is(Path.is_file, folder):
         raise ModelError(f"model '{_short(label)}': is a file; give the folder that holds config.json and the weights")
     raise ModelError(f"model '{_short(label)}': there is no such folder; check the path")
 

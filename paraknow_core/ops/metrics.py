@@ -10,7 +10,6 @@ from paraknow_core.errors import NumericError, ShapeError
 from paraknow_core.ops.chunks import require_matrix, row_chunks
 
 _STRIP = 1 << 18  # numbers converted to float64 at once
-_NARROW = 8  # fewer numbers than this are added one after the other: a reduction over so few is slow
 
 
 def row_sums(matrix: Tensor) -> Tensor:
@@ -40,11 +39,13 @@ def profile(matrix: Tensor, size: int = 256) -> tuple[Tensor, Tensor, Tensor]:
     """Reduce a matrix to its row sums, its column sums and its block means, reading it once.
 
     Args:
-        matrix: (rows, cols), any floating dtype.
-        size: the block means are at most (size, size); see `block_reduce`.
+        matrix: (rows, cols), any floating dtype and device.
+        size: at most so many blocks along each side.
 
     Returns:
-        (rows,), (cols,) and the block means, all float64.
+        (rows,), (cols,) and (min(rows, size), min(cols, size)), all float64. Of n blocks, block i covers the rows from
+        i * rows // n to (i + 1) * rows // n, and the columns likewise: blocks differ by at most one row or column,
+        each mean is over the block's true size, and every element belongs to exactly one block.
     """
     matrix = require_matrix("profile", matrix)
     row_edges, col_edges = (_edges(length, size) for length in matrix.shape)
@@ -58,8 +59,10 @@ def profile(matrix: Tensor, size: int = 256) -> tuple[Tensor, Tensor, Tensor]:
         strip = room[: stop - start].copy_(matrix[start:stop])
         rows[start:stop] = strip.sum(dim=1)
         lines[blocks] = strip.view(blocks.stop - blocks.start, -1, matrix.shape[1]).sum(dim=1)
-    means = _means(_reduce_columns(lines, col_edges, "sum"), row_edges, col_edges)
-    return rows, lines.sum(dim=0), means
+    heights, widths = (torch.tensor(edges, device=lines.device).diff() for edges in (row_edges, col_edges))
+    block_of = torch.repeat_interleave(widths)  # of each column
+    sums = lines.new_zeros(len(lines), len(widths)).index_add_(1, block_of, lines)
+    return rows, lines.sum(dim=0), sums / torch.outer(heights, widths)
 
 
 def sum_of_squares(matrix: Tensor) -> float:
@@ -75,35 +78,25 @@ def cosine(a: Tensor, b: Tensor) -> float:
         ShapeError: the shapes differ.
         NumericError: a value is NaN or infinite.
     """
-    if a.shape == b.shape and a.numel() == 0:
+    if a.shape != b.shape:
+        raise ShapeError(
+            f"cosine: shapes {tuple(a.shape)} and {tuple(b.shape)} differ; two tensors of one shape are needed; "
+            "compare a block with the student weight it replaces"
+        )
+    if a.numel() == 0:
         return 0.0
-    a, b = _paired("cosine", a, b)
+    a, b = (require_matrix("cosine", t if t.ndim == 2 else t.reshape(1, -1)) for t in (a, b))
     sums = []
     for (_, x), (_, y) in zip(row_chunks(a), row_chunks(b), strict=True):
         x, y = x.flatten(), y.flatten()
         sums.append([torch.dot(*pair).item() for pair in ((x, y), (x, x), (y, y))])
     dot, *squares = (math.fsum(column) for column in zip(*sums, strict=True))
     norm = math.prod(math.sqrt(square) for square in squares)
-    _require_finite("cosine", dot, norm)
+    if not math.isfinite(dot + norm):
+        raise NumericError(
+            "cosine: the values contain NaN or infinity; finite values are needed; check where they were computed"
+        )
     return max(-1.0, min(1.0, dot / norm)) if norm > 0 else 0.0
-
-
-def relative_error(a: Tensor, b: Tensor) -> float:
-    """Distance of a from the reference b: Frobenius norm of (a - b) over that of b (inf if only b is zero).
-
-    Raises:
-        ShapeError: the shapes differ.
-        NumericError: a value is NaN or infinite.
-    """
-    a, b = _paired("relative error", a, b)
-    squared = math.fsum(
-        x.sub_(y).square_().sum().item() for (_, x), (_, y) in zip(row_chunks(a), row_chunks(b), strict=True)
-    )
-    reference = sum_of_squares(b)
-    _require_finite("relative error", squared, reference)
-    if reference == 0:
-        return 0.0 if squared == 0 else math.inf
-    return math.sqrt(squared / reference)
 
 
 def retained_energy(singular_values: Tensor, total_squared: float) -> float:
@@ -117,100 +110,9 @@ def retained_energy(singular_values: Tensor, total_squared: float) -> float:
     return min(1.0, kept / total_squared) if total_squared > 0 else 1.0
 
 
-def subspace_overlap(a: Tensor, b: Tensor) -> float:
-    """How far two row spaces coincide: mean squared cosine of their principal angles, 0 (orthogonal) to 1.
-
-    Args:
-        a: (r1, n) and b: (r2, n), for example two LoRA A factors. The mean is over the smaller of the two dimensions,
-            so a space inside a larger one has overlap 1. Rows that depend on others do not count.
-
-    Raises:
-        ShapeError: the rows live in spaces of different dimension.
-        NumericError: a value is NaN or infinite.
-    """
-    a, b = require_matrix("subspace overlap", a), require_matrix("subspace overlap", b)
-    if a.shape[1] != b.shape[1]:
-        raise ShapeError(
-            f"subspace overlap: rows of {a.shape[1]} and of {b.shape[1]} numbers; both need the same number of "
-            "columns; compare factors of the same student module"
-        )
-    bases = [_row_basis(matrix) for matrix in (a, b)]
-    smaller = min(len(basis) for basis in bases)
-    if smaller == 0:
-        return 0.0
-    squared = (bases[0] @ bases[1].T).square().sum().item()
-    return min(1.0, squared / smaller)
-
-
-def block_reduce(matrix: Tensor, max_rows: int = 256, max_cols: int = 256, how: str = "mean") -> Tensor:
-    """Shrink a matrix for display: split it into blocks and reduce each block to one number.
-
-    Args:
-        matrix: (rows, cols), any floating dtype.
-        max_rows, max_cols: the largest size of the result; a matrix within it is returned unreduced.
-        how: "mean", "sum" or "max" of each block.
-
-    Returns:
-        (min(rows, max_rows), min(cols, max_cols)) float64 on the matrix's device. Block i covers the rows from
-        i * rows // n to (i + 1) * rows // n: blocks differ by at most one row or column, each is reduced over its
-        true size, and every element belongs to exactly one block.
-
-    Raises:
-        ShapeError: a maximum below 1, or an unknown reduction.
-    """
-    matrix = require_matrix("block reduction", matrix)
-    if how not in ("mean", "sum", "max") or min(max_rows, max_cols) < 1:
-        raise ShapeError(
-            f"block reduction: asked for '{how}' within {max_rows} x {max_cols}; a reduction of mean, sum or max and "
-            "sizes of at least 1 are needed; change the arguments"
-        )
-    rows, cols = matrix.shape
-    row_edges, col_edges = _edges(rows, max_rows), _edges(cols, max_cols)
-    lines = torch.empty(len(row_edges) - 1, cols, dtype=torch.float64, device=matrix.device)
-    for line, start, stop in zip(lines, row_edges[:-1], row_edges[1:], strict=True):
-        if how == "max":
-            line.copy_(matrix[start:stop].amax(dim=0))
-        else:
-            torch.sum(matrix[start:stop], dim=0, dtype=torch.float64, out=line)
-    reduced = _reduce_columns(lines, col_edges, "amax" if how == "max" else "sum")
-    return _means(reduced, row_edges, col_edges) if how == "mean" else reduced
-
-
-def _paired(where: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    if a.shape != b.shape:
-        raise ShapeError(
-            f"{where}: shapes {tuple(a.shape)} and {tuple(b.shape)} differ; two tensors of one shape are needed; "
-            "compare a block with the student weight it replaces"
-        )
-    if a.ndim != 2:
-        a, b = a.reshape(1, -1), b.reshape(1, -1)
-    return require_matrix(where, a), require_matrix(where, b)
-
-
-def _require_finite(where: str, *values: float) -> None:
-    if not all(math.isfinite(value) for value in values):
-        raise NumericError(
-            f"{where}: the values contain NaN or infinity; finite values are needed; check where they were computed"
-        )
-
-
-def _row_basis(matrix: Tensor) -> Tensor:
-    """Orthonormal basis of the row space, as rows; directions below float32 accuracy of the largest do not count."""
-    matrix = matrix.double()
-    if not torch.isfinite(matrix).all():
-        _require_finite("subspace overlap", math.nan)
-    _, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return vh[s > s.max() * 1e-6]
-
-
 def _edges(size: int, most: int) -> list[int]:
     blocks = min(size, most)
     return [i * size // blocks for i in range(blocks + 1)]
-
-
-def _means(sums: Tensor, row_edges: list[int], col_edges: list[int]) -> Tensor:
-    heights, widths = (torch.tensor(edges).diff().to(sums) for edges in (row_edges, col_edges))
-    return sums / torch.outer(heights, widths)
 
 
 def _runs(edges: list[int], cols: int) -> Iterator[slice]:
@@ -222,17 +124,3 @@ def _runs(edges: list[int], cols: int) -> Iterator[slice]:
         if not same or block - first >= most:
             yield slice(first, block)
             first = block
-
-
-def _reduce_columns(lines: Tensor, edges: list[int], combine: str) -> Tensor:
-    """Reduce (rows, cols) to one number per row and column block."""
-    if lines.shape[1] % (len(edges) - 1) == 0:  # blocks of one width: several times as fast
-        blocks = lines.view(len(lines), len(edges) - 1, -1)
-        narrow = combine == "sum" and blocks.shape[2] < _NARROW
-        return sum(blocks.unbind(2)) if narrow else getattr(blocks, combine)(dim=2)
-    widths = torch.tensor(edges, device=lines.device).diff()
-    blocks = torch.repeat_interleave(torch.arange(len(widths), device=lines.device), widths)
-    empty = torch.full(
-        (len(lines), len(widths)), -math.inf if combine == "amax" else 0.0, dtype=lines.dtype, device=lines.device
-    )
-    return empty.scatter_reduce(1, blocks.expand(len(lines), -1), lines, reduce=combine)

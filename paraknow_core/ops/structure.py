@@ -20,7 +20,7 @@ from torch import Tensor
 
 from paraknow_core.errors import ShapeError
 from paraknow_core.ops.chunks import require_matrix, row_slices, value_range
-from paraknow_core.ops.metrics import block_reduce, col_sums, row_sums
+from paraknow_core.ops.metrics import col_sums, profile, row_sums
 from paraknow_core.ops.window import Window, best_window, random_window, window_sum
 
 
@@ -195,7 +195,7 @@ class WeightsSelection(Selection):
 
     def marks(self, shape: tuple[int, int]) -> dict[str, Tensor]:  # noqa: ARG002 - the mask has it
         mask = self.mask.float()
-        return {"density": block_reduce(mask), "kept_rows": mask.mean(dim=1), "kept_cols": mask.mean(dim=0)}
+        return {"density": profile(mask)[2], "kept_rows": mask.mean(dim=1), "kept_cols": mask.mean(dim=0)}
 
 
 def unpack(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Selection:

@@ -38,8 +38,6 @@ class TruncatedSVD:
             the latter (or to the rounding of float32 for a matrix that has rank r already); 0 if exact. An estimate,
             not a proof: the energy still being gained, extrapolated and doubled, at most what is left.
         exact: True if a full decomposition was used.
-        gap: s_r / s_(r+1), at least 1 and inf if nothing is left; near 1 the subspace itself is not well defined,
-            only its energy is. From the iteration's own estimate of s_(r+1) if not exact.
         energy: squared Frobenius norm of the whole matrix.
     """
 
@@ -48,7 +46,6 @@ class TruncatedSVD:
     v: Tensor
     excess_error: float
     exact: bool
-    gap: float
     energy: float
 
 
@@ -60,16 +57,12 @@ class Factors:
         a: (r, in_features); b: (out_features, r), both float32 (float64 for a float64 matrix).
         singular_values: (r,), descending.
         retained_energy: share of the matrix's squared Frobenius norm that b @ a holds, 0 to 1.
-        gap, excess_error, exact: see `TruncatedSVD`.
     """
 
     a: Tensor
     b: Tensor
     singular_values: Tensor
     retained_energy: float
-    gap: float
-    excess_error: float
-    exact: bool
 
 
 def truncated_svd(matrix: Tensor, rank: int, *, tolerance: float = 1e-4, seed: int = 0) -> TruncatedSVD:
@@ -107,13 +100,13 @@ def truncated_svd(matrix: Tensor, rank: int, *, tolerance: float = 1e-4, seed: i
     _require_rank(matrix.shape, rank)
     if matrix.stride(0) < matrix.stride(1):  # stored transposed, as an embedding is: it is read along its own rows
         svd = truncated_svd(matrix.T, rank, tolerance=tolerance, seed=seed)
-        return _signed(svd.v, svd.s, svd.u, svd.excess_error, svd.exact, svd.gap, svd.energy)
+        return _signed(svd.v, svd.s, svd.u, svd.excess_error, svd.exact, svd.energy)
     low, high = value_range("factorisation", matrix)
     scale = max(-low, high)
     dtype = torch.float64 if matrix.dtype == torch.float64 else torch.float32
     if scale == 0:
         u, v = (torch.eye(size, rank, dtype=dtype, device=matrix.device) for size in matrix.shape)
-        return TruncatedSVD(u, torch.zeros_like(u[0]), v, 0.0, True, 1.0, 0.0)
+        return TruncatedSVD(u, torch.zeros_like(u[0]), v, 0.0, True, 0.0)
     matrix = matrix.to(dtype)
     if not 1e-12 < scale < 1e12:  # squares and products must neither overflow nor vanish
         svd = truncated_svd(matrix / scale, rank, tolerance=tolerance, seed=seed)
@@ -147,23 +140,7 @@ def factorise(matrix: Tensor, rank: int, split: Literal["us_v", "sqrt"] = "us_v"
         b=(svd.u * left).contiguous(),
         singular_values=svd.s,
         retained_energy=retained_energy(svd.s, svd.energy),
-        gap=svd.gap,
-        excess_error=svd.excess_error,
-        exact=svd.exact,
     )
-
-
-def haar(rows: int, rank: int, generator: torch.Generator) -> Tensor:
-    """Draw (rows, rank) orthonormal columns uniformly (Haar measure), float32: subspaces without any content.
-
-    Raises:
-        ShapeError: more columns than rows.
-    """
-    _require_rank((rows, rows), rank)
-    gaussian = torch.randn(rows, rank, dtype=torch.float64, generator=generator, device=generator.device)
-    q, r = torch.linalg.qr(gaussian)
-    # The signs of R's diagonal are a convention of the library; without them the draw would not be uniform.
-    return (q * torch.where(r.diagonal() < 0, -1.0, 1.0)).float()
 
 
 def _require_rank(shape: tuple[int, int], rank: int) -> None:
@@ -177,7 +154,7 @@ def _require_rank(shape: tuple[int, int], rank: int) -> None:
 def _exact(matrix: Tensor, rank: int) -> TruncatedSVD:
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     energy = s.double().square().sum().item()
-    return _signed(u[:, :rank], s[:rank], vh[:rank].T, 0.0, True, _gap(s, rank), energy)
+    return _signed(u[:, :rank], s[:rank], vh[:rank].T, 0.0, True, energy)
 
 
 def _krylov(matrix: Tensor, rank: int, block: int, tolerance: float, seed: int) -> TruncatedSVD | None:
@@ -267,13 +244,12 @@ def _from_basis(
     v = torch.linalg.qr(onwards).Q.contiguous()
     u, s, turn = torch.linalg.svd(matrix @ v, full_matrices=False)
     excess = _excess(loss, s.double().square().sum().item(), total)
-    gap = max(1.0, _gap(torch.cat([s, within[rank:]]), rank))
-    return _signed(u, s, v @ turn.T, excess, False, gap, total)
+    return _signed(u, s, v @ turn.T, excess, False, total)
 
 
 def _sharp(residual: float, s: Tensor, rank: int) -> bool:
     """Return whether a gap below the subspace, if any, bounds its error by the residual (Davis and Kahan)."""
-    if _gap(s, rank) < _CLEAR_GAP:
+    if rank < len(s) and s[rank - 1] < _CLEAR_GAP * s[rank]:
         return True
     squares = s[: rank + 1].double().square()
     room = (squares[rank - 1] - squares[rank:].sum()).item()
@@ -281,16 +257,11 @@ def _sharp(residual: float, s: Tensor, rank: int) -> bool:
     return residual <= max(_SHARP * room * (s[:rank].norm() / s[0]).item(), rounding)
 
 
-def _gap(s: Tensor, rank: int) -> float:
-    following = s[rank].item() if rank < len(s) else 0.0
-    return s[rank - 1].item() / following if following > 0 else math.inf
-
-
-def _signed(u: Tensor, s: Tensor, v: Tensor, excess: float, exact: bool, gap: float, energy: float) -> TruncatedSVD:
+def _signed(u: Tensor, s: Tensor, v: Tensor, excess: float, exact: bool, energy: float) -> TruncatedSVD:
     if not (torch.isfinite(u).all() and torch.isfinite(v).all() and torch.isfinite(s).all()):
         raise NumericError(
             "factorisation: the decomposition of the weight is not finite; finite singular values are needed; check "
             "the weight for values of very different size"
         )
     signs = torch.where(u.gather(0, u.abs().argmax(dim=0, keepdim=True)) < 0, -1.0, 1.0).to(u.dtype)
-    return TruncatedSVD((u * signs).contiguous(), s.clone(), (v * signs).contiguous(), excess, exact, gap, energy)
+    return TruncatedSVD((u * signs).contiguous(), s.clone(), (v * signs).contiguous(), excess, exact, energy)

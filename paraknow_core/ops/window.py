@@ -82,25 +82,6 @@ def best_window(score: Tensor, height: int, width: int) -> Window:
     return Window(top + row, left + col, height, width)
 
 
-def window_sums(score: Tensor, height: int, width: int) -> Tensor:
-    """Sum the score over every position of a window.
-
-    Args:
-        score: (rows, cols), any floating dtype and device.
-        height, width: size of the window, at most (rows, cols).
-
-    Returns:
-        (rows - height + 1, cols - width + 1) float64: entry [i, j] is the total of the window whose top-left corner
-        is (i, j), within about (rows + cols) * 1e-16 of the matrix total.
-
-    Raises:
-        ShapeError: the window does not fit the matrix.
-    """
-    score = require_matrix("window sums", score)
-    require_fit(score.shape, height, width)
-    return torch.cat(list(sum_strips(score, height, width)))
-
-
 def window_sum(score: Tensor, window: Window) -> float:
     """Sum the score inside one window, in float64.
 
@@ -124,33 +105,6 @@ def random_window(shape: tuple[int, int], height: int, width: int, generator: to
         for size, length in zip(shape, (height, width), strict=True)
     )
     return Window(row, col, height, width)
-
-
-def captured_mass(score: Tensor, window: Window) -> float:
-    """Share of the total score that lies inside the window, 0 to 1.
-
-    Compare with `area_fraction`: that is the share a window captures of a score without structure. An all-zero
-    score has no structure either, so its captured mass is the area fraction.
-
-    Raises:
-        ShapeError: the window reaches outside the matrix.
-        NumericError: a score is NaN, infinite or negative (a share would have no meaning).
-    """
-    score = require_matrix("captured mass", score)
-    _require_inside(score.shape, window)
-    low, _ = value_range("captured mass", score)
-    if low < 0:
-        raise NumericError(
-            f"captured mass: the smallest score is {low:.3g}; scores of at least 0 are needed; pass the sensitivity"
-        )
-    total = math.fsum(chunk.sum().item() for _, chunk in row_chunks(score))
-    return window_sum(score, window) / total if total > 0 else area_fraction(tuple(score.shape), window)
-
-
-def area_fraction(shape: tuple[int, int], window: Window) -> float:
-    """Share of a (rows, cols) shape that the window covers, 0 to 1."""
-    _require_inside(shape, window)
-    return window.area / (shape[0] * shape[1])
 
 
 def require_fit(shape: tuple[int, int], height: int, width: int) -> None:
@@ -218,8 +172,13 @@ def sum_strips(
     """Yield the window sums strip by strip: (1, cols - width + 1) for the first row offset, then several at a time.
 
     Args:
-        score, height, width: see `window_sums`.
+        score: (rows, cols), any floating dtype and device.
+        height, width: size of the window, at most (rows, cols).
         values_of: turns some rows of the score into the float64 values that are added.
+
+    Yields:
+        Together (rows - height + 1, cols - width + 1) float64: entry [i, j] is the total of the window whose top-left
+        corner is (i, j), within about (rows + cols) * 1e-16 of the matrix total.
     """
     rows, cols = score.shape
     column_sums = torch.zeros(cols, dtype=torch.float64, device=score.device)

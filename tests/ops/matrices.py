@@ -30,3 +30,13 @@ def with_size(draw, matrix_strategy) -> tuple[Tensor, int, int]:
 def exact_sum(values: Tensor) -> Fraction:
     """Sum in exact arithmetic, one element after the other."""
     return sum((Fraction(v) for v in values.flatten().tolist()), Fraction(0))
+
+
+def relative_error(a: Tensor, reference: Tensor) -> float:
+    """Frobenius norm of the difference over that of the reference."""
+    return ((a.double() - reference.double()).norm() / reference.double().norm()).item()
+
+
+def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """Draw (rows, columns) orthonormal columns."""
+    return torch.linalg.qr(torch.randn(rows, columns, generator=generator)).Q

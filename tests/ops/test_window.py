@@ -7,16 +7,12 @@ from hypothesis import strategies as st
 
 from paraknow_core.errors import NumericError, ShapeError
 from paraknow_core.ops import chunks
-from paraknow_core.ops.window import (
-    Window,
-    area_fraction,
-    best_window,
-    captured_mass,
-    random_window,
-    window_sum,
-    window_sums,
-)
+from paraknow_core.ops.window import Window, best_window, random_window, sum_strips, window_sum
 from tests.ops.matrices import FLOATS, exact_sum, matrices, with_size
+
+
+def window_sums(score, height, width):
+    return torch.cat(list(sum_strips(score, height, width)))
 
 
 def brute_force(score, height, width) -> Window:
@@ -115,8 +111,6 @@ def test_by_hand():
     assert window == Window(1, 0, 2, 2)
     assert score[window.slices].tolist() == [[0.0, 5.0], [9.0, 0.0]]
     assert window.area == 4
-    assert captured_mass(score, window) == pytest.approx(14 / 18)
-    assert area_fraction((3, 3), window) == pytest.approx(4 / 9)
 
 
 def test_the_least_sensitive_block_is_the_best_of_the_negative():
@@ -124,10 +118,9 @@ def test_the_least_sensitive_block_is_the_best_of_the_negative():
     assert best_window(-score, 1, 2) == Window(0, 1, 1, 2)
 
 
-def test_a_zero_score_gives_the_first_window_and_captures_its_area():
+def test_a_zero_score_gives_the_first_window():
     score = torch.zeros(4, 5)
     assert best_window(score, 2, 2) == Window(0, 0, 2, 2)
-    assert captured_mass(score, Window(1, 1, 2, 2)) == pytest.approx(4 / 20)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -138,7 +131,6 @@ def test_the_score_is_left_as_it_was(dtype):
     best_window(score, 3, 3)
     best_window(torch.ones_like(score), 3, 3)
     window_sums(score, 3, 3)
-    captured_mass(score, Window(0, 0, 3, 3))
     assert torch.equal(score, before)
 
 
@@ -150,9 +142,8 @@ def test_views_and_gradients_are_accepted():
 
 @pytest.mark.parametrize(("height", "width"), [(0, 1), (1, 0), (5, 1), (1, 7), (-1, 2)])
 def test_a_window_that_does_not_fit_is_refused(height, width):
-    for search in (best_window, window_sums):
-        with pytest.raises(ShapeError, match=r"does not fit a matrix of shape \(4, 6\); choose a height of 1 to 4"):
-            search(torch.rand(4, 6), height, width)
+    with pytest.raises(ShapeError, match=r"does not fit a matrix of shape \(4, 6\); choose a height of 1 to 4"):
+        best_window(torch.rand(4, 6), height, width)
     with pytest.raises(ShapeError):
         random_window((4, 6), height, width, torch.Generator())
 
@@ -177,8 +168,6 @@ def test_other_inputs_are_refused():
         best_window(torch.full((2, 2), 1e300, dtype=torch.float64), 1, 1)
     with pytest.raises(ShapeError, match=r"corner \(3, 0\).*row of 0 to 2"):
         window_sum(torch.rand(4, 4), Window(3, 0, 2, 2))
-    with pytest.raises(NumericError, match="smallest score is -1"):
-        captured_mass(-torch.ones(2, 2), Window(0, 0, 1, 1))
 
 
 def test_large_float32_scores_do_not_overflow():

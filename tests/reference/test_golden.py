@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paraknow_core.ops.metrics import relative_error
 from paraknow_core.ops.structure import submatrix
 from paraknow_core.ops.svd import factorise
+from tests.ops.matrices import relative_error
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from paraknow_core.context import Context
 from paraknow_core.methods.seeking.blocks import Block, lay_out
 from paraknow_core.methods.seeking.choice import Choice, Cut
 from paraknow_core.models.modules import logical_weight
-from paraknow_core.ops.metrics import block_reduce, col_sums, row_sums, sum_of_squares
+from paraknow_core.ops.metrics import profile, sum_of_squares
 from paraknow_core.ops.offsets import OffsetDistribution, offset_distribution
 from paraknow_core.ops.spectrum import Spectrum, spectrum
 from paraknow_core.ops.window import random_window
@@ -96,7 +96,7 @@ class Preview:
         """Return what is drawn of the choice: sums and block means of S if known, and which entries were taken."""
         reductions: dict[str, Tensor] = {}
         if self.score is not None:
-            reductions = {"map": block_reduce(self.score), "rows": row_sums(self.score), "cols": col_sums(self.score)}
+            reductions = dict(zip(("rows", "cols", "map"), profile(self.score), strict=True))
         return reductions | self.choice.selection.marks(tuple(self.weight.shape))
 
 
