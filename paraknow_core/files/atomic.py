@@ -95,8 +95,10 @@ def build_folder(final: Path, *, durable: bool = False) -> Iterator[Path]:
     temporary.mkdir()
     held = os.open(temporary, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks: there nothing counts as abandoned
-            fcntl.flock(held, fcntl.LOCK_SH)  # until it is closed, by us or by the end of this process
+        with suppress(OSError):  # no locks here: then nothing that was left is found either
+            # The folder itself is locked until it is closed, by us or by the end of this process: a lock file (which
+            # `filelock` needs) would be one more thing in it, or be left beside it.
+            fcntl.flock(held, fcntl.LOCK_SH)
         yield temporary
         usual_rights(temporary)
         if durable:

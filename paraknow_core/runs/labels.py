@@ -27,10 +27,10 @@ def label_of(folder: Path) -> Label:
     """Read the label of a run folder; what is missing, damaged or no plain file says nothing."""
     file = folder / FILE
     try:
-        found = file.lstat()
+        status = file.lstat()
     except (OSError, ValueError):
         return Label()
-    if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
         return Label()
     data = read_json(file)
     data = data if isinstance(data, dict) else {}

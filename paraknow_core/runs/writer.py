@@ -102,7 +102,7 @@ class RunWriter:
         """Enter a stage; also a place where a stop request takes effect."""
         self.check_stop()
         self.event("stage", stage=name)
-        self._change(stage=name, done=0, total=0, message=message, durable=False)
+        self._change(stage=name, done=0, total=0, message=message)
 
     def progress(self, done: float, total: float, message: str = "") -> None:
         """Say how far the stage is (any unit); written at most a few times a second."""
@@ -127,26 +127,24 @@ class RunWriter:
         """Ask this process itself to stop gracefully (a handler for SIGTERM and SIGINT)."""
         self._stop_signal = True
 
-    def _change(self, *, durable: bool = False, write: bool = True, **fields: Any) -> None:
+    def _change(self, *, write: bool = True, **fields: Any) -> None:
         with self._guard:
             self.status = replace(self.status, **fields)
             if write:
-                self._write_status(durable)
+                self._write_status()
         if self._on_change:
             self._on_change(self.status)
 
-    def _write_status(self, durable: bool) -> None:
+    def _write_status(self, *, durable: bool = False) -> None:
         self.status = replace(self.status, heartbeat=time.time())
         self._last_written = time.monotonic()
         write_json(self.folder.file("status.json"), asdict(self.status), durable=durable)
 
     def _beat(self) -> None:
         while not self._finished.wait(HEARTBEAT_S):
-            with self._guard:
-                try:
-                    self._write_status(durable=False)
-                except OSError:  # a full disk must not end the run here; the next real write will say it
-                    continue
+            # A full disk must not end the run here; the next real write will say it.
+            with self._guard, suppress(OSError):
+                self._write_status()
 
 
 @contextmanager
