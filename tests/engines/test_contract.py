@@ -128,6 +128,8 @@ def test_a_process_that_does_not_listen_is_ended_after_the_grace_period(engine, 
     engine.stop(deaf, grace_s=0.5)
     assert wait(deaf, "lost") == "lost"
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    engine.submit(deaf)  # that it was asked to stop was said of the attempt before
+    until(lambda: deaf.status().attempt == 2 and deaf.status().done >= 1)
 
 
 def test_the_settings_pick_an_engine_and_broken_ones_pick_none(place):
