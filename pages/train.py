@@ -11,8 +11,8 @@ from pages._ui.frame.page import page
 from pages._ui.train import live as train_live
 from pages._ui.train import outcome, queue_panel
 from pages._ui.train import settings as train_settings
-from paraknow_core import studies as comparison
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.studies.arms import suggest
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.reading import Facts
 
@@ -87,7 +87,7 @@ def _comparable(run: RunFolder, facts: Facts, trained: list[tuple[RunFolder, Fac
     A control that is still going on is among them: Compare counts it in when it is done.
     """
     others = [(r, other.spec) for r, other in trained if r.id != run.id and other.spec]
-    return [r.id for r in comparison.suggest([(run, facts.spec), *others])][:SIDE_BY_SIDE]
+    return [r.id for r in suggest([(run, facts.spec), *others])][:SIDE_BY_SIDE]
 
 
 def _setup(run: RunFolder | None) -> Any:

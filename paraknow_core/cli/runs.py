@@ -67,7 +67,7 @@ def list_(
 
 def _names(place: Workspace) -> dict[str, str]:
     """Return what every run of the workspace is called."""
-    from paraknow_core.studies import Named, run_names
+    from paraknow_core.studies.names import Named, run_names
 
     named = []
     for run in list_runs(place):

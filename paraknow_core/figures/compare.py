@@ -24,7 +24,8 @@ from paraknow_core.figures.style import (
     texts_on_scale,
     thin,
 )
-from paraknow_core.studies import Arm, Contrast
+from paraknow_core.studies.arms import Arm
+from paraknow_core.studies.differences import Contrast
 
 if TYPE_CHECKING:
     import pandas

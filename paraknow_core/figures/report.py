@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from paraknow_core import studies as comparison
 from paraknow_core.catalogue import BASELINE
 from paraknow_core.display import NOT_MEASURED, SHARE, score_text, scorer_label, source_label
 from paraknow_core.errors import RunError
@@ -19,7 +18,10 @@ from paraknow_core.files import packing
 from paraknow_core.files.packing import refuse_links, safe_name
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.labels import Label, label_of
-from paraknow_core.studies import Arm, Contrast, p_text, points_text
+from paraknow_core.studies import differences
+from paraknow_core.studies.arms import NO_EFFECT, Arm, settings_that_differ
+from paraknow_core.studies.differences import Contrast
+from paraknow_core.studies.words import interval_text, p_text, points_text
 
 if TYPE_CHECKING:
     import pandas
@@ -52,7 +54,7 @@ def html_report(arms: Sequence[Arm], base_key: str = "", title: str = "") -> str
     spec = base.spec
     pair = f"{source_label(spec.teacher.source)} → {source_label(spec.student.source)}"
     pictures = Pictures()
-    scores = [_score(arms, base, scorer, pictures) for scorer in comparison.scorers(arms)]
+    scores = [_score(arms, base, scorer, pictures) for scorer in differences.scorers(arms)]
     curves = _curves(arms, pictures)
     runs = list(_runs(arms))
     return _template().render(
@@ -65,7 +67,7 @@ def html_report(arms: Sequence[Arm], base_key: str = "", title: str = "") -> str
         scores=[score for score in scores if score],
         notes=[(name, label) for name, run in runs if (label := label_of(run.path)) != Label()],
         curves=curves,
-        settings=[[key, *map(_value, values)] for key, values in comparison.settings_that_differ(arms)],
+        settings=[[key, *map(_value, values)] for key, values in settings_that_differ(arms)],
         origins=_origins(runs),
         seeds=sorted({seed for arm in arms for seed in arm.seeds}),
         library=_library() if pictures.scripts else "",
@@ -168,11 +170,11 @@ def _runs(arms: Sequence[Arm]) -> Iterator[tuple[str, RunFolder]]:
 
 def _score(arms: Sequence[Arm], base: Arm, scorer: str, pictures: Pictures) -> dict[str, Any] | None:
     """Return what is said about one scorer; None where no arm has it in all of its runs."""
-    ready = comparison.scored_by(arms, scorer)
+    ready = differences.scored_by(arms, scorer)
     if not ready:
         return None
-    rows = comparison.score_rows(ready, scorer)
-    contrasts = comparison.contrasts(ready, base, scorer) if base in ready else []
+    rows = differences.score_rows(ready, scorer)
+    contrasts = differences.contrasts(ready, base, scorer) if base in ready else []
     by_label = {contrast.arm.label: contrast for contrast in contrasts}
     unit = (contrasts[0].unit if contrasts else rows[0].get("unit")) or "score"
     drawn = [pictures.add(charts.score_forest(rows, "Test score", "lines: 95 % intervals over examples"))]
@@ -195,7 +197,7 @@ def _score_line(row: dict[str, Any], contrast: Contrast | None) -> list[str]:
     if contrast is None or contrast.result is None:
         return [*line, "", "", "", ""]
     result, unit = contrast.result, row["unit"]
-    interval = comparison.interval_text(result.low, result.high, unit)
+    interval = interval_text(result.low, result.high, unit)
     return [*line, points_text(result.difference, unit), interval, p_text(result.p_value), p_text(contrast.p_adjusted)]
 
 
@@ -228,7 +230,7 @@ def _origins(runs: Sequence[tuple[str, RunFolder]]) -> list[list[str]]:
 
 
 def _value(value: Any) -> str:
-    if value is comparison.NO_EFFECT:
+    if value is NO_EFFECT:
         return "no effect"
     if isinstance(value, list | tuple):
         return ", ".join("–" if part is None else str(part) for part in value) or NOT_MEASURED

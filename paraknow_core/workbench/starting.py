@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from paraknow_core import studies as comparison
 from paraknow_core.display import arm_of
 from paraknow_core.engines import queue
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import RunSpec
+from paraknow_core.studies import repeats, same
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.draft import Draft
 from paraknow_core.workbench.reading import Facts
@@ -62,13 +62,13 @@ def plan(place: Workspace, draft: Draft, again: bool = False) -> Plan:
         again: whether runs that are there are wanted once more.
     """
     specs = draft.planned()
-    computed = {comparison.computes(spec) for spec in specs}
+    computed = {same.computes(spec) for spec in specs}
     runs = [(run, facts.spec) for run, facts in reading.all_facts(place) if facts.spec and facts.computes in computed]
 
     def state(run: RunFolder) -> str:
         return state_of(place, run)
 
-    there = comparison.there_already(specs, runs, state)
+    there = repeats.there_already(specs, runs, state)
     return Plan(specs, there, ["" if run is None else state(run) or "there" for run in there], any(there) and again)
 
 
@@ -90,7 +90,7 @@ def missing_seeds(place: Workspace, facts: Facts, controls: Sequence[Facts]) -> 
         for run, other in reading.all_facts(place)
         if other.spec is not None and other.spec.method in methods and reading.is_comparable(facts, other)
     ]
-    return comparison.missing_seeds(specs, runs, lambda run: state_of(place, run))
+    return repeats.missing_seeds(specs, runs, lambda run: state_of(place, run))
 
 
 def arms_and_seeds(specs: Sequence[RunSpec]) -> tuple[str, str]:

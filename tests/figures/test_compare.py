@@ -10,7 +10,8 @@ from paraknow_core.display import ARMS
 from paraknow_core.figures import compare as charts
 from paraknow_core.ops.statistics import PairedResult
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies import Arm, Contrast
+from paraknow_core.studies.arms import Arm
+from paraknow_core.studies.differences import Contrast
 
 
 def arm(label="default LoRA", method="default_lora", value=0.4, **more):

@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 import pandas
 import pytest
 
-from paraknow_core import studies as comparison
 from paraknow_core.errors import RunError
 from paraknow_core.figures import report as reports
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import list_runs
 from paraknow_core.runs.labels import set_label
+from paraknow_core.studies.arms import arms_of
 from tests.pages import compared
 
 
@@ -44,7 +44,7 @@ def place(tmp_path):
 
 
 def groups_of(place):
-    return comparison.arms_of([(run, run.spec()) for run in list_runs(place)])
+    return arms_of([(run, run.spec()) for run in list_runs(place)])
 
 
 def parsed(html):

@@ -12,7 +12,8 @@ from paraknow_core.figures.style import SUBTITLE_CELLS, TITLE_CELLS, anchor_at, 
 from paraknow_core.ops.statistics import PairedResult
 from paraknow_core.sensitivity.agreement import Agreement, Correlation
 from paraknow_core.spec import GROUP_OF_ROLE, RunSpec
-from paraknow_core.studies import Arm, Contrast
+from paraknow_core.studies.arms import Arm
+from paraknow_core.studies.differences import Contrast
 from paraknow_core.studies.lessons import Panel, Row
 
 LONG = "a rather long name that somebody gave to a model, 7B → another one of the same kind, 1B; 95 % intervals"

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from paraknow_core import studies as comparison
 from paraknow_core.engines import queue
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.files.json_file import write_json
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.lifecycle import create_run
+from paraknow_core.studies import same
 from paraknow_core.studies.lessons import LESSONS, PRESETS
 from tests.pages import fabricate
 from tests.pages.conftest import button, words
@@ -85,7 +85,7 @@ def test_a_run_that_computes_the_same_is_used_again_whatever_it_did_not_read(pla
     fabricate_done(place, control)
     assert "4 runs, about" in words(predict(open_lesson(open_app, 2), "random"))
     for one in LESSONS:
-        assert len({comparison.computes(spec) for spec in one.specs.values()}) == len(one.specs)
+        assert len({same.computes(spec) for spec in one.specs.values()}) == len(one.specs)
 
 
 def test_a_lesson_goes_before_what_waits_and_says_how_long_it_waits(place, open_app):

@@ -2,13 +2,13 @@
 
 import json
 
-from paraknow_core import studies as comparison
 from paraknow_core.runs.folder import list_runs
+from paraknow_core.studies.arms import arms_of
 
 
 def groups_of(place):
     """Return the arms of a workspace's runs, found newest first."""
-    return comparison.arms_of([(run, run.spec()) for run in sorted(list_runs(place), key=lambda r: r.id, reverse=True)])
+    return arms_of([(run, run.spec()) for run in sorted(list_runs(place), key=lambda r: r.id, reverse=True)])
 
 
 def amend(run, **parts):

@@ -2,8 +2,9 @@
 
 import json
 
-from paraknow_core import studies as comparison
 from paraknow_core.runs.folder import list_runs
+from paraknow_core.studies import same
+from paraknow_core.studies.arms import settings_that_differ, suggest
 from tests.pages import compared
 from tests.studies import amend, groups_of
 
@@ -49,8 +50,8 @@ def test_an_older_spec_that_names_the_same_modules_otherwise_is_the_same_arm(pla
     odd.file("spec.yaml").write_text(text.replace("  - all\n", "  - all\n  - attention\n"))
     [arm] = groups_of(place)
     assert arm.runs == (odd, plain)
-    assert comparison.suggest([(run, run.spec()) for run in (odd, plain)]) == [odd, plain]
-    assert comparison.computes(odd.spec()) == comparison.computes(plain.spec().with_changes({"seed": 0}))
+    assert suggest([(run, run.spec()) for run in (odd, plain)]) == [odd, plain]
+    assert same.computes(odd.spec()) == same.computes(plain.spec().with_changes({"seed": 0}))
 
 
 def test_a_file_that_changed_between_seeds_makes_another_arm(place):
@@ -72,7 +73,7 @@ def test_a_file_that_changed_between_seeds_makes_another_arm(place):
 def test_settings_that_differ_leave_out_what_a_method_does_not_read(place):
     compared.run(place, "seeking", factorisation__rank=4)
     compared.run(place, "default_lora")
-    found = comparison.settings_that_differ(groups_of(place))
+    found = settings_that_differ(groups_of(place))
     assert dict(found) == {"factorisation.rank": [4, 16], "method": ["seeking", "default_lora"]}
 
 
@@ -81,5 +82,5 @@ def test_the_suggestion_is_the_newest_run_with_all_that_ask_the_same(place):
     runs = compared.study(place, seeds=2)
     known = [(run, run.spec()) for same in runs.values() for run in same]
     odd = [(run, run.spec()) for run in list_runs(place) if run.spec().finetuning.epochs == 9]
-    assert {run.id for run in comparison.suggest([*known, *odd])} == {run.id for run, _ in known}
-    assert comparison.suggest([]) == []
+    assert {run.id for run in suggest([*known, *odd])} == {run.id for run, _ in known}
+    assert suggest([]) == []

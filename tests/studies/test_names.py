@@ -6,7 +6,7 @@ import random
 import pytest
 
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies import Named, run_names
+from paraknow_core.studies.names import Named, run_names
 
 
 def named(number: int, own: str = "", **changes) -> Named:

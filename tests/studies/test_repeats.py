@@ -3,9 +3,9 @@
 import json
 import time
 
-from paraknow_core import studies as comparison
 from paraknow_core.runs.folder import list_runs
 from paraknow_core.spec import RunSpec
+from paraknow_core.studies.repeats import missing_seeds, there_already
 from tests.pages import fabricate
 
 
@@ -30,10 +30,10 @@ def test_a_run_that_is_there_answers_for_a_spec_that_computes_the_same(place):
             {"method": "default_lora", "until": "sensitivity"},
         )
     ]
-    assert comparison.there_already(wanted, known, states) == [control, None, running, None, None]
+    assert there_already(wanted, known, states) == [control, None, running, None, None]
     known = [(run, spec) for run, spec in known if run != running]
-    assert comparison.there_already(wanted[2:3], known, states) == [waiting]
-    assert comparison.there_already(wanted[2:3], known, lambda _: "") == [None]
+    assert there_already(wanted[2:3], known, states) == [waiting]
+    assert there_already(wanted[2:3], known, lambda _: "") == [None]
 
 
 def test_a_run_whose_data_was_written_since_answers_for_nothing(place, tmp_path):
@@ -44,10 +44,10 @@ def test_a_run_whose_data_was_written_since_answers_for_nothing(place, tmp_path)
     status = json.loads(run.file("status.json").read_text())
     for started, found in ((time.time() + 60, run), (time.time() - 60, None)):
         run.file("status.json").write_text(json.dumps(status | {"started": started}))
-        assert comparison.there_already([run.spec()], [(run, run.spec())], states) == [found]
+        assert there_already([run.spec()], [(run, run.spec())], states) == [found]
     unread = RunSpec().with_changes({"method": "default_lora", "teacher.source": str(tmp_path)})
     other = fabricate.run(place, "done", {"method": "default_lora", "teacher.source": str(tmp_path)})
-    assert comparison.there_already([unread], [(other, other.spec())], states) == [other]
+    assert there_already([unread], [(other, other.spec())], states) == [other]
 
 
 def test_missing_seeds_are_those_that_make_three_in_every_arm(place):
@@ -57,7 +57,7 @@ def test_missing_seeds_are_those_that_make_three_in_every_arm(place):
         for m, s in (("seeking", 1), ("default_lora", 1), ("default_lora", 7))
     ]
     known = [(run, run.spec()) for run in runs]
-    missing = comparison.missing_seeds(arms_, known, states)
+    missing = missing_seeds(arms_, known, states)
     assert [(spec.method, spec.seed) for spec in missing] == [("seeking", 7), ("seeking", 2), ("default_lora", 2)]
     runs += [fabricate.run(place, "queued", {"method": spec.method, "seed": spec.seed}) for spec in missing]
-    assert comparison.missing_seeds(arms_, [(run, run.spec()) for run in runs], states) == []
+    assert missing_seeds(arms_, [(run, run.spec()) for run in runs], states) == []

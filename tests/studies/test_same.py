@@ -2,7 +2,6 @@
 
 import pytest
 
-from paraknow_core import studies as comparison
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies import same
@@ -17,7 +16,7 @@ def test_other_settings_count_only_where_both_methods_read_them():
 
 
 @pytest.mark.parametrize(
-    ("base", "changes", "same"),
+    ("base", "changes", "alike"),
     [
         ({"method": "default_lora"}, {"extraction.structure": "random", "mapping.strategy": "top"}, True),
         ({"method": "pissa"}, {"factorisation.split": "sqrt", "teacher.source": "bundled:kin"}, True),
@@ -37,10 +36,10 @@ def test_other_settings_count_only_where_both_methods_read_them():
         ({"method": "default_lora", "task.source": "bundled:open_writing"}, {"teacher.source": "bundled:kin"}, False),
     ],
 )
-def test_what_a_run_computes_depends_on_what_it_reads(base, changes, same):
+def test_what_a_run_computes_depends_on_what_it_reads(base, changes, alike):
     one = RunSpec().with_changes(base)
     other = one.with_changes(changes)
-    assert (comparison.computes(one) == comparison.computes(other)) == same
+    assert (same.computes(one) == same.computes(other)) == alike
 
 
 def test_tasks_that_the_teacher_judges_are_known():

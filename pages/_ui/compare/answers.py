@@ -9,11 +9,11 @@ from pages._ui.compare import data as compare_data
 from pages._ui.compare.link import linked
 from pages._ui.frame import state
 from pages._ui.frame.layout import download, info, plain
-from paraknow_core import studies as comparison
 from paraknow_core.catalogue import BASELINE
 from paraknow_core.display import LOWER_IS_BETTER, scorer_label
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.studies import Arm
+from paraknow_core.studies import differences
+from paraknow_core.studies.arms import Arm
 from paraknow_core.workbench import reading
 
 KINDS = ("gained", "lost", "same", "all")
@@ -32,7 +32,7 @@ def draw(arms: list[Arm]) -> None:
     first, second, scorer = _which(arms, labels)
     lower = any(s.get("unit") in LOWER_IS_BETTER for s in _scores(runs[first]) if s.get("scorer") == scorer)
     both = [compare_data.predictions(runs[each]) for each in (first, second)]
-    rows = comparison.side_by_side(*both, scorer, lower_is_better=lower)
+    rows = differences.side_by_side(*both, scorer, lower_is_better=lower)
     if not rows:
         info("The two runs share no test example by this scorer; choose runs of one task and split.", ARROWS)
         return
@@ -71,7 +71,7 @@ def _which(arms: list[Arm], labels: dict[str, str]) -> tuple[str, str, str]:
     rest = [run_id for run_id in labels if run_id != first]
     second = linked(right.selectbox, "Second", "second", rest, default, format_func=lines.get)
     named = {"format_func": lambda name: scorer_label({"scorer": name}).split(",")[0]}
-    return first, second, linked(which.selectbox, "Scorer", "scorer", comparison.scorers(arms), **named)
+    return first, second, linked(which.selectbox, "Scorer", "scorer", differences.scorers(arms), **named)
 
 
 def _scores(run: RunFolder) -> list[dict]:

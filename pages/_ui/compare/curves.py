@@ -8,7 +8,7 @@ from pages._ui.frame import layout
 from pages._ui.frame.fields import kept
 from pages._ui.frame.layout import download, info
 from paraknow_core.figures import compare as charts
-from paraknow_core.studies import Arm
+from paraknow_core.studies.arms import Arm
 
 
 def draw(arms: list[Arm]) -> None:

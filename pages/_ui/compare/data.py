@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from pages._ui.frame import state
-from paraknow_core import studies as comparison
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.runs.metrics import records
 from paraknow_core.runs.table import runs_table
-from paraknow_core.studies import Arm
 from paraknow_core.studies import scores as studies
+from paraknow_core.studies.arms import Arm, arms_of
 from paraknow_core.studies.scores import PairedResult
 from paraknow_core.workbench import reading
 
@@ -46,7 +45,7 @@ def finished(ids: Sequence[str]) -> tuple[list[Arm], dict[str, str]]:
         else:
             status = run.status().state
             left_out[run_id] = "unreadable" if facts.problem else "no scores" if status == "done" else status
-    return comparison.arms_of(ready, lambda run: reading.facts(run).result), left_out
+    return arms_of(ready, lambda run: reading.facts(run).result), left_out
 
 
 def pooled(runs: Sequence[RunFolder], scorer: str) -> dict[str, Any]:

@@ -9,14 +9,13 @@ from pages._ui.compare.link import linked
 from pages._ui.frame import layout, state
 from pages._ui.frame.layout import plain, say
 from pages._ui.frame.run_panel import edit_label
-from paraknow_core import studies as comparison
 from paraknow_core.display import memory
 from paraknow_core.errors import RunError
 from paraknow_core.figures import report as reports
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.packing import ADAPTER_FILES, is_linked, read_inside
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.studies import Arm
+from paraknow_core.studies.arms import NO_EFFECT, Arm, settings_that_differ
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.views.compare import shown_setting
 
@@ -56,7 +55,7 @@ def _together(arms: list[Arm]) -> None:
 
 def _differences(arms: list[Arm]) -> None:
     """Draw the settings in which the arms differ, one column an arm."""
-    rows = comparison.settings_that_differ(arms)
+    rows = settings_that_differ(arms)
     st.subheader("Settings that differ", anchor=False)
     if not rows:
         st.caption("All chosen runs have the same settings, seeds apart.")
@@ -65,12 +64,12 @@ def _differences(arms: list[Arm]) -> None:
     texts = [[key, *(_shown(key, value) for value in values)] for key, values in rows]
     columns = dict(zip(labels, map(list, zip(*texts, strict=True)), strict=True))
     st.dataframe(columns, hide_index=True, alt="Table of the settings that differ between the arms")
-    if any(value is comparison.NO_EFFECT for _, values in rows for value in values):
+    if any(value is NO_EFFECT for _, values in rows for value in values):
         st.caption("no effect: the arm's method does not read this setting.")
 
 
 def _shown(key: str, value: object) -> str:
-    if value is comparison.NO_EFFECT:
+    if value is NO_EFFECT:
         return "no effect"
     return shown_setting(key, value, 40)
 

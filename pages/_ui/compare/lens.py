@@ -13,7 +13,7 @@ from paraknow_core.display import shorten, source_label
 from paraknow_core.figures import compare as charts
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.studies import Arm
+from paraknow_core.studies.arms import Arm
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.desk import requests
 from paraknow_core.workbench.views import lens as changes

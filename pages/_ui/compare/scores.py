@@ -8,10 +8,12 @@ from pages._ui.compare import data as compare_data
 from pages._ui.compare.link import linked
 from pages._ui.frame import layout
 from pages._ui.frame.layout import download, info, plain
-from paraknow_core import studies as comparison
 from paraknow_core.display import SHARE, score_text, scorer_label, source_label
 from paraknow_core.figures import compare as charts
-from paraknow_core.studies import Arm, Contrast, p_text, points_text
+from paraknow_core.studies import differences
+from paraknow_core.studies.arms import Arm
+from paraknow_core.studies.differences import Contrast
+from paraknow_core.studies.words import interval_text, p_text, points_text
 from paraknow_core.workbench.uploads import task_label
 
 MOST_SAID = 5  # differences in words before the rest is folded
@@ -32,18 +34,18 @@ def about(arms: list[Arm]) -> str:
 
 def draw(arms: list[Arm]) -> None:
     """Draw the view."""
-    names = comparison.scorers(arms)
+    names = differences.scorers(arms)
     base, scorer, paper = _controls(arms, names)
-    ready = comparison.scored_by(arms, scorer)
+    ready = differences.scored_by(arms, scorer)
     missing = [g.label for g in arms if g not in ready]
     if missing:
         st.caption(plain(f"Not scored by this scorer: {', '.join(missing)}."))
     if base not in ready:
         info("The arm to compare with was not scored by this scorer: choose another.", "info")
         return
-    rows = comparison.score_rows(ready, scorer, compare_data.pooled)
-    changes = comparison.contrasts(ready, base, scorer, compare_data.difference)
-    published = comparison.published(changes, base, scorer) if paper else []
+    rows = differences.score_rows(ready, scorer, compare_data.pooled)
+    changes = differences.contrasts(ready, base, scorer, compare_data.difference)
+    published = differences.published(changes, base, scorer) if paper else []
     _pictures(arms, rows, changes, base, published)
     untouched = [f"{row['label']} {score_text(row)}" for row in rows if row["method"] in charts.UNTOUCHED]
     if untouched:
@@ -156,7 +158,7 @@ def _table(rows: list[dict[str, Any]], changes: list[Contrast], base: Arm) -> No
                 f"difference [{'points' if unit == SHARE else unit}]": points_text(paired.difference, unit)
                 if paired
                 else "",
-                "95 % interval": comparison.interval_text(paired.low, paired.high, unit) if paired else "",
+                "95 % interval": interval_text(paired.low, paired.high, unit) if paired else "",
                 "p": p_text(paired.p_value) if paired else "",
                 "p, Holm": p_text(change.p_adjusted) if paired else "",
                 "test": paired.method if paired else "",

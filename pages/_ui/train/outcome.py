@@ -12,7 +12,7 @@ from paraknow_core.errors import ParaknowError
 from paraknow_core.figures import maps as figures
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.studies import SEEDS
+from paraknow_core.studies.repeats import SEEDS
 from paraknow_core.workbench import past_runs, reading
 from paraknow_core.workbench.reading import Facts, left_out, other_settings, siblings, unfinished_siblings
 from paraknow_core.workbench.starting import arms_and_seeds, missing_seeds

@@ -5,12 +5,12 @@ from typing import Any
 
 import pandas
 
-from paraknow_core import studies as comparison
 from paraknow_core.display import arm_of, score_text
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.table import differing_settings
-from paraknow_core.studies import setting_text
+from paraknow_core.studies.arms import suggest
+from paraknow_core.studies.words import setting_text
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.uploads import task_label
 
@@ -74,7 +74,7 @@ def suggestion(table: pandas.DataFrame, place: Workspace) -> list[str]:
         return []
     done = table[(table["state"] == "done") & table["score.value"].notna()]["id"]
     specs = {run: reading.facts(run).spec for run in (RunFolder(place.runs / run_id) for run_id in done)}
-    return [run.id for run in comparison.suggest([(run, spec) for run, spec in specs.items() if spec is not None])]
+    return [run.id for run in suggest([(run, spec) for run, spec in specs.items() if spec is not None])]
 
 
 def of_study(table: pandas.DataFrame, study: str) -> list[str]:
