@@ -121,10 +121,10 @@ def read_anatomy(source: ModelSource, *, tokenizer: bool = True) -> Anatomy:
     _refuse_experts(config, tensors, label)
     modules = logical_modules(size)
     layers = {name: _layer_of(name, size, label) for name in tensors}
-    known = stored_shapes(modules)
-    check_names(known | other_shapes(size, modules), tensors, size, label)
+    of_modules = stored_shapes(modules)
+    check_names(of_modules | other_shapes(size, modules), tensors, size, label)
     other = tuple(
-        OtherParameter(name, header.shape, layers[name]) for name, header in tensors.items() if name not in known
+        OtherParameter(name, header.shape, layers[name]) for name, header in tensors.items() if name not in of_modules
     )
     held = [tensors[name] for name in dict.fromkeys([m.parameter for m in modules] + [o.name for o in other])]
     numbers = {f.name: getattr(size, f.name) for f in dataclasses.fields(size) if f.name in Anatomy.__annotations__}
@@ -247,9 +247,9 @@ def _refuse_foreign(config: dict, size: Dimensions, headers: dict[str, TensorHea
     weights = [header for name, header in headers.items() if not is_old_buffer(name)]
     packed = next((h for h in weights if h.dtype not in TORCH_DTYPE or is_quantisers(h.name)), None)
     if packed:
-        said = "".join(f"{key}, method {_method(config, key)}; " for key in _QUANTISED_KEYS if config.get(key))
+        keys = "".join(f"{key}, method {_method(config, key)}; " for key in _QUANTISED_KEYS if config.get(key))
         raise ModelError(
-            f"{label}: weights are quantised ({said}in {packed.file}, {packed.name} is stored as {packed.dtype}); only "
+            f"{label}: weights are quantised ({keys}in {packed.file}, {packed.name} is stored as {packed.dtype}); only "
             f"{', '.join(TORCH_DTYPE)} are read; use the unquantised checkpoint"
         )
     sentence = wrapper_sentence((header.name for header in weights), f"{size.family.embed}.weight")
