@@ -4,6 +4,7 @@ Names on disk may lack the base model's prefix; old checkpoints carry buffers th
 quantisers leave names of their own, which are refused with the way to save the model without them.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -13,22 +14,16 @@ from paraknow_core.models.families import Family
 from paraknow_core.models.headers import TensorHeader
 from paraknow_core.models.source import ModelSource
 
-# The last part of a name that only a buffer has: causal masks and rotary tables, made anew whenever a model is built.
-_BUFFERS = frozenset(
-    {
-        "masked_bias",
-        "position_ids",
-        "inv_freq",
-        "original_inv_freq",
-        "long_inv_freq",
-        "cos_cached",
-        "sin_cached",
-        "embed_scale",
-    }
+# Names that only buffers have: causal masks and rotary tables, made anew whenever a model is built.
+_OLD_BUFFER = re.compile(
+    r"(^|\.)(masked_bias|position_ids|(original_|long_)?inv_freq|(cos|sin)_cached|embed_scale)$"
+    r"|_attention_(original_)?inv_freq$|\.(attn|attention|crossattention)\.bias$"
 )
-_MASKS = (".attn.bias", ".attention.bias", ".crossattention.bias")
-_OF_LAYER_TYPES = ("_attention_inv_freq", "_attention_original_inv_freq")
-
+# Names that only quantised weights, or what lies beside them, have.
+_OF_QUANTISER = re.compile(
+    r"(^|\.)(qweight|qzeros|scales|g_idx|SCB|(nested_)?(absmax|quant_map)|input_scale|W_q|Wf"
+    r"|weight_(format|scale|scale_inv|scale_2|packed|zero_point|shape))$|\.quant_state\."
+)
 # Part of a name -> who leaves it there, and how the model is saved without it.
 _WRAPPERS = {
     "_orig_mod": ("torch.compile", "save the model that was compiled (`model._orig_mod`)"),
@@ -39,30 +34,6 @@ _WRAPPERS = {
     "base_layer": ("PEFT", "merge the adapter (`merge_and_unload()`) and save the model that this returns"),
     "base_model": ("PEFT", "merge the adapter (`merge_and_unload()`) and save the model that this returns"),
 }
-# The last part of a name that only quantised weights have.
-_QUANTISERS = frozenset(
-    {
-        "qweight",
-        "qzeros",
-        "scales",
-        "g_idx",
-        "SCB",
-        "absmax",
-        "nested_absmax",
-        "quant_map",
-        "nested_quant_map",
-        "weight_format",
-        "weight_scale",
-        "weight_scale_inv",
-        "weight_scale_2",
-        "input_scale",
-        "weight_packed",
-        "weight_zero_point",
-        "weight_shape",
-        "W_q",
-        "Wf",
-    }
-)
 
 
 def parameter_headers(source: ModelSource) -> dict[str, TensorHeader]:
@@ -147,12 +118,12 @@ def check_names(expected: Mapping[str, tuple[int, ...]], held: Mapping[str, Any]
 
 def is_old_buffer(name: str) -> bool:
     """Return whether a tensor's name is that of a buffer that old checkpoints carry and no model reads."""
-    return name.rpartition(".")[2] in _BUFFERS or name.endswith(_MASKS) or name.endswith(_OF_LAYER_TYPES)
+    return bool(_OLD_BUFFER.search(name))
 
 
 def is_quantisers(name: str) -> bool:
     """Return whether a tensor's name is one that a quantiser gives, beside or instead of a weight."""
-    return name.rpartition(".")[2] in _QUANTISERS or ".quant_state." in name
+    return bool(_OF_QUANTISER.search(name))
 
 
 def wrapper_sentence(names: Iterable[str], embed: str) -> str | None:
