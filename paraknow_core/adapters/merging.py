@@ -21,10 +21,11 @@ from paraknow_core.files.atomic import build_folder, write_atomic
 from paraknow_core.files.disk import disk_trouble
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.files.tensor_file import file_bytes, write_in_order
-from paraknow_core.models.anatomy import Anatomy, LogicalModule, parameter_headers, read_anatomy
+from paraknow_core.models.anatomy import Anatomy, LogicalModule, read_anatomy
 from paraknow_core.models.fingerprint import TOKENIZER_FILES
 from paraknow_core.models.headers import INDEX_FILE, SINGLE_FILE
 from paraknow_core.models.modules import add_product_
+from paraknow_core.models.names import parameter_headers
 from paraknow_core.models.source import ModelSource, read_json_object
 
 if TYPE_CHECKING:

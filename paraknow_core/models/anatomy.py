@@ -2,17 +2,14 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from paraknow_core.errors import ModelError
 from paraknow_core.models.config import Dimensions, declared_ends, expert_key, read_dimensions
-from paraknow_core.models.families import Family
 from paraknow_core.models.headers import TensorHeader
-from paraknow_core.models.leftovers import is_old_buffer, is_quantisers, wrapper_sentence
 from paraknow_core.models.modules import LogicalModule, logical_modules, other_shapes, stored_shapes
+from paraknow_core.models.names import check_names, held_parameters, is_old_buffer, is_quantisers, wrapper_sentence
 from paraknow_core.models.source import ModelSource
 from paraknow_core.models.tokenizer import TokenizerIdentity, tokenizer_identity
 
@@ -117,14 +114,19 @@ def read_anatomy(source: ModelSource, *, tokenizer: bool = True) -> Anatomy:
             f"{label}: config.json says {size.num_hidden_layers} layers, the weights hold {len(headers)} tensors; "
             "they must be of the same model"
         )
-    tensors = _held(headers, size, label)
-    _refuse_experts(config, tensors, label)
+    tensors = held_parameters(headers, size, label)
+    if expert_key(config):
+        example = next((name for name in tensors if "expert" in name), "no expert tensor was found")
+        raise ModelError(
+            f"{label}: is a mixture of experts ({expert_key(config)}; {example}), which is not supported; use a dense "
+            "model"
+        )
     modules = logical_modules(size)
     layers = {name: _layer_of(name, size, label) for name in tensors}
-    known = stored_shapes(modules)
-    check_names(known | other_shapes(size, modules), tensors, size, label)
+    of_modules = stored_shapes(modules)
+    check_names(of_modules | other_shapes(size, modules), tensors, size, label)
     other = tuple(
-        OtherParameter(name, header.shape, layers[name]) for name, header in tensors.items() if name not in known
+        OtherParameter(name, header.shape, layers[name]) for name, header in tensors.items() if name not in of_modules
     )
     held = [tensors[name] for name in dict.fromkeys([m.parameter for m in modules] + [o.name for o in other])]
     numbers = {f.name: getattr(size, f.name) for f in dataclasses.fields(size) if f.name in Anatomy.__annotations__}
@@ -144,112 +146,14 @@ def read_anatomy(source: ModelSource, *, tokenizer: bool = True) -> Anatomy:
     )
 
 
-def parameter_headers(source: ModelSource) -> dict[str, TensorHeader]:
-    """Return where each parameter of the loaded model is on disk, by its name in memory; a tied weight once.
-
-    Raises:
-        ModelError: not supported, or a file is damaged.
-    """
-    return _held(source.headers(), read_dimensions(source.config(), source.label), source.label)
-
-
-def check_names(expected: Mapping[str, tuple[int, ...]], held: Mapping[str, Any], size: Dimensions, label: str) -> None:
-    """Refuse a checkpoint that lacks a parameter, holds one that nobody uses, or has one of another shape.
-
-    Args:
-        expected: name in memory -> shape of every parameter the model has.
-        held: name in memory -> what is on disk, with a `shape`.
-        size: the config's numbers.
-        label: the model's name for messages.
-
-    Raises:
-        ModelError: names the first and says how many more there are.
-    """
-    missing = [name for name in expected if name not in held]
-    if missing:
-        raise ModelError(
-            f"{label}: the checkpoint lacks {_first_of(missing)}; a {size.family.model_type} with "
-            f"{size.num_hidden_layers} layers has {'it' if len(missing) == 1 else 'them'}; check config.json, or use "
-            "the whole checkpoint"
-        )
-    unknown = [name for name in held if name not in expected]
-    matrix = next((name for name in unknown if len(held[name].shape) != 1), None)
-    if matrix:
-        shape = tuple(held[matrix].shape)
-        kind = "an expert weight" if "expert" in matrix or len(shape) == 3 else "an unknown weight"
-        raise ModelError(
-            f"{label}: {matrix} of shape {shape} is {kind} for a {size.family.model_type} model; only "
-            f"{size.family.architectures[0]} as in transformers is supported"
-        )
-    if unknown:
-        raise ModelError(
-            f"{label}: the checkpoint holds unknown {_first_of(unknown)}; check config.json, or use a checkpoint of a "
-            f"{size.family.architectures[0]} as transformers saves it"
-        )
-    other = [name for name, shape in expected.items() if tuple(held[name].shape) != tuple(shape)]
-    if other:
-        raise ModelError(
-            f"{label}: {other[0]} has shape {tuple(held[other[0]].shape)}, config.json says {tuple(expected[other[0]])}"
-            f"{f' ({len(other) - 1} more differ)' if len(other) > 1 else ''}; they must be of the same model"
-        )
-
-
-def _first_of(names: Collection[str]) -> str:
-    return f"{next(iter(names))}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
-
-
-def _held(headers: dict[str, TensorHeader], size: Dimensions, label: str) -> dict[str, TensorHeader]:
-    tensors = memory_names(headers, size.family, label)
-    if size.tied:
-        _rescue_tied_embedding(tensors, size.family)
-    return tensors
-
-
-def memory_names(headers: dict[str, TensorHeader], family: Family, label: str) -> dict[str, TensorHeader]:
-    """Map the names a loaded model has to the headers on disk, whose names may lack the base model's prefix.
-
-    Raises:
-        ModelError: two tensors on disk stand for the same parameter.
-    """
-    named: dict[str, TensorHeader] = {}
-    for disk_name, header in headers.items():
-        if is_old_buffer(disk_name):
-            continue
-        name = disk_name
-        for old, new in family.renames.items():
-            name = new + name.removeprefix(old) if name.startswith(old) else name
-        if not name.startswith((f"{family.prefix}.", f"{family.head}.")):
-            name = f"{family.prefix}.{name}"
-        if name in named:
-            raise ModelError(f"{label}: {disk_name} and {named[name].name} are both {name}; save the model again")
-        named[name] = header
-    return named
-
-
-def _refuse_experts(config: dict, tensors: dict[str, TensorHeader], label: str) -> None:
-    key = expert_key(config)
-    if key:
-        example = next((name for name in tensors if "expert" in name), "no expert tensor was found")
-        raise ModelError(
-            f"{label}: is a mixture of experts ({key}; {example}), which is not supported; use a dense model"
-        )
-
-
-def _rescue_tied_embedding(tensors: dict[str, TensorHeader], family: Family) -> None:
-    """Drop the second listing of a tied weight; a checkpoint may also list only the head."""
-    head = tensors.pop(f"{family.head}.weight", None)
-    if head is not None:
-        tensors.setdefault(f"{family.embed}.weight", head)
-
-
 def _refuse_foreign(config: dict, size: Dimensions, headers: dict[str, TensorHeader], label: str) -> None:
     """Refuse weights that a quantiser packed, and names that another tool changed: the weights tell, not the config."""
     weights = [header for name, header in headers.items() if not is_old_buffer(name)]
     packed = next((h for h in weights if h.dtype not in TORCH_DTYPE or is_quantisers(h.name)), None)
     if packed:
-        said = "".join(f"{key}, method {_method(config, key)}; " for key in _QUANTISED_KEYS if config.get(key))
+        keys = "".join(f"{key}, method {_method(config, key)}; " for key in _QUANTISED_KEYS if config.get(key))
         raise ModelError(
-            f"{label}: weights are quantised ({said}in {packed.file}, {packed.name} is stored as {packed.dtype}); only "
+            f"{label}: weights are quantised ({keys}in {packed.file}, {packed.name} is stored as {packed.dtype}); only "
             f"{', '.join(TORCH_DTYPE)} are read; use the unquantised checkpoint"
         )
     sentence = wrapper_sentence((header.name for header in weights), f"{size.family.embed}.weight")

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -15,26 +16,9 @@ MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format's own read
 MAX_INDEX_BYTES = 100_000_000
 MOST_NAME = 1000  # letters of a tensor's name
 MOST_SIDES, MOST_BYTES = 16, 2**60  # of a tensor; the product of more, or of larger ones, would keep a machine busy
-BITS_OF_DTYPE = {
-    "F64": 64,
-    "F32": 32,
-    "F16": 16,
-    "BF16": 16,
-    "F8_E4M3": 8,
-    "F8_E5M2": 8,
-    "F8_E8M0": 8,
-    "F4": 4,
-    "C64": 64,
-    "I64": 64,
-    "I32": 32,
-    "I16": 16,
-    "I8": 8,
-    "U64": 64,
-    "U32": 32,
-    "U16": 16,
-    "U8": 8,
-    "BOOL": 8,
-}
+_FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "C64")
+_OTHERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+BITS_OF_DTYPE = {dtype: int("".join(re.findall(r"^\D+(\d+)", dtype)) or 8) for dtype in _FLOATS + _OTHERS}
 
 
 @dataclass(frozen=True)

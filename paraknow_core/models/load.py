@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING
 
 from paraknow_core.errors import ModelError
-from paraknow_core.models.anatomy import Anatomy, check_names, memory_names, read_anatomy
+from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.config import GENERATION_CONFIG, declared_ends, read_dimensions
 from paraknow_core.models.families import FAMILIES
 from paraknow_core.models.library import library_config, one_line_reason, quiet_transformers
 from paraknow_core.models.modules import stored_shapes
+from paraknow_core.models.names import check_names, memory_names
 from paraknow_core.models.source import ModelSource, read_json_object
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paraknow_core.errors import ModelError
-from paraknow_core.models.anatomy import parameter_headers
 from paraknow_core.models.headers import TensorHeader
+from paraknow_core.models.names import parameter_headers
 from paraknow_core.models.source import ModelSource
 
 if TYPE_CHECKING:

@@ -7,9 +7,7 @@ from torch import Tensor
 
 from paraknow_core.ops.chunks import require_matrix
 from paraknow_core.ops.metrics import sum_of_squares
-from paraknow_core.ops.svd import truncated_svd
-
-EXACT_SIZE = 512  # a smaller side up to this is decomposed whole in well under a second
+from paraknow_core.ops.svd import EXACT_SIZE, truncated_svd
 
 
 @dataclass(frozen=True)

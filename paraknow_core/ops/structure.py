@@ -295,12 +295,12 @@ def random_weights(shape: tuple[int, int], height: int, width: int, generator: t
     """
     _require_size(shape, height, width)
     rows, cols = shape
-    wanted = height * width
+    count = height * width
     mask = torch.empty(shape, dtype=torch.bool)
     for part in row_slices(rows, cols, torch.device("cpu")):
         size = (part.stop - part.start, cols)
-        mask[part] = torch.rand(size, generator=generator, device=generator.device).cpu() < wanted / (rows * cols)
-    excess = int(mask.sum()) - wanted
+        mask[part] = torch.rand(size, generator=generator, device=generator.device).cpu() < count / (rows * cols)
+    excess = int(mask.sum()) - count
     flat, state = mask.view(-1), excess > 0
     missing = abs(excess)
     while missing:

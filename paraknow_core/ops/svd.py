@@ -17,7 +17,7 @@ from paraknow_core.errors import NumericError, ShapeError
 from paraknow_core.ops.chunks import require_matrix, value_range
 from paraknow_core.ops.metrics import retained_energy, sum_of_squares
 
-_EXACT_SIZE = 512  # up to here the exact decomposition takes well under a second
+EXACT_SIZE = 512  # up to here the exact decomposition takes well under a second
 _MOST_STEPS = 60
 _LEAST_BLOCK = 16  # vectors multiplied at a time: fewer take the matrix as long to read
 _CLEAR_GAP, _SHARP = 1.1, 1e-4  # from this gap on the product is held to this relative error
@@ -112,7 +112,7 @@ def truncated_svd(matrix: Tensor, rank: int, *, tolerance: float = 1e-4, seed: i
         svd = truncated_svd(matrix / scale, rank, tolerance=tolerance, seed=seed)
         return replace(svd, s=svd.s * scale, energy=svd.energy * scale * scale)  # inf rather than an error
     block = max(rank, _LEAST_BLOCK)
-    large = min(matrix.shape) > max(_EXACT_SIZE, 4 * block)
+    large = min(matrix.shape) > max(EXACT_SIZE, 4 * block)
     return (_krylov(matrix, rank, block, tolerance, seed) if large else None) or _exact(matrix, rank)
 
 

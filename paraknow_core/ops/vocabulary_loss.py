@@ -76,7 +76,7 @@ def sliced_cross_entropy(
         for the gradients. 2 + 4 operations a weight and supervised token. The loss itself is torch's own, because
         where a model is certain its gradient is the rounding of one minus a probability.
     """
-    targets = [supervised(each) for each in labels]
+    targets = [supervised(tokens) for tokens in labels]
     for index, (positions, _) in enumerate(targets):
         if len(positions) == 0:
             raise NumericError(f"seed sample {index}: no token of it is supervised; check that its answer is not cut")
@@ -87,8 +87,8 @@ def sliced_cross_entropy(
         bias = None if layer.bias is None else layer.bias[rows]
         logits[:, rows] = torch.nn.functional.linear(state, weights, bias)
     losses = [
-        _loss_to_gradient_(own, wanted, layer.softcap)
-        for own, (_, wanted) in zip(logits.split(counts), targets, strict=True)
+        _loss_to_gradient_(of_sample, tokens, layer.softcap)
+        for of_sample, (_, tokens) in zip(logits.split(counts), targets, strict=True)
     ]
     inner, states = torch.zeros(state.shape, dtype=torch.float32, device=state.device), state.split(counts)
     for rows, weights in _slices(layer, state.device):
@@ -103,16 +103,16 @@ def sliced_cross_entropy(
     return SlicedLoss(losses, gradients)
 
 
-def _loss_to_gradient_(logits: Tensor, wanted: Tensor, softcap: float | None) -> float:
+def _loss_to_gradient_(logits: Tensor, tokens: Tensor, softcap: float | None) -> float:
     """Return the mean loss of a sample's logits, and put its gradient to them in their place, some tokens at a time."""
     total, step = 0.0, max(1, _LOGITS // logits.shape[1])
-    of_each = torch.ones((), device=logits.device) / len(logits)
-    for rows, tokens in zip(logits.split(step), wanted.to(logits.device).split(step), strict=True):
+    weight = torch.ones((), device=logits.device) / len(logits)  # of each token in the mean
+    for rows, targets in zip(logits.split(step), tokens.to(logits.device).split(step), strict=True):
         leaf = rows.detach().requires_grad_(True)
         with torch.enable_grad():
             capped = softcap * torch.tanh(leaf / softcap) if softcap else leaf
-            loss = torch.nn.functional.cross_entropy(capped.float(), tokens, reduction="sum")
-            loss.backward(of_each)
+            loss = torch.nn.functional.cross_entropy(capped.float(), targets, reduction="sum")
+            loss.backward(weight)
         rows.copy_(leaf.grad)
         total += loss.item()
     return total / len(logits)
