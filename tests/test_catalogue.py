@@ -57,7 +57,11 @@ def test_rows_are_complete(rows):
 
 @pytest.mark.parametrize(
     "row",
-    [row for rows in (catalogue.METHODS, catalogue.STRUCTURES, catalogue.STRATEGIES) for row in rows.values()],
+    [
+        row
+        for rows in (catalogue.METHODS, catalogue.STRUCTURES, catalogue.STRATEGIES, catalogue.SCORERS)
+        for row in rows.values()
+    ],
     ids=lambda row: row.code,
 )
 def test_every_row_is_implemented(row):
