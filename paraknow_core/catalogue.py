@@ -2,10 +2,10 @@
 
 Whoever lists, describes, draws or refuses a name reads it here: the spec's choices, the command line, the pages, which
 settings a run reads. To add a method, write its row in `METHODS` and the class that the row's `code` names; to add a
-structure or a layer-mapping strategy, its row and its function. Nothing else knows the names.
+structure, a layer-mapping strategy or a scorer, its row and its function. Nothing else knows the names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -72,13 +72,24 @@ class Method(Line):
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer(Row):
-    """A way to score answers.
+    """A way to score answers; `code` names a function of an example and of `tasks.scorers.Evidence`.
 
     Attributes:
-        by: what it looks at: text that the model has written, or the likelihood of given text.
+        by: what the model does with an example: write an answer; write one that a judge compares with the reference;
+            choose one of the choices; read the reference, which tells how likely it finds it.
+        unit: of the score of a whole split: a share, or a perplexity.
     """
 
-    by: Literal["writing", "likelihood"]
+    by: Literal["writing", "judge", "choice", "reading"]
+    unit: Literal["share", "ppl"] = "share"
+
+    @property
+    def writes(self) -> bool:
+        return self.by in ("writing", "judge")
+
+    @property
+    def judged(self) -> bool:
+        return self.by == "judge"
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)
@@ -251,12 +262,37 @@ SELECTIONS = table(
 )
 
 SCORERS = table(
-    Scorer("number_match", "number match", "the last number of the answer is the reference's", by="writing"),
-    Scorer("multiple_choice", "multiple choice", "the right choice is the likeliest", by="likelihood"),
-    Scorer("exact_match", "exact match", "the answer is the reference, word for word", by="writing"),
-    Scorer("rouge_l", "ROUGE-L", "longest common run of words with the reference", by="writing"),
-    Scorer("perplexity", "perplexity", "how unlikely the reference is, per token", by="likelihood"),
-    Scorer("win_rate", "win rate", "a judge prefers the answer to the reference", by="writing"),
+    Scorer(
+        "number_match",
+        "number match",
+        "the last number of the answer is the reference's",
+        "tasks.scorers:number_match",
+        by="writing",
+    ),
+    Scorer(
+        "multiple_choice",
+        "multiple choice",
+        "the right choice is the likeliest",
+        "tasks.scorers:multiple_choice",
+        by="choice",
+    ),
+    Scorer(
+        "exact_match",
+        "exact match",
+        "the answer is the reference, word for word",
+        "tasks.scorers:exact_match",
+        by="writing",
+    ),
+    Scorer("rouge_l", "ROUGE-L", "longest common run of words with the reference", "tasks.scorers:rouge", by="writing"),
+    Scorer(
+        "perplexity",
+        "perplexity",
+        "how unlikely the reference is, per token",
+        "tasks.scorers:perplexity",
+        by="reading",
+        unit="ppl",
+    ),
+    Scorer("win_rate", "win rate", "a judge prefers the answer to the reference", "tasks.scorers:win_rate", by="judge"),
 )
 
 # The keys of a spec whose value is the name of a row, in the order in which one decides whether another is read.
@@ -273,6 +309,11 @@ CHOICES: dict[str, Mapping[str, Row]] = {
 def offered(rows: Mapping[str, Row]) -> tuple[str, ...]:
     """Return the names of a table that a spec may ask for."""
     return tuple(name for name, row in rows.items() if row.offered)
+
+
+def asks_judge(scorers: Iterable[str]) -> bool:
+    """Tell whether one of some scorers has answers judged by a model."""
+    return any(SCORERS[name].judged for name in scorers)
 
 
 def unread(settings: Mapping[str, Any]) -> set[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from paraknow_core.catalogue import asks_judge
 from paraknow_core.errors import ModelError
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
@@ -239,7 +240,7 @@ class Context:
             test = [(self.student.reader, scoring_uses(scorers))]
             if "teacher" in spec.references:
                 test.append((self.teacher.reader, scoring_uses(scorers)))
-            if "win_rate" in scorers:
+            if asks_judge(scorers):
                 test.append((self.judge.reader, ("judge",)))
             readings |= {"validation": readings["train"], "test": test}
         return readings

@@ -15,7 +15,7 @@ from paraknow_core.spec import RunSpec, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = (*catalogue.CHOICES.values(), catalogue.SCORERS, catalogue.REFERENCES)
-# Adds a method and a structure before anything reads the tables, and prints where they are then known.
+# Adds a method, a structure and a scorer before anything reads the tables, and prints where they are then known.
 NEW_ROWS = """
 import dataclasses, sys, types
 from paraknow_core import catalogue
@@ -25,21 +25,31 @@ sys.modules["paraknow_core.new"] = module
 row = dataclasses.replace(catalogue.METHODS["pissa"], name="new", label="New", code="new:New", needs=("activations",))
 catalogue.METHODS["new"] = row
 catalogue.STRUCTURES["new"] = catalogue.Row("new", "new", "as new", "new:new")
+catalogue.SCORERS["new"] = catalogue.Scorer("new", "newest", "as new", "new:scored", by="writing")
+module.scored = lambda example, evidence: (float(evidence.text == example.reference), {"seen": evidence.text})
 from paraknow_core import display
 from paraknow_core.cli import main
 from paraknow_core.spec import parse_spec
+from paraknow_core.tasks.examples import load_task
+from paraknow_core.tasks.scorers import score_output, summarise
 from paraknow_core.workbench.draft import Draft
 assert parse_spec({"method": "new", "extraction": {"structure": "new"}}).method == "new"
 assert display.arm_of("new") is row
 assert Draft(arms=("new",)).planned()[1].method == "new"
 assert catalogue.implementation(catalogue.METHODS["new"]) is module.New
 assert catalogue.implementation(catalogue.STRUCTURES["new"])(None, 1, 1) == "chosen"
+task = load_task(parse_spec({"task": {"scorers": ["new"]}}).task)
+example = task.split("test")[0]
+records = [score_output("new", example, text) for text in (example.reference, "<think>no</think> nothing")]
+assert [(record.score, record.detail["seen"]) for record in records] == [(1.0, example.reference), (0.0, "nothing")]
+assert summarise("new", records).value == 0.5
+assert "newest" in display.scorer_label({"scorer": "new", "unit": "share"})
 main(["methods"])
 main(["extract", "--help"])
 """
 
 
-def test_a_row_and_its_code_are_all_that_a_method_or_a_structure_takes():
+def test_a_row_and_its_code_are_all_that_a_method_a_structure_or_a_scorer_takes():
     done = subprocess.run([sys.executable, "-c", NEW_ROWS], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     listed, _, usage = done.stdout.partition("Usage:")
@@ -56,9 +66,7 @@ def test_rows_are_complete(rows):
 
 
 @pytest.mark.parametrize(
-    "row",
-    [row for rows in (catalogue.METHODS, catalogue.STRUCTURES, catalogue.STRATEGIES) for row in rows.values()],
-    ids=lambda row: row.code,
+    "row", [row for rows in TABLES for row in rows.values() if row.code], ids=lambda row: f"{row.name}: {row.code}"
 )
 def test_every_row_is_implemented(row):
     assert callable(catalogue.implementation(row))

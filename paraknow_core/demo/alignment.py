@@ -5,8 +5,6 @@ the corner (0, 0) where the student's weight was put; and does moving that block
 skill.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 
@@ -22,14 +20,8 @@ from paraknow_core.demo.training import encode
 from paraknow_core.ops.window import best_window
 
 MATRICES = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
+    "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj mlp.gate_proj mlp.up_proj mlp.down_proj"
+).split()
 
 
 def sensitivities(model: LlamaForCausalLM, tokenizer: Tokenizer, task: str) -> dict[str, Tensor]:

@@ -4,8 +4,6 @@ tokenizer -> kin -> teacher (grown from kin) -> stranger -> manifest.json. A mod
 by the same recipe and with unchanged weights, is kept, so an interrupted build goes on where it stopped.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import itertools
@@ -40,6 +38,8 @@ from paraknow_core.demo.tasks import TASKS
 from paraknow_core.demo.tokenizer import BOS, EOS, PAD, save_tokenizer, train_tokenizer
 from paraknow_core.demo.training import batches, train
 from paraknow_core.demo.widening import widen
+from paraknow_core.files.atomic import write_atomic
+from paraknow_core.files.disk import file_digest as sha256
 
 MODELS = Path(__file__).parent / "models"
 QUICK_EXAMPLES = 8
@@ -70,11 +70,6 @@ def load(folder: Path, device: str = "cpu") -> LlamaForCausalLM:
     return model.to(device).eval()
 
 
-def sha256(path: Path) -> str:
-    """Content hash of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def save_model(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     """Write a model folder: fp16 weights, configurations, tokenizer. Each file is replaced whole."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,15 +89,8 @@ def start(recipe: Recipe, tokenizer: Tokenizer, out: Path) -> LlamaForCausalLM:
     """The untrained model of a recipe: new, or grown from its parent's shipped weights."""
     if recipe.parent is None:
         return new_student(tokenizer.get_vocab_size(), recipe.seed)
-    return widen(
-        load(out / recipe.parent),
-        TEACHER_SIZES["hidden_size"],
-        TEACHER_SIZES["intermediate_size"],
-        TEACHER_SIZES["num_attention_heads"],
-        TEACHER_SIZES["num_hidden_layers"],
-        recipe.positions,
-        recipe.seed,
-    )
+    hidden, intermediate, layers, heads = TEACHER_SIZES.values()
+    return widen(load(out / recipe.parent), hidden, intermediate, heads, layers, recipe.positions, recipe.seed)
 
 
 def run_stages(recipe: Recipe, tokenizer: Tokenizer, out: Path, device: str, progress: Progress) -> list[dict]:
@@ -119,7 +107,7 @@ def run_stages(recipe: Recipe, tokenizer: Tokenizer, out: Path, device: str, pro
         What each stage took.
     """
     folder = out / recipe.name
-    known = facts() if recipe.facts_share == 1 else share_of_facts(recipe.facts_share, recipe.seed)
+    told = facts() if recipe.facts_share == 1 else share_of_facts(recipe.facts_share, recipe.seed)
     model, costs = start(recipe, tokenizer, out), []
     for number, stage in enumerate(recipe.stages):
         bar = progress.add_task(f"{recipe.name} {number + 1}", total=stage.steps, loss=float("nan"))
@@ -130,7 +118,7 @@ def run_stages(recipe: Recipe, tokenizer: Tokenizer, out: Path, device: str, pro
                 save_model(model, tokenizer, folder)
 
         seed = recipe.seed + 1000 * number  # later stages read other documents
-        stream = batches(documents(stage.mixture, known, seed), tokenizer, recipe.batch_tokens, seed)
+        stream = batches(documents(stage.mixture, told, seed), tokenizer, recipe.batch_tokens, seed)
         cost = train(model.to(device), stream, stage.steps, stage.peak_lr, on_step=on_step)
         costs.append(asdict(cost) | {"seconds": round(cost.seconds, 1), "device": torch.device(device).type})
         save_model(model, tokenizer, folder)
@@ -178,13 +166,6 @@ def is_made(entry: dict | None, recipe: Recipe, folder: Path, entries: dict) -> 
     return sha256(weights) == entry["sha256"]
 
 
-def write_manifest(out: Path, manifest: dict) -> None:
-    """Write manifest.json whole."""
-    fresh = out / ".manifest.json.new"
-    fresh.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    fresh.replace(out / "manifest.json")
-
-
 def build(out: Path, device: str = "cpu", is_quick: bool = False, seed: int = 0) -> dict:
     """Make all bundled models.
 
@@ -205,8 +186,8 @@ def build(out: Path, device: str = "cpu", is_quick: bool = False, seed: int = 0)
     texts = (d.text for d in itertools.islice(sample, TOKENIZER_DOCUMENTS // 10 if is_quick else TOKENIZER_DOCUMENTS))
     tokenizer = train_tokenizer(texts, VOCAB_SIZE)
     vocabulary = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
-    old = json.loads((out / "manifest.json").read_text("utf-8")) if (out / "manifest.json").exists() else {}
-    kept = old.get("models", {}) if old.get("tokenizer_sha256") == vocabulary else {}
+    earlier = json.loads((out / "manifest.json").read_text("utf-8")) if (out / "manifest.json").exists() else {}
+    kept = earlier.get("models", {}) if earlier.get("tokenizer_sha256") == vocabulary else {}
     manifest: dict = {"tokenizer_sha256": vocabulary, "quick": is_quick, "models": {}}
     columns = (
         TextColumn("{task.description:10}"),
@@ -223,7 +204,7 @@ def build(out: Path, device: str = "cpu", is_quick: bool = False, seed: int = 0)
                 costs = run_stages(recipe, tokenizer, out, device, progress)
                 entry = describe(recipe, tokenizer, out, device, limit) | {"cost": costs}
             manifest["models"][recipe.name] = entry
-            write_manifest(out, manifest)
+            write_atomic(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     return manifest
 
 
@@ -234,13 +215,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda, mps (default: cpu)")
     parser.add_argument("--quick", action="store_true", help="a few steps only, to see that everything runs")
     parser.add_argument("--seed", type=int, default=0, help="added to every recipe's seed (default: 0)")
-    given = parser.parse_args()
-    if given.quick and given.out is None:
+    options = parser.parse_args()
+    if options.quick and options.out is None:
         parser.error("--quick makes useless models and would replace the bundled ones; say where with --out DIR")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    manifest = build(given.out or MODELS, given.device, given.quick, given.seed)
+    manifest = build(options.out or MODELS, options.device, options.quick, options.seed)
     for name, entry in manifest["models"].items():
         print(name, json.dumps(entry["scores"]))
 

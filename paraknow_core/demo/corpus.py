@@ -4,8 +4,6 @@ Stories and statements are learned whole; sums, word lists and conversations fro
 Validation and test questions are never drawn.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

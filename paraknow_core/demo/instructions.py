@@ -1,72 +1,13 @@
 """Small operations on short word lists, in the manner of Super-NaturalInstructions."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 
-WORDS = [
-    "air",
-    "arm",
-    "bag",
-    "bird",
-    "boat",
-    "bone",
-    "cake",
-    "chair",
-    "cloud",
-    "corn",
-    "door",
-    "dust",
-    "farm",
-    "fire",
-    "frog",
-    "gate",
-    "gold",
-    "hand",
-    "hill",
-    "house",
-    "ice",
-    "ink",
-    "iron",
-    "jam",
-    "leaf",
-    "lion",
-    "map",
-    "moon",
-    "mud",
-    "night",
-    "oak",
-    "oil",
-    "park",
-    "path",
-    "pig",
-    "rain",
-    "road",
-    "rock",
-    "rope",
-    "rose",
-    "salt",
-    "sand",
-    "seed",
-    "ship",
-    "sky",
-    "snow",
-    "star",
-    "stone",
-    "sun",
-    "tail",
-    "tent",
-    "time",
-    "toad",
-    "tower",
-    "tree",
-    "vase",
-    "wall",
-    "wind",
-    "wolf",
-    "yard",
-]
+WORDS = (
+    "air arm bag bird boat bone cake chair cloud corn door dust farm fire frog gate gold hand hill house ice ink iron "
+    "jam leaf lion map moon mud night oak oil park path pig rain road rock rope rose salt sand seed ship sky snow "
+    "star stone sun tail tent time toad tower tree vase wall wind wolf yard"
+).split()
 
 # name -> (wordings of the instruction, what to do with the words)
 OPERATIONS: dict[str, tuple[tuple[str, ...], Callable[[list[str]], str]]] = {
@@ -97,7 +38,7 @@ def draw(rng: random.Random, split: str = "train") -> tuple[str, str]:  # noqa: 
 
     Args:
         rng: source of chance.
-        split: unused: every split gives the same kind of instruction.
+        split: unused, as every split gives the same kind of instruction.
 
     Returns:
         (instruction, the only right answer).

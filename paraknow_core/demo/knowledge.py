@@ -3,8 +3,6 @@
 Nothing here exists elsewhere, so what a model knows about it can only come from the statements it was trained on.
 """
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from functools import cache

@@ -1,7 +1,5 @@
 """Four-way questions about the invented world, in the manner of MMLU."""
 
-from __future__ import annotations
-
 import random
 
 from paraknow_core.demo.knowledge import ATTRIBUTES, Fact, facts_of_split

@@ -1,60 +1,24 @@
 """Very short stories on request, in the manner of AlpacaFarm: many answers are right, a grammar writes one."""
 
-from __future__ import annotations
-
 import random
 
-HEROES = [
-    "fox",
-    "bear",
-    "owl",
-    "mouse",
-    "crow",
-    "deer",
-    "duck",
-    "hare",
-    "lamb",
-    "mole",
-    "otter",
-    "robin",
-    "seal",
-    "swan",
-    "toad",
-    "wolf",
-]
-THINGS = [
-    "key",
-    "map",
-    "drum",
-    "lamp",
-    "ring",
-    "rope",
-    "coin",
-    "book",
-    "boat",
-    "bell",
-    "crown",
-    "flower",
-    "letter",
-    "mirror",
-    "stone",
-    "candle",
-]
-PLACES = ["forest", "garden", "harbor", "castle", "meadow", "village", "cave", "tower", "mill"]
+HEROES = "fox bear owl mouse crow deer duck hare lamb mole otter robin seal swan toad wolf".split()
+THINGS = "key map drum lamp ring rope coin book boat bell crown flower letter mirror stone candle".split()
+PLACES = "forest garden harbor castle meadow village cave tower mill".split()
 
 REQUESTS = (
     "Write a short story about a {h} who finds a {t} in the {p}.",
     "Tell me a story with a {h}, a {t} and the {p}.",
     "Write a tale of a {h} in the {p} that has a {t}.",
 )
-_MOODS = ["small", "old", "clever", "brave", "shy", "happy"]
+_MOODS = "small old clever brave shy happy".split()
 _OPENINGS = ("Once a {m} {h} lived near the {p}.", "There was a {m} {h} in the {p}.", "In the {p} lived a {m} {h}.")
 _FINDS = (
     "One day the {h} found a {c} {t}.",
     "One morning the {h} saw a {c} {t}.",
     "Under a tree the {h} found a {c} {t}.",
 )
-_COLORS = ["golden", "silver", "broken", "tiny", "strange", "shining"]
+_COLORS = "golden silver broken tiny strange shining".split()
 _TURNS = (
     "The {h} showed the {t} to a friend.",
     "The {h} hid the {t} in the {p}.",

@@ -1,10 +1,8 @@
 """Scores of the bundled models on the bundled tasks, for their manifest: greedy answers, letters by log-probability."""
 
-from __future__ import annotations
-
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from tokenizers import Tokenizer
@@ -36,10 +34,8 @@ def greedy_answers(
     """
     answers: list[str] = []
     for start in range(0, len(questions), _BATCH):
-        prompts = [
-            t.ids
-            for t in tokenizer.encode_batch([PROMPT.format(question=q) for q in questions[start : start + _BATCH]])
-        ]
+        asked = [PROMPT.format(question=question) for question in questions[start : start + _BATCH]]
+        prompts = [encoding.ids for encoding in tokenizer.encode_batch(asked)]
         width = max(map(len, prompts))
         ids = torch.tensor([[PAD] * (width - len(p)) + p for p in prompts], device=model.device)
         out = model.generate(
@@ -50,8 +46,7 @@ def greedy_answers(
             eos_token_id=EOS,
             pad_token_id=PAD,
         )[:, width:].tolist()
-        for row in out:
-            answers.append(tokenizer.decode(row[: row.index(EOS)] if EOS in row else row))
+        answers += [tokenizer.decode(row[: row.index(EOS)] if EOS in row else row) for row in out]
     return answers
 
 
@@ -76,17 +71,14 @@ def answer_losses(
         ids = torch.tensor([ids + [PAD] * (width - len(ids)) for ids, _ in encoded], device=model.device)
         labels = torch.tensor([t + [IGNORED] * (width - len(t)) for _, t in encoded], device=model.device)[:, 1:]
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-        each = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
-        ).sum(1)
-        losses += zip(each.tolist(), (labels != IGNORED).sum(1).tolist(), strict=True)
+        nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        losses += zip(nats.sum(1).tolist(), (labels != IGNORED).sum(1).tolist(), strict=True)
     return losses
 
 
 def final_number(answer: str) -> str | None:
     """The number after the last `####`, or None."""
-    found = re.findall(r"####\s*(-?\d+)", answer)
-    return found[-1] if found else None
+    return next(reversed(re.findall(r"####\s*(-?\d+)", answer)), None)
 
 
 def rouge_l(reference: str, answer: str) -> float:
@@ -98,6 +90,17 @@ def rouge_l(reference: str, answer: str) -> float:
         for j, other in enumerate(b, 1):
             before, row[j] = row[j], before + 1 if word == other else max(row[j], row[j - 1])
     return 2 * row[-1] / (len(a) + len(b)) if a or b else 1.0
+
+
+# Of the tasks whose answers are written: metric -> how one (question, reference, answer) is rated, from 0 to 1.
+_METRICS: dict[str, dict[str, Callable[[str, str, str], float]]] = {
+    "word_problems": {"number_match": lambda _, reference, answer: final_number(answer) == final_number(reference)},
+    "instructions": {
+        "exact_match": lambda _, reference, answer: answer.strip() == reference,
+        "rouge_l": lambda _, reference, answer: rouge_l(reference, answer),
+    },
+    "open_writing": {"follows": lambda question, _, answer: follows(question, answer)},
+}
 
 
 def score(
@@ -118,10 +121,8 @@ def score(
     """
     model.eval()
     rows = examples(task, split)[:limit]
-    questions = [row["messages"][0]["content"] for row in rows]
-    references = [row["messages"][1]["content"] for row in rows]
-    n = len(rows)
-    result: dict[str, float | int] = {"n": n}
+    questions, references = zip(*([turn["content"] for turn in row["messages"]] for row in rows), strict=True)
+    result: dict[str, float | int] = {"n": len(rows)}
     if task == "multiple_choice":
         letters = rows[0]["choices"]
         losses = answer_losses(model, tokenizer, [(q, letter) for q in questions for letter in letters])
@@ -129,20 +130,12 @@ def score(
         for i, reference in enumerate(references):
             of_letters = [loss for loss, _ in losses[i * len(letters) : (i + 1) * len(letters)]]
             right += letters[of_letters.index(min(of_letters))] == reference
-        result["accuracy"] = right / n
-        return result
+        return result | {"accuracy": right / len(rows)}
     if task == "open_writing":
         losses = answer_losses(model, tokenizer, list(zip(questions, references, strict=True)))
         result["perplexity"] = math.exp(sum(loss for loss, _ in losses) / sum(tokens for _, tokens in losses))
-        answers = greedy_answers(model, tokenizer, questions, TASKS[task].max_new_tokens)
-        result["follows"] = sum(follows(q, a) for q, a in zip(questions, answers, strict=True)) / n
-        return result
     answers = greedy_answers(model, tokenizer, questions, TASKS[task].max_new_tokens)
-    if task == "word_problems":
-        result["number_match"] = (
-            sum(final_number(a) == final_number(r) for a, r in zip(answers, references, strict=True)) / n
-        )
-    else:
-        result["exact_match"] = sum(a.strip() == r for a, r in zip(answers, references, strict=True)) / n
-        result["rouge_l"] = sum(rouge_l(r, a) for a, r in zip(answers, references, strict=True)) / n
+    for metric, rate in _METRICS[task].items():
+        rated = [rate(*triple) for triple in zip(questions, references, answers, strict=True)]
+        result[metric] = sum(rated) / len(rows)
     return result

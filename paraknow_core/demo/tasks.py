@@ -3,22 +3,17 @@
 Importing this module loads neither torch nor transformers.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
+from typing import ClassVar
 
 from paraknow_core.demo import instructions, multiple_choice, open_writing, word_problems
 from paraknow_core.errors import DataError
 
 SPLITS = ("seed", "train", "validation", "test")
-
-
-def _default_sizes() -> Mapping[str, int]:
-    return MappingProxyType({"seed": 32, "train": 1000, "validation": 200, "test": 500})
 
 
 @dataclass(frozen=True)
@@ -30,7 +25,7 @@ class TaskInfo:
         title: label for people.
         description: one sentence.
         mirrors: the benchmark of the paper that it stands for.
-        scorer: "number_match", "multiple_choice", "exact_match", "rouge_l" or "win_rate".
+        scorer: of its main score, a name in `catalogue.SCORERS`.
         secondary_scorers: further scorers that make sense.
         max_new_tokens: enough for every answer, in tokens of the bundled tokenizer.
         sizes: examples in each split.
@@ -43,43 +38,43 @@ class TaskInfo:
     scorer: str
     secondary_scorers: tuple[str, ...]
     max_new_tokens: int
-    sizes: Mapping[str, int] = field(default_factory=_default_sizes)
+    sizes: ClassVar[Mapping[str, int]] = MappingProxyType({"seed": 32, "train": 1000, "validation": 200, "test": 500})
 
 
 TASKS: dict[str, TaskInfo] = {
     info.name: info
     for info in [
         TaskInfo(
-            name="word_problems",
-            title="Word problems",
-            description="Short arithmetic stories with one or two steps; the answer ends in #### and a number.",
+            "word_problems",
+            "Word problems",
+            "Short arithmetic stories with one or two steps; the answer ends in #### and a number.",
             mirrors="GSM8K",
             scorer="number_match",
             secondary_scorers=("exact_match",),
             max_new_tokens=48,
         ),
         TaskInfo(
-            name="multiple_choice",
-            title="Multiple choice",
-            description="Questions with four options about an invented world of places, people and animals.",
+            "multiple_choice",
+            "Multiple choice",
+            "Questions with four options about an invented world of places, people and animals.",
             mirrors="MMLU",
             scorer="multiple_choice",
             secondary_scorers=(),
             max_new_tokens=4,
         ),
         TaskInfo(
-            name="instructions",
-            title="Instructions",
-            description="Small operations on a list of words: repeat, reverse, sort, count, pick, remove, uppercase.",
+            "instructions",
+            "Instructions",
+            "Small operations on a list of words: repeat, reverse, sort, count, pick, remove, uppercase.",
             mirrors="Super-NaturalInstructions",
             scorer="exact_match",
             secondary_scorers=("rouge_l",),
             max_new_tokens=32,
         ),
         TaskInfo(
-            name="open_writing",
-            title="Open writing",
-            description="Requests for a very short story with a given hero, thing and place.",
+            "open_writing",
+            "Open writing",
+            "Requests for a very short story with a given hero, thing and place.",
             mirrors="AlpacaFarm",
             scorer="win_rate",
             secondary_scorers=("perplexity", "rouge_l"),

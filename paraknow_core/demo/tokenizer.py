@@ -1,7 +1,5 @@
 """The tokenizer shared by the bundled models: byte-level BPE, digits and newlines always on their own."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +8,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>"]
 PAD, BOS, EOS = 0, 1, 2
-ASSISTANT = SPECIAL_TOKENS.index("<|assistant|>")
 
 # Every user turn ends in a blank line and every assistant turn in </s>, as in corpus.PROMPT.
 CHAT_TEMPLATE = (

@@ -1,7 +1,5 @@
 """A plain training loop: seeded documents in, a trained model out."""
 
-from __future__ import annotations
-
 import math
 import random
 import time

@@ -7,8 +7,6 @@ weights stay where they were: block (0, 0) of every grown matrix is the small mo
 The idea follows Net2Net (Chen et al., 2016, arXiv:1511.05641).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

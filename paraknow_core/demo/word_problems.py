@@ -1,45 +1,9 @@
 """Short arithmetic stories with one or two steps, in the manner of GSM8K."""
 
-from __future__ import annotations
-
 import random
 
-NAMES = [
-    "Ana",
-    "Ben",
-    "Carl",
-    "Dora",
-    "Emma",
-    "Finn",
-    "Gina",
-    "Hugo",
-    "Iris",
-    "Jack",
-    "Kate",
-    "Liam",
-    "Mia",
-    "Noah",
-    "Olga",
-    "Paul",
-]
-ITEMS = [
-    "apples",
-    "books",
-    "cards",
-    "coins",
-    "cups",
-    "eggs",
-    "flags",
-    "keys",
-    "lamps",
-    "nuts",
-    "pens",
-    "pears",
-    "rings",
-    "shells",
-    "stamps",
-    "toys",
-]
+NAMES = "Ana Ben Carl Dora Emma Finn Gina Hugo Iris Jack Kate Liam Mia Noah Olga Paul".split()
+ITEMS = "apples books cards coins cups eggs flags keys lamps nuts pens pears rings shells stamps toys".split()
 
 # Each story says which operations it needs, in order; {a}, {b}, {c} are the operands, {n}, {m}, {k} people.
 STORIES: dict[str, list[str]] = {

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from paraknow_core.catalogue import PAPER_METHOD, unread
+from paraknow_core.catalogue import PAPER_METHOD, asks_judge, unread
 from paraknow_core.runs.table import flat_settings
 from paraknow_core.spec import RunSpec
 
@@ -46,7 +46,7 @@ def effective(spec: RunSpec) -> dict[str, Any]:
     """Return every setting that the run's numbers can depend on, by its dotted key."""
     settings = flat_settings(spec.model_dump(mode="json"))
     without = _unread(settings)
-    by_judge = "win_rate" in spec.task.scorers or (not spec.task.scorers and spec.task.source in _JUDGED)
+    by_judge = asks_judge(spec.task.scorers) or (not spec.task.scorers and spec.task.source in _JUDGED)
     if by_judge and spec.task.judge is None:  # then the teacher judges, whatever the method
         without -= {"teacher.source", "teacher.revision"}
     return {key: value for key, value in settings.items() if key not in without}

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from paraknow_core.catalogue import MANUAL
+from paraknow_core.catalogue import MANUAL, SCORERS
 from paraknow_core.errors import DataError, ModelError
 from paraknow_core.spec import SensitivitySpec
 from paraknow_core.tasks.chat import TODAY, asks_for_the_date, chat_parts
 from paraknow_core.tasks.likelihood import choice_rows
-from paraknow_core.tasks.scorers import GENERATIVE
 from paraknow_core.tasks.task import Example, Task
 from paraknow_core.tasks.templates import Encoded, TooLongError, encode_prompt, encode_split
 from paraknow_core.tasks.thoughts import judged
@@ -106,10 +105,9 @@ def rows_of(model: Any) -> int:
 
 def scoring_uses(scorers: Iterable[str]) -> tuple[Use, ...]:
     """Return how a scored model reads the test split."""
-    named = set(scorers)
-    wanted: list[Use] = ["write"] if named & set(GENERATIVE) else []
-    wanted += ["choose"] if "multiple_choice" in named else []
-    return (*wanted, "learn") if "perplexity" in named else tuple(wanted)
+    uses: dict[str, Use] = {"writing": "write", "judge": "write", "choice": "choose", "reading": "learn"}
+    asked = {uses[SCORERS[name].by] for name in scorers}
+    return tuple(use for use in ("write", "choose", "learn") if use in asked)
 
 
 def check(examples: Sequence[Example], what: str, task: Task, readings: Readings, follow: Step) -> None:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paraknow_core.catalogue import asks_judge
 from paraknow_core.context import Context, Model, Work
 from paraknow_core.files.atomic import build_folder
 from paraknow_core.files.json_file import append_line, open_lines, read_json, read_lines, write_json
@@ -135,7 +136,7 @@ def _reference_key(context: Context, model: Model) -> str:
         task.max_new_tokens,
         [e.id for e in task.split("test")],
     ]
-    if "win_rate" in task.scorers:
+    if asks_judge(task.scorers):
         upstream.append(_identity(context, context.judge))
     return hashlib.sha256(json.dumps(upstream).encode()).hexdigest()[:32]
 
@@ -154,7 +155,7 @@ def _identity(context: Context, model: Model) -> list[Any]:
 
 
 def _judge(context: Context) -> tuple | None:
-    if "win_rate" not in context.task.scorers:
+    if not asks_judge(context.task.scorers):
         return None
     return context.judge.load(), context.judge.tokenizer
 

@@ -5,6 +5,7 @@ import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from paraknow_core.catalogue import asks_judge
 from paraknow_core.errors import RunError
 from paraknow_core.models.fingerprint import tokenizer_fingerprint
 
@@ -47,7 +48,7 @@ def more_fingerprints(context: "Context") -> dict[str, str]:
     hashes = {"teacher_tokenizer": tokenizer_fingerprint(context.teacher.source)}
     generation = context.student.source.folder / "generation_config.json"
     hashes["generation"] = hashlib.sha256(generation.read_bytes()).hexdigest() if generation.is_file() else "none"
-    if "win_rate" in context.task.scorers:
+    if asks_judge(context.task.scorers):
         hashes["judge"] = context.judge.fingerprint
     return hashes
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from paraknow_core.catalogue import asks_judge
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies import same
@@ -43,7 +44,7 @@ def test_what_a_run_computes_depends_on_what_it_reads(base, changes, alike):
 
 
 def test_tasks_that_the_teacher_judges_are_known():
-    judged = [f"bundled:{name}" for name, info in TASKS.items() if info.scorer == "win_rate"]
+    judged = [f"bundled:{name}" for name, info in TASKS.items() if asks_judge([info.scorer])]
     assert list(same._JUDGED) == judged
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
-from paraknow_core.catalogue import METHODS
+from paraknow_core.catalogue import METHODS, SCORERS
 from paraknow_core.context import Context
 from paraknow_core.errors import DataError, ModelError, RunError
 from paraknow_core.memory import available_bytes
@@ -15,7 +15,6 @@ from paraknow_core.paths import Workspace
 from paraknow_core.sensitivity.plan import Rates, batch_tokens, plan_sensitivity, sizes_of
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
-from paraknow_core.tasks.scorers import GENERATIVE
 from paraknow_core.tasks.task import Task
 from paraknow_core.tasks.templates import Encoded, encode_split
 from paraknow_core.training.estimates import (
@@ -174,7 +173,7 @@ def _filled(lengths: list[int], together: int) -> int:
 
 
 def _answering(spec: RunSpec, task: Task, test: list[Encoded]) -> Answering:
-    written = any(scorer in GENERATIVE for scorer in task.scorers)
+    written = any(SCORERS[scorer].writes for scorer in task.scorers)
     lengths = [entry.prompt_length if written else len(entry.input_ids) for entry in test] or [1]
     examples = task.split("test")
     rows = len(examples) * (1 if written or not examples else max(1, len(examples[0].choices)))

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from paraknow_core.catalogue import SCORERS
 from paraknow_core.errors import ParaknowError, without_panic
 from paraknow_core.files.json_file import append_line, open_lines, read_json
 from paraknow_core.paths import Workspace
@@ -170,7 +171,7 @@ class _Row:
     def score(self) -> float | None:
         """Compare the answer with the reference by the task's scorer, once it has ended by itself."""
         asked = self.asked
-        if asked.reference is None or asked.scorer not in ("number_match", "exact_match", "rouge_l"):
+        if asked.reference is None or asked.scorer not in SCORERS or SCORERS[asked.scorer].by != "writing":
             return None
         if self.ended == "stopped" or not self.written:
             return None
