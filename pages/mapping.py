@@ -11,7 +11,7 @@ from pages._ui.mapping.choice import choice_of, differences, held_choice
 from pages._ui.mapping.layers import editor
 from pages._ui.mapping.settings import settings
 from pages._ui.mapping.source import source_line
-from paraknow_core.catalogue import METHODS, PAPER_METHOD
+from paraknow_core.catalogue import METHODS, PAPER_METHOD, STRUCTURES
 from paraknow_core.display import arm_of
 from paraknow_core.workbench.views.mapping import Choice
 
@@ -64,7 +64,8 @@ def _method_line(choice: Choice) -> None:
     if method == PAPER_METHOD:
         return
     if METHODS[method].structure:
-        words = "The draft's method is the control random offset: windows lie at random places, whatever the structure."
+        taken = STRUCTURES[METHODS[method].structure].text.partition(":")[0]
+        words = f"The draft's method is the control {arm_of(method).label}: {taken}, whatever the structure."
     else:
         words = f"The draft's method is {arm_of(method).label}, which takes nothing from the teacher; shown is seeking."
     left, right = st.columns([4, 1.3], vertical_alignment="center")

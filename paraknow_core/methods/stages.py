@@ -4,7 +4,7 @@ from paraknow_core.adapters.export import step0_identity
 from paraknow_core.adapters.quantise import quantise
 from paraknow_core.adapters.saved import RECORD
 from paraknow_core.context import CHECKED, Work
-from paraknow_core.files.json_file import write_json
+from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.methods import wanted
 from paraknow_core.methods.base import MethodInputs
 from paraknow_core.methods.mapping import map_layers
@@ -23,7 +23,9 @@ def measure(work: Work) -> None:
 
 def plan(work: Work) -> None:
     """Map the layers, and pair the modules of the student with those of the teacher."""
-    work.plan = plan_transfer(work.context, map_layers(work.spec.mapping, work.context, work.store))
+    record = read_json(work.folder.file(RECORD))  # of a run that has its initial adapter
+    layers = record["layer_mapping"] if record else map_layers(work.spec.mapping, work.context, work.store)
+    work.plan = plan_transfer(work.context, layers)
 
 
 def learn(work: Work) -> None:

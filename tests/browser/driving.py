@@ -6,12 +6,13 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from pages._ui.frame import router
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder, list_runs
 
 PATIENCE_MS = 240_000
 SCREENSHOTS = Path(__file__).parent / "screenshots"
-PAGES = ["Start", "Models & task", "Sensitivity", "Mapping & extraction", "Train", "Compare", "Playground", "Lessons"]
+PAGES = [title for _, title, _ in router.PAGES]
 
 
 def settle(page: Page) -> None:

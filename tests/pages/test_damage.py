@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pages._ui.frame import router
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError
 from paraknow_core.files.json_file import read_json, write_json
@@ -23,7 +24,7 @@ from tests.damage import DAMAGES, WRONG, damage, places, with_wrong
 from tests.pages import fabricate
 from tests.pages.conftest import words
 
-PAGES = ("start", "models", "sensitivity", "mapping", "train", "compare", "playground", "lessons")
+PAGES = tuple(file for file, _, _ in router.PAGES)
 FILES = (
     "spec.yaml",
     "status.json",

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pages._ui.frame import router
 from pages._ui.task import upload
 from pages._ui.train import live as train_live
 from paraknow_core.engines import queue, queue_service
@@ -17,7 +18,7 @@ from paraknow_core.workbench import draft as drafts
 from tests.pages import fabricate
 from tests.pages.conftest import button, words
 
-PAGES = ("start", "models", "sensitivity", "mapping", "train", "compare", "playground", "lessons")
+PAGES = tuple(file for file, _, _ in router.PAGES)
 HOSTILE = (
     "../../etc/passwd",
     "\0",

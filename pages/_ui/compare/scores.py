@@ -8,6 +8,7 @@ from pages._ui.compare import data as compare_data
 from pages._ui.compare.link import linked
 from pages._ui.frame import layout
 from pages._ui.frame.layout import download, info, plain
+from paraknow_core.catalogue import BASELINE
 from paraknow_core.display import SHARE, score_text, scorer_label, source_label
 from paraknow_core.figures import compare as charts
 from paraknow_core.studies import differences
@@ -60,7 +61,7 @@ def draw(arms: list[Arm]) -> None:
 def _controls(arms: list[Arm], names: list[str]) -> tuple[Arm, str, bool]:
     against, which, toggle = st.container(key="stack-fields-scores").columns([2.4, 2, 1.6], vertical_alignment="bottom")
     by_key = {g.key: g for g in arms}
-    default = next((g.key for g in arms if g.method == "default_lora"), arms[-1].key)
+    default = next((g.key for g in arms if g.method == BASELINE), arms[-1].key)
     key = linked(
         against.selectbox,
         "Difference to",

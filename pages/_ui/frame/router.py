@@ -7,8 +7,7 @@ import streamlit as st
 ROUTED = "routed"
 
 
-# File, title, and the name of a Material symbol. Ablations takes its place after Compare: grids of runs, and the
-# verdict on where a gain comes from.
+# File, title, and the name of a Material symbol.
 PAGES = (
     ("start", "Start", "home"),
     ("models", "Models & task", "hub"),
