@@ -280,7 +280,7 @@ def test_a_mapping_of_another_pair_is_named_and_can_be_fitted(place, loaded):
 
 def test_the_method_of_the_draft_is_said_where_it_is_a_control(place, loaded):
     app = loaded({"method": "random_offset"})
-    assert "windows lie at random places" in words(app)
+    assert "a window of the student's shape at a random place" in words(app)
     assert overview(app)["percentile"].min() < 100
     button(app, "Use seeking").click().run()
     answer_desk(place, app)
