@@ -54,7 +54,7 @@ def box_targets(figure: go.Figure, origin: tuple[int, int], shape: tuple[int, in
 
 
 def difference_map(
-    found: Agreement,
+    agreement: Agreement,
     kind: str,
     names: tuple[str, str],
     title: str = "",
@@ -66,12 +66,12 @@ def difference_map(
     """Draw where the first holds more than the second (orange) and less (blue), layers upwards.
 
     Args:
-        found: both on one grid.
+        agreement: both on one grid.
         kind: `ratio`: log2 of the ratio of shares; `points`: their difference in hundredths of all.
         names: of the two, for the hover.
         modules: (row, role) -> the first's module, where a row is one layer: such cells can be clicked.
     """
-    cells = found.log_ratio() if kind == "ratio" else found.difference()
+    cells = agreement.log_ratio() if kind == "ratio" else agreement.difference()
     rows = len(cells)
     height = max(TALL, min(900, 110 + 34 * rows))
     figure = blank(title, subtitle, dark, height)
@@ -79,7 +79,7 @@ def difference_map(
     limit = max(0.25 if kind == "ratio" else 0.01, float(numpy.abs(known).max(initial=0.0)))
     ticks = _ratio_ticks(limit) if kind == "ratio" else {"ticksuffix": " pt"}
     heading = "ratio of shares" if kind == "ratio" else "difference of shares [points]"
-    columns, gap = list(range(len(found.roles))), 2 if rows <= 40 else 1
+    columns, gap = list(range(len(agreement.roles))), 2 if rows <= 40 else 1
     ends = {"zmin": -limit, "zmax": limit, "colorscale": DIVERGING}
     draw.heatmap(
         figure, cells, draw.upright_bar(heading, ticks), x=columns, y=list(range(rows)), xgap=2, ygap=gap, **ends
@@ -90,7 +90,7 @@ def difference_map(
         colours = texts_on_scale([float(cells[place]) for place in places], -limit, limit, DIVERGING)
         draw.cell_texts(figure, x, y, [_difference_text(cells[place], kind) for place in places], colours)
     data = [
-        [(modules or {}).get((row, found.roles[column]), ""), *_shares_in_words(found, row, column)]
+        [(modules or {}).get((row, agreement.roles[column]), ""), *_shares_in_words(agreement, row, column)]
         for row, column in places
     ]
     hover = (
@@ -98,34 +98,39 @@ def difference_map(
     )
     draw.click_targets(figure, x, y, data, min(34, 0.95 * (height - 120) / rows), hover)
     figure.update_layout(clickmode="event+select", hoverdistance=60, dragmode=False)
-    draw.module_axes(figure, found.roles, list(range(rows)))
+    draw.module_axes(figure, agreement.roles, list(range(rows)))
     figure.update_xaxes(range=[-0.5, len(columns) - 0.5])
-    figure.update_yaxes(range=[-0.5, rows - 0.5], **_row_axis(found, rows, 20))
+    figure.update_yaxes(range=[-0.5, rows - 0.5], **_row_axis(agreement, rows, 20))
     return figure
 
 
-def _shares_in_words(found: Agreement, row: int, column: int) -> list[str]:
-    shares = (percent(share[row, column]) for share in found.shares)
-    return [f"{row_name(found, row)} {found.roles[column]}", *shares]
+def _shares_in_words(agreement: Agreement, row: int, column: int) -> list[str]:
+    shares = (percent(share[row, column]) for share in agreement.shares)
+    return [f"{row_name(agreement, row)} {agreement.roles[column]}", *shares]
 
 
-def _row_axis(found: Agreement, rows: int, most: int) -> dict[str, Any]:
+def _row_axis(agreement: Agreement, rows: int, most: int) -> dict[str, Any]:
     """Return how an axis over the rows of the common grid is named, with about so many ticks."""
     ticks = list(range(0, rows, max(1, rows // most)))
-    title = "relative depth" if found.by_depth else "layer"
-    return {"title_text": title, "showgrid": False, "tickvals": ticks, "ticktext": [row_name(found, t) for t in ticks]}
+    title = "relative depth" if agreement.by_depth else "layer"
+    return {
+        "title_text": title,
+        "showgrid": False,
+        "tickvals": ticks,
+        "ticktext": [row_name(agreement, t) for t in ticks],
+    }
 
 
-def row_name(found: Agreement, row: int) -> str:
+def row_name(agreement: Agreement, row: int) -> str:
     """Name a row of the common grid: a layer, or where in the depth it lies."""
-    if not found.by_depth:
+    if not agreement.by_depth:
         return str(row)
-    rows = min(found.depths)
+    rows = min(agreement.depths)
     return f"{100 * row / rows:.0f}–{100 * (row + 1) / rows:.0f} %"
 
 
 def share_scatter(
-    found: Agreement,
+    agreement: Agreement,
     names: tuple[str, str],
     title: str = "",
     subtitle: str = "",
@@ -139,7 +144,7 @@ def share_scatter(
         groups: role -> group.
     """
     figure = blank(title, subtitle, dark, height=TALL)
-    first, second = found.shares
+    first, second = agreement.shares
     there = numpy.isfinite(first) & numpy.isfinite(second) & (first > 0) & (second > 0)
     both = numpy.concatenate([first[there], second[there]])
     low, high = (100 * both.min(), 100 * both.max()) if both.size else (0.1, 1.0)
@@ -149,8 +154,10 @@ def share_scatter(
     hover = (
         f"<b>%{{customdata[0]}}</b><br>{_hover(names[0])} %{{customdata[1]}}<br>{_hover(names[1])} %{{customdata[2]}}"
     )
-    for group in dict.fromkeys(groups[role] for role in found.roles):
-        places = [place for place in zip(*numpy.nonzero(there), strict=True) if groups[found.roles[place[1]]] == group]
+    for group in dict.fromkeys(groups[role] for role in agreement.roles):
+        places = [
+            place for place in zip(*numpy.nonzero(there), strict=True) if groups[agreement.roles[place[1]]] == group
+        ]
         marker = {"color": GROUP_COLOURS[group], "symbol": SYMBOLS[group], "size": 9 if len(first) <= 40 else 6}
         draw.scatter(
             figure,
@@ -161,7 +168,7 @@ def share_scatter(
             name=group,
             showlegend=True,
             marker={**marker, "opacity": 0.8, "line": {"color": ink(dark), "width": 0.5}},
-            customdata=[_shares_in_words(found, *place) for place in places],
+            customdata=[_shares_in_words(agreement, *place) for place in places],
         )
     spread = [float(numpy.log10(end)) for end in ends]
     axis = {"type": "log", "range": spread, "dtick": 1 if spread[1] - spread[0] > 1 else "D2", "ticksuffix": " %"}
@@ -173,12 +180,12 @@ def share_scatter(
 
 
 def layer_lines(
-    found: Agreement, names: tuple[str, str], title: str = "", subtitle: str = "", *, dark: bool = False
+    agreement: Agreement, names: tuple[str, str], title: str = "", subtitle: str = "", *, dark: bool = False
 ) -> go.Figure:
     """Draw each layer's share of all in both, over the layers."""
     figure = blank(title, subtitle, dark, LOW)
-    places = list(range(len(found.by_layer[0])))
-    for shares, name, colour, dash in zip(found.by_layer, names, (BLUE, HIGHLIGHT), ("solid", "dash"), strict=True):
+    places = list(range(len(agreement.by_layer[0])))
+    for shares, name, colour, dash in zip(agreement.by_layer, names, (BLUE, HIGHLIGHT), ("solid", "dash"), strict=True):
         draw.scatter(
             figure,
             places,
@@ -188,10 +195,10 @@ def layer_lines(
             line={"color": colour, "dash": dash},
             marker={"size": 7 if len(places) <= 40 else 4, "symbol": _symbol(dash)},
             name="<br>".join(map(_hover, wrapped(name, AXIS_CELLS))),
-            customdata=[row_name(found, row) for row in places],
+            customdata=[row_name(agreement, row) for row in places],
             showlegend=True,
         )
-    figure.update_xaxes(**_row_axis(found, len(places), 12))
+    figure.update_xaxes(**_row_axis(agreement, len(places), 12))
     figure.update_yaxes(title_text="share of all [%]", rangemode="tozero")
     legend_below(figure, [line for name in names for line in wrapped(name, AXIS_CELLS)])
     return figure

@@ -269,13 +269,13 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     Source:
         Holm, Scandinavian Journal of Statistics 6 (1979).
     """
-    known = [(p, place) for place, p in enumerate(p_values) if p is not None]
-    if any(not 0 <= p <= 1 for p, _ in known):
+    given = [(p, place) for place, p in enumerate(p_values) if p is not None]
+    if any(not 0 <= p <= 1 for p, _ in given):
         raise NumericError("Holm: a p-value is not between 0 and 1; check the tests that gave them")
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
-    for rank, (p, place) in enumerate(sorted(known)):
-        largest = max(largest, min(1.0, (len(known) - rank) * p))
+    for rank, (p, place) in enumerate(sorted(given)):
+        largest = max(largest, min(1.0, (len(given) - rank) * p))
         adjusted[place] = largest
     return adjusted
 

@@ -131,7 +131,7 @@ def contrasts(
     Returns:
         One an arm, the base apart. An arm that cannot be paired leaves the others their differences.
     """
-    found = []
+    contrasted = []
     for arm in arms:
         if arm.key == base.key:
             continue
@@ -146,11 +146,11 @@ def contrasts(
         except ParaknowError as error:
             problem = str(error)
         contrast = Contrast(arm, unit, score.get("n"), len(own), result, problem)
-        found.append(replace(contrast, cautions=tuple(cautions(contrast, base, own, other, note))))
-    return adjust(found)
+        contrasted.append(replace(contrast, cautions=tuple(cautions(contrast, base, own, other, note))))
+    return adjust(contrasted)
 
 
-def published(found: Sequence[Contrast], base: Arm, scorer: str) -> list[tuple[str, str, float]]:
+def published(contrasts: Sequence[Contrast], base: Arm, scorer: str) -> list[tuple[str, str, float]]:
     """Return the paper's gains where the question is the same in kind: the method against default LoRA.
 
     Returns:
@@ -158,7 +158,7 @@ def published(found: Sequence[Contrast], base: Arm, scorer: str) -> list[tuple[s
     """
     if base.method != BASELINE:
         return []
-    labels = [c.arm.label for c in found if c.arm.method == PAPER_METHOD and c.unit == SHARE]
+    labels = [c.arm.label for c in contrasts if c.arm.method == PAPER_METHOD and c.unit == SHARE]
     return [(label, words, points) for label in labels[:1] for words, points in PAPER.get(scorer, ())]
 
 
@@ -218,11 +218,11 @@ def _changed(runs: Sequence[tuple[RunSpec, Mapping[str, Any]]]) -> list[str]:
     return [*parts, f"computed with another {' and '.join(others)}, which may change numbers"] if others else parts
 
 
-def adjust(found: Sequence[Contrast]) -> list[Contrast]:
+def adjust(contrasts: Sequence[Contrast]) -> list[Contrast]:
     """Add `p_adjusted` (Holm, over all contrasts that have a p-value) and `says` (a sentence)."""
-    adjusted = holm([None if c.result is None else c.result.p_value for c in found])
+    adjusted = holm([None if c.result is None else c.result.p_value for c in contrasts])
     many = sum(p is not None for p in adjusted) > 1
-    return [replace(c, p_adjusted=p, says=_sentence(c, p, many)) for c, p in zip(found, adjusted, strict=True)]
+    return [replace(c, p_adjusted=p, says=_sentence(c, p, many)) for c, p in zip(contrasts, adjusted, strict=True)]
 
 
 def _sentence(contrast: Contrast, p: float | None, many: bool) -> str:
@@ -243,12 +243,16 @@ def _sentence(contrast: Contrast, p: float | None, many: bool) -> str:
 
 
 def side_by_side(
-    one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]], scorer: str, *, lower_is_better: bool = False
+    records: Sequence[Mapping[str, Any]],
+    others: Sequence[Mapping[str, Any]],
+    scorer: str,
+    *,
+    lower_is_better: bool = False,
 ) -> list[dict[str, Any]]:
     """Set the answers of two runs to the same examples side by side.
 
     Args:
-        one, other: records of two runs as `RunFolder.predictions()` gives them.
+        records, others: of two runs, as `RunFolder.predictions()` gives them.
         scorer: whose scores count.
         lower_is_better: for perplexity.
 
@@ -256,31 +260,18 @@ def side_by_side(
         One row for each example that both have, in the order of the first: id, prompt, reference, output_a, output_b,
         score_a, score_b, and kind: gained (the second is better), lost, or same.
     """
-    second = {record["id"]: record for record in other if record.get("scorer") == scorer and "id" in record}
+    second = {record["id"]: record for record in others if record.get("scorer") == scorer and "id" in record}
     rows = []
-    for record in one:
+    for record in records:
         if record.get("scorer") != scorer or record.get("id") not in second:
             continue
-        match = second[record["id"]]
-        if not studies.same_content(map(studies.content_of, (record, match))):
+        other = second[record["id"]]
+        if not studies.same_content(map(studies.content_of, (record, other))):
             continue
-        a, b = float(record.get("score", 0.0)), float(match.get("score", 0.0))
+        a, b = (float(answer.get("score", 0.0)) for answer in (record, other))
         change = (a - b) if lower_is_better else (b - a)
         kind = "gained" if change > 1e-9 else "lost" if change < -1e-9 else "same"
-        rows.append(
-            {
-                "id": record["id"],
-                "kind": kind,
-                "prompt": _text(record, "prompt"),
-                "reference": _text(record, "reference"),
-                "output_a": _text(record, "output"),
-                "output_b": _text(match, "output"),
-                "score_a": a,
-                "score_b": b,
-            }
-        )
+        texts = {key: str(record.get(key) or "") for key in ("prompt", "reference")}
+        outputs = {f"output_{side}": str(r.get("output") or "") for side, r in (("a", record), ("b", other))}
+        rows.append({"id": record["id"], "kind": kind, **texts, **outputs, "score_a": a, "score_b": b})
     return rows
-
-
-def _text(record: Mapping[str, Any], key: str) -> str:
-    return str(record.get(key) or "")

@@ -111,8 +111,8 @@ def run_names(
         for run, read in family:
             alone = title and titles[title] == 1
             settings = [(key, read[key], rare[repr(read[key])]) for key, rare in varied.items() if key in read]
-            made = "" if alone else _made(run.spec, until, settings, title)
-            names[run.id] = one_line(run.own) or _titled(title, made)
+            part = "" if alone else _made(run.spec, until, settings, title)
+            names[run.id] = one_line(run.own) or _titled(title, part)
     return _told_apart(names, {run.id: run.spec for run in runs if run.spec is not None})
 
 
@@ -126,11 +126,11 @@ def _varied(family: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     for read in family:
         for key, value in read.items():
             values[key][repr(value)] += 1
-    found = {key for key, own in values.items() if len(own) > 1} - {*_BESIDE}
+    varied = {key for key, own in values.items() if len(own) > 1} - {*_BESIDE}
     scale, rank = "factorisation.lora_alpha", "factorisation.rank"
-    if {scale, rank} <= found and len({read[scale] / read[rank] for read in family if scale in read}) == 1:
-        found.remove(scale)  # goes with the rank
-    ordered = [*(key for key in _ORDER if key in found), *sorted(found - {*_ORDER})]
+    if {scale, rank} <= varied and len({read[scale] / read[rank] for read in family if scale in read}) == 1:
+        varied.remove(scale)  # goes with the rank
+    ordered = [*(key for key in _ORDER if key in varied), *sorted(varied - {*_ORDER})]
     return {key: {value: n / values[key].total() for value, n in values[key].items()} for key in ordered}
 
 
@@ -175,10 +175,10 @@ def _part(key: str, value: Any) -> str:
     return whole_words(_WORDS[key].format(shown.replace("_", " ")), _PART)
 
 
-def _titled(title: str, made: str) -> str:
-    if not title or not made:
-        return whole_words(title, LONGEST) or made
-    return f"{whole_words(title, max(_SHORTEST_TITLE, LONGEST - len(made) - 3))} · {made}"
+def _titled(title: str, part: str) -> str:
+    if not title or not part:
+        return whole_words(title, LONGEST) or part
+    return f"{whole_words(title, max(_SHORTEST_TITLE, LONGEST - len(part) - 3))} · {part}"
 
 
 def _told_apart(names: dict[str, str], specs: Mapping[str, RunSpec]) -> dict[str, str]:

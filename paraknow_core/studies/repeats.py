@@ -25,15 +25,15 @@ def there_already(
     A finished run counts only while the files that it read are as old as it: a data file or a model that was written
     since then would give other numbers under the same name. A run that lacks an untrained reference does not count.
     """
-    wanted = [computes(spec) for spec in specs]
+    keys = [computes(spec) for spec in specs]
     best: dict[int, tuple[int, RunFolder]] = {}
-    for run, known in runs:
-        key = computes(known)
-        places = [n for n, spec in enumerate(specs) if wanted[n] == key and shows(known, spec)]
+    for run, spec_of_run in runs:
+        key = computes(spec_of_run)
+        places = [n for n, spec in enumerate(specs) if keys[n] == key and shows(spec_of_run, spec)]
         if not places:
             continue
         state = state_of(run)
-        if state not in STATES or (state != "queued" and _is_stale(run, known)):
+        if state not in STATES or (state != "queued" and _is_stale(run, spec_of_run)):
             continue
         rank = STATES.index(state)
         for place in places:
@@ -61,8 +61,7 @@ def missing_seeds(
     """
     arms = [(spec, computes(spec.model_copy(update={"seed": 0}))) for spec in specs]
     used = {
-        key: {known.seed for _, known in runs if computes(known.model_copy(update={"seed": 0})) == key}
-        for _, key in arms
+        key: {own.seed for _, own in runs if computes(own.model_copy(update={"seed": 0})) == key} for _, key in arms
     }
     first = specs[0].seed
     fresh = [(first + number) % 2**32 for number in range(most + sum(map(len, used.values())))]
@@ -100,4 +99,4 @@ def _written(source: str) -> float:
     except (OSError, ValueError):
         return 0.0
     # A file that was moved here keeps the time of its writing, but not that of its entry.
-    return max((max(one.st_mtime, one.st_ctime) for one in stats), default=0.0)
+    return max((max(stat.st_mtime, stat.st_ctime) for stat in stats), default=0.0)
