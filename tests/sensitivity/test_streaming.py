@@ -262,7 +262,7 @@ def test_a_killed_measurement_loses_one_layer_at_most(tiny, chat_file, tmp_path)
         "full",
     ]
     killed = (
-        "import sys; from paraknow_core.stages import context, streaming; from paraknow_core.cli import main, console\n"
+        "import sys; from paraknow_core.cli import main, console\n"
         "from tests.sensitivity.test_streaming import StopsAfter\n"
         "stopper = StopsAfter(31, kill=True); console.Progress.check_stop = lambda self: stopper.check_stop()\n"
         "main(sys.argv[1:])"
