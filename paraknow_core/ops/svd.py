@@ -4,6 +4,9 @@ Large weights are decomposed by a randomised block Krylov iteration: a random bl
 matrix and its transpose, and every block met on the way is kept as a basis. Unlike plain power iteration it converges
 on flat spectra too. Two checks end it: the energy it has captured, watched from step to step, and where the spectrum
 has a gap at the rank, the residual of the triplets.
+
+`torch.svd_lowrank` has no such check: of its settings, the first that is within 1e-4 of the best error on flat and on
+decaying spectra alike (q 128, niter 8) takes 1.4 and 3.6 times as long (`python -m benchmarks.svd`).
 """
 
 import math
