@@ -6,7 +6,7 @@ its NFKC, which would make one text of 10² and 102, or of ½ and 1/2; `numerals
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from paraknow_core.errors import DataError
@@ -23,8 +23,8 @@ _HASHES = re.compile(r"(?<!#)####(?!#)([^\n]*)")
 _HEADING = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,2}){0,3}(?:[.):]+|[ ][-–:])[ ]+[^\W\d_]")
 _TITLE = re.compile(r"[0-9.]+(?:(?:st|nd|rd|th)\b|[ ][A-Z][a-z]+(?![a-zA-Z]))")
 _FRACTION = re.compile(rf"[-–]?{JOINER}\(\(")  # of more than two numerals
-_SAID = re.compile(r"\banswer(?:[ ](?:to|of|for)\b[^.\n]{0,80}?)?[ ]+is\b[:\s]*", re.IGNORECASE)
-_GIVEN = re.compile(
+_ANSWER_IS = re.compile(r"\banswer(?:[ ](?:to|of|for)\b[^.\n]{0,80}?)?[ ]+is\b[:\s]*", re.IGNORECASE)
+_ANSWER = re.compile(
     r"(?<![/\w-])(?:answer\x22?[ ]?:|(?:(?<=the )|(?<=final )|^)answer[ ]?=)[\s=]*", re.IGNORECASE | re.MULTILINE
 )
 # Far beyond what any answer has, so that hostile ones take no time: lines with ####, words "answer is", numbers of
@@ -92,24 +92,23 @@ def read_answer(text: str, *, strict: bool = False) -> Answer:
     plain, box = plain_latex(plain_characters(text))
     points, commas = decimal_marks(plain)
     comma = commas > points
-    mixed = "it mixes decimal points and decimal commas" if points and commas else ""
     plain = _without_markup(plain)
     answer = _marked(plain, comma)
     if answer is None and not strict:
         answer = _in_segment(_without_markup(box), comma) if box is not None else None
-        answer = answer or _said(plain, comma) or _last(plain, comma)
+        answer = answer or _claimed(plain, comma) or _last(plain, comma)
     if answer is None:
         return Answer(None)
-    if answer.form and (mixed or (commas and answer.form == "1,234")):
-        return Answer(answer.number, mixed or "other numbers in it have decimal commas", answer.form)
-    return Answer(answer.number, answer.doubt, "" if commas else answer.form)
+    if answer.form and commas and points:
+        return replace(answer, doubt="it mixes decimal points and decimal commas")
+    if answer.form == "1,234" and commas:
+        return replace(answer, doubt="other numbers in it have decimal commas")
+    return replace(answer, form="") if commas else answer
 
 
-def _named(example: Example) -> str:
-    return f"example {example.id}"
-
-
-def check_numbers(examples: Sequence[Example], place: Callable[[Example], str] = _named) -> None:
+def check_numbers(
+    examples: Sequence[Example], place: Callable[[Example], str] = lambda example: f"example {example.id}"
+) -> None:
     """Refuse references that do not give one number, or one that two readers could read differently.
 
     1,234 is read as in English, 1234, unless the examples together have more decimal commas (3,5) than decimal points.
@@ -136,11 +135,8 @@ def check_numbers(examples: Sequence[Example], place: Callable[[Example], str] =
             formed.append((example, answer))
     if not formed:
         return
-    points = commas = 0
-    for example in examples:
-        for text in (example.question, example.reference):
-            counts = decimal_marks(plain_characters(text))
-            points, commas = points + counts[0], commas + counts[1]
+    texts = (text for example in examples for text in (example.question, example.reference))
+    points, commas = map(sum, zip(*(decimal_marks(plain_characters(text)) for text in texts), strict=True))
     for example, answer in formed:
         if commas > points or (answer.form == "1.234" and not points):
             mark = answer.form[1]
@@ -163,19 +159,18 @@ def _other_reading(number: str, form: str) -> str:
 def plain_number(text: str) -> str | None:
     """Bring one number to plain notation: "$1,200.50" -> "1200.5", "7.00." -> "7"; None if it is not a number."""
     plain = _without_markup(plain_latex(plain_characters(text))[0])
-    found = list(numbers(plain))
-    if len(found) != 1:
-        return None
-    before, after = plain[: found[0].start], plain[found[0].end :]
-    return found[0].value if _PREFIX.fullmatch(before) and _SUFFIX.fullmatch(after) else None
+    match list(numbers(plain)):
+        case [number] if _PREFIX.fullmatch(plain[: number.start]) and _SUFFIX.fullmatch(plain[number.end :]):
+            return number.value
+    return None
 
 
 def same_number(first: str | None, second: str | None) -> bool:
     """True if both are numbers and equal, exactly: 1.0 equals 1, 3/4 equals 0.75, 1/3 does not equal 0.333."""
     if first is None or second is None:
         return False
-    one, two = plain_number(first), plain_number(second)
-    return one is not None and one == two
+    plain = plain_number(first)
+    return plain is not None and plain == plain_number(second)
 
 
 def normalise_answer(text: str) -> str:
@@ -194,56 +189,53 @@ def _marked(text: str, comma: bool) -> Answer | None:
     """Read the first line that is `####` and a number, first of those without words after it."""
     first: Answer | None = None
     bare: list[Answer] = []
-    for found in islice(_HASHES.finditer(text), _MARKS):
-        rest = found.group(1).strip(" \t\r\u00a0*_>'\"")
-        if not _STARTS.match(rest) or _HEADING.match(rest) or _is_title(rest, text, found.end()):
+    for line in islice(_HASHES.finditer(text), _MARKS):
+        rest = line.group(1).strip(" \t\r\u00a0*_>'\"")
+        if not _STARTS.match(rest) or _HEADING.match(rest) or _is_title(rest, text, line.end()):
             continue
         answer = _in_segment(rest, comma)
-        if answer is None:
-            continue
-        if not re.search(r"[^\W\d_]", rest):
-            bare.append(answer)
-        first = first or answer
-    if not bare:
-        return first
-    others = {answer.number for answer in bare} - {bare[0].number}
-    return Answer(bare[0].number, bare[0].doubt or ("it has several lines with ####" if others else ""), bare[0].form)
+        if answer is not None:
+            first = first or answer
+            if not re.search(r"[^\W\d_]", rest):
+                bare.append(answer)
+    if len({answer.number for answer in bare}) > 1 and not bare[0].doubt:
+        return replace(bare[0], doubt="it has several lines with ####")
+    return bare[0] if bare else first
 
 
 def _is_title(rest: str, text: str, end: int) -> bool:
     """True of `#### 2 Price them` and `#### 1st step` if text follows, and of `#### 2 Price` if it does at once."""
-    found = _TITLE.match(rest)
-    return found is not None and bool(text[end + 1 : end + (2 if found.end() == len(rest) else 200)].strip())
+    title = _TITLE.match(rest)
+    return title is not None and bool(text[end + 1 : end + (2 if title.end() == len(rest) else 200)].strip())
 
 
 def _in_segment(segment: str, comma: bool) -> Answer | None:
     """Read what is given as the answer: of an equation the last side that has a number; None if there is none."""
     segment = _APART.sub(r"\1", segment)
-    found = [number for number in islice(numbers(segment, comma=comma), _NUMBERS) if not number.weak]
-    if not found:
+    strong = [number for number in islice(numbers(segment, comma=comma), _NUMBERS) if not number.weak]
+    if not strong:
         return None
-    segment = segment if len(found) < _NUMBERS else segment[: found[-1].end]
+    segment = segment if len(strong) < _NUMBERS else segment[: strong[-1].end]
     begin, end = 0, len(segment)
     for sign in _EQUALS.finditer(segment):
-        if sign.start() > found[-1].start:
+        if sign.start() > strong[-1].start:
             end = sign.start()
             break
         begin = sign.end()
-    side = [number for number in found if number.start >= begin]
+    side = [number for number in strong if number.start >= begin]
     return Answer(None) if side[0].odd else _calculated(segment[:end], side, begin, comma)
 
 
-def _calculated(text: str, found: list[Number], begin: int, comma: bool) -> Answer:
+def _calculated(text: str, side: list[Number], begin: int, comma: bool) -> Answer:
     """Carry out the calculation that the first of some numbers begins."""
-    number = found[0]
-    made = calculate(text, _calculation_start(text, number.start, begin), comma=comma)
-    made = made or calculate(text, number.start, comma=comma)
-    value, end = made or (number.value, number.end)
+    number = side[0]
+    result = calculate(text, _calculation_start(text, number.start, begin), comma=comma)
+    value, end = result or calculate(text, number.start, comma=comma) or (number.value, number.end)
     if end <= number.end:
         value = number.value
     if value is None:
         return Answer(None)
-    following = next((other for other in found if other.start >= end), None)
+    following = next((other for other in side if other.start >= end), None)
     listed = following is not None and text[end : following.start].strip() in ("", ",", "/")
     doubt = "it gives more than one number" if listed or _OR.match(text, end) else ""
     return Answer(value, doubt, number.form if end <= number.end else "")
@@ -261,12 +253,10 @@ def _calculation_start(text: str, at: int, begin: int) -> int:
     return start
 
 
-def _said(text: str, comma: bool) -> Answer | None:
+def _claimed(text: str, comma: bool) -> Answer | None:
     """Read what the last "answer is" or "answer:" says."""
-    places = [(found.end(), False) for found in _SAID.finditer(text)] + [
-        (found.end(), '"' not in found.group())
-        for found in _GIVEN.finditer(text)  # a key of JSON holds the answer
-    ]
+    places = [(match.end(), False) for match in _ANSWER_IS.finditer(text)]
+    places += [(match.end(), '"' not in match.group()) for match in _ANSWER.finditer(text)]  # a key of JSON holds it
     for at, short in sorted(places, reverse=True)[:_PLACES]:
         stop = text.find("\n", at)
         clause = text[at : stop if stop >= 0 else len(text)]
@@ -283,14 +273,11 @@ def _said(text: str, comma: bool) -> Answer | None:
 def _is_short(clause: str, first: Number) -> bool:
     """True if what follows "answer:" is a number with a few words; those words may also begin the reasoning."""
     named = _NAMED.match(clause)
-    if not named or not _STARTS.match(clause, named.end()):
-        return False
-    if len(clause) - first.end > 200:
+    if not named or not _STARTS.match(clause, named.end()) or len(clause) - first.end > 200:
         return False
     cut = _SENTENCE_END.search(clause, first.end)
-    return len(re.findall(r"[^\W\d_]+", clause[first.end :])) <= 6 and not (
-        cut and re.search("[0-9]", clause[cut.end() :])
-    )
+    more = cut and re.search("[0-9]", clause[cut.end() :])
+    return not more and len(re.findall(r"[^\W\d_]+", clause[first.end :])) <= 6
 
 
 def _last(text: str, comma: bool) -> Answer | None:
@@ -303,43 +290,42 @@ def _last(text: str, comma: bool) -> Answer | None:
         if end - begin > _LINE:  # cut where no number goes on
             begin += len(text[begin : end - _LINE].rstrip("0123456789.,'_/^eE"))
         line = text[begin:end]
-        found = [number for number in numbers(line, comma=comma) if not number.odd]
-        counting = [number for number in found if not number.weak and begin + number.start not in items]
+        readable = [number for number in numbers(line, comma=comma) if not number.odd]
+        counting = [number for number in readable if not number.weak and begin + number.start not in items]
         if counting:
             return _at_end(line, counting, comma)
-        if found and weak is None:
-            weak = Answer(found[-1].value, "", found[-1].form)
+        if readable and weak is None:
+            weak = Answer(readable[-1].value, "", readable[-1].form)
         end = begin - 1
     return weak
 
 
 def _items(text: str) -> set[int]:
-    """Where the numbers of numbered items stand: they count 1, 2, 3 from line to line."""
+    """Return where the numbers of numbered items stand: they count 1, 2, 3 from line to line."""
     places, before = set(), 0
-    for found in _ITEM.finditer(text):
-        value = int(found.group(1))
+    for item in _ITEM.finditer(text):
+        value = int(item.group(1))
         if value in (1, before + 1):
-            places.add(found.start(1))
+            places.add(item.start(1))
             before = value
     return places
 
 
-def _at_end(line: str, found: list[Number], comma: bool) -> Answer:
+def _at_end(line: str, counting: list[Number], comma: bool) -> Answer:
     """Read the last number of a line; if it ends a calculation that stands after an equals sign, the result."""
-    number = found[-1]
-    equals = list(_EQUALS.finditer(line, max(0, number.start - 300), number.start))
-    side = [other for other in found[-100:] if equals and other.start >= equals[-1].end()]
+    number, near = counting[-1], max(0, counting[-1].start - 300)
+    equals = list(_EQUALS.finditer(line, near, number.start))
+    side = [other for other in counting[-100:] if equals and other.start >= equals[-1].end()]
     if len(side) > 1:
-        at = _calculation_start(line, side[0].start, equals[-1].end())
-        made = calculate(line[: number.end], at, comma=comma)
-        if made and made[0] is not None and made[1] >= number.end:
-            return Answer(made[0])
-    for opened in islice(_FRACTION.finditer(line, max(0, number.start - 300), number.start), 20):
-        made = calculate(line, opened.start(), comma=comma)
-        if made and made[1] >= number.end:
-            return Answer(made[0])
-    before = found[-2] if len(found) > 1 else None
-    joined = before is not None and _TIGHT.fullmatch(line, before.end, number.start)
-    if joined and not joined.group().strip("$€£% ").isalpha():  # a dash: 3-5 is a range, 5-3 is not
-        joined = before is not None and in_order(before, number)
+        result = calculate(line[: number.end], _calculation_start(line, side[0].start, equals[-1].end()), comma=comma)
+        if result and result[0] is not None and result[1] >= number.end:
+            return Answer(result[0])
+    for fraction in islice(_FRACTION.finditer(line, near, number.start), 20):
+        result = calculate(line, fraction.start(), comma=comma)
+        if result and result[1] >= number.end:
+            return Answer(result[0])
+    joined = False
+    if len(counting) > 1 and (between := _TIGHT.fullmatch(line, counting[-2].end, number.start)):
+        # Of a dash: 3-5 is a range, 5-3 is not.
+        joined = between.group().strip("$€£% ").isalpha() or in_order(counting[-2], number)
     return Answer(number.value, "it gives more than one number" if joined else "", number.form)

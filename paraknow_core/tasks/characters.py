@@ -16,22 +16,13 @@ _SPACES = dict.fromkeys([0xA0, 0x202F, 0x205F, *range(0x2000, 0x200B)], HARD_SPA
 _INVISIBLE = dict.fromkeys(
     [0xAD, 0xFEFF, 0x2060, 0x061C, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], ""
 )
-_MARKS = {
-    0x066B: ".",
-    0x066C: ",",
-    0x2018: "'",
-    0x2019: "'",
-    0x02BC: "'",
-    0x2044: "/",
-    0x2215: "/",
-    0x00D7: "×",
-    0x2715: "×",
-    0x2716: "×",
-    0x22C5: "·",
-    0x2219: "·",
-    0x2217: "*",
-    0x066A: "%",
-}
+_MARKS = dict(
+    zip(
+        map(ord, "\u066b\u066c\u2018\u2019\u02bc\u2044\u2215\u00d7\u2715\u2716\u22c5\u2219\u2217\u066a"),
+        ".,'''//×××··*%",
+        strict=True,
+    )
+)
 _KNOWN = _DASHES | _SPACES | _INVISIBLE | _MARKS
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _POWER = re.compile(r"(?<=[0-9])⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
@@ -47,7 +38,7 @@ def nfc(text: str) -> str:
     if text.isascii():
         return text
     if len(text) > 1000:
-        text = _mark_run().sub(lambda found: found.group() + "\u034f", text)
+        text = _mark_run().sub(lambda run: run.group() + "\u034f", text)
     return unicodedata.normalize("NFC", text)
 
 
@@ -65,8 +56,8 @@ def plain_characters(text: str) -> str:
     if text.isascii():
         return text
     text = nfc(text)
-    text = _POWER.sub(lambda found: "^" + found.group().translate(_RAISED), text)
-    text = _WIDE_MARK.sub(lambda found: chr(ord(found.group()) - 0xFEE0), text)
+    text = _POWER.sub(lambda power: "^" + power.group().translate(_RAISED), text)
+    text = _WIDE_MARK.sub(lambda mark: chr(ord(mark.group()) - 0xFEE0), text)
     return text.translate({code: _plain(chr(code)) for code in set(map(ord, text)) if code > 127})
 
 

@@ -13,29 +13,36 @@ _TIE = re.compile(r"(?<=[0-9])~(?=[0-9]{3}(?![0-9]))")
 _DOUBLED = re.compile(r"\\\\(?=(?:boxed|[dtc]?frac|text|times|cdot)\b)")  # of a text that was escaped once more
 _NUMERAL = re.compile(r"[-\u2212]?[0-9][0-9.,'\u00a0]*")
 
-_FRACTIONS = {"frac", "dfrac", "tfrac", "cfrac", "sfrac", "nicefrac", "flatfrac"}
-_BOXES = {"boxed", "fbox", "framebox"}
-_WORDS = {"text", "textbf", "textit", "textrm", "textsf", "texttt", "mbox", "hbox", "mathrm", "operatorname", "emph"}
-_DROPPED = {"tag", "label", "ref", "eqref", "color", "hspace", "vspace", "phantom", "begin", "end"}
-_SILENT = {
-    "left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "displaystyle", "textstyle",
-    "limits", "bf", "rm", "it", "mathbf", "mathit", "mathsf", "mathord", "mathpunct", "boldsymbol", "bm", "underline",
-    "underbrace", "mathstrut", "ensuremath",
-}  # fmt: skip
+# What a command's group is; of other commands, the sign that they show.
+_GROUPS = {
+    **dict.fromkeys("frac dfrac tfrac cfrac sfrac nicefrac flatfrac".split(), "numerator"),
+    **dict.fromkeys("boxed fbox framebox".split(), "box"),
+    **dict.fromkeys("text textbf textit textrm textsf texttt mbox hbox mathrm operatorname emph".split(), "words"),
+    **dict.fromkeys("tag label ref eqref color hspace vspace phantom begin end".split(), "dropped"),
+}
+_SILENT = set(
+    "left right big Big bigg Bigg bigl bigr Bigl Bigr displaystyle textstyle limits bf rm it mathbf mathit mathsf "
+    "mathord mathpunct boldsymbol bm underline underbrace mathstrut ensuremath".split()
+)
+_SIGNS = (
+    "times× cdot· ast* div÷ approx≈ simeq≈ cong≈ equiv= piπ sqrt√ overline‾ dot‾ pm± degree° circ° infty∞ to→ "
+    "rightarrow→ Rightarrow→ implies→ longrightarrow→ Longrightarrow→ dots… ldots… cdots… euro€ pounds£ yen¥ "
+    "textdollar$ texteuro€ percent% slash/ minus- textminus- textendash– textemdash– ne≠ neq≠ le≤ leq≤ ge≥ geq≥ lt< gt>"
+)
 _SYMBOLS = {
-    "times": "×", "cdot": "·", "ast": "*", "div": "÷", "approx": "≈", "simeq": "≈", "cong": "≈", "equiv": "=",
-    "pi": "π", "sqrt": "√", "overline": "‾", "dot": "‾", "pm": "±", "degree": "°", "circ": "°", "infty": "∞",
-    "to": "→", "rightarrow": "→", "Rightarrow": "→", "implies": "→", "longrightarrow": "→", "Longrightarrow": "→",
-    "dots": "…", "ldots": "…", "cdots": "…", "euro": "€", "pounds": "£", "yen": "¥", "textdollar": "$",
-    "texteuro": "€", "percent": "%", "quad": " ", "qquad": " ", "space": " ", "newline": "\n", "par": "\n",
-    "thinspace": HARD_SPACE, "enspace": HARD_SPACE, "nobreakspace": HARD_SPACE, "slash": "/", "minus": "-",
-    "textminus": "-", "textendash": "–", "textemdash": "–", "ne": "≠", "neq": "≠", "le": "≤", "leq": "≤",
-    "ge": "≥", "geq": "≥", "lt": "<", "gt": ">",
-}  # fmt: skip
+    **{written[:-1]: written[-1] for written in _SIGNS.split()},
+    **dict.fromkeys(("quad", "qquad", "space"), " "),
+    **dict.fromkeys(("newline", "par"), "\n"),
+    **dict.fromkeys(("thinspace", "enspace", "nobreakspace"), HARD_SPACE),
+}
 _ESCAPES = {
-    ",": HARD_SPACE, ";": HARD_SPACE, ":": HARD_SPACE, " ": HARD_SPACE, "!": "", "\\": "\n", "(": " ", ")": " ",
-    "[": " ", "]": " ", "{": "(", "}": ")", "/": "", "-": "",
-}  # fmt: skip
+    **dict.fromkeys(",;: ", HARD_SPACE),
+    **dict.fromkeys("!/-", ""),
+    **dict.fromkeys("()[]", " "),
+    "\\": "\n",
+    "{": "(",
+    "}": ")",
+}
 
 
 def plain_latex(text: str) -> tuple[str, str | None]:
@@ -70,7 +77,9 @@ class _Writer:
         pending = ""  # what the next group is
         for command, escape, brace, plain in _TOKEN.findall(text):
             if command:
-                pending = self._command(command)
+                pending = _GROUPS.get(command, "")
+                if not pending and command not in _SILENT:
+                    self.out.append(_SYMBOLS.get(command, f" {command} "))
             elif brace == "{":
                 self._begin(pending)
                 pending = ""
@@ -84,19 +93,6 @@ class _Writer:
                 pending = pending if not plain.strip() else ""
         box = "".join(self.out[slice(*self.box)]) if self.box else None
         return "".join(self.out), box
-
-    def _command(self, name: str) -> str:
-        if name in _FRACTIONS:
-            return "numerator"
-        if name in _BOXES:
-            return "box"
-        if name in _WORDS:
-            return "words"
-        if name in _DROPPED:
-            return "dropped"
-        if name not in _SILENT:
-            self.out.append(_SYMBOLS.get(name, f" {name} "))
-        return ""
 
     def _begin(self, kind: str) -> None:
         if not kind and self.out and self.out[-1].endswith("^"):

@@ -57,7 +57,8 @@ _SEPARATED = re.compile(rf"(?<![0-9])[0-9]++(?:[.,'_{HARD_SPACE}][0-9]++)++")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 _SIGNED = re.compile(r"[-–+]?[ ]?")
 _MORE = re.compile(r"[ ]?/[ ]?[0-9]|[ ]?\^[ ]?[(0-9]|\*\*[0-9]")
-_OPERATORS = {"+": 1, "-": 1, "–": 1, "*": 2, "×": 2, "·": 2, "∙": 2, "x": 2, "X": 2, "/": 2, "÷": 2, ":": 2}
+_SIGNS = tuple("+-–")
+_OPERATORS = (*_SIGNS, *"*×·∙xX/÷:")
 _UNIT = re.compile(r"[ ]?(?:[A-Za-z]+\.?|[€£¥])(?:[ ][A-Za-z]+){0,2}(?=[ ][+*×÷][ ])")
 
 
@@ -88,17 +89,17 @@ def numbers(text: str, *, comma: bool = False) -> Iterator[Number]:
         text: of `plain_characters`.
         comma: the text uses decimal commas: 1,234 is 1.234, and 1.234 is 1234.
     """
-    for found in NUMBER.finditer(text):
-        yield from _of_match(text, found, comma)
+    for match in NUMBER.finditer(text):
+        yield from _of_match(text, match, comma)
 
 
 def decimal_marks(text: str) -> tuple[int, int]:
     """Count the numbers that can only be read with a decimal point, and those that only with a decimal comma."""
     points = commas = 0
-    for found in _SEPARATED.finditer(text):
-        _, form = read_digits(found.group(), comma=False)
+    for match in _SEPARATED.finditer(text):
+        _, form = read_digits(match.group(), comma=False)
         points += form == "."
-        commas += form == "," and not _bracketed(text, found.start(), found.end())
+        commas += form == "," and not _bracketed(text, *match.span())
     return points, commas
 
 
@@ -161,78 +162,79 @@ def calculate(text: str, at: int, *, comma: bool = False) -> tuple[str | None, i
 
 def in_order(first: Number, second: Number) -> bool:
     """True if both can be compared and the first is the smaller one."""
-    one, two = _exact(first), _exact(second)
-    return one is not None and two is not None and one < two
+    left, right = _exact(first), _exact(second)
+    return left is not None and right is not None and left < right
 
 
-def _of_match(text: str, found: re.Match, comma: bool) -> Iterator[Number]:
-    start, end = found.span()
-    if found["odd"]:
+def _of_match(text: str, match: re.Match, comma: bool) -> Iterator[Number]:
+    start, end = match.span()
+    if match["odd"]:
         yield Number(None, start, end, odd=True)
         return
-    sign = _sign(text, start)
-    if found["inner"]:
+    if match["inner"]:
         sign = "-" if not text[:start][-1:].isdigit() else ""
-    begin = text.rindex(sign, 0, start) if sign and not found["inner"] else start
-    weak = _is_weak(text, found, bool(sign))
-    if found["top"] is not None:
-        yield from _fraction(found, sign, begin, weak, comma)
+    else:
+        sign = _sign(text, start)
+    begin = text.rindex(sign, 0, start) if sign and not match["inner"] else start
+    weak = _is_weak(text, match, bool(sign))
+    if match["top"] is not None:
+        yield from _fraction(match, sign, begin, weak, comma)
         return
-    written = found["body"].replace(" ", HARD_SPACE)
+    written = match["body"].replace(" ", HARD_SPACE)
     digits, form = read_digits(written, comma=comma)
     pieces = re.split(r"[,']", written)
     if digits is None and "," not in written:
         yield Number(None, begin, end, odd=True)  # a version, an address
     elif digits is None or (form == "," and _bracketed(text, start, end)):  # a list: 1,2,3 or (3,5)
-        place = found.start("body")
+        place = match.start("body")
         for index, piece in enumerate(pieces):
             alone = read_digits(piece, comma=comma)[0]
             value = None if alone is None else _signed(sign if not index else "", _strip(alone))
             yield Number(value, place if index else begin, place + len(piece), weak=weak)
             place += len(piece) + 1
     else:
-        value = _read(found, digits, sign, comma)
+        value = _read(match, digits, sign, comma)
         if _MORE.match(text, end) or _beside_symbol(text, start, end):
             value = None
-        bare = not (found["exponent"] or found["ten"] or found["power"] or found["over"])
+        bare = not (match["exponent"] or match["ten"] or match["power"] or match["over"])
         yield Number(value, begin, end, form if bare and form in ("1,234", "1.234") else "", weak)
 
 
-def _fraction(found: re.Match, sign: str, begin: int, weak: bool, comma: bool) -> Iterator[Number]:
+def _fraction(match: re.Match, sign: str, begin: int, weak: bool, comma: bool) -> Iterator[Number]:
     """Yield a fraction or mixed number; two numbers if what stands before the fraction is no whole number of it."""
-    top, bottom = (_small(found[key], comma) for key in ("top", "bottom"))
-    whole = _small(found["whole"], comma) if found["whole"] else Fraction(0)
-    if found["minus"]:
+    top, bottom = (_small(match[key], comma) for key in ("top", "bottom"))
+    whole = _small(match["whole"], comma) if match["whole"] else Fraction(0)
+    if match["minus"]:
         sign = "" if sign else "-"
     if not top or not bottom or whole is None:
-        if top == 0 and bottom and not found["whole"]:
-            yield Number("0", begin, found.end(), weak=weak)
+        if top == 0 and bottom and not match["whole"]:
+            yield Number("0", begin, match.end(), weak=weak)
         else:
-            yield Number(None, begin, found.end(), weak=weak)
-    elif found["whole"] and (top >= bottom or whole.denominator != 1):
-        yield Number(_signed(sign, _plain_fraction(whole)), begin, found.end("whole"), weak=weak)
-        yield Number(_plain_fraction(top / bottom), found.start("top"), found.end())
+            yield Number(None, begin, match.end(), weak=weak)
+    elif match["whole"] and (top >= bottom or whole.denominator != 1):
+        yield Number(_signed(sign, _plain_fraction(whole)), begin, match.end("whole"), weak=weak)
+        yield Number(_plain_fraction(top / bottom), match.start("top"), match.end())
     else:
-        yield Number(_signed(sign, _plain_fraction(whole + top / bottom)), begin, found.end(), weak=weak)
+        yield Number(_signed(sign, _plain_fraction(whole + top / bottom)), begin, match.end(), weak=weak)
 
 
-def _read(found: re.Match, digits: str, sign: str, comma: bool) -> str | None:
+def _read(match: re.Match, digits: str, sign: str, comma: bool) -> str | None:
     """The value of a number with its exponent, power and denominator."""
-    shift = [part for part in (found["exponent"] and found["exponent"][1:], found["tens"]) if part]
-    value: str | None = digits
-    for part in shift:
-        if value is None or len(part) > 5 or abs(int(part.replace("–", "-"))) > MOST_DIGITS:
-            return None
-        value = _shifted(value, int(part.replace("–", "-")))
-    if found["power"] or found["over"]:
+    value = digits
+    for power in (match["exponent"] and match["exponent"][1:], match["tens"]):
+        if power:
+            if len(power) > 5 or abs(int(power.replace("–", "-"))) > MOST_DIGITS:
+                return None
+            value = _shifted(value, int(power.replace("–", "-")))
+    if match["power"] or match["over"]:
         exact = _small(value, comma=False)
         if exact is None:
             return None
         try:
-            if found["power"]:
-                exact = _raised(exact, found["raised"].replace("–", "-"))
-            if found["over"]:
-                exact /= _small(found["below"], comma) or 0
+            if match["power"]:
+                exact = _raised(exact, match["raised"].replace("–", "-"))
+            if match["over"]:
+                exact /= _small(match["below"], comma) or 0
         except (ArithmeticError, ValueError):
             return None
         return _signed(sign, _plain_fraction(exact))
@@ -244,23 +246,23 @@ def _sign(text: str, start: int) -> str:
     before, further = text[start - 1 : start], text[max(0, start - 3) : start - 1]
     if before == "+" and further[-1:] in ("", " ", "(", "$", "="):
         return ""
-    if before in ("-", "–") and before:
+    if before in ("-", "–"):
         last = further[-1:]
         joins = last.isalnum() or last in tuple(")]}%°_'\"€£¥₹") or (last == "$" and further[-2:-1].isdigit())
         return "" if last and joins else before
-    if before == " " and further[-1:] in ("-", "–") and further[-1:]:
+    if before == " " and further[-1:] in ("-", "–"):
         return further[-1] if text[max(0, start - 4) : start - 2].strip()[-1:] in tuple("=≈:([{→") else ""
     return ""
 
 
-def _is_weak(text: str, found: re.Match, signed: bool) -> bool:
-    if found["money"]:
+def _is_weak(text: str, match: re.Match, signed: bool) -> bool:
+    if match["money"]:
         return False
-    start, before = found.start(), text[found.start() - 1 : found.start()] if found.start() else ""
-    if before in ("-", "–") and before and not signed:  # COVID-19
+    start, before = match.start(), text[match.start() - 1 : match.start()] if match.start() else ""
+    if before in ("-", "–") and not signed:  # COVID-19
         before = text[max(0, start - 2) : start - 1]
     named = before.isalpha() and before < "\u0e00"  # scripts beyond it are written without spaces
-    return named or before in tuple("^_#") or _ORDINAL.match(text, found.end()) is not None
+    return named or before in tuple("^_#") or _ORDINAL.match(text, match.end()) is not None
 
 
 def _beside_symbol(text: str, start: int, end: int) -> bool:
@@ -345,47 +347,33 @@ def _tokens(text: str, at: int, comma: bool) -> tuple[list, list[int]]:
         if character in " \u00a0" or (operand and text.startswith(f"{JOINER}((", at)):
             at += 1
             continue
-        found = _SIGNED.match(text, at) if operand else None
-        found = NUMBER.match(text, found.end()) if found else None
-        if found and not found["odd"]:
-            [number, *others] = _of_match(text, found, comma)
-            seen = "-" if number.start < found.start() else ""  # what stands before it may be an operator, too
-            value = _signed(seen, number.value)
+        signed = _SIGNED.match(text, at) if operand else None
+        match = NUMBER.match(text, signed.end()) if signed else None
+        if match and not match["odd"]:
+            [number, *others] = _of_match(text, match, comma)
+            # What stands before it may be an operator, too: then it was taken for the number's sign already.
+            value = _signed("-" if number.start < match.start() else "", number.value)
             value = _signed("-" if text[at] in "-–" else "", value)
-            number = Number(value, at, number.end, number.form)
-            at, operand = number.end, False
-            tokens.append(number)
-            ends.append(at)
-            unit = _UNIT.match(text, at)
-            at = unit.end() if unit else at
+            tokens.append(Number(value, at, number.end, number.form))
+            ends.append(number.end)
+            unit = _UNIT.match(text, number.end)
+            at, operand = unit.end() if unit else number.end, False
             if others:  # a list
                 break
-        elif operand and character == "(" and depth < 20:
+            continue
+        if operand and character == "(" and depth < 20:
             depth += 1
-            tokens.append("(")
-            at += 1
-            ends.append(at)
         elif not operand and character == ")" and depth:
             depth -= 1
-            tokens.append(")")
-            at += 1
-            ends.append(at)
-        elif operand and character in "+-–" and (not tokens or tokens[-1] == "("):  # of a bracket
-            tokens.append(character)
-            at += 1
-            ends.append(at)
         elif not operand and character == JOINER:  # a mixed number
-            operand = True
-            tokens.append("+")
-            at += 1
-            ends.append(at)
+            operand, character = True, "+"
         elif not operand and character in _OPERATORS and _joins(text, at):
             operand = True
-            tokens.append(character)
-            at += 1
-            ends.append(at)
-        else:
+        elif not (operand and character in _SIGNS and (not tokens or tokens[-1] == "(")):  # the sign of a bracket
             break
+        at += 1
+        tokens.append(character)
+        ends.append(at)
     return tokens, ends
 
 
@@ -416,42 +404,30 @@ def _value(tokens: list) -> Fraction:
     Raises:
         ArithmeticError, ValueError, IndexError: it cannot be calculated.
     """
-    values: list[Fraction] = []
-    waiting: list[str] = []
+    rest = tokens[::-1]
 
-    def apply() -> None:
-        operator, second = waiting.pop(), values.pop()
-        first = values.pop()
-        if operator in "+":
-            values.append(first + second)
-        elif operator in "-–":
-            values.append(first - second)
-        else:
-            values.append(first / second if operator in "/÷:" else first * second)
-        if max(abs(values[-1].numerator), values[-1].denominator).bit_length() > 4 * MOST_DIGITS:
+    def bounded(value: Fraction) -> Fraction:
+        if max(abs(value.numerator), value.denominator).bit_length() > 4 * MOST_DIGITS:
             raise OverflowError
+        return value
 
-    before = "("
-    for part in tokens:
-        if isinstance(part, Number):
-            exact = _exact(part)
-            if exact is None:
-                raise ValueError
-            values.append(exact)
-        elif part == "(":
-            waiting.append(part)
-        elif part == ")":
-            while waiting[-1] != "(":
-                apply()
-            waiting.pop()
-        else:
-            if before == "(":  # a sign
-                values.append(Fraction(0))
-            while waiting and waiting[-1] != "(" and _OPERATORS[waiting[-1]] >= _OPERATORS[part]:
-                apply()
-            waiting.append(part)
-        before = part if isinstance(part, str) else ""
-    while waiting:
-        apply()
-    [value] = values
-    return value
+    def total() -> Fraction:
+        value = Fraction(0) if rest[-1] in _SIGNS else product()
+        while rest and rest[-1] in _SIGNS:
+            value = bounded(value + product() if rest.pop() == "+" else value - product())
+        return value
+
+    def product() -> Fraction:
+        value = factor()
+        while rest and rest[-1] in _OPERATORS and rest[-1] not in _SIGNS:
+            value = bounded(value / factor() if rest.pop() in "/÷:" else value * factor())
+        return value
+
+    def factor() -> Fraction:
+        operand = rest.pop()
+        value = total() if operand == "(" else _exact(operand)
+        if value is None or (operand == "(" and rest.pop() != ")"):
+            raise ValueError
+        return value
+
+    return total()

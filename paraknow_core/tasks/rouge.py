@@ -24,28 +24,9 @@ from paraknow_core.tasks.characters import nfc
 
 # Scripts that put no spaces between words.
 _UNSPACED = (
-    "Han",
-    "Hiragana",
-    "Katakana",
-    "Bopomofo",
-    "Yi",
-    "Thai",
-    "Lao",
-    "Khmer",
-    "Myanmar",
-    "Javanese",
-    "Balinese",
-    "Tai_Le",
-    "New_Tai_Lue",
-    "Tai_Tham",
-    "Tai_Viet",
-    "Nushu",
-    "Tangut",
-    "Egyptian_Hieroglyphs",
-    "Cuneiform",
-)
-
-
+    "Han Hiragana Katakana Bopomofo Yi Thai Lao Khmer Myanmar Javanese Balinese Tai_Le New_Tai_Lue Tai_Tham Tai_Viet "
+    "Nushu Tangut Egyptian_Hieroglyphs Cuneiform"
+).split()
 _DOTS = {0x131: "i"}  # Turkish has four letters I in two pairs; without regard to case they are one
 
 
@@ -55,13 +36,13 @@ def rouge_l(reference: str, output: str) -> float:
     Returns:
         Between 0 and 1; of text in ASCII exactly what `rouge-score` gives with its stemmer.
     """
-    wanted, given = tokens(reference), tokens(output)
-    if not wanted:
-        wanted, given = tokens(reference, symbols=True), tokens(output, symbols=True)
-    if not wanted or not given:
+    right, written = tokens(reference), tokens(output)
+    if not right:
+        right, written = tokens(reference, symbols=True), tokens(output, symbols=True)
+    if not right or not written:
         return 0.0
-    common = longest_common(wanted, given)
-    precision, recall = common / len(given), common / len(wanted)
+    common = longest_common(right, written)
+    precision, recall = common / len(written), common / len(right)
     return 2 * precision * recall / (precision + recall) if common else 0.0
 
 
@@ -75,15 +56,15 @@ def tokens(text: str, *, symbols: bool = False) -> list[str]:
     if text.isascii() and not symbols:
         return _stemmer().tokenize(text)
     pattern = _patterns()
-    text = pattern["shown"].sub(lambda found: unicodedata.normalize("NFKC", found.group()), nfc(text))
+    text = pattern["shown"].sub(lambda form: unicodedata.normalize("NFKC", form.group()), nfc(text))
     text = pattern["joins"].sub("", text)
-    found = []
-    for match in (pattern["with symbols"] if symbols else pattern["tokens"]).finditer(text):
+    cut = []
+    for match in pattern["with symbols" if symbols else "tokens"].finditer(text):
         token = match.group()
         if not token.isascii():
             token = nfc(token.casefold()).translate(_DOTS).replace("i\u0307", "i")
-        found += (_stemmer().tokenize(token) or [token]) if token.isascii() else [token]
-    return found
+        cut += (_stemmer().tokenize(token) or [token]) if token.isascii() else [token]
+    return cut
 
 
 def longest_common(first: Sequence[str], second: Sequence[str]) -> int:
@@ -100,7 +81,7 @@ def longest_common(first: Sequence[str], second: Sequence[str]) -> int:
     for at, token in enumerate(long):
         if token in bits:
             bits[token][at // 8] |= 1 << at % 8
-    places = {token: int.from_bytes(found, "little") for token, found in bits.items()}
+    places = {token: int.from_bytes(mask, "little") for token, mask in bits.items()}
     everything = (1 << len(long)) - 1
     row = everything  # a bit that is 0: there the table grows by one
     for token in short:
