@@ -122,7 +122,7 @@ METHODS = table(
         "default_lora",
         "default LoRA",
         "A random, B zero: what everybody starts from.",
-        "methods.reference:DefaultLora",
+        "methods.controls:DefaultLora",
         control_of="seeking",
         source="Hu et al., ICLR 2022, arXiv:2106.09685",
         colour="#999999",
@@ -132,7 +132,7 @@ METHODS = table(
         "pissa",
         "PiSSA",
         "Starts from the student's own largest singular directions: B A = U S Vᵀ of W.",
-        "methods.reference:Pissa",
+        "methods.controls:Pissa",
         control_of="seeking",
         source="Meng et al., NeurIPS 2024, arXiv:2404.02948",
         colour="#E69F00",
@@ -143,7 +143,7 @@ METHODS = table(
         "olora",
         "OLoRA",
         "Starts from a QR factorisation of the student's own weight.",
-        "methods.reference:Olora",
+        "methods.controls:Olora",
         control_of="seeking",
         source="Büyükakyüz, 2024, arXiv:2406.01775",
         colour="#B8A200",
@@ -168,7 +168,7 @@ METHODS = table(
 )
 
 # Untrained models that stand beside a run as lines of their own.
-REFERENCES = table(
+UNTRAINED = table(
     Line(
         "student", "student, untouched", "The student as it is.", colour="#B4BBBE", dark_colour="#5A6266", pattern="."
     ),

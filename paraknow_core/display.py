@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from paraknow_core.catalogue import METHODS, REFERENCES, SCORERS, Line
+from paraknow_core.catalogue import METHODS, SCORERS, UNTRAINED, Line
 
 NOT_MEASURED = "–"
 SHARE = "share"  # the unit of scores that are fractions of 1, shown as percent
@@ -19,7 +19,7 @@ GROUP_COLOURS = {
     "other": "#999999",
 }
 
-ARMS: dict[str, Line] = {**METHODS, **REFERENCES}
+ARMS: dict[str, Line] = {**METHODS, **UNTRAINED}
 
 
 def arm_of(name: str) -> Line:

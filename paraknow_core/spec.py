@@ -243,7 +243,7 @@ class RunSpec(Portable):
     injection: InjectionSpec = InjectionSpec()
     finetuning: FinetuningSpec = FinetuningSpec()
     until: Literal["sensitivity", "extraction", "evaluation"] = Field("evaluation", description="last stage to run")
-    references: Annotated[tuple[Literal[*catalogue.REFERENCES], ...], OnceEach] = Field(
+    references: Annotated[tuple[Literal[*catalogue.UNTRAINED], ...], OnceEach] = Field(
         ("student",), description="untrained models whose test score is shown beside the run's"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="adapter initialisation, data order")

@@ -14,7 +14,7 @@ from paraknow_core.cli import main
 from paraknow_core.spec import RunSpec, schema
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLES = (*catalogue.CHOICES.values(), catalogue.SCORERS, catalogue.REFERENCES)
+TABLES = (*catalogue.CHOICES.values(), catalogue.SCORERS, catalogue.UNTRAINED)
 # Adds a method, a structure and a scorer before anything reads the tables, and prints where they are then known.
 NEW_ROWS = """
 import dataclasses, sys, types

@@ -10,7 +10,7 @@ from paraknow_core.errors import ParaknowError
 from paraknow_core.ops.statistics import PairedResult, holm, says
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies import scores as studies
+from paraknow_core.studies import scores
 from paraknow_core.studies.arms import Arm
 from paraknow_core.studies.same import content, differing, effective
 from paraknow_core.studies.words import p_words
@@ -66,7 +66,7 @@ class Contrast:
         """Return the contrast as flat data, for tables and files."""
         own = {"label": self.arm.label, "method": self.arm.method, "variant": self.arm.variant, "key": self.arm.key}
         own |= {"unit": self.unit, "n": self.n, "seeds": self.seeds, "difference": None, "p_value": None}
-        own |= studies.columns(self.result) | {"p_adjusted": self.p_adjusted, "says": self.says}
+        own |= scores.columns(self.result) | {"p_adjusted": self.p_adjusted, "says": self.says}
         return own | ({"problem": self.problem} if self.problem else {})
 
 
@@ -86,7 +86,7 @@ def _scores(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def score_rows(
-    arms: Sequence[Arm], scorer: str, pooled: Callable[..., dict[str, Any]] = studies.pooled
+    arms: Sequence[Arm], scorer: str, pooled: Callable[..., dict[str, Any]] = scores.pooled
 ) -> list[dict[str, Any]]:
     """Return each arm's score, and those of the untouched models that were scored beside them.
 
@@ -101,7 +101,7 @@ def score_rows(
     rows: list[dict[str, Any]] = []
     untouched: dict[tuple, dict[str, Any]] = {}
     for arm in arms:
-        values = [studies.score_of(run, scorer)["value"] for run in arm.runs]
+        values = [scores.score_of(run, scorer)["value"] for run in arm.runs]
         row = {"label": arm.label, "method": arm.method, "variant": arm.variant, "points": values}
         rows.append(row | pooled(arm.runs, scorer))
         for name, scores in ((arm.runs[0].result() or {}).get("references") or {}).items():
@@ -113,12 +113,12 @@ def score_rows(
     for (name, source, *_), score in untouched.items():
         label = arm_of(name).label + (f" ({source_label(source, 20)})" if several else "")
         row = {"label": label, "method": name, "variant": 0, "points": [], "seeds": None}
-        rows.append(row | studies.plain(score))
+        rows.append(row | scores.plain(score))
     return rows
 
 
 def contrasts(
-    arms: Sequence[Arm], base: Arm, scorer: str, difference: Callable[..., PairedResult | None] = studies.difference
+    arms: Sequence[Arm], base: Arm, scorer: str, difference: Callable[..., PairedResult | None] = scores.difference
 ) -> list[Contrast]:
     """Return how each arm differs from one of them, with p-values adjusted for their number.
 
@@ -136,7 +136,7 @@ def contrasts(
         if arm.key == base.key:
             continue
         own, other, note = matched(arm, base)
-        score = studies.score_of(own[0], scorer)
+        score = scores.score_of(own[0], scorer)
         unit, result, problem = score.get("unit"), None, ""
         try:
             result = difference(own, other, scorer)
@@ -235,7 +235,7 @@ def _sentence(contrast: Contrast, p: float | None, many: bool) -> str:
     """
     result = contrast.result
     if result is None:
-        return contrast.problem or studies.NOT_PAIRED[:1].upper() + studies.NOT_PAIRED[1:]
+        return contrast.problem or scores.NOT_PAIRED[:1].upper() + scores.NOT_PAIRED[1:]
     how = f"{result.method}, Holm-adjusted p {p_words(p)}" if many and p is not None else result.method
     apart = result.low is not None and not result.low <= 0 <= result.high
     sentence = says(replace(result, p_value=None if apart else p, method=how), contrast.unit)
@@ -266,7 +266,7 @@ def side_by_side(
         if record.get("scorer") != scorer or record.get("id") not in second:
             continue
         other = second[record["id"]]
-        if not studies.same_content(map(studies.content_of, (record, other))):
+        if not scores.same_content(map(scores.content_of, (record, other))):
             continue
         a, b = (float(answer.get("score", 0.0)) for answer in (record, other))
         change = (a - b) if lower_is_better else (b - a)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from paraknow_core.errors import RunError
 from paraknow_core.ops.statistics import PairedResult, bootstrap_interval, paired_difference, paired_over_seeds, says
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.studies.spec import METHOD, REFERENCE
+from paraknow_core.studies.spec import BASELINE_LABEL, METHOD
 
 if TYPE_CHECKING:
     import numpy
@@ -47,7 +47,7 @@ def columns(result: PairedResult | None) -> dict[str, Any]:
 
 
 def compare(
-    runs: Mapping[str, Sequence[RunFolder]], against: str = REFERENCE, scorer: str | None = None
+    runs: Mapping[str, Sequence[RunFolder]], against: str = BASELINE_LABEL, scorer: str | None = None
 ) -> list[ScoredArm]:
     """Set the scores of finished runs side by side, example by example.
 
@@ -71,7 +71,7 @@ def compare(
     return lines
 
 
-def verdict(lines: Sequence[ScoredArm], arm: str = METHOD, against: str = REFERENCE) -> str:
+def verdict(lines: Sequence[ScoredArm], arm: str = METHOD, against: str = BASELINE_LABEL) -> str:
     """Return one sentence about an arm's difference in a comparison; a null result is said as such."""
     line = next(line for line in lines if line.arm == arm)
     words = NOT_PAIRED if line.difference is None else says(line.difference, line.score["unit"])

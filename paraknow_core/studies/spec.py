@@ -11,7 +11,7 @@ from paraknow_core.errors import RunError
 from paraknow_core.spec import RunSpec
 
 Changes = Mapping[str, Any]  # dotted keys of a spec and their values
-METHOD, REFERENCE = PAPER_METHOD, METHODS[BASELINE].label
+METHOD, BASELINE_LABEL = PAPER_METHOD, METHODS[BASELINE].label
 # What makes the run of a method an arm beside others; all else (modules, rank, steps, data, seed) is the same in all.
 CONTROLS: dict[str, Changes] = {
     name: {"method": name, **({"injection.mode": "residual"} if "injection" in row.reads else {})}

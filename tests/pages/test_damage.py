@@ -18,7 +18,7 @@ from paraknow_core.runs.folder import RunFolder, find_run, list_runs
 from paraknow_core.runs.lifecycle import delete
 from paraknow_core.runs.status import STATES
 from paraknow_core.runs.table import runs_table
-from paraknow_core.studies import scores as studies
+from paraknow_core.studies import scores
 from paraknow_core.workbench import reading, uploads
 from tests.damage import DAMAGES, WRONG, damage, places, with_wrong
 from tests.pages import fabricate
@@ -120,7 +120,7 @@ def test_no_value_of_a_file_can_be_so_wrong_that_reading_it_fails(place, file):
             read_status_and_result(run)
             if where[0] in ("scores", "references"):
                 with suppress(ParaknowError):
-                    studies.verdict(studies.compare({"a": [run], "b": [other]}, against="b"), "a", "b")
+                    scores.verdict(scores.compare({"a": [run], "b": [other]}, against="b"), "a", "b")
 
 
 def _dumped(value: Any) -> str:

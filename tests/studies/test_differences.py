@@ -11,8 +11,7 @@ from paraknow_core.figures.compare import difference_forest
 from paraknow_core.figures.report import html_report
 from paraknow_core.ops.statistics import PairedResult
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies import differences
-from paraknow_core.studies import scores as studies
+from paraknow_core.studies import differences, scores
 from paraknow_core.studies.arms import Arm
 from paraknow_core.studies.differences import Contrast
 from tests.pages import compared
@@ -29,7 +28,7 @@ def test_differences_are_paired_adjusted_and_said(place):
     shares = [{p["id"]: p["score"] for p in g.runs[0].predictions() if p["scorer"] == "number_match"} for g in found]
     assert method.result.n == compared.N
     assert shares[0].keys() == shares[1].keys()
-    by_hand = [studies.score_of(run, "number_match")["value"] for g in found[:2] for run in g.runs]
+    by_hand = [scores.score_of(run, "number_match")["value"] for g in found[:2] for run in g.runs]
     assert method.result.difference == pytest.approx(sum(by_hand[:3]) / 3 - sum(by_hand[3:]) / 3)
     assert method.p_adjusted == pytest.approx(min(1, 2 * method.result.p_value))  # the smaller of two
     assert method.says.startswith("+")

@@ -11,7 +11,7 @@ from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.scores import compare, difference, pooled, verdict
-from paraknow_core.studies.spec import REFERENCE
+from paraknow_core.studies.spec import BASELINE_LABEL
 
 
 @pytest.fixture
@@ -45,13 +45,13 @@ def lines_of(runs, **more):
 def test_the_difference_is_paired_by_example_whatever_their_order(finished):
     own = finished({"q3": 1.0, "q2": 1.0, "q1": 1.0, "q0": 0.0})
     base = finished(answers(0, 1, 0, 0))
-    lines = lines_of({REFERENCE: [base], "seeking": [own]})
-    assert list(lines) == ["untouched student", "untouched teacher", REFERENCE, "seeking"]
+    lines = lines_of({BASELINE_LABEL: [base], "seeking": [own]})
+    assert list(lines) == ["untouched student", "untouched teacher", BASELINE_LABEL, "seeking"]
     result = lines["seeking"].difference
     assert result.difference == pytest.approx(0.5)  # (0 0 1 1): 0.75 - 0.25
     assert result.low <= 0.5 <= result.high
     assert lines["seeking"].row()["difference_low"] == result.low
-    assert lines[REFERENCE].difference is None and lines[REFERENCE].row()["p_value"] is None
+    assert lines[BASELINE_LABEL].difference is None and lines[BASELINE_LABEL].row()["p_value"] is None
     assert lines["untouched student"].score["value"] == 0.125
     assert {line.score["scorer"] for line in lines.values()} == {"number_match"}
 
@@ -78,7 +78,7 @@ def test_pairing_narrows_the_interval(finished):
     generator = numpy.random.default_rng(0)
     hard = generator.random(400) < 0.5
     better = hard | (generator.random(400) < 0.1)
-    lines = compare({REFERENCE: [finished(answers(*hard))], "seeking": [finished(answers(*better))]})
+    lines = compare({BASELINE_LABEL: [finished(answers(*hard))], "seeking": [finished(answers(*better))]})
     result = lines[-1].difference
     assert result.high - result.low < 0.5 * 4 * 0.5 / 400**0.5  # half of what two unpaired halves of 50 % would allow
     assert "points" in verdict(lines)
@@ -86,21 +86,21 @@ def test_pairing_narrows_the_interval(finished):
 
 
 def test_equal_arms_are_said_to_be_equal(finished):
-    runs = {REFERENCE: [finished(answers(0, 1))], "seeking": [finished(answers(0, 1))]}
+    runs = {BASELINE_LABEL: [finished(answers(0, 1))], "seeking": [finished(answers(0, 1))]}
     assert "No difference" in verdict(compare(runs))
 
 
 def test_several_seeds_are_averaged_and_need_the_same_seeds(finished):
     base = [finished(answers(0, 0, 1, 0)), finished(answers(0, 1, 1, 0))]
     own = [finished(answers(1, 1, 1, 0)), finished(answers(1, 1, 1, 0))]
-    lines = lines_of({REFERENCE: base, "seeking": own})
-    score = lines[REFERENCE].score
+    lines = lines_of({BASELINE_LABEL: base, "seeking": own})
+    score = lines[BASELINE_LABEL].score
     assert score["value"] == pytest.approx((0.25 + 0.5) / 2)
     assert lines["seeking"].difference.difference == pytest.approx(0.375)
     assert lines["seeking"].score["seeds"] == 2
     assert score["low"] <= 0.375 <= score["high"]
     with pytest.raises(ShapeError, match="1 seeds against 2"):
-        compare({REFERENCE: base, "seeking": own[:1]})
+        compare({BASELINE_LABEL: base, "seeking": own[:1]})
 
 
 def test_mean_interval_and_n_of_several_seeds_are_of_the_same_examples(finished):
@@ -117,7 +117,7 @@ def test_seeds_that_share_no_example_have_a_mean_without_an_interval(finished):
 
 def test_a_score_that_is_no_average_is_not_paired(finished):
     runs = {
-        REFERENCE: [finished(answers(3.0, 4.0), value=12.5, unit="ppl")],
+        BASELINE_LABEL: [finished(answers(3.0, 4.0), value=12.5, unit="ppl")],
         "seeking": [finished(answers(2.0, 3.0), value=9.1, unit="ppl")],
     }
     lines = compare(runs)
@@ -130,13 +130,13 @@ def test_refusals_are_sentences(finished, tmp_path):
         compare({"seeking": [finished(answers(1))]})
     empty = create_run(None, RunSpec(), tmp_path / "empty")
     with pytest.raises(RunError, match="has no scores"):
-        compare({REFERENCE: [empty]})
+        compare({BASELINE_LABEL: [empty]})
     with pytest.raises(RunError, match="share no test example"):
-        compare({REFERENCE: [finished({"a": 1.0})], "seeking": [finished({"b": 1.0})]})
+        compare({BASELINE_LABEL: [finished({"a": 1.0})], "seeking": [finished({"b": 1.0})]})
 
 
 def test_another_scorer_is_compared_when_asked(finished):
-    runs = {REFERENCE: [finished(answers(0, 1))], "seeking": [finished(answers(1, 1))]}
+    runs = {BASELINE_LABEL: [finished(answers(0, 1))], "seeking": [finished(answers(1, 1))]}
     assert compare(runs)[-1].score["scorer"] == "number_match"
     with pytest.raises(RunError, match="was not scored by rouge_l"):
         compare(runs, scorer="rouge_l")

@@ -83,7 +83,7 @@ class Cut:
     def choose(self, score: Tensor) -> Choice:
         """Choose from the (rows, cols) sensitivity of the teacher's module."""
         score = self.aligned(score)[0]
-        if _is_drawn(self.structure):
+        if _by_chance(self.structure):
             selection = self._drawn()
         else:
             selection = implementation(STRUCTURES[self.structure])(score, *self._block_shape(score.shape))
@@ -95,7 +95,7 @@ class Cut:
         Raises:
             DataError: the store was measured for other students or structures.
         """
-        if _is_drawn(self.structure):
+        if _by_chance(self.structure):
             return Choice(self._drawn(), None, None)
         tensors, record = store.choice(self.source.name, self.key)
         return Choice(unpack(tensors, record), record["inside"], record["total"])
@@ -140,11 +140,11 @@ class Cut:
         return min(shape[0], self.target.shape[0]), min(shape[1], self.target.shape[1])
 
 
-def requests(context: Context) -> list[Request]:
+def choices_to_keep(context: Context) -> list[Request]:
     """List the choices to make while the sensitivity is in memory, whatever the layer mapping will be."""
     roles = [r for r in ROLES if GROUP_OF_ROLE[r] != "embedding" or r in context.spec.extraction.roles]
     anywhere = plan_transfer(context, [0] * context.student.anatomy.num_hidden_layers, roles)
-    structures = [s for s in (*_ALWAYS, context.spec.extraction.structure) if not _is_drawn(s)]
+    structures = [s for s in (*_ALWAYS, context.spec.extraction.structure) if not _by_chance(s)]
     cuts = [Cut(context, s, *anywhere.modules(pairing)) for pairing, s in product(anywhere.pairings, structures)]
     by_key = {(cut.source.role, cut.key): cut for cut in cuts}
     return [Request(role, key, partial(_take, cut)) for (role, key), cut in by_key.items()]
@@ -157,6 +157,6 @@ def _take(cut: Cut, source: LogicalModule, score: Tensor) -> tuple[dict[str, Ten
     return tensors, {"shape": list(choice.selection.shape), "inside": choice.inside, "total": choice.total, **record}
 
 
-def _is_drawn(structure: str) -> bool:
+def _by_chance(structure: str) -> bool:
     """Tell whether a structure picks by chance, without looking at the sensitivity."""
     return "sensitivity" not in STRUCTURES[structure].needs

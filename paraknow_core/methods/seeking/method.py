@@ -11,7 +11,7 @@ from paraknow_core.adapters.update import Update, to_linear
 from paraknow_core.methods.base import Method, MethodInputs
 from paraknow_core.methods.plan import Plan
 from paraknow_core.methods.seeking.blocks import Block, extract_blocks
-from paraknow_core.methods.seeking.choice import requests
+from paraknow_core.methods.seeking.choice import choices_to_keep
 from paraknow_core.models.modules import logical_weight
 from paraknow_core.ops.svd import factorise
 from paraknow_core.sensitivity.build import Request
@@ -26,7 +26,7 @@ class Seeking(Method):
 
     def wanted(self, plan: Plan) -> Sequence[Request]:
         """Ask for the places of the blocks."""
-        return requests(plan.context)
+        return choices_to_keep(plan.context)
 
     def start(self, inputs: MethodInputs) -> Iterator[Update]:
         """Yield factors of each extracted block."""

@@ -1,4 +1,4 @@
-"""Reference arms that use no teacher: default LoRA, PiSSA, OLoRA. Same modules, rank and scaling as the method."""
+"""Controls that use no teacher: default LoRA, PiSSA, OLoRA. Same modules, rank and scaling as the method."""
 
 from collections.abc import Iterator
 
