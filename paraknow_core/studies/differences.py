@@ -104,9 +104,9 @@ def score_rows(
         values = [scores.score_of(run, scorer)["value"] for run in arm.runs]
         row = {"label": arm.label, "method": arm.method, "variant": arm.variant, "points": values}
         rows.append(row | pooled(arm.runs, scorer))
-        for name, scores in ((arm.runs[0].result() or {}).get("references") or {}).items():
+        for name, untrained in ((arm.runs[0].result() or {}).get("references") or {}).items():
             source = getattr(arm.spec, name).source if name in ("student", "teacher") else name
-            for score in scores:
+            for score in untrained:
                 if score.get("scorer") == scorer:
                     untouched.setdefault((name, source, score.get("value"), score.get("n")), score)
     several = len({source for name, source, *_ in untouched if name == "student"}) > 1
