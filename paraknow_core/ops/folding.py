@@ -3,7 +3,7 @@
 A batch may hold several samples, which makes its matrix products larger and so faster, as long as every parameter's
 gradient is still taken sample by sample. That is what the functions here see to: for the weights of linear layers and
 for vectors (biases, norms), which together are all there is in a decoder layer. Autograd's own gradients, a sample
-after the other, take 1.2 to 1.7 times as long and the memory of the largest (`python -m benchmarks.kernels`).
+after the other, take 1.4 times as long and two to four times the extra memory (`python -m benchmarks.kernels`).
 """
 
 from collections import Counter

@@ -1,4 +1,7 @@
-"""Low-rank changes B @ A of a weight: their size and where they lie, without ever forming the product."""
+"""Low-rank changes B @ A of a weight: their size and where they lie, without ever forming the product.
+
+That would take over ten times as long, and hundreds of megabytes (`python -m benchmarks.kernels`).
+"""
 
 import torch
 from torch import Tensor

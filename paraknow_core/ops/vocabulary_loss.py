@@ -1,7 +1,7 @@
 """Cross-entropy of a language model in slices of its vocabulary, with the gradients of each sample on the way.
 
 The output layer is never in memory as a whole: its rows are asked for a slice at a time, and so are its gradients.
-Whole logits through autograd take 1.4 times as long, and a second output layer (`python -m benchmarks.kernels`).
+Whole logits through autograd take 1.5 times as long, six times the extra memory (`python -m benchmarks.kernels`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
