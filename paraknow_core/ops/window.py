@@ -2,9 +2,9 @@
 
 The sums of neighbouring windows differ by one entering and one leaving strip, along either axis. So a window sum is
 slid, first down and then across, instead of being looked up in a summed-area table: every element is read about once,
-and nothing as large as the matrix is allocated: a twelfth of the time of a float64 table, or less, and a twentieth of its
-memory. Windows that are equally good are told apart exactly: where rows repeat, a table in float64 finds the first of
-them in 2 % of cases (`python -m benchmarks.window`).
+and nothing as large as the matrix is allocated. It takes a twelfth of the time of a float64 table, or less, and a
+twentieth of its memory. Windows that are equally good are told apart exactly: where rows repeat, a float64 table finds
+the first of them in 2 % of cases (`python -m benchmarks.window`).
 """
 
 import math
