@@ -17,15 +17,14 @@ from paraknow_core.workbench.playground.answerers import Answerer, answerers, to
 EVERY_S = 0.35
 
 
-def shown() -> Generation | None:
-    """Return the answers that the address names."""
+def shown(*, quietly: bool = True) -> Generation | None:
+    """Return the answers that the address names; None where there are none, which is said unless it is done quietly."""
     name = st.query_params.get("generation", "")
-    if not name:
-        return None
     try:
-        return playground.generation(state.place(), name)
+        return playground.generation(state.place(), name) if name else None
     except ParaknowError as error:
-        layout.say(error)
+        if not quietly:
+            layout.say(error)
         return None
 
 
@@ -70,7 +69,7 @@ def _generate(material: prompt.Material, given: dict, loaded: list[Answerer]) ->
     except ValueError as error:
         message = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
         layout.say(f"prompt: {message.removeprefix('Value error, ')}")
-        generation = _read()
+        generation = shown()
         if generation is not None and any(column.error for column in generation.columns.values()):
             del st.query_params["generation"]  # what was wrong with another prompt is not wrong with this one
         return
@@ -88,7 +87,7 @@ def columns(material: prompt.Material, given: dict, known: dict[str, Answerer], 
 
     Answers to another prompt than the one in the fields are not shown: they would pass for answers to this one.
     """
-    held, generation = slots.look(chosen), _read()
+    held, generation = slots.look(chosen), shown()
     answered = generation is not None and prompt.is_answered(material, given, generation)
     judged = answered and prompt.is_judged(given, generation)
     if generation is not None and not answered:
@@ -100,7 +99,7 @@ def columns(material: prompt.Material, given: dict, known: dict[str, Answerer], 
             draw()
 
     def draw() -> None:
-        now, answer = slots.look(chosen), _read()
+        now, answer = slots.look(chosen), shown()
         if moving and not (slots.unsettled(chosen, now) or (answer is not None and answer.active)):
             st.rerun()
         slots.memory_line(chosen, now)
@@ -149,14 +148,6 @@ def _grid(chosen: list[Answerer], held: dict[str, Holding], generation: Generati
                 st.caption("Its answer will appear here: press Generate.")
 
 
-def _read() -> Generation | None:
-    name = st.query_params.get("generation", "")
-    try:
-        return playground.generation(state.place(), name) if name else None
-    except ParaknowError:
-        return None
-
-
 def _below(known: dict[str, Answerer], generation: Generation | None) -> None:
     """Draw the legend, what the models were given, and the numbers."""
     if generation is None:
@@ -194,7 +185,7 @@ with page("Playground"):
     everybody = answerers(state.place(), state.draft())
     if material is not None:
         with st.container(border=True):
-            made_before = shown()
+            made_before = shown(quietly=False)
             prompt.take(material, made_before)
             given = prompt.fields(material)
             chosen_ones = slots.choose(everybody)

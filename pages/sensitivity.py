@@ -13,14 +13,13 @@ from pages._ui.sensitivity import measure
 from paraknow_core.display import distinct
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.workbench import reading
-from paraknow_core.workbench.reading import Facts
+from paraknow_core.workbench.reading import Runs
 from paraknow_core.workbench.views.sensitivity import Saved, comparison_csv, label, layers_csv, opened
 
 BESIDE_DETAIL = 560  # pixels: as tall as what stands beside it, and whole in a window of 900
-Measured = list[tuple[RunFolder, Facts]]
 
 
-def chosen_run() -> tuple[RunFolder | None, Measured]:
+def chosen_run() -> tuple[RunFolder | None, Runs]:
     """Return the run to show (the address's, else an active one, else the newest saved), and all that are saved."""
     place = state.place()
     run, problem = state.run_in_link()
@@ -39,7 +38,7 @@ def chosen_run() -> tuple[RunFolder | None, Measured]:
     return run, saved
 
 
-def body(run: RunFolder | None, everything: Measured) -> None:
+def body(run: RunFolder | None, everything: Runs) -> None:
     """Draw the run's heatmap, its progress, or what to do first."""
     if run is None:
         info(
@@ -61,7 +60,7 @@ def body(run: RunFolder | None, everything: Measured) -> None:
         run_panel.log_tail(run)
 
 
-def results(saved: Saved, everything: Measured) -> None:
+def results(saved: Saved, everything: Runs) -> None:
     """Draw everything about one saved sensitivity, and a second one beside it if one was chosen."""
     other = look_fields(saved, everything)
     chosen = maps.chosen_module(saved)
@@ -96,7 +95,7 @@ def alone(saved: Saved, chosen: str) -> None:
         maps.groups(saved)
 
 
-def look_fields(saved: Saved, everything: Measured) -> Saved | None:
+def look_fields(saved: Saved, everything: Runs) -> Saved | None:
     """Draw what is shown, beside what, and how; return the second sensitivity if one was chosen."""
     row = st.container(key="stack-fields-look")
     showing, beside, value, log = row.columns([2.15, 2.15, 1.95, 0.8], vertical_alignment="bottom")

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 from paraknow_core.catalogue import BASELINE, METHODS
 from paraknow_core.errors import RunError, SpecError
 from paraknow_core.files.atomic import write_atomic
+from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.json_file import read_json
 from paraknow_core.paths import Workspace
 from paraknow_core.spec import RunSpec, Strict
@@ -89,8 +90,4 @@ def save_draft(place: Workspace, draft: Draft) -> None:
 
 def stamp(place: Workspace) -> tuple[int, int]:
     """Return what changes whenever the file is written."""
-    try:
-        status = (place.root / FILE).stat()
-    except OSError:
-        return (0, 0)
-    return (status.st_mtime_ns, status.st_size)
+    return file_stamp(place.root / FILE)

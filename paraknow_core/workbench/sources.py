@@ -8,10 +8,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from paraknow_core.files.naming import named
-from paraknow_core.paths import PROJECT_ROOT
+from paraknow_core.models.source import BUNDLED_FOLDER
 from paraknow_core.spec import ModelSpec, TaskSpec
 
-DEMO_MODELS = PROJECT_ROOT / "paraknow_core" / "demo" / "models"
 MOST_FILES = 300  # of a folder whose change counts
 DAY_S = 86_400  # what a hub holds under a name may change; without a revision its state is that of a day
 
@@ -35,7 +34,7 @@ class Source:
     def stamps(self) -> Iterator[Stamp]:
         """Yield what changes when a local file of it does; the day for what a hub holds without a revision."""
         name = named(self.text)
-        files = list(file_stamps(DEMO_MODELS / name.name if name.kind == "bundled" else name.path))
+        files = list(file_stamps(BUNDLED_FOLDER / name.name if name.kind == "bundled" else name.path))
         yield from files
         if not (files or name.kind == "bundled" or self.pinned):
             yield "day", int(time.time() // DAY_S), 0

@@ -74,7 +74,7 @@ def plan(place: Workspace, draft: Draft, again: bool = False) -> Plan:
 
 def state_of(place: Workspace, run: RunFolder) -> str:
     """Return a run's state; nothing where it will never have a score: never started, or its result was removed."""
-    state = reading.state_of(run)
+    state = reading.status(run).state
     if state == "queued" and queue.never_started(run, queue.read(place)):
         return ""
     return "" if state == "done" and not reading.facts(run).scores else state

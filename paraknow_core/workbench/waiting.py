@@ -11,7 +11,7 @@ from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies.lessons import LESSONS
 from paraknow_core.workbench import past_runs, reading
 from paraknow_core.workbench.past_runs import Past
-from paraknow_core.workbench.reading import Facts
+from paraknow_core.workbench.reading import Facts, Runs
 
 SHORTEST_S = 2.0  # one that has taken longer than was expected ends any moment
 
@@ -98,7 +98,7 @@ def _left(run: RunFolder, takes: float | None) -> float | None:
 class _Past:
     """What runs take by what is known: earlier ones like them on this machine, else the lesson that they are of."""
 
-    def __init__(self, runs: list[tuple[RunFolder, Facts]]) -> None:
+    def __init__(self, runs: Runs) -> None:
         self.runs = runs
         self._of_question: dict[tuple, list[Past]] = {}  # one look at all runs for each pair and task
 

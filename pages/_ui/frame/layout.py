@@ -99,6 +99,25 @@ def chart(
     box.plotly_chart(figure, theme=None, config=config, key=key, alt=alt, **options)
 
 
+def kept_picture(name: str, key: tuple, draw: "Callable[[], go.Figure | None]") -> "go.Figure | None":
+    """Return a picture that depends on nothing but its key, drawn once and shared between all windows.
+
+    Plotly takes long to build a figure, several times what sending it does.
+
+    Args:
+        name: of the kind of picture.
+        key: everything that it depends on, the reader's theme apart.
+        draw: makes it; the result must not be changed.
+    """
+    return _kept(name, key, is_dark(), draw)
+
+
+@st.cache_resource(max_entries=250, show_spinner=False)
+def _kept(name: str, key: tuple, dark: bool, _draw: "Callable[[], go.Figure | None]") -> "go.Figure | None":
+    del name, key, dark  # only the key under which the picture is kept
+    return _draw()
+
+
 def chosen_point(key: str) -> list | None:
     """Return the custom data of the point that was clicked in a chart; None where none has any."""
     event = st.session_state.get(key) or {}

@@ -26,7 +26,7 @@ def source_line(choice: Choice) -> None:
     if choice.store is None:
         _empty(choice)
         return
-    totals = totals_of(str(choice.store.folder))
+    totals = totals_of(choice.store)
     task = task_label(str(totals["task"]), 32).replace("_", " ")
     when = time.strftime("%d %b %H:%M", time.localtime(totals["saved"]))
     samples = counted(totals["samples"], "seed sample")

@@ -7,19 +7,17 @@ import streamlit as st
 
 from pages._ui.frame import layout, state
 from pages._ui.frame.fields import kept, mirror
-from pages._ui.frame.layout import info, plain
+from pages._ui.frame.layout import info, kept_picture, plain
 from pages._ui.sensitivity import measure as sensitivity_measure
-from pages._ui.sensitivity.map import clickable, common_limits, heatmap, kept_picture, picture
+from pages._ui.sensitivity.map import clickable, common_limits, heatmap, picture
 from pages._ui.sensitivity.matrix import matrix, picker
 from paraknow_core.catalogue import MANUAL
 from paraknow_core.display import NOT_MEASURED, distinct, shorten, source_label
-from paraknow_core.errors import ParaknowError
 from paraknow_core.figures import sensitivity as charts
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.sensitivity.agreement import Agreement, Correlation, top_overlap
 from paraknow_core.spec import GROUP_OF_ROLE
-from paraknow_core.workbench import reading
-from paraknow_core.workbench.reading import Facts
+from paraknow_core.workbench.reading import Facts, Runs
 from paraknow_core.workbench.views.sensitivity import (
     Saved,
     compared,
@@ -28,8 +26,8 @@ from paraknow_core.workbench.views.sensitivity import (
     modules_of,
     names_of,
     of_student,
-    opened,
     same_question,
+    saved_of,
     spec_of_student,
     stability_points,
 )
@@ -37,10 +35,9 @@ from paraknow_core.workbench.views.sensitivity import (
 WITH = "sensitivity.with"
 KIND = "sensitivity.difference"
 FEWER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-Measured = list[tuple[RunFolder, Facts]]
 
 
-def choose_other(cell: Any, run: RunFolder, everything: Measured) -> tuple[RunFolder, Facts] | None:
+def choose_other(cell: Any, run: RunFolder, everything: Runs) -> tuple[RunFolder, Facts] | None:
     """Draw the choice of a second sensitivity, kept in the address, and return it."""
     others = {other.id: (other, facts) for other, facts in everything if other.id != run.id}
     asked = st.query_params.get("with", "")
@@ -79,7 +76,7 @@ def _into_address(run_id: str) -> None:
         del st.query_params["with"]
 
 
-def offer_student(saved: Saved, everything: Measured, other: Saved | None) -> None:
+def offer_student(saved: Saved, everything: Runs, other: Saved | None) -> None:
     """Offer to look at the draft's student beside the teacher, measuring it first where that was not done."""
     spec, student = saved.spec, state.draft().student
     if spec.teacher == student or saved.facts.spec is None:
@@ -214,7 +211,7 @@ def _overlap(first: Saved, second: Saved, agreed: Agreement, count: int) -> None
     picture("overlap", (first.key, second.key, most), alt, draw)
 
 
-def stability(saved: Saved, everything: Measured) -> None:
+def stability(saved: Saved, everything: Runs) -> None:
     """Draw how close fewer seed samples come to the largest number that was measured, or offer to measure them."""
     if saved.facts.spec is None:
         return
@@ -225,21 +222,13 @@ def stability(saved: Saved, everything: Measured) -> None:
             and facts.spec.sensitivity.samples not in family
             and same_question(facts.spec, saved.spec, apart_from=("sensitivity.samples",))
         ):
-            other = _open(run, facts)
+            other = saved_of(state.place(), run, facts)
             if other is not None and other.totals.get("fingerprint") == saved.totals.get("fingerprint"):
                 family[other.samples] = other
     with st.expander("How many seed samples are enough?", expanded=len(family) > 1, icon=":material/timeline:"):
         if len(family) > 1:
             _stability_curve([family[n] for n in sorted(family)])
         _offer_fewer(saved, family)
-
-
-def _open(run: RunFolder, facts: Facts) -> Saved | None:
-    store = reading.store_of(state.place(), facts)
-    try:
-        return opened(run, facts, store) if store is not None else None
-    except ParaknowError:
-        return None
 
 
 def _stability_curve(family: list[Saved]) -> None:

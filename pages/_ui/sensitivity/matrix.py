@@ -8,8 +8,8 @@ import streamlit as st
 from pages._ui.frame import layout, state
 from pages._ui.frame.asking import answered
 from pages._ui.frame.fields import mirror
-from pages._ui.frame.layout import plain, say
-from pages._ui.sensitivity.map import LOG, MODULE, kept_picture
+from pages._ui.frame.layout import kept_picture, plain, say
+from pages._ui.sensitivity.map import LOG, MODULE
 from paraknow_core.display import percent, shorten, significant, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.figures import maps as figures

@@ -10,12 +10,12 @@ import numpy
 
 from paraknow_core.display import NOT_MEASURED, count, counted, memory, percent, significant, source_label
 from paraknow_core.errors import ParaknowError
-from paraknow_core.files.disk import file_stamp
 from paraknow_core.paths import Workspace
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.desk.questions import answer_in
 from paraknow_core.workbench.draft import differing
+from paraknow_core.workbench.reading import totals_file, while_unchanged
 from paraknow_core.workbench.uploads import task_label
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Choice:
         teacher, student = (source_label(model.source, 20) for model in (self.spec.teacher, self.spec.student))
         if self.store is None:
             return f"{teacher} → {student}"
-        totals = totals_of(str(self.store.folder))
+        totals = totals_of(self.store)
         task = task_label(str(totals["task"]), 24).replace("_", " ")
         return f"{teacher} → {student}, {task}, n = {counted(totals['samples'], 'seed sample')}"
 
@@ -128,7 +128,7 @@ def saved_for(place: Workspace, fingerprint: str, key: str | None) -> tuple[list
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
         if folder.name.startswith(".") or not (folder / TOTALS).exists():
             continue
-        totals = totals_of(str(folder))
+        totals = totals_of(SensitivityStore(folder))
         if totals["fingerprint"] != fingerprint:
             continue
         if key and folder.name.split("-")[0] == key:
@@ -138,15 +138,9 @@ def saved_for(place: Workspace, fingerprint: str, key: str | None) -> tuple[list
     return [name for _, name in sorted(exact) or sorted(others)[:1]], bool(exact)
 
 
-def totals_of(folder: str) -> dict[str, Any]:
-    """Return what is said about a saved sensitivity, which never changes: its key names its content."""
-    return _totals(folder, file_stamp(Path(folder) / TOTALS))
-
-
-@lru_cache(maxsize=200)
-def _totals(folder: str, stamp: tuple[int, int]) -> dict[str, Any]:
-    del stamp  # only part of the key: what was damaged or is measured anew is read again
-    store = SensitivityStore(Path(folder))
+@while_unchanged(totals_file, most=200)
+def totals_of(store: SensitivityStore) -> dict[str, Any]:
+    """Return what is said about a saved sensitivity; `NOTHING` where it cannot be read."""
     try:
         totals = store.totals
     except ParaknowError:
@@ -164,7 +158,7 @@ def _totals(folder: str, stamp: tuple[int, int]) -> dict[str, Any]:
 
 def most_sensitive_pair(choice: Choice) -> dict[str, Any]:
     """Return the pairing whose teacher module has the largest S."""
-    sums = totals_of(str(choice.store.folder))["sums"] if choice.store else {}
+    sums = totals_of(choice.store)["sums"] if choice.store else {}
     return max(choice.pairs, key=lambda pair: sums.get(pair["teacher_module"], 0.0))
 
 
