@@ -97,11 +97,14 @@ def _pictures(arms: list[Arm], rows: list[dict], changes: list[Contrast], base: 
         words = "Choose runs of a second arm, such as default LoRA, and their paired difference will appear here."
         info(words, "balance", right)
         return
+    by_label = {c.arm.label: c for c in changes}
+    # Each difference in the row of its score, the arm to compare with in its own.
+    in_rows = [by_label.get(row["label"], base) for row in rows if row["method"] not in charts.UNTOUCHED]
     sizes = {c.result.n for c in changes if c.result}
     n = f"n = {min(sizes):,}" + (f" to {max(sizes):,}" if len(sizes) > 1 else "") if sizes else "not paired"
     layout.chart(
         charts.difference_forest(
-            _with_base(rows, changes, base),
+            in_rows,
             f"Difference to {base.label}",
             f"paired by example, {n}; lines: 95 % intervals",
             published=published,
@@ -111,12 +114,6 @@ def _pictures(arms: list[Arm], rows: list[dict], changes: list[Contrast], base: 
         "Points with intervals: " + "; ".join(f"{c.arm.label}: {c.says}" for c in changes),
         right,
     )
-
-
-def _with_base(rows: list[dict], changes: list[Contrast], base: Arm) -> list[Contrast | Arm]:
-    """Return the differences in the rows of the scores, the arm to compare with in its place."""
-    by_label = {c.arm.label: c for c in changes}
-    return [by_label.get(row["label"], base) for row in rows if row["method"] not in charts.UNTOUCHED]
 
 
 def _sentences(changes: list[Contrast], base: Arm) -> None:

@@ -5,7 +5,7 @@ import time
 import streamlit as st
 
 from pages._ui.frame import state
-from pages._ui.frame.layout import plain, say, sentences, unwritable
+from pages._ui.frame.layout import plain, say, sentences
 from paraknow_core.catalogue import BASELINE, METHODS, PAPER_METHOD
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import ParaknowError
@@ -29,23 +29,18 @@ def answered(question: Question, waiting: str = "Working it out …") -> Reply |
         question: see `desk.requests`.
         waiting: what is said meanwhile.
     """
-    try:
+    reply = None
+    with sentences():
         reply = _patient(question, PATIENCE_S)
-    except ParaknowError as error:
-        say(error)
-        return None
-    except OSError as error:
-        say(unwritable(error))
-        return None
-    if reply.state == "done":
+    if reply is None or reply.state == "done":
         return reply
-    if reply.state == "failed":
-        say(reply.error)
-        if st.button("Try again", key=f"again:{reply.folder.name}", icon=":material/refresh:"):
-            desk.forget(reply)
-            st.rerun()
+    if reply.state == "waiting":
+        _wait(question, waiting)
         return None
-    _wait(question, waiting)
+    say(reply.error)
+    if st.button("Try again", key=f"again:{reply.folder.name}", icon=":material/refresh:"):
+        desk.forget(reply)
+        st.rerun()
     return None
 
 

@@ -111,7 +111,9 @@ def comparison(first: Saved, second: Saved, chosen: str, kept_layers: list[int |
         heatmap(first, chosen, name=names[0], limits=limits)
     with right:
         heatmap(second, chosen, name=names[1], limits=limits)
-    kind = _difference_kind()
+    tip = "log-ratio: log₂ of (share in the first / share in the second); difference: in points of the share."
+    shown = {"options": list(charts.KINDS), "format_func": charts.KINDS.get, "required": True, "help": tip}
+    kind = kept(st.segmented_control, "Difference", KIND, "ratio", label_visibility="collapsed", **shown)
     left, right = st.container(key="stack-pictures-2").columns(2, gap="medium")
     with left:
         _difference(first, second, agreed, names, kind)
@@ -157,12 +159,6 @@ def _says(correlation: Correlation) -> str:
     values = (correlation.spearman, correlation.kendall)
     numbers = [NOT_MEASURED if value is None else f"{value:.2f}".replace("-", "−") for value in values]
     return f"Spearman ρ {numbers[0]}, Kendall τ {numbers[1]} (n = {correlation.n})"
-
-
-def _difference_kind() -> str:
-    tip = "log-ratio: log₂ of (share in the first / share in the second); difference: in points of the share."
-    shown = {"options": list(charts.KINDS), "format_func": charts.KINDS.get, "required": True, "help": tip}
-    return kept(st.segmented_control, "Difference", KIND, "ratio", label_visibility="collapsed", **shown)
 
 
 def _difference(first: Saved, second: Saved, agreed: Agreement, names: tuple[str, str], kind: str) -> None:

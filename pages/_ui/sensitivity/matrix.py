@@ -139,19 +139,11 @@ def _zoom_fields(saved: Saved, module: str, shape: tuple[int, int], region: Regi
     with st.container(horizontal=True):
         if region and st.button("Back to the whole", icon=":material/zoom_out_map:", key=f"whole:{module}"):
             _go(saved, module, None)
-        window = block.get("window")
-        if (
-            window
-            and tuple(window) != region
-            and tuple(window[2:]) != shape
-            and st.button(
-                "To the block",
-                icon=":material/crop_free:",
-                key=f"block:{module}",
-                help="Zoom to the frame: what the draft's student would receive.",
-            )
-        ):
-            _go(saved, module, tuple(window))
+        window = tuple(block.get("window") or ())
+        if window not in ((), region) and window[2:] != shape:
+            tip = "Zoom to the frame: what the draft's student would receive."
+            if st.button("To the block", icon=":material/crop_free:", key=f"block:{module}", help=tip):
+                _go(saved, module, window)
         with st.popover("Region", icon=":material/zoom_in:", help="Or draw a box on the map."):
             _region_form(saved, module, shape, region)
 

@@ -7,7 +7,7 @@ import streamlit as st
 from pages._ui.frame import asking, state
 from pages._ui.frame.fields import mirror, number
 from pages._ui.frame.layout import download, info, plain, warn
-from pages._ui.task.view import ask_lengths, limit_of, refuse_or_leave_out, seeds_question
+from pages._ui.task.view import ask_lengths, limit_in_words, limit_of, refuse_or_leave_out, seeds_question
 from paraknow_core.catalogue import MANUAL, SELECTIONS
 from paraknow_core.display import counted, shorten
 from paraknow_core.spec import SensitivitySpec
@@ -104,13 +104,11 @@ def _summary(table: "pandas.DataFrame", taken: int, limit: int) -> None:
     st.markdown(plain(words + "."))
     refused = seen[seen["note"] == MASKED] if "note" in seen else ()
     if len(refused):
-        of_model = limit < state.draft().task.max_length
-        within = f"{limit:,} tokens, the model's context" if of_model else f"{limit:,} tokens"
-        mend = "Take a model with a longer context" if of_model else "Raise the max length"
+        within, mend = limit_in_words(limit)
         warn(
             f"{len(refused):,} of them have nothing to learn within {within} (first: "
-            f"{shorten(refused['id'].iloc[0], 60)}); a run would {refuse_or_leave_out('them')}. {mend}, or choose "
-            "others.",
+            f"{shorten(refused['id'].iloc[0], 60)}); a run would {refuse_or_leave_out('them')}. "
+            f"{mend.capitalize()}, or choose others.",
             "content_cut",
         )
 

@@ -49,6 +49,13 @@ def limit_of(context: int) -> int:
     return min(state.draft().task.max_length, context)
 
 
+def limit_in_words(limit: int) -> tuple[str, str]:
+    """Return a limit as it is said, and what would leave more of an answer: `64 tokens`, `raise the max length`."""
+    if limit < state.draft().task.max_length:
+        return f"{limit:,} tokens, the model's context", "take a model with a longer context"
+    return f"{limit:,} tokens", "raise the max length"
+
+
 def overview(task: dict[str, Any]) -> None:
     """Draw the sizes of the splits, how answers are scored, and what to be wary of."""
     sizes = "".join(f"<span><b>{number:,}</b>{name}</span>" for name, number in task["sizes"].items())
@@ -106,12 +113,10 @@ def _lengths(task: dict[str, Any], who: str, split: str) -> None:
         "many are cut",
     )
     of_model = limit < state.draft().task.max_length
-    why, mend = ("the model's context", "take a model with a longer one") if of_model else WHY_AND_MEND
+    why = "the model's context" if of_model else "the max length"
+    mend = "take a model with a longer one" if of_model else "raise it"
     st.markdown(plain(length_sentence(whole, prompt, limit, why, mend, refuse_or_leave_out("them"))))
     download("Lengths as CSV", lengths_table(reply.value["ids"], whole, prompt), f"lengths-{split}-{who}.csv")
-
-
-WHY_AND_MEND = ("the max length", "raise it")
 
 
 def refuse_or_leave_out(what: str) -> str:
@@ -143,9 +148,7 @@ def _example(task: dict[str, Any], who: str, split: str) -> None:
         '</span><span><i class="pk-given pk-special">&lt;s&gt;</i>special token</span></div>'
     )
     if not left:
-        of_model = limit < state.draft().task.max_length
-        within = f"{limit:,} tokens, the model's context" if of_model else f"{limit:,} tokens"
-        mend = "take a model with a longer context" if of_model else "raise the max length"
+        within, mend = limit_in_words(limit)
         warn(
             f"Nothing of the answer is left within {within}: a run would {refuse_or_leave_out('this example')}. "
             f"Shorten it, or {mend}.",

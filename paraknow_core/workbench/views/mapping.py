@@ -65,11 +65,6 @@ class Choice:
         return self.store is not None and self.plan["layers"] is not None and bool(self.pairs)
 
     @property
-    def structure(self) -> str:
-        """How blocks are picked."""
-        return self.spec.structure
-
-    @property
     def mode(self) -> str:
         """What the factors approximate: the block, or its difference to the student's weight."""
         return "difference" if self.spec.injection.mode == "difference" else "block"
@@ -81,15 +76,12 @@ class Choice:
 
     def blocks(self) -> dict[str, Any]:
         """Return what every question about blocks holds."""
-        return {"spec": self.spec, "store": self.store.folder.name, "structure": self.structure}
+        return {"spec": self.spec, "store": self.store.folder.name, "structure": self.spec.structure}
 
     def energy(self) -> dict[str, Any]:
         """Return what a question about the singular values of blocks holds."""
-        return {**self.blocks(), "mode": self.mode, "rank": self.spectrum_rank()}
-
-    def spectrum_rank(self) -> int:
-        """Return how many singular values to ask for: a power of two, so that few ranks are new questions."""
-        return max(64, 1 << (self.rank - 1).bit_length())
+        most = max(64, 1 << (self.rank - 1).bit_length())  # a power of two, so that few ranks are new questions
+        return {**self.blocks(), "mode": self.mode, "rank": most}
 
     def rank_problem(self) -> str:
         """Return why nothing can be injected with this rank, or nothing."""
@@ -395,7 +387,7 @@ def standing(choice: Choice, facts: dict[str, Any]) -> str:
     """
     offsets, places = facts["offsets"], f"{facts['positions']:,} offsets"
     median = f"their median holds {percent(offsets['median'])}"
-    if choice.structure == "submatrix":
+    if choice.spec.structure == "submatrix":
         return f"best of {places} by choice; {median}"
     if offsets["at_most"] == 1:
         return f"more than any of {places}; {median}"

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from paraknow_core.context import Context
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.source import ModelSource, resolve_model
-from paraknow_core.paths import Workspace
+from paraknow_core.paths import Workspace, contained
+from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.settings import Settings
 from paraknow_core.spec import ModelSpec, RunSpec, TaskSpec
 from paraknow_core.tasks.examples import Task, load_task
@@ -85,3 +86,8 @@ def run_context(spec: RunSpec, settings: Settings, place: Workspace) -> Context:
         vars(model).update(anatomy=anatomy_of(model_spec, settings), tokenizer=tokenizer_of(model_spec, settings))
     vars(context)["whole_task"] = task_of(spec.task, settings)
     return context
+
+
+def store_of(place: Workspace, name: str) -> SensitivityStore:
+    """Return a saved sensitivity of the workspace by its folder's name."""
+    return SensitivityStore(contained(place.sensitivity, name))

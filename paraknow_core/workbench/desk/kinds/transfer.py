@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from paraknow_core.context import Context
 from paraknow_core.errors import ParaknowError, ShapeError
 from paraknow_core.models.compat import Pairing
-from paraknow_core.paths import Workspace, contained
+from paraknow_core.paths import Workspace
 from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.settings import Settings
 from paraknow_core.workbench.desk import requests
-from paraknow_core.workbench.desk.kinds.known import context_of, kept
+from paraknow_core.workbench.desk.kinds.known import context_of, kept, store_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from paraknow_core.methods.seeking.preview import Preview
 
 KEPT_BYTES = 4e8  # of weights, blocks and scores held for the next question about the same modules
-
-
-def store_of(place: Workspace, name: str) -> SensitivityStore:
-    """Return a saved sensitivity of the workspace by its folder's name."""
-    return SensitivityStore(contained(place.sensitivity, name))
 
 
 def weights_of(context: Context) -> "tuple[Mapping[str, Tensor], Mapping[str, Tensor]]":
