@@ -31,9 +31,8 @@ def chosen_run(trained: Runs) -> RunFolder | None:
         before = st.session_state.get("train.run")
         run = next((r for r, _ in trained if r.id == before), None)
     if run is None and trained:
-        states = {r: r.status().state for r, _ in trained[:50]}
-        active = [r for word in ("running", "stopping", "queued") for r, known in states.items() if known == word]
-        run = active[0] if active else trained[0][0]
+        states = {r.status().state: r for r, _ in reversed(trained[:50])}  # the newest run in each state
+        run = next((states[word] for word in ("running", "stopping", "queued") if word in states), trained[0][0])
     if run is not None and run.status().active:
         st.query_params["run"] = run.id
     return run

@@ -1,6 +1,6 @@
-"""Before a run: what injection, fine-tuning and evaluation will take in memory, disk and time. `sensitivity.plan` has the rest.
+"""Before a run: what injection, fine-tuning and evaluation will take in memory, disk and time.
 
-Pure arithmetic on an anatomy, token lengths and a few measured rates, like `sensitivity.plan`; needs no torch.
+Pure arithmetic on an anatomy, token lengths and a few measured rates, as in `sensitivity.plan`, which has the rest.
 """
 
 import math

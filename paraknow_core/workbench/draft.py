@@ -45,7 +45,7 @@ class Draft(Strict):
         return list(labelled(base, arms, range(self.spec.seed, self.spec.seed + self.seeds)).values())
 
 
-def differing(one: RunSpec, other: RunSpec) -> list[str]:
+def differing(spec: RunSpec, other: RunSpec) -> list[str]:
     """Return the dotted keys in which two specs differ."""
 
     def compare(ours: dict, theirs: dict, prefix: str) -> Iterator[str]:
@@ -55,7 +55,7 @@ def differing(one: RunSpec, other: RunSpec) -> list[str]:
             elif value != theirs.get(key):
                 yield f"{prefix}{key}"
 
-    return list(compare(one.model_dump(mode="json"), other.model_dump(mode="json"), ""))
+    return list(compare(spec.model_dump(mode="json"), other.model_dump(mode="json"), ""))
 
 
 def load_draft(place: Workspace) -> Draft:

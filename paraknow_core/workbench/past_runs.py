@@ -134,10 +134,16 @@ def trained_examples(spec: RunSpec, past: Past) -> int:
     return math.ceil(recipe.epochs * _there_are(spec.task.sizes.train, sizes.get("train") or limit or 1000, limit))
 
 
-def _there_are(asked: int | None, got: int, limit: int | None) -> int:
-    """Return how many examples a spec will get, where an earlier run with this limit got so many."""
-    if asked is None or (asked > got and got != limit):
-        return got  # that was all there are
+def _there_are(asked: int | None, before: int, limit: int | None) -> int:
+    """Return how many examples a spec will get.
+
+    Args:
+        asked: the most that it takes; None: all.
+        before: how many an earlier run took.
+        limit: the most that the earlier run would have taken.
+    """
+    if asked is None or (asked > before and before != limit):
+        return before  # that was all there are
     return asked
 
 

@@ -340,8 +340,8 @@ def unfinished_siblings(place: Workspace, its: Facts) -> int:
     order, shown = queue.read(place), siblings(place, its)
 
     def would_be_shown(spec: RunSpec) -> bool:
-        there = shown.get(spec.method)
-        return there is None or (there[1].spec.seed != its.spec.seed and spec.seed == its.spec.seed)
+        sibling = shown.get(spec.method)
+        return sibling is None or (sibling[1].spec.seed != its.spec.seed and spec.seed == its.spec.seed)
 
     coming = {
         other.computes

@@ -82,7 +82,7 @@ def state_of(place: Workspace, run: RunFolder) -> str:
 
 def missing_seeds(place: Workspace, facts: Facts, controls: Sequence[Facts]) -> list[RunSpec]:
     """Return the specs that give a run and its controls as many seeds as a comparison needs."""
-    specs = [each.spec for each in (facts, *controls) if each.spec is not None]
+    specs = [run.spec for run in (facts, *controls) if run.spec is not None]
     methods = {spec.method for spec in specs}
     # A run with its seed alone changed is comparable to itself, so these are all that can count.
     runs = [

@@ -85,13 +85,13 @@ def redraw(ids: list[str]) -> None:
 
 def _filtered(table: "pandas.DataFrame") -> "pandas.DataFrame":
     boxes = st.container(key="stack-fields-filters").columns([2.2, 1.6, 1.5, 1.2, 2], vertical_alignment="bottom")
-    wanted = {}
+    choices = {}
     for box, (label, values) in zip(boxes, runs_view.columns_to_filter(table).items(), strict=False):
         options, key = ["all", *sorted(set(values) - {""})], f"{FILTER}{label}"
         if st.session_state.get(key) not in options:
             st.session_state.pop(key, None)
-        wanted[label] = kept(box.selectbox, label, key, "all", options=options)
+        choices[label] = kept(box.selectbox, label, key, "all", options=options)
     shown = {"placeholder": "name, note, id or setting", "max_chars": 200, "icon": ":material/search:"}
     text = kept(boxes[-1].text_input, "Find", f"{FILTER}text", "", **shown)
-    wanted = {label: value for label, value in wanted.items() if value != "all"}
-    return runs_view.filtered(table, wanted, text.strip(), state.place())
+    choices = {label: value for label, value in choices.items() if value != "all"}
+    return runs_view.filtered(table, choices, text.strip(), state.place())

@@ -309,8 +309,7 @@ def origin_pills(student_roles: Sequence[str]) -> None:
     groups = [group for group in GROUPS if any(GROUP_OF_ROLE[role] == group for role in roles)]
     whole = [group for group in groups if all(role in chosen for role in roles if GROUP_OF_ROLE[role] == group)]
 
-    def put(wanted: Iterable[str]) -> None:
-        names = list(wanted)
+    def put(names: list[str]) -> None:
         if names:
             state.change({"extraction.origin": list(normal_origin(names, roles))})
         else:
@@ -318,10 +317,10 @@ def origin_pills(student_roles: Sequence[str]) -> None:
 
     def take_groups(lit: list[str]) -> None:
         added, removed = set(lit) - set(whole), set(whole) - set(lit)
-        put(r for r in roles if GROUP_OF_ROLE[r] in added or (r in chosen and GROUP_OF_ROLE[r] not in removed))
+        put([r for r in roles if GROUP_OF_ROLE[r] in added or (r in chosen and GROUP_OF_ROLE[r] not in removed)])
 
     def take_roles(lit: list[str]) -> None:
-        put(role for role in roles if role in lit)
+        put([role for role in roles if role in lit])
 
     left, right = st.container(key="stack-fields-origin").columns([1, 2.1])
     pills = {"selection_mode": "multi", "wrap": True}

@@ -47,15 +47,15 @@ def warn(words: object, icon: str, box: Any = st) -> None:
     box.warning(plain(words), icon=f":material/{icon}:")
 
 
-def say_unknown(name: str, value: str, known: Iterable[str], shown: str) -> None:
+def say_unknown(name: str, value: str, values: Iterable[str], shown: str) -> None:
     """Say that the address asks for something that is not there.
 
     Args:
         name, value: of the address's parameter.
-        known: its values that would be.
+        values: what it may be.
         shown: what is shown instead.
     """
-    names = list(known)
+    names = list(values)
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     say(
         f"{name} '{shorten(value)}' in the address: not there; known are {', '.join(names[:8])}{more}; shown is {shown}"
@@ -64,8 +64,8 @@ def say_unknown(name: str, value: str, known: Iterable[str], shown: str) -> None
 
 def chip(word: str) -> str:
     """Return a run's state as a small HTML label; the word is always written out."""
-    known = ("queued", "running", "stopping", "stopped", "done", "failed", "lost")
-    return f'<span class="pk-chip pk-{word if word in known else "done"}">{escape(word)}</span>'
+    states = ("queued", "running", "stopping", "stopped", "done", "failed", "lost")
+    return f'<span class="pk-chip pk-{word if word in states else "done"}">{escape(word)}</span>'
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]], name: str) -> None:

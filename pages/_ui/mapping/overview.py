@@ -97,12 +97,12 @@ def _missing(choice: Choice) -> int:
 
 
 def _folders(choice: Choice) -> list[Path]:
-    """Return the answers' folders, in the order of the layers; as many as are known."""
-    known = st.session_state.setdefault(KNOWN, {})
+    """Return the answers' folders, in the order of the layers; as many as are answered."""
+    answered = st.session_state.setdefault(KNOWN, {})
     signature = f"{choice.plan_id} {requests.TransferLayer(pairs=(), **choice.energy()).model_dump_json()}"
-    folders = known.setdefault(signature, [])
-    while len(known) > 8:
-        del known[next(iter(known))]
+    folders = answered.setdefault(signature, [])
+    while len(answered) > 8:
+        del answered[next(iter(answered))]
     if not all(folder.exists() for folder in folders):  # the desk removes old answers
         folders.clear()
     return folders

@@ -93,8 +93,8 @@ def _figure(
             charts.box_targets(figure, origin, (len(parts[1]), len(parts[2])))
         return figure
 
-    seen = str(zoomed.folder) if zoomed is not None else ""
-    return kept_picture("matrix", (saved.key, module, title, facts, seen, region, str(block), log), draw)
+    zoom = str(zoomed.folder) if zoomed is not None else ""
+    return kept_picture("matrix", (saved.key, module, title, facts, zoom, region, str(block), log), draw)
 
 
 def kept_layers(saved: Saved) -> list[int | None] | None:

@@ -94,15 +94,15 @@ def _taken(task: dict[str, Any], spec: SensitivitySpec) -> list[str] | None:
     return reply.value["ids"] if reply else None
 
 
-def _summary(table: "pandas.DataFrame", taken: int, limit: int) -> None:
-    seen = table[table["taken"]]
-    tokens, learnt = int(seen["tokens"].sum()), int(seen["learnt"].sum())
-    words = f"{counted(taken, 'seed sample')}, {counted(tokens, 'token')}, {learnt:,} learnt"
-    beyond = taken - len(seen)
+def _summary(table: "pandas.DataFrame", count: int, limit: int) -> None:
+    samples = table[table["taken"]]
+    tokens, learnt = int(samples["tokens"].sum()), int(samples["learnt"].sum())
+    words = f"{counted(count, 'seed sample')}, {counted(tokens, 'token')}, {learnt:,} learnt"
+    beyond = count - len(samples)
     if beyond:
         words += f"; {beyond:,} of them are not among the {len(table):,} training examples looked at here"
     st.markdown(plain(words + "."))
-    refused = seen[seen["note"] == MASKED] if "note" in seen else ()
+    refused = samples[samples["note"] == MASKED] if "note" in samples else ()
     if len(refused):
         within, mend = limit_in_words(limit)
         warn(
@@ -168,10 +168,10 @@ def _base(table: "pandas.DataFrame", chosen: list[str], words: str) -> dict[str,
 
     Other words to find, or ids that changed elsewhere, begin a new editor, the ticked examples on top.
     """
-    known = st.session_state.get(BASE)
+    last = st.session_state.get(BASE)
     # Streamlit forgets an editor's ticks when its page is left: then it begins anew, too.
-    if known and known["for"] == (words, tuple(chosen)) and f"{EDITOR}.{known['round']}" in st.session_state:
-        return known
+    if last and last["for"] == (words, tuple(chosen)) and f"{EDITOR}.{last['round']}" in st.session_state:
+        return last
     st.session_state[ROUND] = st.session_state.get(ROUND, 0) + 1  # another key: nothing ticked in an old one counts
     ordered = with_words(table, words).sort_values("taken", ascending=False, kind="stable")
     base = {

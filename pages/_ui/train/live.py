@@ -170,7 +170,7 @@ def _charts(shown: Runs, names: dict[str, str], axis: str, smoothing: float) -> 
     about = f"{names[run.id]}; " if len(shown) == 1 else ""
     pale = "pale: as measured; " if smoothing else ""
     words = f"{about}{facts.pair}, {facts.task}; {pale}dashed: validation"
-    seen = tuple(
+    versions = tuple(
         (str(r.path), metrics_of(r).version, names[r.id], other.spec.method if other.spec else "") for r, other in shown
     )
 
@@ -180,7 +180,7 @@ def _charts(shown: Runs, names: dict[str, str], axis: str, smoothing: float) -> 
         )
 
     layout.chart(
-        layout.kept_picture("train.loss", (axis, smoothing, words, seen), loss),
+        layout.kept_picture("train.loss", (axis, smoothing, words, versions), loss),
         f"loss:{run.id}",
         f"Curves: training and validation loss of {', '.join(names[other.id] for other, _ in shown)}",
     )
@@ -192,7 +192,7 @@ def _charts(shown: Runs, names: dict[str, str], axis: str, smoothing: float) -> 
             curves = lines(shown, names, column, axis, weight)
             return charts.metric(curves, column, axis, dark=dark) if curves else None
 
-        figure = layout.kept_picture(f"train.{column}", (axis, weight, seen), metric)
+        figure = layout.kept_picture(f"train.{column}", (axis, weight, versions), metric)
         if figure is not None:
             layout.chart(figure, f"{column}:{run.id}", f"Curves: {charts.SMALL[column][0].lower()}", box)
 

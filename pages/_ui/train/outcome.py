@@ -147,7 +147,7 @@ def checks(run: RunFolder, facts: Facts, trained: Runs) -> None:
     seconds, peak = sum(timings.values()), f"Peak memory {memory(result.get('peak_memory_bytes'))}."
     cells[3].metric("Time", duration(seconds) if timings else NOT_MEASURED, border=True, help=peak)
     if timings:
-        stages = "; ".join(f"{stage} {duration(each)}" for stage, each in timings.items())
+        stages = "; ".join(f"{stage} {duration(spent)}" for stage, spent in timings.items())
         st.caption(plain(f"{stages}. {peak}"))
         st.caption(plain(_expected(run, facts, trained, seconds)))
     for warning in result.get("warnings") or []:

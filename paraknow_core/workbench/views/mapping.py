@@ -175,9 +175,9 @@ def notes(layers: Layers, teacher_layers: int) -> list[str]:
         layers: for each student layer the teacher layer, or None.
         teacher_layers: how many the teacher has.
     """
-    given = [layer for layer in layers if layer is not None]
+    sources = [layer for layer in layers if layer is not None]
     sentences = []
-    twice = sorted({layer for layer in given if given.count(layer) > 1})
+    twice = sorted({layer for layer in sources if sources.count(layer) > 1})
     if twice:
         sentences.append(
             f"Teacher layer{'s' if len(twice) > 1 else ''} {', '.join(map(str, twice))} given more than once: allowed, "
@@ -188,9 +188,9 @@ def notes(layers: Layers, teacher_layers: int) -> list[str]:
         named = ", ".join(map(str, empty[:12])) + (" …" if len(empty) > 12 else "")
         plural = "s" if len(empty) > 1 else ""
         sentences.append(f"Student layer{plural} {named}: nothing received, starts as default LoRA.")
-    if any(a > b for a, b in zip(given[:-1], given[1:], strict=True)):
+    if any(a > b for a, b in zip(sources[:-1], sources[1:], strict=True)):
         sentences.append("Not in the teacher's order: a later student layer receives an earlier teacher layer.")
-    unused = teacher_layers - len(set(given))
+    unused = teacher_layers - len(set(sources))
     if unused:
         sentences.append(f"{unused} of {teacher_layers} teacher layers give nothing.")
     return sentences
@@ -246,10 +246,10 @@ def layers_table(layers: Layers, scores: Sequence[float] | None, column: str) ->
     return table
 
 
-def setting_differences(one: RunSpec, other: RunSpec) -> list[tuple[str, str, str]]:
-    """Return (key, value, other value) of every setting in which two specs differ, names apart."""
-    dumps = [spec.model_dump(mode="json") for spec in (one, other)]
-    keys = [key for key in differing(one, other) if key != "name"]
+def setting_differences(first: RunSpec, second: RunSpec) -> list[tuple[str, str, str]]:
+    """Return (key, first value, second value) of every setting in which two specs differ, names apart."""
+    dumps = [spec.model_dump(mode="json") for spec in (first, second)]
+    keys = [key for key in differing(first, second) if key != "name"]
     return [(key, *(_shown(data, key) for data in dumps)) for key in keys]
 
 
