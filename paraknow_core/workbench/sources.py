@@ -32,7 +32,7 @@ class Source:
     pinned: bool = False
 
     def stamps(self) -> Iterator[Stamp]:
-        """Yield what changes when a local file of it does; the day for what a hub holds without a revision."""
+        """Yield the stamps of its local files; for what is on a hub, without a revision, the day stands for them."""
         name = named(self.text)
         files = list(file_stamps(BUNDLED_FOLDER / name.name if name.kind == "bundled" else name.path))
         yield from files
@@ -57,7 +57,7 @@ def sources_of(part: object, where: str = "") -> Iterator[Source]:
 
 
 def state_of(part: BaseModel) -> tuple[Stamp, ...]:
-    """Return what changes whenever a file does that something names."""
+    """Return the stamps of all sources that a model of fields names: they differ once one of its files is changed."""
     return tuple(sorted(stamp for source in sources_of(part) for stamp in source.stamps()))
 
 

@@ -23,6 +23,7 @@ class Plan:
     Attributes:
         specs: of all runs that the draft stands for.
         there: for each the run that has computed it or is about to, or None.
+        states: of those runs; empty where there is none.
         again: whether those are run once more.
     """
 

@@ -21,19 +21,7 @@ SUFFIXES = (".jsonl", ".csv", ".txt")
 MAX_BYTES = 20_000_000
 WAITING = "waiting-"
 FORGOTTEN_S = 3600.0  # after so long nobody comes back for a waiting file
-PART_WORDS = {
-    "question": "question",
-    "answer": "answer",
-    "choices": "choices",
-    "input": "input",
-    "context": "context",
-    "system": "system text",
-    "messages": "conversation",
-    "history": "turns before",
-    "text": "text",
-    "subject": "subject",
-    "id": "id",
-}
+PART_WORDS = {"system": "system text", "messages": "conversation", "history": "turns before"}  # else its own name
 
 
 @dataclass(frozen=True)

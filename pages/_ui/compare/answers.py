@@ -61,8 +61,8 @@ def draw(arms: list[Arm]) -> None:
 
 def _which(arms: list[Arm], labels: dict[str, str]) -> tuple[str, str, str]:
     left, right, which = st.container(key="stack-fields-answers").columns([2, 2, 1.4])
-    base = next((g for g in arms if g.method == BASELINE), arms[-1])
-    other = next((g for g in arms if g.key != base.key), base)
+    base = next((arm for arm in arms if arm.method == BASELINE), arms[-1])
+    other = next((arm for arm in arms if arm.key != base.key), base)
     lines = reading.options(state.place(), [run for arm in arms for run in arm.runs])
     first = linked(left.selectbox, "First", "first", list(labels), base.runs[0].id, format_func=lines.get)
     default = other.runs[0].id if other is not base else base.runs[1].id

@@ -30,7 +30,7 @@ def draw(arms: list[Arm]) -> None:
 
 def _together(arms: list[Arm]) -> None:
     st.subheader("This comparison", anchor=False)
-    runs = sum(len(g.runs) for g in arms)
+    runs = sum(len(arm.runs) for arm in arms)
     st.caption(
         plain(
             f"{len(arms)} arm{'s' if len(arms) > 1 else ''}, {runs} run{'s' if runs > 1 else ''}. The "
@@ -73,10 +73,10 @@ def _differences(arms: list[Arm]) -> None:
 def _one_run(arms: list[Arm]) -> None:
     """Draw what one run has to give, and the ways on from it."""
     st.subheader("One run", anchor=False)
-    pairs = {run.id: (g, seed, run) for g in arms for seed, run in zip(g.seeds, g.runs, strict=True)}
-    options = reading.options(state.place(), [run for _, _, run in pairs.values()])
-    chosen = linked(st.selectbox, "Run", "first", list(pairs), width=560, format_func=options.get)
-    run = pairs[chosen][2]
+    runs = {run.id: run for arm in arms for run in arm.runs}
+    options = reading.options(state.place(), runs.values())
+    chosen = linked(st.selectbox, "Run", "first", list(runs), width=560, format_func=options.get)
+    run = runs[chosen]
     name = reports.safe_name(run.id)
     with st.container(horizontal=True):
         linked_in = any(is_linked(run.path, f"adapter/{file}") for file in ADAPTER_FILES)

@@ -26,7 +26,7 @@ PAPER_HELP = (
 
 def about(arms: list[Arm]) -> str:
     """Say for which pair and task a picture is."""
-    specs = [g.spec for g in arms]
+    specs = [arm.spec for arm in arms]
     pairs = {(s.teacher.source, s.student.source) for s in specs}
     tasks = {s.task.source for s in specs}
     pair = " → ".join(source_label(name, 26) for name in pairs.pop()) if len(pairs) == 1 else f"{len(pairs)} pairs"
@@ -38,7 +38,7 @@ def draw(arms: list[Arm]) -> None:
     names = differences.scorers(arms)
     base, scorer, paper = _controls(arms, names)
     ready = differences.scored_by(arms, scorer)
-    missing = [g.label for g in arms if g not in ready]
+    missing = [arm.label for arm in arms if arm not in ready]
     if missing:
         st.caption(plain(f"Not scored by this scorer: {', '.join(missing)}."))
     if base not in ready:
@@ -60,8 +60,8 @@ def draw(arms: list[Arm]) -> None:
 
 def _controls(arms: list[Arm], names: list[str]) -> tuple[Arm, str, bool]:
     against, which, toggle = st.container(key="stack-fields-scores").columns([2.4, 2, 1.6], vertical_alignment="bottom")
-    by_key = {g.key: g for g in arms}
-    default = next((g.key for g in arms if g.method == BASELINE), arms[-1].key)
+    by_key = {arm.key: arm for arm in arms}
+    default = next((arm.key for arm in arms if arm.method == BASELINE), arms[-1].key)
     key = linked(
         against.selectbox,
         "Difference to",

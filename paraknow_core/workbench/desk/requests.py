@@ -227,7 +227,7 @@ class TransferPlan(AboutSpec, subject="transfer"):
 
 
 def _without_places(pair: Any) -> Any:
-    """Drop what a plan says of a pairing besides: where it stands in the two models."""
+    """Keep the fields of a `Pairing`; in a plan it also says where it stands in the two models."""
     return {key: pair[key] for key in Pairing.__dataclass_fields__.keys() & pair} if isinstance(pair, dict) else pair
 
 

@@ -75,11 +75,11 @@ class Choice:
         return self.spec.factorisation.rank
 
     def blocks(self) -> dict[str, Any]:
-        """Return what every question about blocks holds."""
+        """Return the fields of every question about blocks."""
         return {"spec": self.spec, "store": self.store.folder.name, "structure": self.spec.structure}
 
     def energy(self) -> dict[str, Any]:
-        """Return what a question about the singular values of blocks holds."""
+        """Return the fields of a question about the singular values of blocks."""
         most = max(64, 1 << (self.rank - 1).bit_length())  # a power of two, so that few ranks are new questions
         return {**self.blocks(), "mode": self.mode, "rank": most}
 
@@ -108,7 +108,7 @@ class Choice:
 
 
 def saved_for(place: Workspace, fingerprint: str, key: str | None) -> tuple[list[str], bool]:
-    """Return names of saved sensitivities to look at, and whether they are of the very seed samples.
+    """Return the names of the saved sensitivities to look at, and whether they are of the draft's own seed samples.
 
     Args:
         place: the workspace.

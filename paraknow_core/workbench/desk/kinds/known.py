@@ -1,4 +1,4 @@
-"""What several questions read: sources, anatomies, tokenizers, tasks, kept while their files stay the same."""
+"""What several questions read: models, tokenizers, tasks, stores; remembered while their files stay the same."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 
 def kept(most: float, size: Callable[[Any], float] = lambda _result: 1) -> Callable:
-    """Keep a function's last results, as long as its arguments and the files that the first one names are the same.
+    """Remember a function's last results, each for the same arguments and unchanged files of the sources they name.
+
+    The first argument is a model of fields, whose sources are looked for.
 
     Args:
-        most: how many results, or of what `size` says of each, together; the last one is kept in any case.
+        most: the largest sum of the sizes of the results that are remembered; the last one is kept in any case.
+        size: of a result; by default each counts as 1.
     """
 
     def keep(work: Callable) -> Callable:
@@ -72,12 +75,12 @@ def task_of(task: TaskSpec, settings: Settings) -> Task:
 
 @kept(12)
 def context_of(spec: RunSpec, settings: Settings, place: Workspace) -> Context:
-    """Return the context of the parts of a spec that a question holds; what it has read of the models stays read."""
+    """Return a context for the parts of a spec that a question holds, with what it has already read of the models."""
     return Context(spec, settings, place)
 
 
 def run_context(spec: RunSpec, settings: Settings, place: Workspace) -> Context:
-    """Return the context of a whole spec, with the anatomies, tokenizers and the task that are kept here."""
+    """Return a context for a whole spec, with the anatomies, tokenizers and the task that are remembered here."""
     context = Context(spec, settings, place)
     models = [(context.teacher, spec.teacher), (context.student, spec.student)]
     if spec.task.judge:

@@ -106,7 +106,7 @@ def _pair(context: Context, pair: Pairing) -> dict[str, Any]:
 
 
 def _sizes(context: Context) -> dict[str, Any]:
-    """Return what adapter sizes are made of: for every host of the origin its modules, in and out features."""
+    """Return what the size of an adapter depends on: for each host weight, its modules and its in + out features."""
     from paraknow_core.models.modules import stored_shapes
 
     student = context.student.anatomy
