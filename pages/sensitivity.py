@@ -14,7 +14,7 @@ from paraknow_core.display import distinct
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.reading import Runs
-from paraknow_core.workbench.views.sensitivity import Saved, comparison_csv, label, layers_csv, opened
+from paraknow_core.workbench.views.sensitivity import Saved, comparison_rows, label, opened
 
 BESIDE_DETAIL = 560  # pixels: as tall as what stands beside it, and whole in a window of 900
 
@@ -32,7 +32,7 @@ def chosen_run() -> tuple[RunFolder | None, Runs]:
         measuring = (r for r in recent if (spec := reading.facts(r).spec) and spec.until == "sensitivity")
         run = next(measuring, None)
         if run is not None:
-            measure.show(run.id)  # whoever watches it stays with it when it is stopped
+            st.query_params["run"] = run.id  # whoever watches it stays with it when it is stopped
         elif saved:
             run = saved[0][0]
     return run, saved
@@ -105,7 +105,14 @@ def look_fields(saved: Saved, everything: Runs) -> Saved | None:
         ids.insert(0, saved.run.id)
     tip = "Every saved sensitivity; a run with the same teacher and seed samples uses it again."
     shown = {"options": ids, "format_func": lambda run_id: labels.get(run_id, run_id), "help": tip}
-    mirror(showing.selectbox, "Showing", "sensitivity.run", saved.run.id, measure.show, **shown)
+    mirror(
+        showing.selectbox,
+        "Showing",
+        "sensitivity.run",
+        saved.run.id,
+        lambda run_id: st.query_params.update(run=run_id),
+        **shown,
+    )
     other = sensitivity_compare.choose_other(beside, saved.run, everything)
     maps.view_fields(value, log)
     store = reading.store_of(state.place(), other[1]) if other else None
@@ -128,9 +135,10 @@ def downloads(saved: Saved, other: Saved | None) -> None:
         )
     with st.container(horizontal=True):
         download("Modules as CSV", table, f"sensitivity-{run_id}.csv")
-        download("Layers as CSV", lambda: layers_csv(saved), f"layers-{run_id}.csv")
+        layers = [{"layer": layer, "sum": total} for layer, total in enumerate(saved.store.layer_scores())]
+        download("Layers as CSV", layers, f"layers-{run_id}.csv")
         if other is not None:
-            download("Comparison as CSV", lambda: comparison_csv(saved, other), f"comparison-{run_id}.csv")
+            download("Comparison as CSV", lambda: comparison_rows(saved, other), f"comparison-{run_id}.csv")
     st.caption("Each chart saves itself as SVG: the camera in its upper right corner.")
 
 

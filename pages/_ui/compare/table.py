@@ -7,7 +7,7 @@ import streamlit as st
 from pages._ui.compare import link as compare_link
 from pages._ui.frame import state
 from pages._ui.frame.fields import kept
-from pages._ui.frame.layout import info, plain
+from pages._ui.frame.layout import info, plain, selected
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.views import compare as runs_view
 
@@ -36,8 +36,7 @@ def pick(table: "pandas.DataFrame", chosen: list[str]) -> None:
     key = f"compare.table:{hash(tuple(ids))}:{st.session_state.get(VERSION, 0)}"
 
     def picked() -> None:
-        rows = st.session_state[key]["selection"]["rows"]
-        inside = [ids[row] for row in rows if row < len(ids)]
+        inside = [ids[row] for row in selected(key, "rows") if row < len(ids)]
         compare_link.choose([*(run_id for run_id in chosen if run_id not in ids), *inside])
 
     tips = {"score": "main score, half its 95 % interval, n"}

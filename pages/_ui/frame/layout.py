@@ -118,10 +118,14 @@ def _kept(name: str, key: tuple, dark: bool, _draw: "Callable[[], go.Figure | No
     return _draw()
 
 
+def selected(key: str, kind: str) -> list:
+    """Return what is selected in a chart (`points`, `box`) or a table (`rows`); empty where nothing is."""
+    return ((st.session_state.get(key) or {}).get("selection") or {}).get(kind) or []
+
+
 def chosen_point(key: str) -> list | None:
     """Return the custom data of the point that was clicked in a chart; None where none has any."""
-    event = st.session_state.get(key) or {}
-    points = (event.get("selection") or {}).get("points")
+    points = selected(key, "points")
     data = points[0].get("customdata") if points else None
     return list(data.values()) if isinstance(data, dict) else data
 

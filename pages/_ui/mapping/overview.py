@@ -1,7 +1,6 @@
 """What the whole adapter holds: its numbers, and all modules in one table that fills while the page is looked at."""
 
 import time
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -137,13 +136,20 @@ def _draw(choice: Choice, name: str) -> None:
         **{column: table[column].str.removeprefix("model.") for column in ("student module", "teacher module")}
     )
     key = f"mapping.overview:{name}"
+
+    def choose_row() -> None:
+        chosen = layout.selected(key, "rows")
+        if chosen and chosen[0] < len(rows):
+            st.session_state[MODULE] = rows[chosen[0]]["student_module"]
+            st.session_state["mapping.row.chosen"] = True
+
     st.dataframe(
         shown,
         hide_index=True,
         key=key,
         height=min(420, 38 + 35 * len(shown)),
         selection_mode="single-row",
-        on_select=_selecting(key, [row["student_module"] for row in rows]),
+        on_select=choose_row,
         column_config={
             **{
                 column: st.column_config.NumberColumn(format=form, width=66, help=plain(words))
@@ -157,13 +163,3 @@ def _draw(choice: Choice, name: str) -> None:
     if st.session_state.pop("mapping.row.chosen", False):
         st.rerun()  # the pictures above belong to the chosen row
     download("Modules as CSV", table, f"blocks-{name.split()[0].lower()}.csv", key=f"mapping.csv:{name}")
-
-
-def _selecting(key: str, modules: list[str]) -> Callable[[], None]:
-    def chosen() -> None:
-        rows = ((st.session_state.get(key) or {}).get("selection") or {}).get("rows") or []
-        if rows and rows[0] < len(modules):
-            st.session_state[MODULE] = modules[rows[0]]
-            st.session_state["mapping.row.chosen"] = True
-
-    return chosen

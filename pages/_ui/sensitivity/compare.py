@@ -9,7 +9,7 @@ from pages._ui.frame import layout, state
 from pages._ui.frame.fields import kept, mirror
 from pages._ui.frame.layout import info, kept_picture, plain
 from pages._ui.sensitivity import measure as sensitivity_measure
-from pages._ui.sensitivity.map import clickable, common_limits, heatmap, picture
+from pages._ui.sensitivity.map import VALUE, clickable, heatmap, picture
 from pages._ui.sensitivity.matrix import matrix, picker
 from paraknow_core.catalogue import MANUAL
 from paraknow_core.display import NOT_MEASURED, distinct, shorten, source_label
@@ -28,6 +28,7 @@ from paraknow_core.workbench.views.sensitivity import (
     of_student,
     same_question,
     saved_of,
+    span,
     spec_of_student,
     stability_points,
 )
@@ -105,7 +106,8 @@ def comparison(first: Saved, second: Saved, chosen: str, kept_layers: list[int |
     agreed, names = compared(first, second), names_of(first, second)
     count = len([layer for layer in kept_layers or [] if layer is not None])
     _verdict(agreed, names, count)
-    limits = common_limits(first, second)
+    # Shares have one scale in both maps. Totals are not to be compared: they grow with the loss and the samples.
+    limits = span(first, second, "share") if st.session_state[VALUE] == "share" else None
     left, right = st.container(key="stack-pictures").columns(2, gap="medium")
     with left:
         heatmap(first, chosen, name=names[0], limits=limits)

@@ -11,7 +11,7 @@ from pages._ui.frame.fields import kept
 from pages._ui.frame.layout import kept_picture
 from paraknow_core.display import source_label
 from paraknow_core.figures import maps as figures
-from paraknow_core.workbench.views.sensitivity import Saved, most_sensitive, span
+from paraknow_core.workbench.views.sensitivity import Saved, most_sensitive
 
 MODULE = "sensitivity.module"
 VALUE = "sensitivity.value"
@@ -118,11 +118,3 @@ def groups(saved: Saved) -> None:
         "Bars: share of attention, ffn, embedding and other",
         lambda: figures.group_shares(saved.totals.get("groups") or {}, "Groups", saved.about, dark=dark),
     )
-
-
-def common_limits(first: Saved, second: Saved) -> tuple[float, float] | None:
-    """Return the span of two maps of shares together.
-
-    Totals are not to be compared: they grow with the loss and with the number of samples.
-    """
-    return span(first, second, "share") if st.session_state[VALUE] == "share" else None

@@ -128,7 +128,7 @@ def _set_region(saved: Saved, module: str, region: Region | None) -> None:
 
 
 def _boxed(key: str, saved: Saved, module: str, shape: tuple[int, int]) -> None:
-    boxes = ((st.session_state.get(key) or {}).get("selection") or {}).get("box")
+    boxes = layout.selected(key, "box")
     if boxes:
         _set_region(saved, module, region_of_box(boxes[0]["x"], boxes[0]["y"], shape))
 

@@ -10,7 +10,6 @@ from pages._ui.frame.layout import download, info, plain, warn
 from pages._ui.task.view import ask_lengths, limit_in_words, limit_of, refuse_or_leave_out, seeds_question
 from paraknow_core.catalogue import MANUAL, SELECTIONS
 from paraknow_core.display import counted, shorten
-from paraknow_core.spec import SensitivitySpec
 from paraknow_core.workbench.views.task import MASKED, examples_table, merged, with_words
 
 if TYPE_CHECKING:
@@ -63,7 +62,11 @@ def _select(selection: str, train: int) -> None:
 def body(task: dict[str, Any]) -> None:
     """Draw which training examples are taken, with their lengths, and flag those a run would refuse."""
     spec = state.draft().sensitivity
-    taken = _taken(task, spec)
+    if spec.selection == MANUAL:  # known without asking, and never waited for
+        taken = list(spec.ids)
+    else:
+        reply = asking.answered(seeds_question(task, spec), "Choosing seed samples …")
+        taken = reply.value["ids"] if reply else None
     lengths = ask_lengths(task, "teacher", "train")
     if taken is None or lengths is None:
         return
@@ -84,14 +87,6 @@ def body(task: dict[str, Any]) -> None:
     shown = table[table["taken"]].drop(columns="taken").sort_values("id", key=lambda ids: ids.map(order))
     st.dataframe(shown, hide_index=True, column_config=COLUMNS, height=min(460, 40 + 35 * len(shown)))
     download("Seed samples as CSV", shown, "seed-samples.csv")
-
-
-def _taken(task: dict[str, Any], spec: SensitivitySpec) -> list[str] | None:
-    """Return the ids of the seed samples; those chosen by hand are known without asking, and never waited for."""
-    if spec.selection == MANUAL:
-        return list(spec.ids)
-    reply = asking.answered(seeds_question(task, spec), "Choosing seed samples …")
-    return reply.value["ids"] if reply else None
 
 
 def _summary(table: "pandas.DataFrame", count: int, limit: int) -> None:

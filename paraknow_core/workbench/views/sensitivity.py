@@ -178,22 +178,18 @@ def stability_points(family: list[Saved]) -> list[tuple[int, float | None, float
     return points
 
 
-def layers_csv(saved: Saved) -> str:
-    """Return S of each layer as CSV."""
-    return "\n".join(["layer,sum", *(f"{i},{s!r}" for i, s in enumerate(saved.store.layer_scores()))]) + "\n"
-
-
-def comparison_csv(first: Saved, second: Saved) -> str:
-    """Return one line a cell of the common grid of two saved sensitivities."""
+def comparison_rows(first: Saved, second: Saved) -> list[dict[str, Any]]:
+    """Return one row a cell of the common grid of two saved sensitivities, to be handed out."""
     import numpy
 
     agreed = compared(first, second)
-    lines = ["row,role,share,other_share,difference_points,log2_ratio"]
-    numbers = (*agreed.shares, agreed.difference(), agreed.log_ratio())
-    for row, column in numpy.ndindex(*agreed.shares[0].shape):
-        values = ",".join("" if numpy.isnan(n[row, column]) else repr(float(n[row, column])) for n in numbers)
-        lines.append(f"{row_name(agreed, row)},{agreed.roles[column]},{values}")
-    return "\n".join(lines) + "\n"
+    columns = ("share", "other_share", "difference_points", "log2_ratio")
+    grids = (*agreed.shares, agreed.difference(), agreed.log_ratio())
+    return [
+        {"row": row_name(agreed, row), "role": agreed.roles[role]}
+        | {column: grid[row, role] for column, grid in zip(columns, grids, strict=True)}
+        for row, role in numpy.ndindex(*agreed.shares[0].shape)
+    ]
 
 
 def planned_need(plan: dict[str, Any]) -> dict[str, Any]:
