@@ -10,7 +10,7 @@ from pages._ui.frame.layout import download, plain
 from paraknow_core.catalogue import MANUAL
 from paraknow_core.display import GROUP_COLOURS, count, memory, percent, shorten, source_label
 from paraknow_core.figures import models as charts
-from paraknow_core.spec import GROUP_OF_ROLE, ModelSpec
+from paraknow_core.spec import GROUP_OF_ROLE
 from paraknow_core.workbench.desk import requests
 
 NO_ZOOM = (*layout.NO_SELECTION, "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d")
@@ -22,14 +22,11 @@ ACTIONS = {
 }
 
 
-def reference(who: str) -> ModelSpec:
-    """Return the draft's teacher or student as the desk is asked about it."""
-    return getattr(state.draft(), who)
-
-
 def ask_anatomy(who: str) -> dict[str, Any] | None:
     """Ask what a model is made of; draws a line while it is worked out, or why it cannot be."""
-    reply = asking.answered(requests.Anatomy(model=reference(who)), f"Reading the {who}'s config and headers …")
+    reply = asking.answered(
+        requests.Anatomy(model=getattr(state.draft(), who)), f"Reading the {who}'s config and headers …"
+    )
     return reply.value if reply else None
 
 

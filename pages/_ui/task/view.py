@@ -8,7 +8,6 @@ import streamlit as st
 from pages._ui.frame import asking, layout, state
 from pages._ui.frame.fields import kept, mirror
 from pages._ui.frame.layout import download, plain, warn
-from pages._ui.models.anatomy import reference
 from paraknow_core.catalogue import SCORERS
 from paraknow_core.display import counted, shorten
 from paraknow_core.figures import models as charts
@@ -40,7 +39,9 @@ def ask_task() -> dict[str, Any] | None:
 
 def ask_lengths(task: dict[str, Any], who: str, split: str) -> Reply | None:
     """Ask how many tokens the examples of a split have for the teacher's or the student's tokenizer."""
-    question = requests.Lengths(task=task_reference(cut=task["is_text"]), model=reference(who), split=split)
+    question = requests.Lengths(
+        task=task_reference(cut=task["is_text"]), model=getattr(state.draft(), who), split=split
+    )
     return asking.answered(question, f"Counting tokens with the {who}'s tokenizer …")
 
 
@@ -130,7 +131,7 @@ def _example(task: dict[str, Any], who: str, split: str) -> None:
     index = _stepper(index, total)
     start = index // BLOCK * BLOCK
     content = task_reference(cut=task["is_text"])
-    question = requests.Examples(task=content, model=reference(who), split=split, start=start, count=BLOCK)
+    question = requests.Examples(task=content, model=getattr(state.draft(), who), split=split, start=start, count=BLOCK)
     reply = asking.answered(question, "Rendering examples …")
     if reply is None:
         return
