@@ -1,6 +1,6 @@
 """Reading run folders for lists and pages: what cannot change any more is read once a process.
 
-`Facts` is what a list says of a run. A file that changes is read again: its stamp is part of every key kept here.
+`Facts` is what a list says of a run. A file that changes is read again: see `while_unchanged`.
 """
 
 from collections.abc import Callable, Iterable
@@ -152,7 +152,7 @@ def _named(runs: tuple[RunFolder, ...], stamps: tuple) -> tuple[dict[str, str], 
     """Name all runs; anew only when one came or went, or its spec or label was changed."""
     del stamps  # only part of the key under which the result is kept
     by_id = {run.id: facts(run) for run in runs}
-    named = [Named(run_id, its.spec, its.label.name) for run_id, its in by_id.items()]
+    named = [Named(run_id, record.spec, record.label.name) for run_id, record in by_id.items()]
     names_by_id = run_names(named, lambda run: by_id[run.id].settings)
     starred = {run_id: f"★ {name}" if by_id[run_id].label.starred else name for run_id, name in names_by_id.items()}
     return names_by_id, starred
@@ -168,9 +168,9 @@ def options(place: Workspace, runs: Iterable[RunFolder], *, about: bool = False)
     """
     lines, title_of = {}, titles(place)
     for run in runs:
-        state, its = status(run).state, facts(run)
-        outcome = score_text(its.scores[0]).split(" (")[0] if state == "done" and its.scores else state
-        parts = [title_of.get(run.id, run.id), outcome, *([its.pair, its.task] if about and its.spec else [])]
+        state, record = status(run).state, facts(run)
+        outcome = score_text(record.scores[0]).split(" (")[0] if state == "done" and record.scores else state
+        parts = [title_of.get(run.id, run.id), outcome, *([record.pair, record.task] if about and record.spec else [])]
         lines[run.id] = " · ".join(parts)
     return lines
 
@@ -196,15 +196,15 @@ def all_facts(place: Workspace) -> Runs:
     return [(run, facts(run)) for run in list_runs(place)]
 
 
-def sensitivity_key(its: Facts) -> str | None:
+def sensitivity_key(facts: Facts) -> str | None:
     """Return the name of the saved sensitivity that a run has used; None where its result names none."""
-    key = (its.result.get("sensitivity") or {}).get("key")
+    key = (facts.result.get("sensitivity") or {}).get("key")
     return key if isinstance(key, str) else None
 
 
-def store_of(place: Workspace, its: Facts) -> SensitivityStore | None:
+def store_of(place: Workspace, facts: Facts) -> SensitivityStore | None:
     """Return the saved sensitivity that a run has used; None where there is none, or it cannot be read."""
-    key = sensitivity_key(its)
+    key = sensitivity_key(facts)
     try:
         store = SensitivityStore(contained(place.sensitivity, key)) if key is not None else None
     except (RunError, OSError, ValueError):
@@ -220,38 +220,38 @@ def _can_be_read(store: SensitivityStore) -> bool:
 def runs_with_sensitivity(place: Workspace) -> Runs:
     """Return the newest run of every saved sensitivity that can be read, newest first."""
     newest: dict[str, tuple[RunFolder, Facts]] = {}
-    for run, its in all_facts(place):
-        key = sensitivity_key(its)
+    for run, facts in all_facts(place):
+        key = sensitivity_key(facts)
         if key is not None:
-            newest.setdefault(key, (run, its))
-    return [(run, its) for run, its in newest.values() if store_of(place, its) is not None]
+            newest.setdefault(key, (run, facts))
+    return [(run, facts) for run, facts in newest.values() if store_of(place, facts) is not None]
 
 
-def siblings(place: Workspace, its: Facts) -> dict[str, tuple[RunFolder, Facts]]:
+def siblings(place: Workspace, facts: Facts) -> dict[str, tuple[RunFolder, Facts]]:
     """Return, by method, the finished runs to compare a run with: those of other methods that are comparable to it.
 
     Of several with one method, the newest with the run's own seed is taken, else the newest.
     """
     best: dict[str, tuple[RunFolder, Facts]] = {}
     for run, other in all_facts(place):
-        if its.spec is None or other.spec is None or not other.scores or other.spec.method == its.spec.method:
+        if facts.spec is None or other.spec is None or not other.scores or other.spec.method == facts.spec.method:
             continue
-        if not is_comparable(its, other):
+        if not is_comparable(facts, other):
             continue
         chosen = best.get(other.spec.method)
-        if chosen is None or (chosen[1].spec.seed != its.spec.seed and other.spec.seed == its.spec.seed):
+        if chosen is None or (chosen[1].spec.seed != facts.spec.seed and other.spec.seed == facts.spec.seed):
             best[other.spec.method] = (run, other)
     return best
 
 
-def is_comparable(its: Facts, other: Facts) -> bool:
+def is_comparable(facts: Facts, other: Facts) -> bool:
     """Tell whether two runs ask the same: they differ in method and seed alone, also in what their files held."""
-    return is_clean(its, other) and not _other_content(its, other)
+    return is_clean(facts, other) and not _other_content(facts, other)
 
 
-def _other_content(its: Facts, other: Facts) -> list[str]:
+def _other_content(facts: Facts, other: Facts) -> list[str]:
     """Return which data and weights that both runs name had another content."""
-    return same.other_content(*(same.content(run.spec, run.result) for run in (its, other)))
+    return same.other_content(*(same.content(run.spec, run.result) for run in (facts, other)))
 
 
 @dataclass(frozen=True)
@@ -267,55 +267,55 @@ class LeftOut:
     differing: dict[str, list[str]]
 
 
-def left_out(place: Workspace, its: Facts) -> LeftOut:
+def left_out(place: Workspace, facts: Facts) -> LeftOut:
     """Return which runs a chart of comparable ones does not show, though they look alike in a list."""
     number, nearest = 0, {}
     for _, other in all_facts(place):
-        if its.spec is None or other.spec is None or not other.scores or other.id == its.id:
+        if facts.spec is None or other.spec is None or not other.scores or other.id == facts.id:
             continue
-        alike = same.asked(its.spec, same.LOOKS_ALIKE) == same.asked(other.spec, same.LOOKS_ALIKE)
-        if not alike or is_comparable(its, other):
+        alike = same.asked(facts.spec, same.LOOKS_ALIKE) == same.asked(other.spec, same.LOOKS_ALIKE)
+        if not alike or is_comparable(facts, other):
             continue
         number += 1
-        content = [f"the content of {name}" for name in _other_content(its, other)]
-        keys = [*(key for key in other_settings(its, other) if key != "seed"), *content]
+        content = [f"the content of {name}" for name in _other_content(facts, other)]
+        keys = [*(key for key in other_settings(facts, other) if key != "seed"), *content]
         nearest[other.spec.method] = min(nearest.get(other.spec.method, keys), keys, key=len)
     return LeftOut(number, nearest)
 
 
-def other_settings(its: Facts, other: Facts) -> list[str]:
+def other_settings(facts: Facts, other: Facts) -> list[str]:
     """Return the settings, method and name apart, in which two single runs differ: what makes a comparison unclean.
 
     As `same.differing`, and the seed, which is part of an arm there but not of a pair of runs here.
     """
-    if its.spec is None or other.spec is None:
+    if facts.spec is None or other.spec is None:
         return ["everything"]
-    keys = same.differing(its.settings, other.settings)
-    return keys if its.spec.seed == other.spec.seed else [*keys, "seed"]
+    keys = same.differing(facts.settings, other.settings)
+    return keys if facts.spec.seed == other.spec.seed else [*keys, "seed"]
 
 
-def is_clean(its: Facts, other: Facts) -> bool:
+def is_clean(facts: Facts, other: Facts) -> bool:
     """Tell whether two runs differ in nothing but method and seed."""
-    return set(other_settings(its, other)) <= {"seed"}
+    return set(other_settings(facts, other)) <= {"seed"}
 
 
-def curves_beside(its: Facts, trained: Runs) -> Runs:
+def curves_beside(facts: Facts, trained: Runs) -> Runs:
     """Return the runs to draw beside a run: same pair and task, those that differ in method and seed alone first.
 
     A run that never came as far as a training step has no curve, and is left out.
     """
-    if its.spec is None:
+    if facts.spec is None:
         return []
-    order, asked = list(METHODS), question(its.spec)
+    order, asked = list(METHODS), question(facts.spec)
 
     def rank(pair: tuple[RunFolder, Facts]) -> tuple:
         other = pair[1].spec
-        return not is_clean(its, pair[1]), other.seed != its.spec.seed, order.index(other.method), other.seed
+        return not is_clean(facts, pair[1]), other.seed != facts.spec.seed, order.index(other.method), other.seed
 
     alike = [
         (run, other)
         for run, other in trained
-        if other.id != its.id and other.spec and question(other.spec) == asked and run.file("events.jsonl").exists()
+        if other.id != facts.id and other.spec and question(other.spec) == asked and run.file("events.jsonl").exists()
     ]
     return list(islice((pair for pair in sorted(alike, key=rank) if metrics_of(pair[0]).steps), MOST_CURVES))
 
@@ -333,22 +333,22 @@ def verdict(run: RunFolder, other: RunFolder) -> str:
     return studies.verdict(studies.compare({base: [other], own: [run]}, against=base), arm=own, against=base)
 
 
-def unfinished_siblings(place: Workspace, its: Facts) -> int:
+def unfinished_siblings(place: Workspace, facts: Facts) -> int:
     """Return how many runs are waiting or working that `siblings` would give in place of what it gives now."""
-    if its.spec is None:
+    if facts.spec is None:
         return 0
-    order, shown = queue.read(place), siblings(place, its)
+    order, shown = queue.read(place), siblings(place, facts)
 
     def would_be_shown(spec: RunSpec) -> bool:
         sibling = shown.get(spec.method)
-        return sibling is None or (sibling[1].spec.seed != its.spec.seed and spec.seed == its.spec.seed)
+        return sibling is None or (sibling[1].spec.seed != facts.spec.seed and spec.seed == facts.spec.seed)
 
     coming = {
         other.computes
         for run, other in all_facts(place)[:200]
         if other.spec is not None
-        and other.spec.method != its.spec.method
-        and is_comparable(its, other)
+        and other.spec.method != facts.spec.method
+        and is_comparable(facts, other)
         and would_be_shown(other.spec)
         and queue.is_active(run, order)
     }
