@@ -201,7 +201,7 @@ def transfer_layer(
     return {"rows": rows}, arrays
 
 
-def _energy(block: "Preview", question: requests.TransferSpectrum | requests.TransferLayer) -> tuple[dict, Any]:
+def _energy(block: "Preview", question: requests.AboutEnergy) -> tuple[dict, Any]:
     from paraknow_core.ops.metrics import sum_of_squares
 
     spectrum = block.spectrum(question.mode, question.rank)
