@@ -47,7 +47,7 @@ def body(table: "pandas.DataFrame") -> None:
         states = list(left_out.values())
         words = ", ".join(f"{states.count(word)} {word}" for word in dict.fromkeys(states))
         st.caption(plain(f"Not compared, because they have no scores: {words}."))
-    repeats = sum(g.repeats for g in arms)
+    repeats = sum(arm.repeats for arm in arms)
     if repeats:
         st.caption(f"{repeats} older run{'s' if repeats > 1 else ''} with the same settings and seed left out.")
     if not arms:

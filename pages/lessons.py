@@ -99,14 +99,14 @@ def predict(lesson: Lesson) -> str | None:
     """Draw the choice of a prediction; return it once it is explained. Results are not shown before."""
     answers = st.session_state.setdefault(ANSWERS, {})
     st.subheader("Predict", anchor=False)
-    given = answers.get(lesson.number)
-    if given is not None:
+    answer = answers.get(lesson.number)
+    if answer is not None:
         left, right = st.columns([5, 1.2], vertical_alignment="center")
-        left.markdown(f"You predicted: **{plain(lesson.options[given])}**")
+        left.markdown(f"You predicted: **{plain(lesson.options[answer])}**")
         if right.button("Start over", icon=":material/restart_alt:", width="stretch", help="Predict again."):
             del answers[lesson.number]
             st.rerun()
-        return given
+        return answer
     choice = st.radio(
         "What will come out?",
         list(lesson.options),

@@ -17,21 +17,20 @@ from paraknow_core.workbench.playground.answerers import Answerer, answerers, to
 EVERY_S = 0.35
 
 
-def shown() -> Generation | None:
-    """Return the answers that the address names."""
+def shown(*, quietly: bool = True) -> Generation | None:
+    """Return the answers that the address names; None where there are none, which is said unless it is done quietly."""
     name = st.query_params.get("generation", "")
-    if not name:
-        return None
     try:
-        return playground.generation(state.place(), name)
+        return playground.generation(state.place(), name) if name else None
     except ParaknowError as error:
-        layout.say(error)
+        if not quietly:
+            layout.say(error)
         return None
 
 
 def buttons(
     material: prompt.Material,
-    given: dict,
+    form: dict,
     chosen: list[Answerer],
     held: dict[str, Holding],
     generation: Generation | None,
@@ -50,7 +49,7 @@ def buttons(
         tip = "Everybody who is loaded answers." if loaded else "Load a model first."
         kind = "primary" if loaded else "secondary"
         if st.button("Generate", icon=":material/play_arrow:", type=kind, disabled=not loaded or busy, help=tip):
-            _generate(material, given, loaded)
+            _generate(material, form, loaded)
         if busy and st.button("Stop", icon=":material/stop_circle:", help="Ends after the token it is at."):
             _do(lambda: protocol.stop(state.place(), generation.id))
         if loaded and st.button("Free all", icon=":material/eject:", help="Drops these weights, for every window."):
@@ -64,13 +63,13 @@ def _do(what: Callable[[], object]) -> None:
         st.rerun()
 
 
-def _generate(material: prompt.Material, given: dict, loaded: list[Answerer]) -> None:
+def _generate(material: prompt.Material, form: dict, loaded: list[Answerer]) -> None:
     try:
-        asked = prompt.request(material, given, [person.slot for person in loaded])
+        asked = prompt.request(material, form, [person.slot for person in loaded])
     except ValueError as error:
         message = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
         layout.say(f"prompt: {message.removeprefix('Value error, ')}")
-        generation = _read()
+        generation = shown()
         if generation is not None and any(column.error for column in generation.columns.values()):
             del st.query_params["generation"]  # what was wrong with another prompt is not wrong with this one
         return
@@ -83,14 +82,14 @@ def _generate(material: prompt.Material, given: dict, loaded: list[Answerer]) ->
     _do(begin)
 
 
-def columns(material: prompt.Material, given: dict, known: dict[str, Answerer], chosen: list[Answerer]) -> None:
+def columns(material: prompt.Material, form: dict, people: dict[str, Answerer], chosen: list[Answerer]) -> None:
     """Draw a column for everybody: who it is, and the answer; again and again while something happens.
 
     Answers to another prompt than the one in the fields are not shown: they would pass for answers to this one.
     """
-    held, generation = slots.look(chosen), _read()
-    answered = generation is not None and prompt.is_answered(material, given, generation)
-    judged = answered and prompt.is_judged(given, generation)
+    held, generation = slots.look(chosen), shown()
+    answered = generation is not None and prompt.is_answered(material, form, generation)
+    judged = answered and prompt.is_judged(form, generation)
     if generation is not None and not answered:
         _of_another_prompt(material, generation)
     moving = slots.unsettled(chosen, held) or (generation is not None and generation.active)
@@ -100,10 +99,10 @@ def columns(material: prompt.Material, given: dict, known: dict[str, Answerer], 
             draw()
 
     def draw() -> None:
-        now, answer = slots.look(chosen), _read()
-        if moving and not (slots.unsettled(chosen, now) or (answer is not None and answer.active)):
+        holdings, answer = slots.look(chosen), shown()
+        if moving and not (slots.unsettled(chosen, holdings) or (answer is not None and answer.active)):
             st.rerun()
-        slots.memory_line(chosen, now)
+        slots.memory_line(chosen, holdings)
         if answered and answer is not None and answer.orphaned:
             warn(
                 "These answers were cut off: the process that wrote them is gone, perhaps because memory ran out. What "
@@ -112,10 +111,10 @@ def columns(material: prompt.Material, given: dict, known: dict[str, Answerer], 
             )
         if not chosen:
             info("Choose who answers in the columns above.", "chat")
-        _grid(chosen, now, answer if answered else None, judged)
+        _grid(chosen, holdings, answer if answered else None, judged)
 
     st.fragment(tick, run_every=EVERY_S if moving else None)()
-    _below(known, generation if answered else None)
+    _below(people, generation if answered else None)
 
 
 def _of_another_prompt(material: prompt.Material, generation: Generation) -> None:
@@ -149,22 +148,14 @@ def _grid(chosen: list[Answerer], held: dict[str, Holding], generation: Generati
                 st.caption("Its answer will appear here: press Generate.")
 
 
-def _read() -> Generation | None:
-    name = st.query_params.get("generation", "")
-    try:
-        return playground.generation(state.place(), name) if name else None
-    except ParaknowError:
-        return None
-
-
-def _below(known: dict[str, Answerer], generation: Generation | None) -> None:
+def _below(people: dict[str, Answerer], generation: Generation | None) -> None:
     """Draw the legend, what the models were given, and the numbers."""
     if generation is None:
         return
     answers.legend()
     if generation.active:
         return
-    labels = {key: known[key].label if key in known else shorten(key, 8) for key in generation.columns}
+    labels = {key: people[key].label if key in people else shorten(key, 8) for key in generation.columns}
     texts: dict[str, list[str]] = {}
     for key, column in generation.columns.items():
         if column.prompt:
@@ -194,9 +185,9 @@ with page("Playground"):
     everybody = answerers(state.place(), state.draft())
     if material is not None:
         with st.container(border=True):
-            made_before = shown()
-            prompt.take(material, made_before)
-            given = prompt.fields(material)
+            linked = shown(quietly=False)
+            prompt.take(material, linked)
+            form = prompt.fields(material)
             chosen_ones = slots.choose(everybody)
-            buttons(material, given, chosen_ones, slots.look(chosen_ones), made_before)
-        columns(material, given, everybody, chosen_ones)
+            buttons(material, form, chosen_ones, slots.look(chosen_ones), linked)
+        columns(material, form, everybody, chosen_ones)

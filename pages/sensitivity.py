@@ -13,14 +13,13 @@ from pages._ui.sensitivity import measure
 from paraknow_core.display import distinct
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.workbench import reading
-from paraknow_core.workbench.reading import Facts
-from paraknow_core.workbench.views.sensitivity import Saved, comparison_csv, label, layers_csv, opened
+from paraknow_core.workbench.reading import Runs
+from paraknow_core.workbench.views.sensitivity import Saved, comparison_rows, label, opened
 
 BESIDE_DETAIL = 560  # pixels: as tall as what stands beside it, and whole in a window of 900
-Measured = list[tuple[RunFolder, Facts]]
 
 
-def chosen_run() -> tuple[RunFolder | None, Measured]:
+def chosen_run() -> tuple[RunFolder | None, Runs]:
     """Return the run to show (the address's, else an active one, else the newest saved), and all that are saved."""
     place = state.place()
     run, problem = state.run_in_link()
@@ -33,13 +32,13 @@ def chosen_run() -> tuple[RunFolder | None, Measured]:
         measuring = (r for r in recent if (spec := reading.facts(r).spec) and spec.until == "sensitivity")
         run = next(measuring, None)
         if run is not None:
-            measure.show(run.id)  # whoever watches it stays with it when it is stopped
+            st.query_params["run"] = run.id  # whoever watches it stays with it when it is stopped
         elif saved:
             run = saved[0][0]
     return run, saved
 
 
-def body(run: RunFolder | None, everything: Measured) -> None:
+def body(run: RunFolder | None, everything: Runs) -> None:
     """Draw the run's heatmap, its progress, or what to do first."""
     if run is None:
         info(
@@ -61,7 +60,7 @@ def body(run: RunFolder | None, everything: Measured) -> None:
         run_panel.log_tail(run)
 
 
-def results(saved: Saved, everything: Measured) -> None:
+def results(saved: Saved, everything: Runs) -> None:
     """Draw everything about one saved sensitivity, and a second one beside it if one was chosen."""
     other = look_fields(saved, everything)
     chosen = maps.chosen_module(saved)
@@ -96,7 +95,7 @@ def alone(saved: Saved, chosen: str) -> None:
         maps.groups(saved)
 
 
-def look_fields(saved: Saved, everything: Measured) -> Saved | None:
+def look_fields(saved: Saved, everything: Runs) -> Saved | None:
     """Draw what is shown, beside what, and how; return the second sensitivity if one was chosen."""
     row = st.container(key="stack-fields-look")
     showing, beside, value, log = row.columns([2.15, 2.15, 1.95, 0.8], vertical_alignment="bottom")
@@ -106,7 +105,14 @@ def look_fields(saved: Saved, everything: Measured) -> Saved | None:
         ids.insert(0, saved.run.id)
     tip = "Every saved sensitivity; a run with the same teacher and seed samples uses it again."
     shown = {"options": ids, "format_func": lambda run_id: labels.get(run_id, run_id), "help": tip}
-    mirror(showing.selectbox, "Showing", "sensitivity.run", saved.run.id, measure.show, **shown)
+    mirror(
+        showing.selectbox,
+        "Showing",
+        "sensitivity.run",
+        saved.run.id,
+        lambda run_id: st.query_params.update(run=run_id),
+        **shown,
+    )
     other = sensitivity_compare.choose_other(beside, saved.run, everything)
     maps.view_fields(value, log)
     store = reading.store_of(state.place(), other[1]) if other else None
@@ -129,9 +135,10 @@ def downloads(saved: Saved, other: Saved | None) -> None:
         )
     with st.container(horizontal=True):
         download("Modules as CSV", table, f"sensitivity-{run_id}.csv")
-        download("Layers as CSV", lambda: layers_csv(saved), f"layers-{run_id}.csv")
+        layers = [{"layer": layer, "sum": total} for layer, total in enumerate(saved.store.layer_scores())]
+        download("Layers as CSV", layers, f"layers-{run_id}.csv")
         if other is not None:
-            download("Comparison as CSV", lambda: comparison_csv(saved, other), f"comparison-{run_id}.csv")
+            download("Comparison as CSV", lambda: comparison_rows(saved, other), f"comparison-{run_id}.csv")
     st.caption("Each chart saves itself as SVG: the camera in its upper right corner.")
 
 

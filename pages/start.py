@@ -108,13 +108,10 @@ def _row(run: RunFolder, facts: Facts, title: str, columns: dict[str, float]) ->
     elif status.state == "stopped" and status.message == lifecycle.CANCELLED:
         note = "taken out of the queue"
     else:
-        note = f"{_ago(status.ended)} ago" if status.ended else status.stage
+        minutes = max(1, (time.time() - status.ended) // 60)
+        note = f"{duration(60 * minutes).removesuffix(' 00 s')} ago" if status.ended else status.stage
     cells["State"].html(f'{chip(status.state)} <span class="pk-quiet">{escape(note)}</span>')
     cells["Score"].markdown(plain(score_text(facts.scores[0])) if facts.scores else "")
-
-
-def _ago(moment: float) -> str:
-    return duration(max(60.0, time.time() - moment) // 60 * 60).removesuffix(" 00 s")
 
 
 with page("ParaKnow workbench"):

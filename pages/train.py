@@ -14,12 +14,12 @@ from pages._ui.train import settings as train_settings
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies.arms import suggest
 from paraknow_core.workbench import reading
-from paraknow_core.workbench.reading import Facts
+from paraknow_core.workbench.reading import Facts, Runs
 
 SIDE_BY_SIDE = 20  # runs that the link to Compare names
 
 
-def chosen_run(trained: list[tuple[RunFolder, Facts]]) -> RunFolder | None:
+def chosen_run(trained: Runs) -> RunFolder | None:
     """Return the run to show: the address's, else the one that was shown, else one that is going on, or the newest.
 
     One that is going on comes into the address: whoever watches it stays with it when it ends or is stopped.
@@ -31,24 +31,22 @@ def chosen_run(trained: list[tuple[RunFolder, Facts]]) -> RunFolder | None:
         before = st.session_state.get("train.run")
         run = next((r for r, _ in trained if r.id == before), None)
     if run is None and trained:
-        states = {r: r.status().state for r, _ in trained[:50]}
-        active = [r for word in ("running", "stopping", "queued") for r, known in states.items() if known == word]
-        run = active[0] if active else trained[0][0]
+        states = {r.status().state: r for r, _ in reversed(trained[:50])}  # the newest run in each state
+        run = next((states[word] for word in ("running", "stopping", "queued") if word in states), trained[0][0])
     if run is not None and run.status().active:
         st.query_params["run"] = run.id
     return run
 
 
-def choose(run: RunFolder, trained: list[tuple[RunFolder, Facts]]) -> None:
+def choose(run: RunFolder, trained: Runs) -> None:
     """Draw the list of all runs that train."""
-    titles = reading.titles(state.place())
-    labels = {r.id: reading.option(r, facts, titles.get(r.id, r.id)) for r, facts in trained}
+    labels = reading.options(state.place(), (r for r, _ in trained), about=True)
     ids = list(labels) if run.id in labels else [run.id, *labels]
     shown = {"options": ids, "format_func": lambda run_id: labels.get(run_id, run_id), "label_visibility": "collapsed"}
     mirror(st.selectbox, "Run", "train.run", run.id, lambda run_id: st.query_params.update(run=run_id), **shown)
 
 
-def body(run: RunFolder, trained: list[tuple[RunFolder, Facts]]) -> None:
+def body(run: RunFolder, trained: Runs) -> None:
     """Draw the run's live view, or its outcome."""
     facts = reading.facts(run)
     if facts.problem:
@@ -67,7 +65,7 @@ def body(run: RunFolder, trained: list[tuple[RunFolder, Facts]]) -> None:
     run_panel.log_tail(run)
 
 
-def _outcome(run: RunFolder, facts: Facts, trained: list[tuple[RunFolder, Facts]]) -> None:
+def _outcome(run: RunFolder, facts: Facts, trained: Runs) -> None:
     run_panel.headline(run, facts, run.status())
     outcome.scores(run, facts)
     st.page_link(
@@ -81,7 +79,7 @@ def _outcome(run: RunFolder, facts: Facts, trained: list[tuple[RunFolder, Facts]
     train_live.manage(run, facts)
 
 
-def _comparable(run: RunFolder, facts: Facts, trained: list[tuple[RunFolder, Facts]]) -> list[str]:
+def _comparable(run: RunFolder, facts: Facts, trained: Runs) -> list[str]:
     """Return the ids of this run and of those that ask the same question with another method or seed.
 
     A control that is still going on is among them: Compare counts it in when it is done.

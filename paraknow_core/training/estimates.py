@@ -1,13 +1,19 @@
-"""Before a run: what injection, fine-tuning and evaluation will take in memory, disk and time. `planner` has the rest.
+"""Before a run: what injection, fine-tuning and evaluation will take in memory, disk and time.
 
-Pure arithmetic on an anatomy, token lengths and a few measured rates, like `planner`; needs no torch.
+Pure arithmetic on an anatomy, token lengths and a few measured rates, as in `sensitivity.plan`, which has the rest.
 """
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from statistics import fmean
 
+from paraknow_core.catalogue import SCORERS
 from paraknow_core.models.anatomy import Anatomy
 from paraknow_core.sensitivity.plan import Need, Rates, sizes_of
+from paraknow_core.spec import RunSpec
+from paraknow_core.tasks.task import Task
+from paraknow_core.tasks.templates import Encoded
 
 F32 = 4
 PROCESS = 0.62e9  # resident bytes of a process that has loaded torch, transformers and peft: measured on Linux
@@ -25,6 +31,8 @@ _SCORE_SECONDS = 1.0  # a model is read and put in place before it is scored
 _SEARCH_BYTES = 60  # read and written for each teacher weight: S, its sums in float64, the window search
 _SVD_PASSES = 14  # products of the sketch with the matrix in a randomised SVD
 _OVERSAMPLING = 16
+LOOKED_AT = 300  # examples of a split whose lengths stand for all of it
+_BATCH = 32  # test examples at once
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,53 @@ class Answering:
     prompt_tokens: int
     longest: int
     new_tokens: int
+
+
+def training_of(spec: RunSpec, task: Task, train: list[Encoded], validation: list[Encoded], device: str) -> Training:
+    """Return how much a run trains, judging by the first examples of its splits.
+
+    Args:
+        spec: of the run.
+        task: its whole task.
+        train, validation: the first `LOOKED_AT` examples of these splits, encoded for the student.
+        device: where it will train.
+    """
+    from paraknow_core.training.batches import micro_batch_size, total_steps
+
+    def whole(split: str, encoded: list[Encoded]) -> int:
+        """Return the entries that a whole split gives, of plain text as many windows as its first examples do."""
+        examples = len(task.split(split))
+        return round(len(encoded) / max(1, min(LOOKED_AT, examples)) * examples)
+
+    recipe, lengths = spec.finetuning, [len(entry.input_ids) for entry in train]
+    examples, held_out = whole("train", train), whole("validation", validation)
+    micro, steps = micro_batch_size(recipe, max(lengths), device), total_steps(recipe, examples)
+    size = min(micro, examples)
+    validations = recipe.validations + 1 if held_out and recipe.validations and steps else 0
+    filled = _filled([len(entry.input_ids) for entry in validation], micro) if held_out else 0
+    return Training(steps, recipe.batch_size // micro, size * _filled(lengths, size), validations, held_out * filled)
+
+
+def _filled(lengths: list[int], together: int) -> int:
+    """Return the tokens an example takes in a batch: about as many as the longest of those beside it."""
+    ordered = sorted(lengths)
+    return ordered[min(len(ordered) - 1, math.floor(len(ordered) * together / (together + 1)))]
+
+
+def answering_of(spec: RunSpec, task: Task, test: list[Encoded]) -> Answering:
+    """Return how much a run evaluates, judging by the first `LOOKED_AT` test examples, encoded for the student."""
+    written = any(SCORERS[scorer].writes for scorer in task.scorers)
+    lengths = [entry.prompt_length if written else len(entry.input_ids) for entry in test] or [1]
+    examples = task.split("test")
+    rows = len(examples) * (1 if written or not examples else max(1, len(examples[0].choices)))
+    return Answering(
+        models=1 + len(spec.references),
+        batches=math.ceil(rows / _BATCH),
+        batch=min(_BATCH, rows),
+        prompt_tokens=round(fmean(lengths) * rows),
+        longest=max(lengths),
+        new_tokens=task.max_new_tokens if written else 0,
+    )
 
 
 def adapter_parameters(student: Anatomy, roles: Collection[str], rank: int) -> int:

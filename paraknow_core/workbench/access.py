@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from paraknow_core.errors import DataError
 from paraknow_core.files.naming import Named, expanded, is_hub_id, is_there, named
+from paraknow_core.models.source import BUNDLED_FOLDER
 from paraknow_core.paths import PROJECT_ROOT, Workspace
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.sources import sources_of
@@ -190,8 +191,8 @@ def access(place: Workspace, address: str | None = None) -> Access:
     """
     if address is None:
         address = os.environ.get(ADDRESS_VARIABLE, LOOPBACK[0])
-    given = [expanded(p).resolve() for p in os.environ.get(ROOTS_VARIABLE, "").split(os.pathsep) if p]
-    roots = (place.uploads.resolve(), (PROJECT_ROOT / "paraknow_core" / "demo").resolve(), *given)
+    named_roots = [expanded(p).resolve() for p in os.environ.get(ROOTS_VARIABLE, "").split(os.pathsep) if p]
+    roots = (place.uploads.resolve(), BUNDLED_FOLDER.parent.resolve(), *named_roots)
     open_to = "" if address in LOOPBACK else address or "every address of this machine"
     hub = os.environ.get(HUB_VARIABLE, "") == "1"
     return Access(os.environ.get(DEMO_VARIABLE, "") == "1", open_to, roots, hub)

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 from paraknow_core.catalogue import BASELINE, METHODS
 from paraknow_core.errors import RunError, SpecError
 from paraknow_core.files.atomic import write_atomic
+from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.json_file import read_json
 from paraknow_core.paths import Workspace
 from paraknow_core.spec import RunSpec, Strict
@@ -44,7 +45,7 @@ class Draft(Strict):
         return list(labelled(base, arms, range(self.spec.seed, self.spec.seed + self.seeds)).values())
 
 
-def differing(one: RunSpec, other: RunSpec) -> list[str]:
+def differing(spec: RunSpec, other: RunSpec) -> list[str]:
     """Return the dotted keys in which two specs differ."""
 
     def compare(ours: dict, theirs: dict, prefix: str) -> Iterator[str]:
@@ -54,7 +55,7 @@ def differing(one: RunSpec, other: RunSpec) -> list[str]:
             elif value != theirs.get(key):
                 yield f"{prefix}{key}"
 
-    return list(compare(one.model_dump(mode="json"), other.model_dump(mode="json"), ""))
+    return list(compare(spec.model_dump(mode="json"), other.model_dump(mode="json"), ""))
 
 
 def load_draft(place: Workspace) -> Draft:
@@ -89,8 +90,4 @@ def save_draft(place: Workspace, draft: Draft) -> None:
 
 def stamp(place: Workspace) -> tuple[int, int]:
     """Return what changes whenever the file is written."""
-    try:
-        status = (place.root / FILE).stat()
-    except OSError:
-        return (0, 0)
-    return (status.st_mtime_ns, status.st_size)
+    return file_stamp(place.root / FILE)

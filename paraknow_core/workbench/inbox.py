@@ -41,7 +41,7 @@ class Inbox:
         return working(self.file(name)).exists()
 
     def contents(self, *, taken: bool) -> list[Any]:
-        """Return what the requests hold; with `taken`, those that are being worked on, too."""
+        """Return the content of all requests that wait and, with `taken`, of those that are being worked on."""
         files = [*self.folder.glob("*.json"), *(self.folder.glob("*.working") if taken else ())]
         return [read_json(file) for file in files]
 

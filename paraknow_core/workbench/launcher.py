@@ -4,6 +4,7 @@
 """
 
 import errno
+import ipaddress
 import os
 import runpy
 import signal
@@ -171,8 +172,6 @@ def check_address(host: str, port: int) -> str:
 
 def is_loopback(address: str) -> bool:
     """True if only this machine can reach the address."""
-    import ipaddress
-
     return ipaddress.ip_address(address.split("%")[0]).is_loopback
 
 

@@ -6,18 +6,14 @@ from pathlib import Path
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.display import count
 from paraknow_core.files.json_file import read_json
-from paraknow_core.paths import PROJECT_ROOT
-
-MODELS = PROJECT_ROOT / "paraknow_core" / "demo" / "models"
+from paraknow_core.models.source import BUNDLED_FOLDER
 
 
 def bundled_models() -> dict[str, str]:
     """Return source -> label of the bundled models, teacher first."""
-    if not MODELS.is_dir():
-        return {}
-    known = (read_json(MODELS / "manifest.json", {}) or {}).get("models") or {}
-    names = sorted((f.name for f in MODELS.iterdir() if (f / "config.json").exists()), key=lambda n: n != "teacher")
-    sizes = {name: known.get(name, {}).get("parameters") for name in names}
+    entries = (read_json(BUNDLED_FOLDER / "manifest.json", {}) or {}).get("models") or {}
+    names = sorted((file.parent.name for file in BUNDLED_FOLDER.glob("*/config.json")), key=lambda n: n != "teacher")
+    sizes = {name: entries.get(name, {}).get("parameters") for name in names}
     return {f"bundled:{n}": f"{n} ({count(sizes[n])} parameters)" if sizes[n] else n for n in names}
 
 

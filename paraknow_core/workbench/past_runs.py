@@ -4,15 +4,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from statistics import median
 
 from paraknow_core.catalogue import METHODS
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import FinetuningSpec, RunSpec
 from paraknow_core.studies import same
-from paraknow_core.workbench.reading import Facts
+from paraknow_core.workbench.reading import Runs, while_unchanged
 
 MOST = 8  # earlier runs that are asked; the newest know the machine best
 
@@ -36,7 +34,7 @@ class Past:
     disk: int
 
 
-def of_specs(specs: Sequence[RunSpec], trained: list[tuple[RunFolder, Facts]]) -> Estimate | None:
+def of_specs(specs: Sequence[RunSpec], trained: Runs) -> Estimate | None:
     """Estimate runs of one pair and task, seeds apart; the teacher is measured once for all of them."""
     past = past_runs(specs[0], trained)
     if not past:
@@ -51,7 +49,7 @@ def of_specs(specs: Sequence[RunSpec], trained: list[tuple[RunFolder, Facts]]) -
     return Estimate(seconds + measuring, disk, most, len(past))
 
 
-def past_runs(spec: RunSpec, trained: list[tuple[RunFolder, Facts]], before: float = math.inf) -> list[Past]:
+def past_runs(spec: RunSpec, trained: Runs, before: float = math.inf) -> list[Past]:
     """Return the newest finished runs of the same pair and task, those that ended before a moment."""
     past: list[Past] = []
     for run, facts in trained:
@@ -62,13 +60,13 @@ def past_runs(spec: RunSpec, trained: list[tuple[RunFolder, Facts]], before: flo
         except OSError:
             continue
         if ended < before:
-            past.append(Past(facts.spec, facts.result, _folder_size(str(run.path), ended)))
+            past.append(Past(facts.spec, facts.result, _folder_size(run)))
         if len(past) == MOST:
             break
     return past
 
 
-def seconds_until(spec: RunSpec, runs: list[tuple[RunFolder, Facts]]) -> float | None:
+def seconds_until(spec: RunSpec, runs: Runs) -> float | None:
     """Return what the newest finished run took that ended at the same stage, on the same models and task source."""
     for _, facts in runs:
         timings = facts.result.get("timings")
@@ -86,11 +84,10 @@ def question(spec: RunSpec) -> frozenset:
     return same.asked(spec, same.COST)
 
 
-@lru_cache(maxsize=500)
-def _folder_size(path: str, stamp: float) -> int:
-    del stamp  # only part of the key under which the answer is kept
+@while_unchanged(lambda run: [run.file("result.json")], most=500)
+def _folder_size(run: RunFolder) -> int:
     total = 0
-    for file in Path(path).rglob("*"):
+    for file in run.path.rglob("*"):
         try:
             total += file.stat().st_size if file.is_file() else 0
         except OSError:
@@ -137,16 +134,22 @@ def trained_examples(spec: RunSpec, past: Past) -> int:
     return math.ceil(recipe.epochs * _there_are(spec.task.sizes.train, sizes.get("train") or limit or 1000, limit))
 
 
-def _there_are(asked: int | None, got: int, limit: int | None) -> int:
-    """Return how many examples a spec will get, where an earlier run with this limit got so many."""
-    if asked is None or (asked > got and got != limit):
-        return got  # that was all there are
+def _there_are(asked: int | None, before: int, limit: int | None) -> int:
+    """Return how many examples a spec will get.
+
+    Args:
+        asked: the most that it takes; None: all.
+        before: how many an earlier run took.
+        limit: the most that the earlier run would have taken.
+    """
+    if asked is None or (asked > before and before != limit):
+        return before  # that was all there are
     return asked
 
 
 def _timings(past: Past) -> dict[str, float]:
-    found = past.result.get("timings")
-    return found if isinstance(found, dict) else {}
+    timings = past.result.get("timings")
+    return timings if isinstance(timings, dict) else {}
 
 
 def _tested(past: Past) -> int:

@@ -1,11 +1,11 @@
 """Reading run folders for lists and pages: what cannot change any more is read once a process.
 
-`Facts` is what a list says of a run. A file that changes is read again: its stamp is part of every key kept here.
+`Facts` is what a list says of a run. A file that changes is read again: see `while_unchanged`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, wraps
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from paraknow_core.runs import labels
 from paraknow_core.runs.folder import LISTED, RunFolder, find_run, list_runs
 from paraknow_core.runs.labels import Label
 from paraknow_core.runs.metrics import metrics_of
-from paraknow_core.runs.status import ACTIVE, Status
+from paraknow_core.runs.status import Status
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies import same
@@ -29,8 +29,6 @@ from paraknow_core.workbench.uploads import task_label
 
 MAX_ID = 200
 MOST_CURVES = 12  # of other runs beside one
-MOST_ENDED = 5000
-_ended: dict[str, tuple[tuple[int, int], Status]] = {}  # what ended runs say, by folder, for all windows
 CHOOSE = "choose one from the list on Start"
 
 
@@ -69,39 +67,65 @@ class Facts:
         return "" if self.spec is None else task_label(self.spec.task.source, 32)
 
 
+Runs = list[tuple[RunFolder, Facts]]
+
+
+def while_unchanged(files: Callable[..., Iterable[Path]], most: int) -> Callable[[Callable], Callable]:
+    """Remember a function's last results, each until one of the files that it depends on is written again.
+
+    Results are shared between all windows and must not be changed. Streamlit's cache would copy them at every look,
+    which lists of hundreds of runs would feel.
+
+    Args:
+        files: from the arguments of a call, the files that its result depends on.
+        most: how many results are remembered.
+    """
+
+    def remember(read: Callable) -> Callable:
+        @lru_cache(maxsize=most)
+        def remembered(arguments: tuple, stamps: tuple) -> Any:
+            del stamps  # only part of the key under which the result is kept
+            return read(*arguments)
+
+        @wraps(read)
+        def look_up(*arguments: Any) -> Any:
+            return remembered(arguments, tuple(map(file_stamp, files(*arguments))))
+
+        return look_up
+
+    return remember
+
+
+def answer_files(*runs: RunFolder) -> list[Path]:
+    """Return the files that hold the scores and answers of runs."""
+    return [run.file(name) for run in runs for name in ("result.json", "predictions.jsonl")]
+
+
+def totals_file(store: SensitivityStore) -> list[Path]:
+    """Return the file of a saved sensitivity that is written last and never changes: its folder names its content."""
+    return [store.folder / TOTALS]
+
+
 def status(run: RunFolder) -> Status:
-    """Read the state of a run, once only after it has ended: lists look at hundreds of them every other second."""
-    stamp = file_stamp(run.file("status.json"))
-    known = _ended.get(str(run.path))
-    if known is not None and known[0] == stamp:
-        return known[1]
-    found = run.status()
-    if found.state in ("done", "failed", "stopped") and stamp == file_stamp(run.file("status.json")):
-        if len(_ended) >= MOST_ENDED:
-            _ended.clear()
-        _ended[str(run.path)] = (stamp, found)
-    return found
+    """Return the state of a run. One that has ended is read once: lists look at hundreds of them every other second."""
+    last = _status(run)
+    # Whatever is active or lost may change without a file that says so.
+    return last if last.state in ("done", "failed", "stopped") else run.status()
 
 
+@while_unchanged(lambda run: [run.file("status.json")], most=5000)
+def _status(run: RunFolder) -> Status:
+    return run.status()
+
+
+@while_unchanged(lambda run: [run.file(name) for name in ("spec.yaml", "result.json", labels.FILE)], most=5000)
 def facts(run: RunFolder) -> Facts:
-    """Read spec, result and label of a run, again only when one of the files has changed."""
-    return _facts(str(run.path), *_stamps(run))
-
-
-def _stamps(run: RunFolder) -> tuple[tuple[int, int], ...]:
-    return tuple(file_stamp(run.file(name)) for name in ("spec.yaml", "result.json", labels.FILE))
-
-
-# Not Streamlit's cache, which unpickles a copy at every look: lists of hundreds of runs would feel it. Never changed.
-@lru_cache(maxsize=5000)
-def _facts(path: str, *stamps: tuple[int, int]) -> Facts:
-    del stamps  # only part of the key under which the answer is kept
-    run = RunFolder(Path(path))
+    """Return spec, result and label of a run."""
     (result, damage), label = run.read_result(), labels.label_of(run.path)
     result = result or {}
     if run.id != run.path.name:
-        name = f"run {run.id}: its folder's name holds characters that cannot be written out; rename or delete it"
-        return Facts(run.id, None, name, {})
+        problem = f"run {run.id}: its folder's name holds characters that cannot be written out; rename or delete it"
+        return Facts(run.id, None, problem, {})
     try:
         return Facts(run.id, run.spec(), damage, result, label)
     except ParaknowError as error:
@@ -118,53 +142,37 @@ def titles(place: Workspace) -> dict[str, str]:
     return _names_and_titles(place)[1]
 
 
-_named: dict[Path, tuple[tuple, tuple[dict[str, str], dict[str, str]]]] = {}  # the last one of each workspace
-MOST_WORKSPACES = 8
-
-
 def _names_and_titles(place: Workspace) -> tuple[dict[str, str], dict[str, str]]:
-    """Make the names anew only when a run came or went, or what it says was changed."""
-    runs = [(run, _stamps(run)) for run in list_runs(place)]
-    said = tuple((run.id, spec, label) for run, (spec, _, label) in runs)
-    known = _named.get(place.runs)
-    if known is None or known[0] != said:
-        found = {run.id: _facts(str(run.path), *stamps) for run, stamps in runs}
-        made = run_names(
-            [Named(one.id, one.spec, one.label.name) for one in found.values()], lambda run: found[run.id].settings
-        )
-        starred = {run_id: f"★ {name}" if found[run_id].label.starred else name for run_id, name in made.items()}
-        if len(_named) >= MOST_WORKSPACES:
-            _named.clear()
-        _named[place.runs] = known = (said, (made, starred))
-    return known[1]
+    runs = tuple(list_runs(place))
+    return _named(runs, tuple(file_stamp(run.file(name)) for run in runs for name in ("spec.yaml", labels.FILE)))
 
 
-def state_of(run: RunFolder) -> str:
-    """Return a run's state; one that has ended is read again only when its file has changed."""
-    known = _ended_state(str(run.path), file_stamp(run.file("status.json")))
-    if known in ACTIVE:  # may be lost without a file that says so
-        return run.status().state
-    return known
-
-
-@lru_cache(maxsize=5000)
-def _ended_state(path: str, stamp: tuple[int, int]) -> str:
-    del stamp  # only part of the key under which the answer is kept
-    return RunFolder(Path(path)).status().state
+@lru_cache(maxsize=8)  # more than one, because windows may look at several workspaces
+def _named(runs: tuple[RunFolder, ...], stamps: tuple) -> tuple[dict[str, str], dict[str, str]]:
+    """Name all runs; anew only when one came or went, or its spec or label was changed."""
+    del stamps  # only part of the key under which the result is kept
+    by_id = {run.id: facts(run) for run in runs}
+    named = [Named(run_id, record.spec, record.label.name) for run_id, record in by_id.items()]
+    names_by_id = run_names(named, lambda run: by_id[run.id].settings)
+    starred = {run_id: f"★ {name}" if by_id[run_id].label.starred else name for run_id, name in names_by_id.items()}
+    return names_by_id, starred
 
 
 def options(place: Workspace, runs: Iterable[RunFolder], *, about: bool = False) -> dict[str, str]:
-    """Return runs by id as lines of a selector; see `option`."""
-    known = titles(place)
-    return {run.id: option(run, facts(run), known.get(run.id, run.id), about=about) for run in runs}
+    """Return runs by id, each as one line of a list to choose from: its name, its state or score, pair and task.
 
-
-def option(run: RunFolder, one: Facts, title: str, *, about: bool = True) -> str:
-    """Return a run as one line of a selector: what it is called, its state or score, and what it is about."""
-    state = state_of(run)
-    one = facts(run) if state == "done" and not one.scores else one  # it may have ended since its facts were read
-    outcome = score_text(one.scores[0]).split(" (")[0] if state == "done" and one.scores else state
-    return " · ".join([title, outcome, *([one.pair, one.task] if about and one.spec else [])])
+    Args:
+        place: the workspace.
+        runs: of that workspace.
+        about: whether pair and task are said, too.
+    """
+    lines, title_of = {}, titles(place)
+    for run in runs:
+        state, record = status(run).state, facts(run)
+        outcome = score_text(record.scores[0]).split(" (")[0] if state == "done" and record.scores else state
+        parts = [title_of.get(run.id, run.id), outcome, *([record.pair, record.task] if about and record.spec else [])]
+        lines[run.id] = " · ".join(parts)
+    return lines
 
 
 def run_named(place: Workspace, name: str) -> RunFolder:
@@ -183,64 +191,67 @@ def run_named(place: Workspace, name: str) -> RunFolder:
         raise RunError(str(error).replace(LISTED, CHOOSE)) from None  # a browser has no command line
 
 
-def all_facts(place: Workspace) -> list[tuple[RunFolder, Facts]]:
+def all_facts(place: Workspace) -> Runs:
     """Return every run with its facts, newest first."""
     return [(run, facts(run)) for run in list_runs(place)]
 
 
-def store_of(place: Workspace, one: Facts) -> SensitivityStore | None:
-    """Return the saved sensitivity that a run names, or None."""
-    key = (one.result.get("sensitivity") or {}).get("key")
+def sensitivity_key(facts: Facts) -> str | None:
+    """Return the name of the saved sensitivity that a run has used; None where its result names none."""
+    key = (facts.result.get("sensitivity") or {}).get("key")
+    return key if isinstance(key, str) else None
+
+
+def store_of(place: Workspace, facts: Facts) -> SensitivityStore | None:
+    """Return the saved sensitivity that a run has used; None where there is none, or it cannot be read."""
+    key = sensitivity_key(facts)
     try:
-        folder = contained(place.sensitivity, key) if isinstance(key, str) else None
+        store = SensitivityStore(contained(place.sensitivity, key)) if key is not None else None
     except (RunError, OSError, ValueError):
         return None
-    if folder is None or not _is_whole(str(folder), file_stamp(folder / TOTALS)):
-        return None
-    return SensitivityStore(folder)
+    return store if store is not None and _can_be_read(store) else None
 
 
-@lru_cache(maxsize=500)
-def _is_whole(folder: str, stamp: tuple[int, int]) -> bool:
-    """Tell whether a saved sensitivity can be read; looked at again when its file has changed."""
-    return stamp != (0, 0) and SensitivityStore(Path(folder)).has_totals
+@while_unchanged(totals_file, most=500)
+def _can_be_read(store: SensitivityStore) -> bool:
+    return store.has_totals
 
 
-def runs_with_sensitivity(place: Workspace) -> list[tuple[RunFolder, Facts]]:
-    """Return the newest run of every saved sensitivity, newest first."""
-    found: dict[str, tuple[RunFolder, Facts] | None] = {}
-    for run, its in all_facts(place):
-        key = (its.result.get("sensitivity") or {}).get("key")
-        if isinstance(key, str) and key not in found:
-            found[key] = (run, its) if store_of(place, its) is not None else None
-    return [each for each in found.values() if each is not None]
+def runs_with_sensitivity(place: Workspace) -> Runs:
+    """Return the newest run of every saved sensitivity that can be read, newest first."""
+    newest: dict[str, tuple[RunFolder, Facts]] = {}
+    for run, facts in all_facts(place):
+        key = sensitivity_key(facts)
+        if key is not None:
+            newest.setdefault(key, (run, facts))
+    return [(run, facts) for run, facts in newest.values() if store_of(place, facts) is not None]
 
 
-def siblings(place: Workspace, one: Facts) -> dict[str, tuple[RunFolder, Facts]]:
-    """Return, for every other method, the finished run to compare with: one that `is_comparable`.
+def siblings(place: Workspace, facts: Facts) -> dict[str, tuple[RunFolder, Facts]]:
+    """Return, by method, the finished runs to compare a run with: those of other methods that are comparable to it.
 
-    One with the same seed comes before a newer one with another.
+    Of several with one method, the newest with the run's own seed is taken, else the newest.
     """
     best: dict[str, tuple[RunFolder, Facts]] = {}
     for run, other in all_facts(place):
-        if one.spec is None or other.spec is None or not other.scores or other.spec.method == one.spec.method:
+        if facts.spec is None or other.spec is None or not other.scores or other.spec.method == facts.spec.method:
             continue
-        if not is_comparable(one, other):
+        if not is_comparable(facts, other):
             continue
-        known = best.get(other.spec.method)
-        if known is None or (known[1].spec.seed != one.spec.seed and other.spec.seed == one.spec.seed):
+        chosen = best.get(other.spec.method)
+        if chosen is None or (chosen[1].spec.seed != facts.spec.seed and other.spec.seed == facts.spec.seed):
             best[other.spec.method] = (run, other)
     return best
 
 
-def is_comparable(one: Facts, other: Facts) -> bool:
+def is_comparable(facts: Facts, other: Facts) -> bool:
     """Tell whether two runs ask the same: they differ in method and seed alone, also in what their files held."""
-    return not set(other_settings(one, other)) - {"seed"} and not _other_content(one, other)
+    return is_clean(facts, other) and not _other_content(facts, other)
 
 
-def _other_content(one: Facts, other: Facts) -> list[str]:
-    """Return which of the data and weights that both runs name are not the same."""
-    return same.other_content(*(same.content(facts.spec, facts.result) for facts in (one, other)))
+def _other_content(facts: Facts, other: Facts) -> list[str]:
+    """Return which data and weights that both runs name had another content."""
+    return same.other_content(*(same.content(run.spec, run.result) for run in (facts, other)))
 
 
 @dataclass(frozen=True)
@@ -249,71 +260,67 @@ class LeftOut:
 
     Attributes:
         number: how many.
-        differing: for each method of theirs, the settings of its nearest run that differ.
+        differing: method -> the settings in which its nearest run differs.
     """
 
     number: int
     differing: dict[str, list[str]]
 
 
-def left_out(place: Workspace, one: Facts) -> LeftOut:
+def left_out(place: Workspace, facts: Facts) -> LeftOut:
     """Return which runs a chart of comparable ones does not show, though they look alike in a list."""
     number, nearest = 0, {}
     for _, other in all_facts(place):
-        if one.spec is None or other.spec is None or not other.scores or other.id == one.id:
+        if facts.spec is None or other.spec is None or not other.scores or other.id == facts.id:
             continue
-        alike = same.asked(one.spec, same.LOOKS_ALIKE) == same.asked(other.spec, same.LOOKS_ALIKE)
-        if not alike or is_comparable(one, other):
+        alike = same.asked(facts.spec, same.LOOKS_ALIKE) == same.asked(other.spec, same.LOOKS_ALIKE)
+        if not alike or is_comparable(facts, other):
             continue
         number += 1
-        content = [f"the content of {name}" for name in _other_content(one, other)]
-        keys = [*(key for key in other_settings(one, other) if key != "seed"), *content]
-        known = nearest.get(other.spec.method)
-        nearest[other.spec.method] = keys if known is None or len(keys) < len(known) else known
+        content = [f"the content of {name}" for name in _other_content(facts, other)]
+        keys = [*(key for key in other_settings(facts, other) if key != "seed"), *content]
+        nearest[other.spec.method] = min(nearest.get(other.spec.method, keys), keys, key=len)
     return LeftOut(number, nearest)
 
 
-def other_settings(one: Facts, other: Facts) -> list[str]:
+def other_settings(facts: Facts, other: Facts) -> list[str]:
     """Return the settings, method and name apart, in which two single runs differ: what makes a comparison unclean.
 
     As `same.differing`, and the seed, which is part of an arm there but not of a pair of runs here.
     """
-    if one.spec is None or other.spec is None:
+    if facts.spec is None or other.spec is None:
         return ["everything"]
-    keys = same.differing(one.settings, other.settings)  # worked out once a run, and asked of hundreds
-    return keys if one.spec.seed == other.spec.seed else [*keys, "seed"]
+    keys = same.differing(facts.settings, other.settings)
+    return keys if facts.spec.seed == other.spec.seed else [*keys, "seed"]
 
 
-def is_clean(one: Facts, other: Facts) -> bool:
+def is_clean(facts: Facts, other: Facts) -> bool:
     """Tell whether two runs differ in nothing but method and seed."""
-    return set(other_settings(one, other)) <= {"seed"}
+    return set(other_settings(facts, other)) <= {"seed"}
 
 
-def curves_beside(facts: Facts, trained: Iterable[tuple[RunFolder, Facts]]) -> list[tuple[RunFolder, Facts]]:
+def curves_beside(facts: Facts, trained: Runs) -> Runs:
     """Return the runs to draw beside a run: same pair and task, those that differ in method and seed alone first.
 
     A run that never came as far as a training step has no curve, and is left out.
     """
-    spec, order = facts.spec, list(METHODS)
-    if spec is None:
+    if facts.spec is None:
         return []
-    same = [
-        (run, other)
-        for run, other in trained
-        if other.id != facts.id
-        and other.spec is not None
-        and question(other.spec) == question(spec)
-        and run.file("events.jsonl").exists()
-    ]
+    order, asked = list(METHODS), question(facts.spec)
 
     def rank(pair: tuple[RunFolder, Facts]) -> tuple:
         other = pair[1].spec
-        return not is_clean(facts, pair[1]), other.seed != spec.seed, order.index(other.method), other.seed
+        return not is_clean(facts, pair[1]), other.seed != facts.spec.seed, order.index(other.method), other.seed
 
-    with_curve = (pair for pair in sorted(same, key=rank) if metrics_of(pair[0]).steps)
-    return list(islice(with_curve, MOST_CURVES))
+    alike = [
+        (run, other)
+        for run, other in trained
+        if other.id != facts.id and other.spec and question(other.spec) == asked and run.file("events.jsonl").exists()
+    ]
+    return list(islice((pair for pair in sorted(alike, key=rank) if metrics_of(pair[0]).steps), MOST_CURVES))
 
 
+@while_unchanged(answer_files, most=500)
 def verdict(run: RunFolder, other: RunFolder) -> str:
     """Return one sentence about the difference of two finished runs, paired by test example.
 
@@ -322,27 +329,30 @@ def verdict(run: RunFolder, other: RunFolder) -> str:
     """
     from paraknow_core.studies import scores as studies
 
-    names = [arm_of(each.spec().method).label for each in (run, other)]
-    lines = studies.compare({names[1]: [other], names[0]: [run]}, against=names[1])
-    return studies.verdict(lines, arm=names[0], against=names[1])
+    own, base = (arm_of(folder.spec().method).label for folder in (run, other))
+    return studies.verdict(studies.compare({base: [other], own: [run]}, against=base), arm=own, against=base)
 
 
-def unfinished_siblings(place: Workspace, one: Facts) -> int:
+def unfinished_siblings(place: Workspace, facts: Facts) -> int:
     """Return how many runs are waiting or working that `siblings` would give in place of what it gives now."""
-    if one.spec is None:
+    if facts.spec is None:
         return 0
-    order, shown = queue.read(place), siblings(place, one)
-    wanting = {
+    order, shown = queue.read(place), siblings(place, facts)
+
+    def would_be_shown(spec: RunSpec) -> bool:
+        sibling = shown.get(spec.method)
+        return sibling is None or (sibling[1].spec.seed != facts.spec.seed and spec.seed == facts.spec.seed)
+
+    coming = {
         other.computes
         for run, other in all_facts(place)[:200]
         if other.spec is not None
-        and other.spec.method != one.spec.method
-        and is_comparable(one, other)
-        and (other.spec.method not in shown or shown[other.spec.method][1].spec.seed != one.spec.seed)
-        and (other.spec.method not in shown or other.spec.seed == one.spec.seed)
+        and other.spec.method != facts.spec.method
+        and is_comparable(facts, other)
+        and would_be_shown(other.spec)
         and queue.is_active(run, order)
     }
-    return len(wanting)
+    return len(coming)
 
 
 def question(spec: RunSpec) -> frozenset:

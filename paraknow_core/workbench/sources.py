@@ -8,10 +8,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from paraknow_core.files.naming import named
-from paraknow_core.paths import PROJECT_ROOT
+from paraknow_core.models.source import BUNDLED_FOLDER
 from paraknow_core.spec import ModelSpec, TaskSpec
 
-DEMO_MODELS = PROJECT_ROOT / "paraknow_core" / "demo" / "models"
 MOST_FILES = 300  # of a folder whose change counts
 DAY_S = 86_400  # what a hub holds under a name may change; without a revision its state is that of a day
 
@@ -33,9 +32,9 @@ class Source:
     pinned: bool = False
 
     def stamps(self) -> Iterator[Stamp]:
-        """Yield what changes when a local file of it does; the day for what a hub holds without a revision."""
+        """Yield the stamps of its local files; for what is on a hub, without a revision, the day stands for them."""
         name = named(self.text)
-        files = list(file_stamps(DEMO_MODELS / name.name if name.kind == "bundled" else name.path))
+        files = list(file_stamps(BUNDLED_FOLDER / name.name if name.kind == "bundled" else name.path))
         yield from files
         if not (files or name.kind == "bundled" or self.pinned):
             yield "day", int(time.time() // DAY_S), 0
@@ -58,7 +57,7 @@ def sources_of(part: object, where: str = "") -> Iterator[Source]:
 
 
 def state_of(part: BaseModel) -> tuple[Stamp, ...]:
-    """Return what changes whenever a file does that something names."""
+    """Return the stamps of all sources that a model of fields names: they differ once one of its files is changed."""
     return tuple(sorted(stamp for source in sources_of(part) for stamp in source.stamps()))
 
 

@@ -23,6 +23,7 @@ class Plan:
     Attributes:
         specs: of all runs that the draft stands for.
         there: for each the run that has computed it or is about to, or None.
+        states: of those runs; empty where there is none.
         again: whether those are run once more.
     """
 
@@ -74,7 +75,7 @@ def plan(place: Workspace, draft: Draft, again: bool = False) -> Plan:
 
 def state_of(place: Workspace, run: RunFolder) -> str:
     """Return a run's state; nothing where it will never have a score: never started, or its result was removed."""
-    state = reading.state_of(run)
+    state = reading.status(run).state
     if state == "queued" and queue.never_started(run, queue.read(place)):
         return ""
     return "" if state == "done" and not reading.facts(run).scores else state
@@ -82,7 +83,7 @@ def state_of(place: Workspace, run: RunFolder) -> str:
 
 def missing_seeds(place: Workspace, facts: Facts, controls: Sequence[Facts]) -> list[RunSpec]:
     """Return the specs that give a run and its controls as many seeds as a comparison needs."""
-    specs = [each.spec for each in (facts, *controls) if each.spec is not None]
+    specs = [run.spec for run in (facts, *controls) if run.spec is not None]
     methods = {spec.method for spec in specs}
     # A run with its seed alone changed is comparable to itself, so these are all that can count.
     runs = [

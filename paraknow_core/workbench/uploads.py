@@ -21,19 +21,7 @@ SUFFIXES = (".jsonl", ".csv", ".txt")
 MAX_BYTES = 20_000_000
 WAITING = "waiting-"
 FORGOTTEN_S = 3600.0  # after so long nobody comes back for a waiting file
-PART_WORDS = {
-    "question": "question",
-    "answer": "answer",
-    "choices": "choices",
-    "input": "input",
-    "context": "context",
-    "system": "system text",
-    "messages": "conversation",
-    "history": "turns before",
-    "text": "text",
-    "subject": "subject",
-    "id": "id",
-}
+PART_WORDS = {"system": "system text", "messages": "conversation", "history": "turns before"}  # else its own name
 
 
 @dataclass(frozen=True)
@@ -57,29 +45,25 @@ class Upload:
 
 def finished(place: Workspace) -> list[Upload]:
     """Return every finished upload, newest first."""
-    found = []
-    for note in place.uploads.glob("*.json"):
-        known = read_json(note)
-        file = known.get("file") if isinstance(known, dict) else None
-        path = place.uploads / file if isinstance(file, str) and Path(file).name == file else None
-        if path is not None and path.is_file():
-            number, fields, notes = (known.get(key) for key in ("examples", "fields", "notes"))
-            stamps = file_stamp(note), file_stamp(path)
-            found.append(
-                (
-                    stamps[0][0],
-                    Upload(
-                        path,
-                        str(known.get("label", file)),
-                        str(known.get("format", "")),
-                        number if isinstance(number, int) else 0,
-                        stamps[1][1],
-                        {str(key): str(value) for key, value in fields.items()} if isinstance(fields, dict) else {},
-                        tuple(map(str, notes)) if isinstance(notes, list) else (),
-                    ),
-                )
+    uploads = []
+    for note in sorted(place.uploads.glob("*.json"), key=lambda file: -file_stamp(file)[0]):
+        record = read_json(note)
+        file = record.get("file") if isinstance(record, dict) else None
+        if not isinstance(file, str) or Path(file).name != file or not (place.uploads / file).is_file():
+            continue
+        path, examples, fields, notes = place.uploads / file, *map(record.get, ("examples", "fields", "notes"))
+        uploads.append(
+            Upload(
+                path,
+                str(record.get("label", file)),
+                str(record.get("format", "")),
+                examples if isinstance(examples, int) else 0,
+                file_stamp(path)[1],
+                {str(key): str(value) for key, value in fields.items()} if isinstance(fields, dict) else {},
+                tuple(map(str, notes)) if isinstance(notes, list) else (),
             )
-    return [upload for _, upload in sorted(found, key=lambda pair: -pair[0])]
+        )
+    return uploads
 
 
 def keep(place: Workspace, name: str, content: bytes) -> Path | str:
@@ -108,20 +92,11 @@ def accept(place: Workspace, path: Path, label: str, reply: dict[str, Any]) -> P
     read = place.uploads / reply["file"]
     final = place.uploads / (f"upload-{path.stem.removeprefix(WAITING)}{read.suffix}")
     # The note first: where the disk is full, the file is still there under the name by which it is found again.
-    write_json(
-        final.with_suffix(".json"),
-        {
-            "file": final.name,
-            "label": label[:200],
-            "format": reply["format"],
-            "examples": reply["examples"],
-            **(
-                {"fields": reply["fields"], "notes": [note.replace(path.name, label[:60]) for note in reply["notes"]]}
-                if read != path
-                else {}
-            ),  # of a file that was written anew only this note tells what it was made of
-        },
-    )
+    note = {"file": final.name, "label": label[:200], "format": reply["format"], "examples": reply["examples"]}
+    if read != path:  # of a file that was written anew only this note tells what it was made of
+        note["fields"] = reply["fields"]
+        note["notes"] = [sentence.replace(path.name, label[:60]) for sentence in reply["notes"]]
+    write_json(final.with_suffix(".json"), note)
     read.rename(final)
     discard(path)
     return final
@@ -147,8 +122,8 @@ def task_label(source: str, limit: int = 40) -> str:
     path, uploads = Path(source), workspace().uploads
     if source == path.name and source.startswith("upload-"):  # results name a file without its folder
         path = uploads / source
-    known = read_json(path.with_suffix(".json")) if path.parent == uploads else None
-    label = known.get("label") if isinstance(known, dict) else None
+    record = read_json(path.with_suffix(".json")) if path.parent == uploads else None
+    label = record.get("label") if isinstance(record, dict) else None
     return shorten(label, limit) if isinstance(label, str) and label else source_label(source, limit)
 
 

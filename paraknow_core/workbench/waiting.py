@@ -11,7 +11,7 @@ from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies.lessons import LESSONS
 from paraknow_core.workbench import past_runs, reading
 from paraknow_core.workbench.past_runs import Past
-from paraknow_core.workbench.reading import Facts
+from paraknow_core.workbench.reading import Facts, Runs
 
 SHORTEST_S = 2.0  # one that has taken longer than was expected ends any moment
 
@@ -76,12 +76,12 @@ def place_in_line(number: int) -> str:
 
 def _wait(place: Workspace, order: queue.Order, index: int) -> Wait:
     """Play the queue forward: as many runs at a time as the settings say, those before this index first."""
-    past = _Past(reading.all_facts(place))
-    by_id = {facts.id: (run, facts) for run, facts in past.runs}
+    durations = _Durations(reading.all_facts(place))
+    by_id = {facts.id: (run, facts) for run, facts in durations.runs}
     working = [by_id[name] for name in order.working if name in by_id]
     before = [by_id[name] for name in order.waiting[:index] if name in by_id]
-    left = [_left(run, past.seconds(facts)) for run, facts in working]
-    coming = [past.seconds(facts) for _, facts in before]
+    left = [_left(run, durations.seconds(facts)) for run, facts in working]
+    coming = [durations.seconds(facts) for _, facts in before]
     free_at = [seconds or 0.0 for seconds in left]
     free_at += [0.0] * (queue.workers(place) - len(free_at))
     heapq.heapify(free_at)
@@ -95,12 +95,12 @@ def _left(run: RunFolder, takes: float | None) -> float | None:
     return takes if takes is None or not started else max(SHORTEST_S, takes - max(0.0, time.time() - started))
 
 
-class _Past:
-    """What runs take by what is known: earlier ones like them on this machine, else the lesson that they are of."""
+class _Durations:
+    """What runs are likely to take, judging by earlier ones like them on this machine, else by their lesson."""
 
-    def __init__(self, runs: list[tuple[RunFolder, Facts]]) -> None:
+    def __init__(self, runs: Runs) -> None:
         self.runs = runs
-        self._of_question: dict[tuple, list[Past]] = {}  # one look at all runs for each pair and task
+        self._of_question: dict[frozenset, list[Past]] = {}  # one look at all runs for each pair and task
 
     def seconds(self, facts: Facts) -> float | None:
         """Return what a run is likely to take; None where nothing is known of runs like it."""

@@ -4,17 +4,17 @@ import json
 import tomllib
 from pathlib import Path
 
-from pages._ui.train import outcome
 from paraknow_core.figures import train as charts
+from paraknow_core.workbench import reading
 from tests.pages import fabricate
 
 
 def test_a_verdict_follows_the_answers_that_it_is_about(place):
     one, other = fabricate.run(place, value=0.6), fabricate.run(place, changes={"method": "default_lora"}, value=0.4)
-    before = outcome.verdict(one, other)
+    before = reading.verdict(one, other)
     ours, theirs = (run.file("predictions.jsonl") for run in (one, other))
     ours.write_text(theirs.read_text() + "\n")
-    assert outcome.verdict(one, other) != before
+    assert reading.verdict(one, other) != before
 
 
 def test_windows_share_the_pictures_of_a_run_until_it_has_written_more(place, open_app, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.sensitivity.store import TOTALS
+from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.views.mapping import totals_of
 from tests.pages import fabricate
@@ -21,9 +21,9 @@ def test_a_damaged_sensitivity_is_read_again_once_it_is_whole(place):
     file = fabricate.store(place) / TOTALS
     whole = file.read_text()
     file.write_text("{")
-    assert totals_of(str(file.parent))["samples"] == 0
+    assert totals_of(SensitivityStore(file.parent))["samples"] == 0
     file.write_text(whole)
-    assert totals_of(str(file.parent))["samples"] == 32
+    assert totals_of(SensitivityStore(file.parent))["samples"] == 32
 
 
 def test_the_state_of_an_ended_run_is_read_once_and_again_when_it_goes_on(place, monkeypatch):

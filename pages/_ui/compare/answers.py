@@ -11,7 +11,6 @@ from pages._ui.frame import state
 from pages._ui.frame.layout import download, info, plain
 from paraknow_core.catalogue import BASELINE
 from paraknow_core.display import LOWER_IS_BETTER, scorer_label
-from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies import differences
 from paraknow_core.studies.arms import Arm
 from paraknow_core.workbench import reading
@@ -19,19 +18,22 @@ from paraknow_core.workbench import reading
 KINDS = ("gained", "lost", "same", "all")
 CHIP = {"gained": "pk-gained", "lost": "pk-lost2", "same": "pk-same"}
 ARROWS = "compare_arrows"
+SEARCHED = ("id", "prompt", "reference", "output_a", "output_b")
 PER_PAGE = 8
 MOST_SHOWN = 6000  # letters of one text on screen; the CSV has all
 
 
 def draw(arms: list[Arm]) -> None:
     """Draw the view."""
-    labels, runs = _runs(arms)
+    runs, titles = {run.id: run for arm in arms for run in arm.runs}, reading.titles(state.place())
+    labels = {run_id: titles.get(run_id, run_id) for run_id in runs}
     if len(runs) < 2:
         info("Choose at least two finished runs in the table: their answers will stand side by side here.", ARROWS)
         return
     first, second, scorer = _which(arms, labels)
-    lower = any(s.get("unit") in LOWER_IS_BETTER for s in _scores(runs[first]) if s.get("scorer") == scorer)
-    both = [compare_data.predictions(runs[each]) for each in (first, second)]
+    scores = [score for score in reading.facts(runs[first]).scores if score.get("scorer") == scorer]
+    lower = any(score.get("unit") in LOWER_IS_BETTER for score in scores)
+    both = [compare_data.predictions(runs[run_id]) for run_id in (first, second)]
     rows = differences.side_by_side(*both, scorer, lower_is_better=lower)
     if not rows:
         info("The two runs share no test example by this scorer; choose runs of one task and split.", ARROWS)
@@ -50,21 +52,17 @@ def draw(arms: list[Arm]) -> None:
     )
     shown = {"placeholder": "in prompt, reference or answers", "max_chars": 200, "icon": ":material/search:"}
     needle = find.text_input("Find", key="compare.find", **shown).strip().lower()
-    matching = [r for r in rows if kind in (r["kind"], "all") and (not needle or needle in _all_text(r))]
+    of_kind = [row for row in rows if kind in (row["kind"], "all")]
+    matching = [row for row in of_kind if not needle or needle in "\n".join(row[key] for key in SEARCHED).lower()]
     _pages(matching, (labels[first], labels[second]), f"{kind}|{needle}|{first}|{second}|{scorer}")
     table = [{**row, "run_a": first, "run_b": second, "scorer": scorer} for row in matching]
     download("These answers as CSV", table, "answers.csv", key="compare.answers.csv")
 
 
-def _runs(arms: list[Arm]) -> tuple[dict[str, str], dict[str, RunFolder]]:
-    runs, titles = [run for g in arms for run in g.runs], reading.titles(state.place())
-    return {run.id: titles.get(run.id, run.id) for run in runs}, {run.id: run for run in runs}
-
-
 def _which(arms: list[Arm], labels: dict[str, str]) -> tuple[str, str, str]:
     left, right, which = st.container(key="stack-fields-answers").columns([2, 2, 1.4])
-    base = next((g for g in arms if g.method == BASELINE), arms[-1])
-    other = next((g for g in arms if g.key != base.key), base)
+    base = next((arm for arm in arms if arm.method == BASELINE), arms[-1])
+    other = next((arm for arm in arms if arm.key != base.key), base)
     lines = reading.options(state.place(), [run for arm in arms for run in arm.runs])
     first = linked(left.selectbox, "First", "first", list(labels), base.runs[0].id, format_func=lines.get)
     default = other.runs[0].id if other is not base else base.runs[1].id
@@ -72,10 +70,6 @@ def _which(arms: list[Arm], labels: dict[str, str]) -> tuple[str, str, str]:
     second = linked(right.selectbox, "Second", "second", rest, default, format_func=lines.get)
     named = {"format_func": lambda name: scorer_label({"scorer": name}).split(",")[0]}
     return first, second, linked(which.selectbox, "Scorer", "scorer", differences.scorers(arms), **named)
-
-
-def _scores(run: RunFolder) -> list[dict]:
-    return (run.result() or {}).get("scores") or []
 
 
 def _pages(rows: list[dict[str, Any]], names: tuple[str, str], question: str) -> None:
@@ -114,7 +108,3 @@ def _card(row: dict[str, Any], names: tuple[str, str]) -> str:
 def _shown(text: str) -> str:
     cut = escape(text[:MOST_SHOWN])
     return (cut + " …" if len(text) > MOST_SHOWN else cut) or '<span class="pk-quiet">nothing</span>'
-
-
-def _all_text(row: dict[str, Any]) -> str:
-    return "\n".join(row[key] for key in ("id", "prompt", "reference", "output_a", "output_b")).lower()

@@ -14,9 +14,9 @@ from paraknow_core.studies.arms import Arm
 def draw(arms: list[Arm]) -> None:
     """Draw the view."""
     curves = [
-        charts.RunCurve(g.label, g.method, g.variant, seed, compare_data.metrics(run))
-        for g in arms
-        for seed, run in zip(g.seeds, g.runs, strict=True)
+        charts.RunCurve(arm.label, arm.method, arm.variant, seed, compare_data.metrics(run))
+        for arm in arms
+        for seed, run in zip(arm.seeds, arm.runs, strict=True)
     ]
     curves = [curve for curve in curves if "step" in curve.table]
     if not curves:

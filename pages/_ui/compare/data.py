@@ -1,14 +1,12 @@
 """What Compare reads: rows of all runs, scores and differences, each worked out once for files that do not change."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from pages._ui.frame import state
 from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.files.disk import file_stamp
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.runs.metrics import records
 from paraknow_core.runs.table import runs_table
@@ -16,11 +14,10 @@ from paraknow_core.studies import scores as studies
 from paraknow_core.studies.arms import Arm, arms_of
 from paraknow_core.studies.scores import PairedResult
 from paraknow_core.workbench import reading
+from paraknow_core.workbench.reading import answer_files, while_unchanged
 
 if TYPE_CHECKING:
     import pandas
-
-FILES = ("result.json", "predictions.jsonl")
 
 
 def all_rows() -> "pandas.DataFrame":
@@ -48,60 +45,39 @@ def finished(ids: Sequence[str]) -> tuple[list[Arm], dict[str, str]]:
     return arms_of(ready, lambda run: reading.facts(run).result), left_out
 
 
-def pooled(runs: Sequence[RunFolder], scorer: str) -> dict[str, Any]:
-    """Return `studies.pooled`, remembered."""
-    return _pooled(*_keys(runs), scorer)
+@while_unchanged(lambda runs, _scorer: answer_files(*runs), most=2000)
+def pooled(runs: tuple[RunFolder, ...], scorer: str) -> dict[str, Any]:
+    """Return `studies.pooled`, remembered; not to be changed."""
+    return studies.pooled(runs, scorer)
 
 
 def difference(
     runs: Sequence[RunFolder], base: Sequence[RunFolder], scorer: str, *, means_only: bool = True
 ) -> PairedResult | None:
     """Return `studies.difference`, remembered, as is its refusal: arms that share no example have none."""
-    result, problem = _difference(*_keys(runs), *_keys(base), scorer, means_only)
+    result, problem = _difference(tuple(runs), tuple(base), scorer, means_only)
     if problem:
         raise RunError(problem)
     return result
 
 
-@st.cache_data(max_entries=2000, show_spinner=False)
-def _pooled(paths: tuple[str, ...], stamps: tuple, scorer: str) -> dict[str, Any]:
-    del stamps  # only part of the key under which the answer is kept
-    return studies.pooled([RunFolder(Path(path)) for path in paths], scorer)
-
-
-@st.cache_data(max_entries=2000, show_spinner=False)
+@while_unchanged(lambda runs, base, *_: answer_files(*runs, *base), most=2000)
 def _difference(
-    paths: tuple[str, ...], stamps: tuple, base: tuple[str, ...], base_stamps: tuple, scorer: str, means_only: bool
+    runs: tuple[RunFolder, ...], base: tuple[RunFolder, ...], scorer: str, means_only: bool
 ) -> tuple[PairedResult | None, str]:
-    del stamps, base_stamps  # only part of the key under which the answer is kept
-    arms = ([RunFolder(Path(path)) for path in each] for each in (paths, base))
     try:
-        return studies.difference(*arms, scorer, means_only=means_only), ""
+        return studies.difference(runs, base, scorer, means_only=means_only), ""
     except ParaknowError as error:  # as a value: an error would not be remembered
         return None, str(error)
 
 
+@while_unchanged(answer_files, most=60)
 def predictions(run: RunFolder) -> list[dict]:
     """Return the records of a run; not to be changed."""
-    return _predictions(str(run.path), file_stamp(run.file("predictions.jsonl")))
+    return run.predictions()
 
 
-@st.cache_resource(max_entries=60, show_spinner=False)
-def _predictions(path: str, stamp: tuple[int, int]) -> list[dict]:
-    del stamp  # only part of the key under which the answer is kept
-    return RunFolder(Path(path)).predictions()
-
-
+@while_unchanged(lambda run: [run.file("events.jsonl")], most=200)
 def metrics(run: RunFolder) -> "pandas.DataFrame":
     """Return a run's metrics; not to be changed."""
-    return _metrics(str(run.path), file_stamp(run.file("events.jsonl")))
-
-
-@st.cache_resource(max_entries=200, show_spinner=False)
-def _metrics(path: str, stamp: tuple[int, int]) -> "pandas.DataFrame":
-    del stamp  # only part of the key under which the answer is kept
-    return records(RunFolder(Path(path)))
-
-
-def _keys(runs: Sequence[RunFolder]) -> tuple[tuple[str, ...], tuple]:
-    return tuple(str(run.path) for run in runs), tuple(file_stamp(run.file(name)) for run in runs for name in FILES)
+    return records(run)

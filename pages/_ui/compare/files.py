@@ -14,7 +14,6 @@ from paraknow_core.errors import RunError
 from paraknow_core.figures import report as reports
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.packing import ADAPTER_FILES, is_linked, read_inside
-from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies.arms import NO_EFFECT, Arm, settings_that_differ
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.views.compare import shown_setting
@@ -31,7 +30,7 @@ def draw(arms: list[Arm]) -> None:
 
 def _together(arms: list[Arm]) -> None:
     st.subheader("This comparison", anchor=False)
-    runs = sum(len(g.runs) for g in arms)
+    runs = sum(len(arm.runs) for arm in arms)
     st.caption(
         plain(
             f"{len(arms)} arm{'s' if len(arms) > 1 else ''}, {runs} run{'s' if runs > 1 else ''}. The "
@@ -47,7 +46,7 @@ def _together(arms: list[Arm]) -> None:
     base = st.query_params.get("base") or st.session_state.get("compare.base") or ""
     with st.container(horizontal=True):
         report = {"icon": "description", "type": "primary"}
-        _download("Report as HTML", lambda: reports.html_report(arms, base), "comparison.html", **report)
+        _download("Report as HTML", lambda: reports.html_report(arms, base), "html", **report)
         tip = "One line a run, scorer and example: prompt, reference, output, score."
         _download("Records as CSV", lambda: reports.records_table(arms), "records.csv", help=tip)
         _download("Records as Parquet", lambda: reports.records_parquet(arms), "records.parquet")
@@ -61,26 +60,23 @@ def _differences(arms: list[Arm]) -> None:
         st.caption("All chosen runs have the same settings, seeds apart.")
         return
     labels = ["setting", *(arm.label for arm in arms)]
-    texts = [[key, *(_shown(key, value) for value in values)] for key, values in rows]
+    texts = [
+        [key, *("no effect" if value is NO_EFFECT else shown_setting(key, value, 40) for value in values)]
+        for key, values in rows
+    ]
     columns = dict(zip(labels, map(list, zip(*texts, strict=True)), strict=True))
     st.dataframe(columns, hide_index=True, alt="Table of the settings that differ between the arms")
     if any(value is NO_EFFECT for _, values in rows for value in values):
         st.caption("no effect: the arm's method does not read this setting.")
 
 
-def _shown(key: str, value: object) -> str:
-    if value is NO_EFFECT:
-        return "no effect"
-    return shown_setting(key, value, 40)
-
-
 def _one_run(arms: list[Arm]) -> None:
     """Draw what one run has to give, and the ways on from it."""
     st.subheader("One run", anchor=False)
-    pairs = {run.id: (g, seed, run) for g in arms for seed, run in zip(g.seeds, g.runs, strict=True)}
-    options = reading.options(state.place(), [run for _, _, run in pairs.values()])
-    chosen = linked(st.selectbox, "Run", "first", list(pairs), width=560, format_func=options.get)
-    run = pairs[chosen][2]
+    runs = {run.id: run for arm in arms for run in arm.runs}
+    options = reading.options(state.place(), runs.values())
+    chosen = linked(st.selectbox, "Run", "first", list(runs), width=560, format_func=options.get)
+    run = runs[chosen]
     name = reports.safe_name(run.id)
     with st.container(horizontal=True):
         linked_in = any(is_linked(run.path, f"adapter/{file}") for file in ADAPTER_FILES)
@@ -100,7 +96,9 @@ def _one_run(arms: list[Arm]) -> None:
             icon=":material/content_copy:",
             help="Makes this run's spec the draft, and opens Train to change and start it.",
         ):
-            _duplicate(run)
+            if not state.replace_spec(run.spec()):
+                st.rerun()
+            st.switch_page("pages/train.py")
         edit_label(run, reading.facts(run))
     if trained and size > LARGEST:
         st.caption(
@@ -119,12 +117,6 @@ def _one_run(arms: list[Arm]) -> None:
     st.page_link(
         "pages/train.py", label="Open this run on Train", icon=":material/show_chart:", query_params={"run": run.id}
     )
-
-
-def _duplicate(run: RunFolder) -> None:
-    if not state.replace_spec(run.spec()):
-        st.rerun()
-    st.switch_page("pages/train.py")
 
 
 def _download(label: str, make: Callable[[], object], name: str, **options: object) -> None:

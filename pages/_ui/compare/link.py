@@ -31,8 +31,8 @@ def chosen(table: "pandas.DataFrame") -> list[str]:
         st.session_state[CHOSEN] = suggestion(table, state.place())
     for problem in st.session_state.get(PROBLEMS, []):
         layout.say(problem)
-    there = set(table["id"])
-    ids = [run_id for run_id in st.session_state[CHOSEN] if run_id in there]
+    all_ids = set(table["id"])
+    ids = [run_id for run_id in st.session_state[CHOSEN] if run_id in all_ids]
     if ids and not link[1]:
         _write(ids)
     return ids

@@ -26,7 +26,7 @@ PAPER_HELP = (
 
 def about(arms: list[Arm]) -> str:
     """Say for which pair and task a picture is."""
-    specs = [g.spec for g in arms]
+    specs = [arm.spec for arm in arms]
     pairs = {(s.teacher.source, s.student.source) for s in specs}
     tasks = {s.task.source for s in specs}
     pair = " → ".join(source_label(name, 26) for name in pairs.pop()) if len(pairs) == 1 else f"{len(pairs)} pairs"
@@ -38,7 +38,7 @@ def draw(arms: list[Arm]) -> None:
     names = differences.scorers(arms)
     base, scorer, paper = _controls(arms, names)
     ready = differences.scored_by(arms, scorer)
-    missing = [g.label for g in arms if g not in ready]
+    missing = [arm.label for arm in arms if arm not in ready]
     if missing:
         st.caption(plain(f"Not scored by this scorer: {', '.join(missing)}."))
     if base not in ready:
@@ -60,8 +60,8 @@ def draw(arms: list[Arm]) -> None:
 
 def _controls(arms: list[Arm], names: list[str]) -> tuple[Arm, str, bool]:
     against, which, toggle = st.container(key="stack-fields-scores").columns([2.4, 2, 1.6], vertical_alignment="bottom")
-    by_key = {g.key: g for g in arms}
-    default = next((g.key for g in arms if g.method == BASELINE), arms[-1].key)
+    by_key = {arm.key: arm for arm in arms}
+    default = next((arm.key for arm in arms if arm.method == BASELINE), arms[-1].key)
     key = linked(
         against.selectbox,
         "Difference to",
@@ -97,11 +97,14 @@ def _pictures(arms: list[Arm], rows: list[dict], changes: list[Contrast], base: 
         words = "Choose runs of a second arm, such as default LoRA, and their paired difference will appear here."
         info(words, "balance", right)
         return
+    by_label = {c.arm.label: c for c in changes}
+    # Each difference in the row of its score, the arm to compare with in its own.
+    in_rows = [by_label.get(row["label"], base) for row in rows if row["method"] not in charts.UNTOUCHED]
     sizes = {c.result.n for c in changes if c.result}
     n = f"n = {min(sizes):,}" + (f" to {max(sizes):,}" if len(sizes) > 1 else "") if sizes else "not paired"
     layout.chart(
         charts.difference_forest(
-            _with_base(rows, changes, base),
+            in_rows,
             f"Difference to {base.label}",
             f"paired by example, {n}; lines: 95 % intervals",
             published=published,
@@ -111,12 +114,6 @@ def _pictures(arms: list[Arm], rows: list[dict], changes: list[Contrast], base: 
         "Points with intervals: " + "; ".join(f"{c.arm.label}: {c.says}" for c in changes),
         right,
     )
-
-
-def _with_base(rows: list[dict], changes: list[Contrast], base: Arm) -> list[Contrast | Arm]:
-    """Return the differences in the rows of the scores, the arm to compare with in its place."""
-    by_label = {c.arm.label: c for c in changes}
-    return [by_label.get(row["label"], base) for row in rows if row["method"] not in charts.UNTOUCHED]
 
 
 def _sentences(changes: list[Contrast], base: Arm) -> None:

@@ -7,7 +7,7 @@ import streamlit as st
 from pages._ui.compare import link as compare_link
 from pages._ui.frame import state
 from pages._ui.frame.fields import kept
-from pages._ui.frame.layout import info, plain
+from pages._ui.frame.layout import info, plain, selected
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.views import compare as runs_view
 
@@ -36,8 +36,7 @@ def pick(table: "pandas.DataFrame", chosen: list[str]) -> None:
     key = f"compare.table:{hash(tuple(ids))}:{st.session_state.get(VERSION, 0)}"
 
     def picked() -> None:
-        rows = st.session_state[key]["selection"]["rows"]
-        inside = [ids[row] for row in rows if row < len(ids)]
+        inside = [ids[row] for row in selected(key, "rows") if row < len(ids)]
         compare_link.choose([*(run_id for run_id in chosen if run_id not in ids), *inside])
 
     tips = {"score": "main score, half its 95 % interval, n"}
@@ -85,13 +84,13 @@ def redraw(ids: list[str]) -> None:
 
 def _filtered(table: "pandas.DataFrame") -> "pandas.DataFrame":
     boxes = st.container(key="stack-fields-filters").columns([2.2, 1.6, 1.5, 1.2, 2], vertical_alignment="bottom")
-    wanted = {}
+    choices = {}
     for box, (label, values) in zip(boxes, runs_view.columns_to_filter(table).items(), strict=False):
         options, key = ["all", *sorted(set(values) - {""})], f"{FILTER}{label}"
         if st.session_state.get(key) not in options:
             st.session_state.pop(key, None)
-        wanted[label] = kept(box.selectbox, label, key, "all", options=options)
+        choices[label] = kept(box.selectbox, label, key, "all", options=options)
     shown = {"placeholder": "name, note, id or setting", "max_chars": 200, "icon": ":material/search:"}
     text = kept(boxes[-1].text_input, "Find", f"{FILTER}text", "", **shown)
-    wanted = {label: value for label, value in wanted.items() if value != "all"}
-    return runs_view.filtered(table, wanted, text.strip(), state.place())
+    choices = {label: value for label, value in choices.items() if value != "all"}
+    return runs_view.filtered(table, choices, text.strip(), state.place())

@@ -5,7 +5,7 @@ import time
 import streamlit as st
 
 from pages._ui.frame import state
-from pages._ui.frame.layout import plain, say, sentences, unwritable
+from pages._ui.frame.layout import plain, say, sentences
 from paraknow_core.catalogue import BASELINE, METHODS, PAPER_METHOD
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import ParaknowError
@@ -29,23 +29,18 @@ def answered(question: Question, waiting: str = "Working it out …") -> Reply |
         question: see `desk.requests`.
         waiting: what is said meanwhile.
     """
-    try:
+    reply = None
+    with sentences():
         reply = _patient(question, PATIENCE_S)
-    except ParaknowError as error:
-        say(error)
-        return None
-    except OSError as error:
-        say(unwritable(error))
-        return None
-    if reply.state == "done":
+    if reply is None or reply.state == "done":
         return reply
-    if reply.state == "failed":
-        say(reply.error)
-        if st.button("Try again", key=f"again:{reply.folder.name}", icon=":material/refresh:"):
-            desk.forget(reply)
-            st.rerun()
+    if reply.state == "waiting":
+        _wait(question, waiting)
         return None
-    _wait(question, waiting)
+    say(reply.error)
+    if st.button("Try again", key=f"again:{reply.folder.name}", icon=":material/refresh:"):
+        desk.forget(reply)
+        st.rerun()
     return None
 
 
@@ -58,7 +53,7 @@ def _patient(question: Question, patience_s: float) -> Reply:
 
 
 def _quietly(question: Question, patience_s: float = 0.0) -> Reply:
-    """Return the desk's answer; an empty one where it may not be asked, which is told where its subject was chosen."""
+    """Return the desk's answer; an empty one where it may not be asked: the field that chooses its subject says so."""
     try:
         return _patient(question, patience_s)
     except (ParaknowError, OSError):
@@ -71,7 +66,7 @@ def student_roles(spec: RunSpec) -> list[str]:
     return [part["role"] for part in parts if part["role"] in ROLES]
 
 
-# Why no run of a spec could begin: each is empty while nobody knows, or waits so long for an answer.
+# Reasons why no run of a spec could begin. Each is empty where there is none, or none is known after `patience_s`.
 
 
 def rank_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
@@ -113,7 +108,7 @@ def seeds_question(spec: RunSpec) -> requests.Seeds:
 
 
 def estimate_now(spec: RunSpec) -> requests.Estimate:
-    """Return the question what a spec takes now: what is free of memory and disk decides the plan, and soon changes."""
+    """Return the question what a spec takes now; free memory and disk decide, so it is asked anew every few minutes."""
     return requests.Estimate(spec=spec, moment=int(time.time() // FREE_FOR_S))
 
 

@@ -6,13 +6,14 @@ somewhere else (the draft, the session, the address), the widget shows it on eve
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import streamlit as st
 
 from pages._ui.frame import state
 from paraknow_core.display import source_label
-from paraknow_core.spec import GROUP_OF_ROLE, GROUPS, ROLES, normal_origin
+from paraknow_core.spec import GROUP_OF_ROLE, GROUPS, ROLES, RunSpec, normal_origin
 from paraknow_core.workbench import offers
 from paraknow_core.workbench.uploads import task_label
 
@@ -85,131 +86,117 @@ def field(
 
 @dataclass(frozen=True)
 class Number:
-    """How a number of the spec is asked for.
+    """How a number of the spec is asked for; its bounds are the spec's own.
 
     Attributes:
-        label, low, high, step, help, form: of the widget; `form` is its printf format.
+        label, step, help, form: of the widget; `form` is its printf format.
         empty: what the widget shows where the spec has none.
         optional: it may be left out, which takes all there are, or the task's own.
+        low, high: bounds of the widget where the spec sets none, or has an open one.
     """
 
     label: str
-    low: float
-    high: float
     step: float | None
     help: str = ""
     form: str | None = None
     empty: float | None = None
     optional: bool = False
+    low: float | None = None
+    high: float | None = 10_000_000
 
 
-ANY_SEED = 2**32 - 1
-MOST = 10_000_000
 NUMBERS = {
-    "seed": Number(
-        "Seed", 0, ANY_SEED, 1, "Of adapter initialisation and data order; the first one if there are several."
-    ),
+    "seed": Number("Seed", 1, "Of adapter initialisation and data order; the first one if there are several."),
     "task.max_length": Number(
         "Max length [tokens]",
-        2,
-        1_048_576,
         64,
         "Prompt and answer together; longer examples are cut at the end. The model's own context counts where it is "
         "shorter.",
     ),
     "task.split_seed": Number(
-        "Split seed",
-        0,
-        ANY_SEED,
-        1,
-        "Shuffles a file that holds only one split before test and validation are held out.",
+        "Split seed", 1, "Shuffles a file that holds only one split before test and validation are held out."
     ),
     "task.sizes.train": Number(
-        "Train examples", 1, MOST, 100, "At most so many; empty takes all. The paper: 1,000.", optional=True
+        "Train examples", 100, "At most so many; empty takes all. The paper: 1,000.", optional=True
     ),
     "task.sizes.validation": Number(
         "Validation examples",
-        0,
-        MOST,
         50,
         "At most so many, kept out of training; empty takes all there are, 0 none. Their loss shows overfitting.",
         optional=True,
     ),
     "task.sizes.test": Number(
         "Test examples",
-        1,
-        MOST,
         100,
         "More examples make narrower intervals: the standard error of a share p is √(p (1 − p) / n).",
         optional=True,
     ),
-    "task.max_new_tokens": Number(
-        "Max new tokens", 1, MOST, None, "Of one answer; empty: the task's own.", optional=True
-    ),
+    "task.max_new_tokens": Number("Max new tokens", None, "Of one answer; empty: the task's own.", optional=True),
     "sensitivity.samples": Number(
         "Seed samples",
-        1,
-        100_000,
         8,
         "N training examples with their answers. S = Σ over N seed samples of |θ · ∂L/∂θ|; the paper uses 32.",
     ),
-    "sensitivity.seed": Number("Selection seed", 0, ANY_SEED, 1),
-    "mapping.seed": Number("Seed of the draw", 0, ANY_SEED, 1, "Another seed draws other layers."),
-    "extraction.seed": Number(
-        "Seed of random picks", 0, ANY_SEED, 1, "Of structure random and of the control random offset."
-    ),
+    "sensitivity.seed": Number("Selection seed", 1),
+    "mapping.seed": Number("Seed of the draw", 1, "Another seed draws other layers."),
+    "extraction.seed": Number("Seed of random picks", 1, "Of structure random and of the control random offset."),
     "factorisation.rank": Number(
-        "Rank r",
-        1,
-        65_536,
-        1,
-        "A is (r, in), B is (out, r); the update is s·BA with scaling s = lora_alpha / r. The paper: 16.",
+        "Rank r", 1, "A is (r, in), B is (out, r); the update is s·BA with scaling s = lora_alpha / r. The paper: 16."
     ),
     "factorisation.lora_alpha": Number(
-        "lora_alpha", 0.001, 1e6, 1.0, "Scaling s = lora_alpha / r. The paper: 16.", "%g"
+        "lora_alpha", 1.0, "Scaling s = lora_alpha / r. The paper: 16.", "%g", low=0.001
     ),
     "finetuning.learning_rate": Number(
-        "Learning rate", 0.0, 10.0, 1e-4, "η of AdamW at its highest, after the warm-up. The paper: 3e-4.", "%.1e"
+        "Learning rate", 1e-4, "η of AdamW at its highest, after the warm-up. The paper: 3e-4.", "%.1e"
     ),
     "finetuning.epochs": Number(
         "Epochs",
-        0.0,
-        10_000.0,
         1.0,
         "Passes over the training examples; 0 evaluates the injected student without training. The paper: 3.",
         "%g",
     ),
-    "finetuning.batch_size": Number("Batch size", 1, 65_536, 8, "Examples per optimiser step. The paper: 64."),
+    "finetuning.batch_size": Number("Batch size", 8, "Examples per optimiser step. The paper: 64."),
     "finetuning.warmup_ratio": Number(
-        "Warm-up", 0.0, 1.0, 0.01, "Share of the steps in which η grows from 0. The paper: 0.03.", "%g"
+        "Warm-up", 0.01, "Share of the steps in which η grows from 0. The paper: 0.03.", "%g"
     ),
-    "finetuning.weight_decay": Number(
-        "Weight decay", 0.0, 10.0, 0.01, "AdamW: θ ← θ − η·λ·θ beside the gradient's step.", "%g"
-    ),
+    "finetuning.weight_decay": Number("Weight decay", 0.01, "AdamW: θ ← θ − η·λ·θ beside the gradient's step.", "%g"),
     "finetuning.max_grad_norm": Number(
         "Gradient clipping",
-        0.001,
-        1e9,
         0.1,
         "A gradient g with a norm above this is scaled to it: g ← g · c / ‖g‖.",
         "%g",
+        low=0.001,
+        high=1e9,
     ),
     "finetuning.max_steps": Number(
-        "At most steps", 0, MOST, 10, "Optimiser steps in place of epochs; 0 means by epochs.", empty=0
+        "At most steps", 10, "Optimiser steps in place of epochs; 0 means by epochs.", empty=0
     ),
     "finetuning.micro_batch_size": Number(
         "Examples at once",
-        0,
-        65_536,
         1,
         "Of a batch, in one forward pass; it must divide the batch size. 0: chosen to fit. Results do not depend on "
         "it.",
         empty=0,
+        low=0,
+        high=65_536,
     ),
     "finetuning.validations": Number(
-        "Validations", 0, 1000, 1, "How often the validation loss is measured during training; 0: never."
+        "Validations", 1, "How often the validation loss is measured during training; 0: never."
     ),
 }
+
+
+@lru_cache(maxsize=len(NUMBERS))
+def bounds_of(dotted: str) -> tuple[float, float]:
+    """Return the least and the largest value of a number's widget; both are floats where the number is one."""
+    part, asked, (*parents, name) = RunSpec, NUMBERS[dotted], dotted.split(".")
+    for parent in parents:
+        part = part.model_fields[parent].annotation
+    schema = part.model_json_schema()["properties"][name]
+    schema = schema.get("anyOf", [schema])[0]  # the second is null
+    high = schema.get("maximum", schema.get("exclusiveMaximum", asked.high + 1) - 1)
+    kind = float if schema["type"] == "number" else int
+    return kind(schema["minimum"] if asked.low is None else asked.low), kind(high)
 
 
 def number(dotted: str, box: Any = st, *, label: str = "", tip: str = "") -> None:
@@ -220,12 +207,12 @@ def number(dotted: str, box: Any = st, *, label: str = "", tip: str = "") -> Non
         box: where.
         label, tip: in place of the table's, where the page has more to say.
     """
-    asked = NUMBERS[dotted]
-    label, bounds = label or asked.label, {"min_value": asked.low, "max_value": asked.high, "step": asked.step}
-    bounds["help"] = tip or asked.help or None
+    asked, (low, high) = NUMBERS[dotted], bounds_of(dotted)
+    label = label or asked.label
+    shown = {"min_value": low, "max_value": high, "step": asked.step, "help": tip or asked.help or None}
     if asked.optional:
         value, key = state.value_of(dotted), f"field:{dotted}"
-        options = {"placeholder": "all", "value": None, **bounds}
+        options = {"placeholder": "all", "value": None, **shown}
         mirror(box.number_input, label, key, value, lambda chosen: state.change({dotted: chosen}), **options)
         return
     field(
@@ -233,9 +220,9 @@ def number(dotted: str, box: Any = st, *, label: str = "", tip: str = "") -> Non
         label,
         dotted,
         format=asked.form,
-        to_widget=lambda value: asked.empty if value is None else type(asked.low)(value),
+        to_widget=lambda value: asked.empty if value is None else type(low)(value),
         to_draft=lambda value: None if asked.empty is not None and value == asked.empty else value,
-        **bounds,
+        **shown,
     )
 
 
@@ -322,8 +309,7 @@ def origin_pills(student_roles: Sequence[str]) -> None:
     groups = [group for group in GROUPS if any(GROUP_OF_ROLE[role] == group for role in roles)]
     whole = [group for group in groups if all(role in chosen for role in roles if GROUP_OF_ROLE[role] == group)]
 
-    def put(wanted: Iterable[str]) -> None:
-        names = list(wanted)
+    def put(names: list[str]) -> None:
         if names:
             state.change({"extraction.origin": list(normal_origin(names, roles))})
         else:
@@ -331,10 +317,10 @@ def origin_pills(student_roles: Sequence[str]) -> None:
 
     def take_groups(lit: list[str]) -> None:
         added, removed = set(lit) - set(whole), set(whole) - set(lit)
-        put(r for r in roles if GROUP_OF_ROLE[r] in added or (r in chosen and GROUP_OF_ROLE[r] not in removed))
+        put([r for r in roles if GROUP_OF_ROLE[r] in added or (r in chosen and GROUP_OF_ROLE[r] not in removed)])
 
     def take_roles(lit: list[str]) -> None:
-        put(role for role in roles if role in lit)
+        put([role for role in roles if role in lit])
 
     left, right = st.container(key="stack-fields-origin").columns([1, 2.1])
     pills = {"selection_mode": "multi", "wrap": True}

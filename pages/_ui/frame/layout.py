@@ -47,15 +47,15 @@ def warn(words: object, icon: str, box: Any = st) -> None:
     box.warning(plain(words), icon=f":material/{icon}:")
 
 
-def say_unknown(name: str, value: str, known: Iterable[str], shown: str) -> None:
+def say_unknown(name: str, value: str, values: Iterable[str], shown: str) -> None:
     """Say that the address asks for something that is not there.
 
     Args:
         name, value: of the address's parameter.
-        known: its values that would be.
+        values: what it may be.
         shown: what is shown instead.
     """
-    names = list(known)
+    names = list(values)
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     say(
         f"{name} '{shorten(value)}' in the address: not there; known are {', '.join(names[:8])}{more}; shown is {shown}"
@@ -64,8 +64,8 @@ def say_unknown(name: str, value: str, known: Iterable[str], shown: str) -> None
 
 def chip(word: str) -> str:
     """Return a run's state as a small HTML label; the word is always written out."""
-    known = ("queued", "running", "stopping", "stopped", "done", "failed", "lost")
-    return f'<span class="pk-chip pk-{word if word in known else "done"}">{escape(word)}</span>'
+    states = ("queued", "running", "stopping", "stopped", "done", "failed", "lost")
+    return f'<span class="pk-chip pk-{word if word in states else "done"}">{escape(word)}</span>'
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]], name: str) -> None:
@@ -99,10 +99,33 @@ def chart(
     box.plotly_chart(figure, theme=None, config=config, key=key, alt=alt, **options)
 
 
+def kept_picture(name: str, key: tuple, draw: "Callable[[], go.Figure | None]") -> "go.Figure | None":
+    """Return a picture that depends on nothing but its key, drawn once and shared between all windows.
+
+    Plotly takes long to build a figure, several times what sending it does.
+
+    Args:
+        name: of the kind of picture.
+        key: everything that it depends on, the reader's theme apart.
+        draw: makes it; the result must not be changed.
+    """
+    return _kept(name, key, is_dark(), draw)
+
+
+@st.cache_resource(max_entries=250, show_spinner=False)
+def _kept(name: str, key: tuple, dark: bool, _draw: "Callable[[], go.Figure | None]") -> "go.Figure | None":
+    del name, key, dark  # only the key under which the picture is kept
+    return _draw()
+
+
+def selected(key: str, kind: str) -> list:
+    """Return what is selected in a chart (`points`, `box`) or a table (`rows`); empty where nothing is."""
+    return ((st.session_state.get(key) or {}).get("selection") or {}).get(kind) or []
+
+
 def chosen_point(key: str) -> list | None:
     """Return the custom data of the point that was clicked in a chart; None where none has any."""
-    event = st.session_state.get(key) or {}
-    points = (event.get("selection") or {}).get("points")
+    points = selected(key, "points")
     data = points[0].get("customdata") if points else None
     return list(data.values()) if isinstance(data, dict) else data
 

@@ -64,7 +64,7 @@ def page(title: str) -> Iterator[None]:
 
 
 def _banner() -> None:
-    """Say who can reach this server when it is more than this machine, and what guards it when it is switched off."""
+    """Say who else can reach this server, which of its guards are switched off, and what the demo mode leaves out."""
     access = state.access()
     off = [name for name in ("server.enableXsrfProtection", "server.enableCORS") if not st.get_option(name)]
     if off:

@@ -24,7 +24,8 @@ def take() -> str:
             f"preset '{shorten(name)}': there is none of this name; known are {', '.join(PRESETS)}; the lessons "
             "link to them"
         )
-    if _may_replace(preset):
+    # Nothing of a person's own is lost where the draft is at its defaults, or a preset that was not changed.
+    if not state.changed_settings() or state.draft() in [other.spec for other in PRESETS.values()]:
         _put(preset)
         return ""
     with st.container(border=True):
@@ -36,13 +37,6 @@ def take() -> str:
                 del st.query_params[PARAMETER]
                 st.rerun()
     return ""
-
-
-def _may_replace(preset: Preset) -> bool:
-    """True where nothing of a person's own is lost: the defaults, this preset, or another one unchanged."""
-    spec = state.draft()
-    presets = [other.spec for other in PRESETS.values()]
-    return not state.changed_settings() or spec == preset.spec or spec in presets
 
 
 def _put(preset: Preset) -> None:

@@ -133,17 +133,13 @@ def buttons(run: RunFolder, status: Status) -> None:
         help="The run stays in the list as stopped; Resume puts it back.",
     ):
         act(lambda: engine_of(place).stop(run))
-    if (
-        status.active
-        and not in_line
-        and not idle
-        and st.button(
-            "Stop and save",
-            key=f"stop:{run.id}",
-            icon=":material/stop_circle:",
-            disabled=status.state == "stopping",
-            help="Saves at the next step, then ends. Resume continues from there.",
-        )
+    working = status.active and not in_line and not idle
+    if working and st.button(
+        "Stop and save",
+        key=f"stop:{run.id}",
+        icon=":material/stop_circle:",
+        disabled=status.state == "stopping",
+        help="Saves at the next step, then ends. Resume continues from there.",
     ):
         act(lambda: engine_of(place).stop(run))
     if status.state == "stopping" and st.button(

@@ -60,10 +60,10 @@ def whole_draft() -> Draft:
     return st.session_state[DRAFT]
 
 
-def _say_what_changed(before: Draft | None, now: Draft) -> None:
+def _say_what_changed(before: Draft | None, draft_now: Draft) -> None:
     """Tell this window what another one has just set: Start here would run it, too."""
-    if before is not None and before.spec != now.spec:
-        keys = drafts.differing(before.spec, now.spec)
+    if before is not None and before.spec != draft_now.spec:
+        keys = drafts.differing(before.spec, draft_now.spec)
         more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
         st.toast(
             f"The draft was changed in another window: {', '.join(keys[:4])}{more}".replace("_", "\\_"),

@@ -59,7 +59,7 @@ def resume(run: RunFolder) -> None:
 
 
 def _check(*specs: RunSpec) -> None:
-    """Refuse what this visitor may not compute here, or nobody could: asked before every submit, also of old runs.
+    """Refuse what this visitor may not compute here, or nobody could; checked before every start, also of an old run.
 
     Raises:
         DataError: one sentence.

@@ -20,32 +20,16 @@ def actions() -> None:
     """Draw the row of buttons above everything else."""
     held = state.whole_draft().held is not None
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
-        st.button(
-            "Hold this choice",
-            icon=":material/bookmark:",
-            on_click=choice.hold,
-            help="Keeps these settings beside the draft, so that the next ones are compared with them.",
-        )
-        st.button(
-            "Swap",
-            icon=":material/swap_horiz:",
-            on_click=choice.swap,
-            disabled=not held,
-            help="Edit the held choice, and hold this one.",
-        )
-        st.button(
-            "Drop",
-            icon=":material/bookmark_remove:",
-            on_click=choice.drop,
-            disabled=not held,
-            help="Forget the held choice.",
-        )
-        st.space("stretch")
-        if st.button(
-            "Extract only",
-            icon=":material/content_cut:",
-            help="Computes the blocks and the initial adapter, and does not train.",
+        tip = "Keeps these settings beside the draft, so that the next ones are compared with them."
+        for label, icon, change, help_text, disabled in (
+            ("Hold this choice", "bookmark", choice.hold, tip, False),
+            ("Swap", "swap_horiz", choice.swap, "Edit the held choice, and hold this one.", not held),
+            ("Drop", "bookmark_remove", choice.drop, "Forget the held choice.", not held),
         ):
+            st.button(label, icon=f":material/{icon}:", on_click=change, help=help_text, disabled=disabled)
+        st.space("stretch")
+        tip = "Computes the blocks and the initial adapter, and does not train."
+        if st.button("Extract only", icon=":material/content_cut:", help=tip):
             _extract()
         _transfer()
 

@@ -1,7 +1,6 @@
 """What the whole adapter holds: its numbers, and all modules in one table that fills while the page is looked at."""
 
 import time
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -97,12 +96,12 @@ def _missing(choice: Choice) -> int:
 
 
 def _folders(choice: Choice) -> list[Path]:
-    """Return the answers' folders, in the order of the layers; as many as are known."""
-    known = st.session_state.setdefault(KNOWN, {})
+    """Return the answers' folders, in the order of the layers; as many as are answered."""
+    answered = st.session_state.setdefault(KNOWN, {})
     signature = f"{choice.plan_id} {requests.TransferLayer(pairs=(), **choice.energy()).model_dump_json()}"
-    folders = known.setdefault(signature, [])
-    while len(known) > 8:
-        del known[next(iter(known))]
+    folders = answered.setdefault(signature, [])
+    while len(answered) > 8:
+        del answered[next(iter(answered))]
     if not all(folder.exists() for folder in folders):  # the desk removes old answers
         folders.clear()
     return folders
@@ -137,13 +136,20 @@ def _draw(choice: Choice, name: str) -> None:
         **{column: table[column].str.removeprefix("model.") for column in ("student module", "teacher module")}
     )
     key = f"mapping.overview:{name}"
+
+    def choose_row() -> None:
+        chosen = layout.selected(key, "rows")
+        if chosen and chosen[0] < len(rows):
+            st.session_state[MODULE] = rows[chosen[0]]["student_module"]
+            st.session_state["mapping.row.chosen"] = True
+
     st.dataframe(
         shown,
         hide_index=True,
         key=key,
         height=min(420, 38 + 35 * len(shown)),
         selection_mode="single-row",
-        on_select=_selecting(key, [row["student_module"] for row in rows]),
+        on_select=choose_row,
         column_config={
             **{
                 column: st.column_config.NumberColumn(format=form, width=66, help=plain(words))
@@ -157,13 +163,3 @@ def _draw(choice: Choice, name: str) -> None:
     if st.session_state.pop("mapping.row.chosen", False):
         st.rerun()  # the pictures above belong to the chosen row
     download("Modules as CSV", table, f"blocks-{name.split()[0].lower()}.csv", key=f"mapping.csv:{name}")
-
-
-def _selecting(key: str, modules: list[str]) -> Callable[[], None]:
-    def chosen() -> None:
-        rows = ((st.session_state.get(key) or {}).get("selection") or {}).get("rows") or []
-        if rows and rows[0] < len(modules):
-            st.session_state[MODULE] = modules[rows[0]]
-            st.session_state["mapping.row.chosen"] = True
-
-    return chosen

@@ -20,13 +20,13 @@ RECENT_S = 7 * 24 * 3600.0
 
 
 def source_line(choice: Choice) -> None:
-    """Say what S is from; where it is not the draft's own, say so and offer to measure that."""
+    """Say which measurement S is from; where that is not the draft's own, offer to measure it."""
     if choice.problem:
         warn(f"The draft's seed samples cannot be read: {choice.problem}", "warning")
     if choice.store is None:
         _empty(choice)
         return
-    totals = totals_of(str(choice.store.folder))
+    totals = totals_of(choice.store)
     task = task_label(str(totals["task"]), 32).replace("_", " ")
     when = time.strftime("%d %b %H:%M", time.localtime(totals["saved"]))
     samples = counted(totals["samples"], "seed sample")

@@ -10,7 +10,7 @@ from pages._ui.frame.layout import download, plain
 from paraknow_core.catalogue import MANUAL
 from paraknow_core.display import GROUP_COLOURS, count, memory, percent, shorten, source_label
 from paraknow_core.figures import models as charts
-from paraknow_core.spec import GROUP_OF_ROLE, ModelSpec
+from paraknow_core.spec import GROUP_OF_ROLE
 from paraknow_core.workbench.desk import requests
 
 NO_ZOOM = (*layout.NO_SELECTION, "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d")
@@ -22,14 +22,11 @@ ACTIONS = {
 }
 
 
-def reference(who: str) -> ModelSpec:
-    """Return the draft's teacher or student as the desk is asked about it."""
-    return getattr(state.draft(), who)
-
-
 def ask_anatomy(who: str) -> dict[str, Any] | None:
     """Ask what a model is made of; draws a line while it is worked out, or why it cannot be."""
-    reply = asking.answered(requests.Anatomy(model=reference(who)), f"Reading the {who}'s config and headers …")
+    reply = asking.answered(
+        requests.Anatomy(model=getattr(state.draft(), who)), f"Reading the {who}'s config and headers …"
+    )
     return reply.value if reply else None
 
 
@@ -73,20 +70,13 @@ def _table(pair: dict[str, dict[str, Any] | None]) -> str:
             f'<tr class="{"pk-other" if differs else ""}"><td title="{escape(tip, quote=True)}">{escape(name)}</td>'
             f"<td>{escape(values[0])}</td><td>{mark}</td><td>{escape(values[1])}</td></tr>"
         )
-    heads = [f"{who.capitalize()}: {_name(anatomy)}" if anatomy else who.capitalize() for who, anatomy in pair.items()]
+    names = {who: f": {escape(source_label(anatomy['label'], 28))}" if anatomy else "" for who, anatomy in pair.items()}
+    heads = [f"{who.capitalize()}{name}" for who, name in names.items()]
     return (
         '<div class="pk-scroll"><table class="pk-table" data-testid="anatomy"><tr><th style="width:27%"></th>'
         f'<th style="width:35%">{heads[0]}</th><th style="width:3%"></th><th style="width:35%">{heads[1]}</th></tr>'
         f"{''.join(rows)}</table></div>"
     )
-
-
-def _name(anatomy: dict[str, Any]) -> str:
-    return escape(source_label(anatomy["label"], 28))
-
-
-def _heads(anatomy: dict[str, Any]) -> str:
-    return f"{anatomy['num_attention_heads']:,} of {anatomy['head_dim']:,}"
 
 
 def _key_value_heads(anatomy: dict[str, Any]) -> str:
@@ -109,7 +99,7 @@ FACTS = (
     ("Layers", "num_hidden_layers", lambda a: f"{a['num_hidden_layers']:,}"),
     ("Hidden", "hidden_size", lambda a: f"{a['hidden_size']:,}"),
     ("Feed-forward", "intermediate_size", lambda a: f"{a['intermediate_size']:,}"),
-    ("Heads", "num_attention_heads, each of head_dim", _heads),
+    ("Heads", "num_attention_heads, each of head_dim", lambda a: f"{a['num_attention_heads']:,} of {a['head_dim']:,}"),
     ("Key-value heads", "num_key_value_heads; fewer than heads: grouped-query attention", _key_value_heads),
     ("Vocabulary", "rows of the embedding", lambda a: f"{a['vocab_size']:,}"),
     ("Embedding and head", "tied: one weight serves both", lambda a: "one weight (tied)" if a["tied"] else "separate"),
@@ -158,7 +148,8 @@ def _roles(pairings: list[dict[str, Any]]) -> str:
         key = (pairing["role"], *shapes, pairing["action"], reason)
         alike[key] = alike.get(key, 0) + 1
     rows = "".join(
-        f'<tr><td class="pk-word">{_dot(role)}{role}</td>'
+        f'<tr><td class="pk-word"><span class="pk-dot" style="background:{GROUP_COLOURS[GROUP_OF_ROLE[role]]}"></span>'
+        f"{role}</td>"
         f'<td class="pk-num">{number:,}</td><td class="pk-num">{teacher}</td><td class="pk-num">{student}</td>'
         f'<td class="pk-num">{placed}</td><td class="pk-word">{action}</td>'
         f'<td style="width:45%">{escape(reason)}</td></tr>'
@@ -169,10 +160,6 @@ def _roles(pairings: list[dict[str, Any]]) -> str:
         '<th class="pk-num">Modules</th><th class="pk-num">Teacher</th><th class="pk-num">Student</th>'
         f'<th class="pk-num">Transferred</th><th class="pk-word">Action</th><th>Why</th></tr>{rows}</table></div>'
     )
-
-
-def _dot(role: str) -> str:
-    return f'<span class="pk-dot" style="background:{GROUP_COLOURS[GROUP_OF_ROLE[role]]}"></span>'
 
 
 def _overlap(overlap: dict[str, Any] | None, problem: str) -> None:

@@ -192,36 +192,36 @@ def fill(material: Material, generation: Generation) -> None:
     st.session_state[EXAMPLE], st.session_state[TAKEN] = number, (task, number)
 
 
-def is_answered(material: Material, given: dict[str, Any], generation: Generation) -> bool:
+def is_answered(material: Material, form: dict[str, Any], generation: Generation) -> bool:
     """Tell whether these are answers to the prompt that the fields hold, in its template."""
-    example = given["example"]
-    text = question(example) if example else given["text"]
-    template = material.template if given["template"] == "task" else given["template"]
+    example = form["example"]
+    text = question(example) if example else form["text"]
+    template = material.template if form["template"] == "task" else form["template"]
     return generation.asked.text == text and generation.asked.template == template
 
 
-def is_judged(given: dict[str, Any], generation: Generation) -> bool:
+def is_judged(form: dict[str, Any], generation: Generation) -> bool:
     """Tell whether the answers were compared with the reference that the fields show."""
-    return generation.asked.reference == (given["example"]["reference"] if given["example"] else None)
+    return generation.asked.reference == (form["example"]["reference"] if form["example"] else None)
 
 
-def request(material: Material, given: dict[str, Any], slots: list[Slot]) -> Asked:
+def request(material: Material, form: dict[str, Any], slots: list[Slot]) -> Asked:
     """Make the request of the fields' values.
 
     Raises:
         ValueError: the prompt is empty (pydantic's error).
     """
-    example = given["example"]
-    turns = example["turns"] if example else [{"role": "user", "content": given["text"]}]
+    example = form["example"]
+    turns = example["turns"] if example else [{"role": "user", "content": form["text"]}]
     return Asked(
         slots=tuple(slots),
         turns=tuple(Turn(**turn) for turn in turns),
-        template=material.template if given["template"] == "task" else given["template"],
+        template=material.template if form["template"] == "task" else form["template"],
         max_length=state.draft().task.max_length,
-        max_new_tokens=given["max_new_tokens"],
-        temperature=given["temperature"],
-        top_p=given["top_p"],
-        seed=given["seed"],
+        max_new_tokens=form["max_new_tokens"],
+        temperature=form["temperature"],
+        top_p=form["top_p"],
+        seed=form["seed"],
         reference=example["reference"] if example else None,
         scorer=material.scorer if example else "",
     )

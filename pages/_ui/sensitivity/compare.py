@@ -7,19 +7,17 @@ import streamlit as st
 
 from pages._ui.frame import layout, state
 from pages._ui.frame.fields import kept, mirror
-from pages._ui.frame.layout import info, plain
+from pages._ui.frame.layout import info, kept_picture, plain
 from pages._ui.sensitivity import measure as sensitivity_measure
-from pages._ui.sensitivity.map import clickable, common_limits, heatmap, kept_picture, picture
+from pages._ui.sensitivity.map import VALUE, clickable, heatmap, picture
 from pages._ui.sensitivity.matrix import matrix, picker
 from paraknow_core.catalogue import MANUAL
 from paraknow_core.display import NOT_MEASURED, distinct, shorten, source_label
-from paraknow_core.errors import ParaknowError
 from paraknow_core.figures import sensitivity as charts
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.sensitivity.agreement import Agreement, Correlation, top_overlap
 from paraknow_core.spec import GROUP_OF_ROLE
-from paraknow_core.workbench import reading
-from paraknow_core.workbench.reading import Facts
+from paraknow_core.workbench.reading import Facts, Runs
 from paraknow_core.workbench.views.sensitivity import (
     Saved,
     compared,
@@ -28,8 +26,9 @@ from paraknow_core.workbench.views.sensitivity import (
     modules_of,
     names_of,
     of_student,
-    opened,
     same_question,
+    saved_of,
+    span,
     spec_of_student,
     stability_points,
 )
@@ -37,10 +36,9 @@ from paraknow_core.workbench.views.sensitivity import (
 WITH = "sensitivity.with"
 KIND = "sensitivity.difference"
 FEWER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-Measured = list[tuple[RunFolder, Facts]]
 
 
-def choose_other(cell: Any, run: RunFolder, everything: Measured) -> tuple[RunFolder, Facts] | None:
+def choose_other(cell: Any, run: RunFolder, everything: Runs) -> tuple[RunFolder, Facts] | None:
     """Draw the choice of a second sensitivity, kept in the address, and return it."""
     others = {other.id: (other, facts) for other, facts in everything if other.id != run.id}
     asked = st.query_params.get("with", "")
@@ -79,7 +77,7 @@ def _into_address(run_id: str) -> None:
         del st.query_params["with"]
 
 
-def offer_student(saved: Saved, everything: Measured, other: Saved | None) -> None:
+def offer_student(saved: Saved, everything: Runs, other: Saved | None) -> None:
     """Offer to look at the draft's student beside the teacher, measuring it first where that was not done."""
     spec, student = saved.spec, state.draft().student
     if spec.teacher == student or saved.facts.spec is None:
@@ -108,13 +106,16 @@ def comparison(first: Saved, second: Saved, chosen: str, kept_layers: list[int |
     agreed, names = compared(first, second), names_of(first, second)
     count = len([layer for layer in kept_layers or [] if layer is not None])
     _verdict(agreed, names, count)
-    limits = common_limits(first, second)
+    # Shares have one scale in both maps. Totals are not to be compared: they grow with the loss and the samples.
+    limits = span(first, second, "share") if st.session_state[VALUE] == "share" else None
     left, right = st.container(key="stack-pictures").columns(2, gap="medium")
     with left:
         heatmap(first, chosen, name=names[0], limits=limits)
     with right:
         heatmap(second, chosen, name=names[1], limits=limits)
-    kind = _difference_kind()
+    tip = "log-ratio: log₂ of (share in the first / share in the second); difference: in points of the share."
+    shown = {"options": list(charts.KINDS), "format_func": charts.KINDS.get, "required": True, "help": tip}
+    kind = kept(st.segmented_control, "Difference", KIND, "ratio", label_visibility="collapsed", **shown)
     left, right = st.container(key="stack-pictures-2").columns(2, gap="medium")
     with left:
         _difference(first, second, agreed, names, kind)
@@ -160,12 +161,6 @@ def _says(correlation: Correlation) -> str:
     values = (correlation.spearman, correlation.kendall)
     numbers = [NOT_MEASURED if value is None else f"{value:.2f}".replace("-", "−") for value in values]
     return f"Spearman ρ {numbers[0]}, Kendall τ {numbers[1]} (n = {correlation.n})"
-
-
-def _difference_kind() -> str:
-    tip = "log-ratio: log₂ of (share in the first / share in the second); difference: in points of the share."
-    shown = {"options": list(charts.KINDS), "format_func": charts.KINDS.get, "required": True, "help": tip}
-    return kept(st.segmented_control, "Difference", KIND, "ratio", label_visibility="collapsed", **shown)
 
 
 def _difference(first: Saved, second: Saved, agreed: Agreement, names: tuple[str, str], kind: str) -> None:
@@ -214,7 +209,7 @@ def _overlap(first: Saved, second: Saved, agreed: Agreement, count: int) -> None
     picture("overlap", (first.key, second.key, most), alt, draw)
 
 
-def stability(saved: Saved, everything: Measured) -> None:
+def stability(saved: Saved, everything: Runs) -> None:
     """Draw how close fewer seed samples come to the largest number that was measured, or offer to measure them."""
     if saved.facts.spec is None:
         return
@@ -225,21 +220,13 @@ def stability(saved: Saved, everything: Measured) -> None:
             and facts.spec.sensitivity.samples not in family
             and same_question(facts.spec, saved.spec, apart_from=("sensitivity.samples",))
         ):
-            other = _open(run, facts)
+            other = saved_of(state.place(), run, facts)
             if other is not None and other.totals.get("fingerprint") == saved.totals.get("fingerprint"):
                 family[other.samples] = other
     with st.expander("How many seed samples are enough?", expanded=len(family) > 1, icon=":material/timeline:"):
         if len(family) > 1:
             _stability_curve([family[n] for n in sorted(family)])
         _offer_fewer(saved, family)
-
-
-def _open(run: RunFolder, facts: Facts) -> Saved | None:
-    store = reading.store_of(state.place(), facts)
-    try:
-        return opened(run, facts, store) if store is not None else None
-    except ParaknowError:
-        return None
 
 
 def _stability_curve(family: list[Saved]) -> None:

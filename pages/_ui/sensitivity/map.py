@@ -8,9 +8,10 @@ import streamlit as st
 
 from pages._ui.frame import layout
 from pages._ui.frame.fields import kept
+from pages._ui.frame.layout import kept_picture
 from paraknow_core.display import source_label
 from paraknow_core.figures import maps as figures
-from paraknow_core.workbench.views.sensitivity import Saved, most_sensitive, span
+from paraknow_core.workbench.views.sensitivity import Saved, most_sensitive
 
 MODULE = "sensitivity.module"
 VALUE = "sensitivity.value"
@@ -89,23 +90,6 @@ def clickable(figure: go.Figure, key: str, alt: str) -> None:
     layout.chart(figure, key, alt, without=layout.NO_SELECTION, on_select=clicked, selection_mode="points")
 
 
-def kept_picture(name: str, key: tuple, draw: Callable[[], go.Figure]) -> go.Figure:
-    """Return a picture that depends on nothing but its key, drawn once.
-
-    Args:
-        name: of the kind of picture.
-        key: everything that it depends on, the reader's theme apart.
-        draw: makes it; the result is shared and must not be changed.
-    """
-    return _kept(name, key, layout.is_dark(), draw)
-
-
-@st.cache_resource(max_entries=200, show_spinner=False)
-def _kept(name: str, key: tuple, dark: bool, _draw: Callable[[], go.Figure]) -> go.Figure:
-    del name, key, dark
-    return _draw()
-
-
 def picture(name: str, key: tuple, alt: str, draw: Callable[[], go.Figure]) -> None:
     """Draw a picture that depends on nothing but its key; see `kept_picture`."""
     layout.chart(kept_picture(name, key, draw), name, alt, without=layout.NO_SELECTION)
@@ -134,11 +118,3 @@ def groups(saved: Saved) -> None:
         "Bars: share of attention, ffn, embedding and other",
         lambda: figures.group_shares(saved.totals.get("groups") or {}, "Groups", saved.about, dark=dark),
     )
-
-
-def common_limits(first: Saved, second: Saved) -> tuple[float, float] | None:
-    """Return the span of two maps of shares together.
-
-    Totals are not to be compared: they grow with the loss and with the number of samples.
-    """
-    return span(first, second, "share") if st.session_state[VALUE] == "share" else None

@@ -8,8 +8,8 @@ import streamlit as st
 from pages._ui.frame import layout, state
 from pages._ui.frame.asking import answered
 from pages._ui.frame.fields import mirror
-from pages._ui.frame.layout import plain, say
-from pages._ui.sensitivity.map import LOG, MODULE, kept_picture
+from pages._ui.frame.layout import kept_picture, plain, say
+from pages._ui.sensitivity.map import LOG, MODULE
 from paraknow_core.display import percent, shorten, significant, source_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.figures import maps as figures
@@ -93,8 +93,8 @@ def _figure(
             charts.box_targets(figure, origin, (len(parts[1]), len(parts[2])))
         return figure
 
-    seen = str(zoomed.folder) if zoomed is not None else ""
-    return kept_picture("matrix", (saved.key, module, title, facts, seen, region, str(block), log), draw)
+    zoom = str(zoomed.folder) if zoomed is not None else ""
+    return kept_picture("matrix", (saved.key, module, title, facts, zoom, region, str(block), log), draw)
 
 
 def kept_layers(saved: Saved) -> list[int | None] | None:
@@ -128,7 +128,7 @@ def _set_region(saved: Saved, module: str, region: Region | None) -> None:
 
 
 def _boxed(key: str, saved: Saved, module: str, shape: tuple[int, int]) -> None:
-    boxes = ((st.session_state.get(key) or {}).get("selection") or {}).get("box")
+    boxes = layout.selected(key, "box")
     if boxes:
         _set_region(saved, module, region_of_box(boxes[0]["x"], boxes[0]["y"], shape))
 
@@ -139,19 +139,11 @@ def _zoom_fields(saved: Saved, module: str, shape: tuple[int, int], region: Regi
     with st.container(horizontal=True):
         if region and st.button("Back to the whole", icon=":material/zoom_out_map:", key=f"whole:{module}"):
             _go(saved, module, None)
-        window = block.get("window")
-        if (
-            window
-            and tuple(window) != region
-            and tuple(window[2:]) != shape
-            and st.button(
-                "To the block",
-                icon=":material/crop_free:",
-                key=f"block:{module}",
-                help="Zoom to the frame: what the draft's student would receive.",
-            )
-        ):
-            _go(saved, module, tuple(window))
+        window = tuple(block.get("window") or ())
+        if window not in ((), region) and window[2:] != shape:
+            tip = "Zoom to the frame: what the draft's student would receive."
+            if st.button("To the block", icon=":material/crop_free:", key=f"block:{module}", help=tip):
+                _go(saved, module, window)
         with st.popover("Region", icon=":material/zoom_in:", help="Or draw a box on the map."):
             _region_form(saved, module, shape, region)
 

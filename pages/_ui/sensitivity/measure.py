@@ -37,7 +37,7 @@ def controls() -> None:
             return
         run = submit.start(spec)
         if run is not None:
-            show(run.id)
+            st.query_params["run"] = run.id
             st.rerun()
 
 
@@ -67,11 +67,6 @@ def prediction() -> None:
             f"because {plan.get('reason')}."
         )
     )
-
-
-def show(run_id: str) -> None:
-    """Make a run the one that the page and its address show."""
-    st.query_params["run"] = run_id
 
 
 def start_beside(*specs: RunSpec) -> None:

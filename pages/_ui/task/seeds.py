@@ -7,10 +7,9 @@ import streamlit as st
 from pages._ui.frame import asking, state
 from pages._ui.frame.fields import mirror, number
 from pages._ui.frame.layout import download, info, plain, warn
-from pages._ui.task.view import ask_lengths, limit_of, refuse_or_leave_out, seeds_question
+from pages._ui.task.view import ask_lengths, limit_in_words, limit_of, refuse_or_leave_out, seeds_question
 from paraknow_core.catalogue import MANUAL, SELECTIONS
 from paraknow_core.display import counted, shorten
-from paraknow_core.spec import SensitivitySpec
 from paraknow_core.workbench.views.task import MASKED, examples_table, merged, with_words
 
 if TYPE_CHECKING:
@@ -63,7 +62,11 @@ def _select(selection: str, train: int) -> None:
 def body(task: dict[str, Any]) -> None:
     """Draw which training examples are taken, with their lengths, and flag those a run would refuse."""
     spec = state.draft().sensitivity
-    taken = _taken(task, spec)
+    if spec.selection == MANUAL:  # known without asking, and never waited for
+        taken = list(spec.ids)
+    else:
+        reply = asking.answered(seeds_question(task, spec), "Choosing seed samples …")
+        taken = reply.value["ids"] if reply else None
     lengths = ask_lengths(task, "teacher", "train")
     if taken is None or lengths is None:
         return
@@ -86,31 +89,21 @@ def body(task: dict[str, Any]) -> None:
     download("Seed samples as CSV", shown, "seed-samples.csv")
 
 
-def _taken(task: dict[str, Any], spec: SensitivitySpec) -> list[str] | None:
-    """Return the ids of the seed samples; those chosen by hand are known without asking, and never waited for."""
-    if spec.selection == MANUAL:
-        return list(spec.ids)
-    reply = asking.answered(seeds_question(task, spec), "Choosing seed samples …")
-    return reply.value["ids"] if reply else None
-
-
-def _summary(table: "pandas.DataFrame", taken: int, limit: int) -> None:
-    seen = table[table["taken"]]
-    tokens, learnt = int(seen["tokens"].sum()), int(seen["learnt"].sum())
-    words = f"{counted(taken, 'seed sample')}, {counted(tokens, 'token')}, {learnt:,} learnt"
-    beyond = taken - len(seen)
+def _summary(table: "pandas.DataFrame", count: int, limit: int) -> None:
+    samples = table[table["taken"]]
+    tokens, learnt = int(samples["tokens"].sum()), int(samples["learnt"].sum())
+    words = f"{counted(count, 'seed sample')}, {counted(tokens, 'token')}, {learnt:,} learnt"
+    beyond = count - len(samples)
     if beyond:
         words += f"; {beyond:,} of them are not among the {len(table):,} training examples looked at here"
     st.markdown(plain(words + "."))
-    refused = seen[seen["note"] == MASKED] if "note" in seen else ()
+    refused = samples[samples["note"] == MASKED] if "note" in samples else ()
     if len(refused):
-        of_model = limit < state.draft().task.max_length
-        within = f"{limit:,} tokens, the model's context" if of_model else f"{limit:,} tokens"
-        mend = "Take a model with a longer context" if of_model else "Raise the max length"
+        within, mend = limit_in_words(limit)
         warn(
             f"{len(refused):,} of them have nothing to learn within {within} (first: "
-            f"{shorten(refused['id'].iloc[0], 60)}); a run would {refuse_or_leave_out('them')}. {mend}, or choose "
-            "others.",
+            f"{shorten(refused['id'].iloc[0], 60)}); a run would {refuse_or_leave_out('them')}. "
+            f"{mend.capitalize()}, or choose others.",
             "content_cut",
         )
 
@@ -170,10 +163,10 @@ def _base(table: "pandas.DataFrame", chosen: list[str], words: str) -> dict[str,
 
     Other words to find, or ids that changed elsewhere, begin a new editor, the ticked examples on top.
     """
-    known = st.session_state.get(BASE)
+    last = st.session_state.get(BASE)
     # Streamlit forgets an editor's ticks when its page is left: then it begins anew, too.
-    if known and known["for"] == (words, tuple(chosen)) and f"{EDITOR}.{known['round']}" in st.session_state:
-        return known
+    if last and last["for"] == (words, tuple(chosen)) and f"{EDITOR}.{last['round']}" in st.session_state:
+        return last
     st.session_state[ROUND] = st.session_state.get(ROUND, 0) + 1  # another key: nothing ticked in an old one counts
     ordered = with_words(table, words).sort_values("taken", ascending=False, kind="stable")
     base = {

@@ -8,7 +8,6 @@ import streamlit as st
 from pages._ui.frame import asking, layout, state
 from pages._ui.frame.fields import kept, mirror
 from pages._ui.frame.layout import download, plain, warn
-from pages._ui.models.anatomy import reference
 from paraknow_core.catalogue import SCORERS
 from paraknow_core.display import counted, shorten
 from paraknow_core.figures import models as charts
@@ -40,13 +39,22 @@ def ask_task() -> dict[str, Any] | None:
 
 def ask_lengths(task: dict[str, Any], who: str, split: str) -> Reply | None:
     """Ask how many tokens the examples of a split have for the teacher's or the student's tokenizer."""
-    question = requests.Lengths(task=task_reference(cut=task["is_text"]), model=reference(who), split=split)
+    question = requests.Lengths(
+        task=task_reference(cut=task["is_text"]), model=getattr(state.draft(), who), split=split
+    )
     return asking.answered(question, f"Counting tokens with the {who}'s tokenizer …")
 
 
 def limit_of(context: int) -> int:
     """Return how many tokens of an example are kept: the draft's limit, or the model's context where it is shorter."""
     return min(state.draft().task.max_length, context)
+
+
+def limit_in_words(limit: int) -> tuple[str, str]:
+    """Return a limit as it is said, and what would leave more of an answer: `64 tokens`, `raise the max length`."""
+    if limit < state.draft().task.max_length:
+        return f"{limit:,} tokens, the model's context", "take a model with a longer context"
+    return f"{limit:,} tokens", "raise the max length"
 
 
 def overview(task: dict[str, Any]) -> None:
@@ -106,12 +114,10 @@ def _lengths(task: dict[str, Any], who: str, split: str) -> None:
         "many are cut",
     )
     of_model = limit < state.draft().task.max_length
-    why, mend = ("the model's context", "take a model with a longer one") if of_model else WHY_AND_MEND
+    why = "the model's context" if of_model else "the max length"
+    mend = "take a model with a longer one" if of_model else "raise it"
     st.markdown(plain(length_sentence(whole, prompt, limit, why, mend, refuse_or_leave_out("them"))))
     download("Lengths as CSV", lengths_table(reply.value["ids"], whole, prompt), f"lengths-{split}-{who}.csv")
-
-
-WHY_AND_MEND = ("the max length", "raise it")
 
 
 def refuse_or_leave_out(what: str) -> str:
@@ -125,7 +131,7 @@ def _example(task: dict[str, Any], who: str, split: str) -> None:
     index = _stepper(index, total)
     start = index // BLOCK * BLOCK
     content = task_reference(cut=task["is_text"])
-    question = requests.Examples(task=content, model=reference(who), split=split, start=start, count=BLOCK)
+    question = requests.Examples(task=content, model=getattr(state.draft(), who), split=split, start=start, count=BLOCK)
     reply = asking.answered(question, "Rendering examples …")
     if reply is None:
         return
@@ -143,9 +149,7 @@ def _example(task: dict[str, Any], who: str, split: str) -> None:
         '</span><span><i class="pk-given pk-special">&lt;s&gt;</i>special token</span></div>'
     )
     if not left:
-        of_model = limit < state.draft().task.max_length
-        within = f"{limit:,} tokens, the model's context" if of_model else f"{limit:,} tokens"
-        mend = "take a model with a longer context" if of_model else "raise the max length"
+        within, mend = limit_in_words(limit)
         warn(
             f"Nothing of the answer is left within {within}: a run would {refuse_or_leave_out('this example')}. "
             f"Shorten it, or {mend}.",

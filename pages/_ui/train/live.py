@@ -1,6 +1,5 @@
 """A run while it trains and afterwards: where it is, its curves beside its siblings', and what can be done with it."""
 
-from collections.abc import Callable
 from html import escape
 
 import plotly.graph_objects as go
@@ -17,14 +16,14 @@ from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.metrics import Metrics, csv_of, metrics_of
 from paraknow_core.runs.status import Status
 from paraknow_core.workbench import reading
-from paraknow_core.workbench.reading import Facts, is_clean
+from paraknow_core.workbench.reading import Facts, Runs, is_clean
 
 PICTURES_S = 2.0
 UNFOLD = "train.unfold"  # the run whose settings were just taken: they are shown unfolded
 MOST_TICKED = 4  # with the run itself as many lines as can be named at their ends
 
 
-def follow(run: RunFolder, facts: Facts, trained: list[tuple[RunFolder, Facts]]) -> None:
+def follow(run: RunFolder, facts: Facts, trained: Runs) -> None:
     """Draw a run that has not ended, or did not end well, and go on drawing it while it is active."""
     beside = reading.curves_beside(facts, trained)
     run_panel.follow(run, lambda run: _live(run, facts))
@@ -39,14 +38,14 @@ def _live(run: RunFolder, facts: Facts) -> None:
         _facts(metrics_of(run), status)
 
 
-def ended(run: RunFolder, facts: Facts, trained: list[tuple[RunFolder, Facts]]) -> None:
+def ended(run: RunFolder, facts: Facts, trained: Runs) -> None:
     """Draw the curves of a run that is done; a long one is read piece by piece."""
     beside = reading.curves_beside(facts, trained)
     behind = metrics_of(run).behind
     st.fragment(lambda: pictures(run, facts, beside), run_every=0.3 if behind else None)()
 
 
-def pictures(run: RunFolder, facts: Facts, beside: list[tuple[RunFolder, Facts]]) -> None:
+def pictures(run: RunFolder, facts: Facts, beside: Runs) -> None:
     """Draw the numbers of this moment, then the curves with their controls."""
     metrics = metrics_of(run)
     if not metrics.steps:
@@ -88,9 +87,7 @@ def _facts(metrics: Metrics, status: Status) -> None:
     st.html(f'<dl class="pk-facts" data-testid="facts">{rows}</dl>')
 
 
-def _controls(
-    facts: Facts, beside: list[tuple[RunFolder, Facts]], names: dict[str, str]
-) -> tuple[str, float, list[str]]:
+def _controls(facts: Facts, beside: Runs, names: dict[str, str]) -> tuple[str, float, list[str]]:
     """Draw how curves are shown: x axis, smoothing, and which siblings stand beside the run."""
     left, right = st.container(key="stack-fields-curves").columns([1, 1], vertical_alignment="bottom")
     words = {"step": "steps", "epoch": "epochs", "elapsed": "time"}
@@ -131,7 +128,7 @@ def _controls(
     return axis, smoothing, chosen
 
 
-def _names(run: RunFolder, facts: Facts, beside: list[tuple[RunFolder, Facts]]) -> dict[str, str]:
+def _names(run: RunFolder, facts: Facts, beside: Runs) -> dict[str, str]:
     """Name the run and its siblings as everywhere, with an asterisk where more than method and seed differs."""
     titles = reading.titles(state.place())
     return {
@@ -141,12 +138,7 @@ def _names(run: RunFolder, facts: Facts, beside: list[tuple[RunFolder, Facts]]) 
 
 
 def lines(
-    shown: list[tuple[RunFolder, Facts]],
-    names: dict[str, str],
-    column: str,
-    axis: str,
-    smoothing: float,
-    validation: bool = False,
+    shown: Runs, names: dict[str, str], column: str, axis: str, smoothing: float, validation: bool = False
 ) -> list[Line]:
     """Return one line a run; the first is the one that the page is about, and is drawn last, on top."""
     drawn: list[Line] = []
@@ -172,13 +164,13 @@ def lines(
     return drawn[::-1]
 
 
-def _charts(shown: list[tuple[RunFolder, Facts]], names: dict[str, str], axis: str, smoothing: float) -> None:
+def _charts(shown: Runs, names: dict[str, str], axis: str, smoothing: float) -> None:
     run, facts = shown[0]
     dark = layout.is_dark()
     about = f"{names[run.id]}; " if len(shown) == 1 else ""
     pale = "pale: as measured; " if smoothing else ""
     words = f"{about}{facts.pair}, {facts.task}; {pale}dashed: validation"
-    seen = tuple(
+    versions = tuple(
         (str(r.path), metrics_of(r).version, names[r.id], other.spec.method if other.spec else "") for r, other in shown
     )
 
@@ -188,7 +180,7 @@ def _charts(shown: list[tuple[RunFolder, Facts]], names: dict[str, str], axis: s
         )
 
     layout.chart(
-        _drawn(("loss", axis, smoothing, dark, words, seen), loss),
+        layout.kept_picture("train.loss", (axis, smoothing, words, versions), loss),
         f"loss:{run.id}",
         f"Curves: training and validation loss of {', '.join(names[other.id] for other, _ in shown)}",
     )
@@ -200,17 +192,9 @@ def _charts(shown: list[tuple[RunFolder, Facts]], names: dict[str, str], axis: s
             curves = lines(shown, names, column, axis, weight)
             return charts.metric(curves, column, axis, dark=dark) if curves else None
 
-        figure = _drawn((column, axis, weight, dark, "", seen), metric)
+        figure = layout.kept_picture(f"train.{column}", (axis, weight, versions), metric)
         if figure is not None:
             layout.chart(figure, f"{column}:{run.id}", f"Curves: {charts.SMALL[column][0].lower()}", box)
-
-
-# Plotly takes a tenth of a second for the five pictures: windows that watch the same run share them, and none is made
-# again before the run has written more. Nobody changes what comes out.
-@st.cache_resource(max_entries=60, show_spinner=False)
-def _drawn(key: tuple, _draw: Callable[[], go.Figure | None]) -> go.Figure | None:
-    del key
-    return _draw()
 
 
 def manage(run: RunFolder, facts: Facts) -> None:

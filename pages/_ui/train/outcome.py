@@ -1,7 +1,5 @@
 """What a run has to show when it is done: its scores beside its siblings', what was checked, and what it cost."""
 
-from pathlib import Path
-
 import streamlit as st
 
 from pages._ui.frame import layout, state, submit
@@ -10,11 +8,10 @@ from paraknow_core.catalogue import BASELINE
 from paraknow_core.display import NOT_MEASURED, arm_of, count, counted, duration, memory, score_text, scorer_label
 from paraknow_core.errors import ParaknowError
 from paraknow_core.figures import maps as figures
-from paraknow_core.files.disk import file_stamp
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies.repeats import SEEDS
 from paraknow_core.workbench import past_runs, reading
-from paraknow_core.workbench.reading import Facts, left_out, other_settings, siblings, unfinished_siblings
+from paraknow_core.workbench.reading import Facts, Runs, left_out, other_settings, siblings, unfinished_siblings
 from paraknow_core.workbench.starting import arms_and_seeds, missing_seeds
 from paraknow_core.workbench.views.train import extras, largest_difference, score_table
 
@@ -70,25 +67,13 @@ def _compare(run: RunFolder, facts: Facts, related: dict[str, tuple[RunFolder, F
     """Say what the pair of scores shows, or does not: paired by example, and what else differs."""
     if BASELINE in related:
         try:
-            st.markdown(plain(verdict(run, related[BASELINE][0])))
+            st.markdown(plain(reading.verdict(run, related[BASELINE][0])))
         except ParaknowError as error:
             st.caption(plain(error))
     for method, (_, other) in related.items():
         if other_settings(facts, other):
             words = f"Not a clean comparison with {arm_of(method).label}: its seed is {other.spec.seed}."
             st.caption(plain(words))
-
-
-def verdict(run: RunFolder, other: RunFolder) -> str:
-    """Return `reading.verdict`, remembered."""
-    stamps = tuple(file_stamp(r.file(name)) for r in (run, other) for name in ("result.json", "predictions.jsonl"))
-    return _verdict(str(run.path), str(other.path), stamps)
-
-
-@st.cache_data(max_entries=500, show_spinner=False)
-def _verdict(path: str, other_path: str, stamps: tuple[tuple[int, int], ...]) -> str:
-    del stamps  # only part of the key under which the answer is kept
-    return reading.verdict(RunFolder(Path(path)), RunFolder(Path(other_path)))
 
 
 def _wait_for_siblings(facts: Facts, waiting: int) -> None:
@@ -128,7 +113,7 @@ def _repeat(facts: Facts, controls: list[Facts]) -> None:
         st.rerun()
 
 
-def checks(run: RunFolder, facts: Facts, trained: list[tuple[RunFolder, Facts]]) -> None:
+def checks(run: RunFolder, facts: Facts, trained: Runs) -> None:
     """Draw what was verified, and what the run cost beside what was to be expected.
 
     Args:
@@ -162,14 +147,14 @@ def checks(run: RunFolder, facts: Facts, trained: list[tuple[RunFolder, Facts]])
     seconds, peak = sum(timings.values()), f"Peak memory {memory(result.get('peak_memory_bytes'))}."
     cells[3].metric("Time", duration(seconds) if timings else NOT_MEASURED, border=True, help=peak)
     if timings:
-        stages = "; ".join(f"{stage} {duration(each)}" for stage, each in timings.items())
+        stages = "; ".join(f"{stage} {duration(spent)}" for stage, spent in timings.items())
         st.caption(plain(f"{stages}. {peak}"))
         st.caption(plain(_expected(run, facts, trained, seconds)))
     for warning in result.get("warnings") or []:
         warn(warning, "warning")
 
 
-def _expected(run: RunFolder, facts: Facts, trained: list[tuple[RunFolder, Facts]], took: float) -> str:
+def _expected(run: RunFolder, facts: Facts, trained: Runs, took: float) -> str:
     """Say how long the run was to take, judging by the runs that had finished before it began."""
     past = past_runs.past_runs(facts.spec, trained, before=run.status().started or 0.0)
     if not past:

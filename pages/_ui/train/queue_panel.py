@@ -35,12 +35,9 @@ def _rows() -> tuple[list[RunFolder], list[RunFolder]]:
     waiting = [queue.run_of(place, name) for name in order.waiting]
     in_line = set(order.waiting)
     others = (run for run in list_runs(place)[:200] if run.id not in in_line)
-    working = [run for run in others if reading.status(run).active and _begun(run)]
+    states = ((run, reading.status(run)) for run in others)
+    working = [run for run, status in states if status.active and (run.claimed or status.state != "queued")]
     return working[::-1], waiting
-
-
-def _begun(run: RunFolder) -> bool:
-    return run.claimed or run.status().state != "queued"
 
 
 def _panel(shown: RunFolder | None) -> None:

@@ -10,11 +10,10 @@ from pages._ui.frame.fields import choice, mirror, model_field, number, origin_p
 from pages._ui.frame.layout import plain, say
 from paraknow_core.catalogue import MANUAL, METHODS, MODES, STRATEGIES, STRUCTURES, offered
 from paraknow_core.display import counted, duration, memory, source_label
-from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench import past_runs
 from paraknow_core.workbench.access import DEMO_LIMITS
-from paraknow_core.workbench.reading import Facts
+from paraknow_core.workbench.reading import Runs
 from paraknow_core.workbench.starting import Plan
 from paraknow_core.workbench.uploads import task_label
 
@@ -142,7 +141,7 @@ def _back_to_the_recipe(box: Any) -> None:
         st.rerun()
 
 
-def launch(trained: list[tuple[RunFolder, Facts]]) -> None:
+def launch(trained: Runs) -> None:
     """Draw the arms to run alongside, what that makes together, and the button that starts everything.
 
     Args:
@@ -204,7 +203,7 @@ def _plan_words(plan: Plan) -> str:
     return f"**{len(plan.todo)} of {counted(count, 'run')}** to start: {what}. {plain(plan.already())}"
 
 
-def _cost(plan: Plan, trained: list[tuple[RunFolder, Facts]]) -> str:
+def _cost(plan: Plan, trained: Runs) -> str:
     if not plan.todo:
         return ""
     estimate = past_runs.of_specs(plan.todo, trained)

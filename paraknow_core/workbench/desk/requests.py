@@ -227,7 +227,7 @@ class TransferPlan(AboutSpec, subject="transfer"):
 
 
 def _without_places(pair: Any) -> Any:
-    """Drop what a plan says of a pairing besides: where it stands in the two models."""
+    """Keep the fields of a `Pairing`; in a plan it also says where it stands in the two models."""
     return {key: pair[key] for key in Pairing.__dataclass_fields__.keys() & pair} if isinstance(pair, dict) else pair
 
 
@@ -248,20 +248,23 @@ class TransferBlock(AboutBlocks, subject="transfer", limits=WEIGHTS):
     pair: Pair
 
 
-class TransferSpectrum(AboutBlocks, subject="transfer", limits=WEIGHTS):
-    """What are the singular values of one module's block, or of its difference to the student's weight?"""
+class AboutEnergy(AboutBlocks):
+    """Base of the questions about the singular values of blocks, or of their differences to the student's weights."""
 
-    pair: Pair
     mode: Literal["block", "difference"]
     rank: int = Field(ge=1, description="the largest that is looked at; small weights give all")
 
 
-class TransferLayer(AboutBlocks, subject="transfer", limits=WEIGHTS):
+class TransferSpectrum(AboutEnergy, subject="transfer", limits=WEIGHTS):
+    """What are the singular values of one module?"""
+
+    pair: Pair
+
+
+class TransferLayer(AboutEnergy, subject="transfer", limits=WEIGHTS):
     """What are the blocks of one student layer like?"""
 
     pairs: tuple[Pair, ...]
-    mode: Literal["block", "difference"]
-    rank: int = Field(ge=1, description="the largest that is looked at; small weights give all")
 
 
 # Before and after a run --------------------------------------------------------------------------------------------

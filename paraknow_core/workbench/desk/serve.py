@@ -46,7 +46,7 @@ LEFT_SHARE = 0.03  # of the machine's memory, which is left to everybody else
 DOUBT = "what it reads is too large for a page, or made or damaged so that it takes so much; choose something else"
 ENDED = "the process that worked this out was ended, perhaps because memory ran out or a file is damaged; try again"
 STOPPED = "asked to stop"
-LAST = b"last"  # what the hand says instead of done: a library gave up in it, so that another one goes on
+LAST = b"last"  # what the hand says instead of done where a library gave up in it: another hand has to go on
 
 
 def serve(place: Workspace) -> None:
@@ -149,7 +149,7 @@ def _read(place: Workspace, file: Path) -> Question | None:
 
 
 class Hand:
-    """The process that works questions out, warm between them; one that takes too much is ended and replaced.
+    """The process that works questions out, kept warm between them; one that takes too much is ended and replaced.
 
     What a question reads may be damaged, or made to keep a machine busy. Only from outside can a process be ended that
     is inside a library, so that the loop of the desk never computes anything.

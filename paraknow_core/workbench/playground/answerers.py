@@ -73,27 +73,27 @@ def _at(record: Mapping, part: str, key: str) -> object:
     return inner.get(key) if isinstance(inner, dict) else None
 
 
-def first_pair(known: Mapping[str, Answerer], named: str | None, student: str) -> tuple[str, str]:
+def first_pair(people: Mapping[str, Answerer], named: str | None, student: str) -> tuple[str, str]:
     """Return a default LoRA and a transfer to start with: the two that differ least, in their seeds, too.
 
     Args:
-        known: everybody, runs newest first.
+        people: everybody, runs newest first.
         named: the run of the address; it is one of the two.
         student: the draft's source; runs of this model come first.
     """
-    runs = [key for key, person in known.items() if person.slot.run]
-    source = known[named].slot.source if named else student
-    fits = [key for key in runs if known[key].slot.source == source] or runs
+    runs = [key for key, person in people.items() if person.slot.run]
+    source = people[named].slot.source if named else student
+    fits = [key for key in runs if people[key].slot.source == source] or runs
     pool = list(dict.fromkeys([named, *fits] if named else fits))
-    controls = [key for key in pool if known[key].arm == BASELINE]
+    controls = [key for key in pool if people[key].arm == BASELINE]
     others = [key for key in pool if key not in controls]
-    methods = [key for key in others if known[key].arm == PAPER_METHOD] or others
+    methods = [key for key in others if people[key].arm == PAPER_METHOD] or others
     if named is not None:
         controls, methods = ([named], methods) if named in controls else (controls, [named])
     if not methods and len(controls) > 1:
         return controls[0], controls[1]
     pairs = ((control, method) for method in methods[:PAIRED] for control in controls[:PAIRED])
-    nearest = min(pairs, key=lambda pair: _distance(known[pair[0]], known[pair[1]]), default=None)
+    nearest = min(pairs, key=lambda pair: _distance(people[pair[0]], people[pair[1]]), default=None)
     return nearest or (next(iter(controls), NOBODY), next(iter(methods), NOBODY))
 
 
@@ -101,9 +101,9 @@ def _distance(control: Answerer, transfer: Answerer) -> tuple[bool, bool, bool]:
     """Tell in what a control differs from a transfer: anything but the method, model or task, the seed."""
     if not transfer.facts or not control.facts:
         return (False, False, False)
-    one, other = transfer.facts, control.facts
-    asked = reading.question(one.spec) != reading.question(other.spec)
-    return bool(set(reading.other_settings(one, other)) - {"seed"}), asked, one.spec.seed != other.spec.seed
+    own, other = transfer.facts, control.facts
+    asked = reading.question(own.spec) != reading.question(other.spec)
+    return bool(set(reading.other_settings(own, other)) - {"seed"}), asked, own.spec.seed != other.spec.seed
 
 
 def tokens_csv(generation: Generation, labels: Mapping[str, str]) -> str:

@@ -264,7 +264,7 @@ def _said(place: Workspace, file: str) -> dict[str, Any]:
 
 
 def _owner(place: Workspace) -> list | None:
-    """What names the living process for good: its id and when it was started."""
+    """Return what tells the living process from all others, its id and when it was started; None without one."""
     if not service(place).alive():
         return None
     process = read_json(service(place).folder / "process.json")

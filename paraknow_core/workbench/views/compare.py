@@ -22,18 +22,18 @@ def columns_to_filter(table: pandas.DataFrame) -> dict[str, pandas.Series]:
     return {"Pair": _pairs(table), "Task": _tasks(table), "Method": _arms(table), "State": table["state"]}
 
 
-def filtered(table: pandas.DataFrame, wanted: Mapping[str, str], text: str, place: Workspace) -> pandas.DataFrame:
-    """Return the runs that are wanted.
+def filtered(table: pandas.DataFrame, choices: Mapping[str, str], text: str, place: Workspace) -> pandas.DataFrame:
+    """Return the runs that are left by filters and a search.
 
     Args:
         table: of all runs.
-        wanted: a column of `columns_to_filter` -> the value it must have.
+        choices: column of `columns_to_filter` -> the value it must have.
         text: must occur in name, note, id or a setting, in any case.
         place: the workspace.
     """
     mask = pandas.Series(True, index=table.index)
     columns = columns_to_filter(table)
-    for name, value in wanted.items():
+    for name, value in choices.items():
         mask &= columns[name] == value
     if text:
         mask &= _searchable(table, place).str.contains(text.lower(), regex=False)

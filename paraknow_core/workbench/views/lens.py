@@ -48,14 +48,14 @@ def overlap_in_words(modules: Modules, side: str) -> str:
         modules: of the desk.
         side: `in` or `out`.
     """
-    known = [m for m in modules if m[f"{side}_share"] is not None and m["trained"]]
-    if not known:
+    moved = [m for m in modules if m[f"{side}_share"] is not None and m["trained"]]
+    if not moved:
         return "B₀ = 0: this adapter had no outputs to begin with, so there is no subspace to overlap with."
-    energy = sum(m["trained"] ** 2 for m in known)
+    energy = sum(m["trained"] ** 2 for m in moved)
     share, chance = (
-        sum(m["trained"] ** 2 * m[f"{side}_{what}"] for m in known) / energy for what in ("share", "chance")
+        sum(m["trained"] ** 2 * m[f"{side}_{what}"] for m in moved) / energy for what in ("share", "chance")
     )
-    cosines = [m[f"{side}_cosine"] for m in known if m[f"{side}_cosine"] is not None]
+    cosines = [m[f"{side}_cosine"] for m in moved if m[f"{side}_cosine"] is not None]
     turned = ""
     if cosines:
         factor, mean = "A" if side == "in" else "B", sum(cosines) / len(cosines)
@@ -75,8 +75,8 @@ def with_ratios(answer: dict[str, Any]) -> dict[str, Any]:
     before, after = (sum(m[when] for m in answer["modules"]) for when in ("before", "after"))
     modules = []
     for module in answer["modules"]:
-        known = before > 0 and after > 0 and module["before"] > 0 and module["after"] > 0
-        ratio = math.log2(module["after"] / after / (module["before"] / before)) if known else None
+        comparable = before > 0 and after > 0 and module["before"] > 0 and module["after"] > 0
+        ratio = math.log2(module["after"] / after / (module["before"] / before)) if comparable else None
         modules.append({**module, "log2": ratio})
     return {**answer, "modules": modules, "before": before, "after": after}
 

@@ -10,12 +10,12 @@ import numpy
 
 from paraknow_core.display import NOT_MEASURED, count, counted, memory, percent, significant, source_label
 from paraknow_core.errors import ParaknowError
-from paraknow_core.files.disk import file_stamp
 from paraknow_core.paths import Workspace
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.desk.questions import answer_in
 from paraknow_core.workbench.draft import differing
+from paraknow_core.workbench.reading import totals_file, while_unchanged
 from paraknow_core.workbench.uploads import task_label
 
 if TYPE_CHECKING:
@@ -65,11 +65,6 @@ class Choice:
         return self.store is not None and self.plan["layers"] is not None and bool(self.pairs)
 
     @property
-    def structure(self) -> str:
-        """How blocks are picked."""
-        return self.spec.structure
-
-    @property
     def mode(self) -> str:
         """What the factors approximate: the block, or its difference to the student's weight."""
         return "difference" if self.spec.injection.mode == "difference" else "block"
@@ -80,16 +75,13 @@ class Choice:
         return self.spec.factorisation.rank
 
     def blocks(self) -> dict[str, Any]:
-        """Return what every question about blocks holds."""
-        return {"spec": self.spec, "store": self.store.folder.name, "structure": self.structure}
+        """Return the fields of every question about blocks."""
+        return {"spec": self.spec, "store": self.store.folder.name, "structure": self.spec.structure}
 
     def energy(self) -> dict[str, Any]:
-        """Return what a question about the singular values of blocks holds."""
-        return {**self.blocks(), "mode": self.mode, "rank": self.spectrum_rank()}
-
-    def spectrum_rank(self) -> int:
-        """Return how many singular values to ask for: a power of two, so that few ranks are new questions."""
-        return max(64, 1 << (self.rank - 1).bit_length())
+        """Return the fields of a question about the singular values of blocks."""
+        most = max(64, 1 << (self.rank - 1).bit_length())  # a power of two, so that few ranks are new questions
+        return {**self.blocks(), "mode": self.mode, "rank": most}
 
     def rank_problem(self) -> str:
         """Return why nothing can be injected with this rank, or nothing."""
@@ -103,7 +95,7 @@ class Choice:
         teacher, student = (source_label(model.source, 20) for model in (self.spec.teacher, self.spec.student))
         if self.store is None:
             return f"{teacher} → {student}"
-        totals = totals_of(str(self.store.folder))
+        totals = totals_of(self.store)
         task = task_label(str(totals["task"]), 24).replace("_", " ")
         return f"{teacher} → {student}, {task}, n = {counted(totals['samples'], 'seed sample')}"
 
@@ -116,7 +108,7 @@ class Choice:
 
 
 def saved_for(place: Workspace, fingerprint: str, key: str | None) -> tuple[list[str], bool]:
-    """Return names of saved sensitivities to look at, and whether they are of the very seed samples.
+    """Return the names of the saved sensitivities to look at, and whether they are of the draft's own seed samples.
 
     Args:
         place: the workspace.
@@ -128,7 +120,7 @@ def saved_for(place: Workspace, fingerprint: str, key: str | None) -> tuple[list
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
         if folder.name.startswith(".") or not (folder / TOTALS).exists():
             continue
-        totals = totals_of(str(folder))
+        totals = totals_of(SensitivityStore(folder))
         if totals["fingerprint"] != fingerprint:
             continue
         if key and folder.name.split("-")[0] == key:
@@ -138,15 +130,9 @@ def saved_for(place: Workspace, fingerprint: str, key: str | None) -> tuple[list
     return [name for _, name in sorted(exact) or sorted(others)[:1]], bool(exact)
 
 
-def totals_of(folder: str) -> dict[str, Any]:
-    """Return what is said about a saved sensitivity, which never changes: its key names its content."""
-    return _totals(folder, file_stamp(Path(folder) / TOTALS))
-
-
-@lru_cache(maxsize=200)
-def _totals(folder: str, stamp: tuple[int, int]) -> dict[str, Any]:
-    del stamp  # only part of the key: what was damaged or is measured anew is read again
-    store = SensitivityStore(Path(folder))
+@while_unchanged(totals_file, most=200)
+def totals_of(store: SensitivityStore) -> dict[str, Any]:
+    """Return what is said about a saved sensitivity; `NOTHING` where it cannot be read."""
     try:
         totals = store.totals
     except ParaknowError:
@@ -164,7 +150,7 @@ def _totals(folder: str, stamp: tuple[int, int]) -> dict[str, Any]:
 
 def most_sensitive_pair(choice: Choice) -> dict[str, Any]:
     """Return the pairing whose teacher module has the largest S."""
-    sums = totals_of(str(choice.store.folder))["sums"] if choice.store else {}
+    sums = totals_of(choice.store)["sums"] if choice.store else {}
     return max(choice.pairs, key=lambda pair: sums.get(pair["teacher_module"], 0.0))
 
 
@@ -189,9 +175,9 @@ def notes(layers: Layers, teacher_layers: int) -> list[str]:
         layers: for each student layer the teacher layer, or None.
         teacher_layers: how many the teacher has.
     """
-    given = [layer for layer in layers if layer is not None]
+    sources = [layer for layer in layers if layer is not None]
     sentences = []
-    twice = sorted({layer for layer in given if given.count(layer) > 1})
+    twice = sorted({layer for layer in sources if sources.count(layer) > 1})
     if twice:
         sentences.append(
             f"Teacher layer{'s' if len(twice) > 1 else ''} {', '.join(map(str, twice))} given more than once: allowed, "
@@ -202,9 +188,9 @@ def notes(layers: Layers, teacher_layers: int) -> list[str]:
         named = ", ".join(map(str, empty[:12])) + (" …" if len(empty) > 12 else "")
         plural = "s" if len(empty) > 1 else ""
         sentences.append(f"Student layer{plural} {named}: nothing received, starts as default LoRA.")
-    if any(a > b for a, b in zip(given[:-1], given[1:], strict=True)):
+    if any(a > b for a, b in zip(sources[:-1], sources[1:], strict=True)):
         sentences.append("Not in the teacher's order: a later student layer receives an earlier teacher layer.")
-    unused = teacher_layers - len(set(given))
+    unused = teacher_layers - len(set(sources))
     if unused:
         sentences.append(f"{unused} of {teacher_layers} teacher layers give nothing.")
     return sentences
@@ -260,10 +246,10 @@ def layers_table(layers: Layers, scores: Sequence[float] | None, column: str) ->
     return table
 
 
-def setting_differences(one: RunSpec, other: RunSpec) -> list[tuple[str, str, str]]:
-    """Return (key, value, other value) of every setting in which two specs differ, names apart."""
-    dumps = [spec.model_dump(mode="json") for spec in (one, other)]
-    keys = [key for key in differing(one, other) if key != "name"]
+def setting_differences(first: RunSpec, second: RunSpec) -> list[tuple[str, str, str]]:
+    """Return (key, first value, second value) of every setting in which two specs differ, names apart."""
+    dumps = [spec.model_dump(mode="json") for spec in (first, second)]
+    keys = [key for key in differing(first, second) if key != "name"]
     return [(key, *(_shown(data, key) for data in dumps)) for key in keys]
 
 
@@ -401,7 +387,7 @@ def standing(choice: Choice, facts: dict[str, Any]) -> str:
     """
     offsets, places = facts["offsets"], f"{facts['positions']:,} offsets"
     median = f"their median holds {percent(offsets['median'])}"
-    if choice.structure == "submatrix":
+    if choice.spec.structure == "submatrix":
         return f"best of {places} by choice; {median}"
     if offsets["at_most"] == 1:
         return f"more than any of {places}; {median}"

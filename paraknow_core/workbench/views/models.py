@@ -35,7 +35,7 @@ def newest_like(place: Workspace, spec: RunSpec) -> tuple[RunFolder, Facts] | No
 
 
 def measured_of(run: RunFolder, facts: Facts) -> dict[str, Any]:
-    """Return what a finished run took: of the measurement of its sensitivity, seconds of its stages, peak memory."""
+    """Return the seconds of a finished run's stages, its peak memory, and what measuring its sensitivity took."""
     timings = facts.result.get("timings")
     return {
         "timings": timings if isinstance(timings, dict) else {},

@@ -1,13 +1,13 @@
 """Saved sensitivities as people look at them: opened once, named, set beside each other, listed by what they share."""
 
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.display import counted, duration, memory, shorten, source_label
+from paraknow_core.errors import DataError
 from paraknow_core.figures.sensitivity import row_name
 from paraknow_core.files.disk import file_stamp
+from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.metrics import Metrics
 from paraknow_core.runs.status import Status
@@ -15,7 +15,7 @@ from paraknow_core.sensitivity.agreement import Agreement, agreement
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.spec import ModelSpec, RunSpec
 from paraknow_core.studies import same
-from paraknow_core.workbench.reading import Facts
+from paraknow_core.workbench.reading import Facts, Runs, store_of, totals_file, while_unchanged
 from paraknow_core.workbench.uploads import task_label
 
 if TYPE_CHECKING:
@@ -64,16 +64,21 @@ def opened(run: RunFolder, facts: Facts, store: SensitivityStore) -> Saved:
     Raises:
         DataError: the folder holds no readable store.
     """
-    totals, table = _opened(str(store.folder), file_stamp(store.folder / TOTALS))
-    return Saved(run, facts, store, totals, table)
+    return Saved(run, facts, store, *_opened(store))
 
 
-# Kept as they are and not copied for every draw: nobody changes them. A saved sensitivity's key names its content.
-@lru_cache(maxsize=32)
-def _opened(folder: str, stamp: tuple[int, int]) -> "tuple[dict[str, Any], pandas.DataFrame]":
-    del stamp
-    store = SensitivityStore(Path(folder))
+@while_unchanged(totals_file, most=32)
+def _opened(store: SensitivityStore) -> "tuple[dict[str, Any], pandas.DataFrame]":
     return store.totals, store.modules()
+
+
+def saved_of(place: Workspace, run: RunFolder, facts: Facts) -> Saved | None:
+    """Open the saved sensitivity that a run has used; None where there is none, or it cannot be read."""
+    store = store_of(place, facts)
+    try:
+        return None if store is None else opened(run, facts, store)
+    except DataError:
+        return None
 
 
 def label(facts: Facts) -> str:
@@ -109,16 +114,12 @@ def compared(first: Saved, second: Saved) -> Agreement:
     Raises:
         DataError: they have nothing in common.
     """
-    return _compared(first.key, second.key)
+    return _compared(first.store, second.store)
 
 
-@lru_cache(maxsize=64)
-def _compared(first: tuple[str, int], second: tuple[str, int]) -> Agreement:
-    sides = []
-    for folder, stamp in (first, second):
-        _, table = _opened(folder, stamp)
-        sides += [table, SensitivityStore(Path(folder)).layer_scores()]
-    return agreement(*sides)
+@while_unchanged(lambda *stores: [file for store in stores for file in totals_file(store)], most=64)
+def _compared(first: SensitivityStore, second: SensitivityStore) -> Agreement:
+    return agreement(_opened(first)[1], first.layer_scores(), _opened(second)[1], second.layer_scores())
 
 
 def same_question(first: RunSpec, second: RunSpec, *, apart_from: tuple[str, ...]) -> bool:
@@ -127,9 +128,7 @@ def same_question(first: RunSpec, second: RunSpec, *, apart_from: tuple[str, ...
     return same.asked(first, same.MEASUREMENT, but) == same.asked(second, same.MEASUREMENT, but)
 
 
-def of_student(
-    saved: Saved, student: ModelSpec, everything: list[tuple[RunFolder, Facts]]
-) -> tuple[RunFolder, Facts] | None:
+def of_student(saved: Saved, student: ModelSpec, everything: Runs) -> tuple[RunFolder, Facts] | None:
     """Return the run that measured a student on the same seed samples, if there is one."""
     for run, facts in everything:
         spec = facts.spec
@@ -179,22 +178,18 @@ def stability_points(family: list[Saved]) -> list[tuple[int, float | None, float
     return points
 
 
-def layers_csv(saved: Saved) -> str:
-    """Return S of each layer as CSV."""
-    return "\n".join(["layer,sum", *(f"{i},{s!r}" for i, s in enumerate(saved.store.layer_scores()))]) + "\n"
-
-
-def comparison_csv(first: Saved, second: Saved) -> str:
-    """Return one line a cell of the common grid of two saved sensitivities."""
+def comparison_rows(first: Saved, second: Saved) -> list[dict[str, Any]]:
+    """Return one row a cell of the common grid of two saved sensitivities, to be handed out."""
     import numpy
 
     agreed = compared(first, second)
-    lines = ["row,role,share,other_share,difference_points,log2_ratio"]
-    numbers = (*agreed.shares, agreed.difference(), agreed.log_ratio())
-    for row, column in numpy.ndindex(*agreed.shares[0].shape):
-        values = ",".join("" if numpy.isnan(n[row, column]) else repr(float(n[row, column])) for n in numbers)
-        lines.append(f"{row_name(agreed, row)},{agreed.roles[column]},{values}")
-    return "\n".join(lines) + "\n"
+    columns = ("share", "other_share", "difference_points", "log2_ratio")
+    grids = (*agreed.shares, agreed.difference(), agreed.log_ratio())
+    return [
+        {"row": row_name(agreed, row), "role": agreed.roles[role]}
+        | {column: grid[row, role] for column, grid in zip(columns, grids, strict=True)}
+        for row, role in numpy.ndindex(*agreed.shares[0].shape)
+    ]
 
 
 def planned_need(plan: dict[str, Any]) -> dict[str, Any]:

@@ -97,6 +97,6 @@ def merged(chosen: list[str], shown: list[str], ticked: set[str]) -> list[str]:
         shown: the ids that could be ticked.
         ticked: those of them that are.
     """
-    here = set(shown)
-    kept = [name for name in chosen if name not in here or name in ticked]
+    visible = set(shown)
+    kept = [name for name in chosen if name not in visible or name in ticked]
     return kept + [name for name in shown if name in ticked and name not in set(chosen)]

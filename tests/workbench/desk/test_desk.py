@@ -168,7 +168,7 @@ def test_changed_settings_are_another_question(place, echo, monkeypatch):
 
 
 def test_a_rebuilt_bundled_model_and_a_changed_file_with_a_colon_are_other_questions(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "DEMO_MODELS", tmp_path)
+    monkeypatch.setattr(sources, "BUNDLED_FOLDER", tmp_path)
     (tmp_path / "one").mkdir()
     for source, file in (("bundled:one", tmp_path / "one" / "config.json"), (f"{tmp_path}/a:b", tmp_path / "a:b")):
         question = Echo(model=ModelSpec(source=source))

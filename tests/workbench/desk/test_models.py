@@ -123,7 +123,7 @@ def known_settings(place):
 
 def test_examples_carry_tokens_mask_and_marks(place):
     value, _ = ask(place, requests.Examples(task=TASK, model=TEACHER, split="train", start=8, count=3))
-    assert (value["of"], len(value["examples"])) == (1000, 3)
+    assert len(value["examples"]) == 3
     first = value["examples"][0]
     assert len(first["texts"]) == len(first["ids"]) == first["tokens"]
     assert 0 < first["prompt"] < first["tokens"]

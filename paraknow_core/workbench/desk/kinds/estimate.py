@@ -1,30 +1,28 @@
 """Questions about a whole run before it starts: what it will take, and whether its examples fit its models."""
 
-import math
 import shutil
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
-from paraknow_core.catalogue import METHODS, SCORERS
+from paraknow_core.catalogue import METHODS
 from paraknow_core.context import Context
 from paraknow_core.errors import DataError, ModelError, RunError
 from paraknow_core.memory import available_bytes
 from paraknow_core.paths import Workspace
 from paraknow_core.sensitivity.plan import Rates, batch_tokens, plan_sensitivity, sizes_of
 from paraknow_core.settings import Settings
-from paraknow_core.spec import RunSpec
-from paraknow_core.tasks.task import Task
-from paraknow_core.tasks.templates import Encoded, encode_split
+from paraknow_core.tasks.templates import encode_split
 from paraknow_core.training.estimates import (
+    LOOKED_AT,
     PROCESS,
-    Answering,
-    Training,
     adapter_parameters,
+    answering_of,
     estimate_evaluation,
     estimate_finetuning,
     estimate_injection,
+    training_of,
     whole_head,
 )
 from paraknow_core.training.preparation import check_examples
@@ -33,9 +31,7 @@ from paraknow_core.workbench.desk.kinds.known import run_context
 
 DISK_RATE = 1.5e9  # bytes a second, assumed: as when a measurement is planned
 LIBRARIES = 0.30e9  # anonymous bytes of a process that has loaded torch and transformers: measured on Linux
-LOOKED_AT = 300  # examples of a split whose lengths stand for all of it
 LARGE = 2048  # side of a matrix that fits no cache
-BATCH = 32  # test examples at once
 MOST_FITTED = 2000  # examples of a split that are looked at for whether they fit
 WAYS = {"auto": "auto", "always": "streamed", "never": "resident"}
 KEEPS = {"full": True, "reductions": False, "auto": None}
@@ -127,8 +123,8 @@ def _student(context: Context, machine: Machine) -> dict[str, Any]:
     )
     if not train:
         raise DataError(f"{task.name}: no training example has a token to predict; give longer examples")
-    training = _training(spec, task, train, validation, machine.device)
-    answering = _answering(spec, task, test)
+    training = training_of(spec, task, train, validation, machine.device)
+    answering = answering_of(spec, task, test)
     own = machine.rates(min(training.tokens, 2048), student.hidden_size, student.intermediate_size)
     # What is moved here are the states of many tokens, larger than any cache: measured on a matrix that is, too.
     rates = Rates(own.flops, machine.rates(64, LARGE, LARGE).bytes, DISK_RATE)
@@ -147,44 +143,6 @@ def _student(context: Context, machine: Machine) -> dict[str, Any]:
         "flops": rates.flops,
         "bytes": rates.bytes,
     }
-
-
-def _training(spec: RunSpec, task: Task, train: list[Encoded], validation: list[Encoded], device: str) -> Training:
-    from paraknow_core.training.batches import micro_batch_size, total_steps
-
-    def whole(split: str, encoded: list[Encoded]) -> int:
-        """Return the entries that a whole split gives, of plain text as many windows as its first examples do."""
-        examples = len(task.split(split))
-        return round(len(encoded) / max(1, min(LOOKED_AT, examples)) * examples)
-
-    recipe, lengths = spec.finetuning, [len(entry.input_ids) for entry in train]
-    examples, held_out = whole("train", train), whole("validation", validation)
-    micro, steps = micro_batch_size(recipe, max(lengths), device), total_steps(recipe, examples)
-    size = min(micro, examples)
-    validations = recipe.validations + 1 if held_out and recipe.validations and steps else 0
-    filled = _filled([len(entry.input_ids) for entry in validation], micro) if held_out else 0
-    return Training(steps, recipe.batch_size // micro, size * _filled(lengths, size), validations, held_out * filled)
-
-
-def _filled(lengths: list[int], together: int) -> int:
-    """Return the tokens an example takes in a batch: about as many as the longest of those beside it."""
-    ordered = sorted(lengths)
-    return ordered[min(len(ordered) - 1, math.floor(len(ordered) * together / (together + 1)))]
-
-
-def _answering(spec: RunSpec, task: Task, test: list[Encoded]) -> Answering:
-    written = any(SCORERS[scorer].writes for scorer in task.scorers)
-    lengths = [entry.prompt_length if written else len(entry.input_ids) for entry in test] or [1]
-    examples = task.split("test")
-    rows = len(examples) * (1 if written or not examples else max(1, len(examples[0].choices)))
-    return Answering(
-        models=1 + len(spec.references),
-        batches=math.ceil(rows / BATCH),
-        batch=min(BATCH, rows),
-        prompt_tokens=round(fmean(lengths) * rows),
-        longest=max(lengths),
-        new_tokens=task.max_new_tokens if written else 0,
-    )
 
 
 @lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""What several questions read: sources, anatomies, tokenizers, tasks, kept while their files stay the same."""
+"""What several questions read: models, tokenizers, tasks, stores; remembered while their files stay the same."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from paraknow_core.context import Context
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.source import ModelSource, resolve_model
-from paraknow_core.paths import Workspace
+from paraknow_core.paths import Workspace, contained
+from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.settings import Settings
 from paraknow_core.spec import ModelSpec, RunSpec, TaskSpec
 from paraknow_core.tasks.examples import Task, load_task
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
 
 
 def kept(most: float, size: Callable[[Any], float] = lambda _result: 1) -> Callable:
-    """Keep a function's last results, as long as its arguments and the files that the first one names are the same.
+    """Remember a function's last results, each for the same arguments and unchanged files of the sources they name.
+
+    The first argument is a model of fields, whose sources are looked for.
 
     Args:
-        most: how many results, or of what `size` says of each, together; the last one is kept in any case.
+        most: the largest sum of the sizes of the results that are remembered; the last one is kept in any case.
+        size: of a result; by default each counts as 1.
     """
 
     def keep(work: Callable) -> Callable:
@@ -71,12 +75,12 @@ def task_of(task: TaskSpec, settings: Settings) -> Task:
 
 @kept(12)
 def context_of(spec: RunSpec, settings: Settings, place: Workspace) -> Context:
-    """Return the context of the parts of a spec that a question holds; what it has read of the models stays read."""
+    """Return a context for the parts of a spec that a question holds, with what it has already read of the models."""
     return Context(spec, settings, place)
 
 
 def run_context(spec: RunSpec, settings: Settings, place: Workspace) -> Context:
-    """Return the context of a whole spec, with the anatomies, tokenizers and the task that are kept here."""
+    """Return a context for a whole spec, with the anatomies, tokenizers and the task that are remembered here."""
     context = Context(spec, settings, place)
     models = [(context.teacher, spec.teacher), (context.student, spec.student)]
     if spec.task.judge:
@@ -85,3 +89,8 @@ def run_context(spec: RunSpec, settings: Settings, place: Workspace) -> Context:
         vars(model).update(anatomy=anatomy_of(model_spec, settings), tokenizer=tokenizer_of(model_spec, settings))
     vars(context)["whole_task"] = task_of(spec.task, settings)
     return context
+
+
+def store_of(place: Workspace, name: str) -> SensitivityStore:
+    """Return a saved sensitivity of the workspace by its folder's name."""
+    return SensitivityStore(contained(place.sensitivity, name))

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 from paraknow_core.context import Context
 from paraknow_core.errors import DataError, ShapeError
 from paraknow_core.models.modules import LogicalModule
-from paraknow_core.paths import Workspace, contained
+from paraknow_core.paths import Workspace
 from paraknow_core.sensitivity.plan import MAP_SIZE
 from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.settings import Settings
 from paraknow_core.spec import ModelSpec
 from paraknow_core.workbench.desk import requests
-from paraknow_core.workbench.desk.kinds.known import anatomy_of, context_of
+from paraknow_core.workbench.desk.kinds.known import anatomy_of, context_of, store_of
 
 if TYPE_CHECKING:
     import numpy
@@ -22,7 +22,7 @@ NONE = {"kind": "none", "serves": None}
 
 def kept_layers(place: Workspace, settings: Settings, question: requests.KeptLayers) -> dict[str, Any]:
     """Return `layers`: for each student layer the teacher layer that the mapping keeps, from saved layer scores."""
-    store = SensitivityStore(contained(place.sensitivity, question.store))
+    store = store_of(place, question.store)
     return {"layers": _mapped_layers(context_of(question.spec, settings, place), store)}
 
 
@@ -41,7 +41,7 @@ def sensitivity_window(place: Workspace, settings: Settings, question: requests.
         kind (window, grid, weights or none), its place, `inside` and `area` (shares of the module), `serves` (the
         student layer that the layer mapping gives it, or None), `note` (a sentence where there is nothing to draw).
     """
-    store = SensitivityStore(contained(place.sensitivity, question.store))
+    store = store_of(place, question.store)
     module = _totals(store, question.module)
     context = context_of(question.spec, settings, place)
     mapping = _mapped_layers(context, store)
@@ -97,7 +97,7 @@ def zoom(place: Workspace, settings: Settings, question: requests.Zoom) -> tuple
 
     from paraknow_core.ops.metrics import profile
 
-    store = SensitivityStore(contained(place.sensitivity, question.store))
+    store = store_of(place, question.store)
     module = logical_module(store, question.module, question.teacher, settings)
     region = read_region(store, module, *question.region)
     rows, cols, blocks = profile(torch.from_numpy(region), MAP_SIZE)

@@ -30,8 +30,6 @@ def task(_place: Workspace, settings: Settings, question: requests.Task) -> dict
     """Return the sizes of the splits, scorers, warnings and what else a page says of a task. Reads no model."""
     content = task_of(question.task, settings)
     return {
-        "name": content.name,
-        "label": content.label,
         "sizes": {name: len(split) for name, split in content.splits.items()},
         "scorers": list(content.scorers),
         "max_new_tokens": content.max_new_tokens,
@@ -39,17 +37,14 @@ def task(_place: Workspace, settings: Settings, question: requests.Task) -> dict
         "warnings": list(content.warnings),
         "revision": content.revision,
         "fields": dict(content.fields),
-        "choices": sum(bool(example.choices) for split in content.splits.values() for example in split),
     }
 
 
 def task_examples(_place: Workspace, settings: Settings, question: requests.TaskExamples) -> dict[str, Any]:
     """Return id, turns and reference of each example, and how the task is rendered and scored."""
     content = task_of(question.task, settings)
-    split = content.split(question.split)
     return {
-        "examples": [_prompt(example) for example in split[:MOST_PROMPTS]],
-        "total": len(split),
+        "examples": [_prompt(example) for example in content.split(question.split)[:MOST_PROMPTS]],
         "template": "none" if content.is_text else content.template,
         "max_new_tokens": content.max_new_tokens,
         "scorer": content.scorers[0] if content.scorers else "",
@@ -72,13 +67,9 @@ def examples(_place: Workspace, settings: Settings, question: requests.Examples)
     content, tokenizer = task_of(question.task, settings), tokenizer_of(question.model, settings)
     model = anatomy_of(question.model, settings)
     context, rows = model.max_position_embeddings, model.vocab_size
-    split = content.split(question.split)
-    chosen = split[question.start : question.start + question.count]
+    chosen = content.split(question.split)[question.start : question.start + question.count]
     return {
-        "of": len(split),
-        "start": question.start,
         "context": context,
-        "eos": tokenizer.eos_token,
         "examples": [_tokens(example, content, tokenizer, context, rows) for example in chosen],
         "notes": template_notes(chosen, content, [Reader(question.model.source, tokenizer, context, rows)]),
     }

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from paraknow_core.context import Context
 from paraknow_core.errors import ParaknowError, ShapeError
 from paraknow_core.models.compat import Pairing
-from paraknow_core.paths import Workspace, contained
+from paraknow_core.paths import Workspace
 from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.settings import Settings
 from paraknow_core.workbench.desk import requests
-from paraknow_core.workbench.desk.kinds.known import context_of, kept
+from paraknow_core.workbench.desk.kinds.known import context_of, kept, store_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from paraknow_core.methods.seeking.preview import Preview
 
 KEPT_BYTES = 4e8  # of weights, blocks and scores held for the next question about the same modules
-
-
-def store_of(place: Workspace, name: str) -> SensitivityStore:
-    """Return a saved sensitivity of the workspace by its folder's name."""
-    return SensitivityStore(contained(place.sensitivity, name))
 
 
 def weights_of(context: Context) -> "tuple[Mapping[str, Tensor], Mapping[str, Tensor]]":
@@ -111,7 +106,7 @@ def _pair(context: Context, pair: Pairing) -> dict[str, Any]:
 
 
 def _sizes(context: Context) -> dict[str, Any]:
-    """Return what adapter sizes are made of: for every host of the origin its modules, in and out features."""
+    """Return what the size of an adapter depends on: for each host weight, its modules and its in + out features."""
     from paraknow_core.models.modules import stored_shapes
 
     student = context.student.anatomy
@@ -206,7 +201,7 @@ def transfer_layer(
     return {"rows": rows}, arrays
 
 
-def _energy(block: "Preview", question: requests.TransferSpectrum | requests.TransferLayer) -> tuple[dict, Any]:
+def _energy(block: "Preview", question: requests.AboutEnergy) -> tuple[dict, Any]:
     from paraknow_core.ops.metrics import sum_of_squares
 
     spectrum = block.spectrum(question.mode, question.rank)

@@ -203,8 +203,8 @@ class _Row:
         before, self.tables = self.tables, table_of(self.rotary, len(text))
         if before != self.tables:  # the keys in the cache are of other rotary tables
             self.cache = None
-        given = text if self.cache is None else self.written[-1:]
-        ids = torch.tensor([given], device=next(model.parameters()).device)
+        tokens = text if self.cache is None else self.written[-1:]
+        ids = torch.tensor([tokens], device=next(model.parameters()).device)
         options = {"logits_to_keep": 1} if keeps_logits(model) else {}
         with torch.inference_mode(), self.held.activate():
             output = model(input_ids=ids, use_cache=True, past_key_values=self.cache, **options)
