@@ -16,12 +16,11 @@ from paraknow_core.tasks.layouts import (
     Line,
     UnclearError,
     UnknownLayoutError,
-    examples_of,
-    multiple_choice,
     recognise,
     understand,
     unused_sentence,
 )
+from paraknow_core.tasks.rows import examples_of, multiple_choice
 from paraknow_core.tasks.task import Example
 from paraknow_core.tasks.values import TwiceError, find, is_empty, listed, quoted, read_json_text, short, text_of, whole
 
