@@ -4,7 +4,8 @@ import csv
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import dropwhile, islice
 from pathlib import Path
 
 from paraknow_core.errors import DataError
@@ -16,12 +17,11 @@ from paraknow_core.tasks.layouts import (
     Line,
     UnclearError,
     UnknownLayoutError,
-    examples_of,
-    multiple_choice,
     recognise,
     understand,
     unused_sentence,
 )
+from paraknow_core.tasks.rows import Read, examples_of, multiple_choice
 from paraknow_core.tasks.task import Example
 from paraknow_core.tasks.values import TwiceError, find, is_empty, listed, quoted, read_json_text, short, text_of, whole
 
@@ -114,26 +114,20 @@ def read_files(
     if format != "auto" and format not in FORMATS:
         shown = name_of(paths[0])
         raise DataError(f"{shown}: format '{format}' is not one of a file; choose from auto, {', '.join(FORMATS)}")
-    bare: dict[Path, tuple[str, list[Example]]] = {}
-    tables: dict[Path, Table] = {}
-    for path in paths:
-        found = _read(path, format, columns)
-        if isinstance(found, Table):
-            tables[path] = found
-        else:
-            bare[path] = found
-    kinds = {path: kind for path, (kind, _) in bare.items()}
+    read = {path: _read(path, format, columns) for path in paths}
+    tables = {path: table for path, table in read.items() if isinstance(table, Table)}
     data = read_tables(list(tables.values()), columns, format, title, hint=hint) if tables else Data("", ())
-    kinds |= dict.fromkeys(tables, data.format)
-    odd = next((path for path in paths if kinds[path] != kinds[paths[0]]), None)
-    if odd is not None:
-        raise DataError(f"{title}: {name_of(odd)} is {kinds[odd]}, others are {kinds[paths[0]]}; keep one format")
-    read = dict(zip(tables, data.parts, strict=True)) | {path: tuple(examples) for path, (_, examples) in bare.items()}
-    for path in paths:
-        if not read[path]:
+    of_tables = {path: (data.format, part) for path, part in zip(tables, data.parts, strict=True)}
+    parts = {path: of_tables.get(path) or read[path] for path in paths}
+    usual = parts[paths[0]][0]
+    for path, (kind, _) in parts.items():
+        if kind != usual:
+            raise DataError(f"{title}: {name_of(path)} is {kind}, others are {usual}; keep one format")
+    for path, (_, examples) in parts.items():
+        if not examples:
             raise DataError(f"{name_of(path)}: holds no example; give a file with at least one")
-        check_unique(read[path], name_of(path))
-    return Data(kinds[paths[0]], tuple(read[path] for path in paths), data.notes, data.fields, data.reading)
+        check_unique(examples, name_of(path))
+    return replace(data, format=usual, parts=tuple(tuple(examples) for _, examples in parts.values()))
 
 
 def read_tables(
@@ -159,18 +153,14 @@ def read_tables(
     names = [name for table in tables for name in table.names or ()]
     layout, loose = understand(lines, columns, format, title, list(dict.fromkeys(names)) if names else None)
     if layout.kind == "text":
-        parts, notes, reading = tuple(_joined(table, layout.parts["text"][0]) for table in tables), [], ""
+        read, parts = Read([]), tuple(_joined(table, layout.parts["text"][0]) for table in tables)
     else:
         read = examples_of(lines, layout, hub=hub, hint=hint)
-        notes, reading, start = read.notes, read.reading, 0
-        loose, cut = [*loose, *read.ignored], []
-        for table in tables:
-            cut.append(tuple(read.examples[start : start + len(table.lines)]))
-            start += len(table.lines)
-        parts = tuple(cut)
-    if loose:
-        notes = [unused_sentence(loose), *notes]
-    return Data(FORMAT_OF[layout.kind], parts, tuple(f"{title}: {note}" for note in notes), layout.fields, reading)
+        rest = iter(read.examples)
+        parts = tuple(tuple(islice(rest, len(table.lines))) for table in tables)
+    loose += read.ignored
+    notes = tuple(f"{title}: {note}" for note in ([unused_sentence(loose)] if loose else []) + read.notes)
+    return Data(FORMAT_OF[layout.kind], parts, notes, layout.fields, read.reading)
 
 
 def read_table(path: Path, *, header: bool = False) -> Table | None:
@@ -195,15 +185,15 @@ def read_table(path: Path, *, header: bool = False) -> Table | None:
 
 def samples(tables: Iterable[Table]) -> dict[str, str]:
     """Return every field of some tables with the start of its first value; of an object also its own fields."""
-    found: dict[str, str] = {}
+    shown: dict[str, str] = {}
     for table in tables:
         for fields, _, _ in table.lines:
             for name, value in fields.items():
-                if not found.get(name):
-                    found[name] = "" if is_empty(value) else str(value)[:200]
+                if not shown.get(name):
+                    shown[name] = "" if is_empty(value) else str(value)[:200]
                     inner = value if isinstance(value, dict) else {}
-                    found |= {f"{name}.{key}": str(each)[:200] for key, each in inner.items()}
-    return found
+                    shown |= {f"{name}.{key}": str(part)[:200] for key, part in inner.items()}
+    return shown
 
 
 def name_of(path: Path) -> str:
@@ -211,11 +201,11 @@ def name_of(path: Path) -> str:
     if path.name.startswith("upload-"):
         try:
             note = path.with_suffix(".json")
-            known = json.loads(note.read_bytes()) if note.stat().st_size < 10_000 else None
+            match json.loads(note.read_bytes()) if note.stat().st_size < 10_000 else None:
+                case {"file": path.name, "label": str(label)}:
+                    return label[:60] or path.name
         except (OSError, ValueError, RecursionError):
-            known = None
-        if isinstance(known, dict) and known.get("file") == path.name and isinstance(known.get("label"), str):
-            return known["label"][:60] or path.name
+            pass
     return path.name
 
 
@@ -225,14 +215,15 @@ def is_hidden(path: Path) -> bool:
 
 
 def _read(path: Path, format: str, columns: Mapping[str, str]) -> Table | tuple[str, list[Example]]:
-    """Read one file: a table with named fields, or at once the examples of one without."""
+    """Read one file: a table with named fields, or at once the format and the examples of one without."""
     _check_file(path)
+    name = name_of(path)
     kind = SUFFIXES.get(path.suffix.lower())
     if format == "text" and not columns:
         kind = "text"
     if kind is None and format == "auto":
         raise DataError(
-            f"{name_of(path)}: the extension '{path.suffix.lower()}' does not tell the format; "
+            f"{name}: the extension '{path.suffix.lower()}' does not tell the format; "
             "use .jsonl, .csv or .txt, or set task.format"
         )
     if kind is None:
@@ -240,30 +231,28 @@ def _read(path: Path, format: str, columns: Mapping[str, str]) -> Table | tuple[
     if kind == "text":
         if any(columns.values()):
             raise ColumnsError(
-                f"{name_of(path)}: task.columns given, but a .txt file is plain text without columns; "
+                f"{name}: task.columns given, but a .txt file is plain text without columns; "
                 "leave it out, or give a .jsonl or .csv file"
             )
         if format not in ("auto", "text"):
-            raise DataError(
-                f"{name_of(path)}: format '{format}' given, but a .txt file is plain text; use format text or auto"
-            )
+            raise DataError(f"{name}: format '{format}' given, but a .txt file is plain text; use format text or auto")
         return "text", read_text(path)
     if kind == "lines":
-        return Table(name_of(path), path.stem, list(_json_lines(path)))
+        return Table(name, path.stem, list(_json_lines(path)))
     rows = _rows(path)
     if not rows:
-        return Table(name_of(path), path.stem, [])
+        return Table(name, path.stem, [])
     if not columns and _is_bare(rows):
         if format not in ("auto", "mmlu"):
             raise DataError(
-                f"{name_of(path)}: format '{format}' given, but it is a table of question, A, B, C, D, "
+                f"{name}: format '{format}' given, but it is a table of question, A, B, C, D, "
                 "letter; use format mmlu or auto, or name its columns in the first line"
             )
         return "mmlu", list(_bare_examples(path, rows))
-    first, names = rows[0]
+    number, names = rows[0]
     if not columns and not _is_header(names):
         raise UnknownLayoutError(
-            f"{name_of(path)} line {first}: has {len(names)} columns; 6 are needed: question, A, B, C, D, letter, or a "
+            f"{name} line {number}: has {len(names)} columns; 6 are needed: question, A, B, C, D, letter, or a "
             f"first line that names them (question, A, B, C, D, answer); it holds {listed(names)}: if these are names, "
             f"{MAP}"
         )
@@ -272,10 +261,12 @@ def _read(path: Path, format: str, columns: Mapping[str, str]) -> Table | tuple[
 
 def read_text(path: Path) -> list[Example]:
     """Cut a plain text into examples of about 1000 characters at blank lines; joined again they are the file."""
-    text = _decode(path.read_bytes(), name_of(path), 1).replace("\r\n", "\n")
-    if not text.strip():
-        return []
-    return [Example(f"{path.stem}:{index}", text=piece) for index, piece in enumerate(text_pieces(text), 1)]
+    return _pieces(_decode(path.read_bytes(), name_of(path), 1).replace("\r\n", "\n"), path.stem)
+
+
+def _pieces(text: str, stem: str) -> list[Example]:
+    pieces = text_pieces(text) if text.strip() else []
+    return [Example(f"{stem}:{index}", text=piece) for index, piece in enumerate(pieces, 1)]
 
 
 def text_pieces(text: str, size: int = TEXT_PIECE) -> list[str]:
@@ -301,7 +292,7 @@ def text_pieces(text: str, size: int = TEXT_PIECE) -> list[str]:
     return ["".join(piece) for piece in pieces]
 
 
-def check_unique(examples: list[Example] | tuple[Example, ...], where: str) -> None:
+def check_unique(examples: Sequence[Example], where: str) -> None:
     """Refuse two examples with one id: predictions and seed samples are found by it."""
     seen: set[str] = set()
     for example in examples:
@@ -393,13 +384,8 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _delimiter(path: Path) -> str:
-    head: list[str] = []
-    for _, line in _lines(path):
-        if head or line.strip():
-            head.append(line)
-        if len(head) == _HEAD:
-            break
-    widths = {}
+    filled = dropwhile(lambda line: not line.strip(), (line for _, line in _lines(path)))
+    head, widths = list(islice(filled, _HEAD)), {}
     for mark in DELIMITERS:
         try:
             row = next((row for row in csv.reader(head, delimiter=mark) if row), [])
@@ -412,13 +398,10 @@ def _delimiter(path: Path) -> str:
 
 
 def _is_header(names: Collection[str]) -> bool:
-    if len(names) > MOST_COLUMNS:
-        return False
     try:
-        recognise(names, {})
+        return len(names) <= MOST_COLUMNS and bool(recognise(names, {}))
     except UnclearError as error:
         return bool(str(error))
-    return True
 
 
 def _is_bare_row(row: Sequence[str]) -> bool:
@@ -478,5 +461,4 @@ def _joined(table: Table, column: str) -> tuple[Example, ...]:
             raise DataError(f"{where}: {quoted(column)} is not text; set task.columns.text to a column of text")
         rows.append(whole(value, column, where))
     text = ("" if all(row.endswith("\n") for row in rows) else "\n\n").join(rows)
-    pieces = text_pieces(text) if text.strip() else []
-    return tuple(Example(f"{table.stem}:{index}", text=piece) for index, piece in enumerate(pieces, 1))
+    return tuple(_pieces(text, table.stem))

@@ -12,7 +12,7 @@ from paraknow_core.errors import DataError
 from paraknow_core.spec import TaskSpec
 from paraknow_core.tasks.formats import Table, check_unique, read_tables, samples
 from paraknow_core.tasks.layouts import guess, is_relevant, mapping_of
-from paraknow_core.tasks.sources import Parts, settle_dev, split_of
+from paraknow_core.tasks.sources import Parts, settle_parts, split_of
 
 # What is raised where an answer is taken apart that is none of a hub, or a file that is torn.
 _NOT_UNDERSTOOD = (json.JSONDecodeError, UnicodeError, RecursionError, TypeError, LookupError, AttributeError, EOFError)
@@ -31,11 +31,7 @@ def read_hub(name: str, spec: TaskSpec, *, offline: bool = False) -> Parts:
     Raises:
         DataError: it cannot be reached or read, is gated, or its columns are not understood.
     """
-    if not _REPOSITORY.fullmatch(name):
-        raise DataError(f"task.source: 'hub:{name[:80]}' is not a hub data set; write hub:OWNER/NAME")
     loaded = _load(name, spec, offline)
-    if not isinstance(loaded, Mapping):
-        loaded = {"train": loaded}
     notes: list[str] = []
     tables = {
         split: _table(name, split, label, data, spec, notes)
@@ -43,31 +39,23 @@ def read_hub(name: str, spec: TaskSpec, *, offline: bool = False) -> Parts:
         if len(data)
     }
     if not tables:
-        raise DataError(f"{name}: holds no rows; choose another data set or subset")
-    # The library itself numbers the classes of such a column, from 0.
-    hint = (
-        "from 0"
-        if any(
-            type(kind).__name__ == "ClassLabel" for each in loaded.values() for kind in (each.features or {}).values()
-        )
-        else ""
-    )
-    data = read_tables(list(tables.values()), spec.columns, _format(spec), name, hub=True, hint=hint)
+        raise _no_rows(name)
+    columns = [kind for data in loaded.values() for kind in (data.features or {}).values()]
+    # The library itself numbers the classes of a class label, from 0.
+    hint = "from 0" if any(type(kind).__name__ == "ClassLabel" for kind in columns) else ""
+    format = "auto" if spec.format == "hub" else spec.format
+    data = read_tables(list(tables.values()), spec.columns, format, name, hub=True, hint=hint)
     parts = dict(zip(tables, data.parts, strict=True))
     for split, part in parts.items():
         check_unique(part, f"{name} ({tables[split].stem})")
-    notes += data.notes
-    settled, more = settle_dev({split: part for split, part in parts.items() if part})
+    settled, more = settle_parts({split: part for split, part in parts.items() if part})
     if not settled:
-        raise DataError(f"{name}: holds no rows; choose another data set or subset")
-    if len(settled) == 1:
-        settled = {"all": next(iter(settled.values()))}
+        raise _no_rows(name)
     commit = _commit(loaded)
-    notes += _check_commit(name, spec.revision, commit)
     return Parts(
         data.format,
         settled,
-        (*notes, *more),
+        (*notes, *data.notes, *_check_commit(name, spec.revision, commit), *more),
         revision=commit,
         label=name,
         fields=data.fields,
@@ -90,14 +78,10 @@ def hub_columns(name: str, spec: TaskSpec, *, offline: bool = False) -> dict[str
     Raises:
         DataError: it cannot be reached or read.
     """
-    if not _REPOSITORY.fullmatch(name):
-        raise DataError(f"task.source: 'hub:{name[:80]}' is not a hub data set; write hub:OWNER/NAME")
     loaded = _load(name, spec, offline)
-    if not isinstance(loaded, Mapping):
-        loaded = {"train": loaded}
     first = next((data for data in loaded.values() if len(data)), None)
     if first is None:
-        raise DataError(f"{name}: holds no rows; choose another data set or subset")
+        raise _no_rows(name)
     return {
         "splits": {label: len(data) for label, data in loaded.items()},
         "columns": samples([Table(name, "", [(first[0], "", "")])]),
@@ -105,7 +89,14 @@ def hub_columns(name: str, spec: TaskSpec, *, offline: bool = False) -> dict[str
     }
 
 
-def _load(name: str, spec: TaskSpec, offline: bool) -> Any:
+def _no_rows(name: str) -> DataError:
+    return DataError(f"{name}: holds no rows; choose another data set or subset")
+
+
+def _load(name: str, spec: TaskSpec, offline: bool) -> Mapping[str, Any]:
+    """Return the splits of a hub data set by their names; data that has none is called train."""
+    if not _REPOSITORY.fullmatch(name):
+        raise DataError(f"task.source: 'hub:{name[:80]}' is not a hub data set; write hub:OWNER/NAME")
     if Path(name).exists():  # the library would prefer it to the hub, and nobody would notice
         raise DataError(
             f"task.source: 'hub:{name}' given, but {name} also lies in the folder the workbench was started in and "
@@ -118,7 +109,8 @@ def _load(name: str, spec: TaskSpec, offline: bool) -> Any:
 
     try:
         with _offline(offline):
-            return datasets.load_dataset(name, spec.subset, revision=spec.revision, streaming=False)
+            loaded = datasets.load_dataset(name, spec.subset, revision=spec.revision, streaming=False)
+            return loaded if isinstance(loaded, Mapping) else {"train": loaded}
     except transport as error:
         problem: Exception = error if isinstance(error, HfHubHTTPError) else ConnectionError(type(error).__name__)
     except (datasets.exceptions.DatasetsError, OfflineModeIsEnabled, ValueError, OSError, RuntimeError) as error:
@@ -130,22 +122,22 @@ def _load(name: str, spec: TaskSpec, offline: bool) -> Any:
 
 def _sentence(name: str, spec: TaskSpec, error: Exception, offline: bool) -> str:
     """Say in one sentence what went wrong; the library's own text is only used where it names the user's choices."""
-    said, kind = str(error), type(error).__name__
-    chain = {type(error).__name__, type(error.__cause__).__name__}
-    if "gated" in said.lower() or "GatedRepoError" in chain:
+    text, kind = str(error), type(error).__name__
+    chain = {kind, type(error.__cause__).__name__}
+    if "gated" in text.lower() or "GatedRepoError" in chain:
         return f"{name}: is gated; accept its terms on its hub page, log in with `hf auth login`, and try again"
-    if "RevisionNotFoundError" in chain or "revision" in said.lower():
+    if "RevisionNotFoundError" in chain or "revision" in text.lower():
         return f"{name}: has no revision '{spec.revision or 'main'}'; give a branch, tag or commit that exists"
-    if "scripts are no longer supported" in said:
+    if "scripts are no longer supported" in text:
         return f"{name}: needs a loading script, which is never run; choose a data set in Parquet, JSON or CSV"
-    available = re.search(r"\[(['\"][^\]]*)\]", said)
-    if "onfig" in said and available:
+    available = re.search(r"\[(['\"][^\]]*)\]", text)
+    if "onfig" in text and available:
         shown = available.group(1).replace("'", "").replace('"', "")[:200]
-        given = f"has no subset '{spec.subset}'" if spec.subset else "has several subsets"
-        return f"{name}: {given}; set task.subset to one of {shown}"
+        problem = f"has no subset '{spec.subset}'" if spec.subset else "has several subsets"
+        return f"{name}: {problem}; set task.subset to one of {shown}"
     if offline or "OfflineModeIsEnabled" in chain:
         return f"{name}: is not in the local cache and the hub is switched off (offline); load it once online"
-    if kind in ("DatasetNotFoundError", "RepositoryNotFoundError") or "doesn't exist" in said:
+    if kind in ("DatasetNotFoundError", "RepositoryNotFoundError") or "doesn't exist" in text:
         return f"{name}: is not on the hub or is private; check the name, or log in with `hf auth login`"
     if isinstance(error, ConnectionError) or kind in ("HfHubHTTPError", "LocalEntryNotFoundError"):
         return f"{name}: the hub cannot be reached and no copy is in the local cache; check the network and try again"
@@ -180,17 +172,14 @@ def _offline(wanted: bool) -> Iterator[None]:
 
 
 def _by_split(name: str, loaded: Mapping) -> dict[str, tuple[str, Any]]:
-    found: dict[str, tuple[str, Any]] = {}
+    by_split: dict[str, tuple[str, Any]] = {}
     for label in sorted(loaded, key=lambda text: (split_of(text) != text, text)):  # a split's exact name goes first
-        split = split_of(label)
-        if split and split not in found:
-            found[split] = (label, loaded[label])
-    if not found and len(loaded) == 1:
-        label = next(iter(loaded))
-        return {"train": (label, loaded[label])}
-    if not found:
+        split = split_of(label) or ("train" if len(loaded) == 1 else None)
+        if split:
+            by_split.setdefault(split, (label, loaded[label]))
+    if not by_split:
         raise DataError(f"{name}: its splits are {', '.join(loaded)}; one named train, validation or test is needed")
-    return found
+    return by_split
 
 
 def _table(name: str, split: str, label: str, data: Any, spec: TaskSpec, notes: list[str]) -> Table:
@@ -199,26 +188,21 @@ def _table(name: str, split: str, label: str, data: Any, spec: TaskSpec, notes: 
     if total > MOST_ROWS and getattr(spec.sizes, "validation" if split == "dev" else split) is not None:
         data = data.select(range(MOST_ROWS))
         notes.append(f"only the first {MOST_ROWS} of {total} rows of {label} were read")
-    roots = {
-        column.partition(".")[0] for columns in mapping_of(spec.columns, names, name).values() for column in columns
-    }
-    wanted = [column for column in names if is_relevant(column) or column in roots or column in spec.columns.values()]
-    rows = data.select_columns(wanted) if wanted else [{}] * len(data)
+    mapped = {column for columns in mapping_of(spec.columns, names, name).values() for column in columns}
+    mapped |= {*(column.partition(".")[0] for column in mapped), *spec.columns.values()}
+    kept = [column for column in names if is_relevant(column) or column in mapped]
+    rows = data.select_columns(kept) if kept else [{}] * len(data)
     lines = [(row, f"{label} row {index}", f"{label}:{index}") for index, row in enumerate(rows, 1)]
     return Table(name, label, lines, names)
-
-
-def _format(spec: TaskSpec) -> str:
-    return "auto" if spec.format == "hub" else spec.format
 
 
 def _commit(loaded: Mapping) -> str | None:
     """The hub commit, which the library writes into the path of its prepared files."""
     for data in loaded.values():
         for file in getattr(data, "cache_files", None) or ():
-            found = _COMMIT.findall(str(file.get("filename", "")))
-            if found:
-                return found[-1]
+            commits = _COMMIT.findall(str(file.get("filename", "")))
+            if commits:
+                return commits[-1]
     return None
 
 

@@ -13,11 +13,8 @@ from paraknow_core.tasks.splits import interleave
 from paraknow_core.tasks.task import Example, Message
 
 _SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val"), "validation"),
     "dev": "dev",
     "test": "test",
 }
@@ -68,17 +65,16 @@ def read_path(path: Path, format: str, columns: Mapping[str, str] | None = None,
     """
     if not _exists(path):
         raise not_there(path)
-    if not path.is_dir():
-        data = read_files([path], format, columns, reading)
-        return Parts(
-            data.format,
-            {"all": data.parts[0]},
-            data.notes,
-            fields=data.fields,
-            reading=data.reading,
-            files=_files([path]),
-        )
-    return _read_folder(path, format, columns, reading)
+    files = _split_files(path) if path.is_dir() else {"all": [path]}
+    paths = [file for of_split in files.values() for file in of_split]
+    data = read_files(paths, format, columns, reading, path.resolve().name if path.is_dir() else "")
+    read, parts = dict(zip(paths, data.parts, strict=True)), {}
+    for split, of_split in files.items():
+        parts[split] = interleave([read[file] for file in of_split])
+        check_unique(parts[split], f"{path.name} ({split})")
+    settled, notes = settle_parts(parts)
+    names = {file.stem: f"{name_of(file)} {'line' if file.suffix.lower() == '.jsonl' else 'row'}" for file in paths}
+    return Parts(data.format, settled, (*data.notes, *notes), fields=data.fields, reading=data.reading, files=names)
 
 
 def path_columns(path: Path) -> dict[str, Any]:
@@ -93,9 +89,9 @@ def path_columns(path: Path) -> dict[str, Any]:
     """
     if not _exists(path):
         raise not_there(path)
-    paths = [each for part in _split_files(path).values() for each in part] if path.is_dir() else [path]
-    found = samples(table for each in paths if (table := read_table(each)) is not None)
-    return {"splits": {}, "columns": found, "fields": guess([name for name, value in found.items() if value])}
+    files = [file for of_split in _split_files(path).values() for file in of_split] if path.is_dir() else [path]
+    columns = samples(table for file in files if (table := read_table(file)) is not None)
+    return {"splits": {}, "columns": columns, "fields": guess([name for name, value in columns.items() if value])}
 
 
 def not_there(path: Path) -> DataError:
@@ -107,10 +103,6 @@ def not_there(path: Path) -> DataError:
         f"task.source: '{shown}' does not exist; give bundled:NAME, a .jsonl, .csv or .txt file, a folder of split "
         "files, or hub:OWNER/NAME"
     )
-
-
-def _files(paths: Sequence[Path]) -> dict[str, str]:
-    return {path.stem: f"{name_of(path)} {'line' if path.suffix.lower() == '.jsonl' else 'row'}" for path in paths}
 
 
 def _exists(path: Path) -> bool:
@@ -134,15 +126,16 @@ def settle_dev(parts: dict[str, tuple[Example, ...]]) -> tuple[dict[str, tuple[E
     """Decide what "dev" is: validation; beside a validation part it is train, unless there is a train part too."""
     parts = dict(parts)
     dev = parts.pop("dev", None)
-    if dev is None:
-        return parts, []
-    if "validation" not in parts:
-        parts["validation"] = dev
-    elif "train" not in parts:
-        parts["train"] = dev
-    else:
+    meaning = next((split for split in ("validation", "train") if split not in parts), None)
+    if dev is not None and meaning is None:
         return parts, [f"the part 'dev' ({len(dev)} examples) is not used: train and validation are there too"]
-    return parts, []
+    return parts | ({meaning: dev} if dev is not None else {}), []
+
+
+def settle_parts(parts: dict[str, tuple[Example, ...]]) -> tuple[dict[str, tuple[Example, ...]], list[str]]:
+    """Decide what the parts of a source are, as far as their names say it; one part alone is called "all"."""
+    settled, notes = settle_dev(parts)
+    return {"all": next(iter(settled.values()))} if len(settled) == 1 else settled, notes
 
 
 def read_bundled(name: str) -> Parts:
@@ -157,53 +150,34 @@ def read_bundled(name: str) -> Parts:
         raise DataError(f"task.source: no bundled task '{name}'; choose from {', '.join(demo.TASKS)}")
     info = demo.TASKS[name]
     parts = {
-        split: tuple(_bundled_example(record) for record in demo.examples(name, split))
+        split: tuple(
+            Example(row["id"], tuple(Message(**turn) for turn in row["messages"]), tuple(row.get("choices", ())))
+            for row in demo.examples(name, split)
+        )
         for split in ("train", "validation", "test")
     }
     scorers = (info.scorer, *info.secondary_scorers)
-    return Parts("chat_jsonl", parts, (), scorers, info.max_new_tokens, None, info.title)
-
-
-def _bundled_example(record: dict) -> Example:
-    messages = tuple(Message(turn["role"], turn["content"]) for turn in record["messages"])
-    return Example(record["id"], messages, tuple(record.get("choices", ())))
-
-
-def _read_folder(folder: Path, format: str, columns: Mapping[str, str] | None, reading: str) -> Parts:
-    files = _split_files(folder)
-    paths = [path for each in files.values() for path in each]
-    data = read_files(paths, format, columns, reading, folder.resolve().name)
-    read, parts = dict(zip(paths, data.parts, strict=True)), {}
-    for split, each in files.items():
-        parts[split] = interleave([read[path] for path in each])
-        check_unique(parts[split], f"{folder.name} ({split})")
-    settled, notes = settle_dev(parts)
-    if len(settled) == 1:
-        settled = {"all": next(iter(settled.values()))}
-    return Parts(
-        data.format, settled, (*data.notes, *notes), fields=data.fields, reading=data.reading, files=_files(paths)
-    )
+    return Parts("chat_jsonl", parts, scorers=scorers, max_new_tokens=info.max_new_tokens, label=info.title)
 
 
 def _split_files(folder: Path) -> dict[str, list[Path]]:
-    """The data files of each split: sub-folders with a split's name, else files with one in their name."""
+    """Return the data files of each split: sub-folders with a split's name, else files with one in their name."""
     entries = _entries(folder)
-    found: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     for entry in entries:
         split = split_of(entry.name if entry.is_dir() else entry.stem)
-        if split:
-            inside = _data_files(_entries(entry)) if entry.is_dir() else _data_files([entry])
-            found.setdefault(split, []).extend(inside)
-    found = {split: paths for split, paths in found.items() if paths}
+        data_files = _data_files(_entries(entry) if entry.is_dir() else [entry]) if split else []
+        if split and data_files:
+            files.setdefault(split, []).extend(data_files)
     single = _data_files(entries)
-    if not found and len(single) == 1:
+    if not files and len(single) == 1:
         return {"train": single}
-    if not found:
+    if not files:
         raise DataError(
             f"{folder}: no file or sub-folder named train, validation, dev or test with .jsonl, .csv or .txt data; "
             "rename them or give one file"
         )
-    return found
+    return files
 
 
 def _entries(folder: Path) -> list[Path]:

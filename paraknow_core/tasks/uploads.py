@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from paraknow_core.errors import DataError
 from paraknow_core.tasks.formats import Data, read_files, read_table, samples
 from paraknow_core.tasks.layouts import UnknownLayoutError, guess
-from paraknow_core.tasks.task import Example
 
 MAX_BYTES = 20_000_000
 MAX_FIRST_LINE = 1_000_000  # bytes
@@ -44,20 +45,11 @@ def check_upload(path: Path) -> None:
         return
     if len(first) > MAX_FIRST_LINE:
         raise DataError(f"{name} line 1: is longer than 1 MB; write one example a line")
-    columns = first.count(b",") + 1 if path.suffix.lower() == ".csv" else _keys(first)
+    is_csv = path.suffix.lower() == ".csv"
+    columns = first.count(b",") + 1 if is_csv else _keys(first)
     # A text in quotes may hold commas, so that a CSV's are counted generously here and exactly when it is read.
-    if columns > MAX_COLUMNS * (10 if path.suffix.lower() == ".csv" else 1):
+    if columns > MAX_COLUMNS * (10 if is_csv else 1):
         raise DataError(f"{name} line 1: has {columns:,} columns; at most {MAX_COLUMNS} are read")
-
-
-def read_upload(path: Path) -> tuple[str, int]:
-    """Read every example of an upload, as strictly as a run would; return the format and their number.
-
-    Raises:
-        DataError: names the line.
-    """
-    data = load_upload(path)
-    return data.format, len(data.parts[0])
 
 
 def load_upload(path: Path, columns: Mapping[str, str] | None = None) -> Data:
@@ -81,17 +73,14 @@ def columns_of(path: Path) -> dict[str, str]:
     """
     try:
         load_upload(path)
+        return {}
     except UnknownLayoutError:
-        pass
+        with suppress(DataError):
+            if table := read_table(path, header=True):
+                return dict(list(samples([table]).items())[:MAX_COLUMNS])
+        return {}
     except DataError:
         return {}  # a line is wrong, not the layout
-    else:
-        return {}
-    try:
-        table = read_table(path, header=True)
-    except DataError:
-        return {}
-    return dict(list(samples([table]).items())[:MAX_COLUMNS]) if table is not None else {}
 
 
 def guess_of(columns: Mapping[str, str]) -> dict[str, str]:
@@ -99,25 +88,8 @@ def guess_of(columns: Mapping[str, str]) -> dict[str, str]:
     return guess([name for name, value in columns.items() if value])
 
 
-def rewrite(path: Path, columns: Mapping[str, str], target: Path) -> int:
-    """Write an upload as chat JSONL, its prompts and answers made of the fields named.
-
-    Args:
-        path: JSON lines, or CSV whose first line names the columns.
-        columns: see `load_upload`.
-        target: a new file.
-
-    Returns:
-        How many examples were written.
-
-    Raises:
-        DataError: names the line.
-    """
-    return write_chat(mapped(path, columns), target)
-
-
 def mapped(path: Path, columns: Mapping[str, str]) -> Data:
-    """Read an upload by a mapping that must name what a conversation needs; see `rewrite`."""
+    """Read an upload by a mapping that must name what a conversation needs; see `load_upload`."""
     missing = [] if columns.get("messages") else [key for key in ("question", "answer") if not columns.get(key)]
     if missing:
         raise DataError(f"{path.name}: no column is chosen for {' and '.join(missing)}; choose one")
@@ -126,16 +98,14 @@ def mapped(path: Path, columns: Mapping[str, str]) -> Data:
 
 def write_chat(data: Data, target: Path) -> int:
     """Write examples as chat JSONL; return how many."""
-    lines = [_line(example) for part in data.parts for example in part]
-    target.write_text("".join(lines), encoding="utf-8")
-    return len(lines)
-
-
-def _line(example: Example) -> str:
-    record: dict[str, Any] = {"messages": [{"role": turn.role, "content": turn.content} for turn in example.messages]}
-    if example.choices:
-        record["choices"] = list(example.choices)
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    examples = [example for part in data.parts for example in part]
+    with target.open("w", encoding="utf-8") as file:
+        for example in examples:
+            record: dict[str, Any] = {"messages": [asdict(turn) for turn in example.messages]}
+            if example.choices:
+                record["choices"] = example.choices
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return len(examples)
 
 
 def _keys(first: bytes) -> int:

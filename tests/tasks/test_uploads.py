@@ -7,7 +7,12 @@ import pytest
 from paraknow_core.errors import DataError
 from paraknow_core.tasks import uploads
 from paraknow_core.tasks.formats import read_examples
-from paraknow_core.tasks.uploads import columns_of, read_upload, rewrite
+from paraknow_core.tasks.uploads import columns_of, load_upload, mapped, write_chat
+
+
+def rewrite(path, columns, target):
+    return write_chat(mapped(path, columns), target)
+
 
 GOOD = '{"question": "1 + 1?", "answer": "2"}\n'
 BROKEN = {
@@ -33,7 +38,7 @@ BROKEN = {
 def test_a_broken_file_is_one_sentence(write, name):
     content, said = BROKEN[name]
     with pytest.raises(DataError) as refused:
-        read_upload(write(name, content))
+        load_upload(write(name, content))
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -41,13 +46,17 @@ def test_a_broken_file_is_one_sentence(write, name):
 def test_too_large_a_file_is_refused_by_its_size(write, monkeypatch):
     monkeypatch.setattr(uploads, "MAX_BYTES", 20)
     with pytest.raises(DataError, match="can be uploaded"):
-        read_upload(write("large.jsonl", GOOD))
+        load_upload(write("large.jsonl", GOOD))
 
 
 def test_good_files_are_counted(write):
-    assert read_upload(write("a.jsonl", GOOD * 3)) == ("gsm8k", 3)
-    assert read_upload(write("a.csv", 'q,"a, b",b,c,d,A\n' * 2)) == ("mmlu", 2)
-    assert read_upload(write("a.txt", "One line.\n\nAnother.\n"))[0] == "text"
+    for name, content, format, count in (
+        ("a.jsonl", GOOD * 3, "gsm8k", 3),
+        ("a.csv", 'q,"a, b",b,c,d,A\n' * 2, "mmlu", 2),
+        ("a.txt", "One line.\n\nAnother.\n", "text", 1),
+    ):
+        data = load_upload(write(name, content))
+        assert (data.format, len(data.parts[0])) == (format, count)
 
 
 def test_columns_are_offered_only_where_the_layout_is_unknown(write):
