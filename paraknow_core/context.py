@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Reporter(Protocol):
-    """Whoever follows a run: the writer of its folder, or a progress bar."""
+    """Whoever follows a run: the writer of its folder, or a progress bar. `check_stop` raises if a stop is wanted."""
 
     def stage(self, name: str, message: str = "") -> None: ...
     def progress(self, done: float, total: float, message: str = "") -> None: ...
@@ -43,22 +43,10 @@ class Reporter(Protocol):
     def stop_requested(self) -> bool: ...
 
 
-class Silent:
-    """A reporter that says nothing."""
+class Silent(Reporter):
+    """A reporter that says nothing and never asks for a stop: the empty methods of `Reporter`."""
 
     stop_requested = False
-
-    def stage(self, name: str, message: str = "") -> None:
-        """Ignore."""
-
-    def progress(self, done: float, total: float, message: str = "") -> None:
-        """Ignore."""
-
-    def event(self, name: str, **fields: Any) -> None:
-        """Ignore."""
-
-    def check_stop(self) -> None:
-        """Never stops."""
 
 
 class Model:
@@ -178,6 +166,11 @@ class Context:
     @cached_property
     def student(self) -> Model:
         return Model(self.spec.student, self.settings, self.place, "student")
+
+    @property
+    def student_modules(self) -> list[LogicalModule]:
+        """The student's modules that get an adapter: those of the spec's origin."""
+        return [module for module in self.student.anatomy.modules if module.role in self.spec.extraction.roles]
 
     @cached_property
     def judge(self) -> Model:
@@ -314,11 +307,6 @@ class Work:
     def measured(self) -> bool:
         """Whether the teacher is measured: by a method that needs it, or because nothing else was asked for."""
         return self.method.needs_teacher or self.spec.until == "sensitivity"
-
-    @property
-    def modules(self) -> list[LogicalModule]:
-        """The student's modules that get an adapter."""
-        return [m for m in self.context.student.anatomy.modules if m.role in self.spec.extraction.roles]
 
     def warn(self, message: str) -> None:
         """Tell whoever follows the run, and keep it in the result."""

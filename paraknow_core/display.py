@@ -131,7 +131,7 @@ _JOINERS = "\u200c\u200d"  # invisible, but words of Persian or Hindi and compos
 
 
 def one_line(text: str) -> str:
-    """Return text on one line, without signs that draw nothing or turn the direction of what follows."""
+    """Return text on one line, without signs that draw nothing, turn its direction, or that a terminal would obey."""
     return " ".join("".join(c if c.isprintable() or c in _JOINERS else " " for c in text).split())
 
 

@@ -5,10 +5,17 @@ import ctypes
 import resource
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 _STATUS = "/proc/{}/status"
 _INTERVAL_S = 0.02
+_CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 
 
 def anonymous_bytes(pid: int | None = None) -> int:
@@ -23,8 +30,6 @@ def anonymous_bytes(pid: int | None = None) -> int:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    import psutil
-
     try:
         return psutil.Process(pid).memory_info().rss
     except psutil.Error:
@@ -39,29 +44,19 @@ def peak_bytes() -> int:
 
 def total_bytes() -> int:
     """Return the memory of the machine, or what a container's limit leaves of it."""
-    import psutil
-
-    total = psutil.virtual_memory().total
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            total = min(total, int(Path(limit).read_text()))
-    return total
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _containers())])
 
 
 def available_bytes() -> int:
     """Return the memory that could be had without swapping: the system's, or what a container's limit leaves."""
-    import psutil
+    return max(0, min([psutil.virtual_memory().available, *(limit - used for limit, used in _containers())]))
 
-    available = psutil.virtual_memory().available
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            available = min(available, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # no container, or "max": no limit
-            continue
-    return max(0, available)
+
+def _containers() -> Iterator[tuple[int, int]]:
+    """Yield the limit of each container that has one, and how much of it is used, in bytes."""
+    for folder, limit, used in _CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # no container, or "max": no limit
+            yield int((folder / limit).read_text()), int((folder / used).read_text())
 
 
 def release(beyond: int = 0) -> None:
@@ -97,15 +92,13 @@ class PeakMemory:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._look()
         if self._device == "cuda":
             import torch
 
             self.bytes = torch.cuda.max_memory_allocated()
 
     def _watch(self) -> None:
-        while not self._ended.wait(_INTERVAL_S):
-            self._look()
-
-    def _look(self) -> None:
-        self.bytes = max(self.bytes, anonymous_bytes())
+        ended = False
+        while not ended:  # once more at the end
+            ended = self._ended.wait(_INTERVAL_S)
+            self.bytes = max(self.bytes, anonymous_bytes())

@@ -88,14 +88,11 @@ def load_settings(place: Workspace, **flags: object) -> Settings:
     values.update({key: value for key, value in flags.items() if value is not None})
     try:
         return Settings.model_validate(values)
-    except (ValidationError, OverflowError) as error:
-        if isinstance(error, OverflowError):
-            raise SpecError("settings: a number is beyond all measure; give plain numbers and text") from None
+    except OverflowError:
+        raise SpecError("settings: a number is beyond all measure; give plain numbers and text") from None
+    except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        names = ", ".join(Settings.model_fields)
-        raise SpecError(f"settings: '{key}': {_message(first['msg'])}; known settings are {names}") from None
-
-
-def _message(text: str) -> str:
-    return text.removeprefix("Value error, ") if text.startswith("Value error, ") else text.lower()
+        key, names = ".".join(map(str, first["loc"])), ", ".join(Settings.model_fields)
+        _, ours, problem = first["msg"].rpartition("Value error, ")
+        problem = problem if ours else problem.lower()
+        raise SpecError(f"settings: '{key}': {problem}; known settings are {names}") from None

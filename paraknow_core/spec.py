@@ -321,11 +321,6 @@ def read_spec(path: Path) -> RunSpec:
     return parse_yaml(read_text(path), where=path.name)
 
 
-def schema() -> dict:
-    """Return the JSON schema of a spec."""
-    return RunSpec.model_json_schema()
-
-
 def _first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     location = [str(part) for part in first["loc"]]

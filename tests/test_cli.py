@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from paraknow_core.cli import main
-from paraknow_core.cli.console import sentence
+from paraknow_core.display import one_line
 from paraknow_core.files.json_file import write_json
 from paraknow_core.paths import PROJECT_ROOT
 from paraknow_core.runs.folder import RunFolder, list_runs
@@ -166,7 +166,7 @@ def test_extract_refuses_and_leaves_nothing_behind(option, value, says, pair, wo
 
 
 def test_a_sentence_has_no_control_characters():
-    assert sentence("a\x1b[31mb\n c\x07\td") == "a [31mb c d"
+    assert one_line("a\x1b[31mb\n c\x07\td") == "a [31mb c d"
 
 
 # Looking without computing

@@ -38,12 +38,12 @@ Factors = tuple[Tensor, Tensor]
 def export(work: "Work") -> None:
     """Write adapter/ of a run, and check by loading it that it is what was trained."""
     context, student, model = work.context, work.context.student, work.started.peft_model
+    modules, factorisation, label = context.student_modules, work.spec.factorisation, student.source.label
     folder = work.folder.file("adapter")
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off
-    head = tied_head(model.base_model.model, student.anatomy, work.modules)
+    head = tied_head(model.base_model.model, student.anatomy, modules)
     card = adapter_card(work.spec, student.source, head)
-    factorisation, label = work.spec.factorisation, student.source.label
-    export_adapter(model, work.started.initial, student.anatomy, work.modules, factorisation, folder, label, card)
+    export_adapter(model, work.started.initial, student.anatomy, modules, factorisation, folder, label, card)
     check = work.result["export_check"] = check_export(model, student.load(), folder, work.samples)
     if not check["passed"]:
         why = "train without student_bits" if context.settings.student_bits else "compute in float32"

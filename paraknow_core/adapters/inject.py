@@ -3,6 +3,7 @@
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -184,18 +185,14 @@ def tie_head(peft_model: "PeftModel") -> None:
     model = peft_model.base_model.model
     embed_a, embed_b = host_factors(model.get_input_embeddings())
     head_a, head_b = host_factors(model.get_output_embeddings())
-
-    def fold_into(owner: nn.Parameter) -> object:
-        def hook(view: Tensor) -> None:
-            gradient = view.grad.T
-            owner.grad = gradient.clone() if owner.grad is None else owner.grad.add_(gradient)
-            view.grad = None
-
-        return hook
-
     for view, owner in ((head_a, embed_b), (head_b, embed_a)):
         view.data = owner.data.T
-        view.register_post_accumulate_grad_hook(fold_into(owner))
+        view.register_post_accumulate_grad_hook(partial(_pass_gradient, owner))
+
+
+def _pass_gradient(owner: nn.Parameter, view: Tensor) -> None:
+    owner.grad = view.grad.T.clone() if owner.grad is None else owner.grad.add_(view.grad.T)
+    view.grad = None
 
 
 def save_initial_adapter(peft_model: "PeftModel", folder: Path, label: str, card: str) -> None:

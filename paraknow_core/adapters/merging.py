@@ -78,7 +78,9 @@ def write_merged(
     weights = _Weights(context, folder, getattr(torch, made_in), getattr(torch, dtype), bits)
     layout = {name: (weights.dtype, tuple(header.shape)) for name, header in parameter_headers(student.source).items()}
     total = file_bytes(layout)
-    _refuse_full(out, total + _SPARE_BYTES)
+    disk = next(parent for parent in (out, *out.parents) if parent.exists())
+    if shutil.disk_usage(disk).free < total + _SPARE_BYTES:
+        raise _no_room(out, total)
     try:
         with build_folder(out) as building:
             _write_shards(context, layout, weights, building)
@@ -121,8 +123,7 @@ class _Weights:
         self.dtype, self._made_in = dtype, made_in
         self._scaling = factorisation.lora_alpha / factorisation.rank
         self._stored = Shards(student.source, None)
-        modules = [m for m in anatomy.modules if m.role in context.spec.extraction.roles]
-        self._initial, self._trained = _factors(folder, anatomy, modules, factorisation.rank)
+        self._initial, self._trained = _factors(folder, anatomy, context.student_modules, factorisation.rank)
         self._quantised = set()
         if bits:
             self._quantised = quantised_parameters(build_empty(student.source, anatomy, made_in, "cpu"))
@@ -188,12 +189,6 @@ def _refuse_replaced(context: Context, result: Mapping[str, Any]) -> None:
         if not fingerprint:
             problem = "cannot be compared with the run's; the run's result.json lacks its fingerprint; run again"
         raise RunError(f"student {context.student.source.label}: {problem}")
-
-
-def _refuse_full(out: Path, size: int) -> None:
-    parent = next(folder for folder in (out, *out.parents) if folder.exists())
-    if shutil.disk_usage(parent).free < size:
-        raise _no_room(out, size)
 
 
 def _no_room(out: Path, size: int) -> RunError:

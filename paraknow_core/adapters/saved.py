@@ -74,13 +74,12 @@ def saved_changes(folder: Path, anatomy: Anatomy) -> Iterator[Change]:
     Raises:
         RunError: the run has no trained adapter. ModelError: it does not fit the student.
     """
-    record = read_json(folder / "extraction.json", {})
+    record = read_json(folder / RECORD, {})
     subtracted = bool(record.get("subtracted"))
-    final, start = _Adapter(folder / "adapter"), _Adapter(folder / "init_adapter")
+    final, start = _Adapter(folder / "adapter"), _Adapter(folder / FOLDER)
     for host, own in hosts(m for m in anatomy.modules if final.holds(m.host)).items():
-        b, a = final.factors(host)
-        b0, a0 = start.factors(host)
-        _require_fit(host, own, b, a)
+        b, a = final.factors(host, own)
+        b0, a0 = start.factors(host, own)
         rank = a0.shape[0]
         if subtracted:  # exported as [B1, -B0] and [A1; A0], see export.combined
             total = trained = (b, a)
@@ -116,8 +115,7 @@ def trained_factors(folder: Path, anatomy: Anatomy, *, subtracted: bool) -> dict
     own = {host: parts for host, parts in hosts(anatomy.modules).items() if final.holds(host)}
     factors = {}
     for host, parts in own.items():
-        b, a = final.factors(host)
-        _require_fit(host, parts, b, a)
+        b, a = final.factors(host, parts)
         rank = a.shape[0] // 2 if subtracted else a.shape[0]
         factors[host] = (b[:, :rank], a[:rank])
     final.require_known(own, anatomy)
@@ -154,7 +152,7 @@ class _Adapter:
         if odd:
             raise RunError(f"run {self.folder.parent.name}: {CONFIG} was changed ({odd[0]}); run it again")
 
-    def require_known(self, known: Collection[str], anatomy: Anatomy) -> None:
+    def require_known(self, hosts_there: Collection[str], anatomy: Anatomy) -> None:
         """Refuse factors of modules that the student does not have.
 
         Raises:
@@ -163,20 +161,25 @@ class _Adapter:
         changed = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in self.tensors}
         # Adapters of before have factors of a tied output layer too: the embedding's, transposed.
         tied = {FAMILIES[anatomy.family].head} if anatomy.tied else set()
-        odd = sorted(changed - set(known) - tied)
+        odd = sorted(changed - set(hosts_there) - tied)
         if odd:
             raise RunError(
                 f"run {self.folder.parent.name}: the adapter changes {odd[0]}, which the student does not have; "
                 "the student's folder was replaced since the run"
             )
 
-    def factors(self, host: str) -> tuple[Tensor, Tensor]:
-        """Return (B, A) of a host, the scaling folded into B."""
+    def factors(self, host: str, parts: list[LogicalModule]) -> tuple[Tensor, Tensor]:
+        """Return (B, A) of a host, the scaling folded into B.
+
+        Raises:
+            ModelError: there are none, or they do not fit the student's modules in it.
+        """
         rank = (self.config.get("rank_pattern") or {}).get(host, self.config["r"])
         alpha = (self.config.get("alpha_pattern") or {}).get(host, self.config["lora_alpha"])
         for embedding in (False, True):
             a, b = factor_names(host, embedding=embedding)
             if a in self.tensors:
+                _require_fit(host, parts, self.tensors[b], self.tensors[a])
                 return alpha / rank * self.tensors[b], self.tensors[a]
         raise ModelError(f"{self.folder.name}: has no factors for {host}; the run's folder was changed, run it again")
 

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from paraknow_core.display import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -18,15 +20,10 @@ PLAIN_WIDTH = 200  # columns of a table that goes into a file or pipe
 PLAIN_EVERY_S = 10.0  # between two progress lines when stderr is no terminal
 
 
-def sentence(text: str) -> str:
-    """Return text on one line, without control characters that a terminal would obey."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
 def say(text: str) -> None:
     """Print one sentence on stderr; a log on a full disk must not end what it tells of."""
     with contextlib.suppress(OSError):
-        print(sentence(text), file=sys.stderr, flush=True)
+        print(one_line(text), file=sys.stderr, flush=True)
 
 
 def console() -> "Console":
@@ -39,7 +36,7 @@ def console() -> "Console":
 
 def show(*lines: str) -> None:
     """Print lines on stdout."""
-    show_text("".join(f"{sentence(line)}\n" for line in lines))
+    show_text("".join(f"{one_line(line)}\n" for line in lines))
 
 
 def show_json(value: Any) -> None:
@@ -65,7 +62,7 @@ def show_table(
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*("" if cell is None else sentence(str(cell)) for cell in row))
+        table.add_row(*("" if cell is None else one_line(str(cell)) for cell in row))
     out = console()
     out.print(table)
     out.file.flush()
@@ -164,7 +161,7 @@ class Progress:
             self._bar = _new_bar()
             self._task = self._bar.add_task("", total=None)
             self._bar.start()
-        self._bar.update(self._task, description=sentence(text), completed=done, total=total or None)
+        self._bar.update(self._task, description=one_line(text), completed=done, total=total or None)
 
     def _line(self, text: str, done: float, total: float) -> None:
         name = f"{self._label}/{self._stage}"

@@ -16,7 +16,7 @@ from paraknow_core.errors import RunError
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.runs.processes import is_there
+from paraknow_core.runs.processes import is_alive
 
 IDLE_S = 600.0
 POLL_S = 0.2
@@ -105,7 +105,7 @@ def _start_next(place: Workspace, order: Order) -> None:
 
 def _is_busy(run: RunFolder) -> bool:
     """Tell whether the run's process is still there."""
-    if not is_there(run.process(), "launched"):
+    if not is_alive(run.process(), "launched"):
         return False
     status = run.status()
     return status.active or 0 <= time.time() - status.ended < LINGER_S

@@ -20,8 +20,8 @@ import psutil
 from filelock import Timeout
 
 from paraknow_core.files.json_file import read_json, write_json
-from paraknow_core.paths import Workspace, boot_id
-from paraknow_core.runs.processes import is_there, lock_file, start_detached, this_process
+from paraknow_core.paths import Workspace
+from paraknow_core.runs.processes import boot_id, is_alive, lock_file, start_detached, this_process
 
 LOOK_S, GONE_S = 1.0, 4.0  # how often is looked whether anybody is left; a server that is started anew has so long
 STARTED_VARIABLE = "PARAKNOW_STARTED"  # set in a service that a user of it has started
@@ -55,7 +55,7 @@ class Service:
 
     def alive(self) -> bool:
         """Tell whether the process is there."""
-        return is_there(read_json(self.folder / "process.json"), lock=self.folder / "lock")
+        return is_alive(read_json(self.folder / "process.json"), lock=self.folder / "lock")
 
     @property
     def starting(self) -> bool:
@@ -83,7 +83,7 @@ class Service:
         if read_json(file) == own:
             return
         for other in self._users.glob("*.json"):
-            if not is_there(read_json(other)):
+            if not is_alive(read_json(other)):
                 other.unlink(missing_ok=True)
         write_json(file, own, durable=False)
 
@@ -94,7 +94,7 @@ class Service:
             return False  # who started it by hand ends it by hand
         now = time.monotonic()
         if now - self._looked > LOOK_S:
-            has_users = any(is_there(read_json(file)) for file in self._users.glob("*.json"))
+            has_users = any(is_alive(read_json(file)) for file in self._users.glob("*.json"))
             self._looked, self._alone_since = now, None if has_users else self._alone_since or now
         return self._alone_since is not None and now - self._alone_since > GONE_S
 
@@ -107,7 +107,7 @@ class Service:
         while self.alive() and time.monotonic() < deadline:
             time.sleep(0.05)
         process = read_json(self.folder / "process.json")
-        if wait_s and is_there(process):  # on this host: the same number elsewhere is another process here
+        if wait_s and is_alive(process):  # on this host: the same number elsewhere is another process here
             with suppress(psutil.NoSuchProcess):
                 psutil.Process(process["pid"]).kill()
 

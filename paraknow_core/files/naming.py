@@ -86,13 +86,16 @@ def is_hub_id(text: str) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether a path exists; what cannot be one (too long, with a zero byte) counts as there: it is no hub id."""
+    """Tell whether something has this name: also a link that leads nowhere, and what may not be looked at.
+
+    What cannot be a path (too long, with a zero byte) counts as there: it is no hub id.
+    """
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError):
-        return True
+        pass
     return True
 
 

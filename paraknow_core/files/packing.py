@@ -134,6 +134,6 @@ def adapter_zip(folder: Path, name: str) -> bytes:
     return buffer.getvalue()
 
 
-def safe_name(text: str, fallback: str = "run") -> str:
+def safe_name(text: str) -> str:
     """Return a name that every file system takes, made from any text."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80] or fallback
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80] or "run"

@@ -51,7 +51,10 @@ class TensorFile(Mapping):
         """Return whether a file of this layout exists."""
         header, _ = _layout(tensors)
         total = len(header) + file_bytes(tensors)
-        return path.exists() and path.stat().st_size == total and _starts_with(path, header)
+        if not path.exists() or path.stat().st_size != total:
+            return False
+        with path.open("rb") as file:
+            return file.read(len(header)) == header
 
     def flush(self) -> None:
         """Return when the disk has what was written: needed against a crash of the machine, not against a kill."""
@@ -111,11 +114,6 @@ def _layout(tensors: "Layout", metadata: dict[str, str] | None = None) -> tuple[
     text += b" " * (-(8 + len(text)) % 64)
     header = len(text).to_bytes(8, "little") + text
     return header, {name: len(header) + entries[name]["data_offsets"][0] for name in tensors}
-
-
-def _starts_with(path: Path, header: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(header)) == header
 
 
 def _reserve(path: Path, header: bytes, total: int) -> None:

@@ -61,7 +61,7 @@ def start_adapter(
     """
     student = student or context.student.load()
     inputs = MethodInputs(context, dict(student.named_parameters()), store, plan)
-    modules = inputs.student_modules
+    modules = context.student_modules
     record = read_json(folder / RECORD)
     if record:
         updates = saved_updates(folder / FOLDER, modules, context.spec.factorisation.rank, set(record["subtracted"]))
@@ -121,4 +121,4 @@ def _compute(inputs: MethodInputs, method: Method, student: "PreTrainedModel") -
 
 def _inject(inputs: MethodInputs, student: "PreTrainedModel", updates: Iterator[Update]) -> "PeftModel":
     context, spec = inputs.context, inputs.context.spec
-    return inject(student, context.student.anatomy, inputs.student_modules, spec.factorisation, updates, spec.seed)
+    return inject(student, context.student.anatomy, context.student_modules, spec.factorisation, updates, spec.seed)

@@ -10,8 +10,9 @@ from pathlib import Path
 from paraknow_core.errors import RunError
 from paraknow_core.files import shapes
 from paraknow_core.files.json_file import open_plain, read_json, read_lines
+from paraknow_core.files.naming import is_there
 from paraknow_core.paths import Workspace, contained
-from paraknow_core.runs.processes import is_there
+from paraknow_core.runs.processes import is_alive
 from paraknow_core.runs.status import STATES, Status
 from paraknow_core.spec import RunSpec, read_spec
 
@@ -49,14 +50,14 @@ class RunFolder:
         """
         file = self.path / "status.json"
         data = read_json(file)
-        if not (isinstance(data, dict) and data.get("state") in STATES) and _exists(file):
+        if not (isinstance(data, dict) and data.get("state") in STATES) and is_there(file):
             return Status("failed", message=self._damaged(file.name, "it does not say what the run is doing"))
         status = Status.from_dict(data)
         if status.state == "queued":
             process = self.process()
-            lost = process.get("attempt") == status.attempt and not is_there(process, "launched")
+            lost = process.get("attempt") == status.attempt and not is_alive(process, "launched")
             return replace(status, state="lost", message="the process ended before it began") if lost else status
-        if status.active and not is_there(vars(status), "heartbeat", self.path / "lock"):
+        if status.active and not is_alive(vars(status), "heartbeat", self.path / "lock"):
             return replace(status, state="lost", message=f"the process is gone; {self.way_on(status.stage)}")
         asked = status.state == "running" and (self.path / "stop").exists()
         return replace(status, state="stopping") if asked else status
@@ -113,7 +114,7 @@ class RunFolder:
     def read_result(self) -> tuple[dict | None, str]:
         """Return what the run produced, as far as it is valid, and one sentence if it is not (empty if it is)."""
         file = self.path / "result.json"
-        if not _exists(file):
+        if not is_there(file):
             return None, ""
         result, lost = shapes.fit(read_json(file), shapes.RESULT)
         if result is shapes.MISSING:
@@ -156,17 +157,6 @@ def _fitting(data: object, shape: object) -> dict:
     return {} if valid is shapes.MISSING else valid
 
 
-def _exists(path: Path) -> bool:
-    """Tell whether something has this name: also a link that leads nowhere, or what may not be looked at."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def find_run(place: Workspace, name: str) -> RunFolder:
     """Return the run with this id, or the only one whose id begins with it.
 
@@ -174,7 +164,7 @@ def find_run(place: Workspace, name: str) -> RunFolder:
         RunError: none or several match.
     """
     path = contained(place.runs, name)
-    if _exists(path / "spec.yaml"):
+    if is_there(path / "spec.yaml"):
         return RunFolder(path)
     matches = [run for run in list_runs(place) if run.id.startswith(name)]
     if len(matches) == 1:

@@ -22,16 +22,8 @@ from paraknow_core.files.json_file import open_plain
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.status import Status
 
-COLUMNS = (
-    "step",
-    "epoch",
-    "elapsed",
-    "loss",
-    "validation_loss",
-    "learning_rate",
-    "grad_norm",
-    "tokens_per_s",
-    "memory_bytes",
+COLUMNS = tuple(
+    "step epoch elapsed loss validation_loss learning_rate grad_norm tokens_per_s memory_bytes".split()  # noqa: SIM905
 )
 AT_ONCE = 4_000_000  # bytes of one reading: about a tenth of a second, so that no page waits for a long run
 MOST_KEPT = 32  # runs whose numbers are in memory
@@ -80,10 +72,10 @@ class Metrics:
         return self
 
     def _read(self, file, everything: bool) -> None:  # noqa: ANN001 - an open binary file
-        known = os.fstat(file.fileno())
-        if known.st_ino != self.inode or known.st_size < self.offset:
+        status = os.fstat(file.fileno())
+        if status.st_ino != self.inode or status.st_size < self.offset:  # another file, or one that begins anew
             self._forget()
-        self.inode, self.behind = known.st_ino, True
+        self.inode, self.behind = status.st_ino, True
         while self.behind:
             file.seek(self.offset)
             content = file.read(AT_ONCE)
@@ -129,8 +121,8 @@ class Metrics:
             column.append(values[name] if name in values else _number(record.get(name)))
 
     def _merge(self, record: dict) -> None:
-        """A second record of the same step: usually its validation loss."""
-        for name in COLUMNS[3:] + ("epoch",):
+        """Add a second record of the newest step: usually its validation loss."""
+        for name in ("epoch", *COLUMNS[3:]):
             value = _number(record.get(name))
             if math.isfinite(value):
                 self.columns[name][-1] = value
@@ -139,8 +131,8 @@ class Metrics:
     def latest(self, name: str) -> float | None:
         """Return the newest value of a column that there is."""
         values = self.array(name)
-        there = numpy.flatnonzero(numpy.isfinite(values))
-        return float(values[there[-1]]) if len(there) else None
+        finite = values[numpy.isfinite(values)]
+        return float(finite[-1]) if len(finite) else None
 
     def array(self, name: str) -> numpy.ndarray:
         """Return a column as an array of its own."""
@@ -150,19 +142,20 @@ class Metrics:
     def kept(self, key: tuple, make: Callable[["Metrics"], Kept]) -> Kept:
         """Return what is made of these steps, made once until there are new ones."""
         with self.lock:
-            known = self._made.get(key)
-            if known is None or known[0] != self.steps:
+            steps, value = self._made.get(key, (None, None))
+            if steps != self.steps:
                 self._made = {k: entry for k, entry in self._made.items() if entry[0] == self.steps}
-                self._made[key] = known = (self.steps, make(self))
-            return known[1]
+                value = make(self)
+                self._made[key] = (self.steps, value)
+            return value
 
     def points(self, name: str, axis: str) -> tuple[numpy.ndarray, numpy.ndarray]:
         """Return x and y of a column, both finite."""
         x, y = self.array(axis), self.array(name)
         if axis == "epoch" and len(x):
             x[0] = 0.0 if self.columns["step"][0] == 0 and not math.isfinite(x[0]) else x[0]
-        there = numpy.isfinite(x) & numpy.isfinite(y)
-        return x[there], y[there]
+        finite = numpy.isfinite(x) & numpy.isfinite(y)
+        return x[finite], y[finite]
 
     def rate(self) -> float | None:
         """Return optimiser steps a second over the last steps, or None before there are two of one attempt."""
@@ -180,8 +173,8 @@ class Metrics:
             rate = self.rate()
             return remaining / rate if rate else None
         spent = status.heartbeat - self.stage_began
-        known = status.done > 0 and self.stage == status.stage and spent > 0
-        return remaining * spent / status.done if known else None
+        is_measured = status.done > 0 and self.stage == status.stage and spent > 0
+        return remaining * spent / status.done if is_measured else None
 
     def table(self) -> pandas.DataFrame:
         """Return all steps, read to the end."""
@@ -207,14 +200,10 @@ def records(run: RunFolder) -> pandas.DataFrame:
     return pandas.DataFrame(run.metrics())
 
 
-def csv_of(runs: Sequence[tuple[str, RunFolder]]) -> Callable[[], str]:
-    """Return what makes the CSV of runs by their names, when somebody asks for it."""
-
-    def make() -> str:
-        tables = [_metrics(str(run.path)).table().assign(run=run.id, label=name) for name, run in runs]
-        return pandas.concat(tables).set_index(["run", "label"]).to_csv()
-
-    return make
+def csv_of(runs: Sequence[tuple[str, RunFolder]]) -> str:
+    """Return all steps of runs as CSV, each with its run's id and the name that is given with it."""
+    tables = [_metrics(str(run.path)).table().assign(run=run.id, label=name) for name, run in runs]
+    return pandas.concat(tables).set_index(["run", "label"]).to_csv()
 
 
 def _records(lines: bytes) -> list[dict]:

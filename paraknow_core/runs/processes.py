@@ -16,13 +16,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 from filelock import FileLock, Timeout
 
-from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, boot_id
+from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 
 REMOTE_SILENCE_S = 60.0  # a process of another host counts as gone after this long without a word of it
 LOCK_PATIENCE_S = 0.5  # a reader that looks whether a lock is held holds it for a moment itself
@@ -54,6 +55,15 @@ def start_detached(place: Workspace, *command: str, log: IO, **environment: str)
     )
 
 
+@cache
+def boot_id() -> str | None:
+    """Return what names this machine's running system until it starts anew; None where that is not known."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
 def this_process() -> dict[str, Any]:
     """Return what names this process for good; see `process_identity`."""
     return process_identity(os.getpid())
@@ -83,7 +93,7 @@ def _since_boot(pid: int) -> tuple[float, str] | None:
         return None
 
 
-def is_there(process: object, heard: str = "", lock: Path | None = None) -> bool:
+def is_alive(process: object, heard: str = "", lock: Path | None = None) -> bool:
     """Tell whether a process is alive.
 
     Args:

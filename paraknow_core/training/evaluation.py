@@ -65,7 +65,7 @@ def evaluate(
             task,
             examples,
             task.scorers,
-            judge=_judge(context),
+            judge=(context.judge.load(), context.judge.tokenizer) if asks_judge(task.scorers) else None,
             skip={scorer: set(kept[scorer]) for scorer in task.scorers},
             on_records=on_records,
             progress=lambda n, total: context.report.progress(n, total, "test examples"),
@@ -89,7 +89,7 @@ def reference_scores(context: Context, name: str) -> list[dict]:
         name: "student" or "teacher".
     """
     model = context.student if name == "student" else context.teacher
-    folder = context.place.evaluations / _reference_key(context, model)
+    folder = context.place.evaluations / reference_key(context, model)
     scores = _saved_scores(folder, context)
     if scores is None:
         if folder.exists():
@@ -116,13 +116,7 @@ def _saved_scores(folder: Path, context: Context) -> list[dict] | None:
     return scores if whole else None
 
 
-def reference_predictions(context: Context, name: str) -> Path:
-    """Return the file with the per-example records of a reference."""
-    model = context.student if name == "student" else context.teacher
-    return context.place.evaluations / _reference_key(context, model) / PREDICTIONS
-
-
-def _reference_key(context: Context, model: Model) -> str:
+def reference_key(context: Context, model: Model) -> str:
     """Hash all that a reference's records depend on, and nothing else."""
     task = context.task
     upstream: list[Any] = [
@@ -152,12 +146,6 @@ def _identity(context: Context, model: Model) -> list[Any]:
         pick_device(context.settings.device),
         [version(package) for package in ("torch", "transformers", "tokenizers")],
     ]
-
-
-def _judge(context: Context) -> tuple | None:
-    if not asks_judge(context.task.scorers):
-        return None
-    return context.judge.load(), context.judge.tokenizer
 
 
 def _read_records(file: Path, scorers: tuple[str, ...]) -> dict[str, dict[str, Record]]:

@@ -60,7 +60,7 @@ def refuse_unfit(work: Work) -> None:
     from paraknow_core.adapters.inject import check_rank
     from paraknow_core.methods.plan import plan_transfer
 
-    check_rank(work.modules, work.spec.factorisation.rank)
+    check_rank(work.context.student_modules, work.spec.factorisation.rank)
     work.context.student.check()
     if work.method.needs_teacher:
         work.context.teacher.check()
