@@ -1,4 +1,4 @@
-"""What the stages of one run share: its spec, models (loaded when first needed), task, and whom to tell of progress.
+"""What the stages of one run share: its spec, its task, its models (loaded when first needed), and who is told.
 
 `Context` is what stages read, `Work` what they hand on to one another.
 """
@@ -87,10 +87,10 @@ class Model:
         return weights_fingerprint(self.source, memo=self._place.root / "fingerprints.json")
 
     def refuse_replaced(self) -> None:
-        """See that the weights that were just read are those that were named before: a file may be replaced any time.
+        """Refuse weights that are not those whose fingerprint was taken before: a file may be replaced at any time.
 
         Raises:
-            ModelError: they are not.
+            ModelError: they were replaced.
         """
         before = vars(self).get("fingerprint")
         memo = self._place.root / "fingerprints.json"  # so that an unchanged file is not read again
@@ -111,10 +111,10 @@ class Model:
         return load_tokenizer(self.source)
 
     def check(self) -> None:
-        """See that weights and tokenizer can be loaded, without loading a weight: before anything costly starts.
+        """Check, before anything costly starts, that weights and tokenizer can be loaded; no weight is loaded for that.
 
         Raises:
-            ModelError: they cannot; says which file is in the way.
+            ModelError: they cannot be; names the file.
         """
         import torch
 
@@ -195,7 +195,7 @@ class Context:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """How many examples of each split were left out as too long; those of the seed samples once they are known."""
+        """How many examples of each split were left out as too long; of the seed samples, once these were chosen."""
         seeds = {"seed samples": self._seeds[1]} if "_seeds" in vars(self) and self._leaves_out else {}
         return self._fitted[1] | seeds
 
@@ -250,7 +250,7 @@ class Context:
         return [entry for example in examples for entry in model.reader.encode(example, self.whole_task)]
 
     def skim(self, items: Sequence[Any], message: str = "") -> Iterable[Any]:
-        """Yield items of which thousands take a moment: progress and stop requests now and then are enough."""
+        """Yield items that take no time each: report progress and look for a stop request at every 64th only."""
         for index, item in enumerate(items):
             if index % 64 == 63:
                 self.report.check_stop()
@@ -266,7 +266,7 @@ class Context:
         self.report.progress(len(items), len(items), message)
 
 
-# What stages leave in the run folder: what rests on the trained adapter, on the initial one, and all of it.
+# What stages leave in the run folder: what depends on the trained adapter, what depends on the initial one, and all.
 OF_TRAINED = ("adapter", "predictions.jsonl")
 OF_ADAPTER = ("extraction.json", "init_adapter", "checkpoints", *OF_TRAINED)
 PRODUCTS = ("sensitivity.json", *OF_ADAPTER)
@@ -275,13 +275,13 @@ CHECKED = 4  # training examples on which adapters are checked: before the first
 
 @dataclass
 class Work:
-    """One execution of a run: what its stages hand on to one another. What is Any here belongs to rooms above.
+    """One execution of a run: what its stages hand on to one another. Types of rooms above are Any here.
 
     Attributes:
         context: what all of them read.
         folder: where they leave their products.
         method: the spec's (`methods.base.Method`).
-        result: what result.json is going to say; it grows with every stage, and is kept in partial.json meanwhile.
+        result: the content of result.json to be; it grows with every stage, and lies in partial.json meanwhile.
         store: of stage sensitivity: the teacher's (`sensitivity.store.SensitivityStore`), if it is measured.
         plan: of stage plan: what goes where (`methods.plan.Plan`), if the teacher was measured.
         student: loaded by stage learn, and taken over by extraction.

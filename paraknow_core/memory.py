@@ -1,4 +1,7 @@
-"""How much memory this process takes of its own: anonymous pages, not those of mapped files, which can be dropped."""
+"""The memory of this process and of the machine.
+
+A process's own memory is its anonymous pages; pages of mapped files do not count, because the system can drop them.
+"""
 
 import contextlib
 import ctypes
@@ -19,10 +22,10 @@ _CGROUPS = (
 
 
 def anonymous_bytes(pid: int | None = None) -> int:
-    """Return the memory that is a process's own (Linux: RssAnon; elsewhere all that is resident).
+    """Return the bytes that are a process's own (Linux: RssAnon; elsewhere all that is resident); 0 if it has ended.
 
     Args:
-        pid: of a process of this machine; None for this one. One that is gone has none.
+        pid: of a process of this machine; None for this one.
     """
     try:
         for line in Path(_STATUS.format(pid or "self")).read_text().splitlines():
@@ -37,18 +40,18 @@ def anonymous_bytes(pid: int | None = None) -> int:
 
 
 def peak_bytes() -> int:
-    """Return the largest resident memory that this process has had."""
+    """Return the largest resident memory that this process has had, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def total_bytes() -> int:
-    """Return the memory of the machine, or what a container's limit leaves of it."""
+    """Return the memory of the machine in bytes, or the limit of the container that this process runs in."""
     return min([psutil.virtual_memory().total, *(limit for limit, _ in _containers())])
 
 
 def available_bytes() -> int:
-    """Return the memory that could be had without swapping: the system's, or what a container's limit leaves."""
+    """Return the bytes that could be had without swapping, within the limit of the container if there is one."""
     return max(0, min([psutil.virtual_memory().available, *(limit - used for limit, used in _containers())]))
 
 
@@ -63,7 +66,8 @@ def release(beyond: int = 0) -> None:
     """Give memory that was freed back to the system; the C library keeps hundreds of MB of it otherwise (Linux).
 
     Args:
-        beyond: only where this process holds more bytes than that: what is used again soon costs time to find again.
+        beyond: do so only if this process holds more bytes than that, because memory that is soon needed again takes
+            time to get back.
     """
     if beyond and anonymous_bytes() <= beyond:
         return

@@ -1,4 +1,4 @@
-"""Where things live on this machine: the project, and the workspace that holds all that is written."""
+"""Where things live on this machine: the project, and the workspace, which holds everything that is written."""
 
 import os
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""What lies beside an adapter or a merged model as README.md: of what it is, its form, lines that load and merge it.
+"""The README.md beside an adapter or a merged model: what it was made from, its form, code that loads it.
 
-`cards.md.jinja` holds the texts. Every snippet in them works as it stands with transformers and PEFT alone, once its
-paths are right.
+`cards.md.jinja` holds the texts. Every snippet in them works with transformers and PEFT alone, once its paths are
+right.
 """
 
 import json
@@ -24,7 +24,7 @@ def adapter_card(spec: RunSpec, student: ModelSource, head: str | None) -> str:
     Args:
         spec: the run's.
         student: the untouched student, resolved.
-        head: path of an output layer that the student shares with its embedding and that the adapter brings whole.
+        head: path of the output layer, if it shares the embedding's matrix and the adapter holds it whole.
     """
     return _card("adapter", spec, student, head=head)
 
@@ -36,7 +36,7 @@ def initial_card(spec: RunSpec, student: ModelSource, record: Mapping[str, Any],
         spec: the run's.
         student: the untouched student, resolved.
         record: content of extraction.json.
-        tied: the embedding gets factors, and the output layer shares its matrix.
+        tied: whether the embedding gets factors and shares its matrix with the output layer.
     """
     alpha, subtracted = f"{spec.factorisation.lora_alpha:g}", bool(record["subtracted"])
     return _card("initial", spec, student, note=start_note(record), alpha=alpha, subtracted=subtracted, tied=tied)
@@ -64,10 +64,10 @@ def merged_card(
 
 
 def start_note(record: Mapping[str, Any]) -> str:
-    """Say in one or two sentences what the student computes with the initial adapter, and what that asks for.
+    """Say in one or two sentences what the student computes with the initial adapter, and how it has to be loaded.
 
     Args:
-        record: content of extraction.json, or what is going to be: `subtracted`, `method`, `injection_mode`.
+        record: content of extraction.json, of which `subtracted`, `modules` and `injection_mode` are read.
     """
     if record["subtracted"]:
         return (
@@ -106,7 +106,7 @@ def _card(which: str, spec: RunSpec, student: ModelSource, **more: Any) -> str:
 
 
 def _name(source: str) -> str:
-    """Return a model's name without where it lies on this machine."""
+    """Return a model's name without its folder on this machine."""
     if source.startswith((".", "/", "~")) or "\\" in source:
         return " ".join(source.replace("\\", "/").rstrip("/").rpartition("/")[2].split()) or "a local model"
     return source

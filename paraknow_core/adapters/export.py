@@ -1,11 +1,11 @@
-"""Stage export: the trained change as one plain PEFT adapter for the untouched student, verified by loading it.
+"""Stage export: the trained change as one plain PEFT adapter for the untouched student, checked by loading it.
 
 Tied embeddings: one matrix W has two uses, and training changes it by one D for both. LoRA on both uses loads right but
 cannot merge right: PEFT adds D once a LoRA layer, to the same storage, and makes it W + 2 D; `ensure_weight_tying` ties
 the factors and adds twice all the same; LoRA on one use alone leaves D out of the other one's output. So the embedding
-gets the factors and the output layer goes along whole, as W + D (PEFT's `modules_to_save`): loading gives W + D for
-both uses, merging adds D to the embedding and puts the output layer in its place. The price is the size of one
-embedding matrix in the adapter.
+gets the factors and the adapter holds the output layer whole, as W + D (PEFT's `modules_to_save`): loading gives W + D
+for both uses, merging adds D to the embedding and puts the output layer in its place. The price: the adapter is larger
+by one embedding matrix.
 """
 
 import shutil
@@ -36,7 +36,7 @@ Factors = tuple[Tensor, Tensor]
 
 
 def export(work: "Work") -> None:
-    """Write adapter/ of a run, and check by loading it that it is what was trained."""
+    """Write adapter/ of a run, and check that it computes what was trained when it is loaded, and when it is merged."""
     context, student, model = work.context, work.context.student, work.started.peft_model
     modules, factorisation, label = context.student_modules, work.spec.factorisation, student.source.label
     folder = work.folder.file("adapter")
@@ -126,7 +126,7 @@ def export_adapter(
 
 
 def _whole_head(peft_model: "PeftModel", embed: LogicalModule) -> dict[str, Tensor]:
-    """Return what the output layer holds that shares the embedding's matrix, with the trained change added."""
+    """Return the tensors of an output layer that shares the embedding's matrix, with the trained change added."""
     model = peft_model.base_model.model
     layer = model.get_input_embeddings()
     a, b = host_factors(layer)
@@ -169,9 +169,9 @@ def compare_logits(
     """Compare the logits of two models on samples.
 
     Args:
-        first, second: on one device, in the mode they are to be compared in.
+        first, second: on one device, each in evaluation or training mode as it is to be compared.
         samples: encoded examples, taken one by one.
-        seed: set before each forward pass, so that a model's own dropout falls alike in training mode.
+        seed: set before each forward pass, so that in training mode the dropout of both models is the same.
     """
     worst = largest = 0.0
     with torch.no_grad():

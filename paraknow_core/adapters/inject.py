@@ -1,4 +1,4 @@
-"""Stage injection: initial factors go into a PEFT adapter and, where asked, their product off the base weights."""
+"""Stage injection: put initial factors into a PEFT adapter and, where asked, take their product off the weights."""
 
 import warnings
 from collections import defaultdict
@@ -27,7 +27,7 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def check_rank(modules: Iterable[LogicalModule], rank: int) -> None:
-    """Refuse a rank that some module cannot hold, before anything costly has run.
+    """Refuse a rank that is larger than a side of some module, before anything costly has run.
 
     Raises:
         ShapeError: names the module and the largest rank.
@@ -45,7 +45,7 @@ def check_rank(modules: Iterable[LogicalModule], rank: int) -> None:
 def adapter_config(
     modules: Iterable[LogicalModule], factorisation: FactorisationSpec, head: str | None, ranks: int = 1
 ) -> "LoraConfig":
-    """Describe the adapter to PEFT.
+    """Return PEFT's description of the adapter.
 
     Logical modules that share one fused weight (q, k, v in one matrix) share one adapter whose rank is the sum of
     theirs; its scaling stays lora_alpha / rank.
@@ -53,7 +53,7 @@ def adapter_config(
     Args:
         modules: the student's modules that get an adapter.
         factorisation: rank and lora_alpha of each logical module.
-        head: module path of an output head that uses the embedding's parameter (see `tied_head`), or None.
+        head: path of an output layer that shares the embedding's parameter and gets an adapter (see `tied_head`).
         ranks: 1, or 2 for the exported adapter that holds trained and initial factors.
     """
     from peft import LoraConfig, TaskType
@@ -76,8 +76,8 @@ def adapter_config(
 def tied_head(model: nn.Module, anatomy: Anatomy, modules: Iterable[LogicalModule]) -> str | None:
     """Return the path of the output head if it uses the embedding's parameter and the embedding gets an adapter.
 
-    The head then needs an adapter too, with the embedding's factors: the change is of one parameter with two uses.
-    PEFT's own option for this knows embeddings by the name `embed_tokens` only.
+    The head then needs an adapter too, with the embedding's factors: one parameter changes, and it has two uses. PEFT's
+    own option for this finds embeddings only by the name `embed_tokens`.
     """
     if not anatomy.tied or all(m.role != "embed" for m in modules):
         return None
@@ -86,7 +86,7 @@ def tied_head(model: nn.Module, anatomy: Anatomy, modules: Iterable[LogicalModul
 
 
 def hosts(modules: Iterable[LogicalModule]) -> dict[str, list[LogicalModule]]:
-    """Group logical modules by the module of the network that holds them, in order."""
+    """Group logical modules by the path of the network's module that holds them, in order."""
     parts: dict[str, list[LogicalModule]] = defaultdict(list)
     for module in modules:
         parts[module.host].append(module)
@@ -176,11 +176,11 @@ def row_index(module: LogicalModule, out_features: int) -> Tensor:
 
 
 def tie_head(peft_model: "PeftModel") -> None:
-    """Make the factors of a tied head what they are: the embedding's own, transposed, with one gradient.
+    """Make the factors of a tied head the embedding's own, transposed, with one gradient for both.
 
-    The head's factors become views of the embedding's. As parameters of their own they would be stepped twice with a
-    part of the gradient each; so the head's gradient is added to the embedding's and dropped, and an optimiser skips
-    a parameter without gradient.
+    The head's factors become views of the embedding's. The optimiser would step such a parameter twice, each time with
+    a part of its gradient. So the head's gradient is added to the embedding's and dropped: an optimiser skips a
+    parameter without gradient.
     """
     model = peft_model.base_model.model
     embed_a, embed_b = host_factors(model.get_input_embeddings())

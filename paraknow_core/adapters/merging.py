@@ -1,7 +1,7 @@
 """A run's trained model as one whole model folder: the student's weights with the trained change in them.
 
-Every weight goes the way it went in the run: in the run's number format, the initial product taken off, rounded to 4
-bits where the run did that, and the trained product added in float32. So the folder computes what was scored, also
+Each weight is treated as in the run: brought to the run's number format, the initial product taken off, rounded to 4
+bits where the run did that, and the trained product added in float32. So the folder computes what was scored, even
 where the exported adapter on the untouched student does not (`student_bits`). One weight is in memory at a time.
 """
 
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from paraknow_core.adapters.update import Update
 
 SHARD_BYTES = 2_000_000_000
-ROWS = 1024  # of a weight that are compared at a time
-_SPARE_BYTES = 50_000_000  # tokenizer, configs, headers
+ROWS = 1024  # rows of a weight that are compared at a time
+_SPARE_BYTES = 50_000_000  # room for the tokenizer, configs, headers
 _LICENCES = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY)[\w.-]*", re.ASCII | re.IGNORECASE)
-# Of this machine, of code that is not copied, or of another state of the weights.
+# Keys of a config that name this machine, code that is not copied, or another state of the weights.
 _LEFT_OUT = ("_name_or_path", "name_or_path", "_commit_hash", "auto_map", "quantization_config", "torch_dtype")
 
 
@@ -52,8 +52,8 @@ def write_merged(
         folder: the run's, with adapter/, init_adapter/ and extraction.json.
         result: the run's, finished or not: fingerprints, machine and revisions are read.
         out: a new or empty folder.
-        dtype: "float32", "bfloat16" or "float16" to store; default what the run computed in: of a float32 run nothing
-            is rounded, also where the student itself is in 16 bits.
+        dtype: "float32", "bfloat16" or "float16" to store weights in; default: what the run computed in, so that
+            nothing of a float32 run is rounded, even where the student is stored in 16 bits.
 
     Returns:
         student, revision, dtype, tied, student_bits, parameters, bytes (of weights), files, and rounding: what storing
@@ -160,7 +160,7 @@ class _Weights:
 def _factors(
     folder: Path, anatomy: Anatomy, modules: list[LogicalModule], rank: int
 ) -> "tuple[dict[str, list[Update]], dict[str, list[tuple[LogicalModule, Tensor, Tensor]]]]":
-    """Return by parameter what was taken off it, and what was trained on it: module, B with the scaling, A.
+    """Return, by parameter, the updates that were taken off it, and what was trained on it: (module, scaled B, A).
 
     Raises:
         RunError: the run's folder lacks a part or was changed.
@@ -205,7 +205,7 @@ def _write_shards(context: Context, layout: Mapping[str, Any], weights: _Weights
     steps = iter(context.follow(list(layout), "weights"))
 
     def weight_of(name: str) -> "Tensor":
-        next(steps)  # says how far it is
+        next(steps)  # reports progress
         return weights(name)
 
     count = len(shards)

@@ -1,4 +1,4 @@
-"""Reading a run's adapters back: the initial one into the student, and what changed in each of its modules."""
+"""A run's adapters, read back: the initial one for the student, and what training changed in each module."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ RECORD, FOLDER = "extraction.json", "init_adapter"  # of the initial adapter, as
 
 
 def is_sound(folder: Path) -> bool:
-    """Tell whether extraction.json and init_adapter/ of a run folder are what was left there."""
+    """Tell whether extraction.json and init_adapter/ of a run folder are there and unchanged."""
     record = read_json(folder / RECORD)
     if not isinstance(record, dict) or not {"subtracted", "layer_mapping"} <= record.keys():
         return False
@@ -100,12 +100,12 @@ def saved_changes(folder: Path, anatomy: Anatomy) -> Iterator[Change]:
 
 
 def trained_factors(folder: Path, anatomy: Anatomy, *, subtracted: bool) -> dict[str, tuple[Tensor, Tensor]]:
-    """Read what training made of a run's factors: (B (out, R) with the scaling, A (R, in)) by host.
+    """Read the factors of a run as they are after training: (B (out, R), scaling folded in, A (R, in)) by host.
 
     Args:
         folder: the run's.
         anatomy: the student's.
-        subtracted: the exported adapter holds the initial factors too, behind the trained ones.
+        subtracted: whether the exported adapter holds the initial factors too, behind the trained ones.
 
     Raises:
         RunError: the run has no trained adapter, or it is not of the form that runs write.

@@ -1,7 +1,7 @@
-"""Metrics of runs as columns of numbers, read on from where the last reading ended. `metrics_of` is the way in.
+"""Metrics of runs as columns of numbers; each reading goes on where the last one ended. Start at `metrics_of`.
 
-A live page reads every second; a run may have written a hundred thousand lines. Each run's file is read once per
-server, a few megabytes at a time, and only its numbers are kept (72 bytes a step).
+A live page reads every second, and a run may have written a hundred thousand lines. A server reads each line once, a
+few megabytes at a time, and keeps only its numbers (72 bytes a step).
 """
 
 import json
@@ -27,13 +27,13 @@ COLUMNS = tuple(
 )
 AT_ONCE = 4_000_000  # bytes of one reading: about a tenth of a second, so that no page waits for a long run
 MOST_KEPT = 32  # runs whose numbers are in memory
-MOST = 1e15  # no count, time or number of bytes comes near
+MOST = 1e15  # far beyond any count, time or number of bytes
 RECENT = 50  # steps that the speed is taken from
 Kept = TypeVar("Kept")
 
 
 class Metrics:
-    """What one events.jsonl has said so far. Many windows share it, hence the lock."""
+    """The content of one events.jsonl so far. Many windows share it, hence the lock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class Metrics:
 
     @property
     def version(self) -> tuple[int, int]:
-        """Changes whenever more has been read: what was drawn of the same version need not be drawn again."""
+        """Changes whenever more has been read; a picture of the same version need not be drawn again."""
         return self.inode, self.offset
 
     def refresh(self, everything: bool = False) -> "Metrics":
@@ -129,7 +129,7 @@ class Metrics:
         self._made.clear()
 
     def latest(self, name: str) -> float | None:
-        """Return the newest value of a column that there is."""
+        """Return the newest finite value of a column; None if it has none."""
         values = self.array(name)
         finite = values[numpy.isfinite(values)]
         return float(finite[-1]) if len(finite) else None
@@ -140,7 +140,7 @@ class Metrics:
             return numpy.array(self.columns[name], dtype=numpy.float64)
 
     def kept(self, key: tuple, make: Callable[["Metrics"], Kept]) -> Kept:
-        """Return what is made of these steps, made once until there are new ones."""
+        """Return `make(self)`, computed once for each key until there are new steps."""
         with self.lock:
             steps, value = self._made.get(key, (None, None))
             if steps != self.steps:
@@ -177,7 +177,7 @@ class Metrics:
         return remaining * spent / status.done if is_measured else None
 
     def table(self) -> pandas.DataFrame:
-        """Return all steps, read to the end."""
+        """Return all steps, a row each, after reading to the end."""
         with self.lock:
             self.refresh(everything=True)
             table = pandas.DataFrame({name: self.array(name) for name in COLUMNS})
@@ -186,7 +186,7 @@ class Metrics:
 
 
 def metrics_of(run: RunFolder) -> Metrics:
-    """Return a run's metrics, read as far as one reading goes."""
+    """Return a run's metrics, after one reading of what was appended."""
     return _metrics(str(run.path)).refresh()
 
 

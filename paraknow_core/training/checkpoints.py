@@ -134,17 +134,17 @@ def newest(folder: Path, steps: int) -> Save:
         steps: of the whole training; a save beyond them is of a version that trained on when it was resumed.
     """
     problems: list[str] = []
-    save, goes_on = Save(), "starts again from the first step"
+    save, way_on = Save(), "starts again from the first step"
     for path in _checkpoints(folder):
         step, sealed = step_of(path), (path / COMPLETE).exists()
         if sealed and step <= steps and is_whole(path):
-            save, goes_on = Save(path, step), f"goes on from step {step:,}"
+            save, way_on = Save(path, step), f"goes on from step {step:,}"
             break
         if sealed:
             beyond = f"lies beyond the last step, {steps:,}" if step > steps else "is damaged"
             problems.append(f"the save of step {step:,} {beyond}")
         shutil.rmtree(path, ignore_errors=True)
-    warnings = (f"fine-tuning: {' and '.join(problems)}, so it {goes_on}",) if problems else ()
+    warnings = (f"fine-tuning: {' and '.join(problems)}, so it {way_on}",) if problems else ()
     return replace(save, warnings=warnings)
 
 

@@ -36,7 +36,7 @@ def score(work: Work) -> None:
 def evaluate(
     context: Context, model: "torch.nn.Module", tokenizer: "PreTrainedTokenizerBase", file: Path
 ) -> list[dict]:
-    """Score a model on the test split; every record is appended to `file` at once, so that a kill loses none.
+    """Score a model on the test split; each record is appended to `file` at once, so that a kill loses none.
 
     Args:
         context: the run's task and scorers.
@@ -136,7 +136,7 @@ def reference_key(context: Context, model: Model) -> str:
 
 
 def _identity(context: Context, model: Model) -> list[Any]:
-    """Return what the numbers of an untouched model depend on: its files, how it is computed, and by what."""
+    """Return what the scores of an untouched model depend on: its files, number format, device, and libraries."""
     from paraknow_core.models.load import pick_device
 
     return [

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def train(work: "Work") -> None:
-    """Fine-tune the started adapter on the task, and note what came of it."""
+    """Fine-tune the started adapter on the task, and put losses and counts into the result."""
     context, model = work.context, work.started.peft_model
     task, before = context.task, work.result.get("training") or {}
     splits = [context.encode(task.split(name), context.student) for name in ("train", "validation")]
@@ -62,7 +62,7 @@ def finetune(
     folder: Path,
     term: "LossTerm | None" = None,
 ) -> dict[str, Any]:
-    """Train the adapter in place, from its newest sound checkpoint if there is one; from the last, there is no step.
+    """Train the adapter in place, from its newest sound checkpoint if there is one; no step is left after the last one.
 
     Args:
         context: its spec (`finetuning`, `seed`), its settings (`checkpoint_seconds`, `gradient_checkpointing`), and its
@@ -208,9 +208,9 @@ class Pace:
 
     def rate(self) -> float:
         """Return the tokens a second since the last call."""
-        now = time.monotonic()
-        rate = (self.tokens - self.rated) / max(now - self.since, 1e-9)
-        self.rated, self.since = self.tokens, now
+        moment = time.monotonic()
+        rate = (self.tokens - self.rated) / max(moment - self.since, 1e-9)
+        self.rated, self.since = self.tokens, moment
         return rate
 
     @contextmanager

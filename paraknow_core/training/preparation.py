@@ -1,4 +1,4 @@
-"""Stage prepare: read what a run is about, refuse what cannot work before anything costly starts, see what is there."""
+"""Stage prepare: read the task and both models, refuse what cannot work, and check what an earlier attempt has left."""
 
 from typing import Any
 
@@ -68,10 +68,10 @@ def refuse_unfit(work: Work) -> None:
 
 
 def _go_on(work: Work, facts: dict[str, Any]) -> list[str]:
-    """See that what is there was computed with what is there now; return the warnings of earlier attempts.
+    """Check that what earlier attempts left was computed with the same inputs; return the warnings of those attempts.
 
     Raises:
-        RunError: data, models or precision were replaced since.
+        RunError: data, models or precision have changed since.
     """
     from paraknow_core.adapters.saved import is_sound
 
@@ -107,9 +107,9 @@ def check_examples(context: Context, *, needs_teacher: bool, most: int | None = 
     """Refuse what one of the models cannot read: prompts that are too long, tokens without a row in the embedding.
 
     Args:
-        context: what is encoded here is used again in the stages.
+        context: keeps what is encoded here for the stages.
         needs_teacher: whether the method measures the teacher.
-        most: look only at so many examples of a split.
+        most: how many examples of a split to look at; None for all.
 
     Returns:
         Sentences for whoever reads the results: what was left out, and what the chat templates do.
