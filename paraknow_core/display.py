@@ -23,7 +23,7 @@ ARMS: dict[str, Line] = {**METHODS, **UNTRAINED}
 
 
 def arm_of(name: str) -> Line:
-    """Return how the arm with this name looks; an unknown one is shown in neutral grey under its own name."""
+    """Return how the arm with this name is shown; an unknown one in grey, under its own name."""
     unknown = Line(name, name.replace("_", " "), "", colour="#7A8286", dark_colour="#8C9498", pattern="|")
     return ARMS.get(name, unknown)
 
@@ -148,9 +148,9 @@ def whole_words(text: str, limit: int) -> str:
 
 
 def distinct(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return labels by id, no two alike: those that are get the end of their id, or all of it where that is not enough.
+    """Return labels by id, no two alike: equal ones get the end of their id, or all of it where that is not enough.
 
-    A widget that offers two options under one label gives back the wrong one.
+    A widget with two options of the same label returns the wrong one.
     """
     for tail in (lambda key: key[-4:], lambda key: key):
         uses = Counter(labels.values())
@@ -159,7 +159,7 @@ def distinct(labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def source_label(source: str, limit: int = 40) -> str:
-    """Return the name of a model or task without where it lies: `bundled:teacher` and `/a/b/teacher` are `teacher`."""
+    """Return the name of a model or task without its place: `bundled:teacher` and `/a/b/teacher` are `teacher`."""
     for prefix in ("bundled:", "hub:"):
         if source.startswith(prefix):
             return shorten(source.removeprefix(prefix).replace("_", " "), limit)
@@ -168,7 +168,7 @@ def source_label(source: str, limit: int = 40) -> str:
 
 
 def file_text(content: Any) -> str | bytes:
-    """Return what a file holds that is handed out: text or bytes as they are, a table or rows of one as CSV."""
+    """Return the content of a download: text or bytes as they are, a table or its rows as CSV."""
     if isinstance(content, str | bytes):
         return content
     import pandas

@@ -1,4 +1,4 @@
-"""Settings: where and how this machine computes. Never part of a spec, so that a spec stays portable."""
+"""Settings: where and how this machine computes. They are never part of a spec, so that a spec stays portable."""
 
 import os
 import re
@@ -81,7 +81,7 @@ def load_settings(place: Workspace, **flags: object) -> Settings:
             raise SpecError(f"settings: not readable YAML; correct or delete the file ({error})") from None
         if not isinstance(values, dict):
             raise SpecError(f"{place.settings_file.name}: must hold keys and values; correct or delete it")
-        if secret_in(values) is not None:  # first of all: other refusals repeat what was given
+        if secret_in(values) is not None:  # first, because other refusals repeat the value
             raise SpecError(f"{place.settings_file.name}: {SECRET}")
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         values["offline"] = True

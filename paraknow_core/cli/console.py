@@ -1,4 +1,4 @@
-"""What commands print with: results on stdout, sentences and progress on stderr, one JSON document for machines."""
+"""How commands print: results on stdout (for machines one JSON document), sentences and progress on stderr."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ PLAIN_EVERY_S = 10.0  # between two progress lines when stderr is no terminal
 
 
 def say(text: str) -> None:
-    """Print one sentence on stderr; a log on a full disk must not end what it tells of."""
+    """Print one sentence on stderr; where that is a log on a full disk, go on without it."""
     with contextlib.suppress(OSError):
         print(one_line(text), file=sys.stderr, flush=True)
 
@@ -87,7 +87,7 @@ def closed_pipe() -> NoReturn:
 def working() -> "Iterator[Progress]":
     """Keep stdout free for the result while something computes, and draw progress on stderr."""
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), Progress() as progress:
-        # Notes of libraries to their programmers (deprecations, hints) are not for whoever runs a command.
+        # What libraries tell programmers (deprecations, hints) is of no use to whoever runs a command.
         for category in (DeprecationWarning, FutureWarning, UserWarning):
             warnings.simplefilter("ignore", category)
         yield progress
@@ -124,7 +124,7 @@ class Progress:
         self._draw(0, 0, message)
 
     def progress(self, done: float, total: float, message: str = "") -> None:
-        """Say how far the stage is, in any unit."""
+        """Show how far the stage is, in any unit."""
         self._draw(done, total, message)
 
     def event(self, name: str, **fields: Any) -> None:
@@ -139,7 +139,7 @@ class Progress:
         """Never stops: Ctrl-C does."""
 
     def on_status(self, status: "Status") -> None:
-        """Follow a run; a state that ended closes the bar."""
+        """Show the status of a run; the bar is closed when the run has ended."""
         self._stage = status.stage
         if status.active:
             self._draw(status.done, status.total, "stopping" if status.state == "stopping" else status.message)

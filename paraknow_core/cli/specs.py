@@ -1,4 +1,4 @@
-"""Commands on specs: show, validate, schema."""
+"""Commands about spec files: show, validate, schema."""
 
 from pathlib import Path
 from typing import Annotated

@@ -51,7 +51,7 @@ def demo(
     show(*sentences, "`runs list` shows these runs; `ui` draws them.")
 
 
-# Half the paper's training data, so that all arms together take minutes on a laptop; the rest is its recipe.
+# Half the paper's training data, so that all arms together take minutes on a laptop; the recipe is the paper's.
 SIZES = {"train": 512, "validation": 32, "test": 300}
 
 

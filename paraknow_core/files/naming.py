@@ -1,7 +1,7 @@
-"""What the source of a model or task names: a bundled one, a hub id or a path. Nothing is read here.
+"""What the source of a model or task names: a bundled one, a hub id or a path. Nothing is opened here.
 
-Code that checks a source (`access`) and code that opens it (models, tasks, the desk) both ask here and so agree. Also
-here: which texts look like passwords or tokens.
+Code that checks a source (`workbench.access`) and code that opens it (models, tasks, the desk) both call `named`, and
+so agree. Also here: which texts look like passwords or tokens.
 """
 
 import re
@@ -100,12 +100,12 @@ def is_there(path: Path) -> bool:
 
 
 def holds_secret(text: str) -> bool:
-    """Tell whether a text holds what looks like a password or a token; its own words are then never repeated."""
+    """Tell whether a text holds what looks like a password or a token; messages must then not repeat the text."""
     return _TOKEN.search(text) is not None or _IN_ADDRESS.search(text) is not None
 
 
 def secret_in(value: Any, place: str = "") -> str | None:
-    """Return where plain data holds a password or a token, as dotted keys (empty: at its top); None where nowhere."""
+    """Return where plain data holds a password or a token, as dotted keys (empty: at its top); None if nowhere."""
     if isinstance(value, str):
         return place if holds_secret(value) else None
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""A run's files as they are handed out: what lies in its folder, never what a link in it leads to."""
+"""A run's files, handed out to others: only what lies in its folder, never what a link in it leads to."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from typing import BinaryIO
 from paraknow_core.errors import RunError
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md")
-_EARLIEST = (1980, 1, 1, 0, 0, 0)  # that a zip file can name
+_EARLIEST = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 
 
 def open_inside(folder: Path, name: str) -> BinaryIO | None:
@@ -35,7 +35,7 @@ def open_inside(folder: Path, name: str) -> BinaryIO | None:
         held.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
         for part in parts[:-1]:
             held.append(os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=held[-1]))
-        # Not blocking: a pipe that nobody writes to would be waited for.
+        # Not blocking: opening a pipe would wait for its writer.
         descriptor = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=held[-1])
     except OSError:
         return None

@@ -2,8 +2,8 @@
 
 The safetensors library writes a file from tensors that are all in memory. Here the file is laid out and its room
 reserved first, so that a full disk is told before anything is computed; then every tensor is a view of the file. What
-was written survives a kill of the process. Where room cannot be reserved (macOS, file systems that copy on write), a
-disk that fills up later ends the process.
+was written survives a kill of the process. Where room cannot be reserved (macOS, file systems that copy on write), the
+process dies if the disk fills up later.
 """
 
 import errno
