@@ -90,13 +90,8 @@ def memory(size: float | None) -> str:
 def scaled_score(score: Mapping[str, Any]) -> tuple[float, float | None, float | None, str]:
     """Return value, low, high and unit of a score as shown: shares become percent."""
     factor, unit = (100.0, "%") if score.get("unit") == SHARE else (1.0, score.get("unit") or "")
-    low, high = score.get("low"), score.get("high")
-    return (
-        score["value"] * factor,
-        None if low is None else low * factor,
-        None if high is None else high * factor,
-        unit,
-    )
+    low, high = (None if end is None else end * factor for end in (score.get("low"), score.get("high")))
+    return score["value"] * factor, low, high, unit
 
 
 def score_text(score: Mapping[str, Any] | None) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from paraknow_core.adapters.cards import CARD, adapter_card
+from paraknow_core.adapters.cards import CARD, card
 from paraknow_core.adapters.inject import ADAPTER, WEIGHTS, adapter_config, factor_names, host_factors, hosts, tied_head
 from paraknow_core.files.atomic import build_folder
 from paraknow_core.models.anatomy import Anatomy, LogicalModule
@@ -42,8 +42,8 @@ def export(work: "Work") -> None:
     folder = work.folder.file("adapter")
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off
     head = tied_head(model.base_model.model, student.anatomy, modules)
-    card = adapter_card(work.spec, student.source, head)
-    export_adapter(model, work.started.initial, student.anatomy, modules, factorisation, folder, label, card)
+    readme = card("adapter", work.spec, student.source, head=head)
+    export_adapter(model, work.started.initial, student.anatomy, modules, factorisation, folder, label, readme)
     check = work.result["export_check"] = check_export(model, student.load(), folder, work.samples)
     if not check["passed"]:
         why = "train without student_bits" if context.settings.student_bits else "compute in float32"
@@ -87,7 +87,7 @@ def export_adapter(
     factorisation: FactorisationSpec,
     folder: Path,
     label: str,
-    card: str = "",
+    readme: str = "",
 ) -> None:
     """Write the adapter that turns the unmodified student into the trained one.
 
@@ -98,7 +98,7 @@ def export_adapter(
         anatomy, modules, factorisation: as given to `injection.inject`.
         folder: written complete or not at all.
         label: name of the student, as the user gave it.
-        card: what is written beside it as README.md (see `cards.adapter_card`).
+        readme: content of its README.md (see `cards.card`); empty for none.
     """
     from safetensors.torch import save_file
 
@@ -121,8 +121,8 @@ def export_adapter(
             building / WEIGHTS,
             metadata={"format": "pt"},
         )
-        if card:
-            (building / CARD).write_text(card, encoding="utf-8")
+        if readme:
+            (building / CARD).write_text(readme, encoding="utf-8")
 
 
 def _whole_head(peft_model: "PeftModel", embed: LogicalModule) -> dict[str, Tensor]:

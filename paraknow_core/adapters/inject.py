@@ -195,11 +195,11 @@ def _pass_gradient(owner: nn.Parameter, view: Tensor) -> None:
     view.grad = None
 
 
-def save_initial_adapter(peft_model: "PeftModel", folder: Path, label: str, card: str) -> None:
+def save_initial_adapter(peft_model: "PeftModel", folder: Path, label: str, readme: str) -> None:
     """Write the initial factors in PEFT format to `folder`, with a README.md (complete or not at all)."""
     with build_folder(folder, durable=True) as building:
         save_adapter(peft_model, building, label)
-        (building / CARD).write_text(card, encoding="utf-8")
+        (building / CARD).write_text(readme, encoding="utf-8")
 
 
 def save_adapter(peft_model: "PeftModel", folder: Path, label: str) -> None:

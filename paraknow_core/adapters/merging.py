@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core.adapters.cards import CARD, merged_card
+from paraknow_core.adapters.cards import CARD, card
 from paraknow_core.adapters.inject import hosts, row_index, take_off_
 from paraknow_core.adapters.saved import FOLDER, RECORD, saved_updates, trained_factors
 from paraknow_core.context import Context
@@ -85,8 +85,8 @@ def write_merged(
         with build_folder(out) as building:
             _write_shards(context, layout, weights, building)
             licences = _copy_rest(student.source, building, dtype)
-            card = merged_card(context.spec, student.source, dtype, bits, weights.rounding, licences)
-            write_atomic(building / CARD, card)
+            facts = {"dtype": dtype, "bits": bits, "rounding": weights.rounding, "files": licences}
+            write_atomic(building / CARD, card("merged", context.spec, student.source, **facts))
             read_anatomy(ModelSource(f"{student.source.label}, merged", "local", building))  # it can be used here too
             files = sorted(str(path.relative_to(building)) for path in building.rglob("*") if path.is_file())
     except OSError as error:
