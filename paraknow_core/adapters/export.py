@@ -130,10 +130,10 @@ def _whole_head(peft_model: "PeftModel", embed: LogicalModule) -> dict[str, Tens
     model = peft_model.base_model.model
     layer = model.get_input_embeddings()
     a, b = host_factors(layer)
-    held = model.get_output_embeddings().get_base_layer().state_dict()
-    weight = held["weight"].clone()
+    state = model.get_output_embeddings().get_base_layer().state_dict()
+    weight = state["weight"].clone()
     add_product_(weight, embed, layer.scaling[ADAPTER] * a.T.double(), b.T)
-    return {**held, "weight": weight}
+    return {**state, "weight": weight}
 
 
 def check_export(

@@ -58,7 +58,7 @@ def adapter_config(
     """
     from peft import LoraConfig, TaskType
 
-    parts = hosts(modules)
+    groups = hosts(modules)
     rank, alpha = factorisation.rank * ranks, factorisation.lora_alpha * ranks
     return LoraConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -66,10 +66,10 @@ def adapter_config(
         lora_alpha=alpha,
         lora_dropout=0.0,
         bias="none",
-        target_modules=[*parts, *([head] if head else [])],
-        rank_pattern={host: rank * len(own) for host, own in parts.items() if len(own) > 1},
-        alpha_pattern={host: alpha * len(own) for host, own in parts.items() if len(own) > 1},
-        fan_in_fan_out=any(m.transposed for own in parts.values() for m in own),
+        target_modules=[*groups, *([head] if head else [])],
+        rank_pattern={host: rank * len(parts) for host, parts in groups.items() if len(parts) > 1},
+        alpha_pattern={host: alpha * len(parts) for host, parts in groups.items() if len(parts) > 1},
+        fan_in_fan_out=any(m.transposed for parts in groups.values() for m in parts),
     )
 
 
@@ -170,9 +170,9 @@ def row_index(module: LogicalModule, out_features: int) -> Tensor:
     """Return which output rows of its host a logical module owns, as a (rows,) index."""
     if module.rows is None:
         return torch.arange(out_features)
-    own = module.rows
-    starts = own.offset + own.stride * torch.arange(own.count)
-    return (starts[:, None] + torch.arange(own.block)[None, :]).flatten()
+    rows = module.rows
+    starts = rows.offset + rows.stride * torch.arange(rows.count)
+    return (starts[:, None] + torch.arange(rows.block)[None, :]).flatten()
 
 
 def tie_head(peft_model: "PeftModel") -> None:

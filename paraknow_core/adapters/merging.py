@@ -147,12 +147,12 @@ class _Weights:
     def _note_rounding(self, name: str, exact: "Tensor", stored: "Tensor") -> None:
         """Compare a weight with what is stored of it, some rows at a time."""
         worst = largest = 0.0
-        for own, kept in zip(exact.split(ROWS), stored.split(ROWS), strict=True):
-            if not kept.isfinite().all():
+        for rows, stored_rows in zip(exact.split(ROWS), stored.split(ROWS), strict=True):
+            if not stored_rows.isfinite().all():
                 kind = str(self.dtype).removeprefix("torch.")
                 raise NumericError(f"{name}: a weight is not finite as {kind}; choose --dtype float32 or bfloat16")
-            worst = max(worst, (kept.float() - own).abs().max().item())
-            largest = max(largest, own.abs().max().item())
+            worst = max(worst, (stored_rows.float() - rows).abs().max().item())
+            largest = max(largest, rows.abs().max().item())
         self.rounding["max_abs"] = max(self.rounding["max_abs"], worst)
         self.rounding["max_relative"] = max(self.rounding["max_relative"], worst / largest if largest else 0.0)
 

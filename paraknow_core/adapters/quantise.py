@@ -91,5 +91,5 @@ def rounded(weight: "Tensor") -> "Tensor":
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Params4bit
 
-    kept = Params4bit(weight.contiguous(), requires_grad=False, quant_type="nf4").to(weight.device)
-    return dequantize_4bit(kept.data, kept.quant_state)
+    parameter = Params4bit(weight.contiguous(), requires_grad=False, quant_type="nf4").to(weight.device)
+    return dequantize_4bit(parameter.data, parameter.quant_state)

@@ -42,8 +42,8 @@ def saved_updates(folder: Path, modules: list[LogicalModule], rank: int, subtrac
             names = factor_names(host, embedding=parts[0].role == "embed")
             a, b = (tensors.get_tensor(name) for name in names)
             for number, module in enumerate(parts):
-                own = slice(number * rank, (number + 1) * rank)
-                yield Update(module, a[own], b[row_index(module, b.shape[0]), own], module.name in subtracted, {})
+                part = slice(number * rank, (number + 1) * rank)
+                yield Update(module, a[part], b[row_index(module, b.shape[0]), part], module.name in subtracted, {})
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def saved_changes(folder: Path, anatomy: Anatomy) -> Iterator[Change]:
     record = read_json(folder / RECORD, {})
     subtracted = bool(record.get("subtracted"))
     final, start = _Adapter(folder / "adapter"), _Adapter(folder / FOLDER)
-    for host, own in hosts(m for m in anatomy.modules if final.holds(m.host)).items():
-        b, a = final.factors(host, own)
-        b0, a0 = start.factors(host, own)
+    for host, parts in hosts(m for m in anatomy.modules if final.holds(m.host)).items():
+        b, a = final.factors(host, parts)
+        b0, a0 = start.factors(host, parts)
         rank = a0.shape[0]
         if subtracted:  # exported as [B1, -B0] and [A1; A0], see export.combined
             total = trained = (b, a)
@@ -87,9 +87,9 @@ def saved_changes(folder: Path, anatomy: Anatomy) -> Iterator[Change]:
         else:
             total, last = (b, a), (b, a)
             trained = (torch.cat([b, -b0], dim=1), torch.cat([a, a0]))
-        for number, module in enumerate(own):
+        for number, module in enumerate(parts):
             rows = row_index(module, b.shape[0])
-            part = slice(number * (rank // len(own)), (number + 1) * (rank // len(own)))
+            part = slice(number * (rank // len(parts)), (number + 1) * (rank // len(parts)))
             yield Change(
                 module,
                 (total[0][rows], total[1]),
@@ -112,13 +112,13 @@ def trained_factors(folder: Path, anatomy: Anatomy, *, subtracted: bool) -> dict
     """
     final = _Adapter(folder / "adapter")
     final.require_plain()
-    own = {host: parts for host, parts in hosts(anatomy.modules).items() if final.holds(host)}
+    own_hosts = {host: parts for host, parts in hosts(anatomy.modules).items() if final.holds(host)}
     factors = {}
-    for host, parts in own.items():
+    for host, parts in own_hosts.items():
         b, a = final.factors(host, parts)
         rank = a.shape[0] // 2 if subtracted else a.shape[0]
         factors[host] = (b[:, :rank], a[:rank])
-    final.require_known(own, anatomy)
+    final.require_known(own_hosts, anatomy)
     return factors
 
 
@@ -152,7 +152,7 @@ class _Adapter:
         if odd:
             raise RunError(f"run {self.folder.parent.name}: {CONFIG} was changed ({odd[0]}); run it again")
 
-    def require_known(self, hosts_there: Collection[str], anatomy: Anatomy) -> None:
+    def require_known(self, own_hosts: Collection[str], anatomy: Anatomy) -> None:
         """Refuse factors of modules that the student does not have.
 
         Raises:
@@ -161,7 +161,7 @@ class _Adapter:
         changed = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in self.tensors}
         # Adapters of before have factors of a tied output layer too: the embedding's, transposed.
         tied = {FAMILIES[anatomy.family].head} if anatomy.tied else set()
-        odd = sorted(changed - set(hosts_there) - tied)
+        odd = sorted(changed - set(own_hosts) - tied)
         if odd:
             raise RunError(
                 f"run {self.folder.parent.name}: the adapter changes {odd[0]}, which the student does not have; "
@@ -184,8 +184,8 @@ class _Adapter:
         raise ModelError(f"{self.folder.name}: has no factors for {host}; the run's folder was changed, run it again")
 
 
-def _require_fit(host: str, own: list[LogicalModule], b: Tensor, a: Tensor) -> None:
-    for module in own:
+def _require_fit(host: str, modules: list[LogicalModule], b: Tensor, a: Tensor) -> None:
+    for module in modules:
         rows, cols = module.shape if module.role != "embed" else module.shape[::-1]
         if a.shape[1] != cols or b.shape[0] < rows:
             raise ModelError(

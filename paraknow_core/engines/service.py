@@ -79,13 +79,13 @@ class Service:
 
     def _register(self) -> None:
         """Note once that this process needs services, and remove the files of dead processes."""
-        file, own = self._users / f"{os.getpid()}.json", this_process()
-        if read_json(file) == own:
+        file, identity = self._users / f"{os.getpid()}.json", this_process()
+        if read_json(file) == identity:
             return
-        for other in self._users.glob("*.json"):
-            if not is_alive(read_json(other)):
-                other.unlink(missing_ok=True)
-        write_json(file, own, durable=False)
+        for user in self._users.glob("*.json"):
+            if not is_alive(read_json(user)):
+                user.unlink(missing_ok=True)
+        write_json(file, identity, durable=False)
 
     @property
     def left_alone(self) -> bool:

@@ -88,17 +88,17 @@ def build_folder(final: Path, *, durable: bool = False) -> Iterator[Path]:
     are alike. An error leaves nothing behind; what a kill leaves is removed when the same folder is built again.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    for other in final.parent.glob(f".{escape(final.name)}.{'?' * 8}"):
-        if _is_left(other):
-            shutil.rmtree(other, ignore_errors=True)
+    for earlier in final.parent.glob(f".{escape(final.name)}.{'?' * 8}"):
+        if _is_left(earlier):
+            shutil.rmtree(earlier, ignore_errors=True)
     temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
     temporary.mkdir()
-    held = os.open(temporary, os.O_RDONLY)
+    descriptor = os.open(temporary, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks: what a kill leaves is not recognised there either
             # The folder itself is locked, until we close it or this process ends: a lock file, which `filelock` needs,
             # would be one more file in it, or stay beside it.
-            fcntl.flock(held, fcntl.LOCK_SH)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield temporary
         usual_rights(temporary)
         if durable:
@@ -111,7 +111,7 @@ def build_folder(final: Path, *, durable: bool = False) -> Iterator[Path]:
         if durable:
             sync_folder(final.parent)
     finally:
-        os.close(held)
+        os.close(descriptor)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -130,10 +130,10 @@ def sweep(folder: Path) -> list[str]:
         if entry.is_symlink():
             continue
         if entry.is_dir():
-            left = entry.name.startswith(GRAVE) or (_TEMPORARY.fullmatch(entry.name) and _is_left(entry))
+            is_abandoned = entry.name.startswith(GRAVE) or (_TEMPORARY.fullmatch(entry.name) and _is_left(entry))
         else:
-            left = _TEMPORARY.fullmatch(entry.name) and _is_old(entry)
-        if left:
+            is_abandoned = _TEMPORARY.fullmatch(entry.name) and _is_old(entry)
+        if is_abandoned:
             with suppress(OSError):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
                 removed.append(entry.name)

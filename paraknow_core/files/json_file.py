@@ -105,12 +105,12 @@ def _refuse_depth(content: bytes) -> None:
     """Refuse JSON that nests deeper than anything we write, because later code would recurse that deep."""
     if content.count(b"[") + content.count(b"{") <= _MOST_LEVELS:
         return
-    left = content.translate(None, _NO_BRACKETS)
+    brackets = content.translate(None, _NO_BRACKETS)
     for _ in range(_MOST_LEVELS):  # each round removes the innermost level
-        fewer = left.replace(b"[]", b"").replace(b"{}", b"")
-        if len(fewer) == len(left):
+        inner = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if len(inner) == len(brackets):
             return
-        left = fewer
+        brackets = inner
     raise RecursionError
 
 

@@ -124,8 +124,8 @@ def _is_running(pid: int, started: float, boot: str) -> bool:
         return abs(since_boot[0] - started) < _SAME_START_S and since_boot[1] not in ("Z", "X")
     try:
         process = psutil.Process(pid)
-        same = abs(process.create_time() - started) < _SAME_WALL_S
-        return same and process.status() != psutil.STATUS_ZOMBIE
+        is_same = abs(process.create_time() - started) < _SAME_WALL_S
+        return is_same and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, ValueError, TypeError, OverflowError):
         return False
     except psutil.AccessDenied:

@@ -50,7 +50,7 @@ def evaluate(
     from paraknow_core.tasks.model_scores import evaluate_all
 
     task, examples = context.task, context.task.split("test")
-    kept = _read_records(file, task.scorers)
+    finished = _read_records(file, task.scorers)
     lines = open_lines(file)
 
     def on_records(batch: list[Record]) -> None:
@@ -66,7 +66,7 @@ def evaluate(
             examples,
             task.scorers,
             judge=(context.judge.load(), context.judge.tokenizer) if asks_judge(task.scorers) else None,
-            skip={scorer: set(kept[scorer]) for scorer in task.scorers},
+            skip={scorer: set(finished[scorer]) for scorer in task.scorers},
             on_records=on_records,
             progress=lambda n, total: context.report.progress(n, total, "test examples"),
         )
@@ -74,7 +74,7 @@ def evaluate(
         os.close(lines)
     scores = []
     for scorer in task.scorers:
-        by_id = kept[scorer] | {record.id: record for record in records[scorer]}
+        by_id = finished[scorer] | {record.id: record for record in records[scorer]}
         # In the order of the examples: sums of floats, and with them resumed runs, then give the same digits.
         ordered = [by_id[example.id] for example in examples if example.id in by_id]
         scores.append(asdict(summarise(scorer, ordered, task)))

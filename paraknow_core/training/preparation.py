@@ -85,11 +85,11 @@ def _go_on(work: Work, facts: dict[str, Any]) -> list[str]:
         return list(result["warnings"])
     reads_teacher = work.method.needs_teacher or "teacher" in work.spec.references or "judge" in facts["inputs"]
     inputs.refuse_changed(result, facts, reads_teacher)
-    other = inputs.other_circumstances(result, facts)
-    if other:
+    difference = inputs.other_circumstances(result, facts)
+    if difference:
         computed_with = {name: result.get(name) for name in ("versions", "machine")}
         result.setdefault("computed_with", [computed_with]).append({name: facts[name] for name in computed_with})
-        work.warn(other)
+        work.warn(difference)
     started = [name for name in OF_ADAPTER if name != "init_adapter"]  # a kill may leave that one alone
     if any(folder.file(name).exists() for name in started) and not is_sound(folder.path):
         _begin_anew(work, "the initial adapter is damaged", OF_ADAPTER)
