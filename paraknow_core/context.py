@@ -50,7 +50,7 @@ class Silent(Reporter):
 
 
 class Model:
-    """One model of the pair: where it is, what it looks like, and its weights once somebody needs them."""
+    """One model of a run: its source, its anatomy, its tokenizer and its weights, each read when first needed."""
 
     def __init__(self, spec: ModelSpec, settings: Settings, place: Workspace, who: str = "model") -> None:
         self._spec, self._settings, self._place, self._who = spec, settings, place, who
@@ -65,7 +65,7 @@ class Model:
 
     @cached_property
     def dtype(self) -> str:
-        """What this model computes in: the setting, or for `auto` what is faster here."""
+        """The number format that this model computes in: the setting, or for `auto` the faster one on this machine."""
         if self._settings.dtype != "auto":
             return self._settings.dtype
         from paraknow_core.models.load import pick_device
@@ -83,7 +83,7 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the weights' content."""
+        """SHA-256 of the weights' content."""
         return weights_fingerprint(self.source, memo=self._place.root / "fingerprints.json")
 
     def refuse_replaced(self) -> None:
@@ -126,14 +126,14 @@ class Model:
 
     @cached_property
     def reader(self) -> "Reader":
-        """The model as a reader of examples; it keeps what it has tokenised."""
+        """What turns examples into this model's tokens; it keeps those that it has tokenised."""
         from paraknow_core.tasks.fitting import Reader
 
         anatomy, who = self.anatomy, f"{self._who} {self.anatomy.label}"
         return Reader(who, self.tokenizer, anatomy.max_position_embeddings, anatomy.vocab_size)
 
     def weights(self) -> "Mapping[str, Tensor]":
-        """Return the weights by parameter name, each mapped from disk, as it is stored, when it is asked for."""
+        """Return the weights by parameter name; each is mapped from disk, as it is stored, when it is looked up."""
         from paraknow_core.models.load import pick_device
         from paraknow_core.models.shards import Shards
 
@@ -174,7 +174,7 @@ class Context:
 
     @cached_property
     def judge(self) -> Model:
-        """The model that judges by win_rate: the teacher, if no other one is named."""
+        """The judge of win_rate: the model that the spec names, else the teacher."""
         judge = self.spec.task.judge
         return Model(judge, self.settings, self.place, "judge") if judge else self.teacher
 
@@ -185,12 +185,12 @@ class Context:
 
     @property
     def task(self) -> Task:
-        """The task, without what is too long where the spec says so."""
+        """The task, without examples that are too long if the spec leaves them out."""
         return self._fitted[0]
 
     @property
     def seed_samples(self) -> tuple[Example, ...]:
-        """The seed samples, none of them left out as too long."""
+        """The seed samples, chosen among examples that are not left out as too long."""
         return self._seeds[0]
 
     @property
@@ -222,7 +222,7 @@ class Context:
 
     @property
     def readings(self) -> "dict[str, Readings]":
-        """Who reads each split, and how; the seed samples, which the teacher reads, are apart."""
+        """Which models read each split, and for what; the seed samples, read by the teacher, are not among them."""
         from paraknow_core.tasks.fitting import scoring_uses
 
         spec, scorers = self.spec, self.whole_task.scorers
@@ -309,7 +309,7 @@ class Work:
         return self.method.needs_teacher or self.spec.until == "sensitivity"
 
     def warn(self, message: str) -> None:
-        """Tell whoever follows the run, and keep it in the result."""
+        """Report a warning and keep it in the result."""
         self.context.report.event("warning", message=message)
         self.result["warnings"] = list(dict.fromkeys([*self.result.get("warnings", []), message]))
 

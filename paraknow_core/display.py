@@ -29,7 +29,7 @@ def arm_of(name: str) -> Line:
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """Return a number with so many significant digits, without an exponent where it stays readable."""
+    """Return a number with so many significant digits; with an exponent only where it would be hard to read."""
     if value is None or not math.isfinite(value):
         return NOT_MEASURED
     if value == 0:
@@ -126,7 +126,7 @@ _JOINERS = "\u200c\u200d"  # invisible, but words of Persian or Hindi and compos
 
 
 def one_line(text: str) -> str:
-    """Return text on one line, without signs that draw nothing, turn its direction, or that a terminal would obey."""
+    """Return text on one line, without invisible characters, among them those that control a terminal or direction."""
     return " ".join("".join(c if c.isprintable() or c in _JOINERS else " " for c in text).split())
 
 

@@ -63,7 +63,7 @@ class Settings(Strict):
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: fewer than the machine has where it was bound to some of them."""
+    """Return how many cores this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

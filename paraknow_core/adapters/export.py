@@ -139,8 +139,7 @@ def _whole_head(peft_model: "PeftModel", embed: LogicalModule) -> dict[str, Tens
 def check_export(
     peft_model: "PeftModel", untouched: "PreTrainedModel", folder: Path, samples: "Sequence[Encoded]"
 ) -> dict[str, Any]:
-    """Load the exported adapter on the untouched student with plain PEFT, then merge it, and compare the logits of both
-    with the trained model's.
+    """Compare the trained model's logits with those of plain PEFT: the exported adapter loaded, and then merged.
 
     Args:
         peft_model: the trained model.

@@ -157,7 +157,7 @@ def factor_names(host: str, *, embedding: bool) -> tuple[str, str]:
 
 
 def _start_at(layer: nn.Module, parts: list[LogicalModule], update: Update, rank: int) -> None:
-    """Write one module's factors into its host's: A stacked, B block-diagonal on the rows the module owns."""
+    """Write one module's factors into its host's: A stacked, B block-diagonal in the rows that the module owns."""
     a, b = host_factors(layer)
     first = parts.index(update.module) * rank
     a[first : first + rank] = update.a.to(a)

@@ -145,7 +145,7 @@ class _Weights:
         return stored
 
     def _note_rounding(self, name: str, exact: "Tensor", stored: "Tensor") -> None:
-        """Compare a weight with what is stored of it, some rows at a time."""
+        """Note how far a weight is from what is stored of it, some rows at a time."""
         worst = largest = 0.0
         for rows, stored_rows in zip(exact.split(ROWS), stored.split(ROWS), strict=True):
             if not stored_rows.isfinite().all():

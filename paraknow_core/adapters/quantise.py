@@ -69,7 +69,7 @@ def quantised_parameters(student: "PreTrainedModel") -> set[str]:
 
 
 def _turned(model: "PeftModel | PreTrainedModel") -> list[str]:
-    """Return the paths of the frozen linear layers, the output layer apart."""
+    """Return the paths of the frozen linear layers, without the output layer."""
     import torch
 
     head = model.get_output_embeddings()

@@ -121,11 +121,7 @@ class Progress:
     def stage(self, name: str, message: str = "") -> None:
         """Enter a stage."""
         self._stage = name
-        self._draw(0, 0, message)
-
-    def progress(self, done: float, total: float, message: str = "") -> None:
-        """Show how far the stage is, in any unit."""
-        self._draw(done, total, message)
+        self.progress(0, 0, message)
 
     def event(self, name: str, **fields: Any) -> None:
         """Show warnings and what a sensitivity will take and took; other events are for run folders."""
@@ -142,7 +138,7 @@ class Progress:
         """Show the status of a run; the bar is closed when the run has ended."""
         self._stage = status.stage
         if status.active:
-            self._draw(status.done, status.total, "stopping" if status.state == "stopping" else status.message)
+            self.progress(status.done, status.total, "stopping" if status.state == "stopping" else status.message)
         else:
             self.close()
 
@@ -152,7 +148,8 @@ class Progress:
             self._bar.stop()
         self._bar = None
 
-    def _draw(self, done: float, total: float, message: str) -> None:
+    def progress(self, done: float, total: float, message: str = "") -> None:
+        """Show how far the stage is, in any unit."""
         text = ": ".join(part for part in (self._label, self._stage, message) if part)
         if not sys.stderr.isatty():
             self._line(text, done, total)

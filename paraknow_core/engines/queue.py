@@ -198,7 +198,7 @@ def place_of_first(order: Order, count: int) -> int:
 
 
 def attempt_of(status: Status) -> int:
-    """Return the number of the attempt that a run is at; a queued one is still before it."""
+    """Return the number of a run's current attempt; of a queued run, the attempt that is to come."""
     return status.attempt + (status.state == "queued")
 
 

@@ -61,7 +61,7 @@ def _one_turn(place: Workspace) -> bool:
 
 
 def _say(text: str) -> None:
-    """Write to the log, which may lie on that full disk."""
+    """Write to the log, which may be on a full disk."""
     with suppress(OSError):
         print(text, flush=True)
 
@@ -104,7 +104,7 @@ def _start_next(place: Workspace, order: Order) -> None:
 
 
 def _is_busy(run: RunFolder) -> bool:
-    """Tell whether the run's process is still there."""
+    """Tell whether the run's process is still working, or has only just written how the run ended."""
     if not is_alive(run.process(), "launched"):
         return False
     status = run.status()

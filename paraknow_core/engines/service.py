@@ -44,7 +44,7 @@ def end_with(parent: int) -> None:
 
 
 class Service:
-    """One helping process of a workspace: started, asked and stopped from outside, and its own view of that inside."""
+    """One helping process of a workspace. "Inside the process" marks the methods that are not for its users."""
 
     def __init__(self, place: Workspace, name: str) -> None:
         """Args: place, the workspace; name, `desk`, `queue` or `playground`, as `serve NAME` runs it."""
@@ -54,7 +54,7 @@ class Service:
         self._looked, self._alone_since = -math.inf, None  # when users were looked for, and since when there are none
 
     def alive(self) -> bool:
-        """Tell whether the process is there."""
+        """Tell whether the process is running."""
         return is_alive(read_json(self.folder / "process.json"), lock=self.folder / "lock")
 
     @property
@@ -63,7 +63,7 @@ class Service:
         return not self.alive() and self._launched_ago() < STARTING_S
 
     def start(self) -> None:
-        """Start the process unless it is there; returns at once. Its output goes to log.txt.
+        """Start the process unless it is running; returns at once. Its output goes to log.txt.
 
         Raises:
             OSError: the workspace cannot be written.
@@ -99,7 +99,7 @@ class Service:
         return self._alone_since is not None and moment - self._alone_since > GONE_S
 
     def stop(self, wait_s: float = 0.0) -> None:
-        """Ask the process to end; with a wait, end it by force when the time is over."""
+        """Ask the process to end; with a wait, kill it if it has not ended by then."""
         if not self.alive():
             return
         (self.folder / "stop").write_text("")
@@ -137,7 +137,7 @@ class Service:
 
     @contextmanager
     def hold(self) -> Iterator[bool]:
-        """Inside the process: become the service. Yields False if another process is it already."""
+        """Inside the process: become the service; yields False if another process is that already."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             lock = lock_file(self.folder / "lock").acquire()
@@ -153,5 +153,5 @@ class Service:
 
     @property
     def asked_to_stop(self) -> bool:
-        """Inside the process: somebody wants it to end."""
+        """Inside the process: True once somebody has asked it to end."""
         return (self.folder / "stop").exists()

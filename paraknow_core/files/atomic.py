@@ -56,7 +56,7 @@ def write_atomic(path: Path, data: bytes | str, *, durable: bool = True) -> None
 
 
 def usual_rights(path: Path) -> None:
-    """Give a file, or every file in a folder, the rights that the umask leaves a new one.
+    """Give a file, or every file in a folder, the rights of a new file (umask).
 
     The writer of the safetensors library makes its files readable for their owner alone.
     """

@@ -127,7 +127,7 @@ def _plain(value: Any) -> Any:
 
 
 def open_lines(path: Path) -> int:
-    """Open a JSONL file for appending and return its descriptor; a line torn by a kill is cut off first."""
+    """Open a JSONL file for appending and return its descriptor; an incomplete last line is cut off first."""
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         size = os.fstat(descriptor).st_size

@@ -48,7 +48,7 @@ class Named:
 
 
 def normal_source(text: str) -> str:
-    """Return a source in its one normal form: without white space around it."""
+    """Return a source without white space around it, the form in which sources are compared."""
     return text.strip()
 
 
@@ -72,7 +72,7 @@ def named(source: str, base: Path | None = None) -> Named:
 
 
 def expanded(text: str) -> Path:
-    """Return a path with `~` expanded; where nobody has that home, as it is written."""
+    """Return a path with `~` expanded; unchanged where there is no such home."""
     path = Path(text)
     try:
         return path.expanduser()
@@ -81,7 +81,7 @@ def expanded(text: str) -> Path:
 
 
 def is_hub_id(text: str) -> bool:
-    """True for OWNER/NAME."""
+    """Tell whether a text has the form OWNER/NAME."""
     return _HUB_ID.fullmatch(text) is not None
 
 

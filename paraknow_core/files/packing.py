@@ -68,7 +68,7 @@ def is_linked(folder: Path, name: str) -> bool:
 
 
 def refuse_links(folder: Path, names: Iterable[str]) -> None:
-    """Refuse to hand out a run some of whose files are links.
+    """Refuse to hand out files of a run if one of them is a link.
 
     Raises:
         RunError: names the first.
@@ -135,5 +135,5 @@ def adapter_zip(folder: Path, name: str) -> bytes:
 
 
 def safe_name(text: str) -> str:
-    """Return a name that every file system takes, made from any text."""
+    """Return a text as a file name that every file system accepts."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80] or "run"

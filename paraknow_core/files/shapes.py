@@ -13,13 +13,13 @@ MOST = 2**63  # far beyond any count, size or time of a run
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of plain value, `None` among them where it may be."""
+    """One kind of plain value; an optional one may be None."""
 
     name: str
     optional: bool = False
 
     def holds(self, value: Any) -> bool:
-        """Tell whether a value is of this kind; a number is finite and of this world."""
+        """Tell whether a value is of this kind; a number has to be finite, and an integer below `MOST`."""
         if value is None:
             return self.optional
         if self.name == "text":
@@ -40,7 +40,7 @@ class Each:
 
 @dataclass(frozen=True)
 class Needed:
-    """A dict of known keys of which some must be there and right, or the whole is left out."""
+    """A dict of known keys, some of which are needed: without a valid value for each, the whole dict is left out."""
 
     keys: tuple[str, ...]
     shape: dict[str, Any]

@@ -57,7 +57,7 @@ class TensorFile(Mapping):
             return file.read(len(header)) == header
 
     def flush(self) -> None:
-        """Return when the disk has what was written: needed against a crash of the machine, not against a kill."""
+        """Wait until the disk has what was written, against a crash of the machine; a kill of the process loses nothing."""
         self._map.flush()
 
     def __getitem__(self, name: str) -> "Tensor":

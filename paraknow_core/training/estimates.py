@@ -80,7 +80,7 @@ def whole_head(student: Anatomy, roles: Collection[str]) -> int:
 
 
 def estimate_injection(teacher: Anatomy, student: Anatomy, roles: Collection[str], rank: int, rates: Rates) -> Need:
-    """Estimate the search of the windows, the truncated SVDs and the building of the adapter.
+    """Estimate what the window search, the truncated SVDs and the building of the adapter take.
 
     Args:
         teacher, student: of the pair.
@@ -101,7 +101,7 @@ def estimate_injection(teacher: Anatomy, student: Anatomy, roles: Collection[str
 def estimate_finetuning(
     student: Anatomy, adapters: int, training: Training, rates: Rates, count: int = F32, head: int = 0
 ) -> Need:
-    """Estimate the training of the adapter; the student's own weights are frozen.
+    """Estimate what training the adapter takes; the student's own weights are frozen.
 
     Args:
         student: its anatomy.

@@ -104,7 +104,7 @@ def reference_scores(context: Context, name: str) -> list[dict]:
 
 
 def _saved_scores(folder: Path, context: Context) -> list[dict] | None:
-    """Return the scores of a kept reference; None if there are none, or its files are not whole."""
+    """Return the scores of a cached reference; None if there are none, or its files are incomplete."""
     task, content = context.task, read_json(folder / SCORES)
     scores = content.get("scores") if isinstance(content, dict) else None
     if not isinstance(scores, list) or not all(isinstance(score, dict) for score in scores):

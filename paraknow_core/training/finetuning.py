@@ -185,7 +185,7 @@ def finetune(
 
 
 def _loss(model: "PeftModel", batch: dict[str, Tensor], tokens: Tensor, term: "LossTerm | None") -> Tensor:
-    """Return a pass's share in the mean loss of its step; a function, so that its logits go before the next pass."""
+    """Return a pass's share in the mean loss of its step; a function, so that its logits are freed at once."""
     outputs = model(**batch, num_items_in_batch=tokens, use_cache=False)
     if term is None:
         return outputs.loss
@@ -215,7 +215,7 @@ class Pace:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time within out of the rate."""
+        """Leave the time inside the `with` block out of the rate."""
         began = time.monotonic()
         yield
         self.since += time.monotonic() - began

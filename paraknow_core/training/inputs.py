@@ -60,7 +60,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(context: "Context") -> dict[str, Any]:
-    """Return the settings that may change numbers, as they were decided here."""
+    """Return the settings of this machine that may change numbers, `auto` replaced by what it stands for here."""
     from paraknow_core.models.load import pick_device
 
     device = str(pick_device(context.settings.device)).partition(":")[0]
@@ -68,7 +68,7 @@ def machine(context: "Context") -> dict[str, Any]:
 
 
 def pinned(spec: "RunSpec", before: "Mapping[str, Any]") -> "RunSpec":
-    """Return the spec with the commits of hub models and data that a run began with: a hub's main branch moves on."""
+    """Return the spec with the commits of hub models and data that a run began with, because branches move on."""
     revisions = before.get("revisions")
     revisions = revisions if isinstance(revisions, dict) else {}
     names = [n for n in ("teacher", "student", "task") if revisions.get(n) and getattr(spec, n).revision is None]

@@ -135,7 +135,7 @@ def check_examples(context: Context, *, needs_teacher: bool, most: int | None = 
 
 
 def told_date(work: Work) -> str | None:
-    """Return the day that the chat templates of a run are told, where one asks for it (ISO 8601)."""
+    """Return the date that the chat templates of a run get, if one of them asks for it (ISO 8601)."""
     from paraknow_core.tasks.fitting import date_of
 
     context = work.context
