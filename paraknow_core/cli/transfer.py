@@ -129,8 +129,8 @@ def extract(
         (name, entry.get("teacher_module"), percent(entry.get("captured_mass")), percent(entry.get("retained_energy")))
         for name, entry in record["modules"].items()
     ]
-    columns = ("student module", "teacher module", "captured", "energy in rank")
-    show_table(columns, rows, right=columns[2:])
+    headings = ("student module", "teacher module", "captured", "energy in rank")
+    show_table(headings, rows, right=headings[2:])
     show(*(f"skipped {name}: {reason}" for name, reason in record["skipped"].items()))
     show(f"saved in {out}; the adapter is {out / 'init_adapter'}", record["init_adapter"])
 

@@ -57,7 +57,7 @@ class TensorFile(Mapping):
             return file.read(len(header)) == header
 
     def flush(self) -> None:
-        """Wait until the disk has what was written, against a crash of the machine; a kill of the process loses nothing."""
+        """Wait until the disk has what was written, against a crash of the machine; a kill loses nothing."""
         self._map.flush()
 
     def __getitem__(self, name: str) -> "Tensor":
