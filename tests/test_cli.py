@@ -252,7 +252,7 @@ def test_a_closed_pipe_ends_quietly(workspace):
 
 
 def test_bugs_keep_their_traceback(workspace, monkeypatch):
-    monkeypatch.setattr("paraknow_core.spec.schema", lambda: 1 / 0)
+    monkeypatch.setattr("paraknow_core.cli.specs.show_json", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["spec", "schema"])
 
@@ -547,7 +547,7 @@ def test_a_full_disk_is_a_sentence(workspace, monkeypatch, capsys):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "/somewhere")
 
-    monkeypatch.setattr("paraknow_core.spec.schema", full)
+    monkeypatch.setattr("paraknow_core.cli.specs.show_json", full)
     assert main(["spec", "schema"]) == 2
     assert "no space left" in one_sentence(capsys.readouterr().err)
 
