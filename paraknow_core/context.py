@@ -1,4 +1,4 @@
-"""What the stages of one run share: its spec, models (loaded when first needed), task, and whom to tell of progress.
+"""What the stages of one run share: its spec, its task, its models (loaded when first needed), and who is told.
 
 `Context` is what stages read, `Work` what they hand on to one another.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Reporter(Protocol):
-    """Whoever follows a run: the writer of its folder, or a progress bar."""
+    """Whoever follows a run: the writer of its folder, or a progress bar. `check_stop` raises if a stop is wanted."""
 
     def stage(self, name: str, message: str = "") -> None: ...
     def progress(self, done: float, total: float, message: str = "") -> None: ...
@@ -43,26 +43,14 @@ class Reporter(Protocol):
     def stop_requested(self) -> bool: ...
 
 
-class Silent:
-    """A reporter that says nothing."""
+class Silent(Reporter):
+    """A reporter that says nothing and never asks for a stop: the empty methods of `Reporter`."""
 
     stop_requested = False
 
-    def stage(self, name: str, message: str = "") -> None:
-        """Ignore."""
-
-    def progress(self, done: float, total: float, message: str = "") -> None:
-        """Ignore."""
-
-    def event(self, name: str, **fields: Any) -> None:
-        """Ignore."""
-
-    def check_stop(self) -> None:
-        """Never stops."""
-
 
 class Model:
-    """One model of the pair: where it is, what it looks like, and its weights once somebody needs them."""
+    """One model of a run: its source, its anatomy, its tokenizer and its weights, each read when first needed."""
 
     def __init__(self, spec: ModelSpec, settings: Settings, place: Workspace, who: str = "model") -> None:
         self._spec, self._settings, self._place, self._who = spec, settings, place, who
@@ -77,7 +65,7 @@ class Model:
 
     @cached_property
     def dtype(self) -> str:
-        """What this model computes in: the setting, or for `auto` what is faster here."""
+        """The number format that this model computes in: the setting, or for `auto` the faster one on this machine."""
         if self._settings.dtype != "auto":
             return self._settings.dtype
         from paraknow_core.models.load import pick_device
@@ -95,14 +83,14 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the weights' content."""
+        """SHA-256 of the weights' content."""
         return weights_fingerprint(self.source, memo=self._place.root / "fingerprints.json")
 
     def refuse_replaced(self) -> None:
-        """See that the weights that were just read are those that were named before: a file may be replaced any time.
+        """Refuse weights that are not those whose fingerprint was taken before: a file may be replaced at any time.
 
         Raises:
-            ModelError: they are not.
+            ModelError: they were replaced.
         """
         before = vars(self).get("fingerprint")
         memo = self._place.root / "fingerprints.json"  # so that an unchanged file is not read again
@@ -123,10 +111,10 @@ class Model:
         return load_tokenizer(self.source)
 
     def check(self) -> None:
-        """See that weights and tokenizer can be loaded, without loading a weight: before anything costly starts.
+        """Check, before anything costly starts, that weights and tokenizer can be loaded; no weight is loaded for that.
 
         Raises:
-            ModelError: they cannot; says which file is in the way.
+            ModelError: they cannot be; names the file.
         """
         import torch
 
@@ -138,14 +126,14 @@ class Model:
 
     @cached_property
     def reader(self) -> "Reader":
-        """The model as a reader of examples; it keeps what it has tokenised."""
+        """What turns examples into this model's tokens; it keeps those that it has tokenised."""
         from paraknow_core.tasks.fitting import Reader
 
         anatomy, who = self.anatomy, f"{self._who} {self.anatomy.label}"
         return Reader(who, self.tokenizer, anatomy.max_position_embeddings, anatomy.vocab_size)
 
     def weights(self) -> "Mapping[str, Tensor]":
-        """Return the weights by parameter name, each mapped from disk, as it is stored, when it is asked for."""
+        """Return the weights by parameter name; each is mapped from disk, as it is stored, when it is looked up."""
         from paraknow_core.models.load import pick_device
         from paraknow_core.models.shards import Shards
 
@@ -179,9 +167,14 @@ class Context:
     def student(self) -> Model:
         return Model(self.spec.student, self.settings, self.place, "student")
 
+    @property
+    def student_modules(self) -> list[LogicalModule]:
+        """The student's modules that get an adapter: those of the spec's origin."""
+        return [module for module in self.student.anatomy.modules if module.role in self.spec.extraction.roles]
+
     @cached_property
     def judge(self) -> Model:
-        """The model that judges by win_rate: the teacher, if no other one is named."""
+        """The judge of win_rate: the model that the spec names, else the teacher."""
         judge = self.spec.task.judge
         return Model(judge, self.settings, self.place, "judge") if judge else self.teacher
 
@@ -192,17 +185,17 @@ class Context:
 
     @property
     def task(self) -> Task:
-        """The task, without what is too long where the spec says so."""
+        """The task, without examples that are too long if the spec leaves them out."""
         return self._fitted[0]
 
     @property
     def seed_samples(self) -> tuple[Example, ...]:
-        """The seed samples, none of them left out as too long."""
+        """The seed samples, chosen among examples that are not left out as too long."""
         return self._seeds[0]
 
     @property
     def left_out(self) -> dict[str, int]:
-        """How many examples of each split were left out as too long; those of the seed samples once they are known."""
+        """How many examples of each split were left out as too long; of the seed samples, once these were chosen."""
         seeds = {"seed samples": self._seeds[1]} if "_seeds" in vars(self) and self._leaves_out else {}
         return self._fitted[1] | seeds
 
@@ -229,7 +222,7 @@ class Context:
 
     @property
     def readings(self) -> "dict[str, Readings]":
-        """Who reads each split, and how; the seed samples, which the teacher reads, are apart."""
+        """Which models read each split, and for what; the seed samples, read by the teacher, are not among them."""
         from paraknow_core.tasks.fitting import scoring_uses
 
         spec, scorers = self.spec, self.whole_task.scorers
@@ -257,7 +250,7 @@ class Context:
         return [entry for example in examples for entry in model.reader.encode(example, self.whole_task)]
 
     def skim(self, items: Sequence[Any], message: str = "") -> Iterable[Any]:
-        """Yield items of which thousands take a moment: progress and stop requests now and then are enough."""
+        """Yield items that take no time each: report progress and look for a stop request at every 64th only."""
         for index, item in enumerate(items):
             if index % 64 == 63:
                 self.report.check_stop()
@@ -273,7 +266,7 @@ class Context:
         self.report.progress(len(items), len(items), message)
 
 
-# What stages leave in the run folder: what rests on the trained adapter, on the initial one, and all of it.
+# What stages leave in the run folder: what depends on the trained adapter, what depends on the initial one, and all.
 OF_TRAINED = ("adapter", "predictions.jsonl")
 OF_ADAPTER = ("extraction.json", "init_adapter", "checkpoints", *OF_TRAINED)
 PRODUCTS = ("sensitivity.json", *OF_ADAPTER)
@@ -282,13 +275,13 @@ CHECKED = 4  # training examples on which adapters are checked: before the first
 
 @dataclass
 class Work:
-    """One execution of a run: what its stages hand on to one another. What is Any here belongs to rooms above.
+    """One execution of a run: what its stages hand on to one another. Types of rooms above are Any here.
 
     Attributes:
         context: what all of them read.
         folder: where they leave their products.
         method: the spec's (`methods.base.Method`).
-        result: what result.json is going to say; it grows with every stage, and is kept in partial.json meanwhile.
+        result: the content of result.json to be; it grows with every stage, and lies in partial.json meanwhile.
         store: of stage sensitivity: the teacher's (`sensitivity.store.SensitivityStore`), if it is measured.
         plan: of stage plan: what goes where (`methods.plan.Plan`), if the teacher was measured.
         student: loaded by stage learn, and taken over by extraction.
@@ -315,13 +308,8 @@ class Work:
         """Whether the teacher is measured: by a method that needs it, or because nothing else was asked for."""
         return self.method.needs_teacher or self.spec.until == "sensitivity"
 
-    @property
-    def modules(self) -> list[LogicalModule]:
-        """The student's modules that get an adapter."""
-        return [m for m in self.context.student.anatomy.modules if m.role in self.spec.extraction.roles]
-
     def warn(self, message: str) -> None:
-        """Tell whoever follows the run, and keep it in the result."""
+        """Report a warning and keep it in the result."""
         self.context.report.event("warning", message=message)
         self.result["warnings"] = list(dict.fromkeys([*self.result.get("warnings", []), message]))
 

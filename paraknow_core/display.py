@@ -23,13 +23,13 @@ ARMS: dict[str, Line] = {**METHODS, **UNTRAINED}
 
 
 def arm_of(name: str) -> Line:
-    """Return how the arm with this name looks; an unknown one is shown in neutral grey under its own name."""
+    """Return how the arm with this name is shown; an unknown one in grey, under its own name."""
     unknown = Line(name, name.replace("_", " "), "", colour="#7A8286", dark_colour="#8C9498", pattern="|")
     return ARMS.get(name, unknown)
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """Return a number with so many significant digits, without an exponent where it stays readable."""
+    """Return a number with so many significant digits; with an exponent only where it would be hard to read."""
     if value is None or not math.isfinite(value):
         return NOT_MEASURED
     if value == 0:
@@ -90,13 +90,8 @@ def memory(size: float | None) -> str:
 def scaled_score(score: Mapping[str, Any]) -> tuple[float, float | None, float | None, str]:
     """Return value, low, high and unit of a score as shown: shares become percent."""
     factor, unit = (100.0, "%") if score.get("unit") == SHARE else (1.0, score.get("unit") or "")
-    low, high = score.get("low"), score.get("high")
-    return (
-        score["value"] * factor,
-        None if low is None else low * factor,
-        None if high is None else high * factor,
-        unit,
-    )
+    low, high = (None if end is None else end * factor for end in (score.get("low"), score.get("high")))
+    return score["value"] * factor, low, high, unit
 
 
 def score_text(score: Mapping[str, Any] | None) -> str:
@@ -131,7 +126,7 @@ _JOINERS = "\u200c\u200d"  # invisible, but words of Persian or Hindi and compos
 
 
 def one_line(text: str) -> str:
-    """Return text on one line, without signs that draw nothing or turn the direction of what follows."""
+    """Return text on one line, without invisible characters, among them those that control a terminal or direction."""
     return " ".join("".join(c if c.isprintable() or c in _JOINERS else " " for c in text).split())
 
 
@@ -148,9 +143,9 @@ def whole_words(text: str, limit: int) -> str:
 
 
 def distinct(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return labels by id, no two alike: those that are get the end of their id, or all of it where that is not enough.
+    """Return labels by id, no two alike: equal ones get the end of their id, or all of it where that is not enough.
 
-    A widget that offers two options under one label gives back the wrong one.
+    A widget with two options of the same label returns the wrong one.
     """
     for tail in (lambda key: key[-4:], lambda key: key):
         uses = Counter(labels.values())
@@ -159,7 +154,7 @@ def distinct(labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def source_label(source: str, limit: int = 40) -> str:
-    """Return the name of a model or task without where it lies: `bundled:teacher` and `/a/b/teacher` are `teacher`."""
+    """Return the name of a model or task without its place: `bundled:teacher` and `/a/b/teacher` are `teacher`."""
     for prefix in ("bundled:", "hub:"):
         if source.startswith(prefix):
             return shorten(source.removeprefix(prefix).replace("_", " "), limit)
@@ -168,7 +163,7 @@ def source_label(source: str, limit: int = 40) -> str:
 
 
 def file_text(content: Any) -> str | bytes:
-    """Return what a file holds that is handed out: text or bytes as they are, a table or rows of one as CSV."""
+    """Return the content of a download: text or bytes as they are, a table or its rows as CSV."""
     if isinstance(content, str | bytes):
         return content
     import pandas

@@ -1,21 +1,31 @@
-"""How much memory this process takes of its own: anonymous pages, not those of mapped files, which can be dropped."""
+"""The memory of this process and of the machine.
+
+A process's own memory is its anonymous pages; pages of mapped files do not count, because the system can drop them.
+"""
 
 import contextlib
 import ctypes
 import resource
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 _STATUS = "/proc/{}/status"
 _INTERVAL_S = 0.02
+_CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 
 
 def anonymous_bytes(pid: int | None = None) -> int:
-    """Return the memory that is a process's own (Linux: RssAnon; elsewhere all that is resident).
+    """Return the bytes that are a process's own (Linux: RssAnon; elsewhere all that is resident); 0 if it has ended.
 
     Args:
-        pid: of a process of this machine; None for this one. One that is gone has none.
+        pid: of a process of this machine; None for this one.
     """
     try:
         for line in Path(_STATUS.format(pid or "self")).read_text().splitlines():
@@ -23,8 +33,6 @@ def anonymous_bytes(pid: int | None = None) -> int:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    import psutil
-
     try:
         return psutil.Process(pid).memory_info().rss
     except psutil.Error:
@@ -32,43 +40,34 @@ def anonymous_bytes(pid: int | None = None) -> int:
 
 
 def peak_bytes() -> int:
-    """Return the largest resident memory that this process has had."""
+    """Return the largest resident memory that this process has had, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def total_bytes() -> int:
-    """Return the memory of the machine, or what a container's limit leaves of it."""
-    import psutil
-
-    total = psutil.virtual_memory().total
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            total = min(total, int(Path(limit).read_text()))
-    return total
+    """Return the memory of the machine in bytes, or the limit of the container that this process runs in."""
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _containers())])
 
 
 def available_bytes() -> int:
-    """Return the memory that could be had without swapping: the system's, or what a container's limit leaves."""
-    import psutil
+    """Return the bytes that could be had without swapping, within the limit of the container if there is one."""
+    return max(0, min([psutil.virtual_memory().available, *(limit - used for limit, used in _containers())]))
 
-    available = psutil.virtual_memory().available
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            available = min(available, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # no container, or "max": no limit
-            continue
-    return max(0, available)
+
+def _containers() -> Iterator[tuple[int, int]]:
+    """Yield the limit of each container that has one, and how much of it is used, in bytes."""
+    for folder, limit, used in _CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # no container, or "max": no limit
+            yield int((folder / limit).read_text()), int((folder / used).read_text())
 
 
 def release(beyond: int = 0) -> None:
     """Give memory that was freed back to the system; the C library keeps hundreds of MB of it otherwise (Linux).
 
     Args:
-        beyond: only where this process holds more bytes than that: what is used again soon costs time to find again.
+        beyond: do so only if this process holds more bytes than that, because memory that is soon needed again takes
+            time to get back.
     """
     if beyond and anonymous_bytes() <= beyond:
         return
@@ -97,15 +96,13 @@ class PeakMemory:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._look()
         if self._device == "cuda":
             import torch
 
             self.bytes = torch.cuda.max_memory_allocated()
 
     def _watch(self) -> None:
-        while not self._ended.wait(_INTERVAL_S):
-            self._look()
-
-    def _look(self) -> None:
-        self.bytes = max(self.bytes, anonymous_bytes())
+        ended = False
+        while not ended:  # once more at the end
+            ended = self._ended.wait(_INTERVAL_S)
+            self.bytes = max(self.bytes, anonymous_bytes())

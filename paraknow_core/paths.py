@@ -1,8 +1,7 @@
-"""Where things live on this machine: the project, and the workspace that holds all that is written."""
+"""Where things live on this machine: the project, and the workspace, which holds everything that is written."""
 
 import os
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from paraknow_core.errors import RunError
@@ -58,12 +57,3 @@ def contained(root: Path, name: str) -> Path:
     if not name or name.startswith(".") or candidate.parent != root.resolve():
         raise RunError(f"name: '{name}' is not a plain name inside {root.name}/; use letters, digits, '-' and '_'")
     return candidate
-
-
-@cache
-def boot_id() -> str | None:
-    """Return what names this machine's running system until it starts anew; None where that is not known."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return None

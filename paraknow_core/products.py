@@ -1,4 +1,4 @@
-"""Sensitivity or extraction alone, without a run: slices of `pipeline.STAGES` that leave their product in a folder."""
+"""Sensitivity or extraction alone, without a run: some of `pipeline.STAGES`, which leave their product in a folder."""
 
 import shutil
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ def _copy_store(store: "SensitivityStore", out: Path) -> None:
     """
     files = [file for file in store.folder.rglob("*") if file.is_file()]
     try:
-        for file in sorted(files, key=lambda file: file.name == TOTALS):  # last: it says that the rest is whole
+        for file in sorted(files, key=lambda file: file.name == TOTALS):  # TOTALS last: where it is, all is there
             copy = out / file.relative_to(store.folder)
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, copy)

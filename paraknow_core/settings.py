@@ -1,4 +1,4 @@
-"""Settings: where and how this machine computes. Never part of a spec, so that a spec stays portable."""
+"""Settings: where and how this machine computes. They are never part of a spec, so that a spec stays portable."""
 
 import os
 import re
@@ -63,7 +63,7 @@ class Settings(Strict):
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: fewer than the machine has where it was bound to some of them."""
+    """Return how many cores this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -81,21 +81,18 @@ def load_settings(place: Workspace, **flags: object) -> Settings:
             raise SpecError(f"settings: not readable YAML; correct or delete the file ({error})") from None
         if not isinstance(values, dict):
             raise SpecError(f"{place.settings_file.name}: must hold keys and values; correct or delete it")
-        if secret_in(values) is not None:  # first of all: other refusals repeat what was given
+        if secret_in(values) is not None:  # first, because other refusals repeat the value
             raise SpecError(f"{place.settings_file.name}: {SECRET}")
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         values["offline"] = True
     values.update({key: value for key, value in flags.items() if value is not None})
     try:
         return Settings.model_validate(values)
-    except (ValidationError, OverflowError) as error:
-        if isinstance(error, OverflowError):
-            raise SpecError("settings: a number is beyond all measure; give plain numbers and text") from None
+    except OverflowError:
+        raise SpecError("settings: a number is beyond all measure; give plain numbers and text") from None
+    except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        names = ", ".join(Settings.model_fields)
-        raise SpecError(f"settings: '{key}': {_message(first['msg'])}; known settings are {names}") from None
-
-
-def _message(text: str) -> str:
-    return text.removeprefix("Value error, ") if text.startswith("Value error, ") else text.lower()
+        key, names = ".".join(map(str, first["loc"])), ", ".join(Settings.model_fields)
+        _, ours, problem = first["msg"].rpartition("Value error, ")
+        problem = problem if ours else problem.lower()
+        raise SpecError(f"settings: '{key}': {problem}; known settings are {names}") from None

@@ -36,7 +36,7 @@ GROUP_OF_ROLE = {
     "head": "embedding",
 }
 ROLES, GROUPS = tuple(GROUP_OF_ROLE), tuple(dict.fromkeys(GROUP_OF_ROLE.values()))
-HIDDEN = "hidden"  # the type of a refusal that must not repeat what was given
+HIDDEN = "hidden"  # the type of a validation error whose message must not repeat the value
 
 
 class Strict(BaseModel):
@@ -49,7 +49,7 @@ SECRET = "holds a password or a token; give only the name, and put the token int
 
 
 class Portable(Strict):
-    """Base of all parts of a spec: kept, shown and shared, so that no text of it may be a password or a token."""
+    """Base of all parts of a spec. A spec is kept, shown and shared, so no text in it may be a password or a token."""
 
     @field_validator("*")
     @classmethod
@@ -149,11 +149,11 @@ def roles_of(origin: Iterable[str]) -> tuple[str, ...]:
 
 
 def normal_origin(roles: Iterable[str], available: Iterable[str] = ROLES) -> tuple[str, ...]:
-    """Return roles as a spec writes them, always the same way for the same modules.
+    """Return roles as a spec writes them: the same modules are always written the same way.
 
     Args:
         roles: to take.
-        available: the roles that can be taken at all, e.g. those that a student has.
+        available: the roles to choose from, e.g. those that a student has.
 
     Returns:
         `all` alone where nothing is left out, else whole groups by their name, then single roles, each in its order.
@@ -185,7 +185,7 @@ class ExtractionSpec(Portable):
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles the origin stands for, in the order of `ROLES`."""
+        """The roles that the origin stands for, in the order of `ROLES`."""
         return roles_of(self.origin)
 
 
@@ -250,7 +250,7 @@ class RunSpec(Portable):
 
     @property
     def structure(self) -> str:
-        """The structure of its blocks: the method's own where it has one, else the extraction's."""
+        """The structure of the blocks: the method's own if it has one, else the extraction's."""
         return catalogue.METHODS[self.method].structure or self.extraction.structure
 
     def to_yaml(self) -> str:
@@ -301,7 +301,7 @@ def parse_spec(data: Any, where: str = "spec") -> RunSpec:
 
 
 def _as_text(value: Any) -> str:
-    """A date without quotes and a path are text; sets and bytes, which only YAML's tags give, are nothing here."""
+    """Return a date without quotes or a path as text; refuse sets and bytes, which only YAML's tags give."""
     if isinstance(value, date | PurePath):
         return str(value)
     raise TypeError
@@ -321,11 +321,6 @@ def read_spec(path: Path) -> RunSpec:
     return parse_yaml(read_text(path), where=path.name)
 
 
-def schema() -> dict:
-    """Return the JSON schema of a spec."""
-    return RunSpec.model_json_schema()
-
-
 def _first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     location = [str(part) for part in first["loc"]]
@@ -338,14 +333,14 @@ def _first_problem(error: ValidationError) -> str:
         return "holds a value that cannot be written down; give plain numbers and text"
     if first["type"] == HIDDEN:
         return f"{place}: {first['msg']}"
-    given = repr(first.get("input"))
-    given = given if len(given) <= 60 else given[:57] + "..."
+    value = repr(first.get("input"))
+    value = value if len(value) <= 60 else value[:57] + "..."
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
         return f"{place}: missing; give it a value"
     if isinstance(first.get("input"), dict):  # a rule between several keys: the sentence says it all
         return f"{place}: {message}" if place else message
-    return f"{place}: {given} given; {message[0].lower()}{message[1:]}"
+    return f"{place}: {value} given; {message[0].lower()}{message[1:]}"
 
 
 def _keys_of(location: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from paraknow_core import catalogue
 from paraknow_core.cli import main
-from paraknow_core.spec import RunSpec, schema
+from paraknow_core.spec import RunSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = (*catalogue.CHOICES.values(), catalogue.SCORERS, catalogue.UNTRAINED)
@@ -74,10 +74,10 @@ def test_every_row_is_implemented(row):
 
 def test_the_spec_offers_the_tables():
     for key, rows in catalogue.CHOICES.items():
-        node = schema()
+        node = RunSpec.model_json_schema()
         for part in key.split("."):
             node = node["properties"][part]
-            node = schema()["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+            node = RunSpec.model_json_schema()["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
         assert node["enum"] == list(catalogue.offered(rows)), key
 
 

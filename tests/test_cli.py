@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from paraknow_core.cli import main
-from paraknow_core.cli.console import sentence
+from paraknow_core.display import one_line
 from paraknow_core.files.json_file import write_json
 from paraknow_core.paths import PROJECT_ROOT
 from paraknow_core.runs.folder import RunFolder, list_runs
@@ -166,7 +166,7 @@ def test_extract_refuses_and_leaves_nothing_behind(option, value, says, pair, wo
 
 
 def test_a_sentence_has_no_control_characters():
-    assert sentence("a\x1b[31mb\n c\x07\td") == "a [31mb c d"
+    assert one_line("a\x1b[31mb\n c\x07\td") == "a [31mb c d"
 
 
 # Looking without computing
@@ -252,7 +252,7 @@ def test_a_closed_pipe_ends_quietly(workspace):
 
 
 def test_bugs_keep_their_traceback(workspace, monkeypatch):
-    monkeypatch.setattr("paraknow_core.spec.schema", lambda: 1 / 0)
+    monkeypatch.setattr("paraknow_core.cli.specs.show_json", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["spec", "schema"])
 
@@ -547,7 +547,7 @@ def test_a_full_disk_is_a_sentence(workspace, monkeypatch, capsys):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "/somewhere")
 
-    monkeypatch.setattr("paraknow_core.spec.schema", full)
+    monkeypatch.setattr("paraknow_core.cli.specs.show_json", full)
     assert main(["spec", "schema"]) == 2
     assert "no space left" in one_sentence(capsys.readouterr().err)
 

@@ -23,7 +23,6 @@ from paraknow_core.spec import (
     parse_yaml,
     read_spec,
     roles_of,
-    schema,
 )
 from paraknow_core.workbench.draft import Draft
 
@@ -150,9 +149,9 @@ def test_files_that_are_no_specs(tmp_path):
 
 
 def test_schema_names_every_section():
-    properties = schema()["properties"]
+    properties = RunSpec.model_json_schema()["properties"]
     assert set(properties) == set(RunSpec.model_fields)
-    assert schema()["additionalProperties"] is False
+    assert RunSpec.model_json_schema()["additionalProperties"] is False
 
 
 def bomb(levels: int = 9) -> str:

@@ -1,13 +1,13 @@
-"""What lies beside an adapter or a merged model as README.md: of what it is, its form, lines that load and merge it.
+"""The README.md beside an adapter or a merged model: what it was made from, its form, code that loads it.
 
-`cards.md.jinja` holds the texts. Every snippet in them works as it stands with transformers and PEFT alone, once its
-paths are right.
+`cards.md.jinja` holds the texts. Every snippet in them works with transformers and PEFT alone, once its paths are
+right.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from paraknow_core.catalogue import METHODS
 from paraknow_core.models.source import BUNDLED_PREFIX, ModelSource
@@ -18,56 +18,46 @@ TEMPLATES = Path(__file__).with_name("cards.md.jinja")
 _BUNDLED_FOLDER = "paraknow_core/demo/models"
 
 
-def adapter_card(spec: RunSpec, student: ModelSource, head: str | None) -> str:
-    """Describe the exported adapter.
+def card(kind: Literal["adapter", "initial", "merged"], spec: RunSpec, student: ModelSource, **facts: Any) -> str:
+    """Return the README.md of an adapter, an initial adapter, or a merged model.
 
     Args:
+        kind: which text; the text decides what else has to be given.
         spec: the run's.
         student: the untouched student, resolved.
-        head: path of an output layer that the student shares with its embedding and that the adapter brings whole.
+        facts: for `adapter`: head, the path of the output layer, if it shares the embedding's matrix and the adapter
+            holds it whole, else None. For `initial`: record, the content of extraction.json; tied, whether the
+            embedding gets factors and shares its matrix with the output layer. For `merged`: dtype, the number format
+            of the weights; bits, the run's `student_bits`; rounding, `max_abs` and `max_relative` of what rounding to
+            dtype changed, zeros for nothing; files, the names of licence files that lie beside it.
     """
-    return _card("adapter", spec, student, head=head)
+    from jinja2 import Environment, StrictUndefined
 
-
-def initial_card(spec: RunSpec, student: ModelSource, record: Mapping[str, Any], *, tied: bool) -> str:
-    """Describe the initial adapter.
-
-    Args:
-        spec: the run's.
-        student: the untouched student, resolved.
-        record: content of extraction.json.
-        tied: the embedding gets factors, and the output layer shares its matrix.
-    """
-    alpha, subtracted = f"{spec.factorisation.lora_alpha:g}", bool(record["subtracted"])
-    return _card("initial", spec, student, note=start_note(record), alpha=alpha, subtracted=subtracted, tied=tied)
-
-
-def merged_card(
-    spec: RunSpec,
-    student: ModelSource,
-    dtype: str,
-    bits: int | None,
-    rounding: Mapping[str, float],
-    files: Sequence[str],
-) -> str:
-    """Describe a merged model.
-
-    Args:
-        spec: the run's.
-        student: the untouched student, resolved.
-        dtype: number format of its weights.
-        bits: the run's `student_bits`.
-        rounding: `max_abs` and `max_relative` of what rounding to `dtype` changed; zeros for nothing.
-        files: names of licence files that lie beside it.
-    """
-    return _card("merged", spec, student, dtype=dtype, bits=bits, rounding=rounding, files=files)
+    rules = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)  # noqa: S701 - no HTML
+    path, where = student.label, "the folder of the untouched student"
+    if student.kind == "bundled":
+        path = f"{_BUNDLED_FOLDER}/{path.removeprefix(BUNDLED_PREFIX)}"
+        where = "the untouched student, in the workbench's own folder"
+    elif student.kind == "hub":
+        where = "the untouched student"
+    common = {
+        "spec": spec,
+        "student": student,
+        "name": _name(student.label),
+        "teacher": _name(spec.teacher.source) if METHODS[spec.method].needs_teacher else "",
+        "path": json.dumps(path, ensure_ascii=False),
+        "where": where,
+        "start_note": start_note,
+    }
+    template = rules.from_string(TEMPLATES.read_text(encoding="utf-8"), globals=common | facts)
+    return str(getattr(template.module, kind)())
 
 
 def start_note(record: Mapping[str, Any]) -> str:
-    """Say in one or two sentences what the student computes with the initial adapter, and what that asks for.
+    """Say in one or two sentences what the student computes with the initial adapter, and how it has to be loaded.
 
     Args:
-        record: content of extraction.json, or what is going to be: `subtracted`, `method`, `injection_mode`.
+        record: content of extraction.json, of which `subtracted`, `modules` and `injection_mode` are read.
     """
     if record["subtracted"]:
         return (
@@ -83,30 +73,8 @@ def start_note(record: Mapping[str, Any]) -> str:
     return "Its product is zero: with it the student computes what it always did."
 
 
-def _card(which: str, spec: RunSpec, student: ModelSource, **more: Any) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    rules = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)  # noqa: S701 - no HTML
-    path, where = student.label, "the folder of the untouched student"
-    if student.kind == "bundled":
-        path = f"{_BUNDLED_FOLDER}/{path.removeprefix(BUNDLED_PREFIX)}"
-        where = "the untouched student, in the workbench's own folder"
-    elif student.kind == "hub":
-        where = "the untouched student"
-    facts = {
-        "spec": spec,
-        "student": student,
-        "name": _name(student.label),
-        "teacher": _name(spec.teacher.source) if METHODS[spec.method].needs_teacher else "",
-        "path": json.dumps(path, ensure_ascii=False),
-        "where": where,
-    }
-    template = rules.from_string(TEMPLATES.read_text(encoding="utf-8"), globals=facts | more)
-    return str(getattr(template.module, which)())
-
-
 def _name(source: str) -> str:
-    """Return a model's name without where it lies on this machine."""
+    """Return a model's name without its folder on this machine."""
     if source.startswith((".", "/", "~")) or "\\" in source:
         return " ".join(source.replace("\\", "/").rstrip("/").rpartition("/")[2].split()) or "a local model"
     return source

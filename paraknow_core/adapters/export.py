@@ -1,11 +1,11 @@
-"""Stage export: the trained change as one plain PEFT adapter for the untouched student, verified by loading it.
+"""Stage export: the trained change as one plain PEFT adapter for the untouched student, checked by loading it.
 
 Tied embeddings: one matrix W has two uses, and training changes it by one D for both. LoRA on both uses loads right but
 cannot merge right: PEFT adds D once a LoRA layer, to the same storage, and makes it W + 2 D; `ensure_weight_tying` ties
 the factors and adds twice all the same; LoRA on one use alone leaves D out of the other one's output. So the embedding
-gets the factors and the output layer goes along whole, as W + D (PEFT's `modules_to_save`): loading gives W + D for
-both uses, merging adds D to the embedding and puts the output layer in its place. The price is the size of one
-embedding matrix in the adapter.
+gets the factors and the adapter holds the output layer whole, as W + D (PEFT's `modules_to_save`): loading gives W + D
+for both uses, merging adds D to the embedding and puts the output layer in its place. The price: the adapter is larger
+by one embedding matrix.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from paraknow_core.adapters.cards import CARD, adapter_card
+from paraknow_core.adapters.cards import CARD, card
 from paraknow_core.adapters.inject import ADAPTER, WEIGHTS, adapter_config, factor_names, host_factors, hosts, tied_head
 from paraknow_core.files.atomic import build_folder
 from paraknow_core.models.anatomy import Anatomy, LogicalModule
@@ -36,14 +36,14 @@ Factors = tuple[Tensor, Tensor]
 
 
 def export(work: "Work") -> None:
-    """Write adapter/ of a run, and check by loading it that it is what was trained."""
+    """Write adapter/ of a run, and check that it computes what was trained when it is loaded, and when it is merged."""
     context, student, model = work.context, work.context.student, work.started.peft_model
+    modules, factorisation, label = context.student_modules, work.spec.factorisation, student.source.label
     folder = work.folder.file("adapter")
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off
-    head = tied_head(model.base_model.model, student.anatomy, work.modules)
-    card = adapter_card(work.spec, student.source, head)
-    factorisation, label = work.spec.factorisation, student.source.label
-    export_adapter(model, work.started.initial, student.anatomy, work.modules, factorisation, folder, label, card)
+    head = tied_head(model.base_model.model, student.anatomy, modules)
+    readme = card("adapter", work.spec, student.source, head=head)
+    export_adapter(model, work.started.initial, student.anatomy, modules, factorisation, folder, label, readme)
     check = work.result["export_check"] = check_export(model, student.load(), folder, work.samples)
     if not check["passed"]:
         why = "train without student_bits" if context.settings.student_bits else "compute in float32"
@@ -87,7 +87,7 @@ def export_adapter(
     factorisation: FactorisationSpec,
     folder: Path,
     label: str,
-    card: str = "",
+    readme: str = "",
 ) -> None:
     """Write the adapter that turns the unmodified student into the trained one.
 
@@ -98,7 +98,7 @@ def export_adapter(
         anatomy, modules, factorisation: as given to `injection.inject`.
         folder: written complete or not at all.
         label: name of the student, as the user gave it.
-        card: what is written beside it as README.md (see `cards.adapter_card`).
+        readme: content of its README.md (see `cards.card`); empty for none.
     """
     from safetensors.torch import save_file
 
@@ -121,26 +121,25 @@ def export_adapter(
             building / WEIGHTS,
             metadata={"format": "pt"},
         )
-        if card:
-            (building / CARD).write_text(card, encoding="utf-8")
+        if readme:
+            (building / CARD).write_text(readme, encoding="utf-8")
 
 
 def _whole_head(peft_model: "PeftModel", embed: LogicalModule) -> dict[str, Tensor]:
-    """Return what the output layer holds that shares the embedding's matrix, with the trained change added."""
+    """Return the tensors of an output layer that shares the embedding's matrix, with the trained change added."""
     model = peft_model.base_model.model
     layer = model.get_input_embeddings()
     a, b = host_factors(layer)
-    held = model.get_output_embeddings().get_base_layer().state_dict()
-    weight = held["weight"].clone()
+    state = model.get_output_embeddings().get_base_layer().state_dict()
+    weight = state["weight"].clone()
     add_product_(weight, embed, layer.scaling[ADAPTER] * a.T.double(), b.T)
-    return {**held, "weight": weight}
+    return {**state, "weight": weight}
 
 
 def check_export(
     peft_model: "PeftModel", untouched: "PreTrainedModel", folder: Path, samples: "Sequence[Encoded]"
 ) -> dict[str, Any]:
-    """Load the exported adapter on the untouched student with plain PEFT, then merge it, and compare the logits of both
-    with the trained model's.
+    """Compare the trained model's logits with those of plain PEFT: the exported adapter loaded, and then merged.
 
     Args:
         peft_model: the trained model.
@@ -169,9 +168,9 @@ def compare_logits(
     """Compare the logits of two models on samples.
 
     Args:
-        first, second: on one device, in the mode they are to be compared in.
+        first, second: on one device, each in evaluation or training mode as it is to be compared.
         samples: encoded examples, taken one by one.
-        seed: set before each forward pass, so that a model's own dropout falls alike in training mode.
+        seed: set before each forward pass, so that in training mode the dropout of both models is the same.
     """
     worst = largest = 0.0
     with torch.no_grad():

@@ -1,8 +1,9 @@
-"""Stage injection: initial factors go into a PEFT adapter and, where asked, their product off the base weights."""
+"""Stage injection: put initial factors into a PEFT adapter and, where asked, take their product off the weights."""
 
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def check_rank(modules: Iterable[LogicalModule], rank: int) -> None:
-    """Refuse a rank that some module cannot hold, before anything costly has run.
+    """Refuse a rank that is larger than a side of some module, before anything costly has run.
 
     Raises:
         ShapeError: names the module and the largest rank.
@@ -44,7 +45,7 @@ def check_rank(modules: Iterable[LogicalModule], rank: int) -> None:
 def adapter_config(
     modules: Iterable[LogicalModule], factorisation: FactorisationSpec, head: str | None, ranks: int = 1
 ) -> "LoraConfig":
-    """Describe the adapter to PEFT.
+    """Return PEFT's description of the adapter.
 
     Logical modules that share one fused weight (q, k, v in one matrix) share one adapter whose rank is the sum of
     theirs; its scaling stays lora_alpha / rank.
@@ -52,12 +53,12 @@ def adapter_config(
     Args:
         modules: the student's modules that get an adapter.
         factorisation: rank and lora_alpha of each logical module.
-        head: module path of an output head that uses the embedding's parameter (see `tied_head`), or None.
+        head: path of an output layer that shares the embedding's parameter and gets an adapter (see `tied_head`).
         ranks: 1, or 2 for the exported adapter that holds trained and initial factors.
     """
     from peft import LoraConfig, TaskType
 
-    parts = hosts(modules)
+    groups = hosts(modules)
     rank, alpha = factorisation.rank * ranks, factorisation.lora_alpha * ranks
     return LoraConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -65,18 +66,18 @@ def adapter_config(
         lora_alpha=alpha,
         lora_dropout=0.0,
         bias="none",
-        target_modules=[*parts, *([head] if head else [])],
-        rank_pattern={host: rank * len(own) for host, own in parts.items() if len(own) > 1},
-        alpha_pattern={host: alpha * len(own) for host, own in parts.items() if len(own) > 1},
-        fan_in_fan_out=any(m.transposed for own in parts.values() for m in own),
+        target_modules=[*groups, *([head] if head else [])],
+        rank_pattern={host: rank * len(parts) for host, parts in groups.items() if len(parts) > 1},
+        alpha_pattern={host: alpha * len(parts) for host, parts in groups.items() if len(parts) > 1},
+        fan_in_fan_out=any(m.transposed for parts in groups.values() for m in parts),
     )
 
 
 def tied_head(model: nn.Module, anatomy: Anatomy, modules: Iterable[LogicalModule]) -> str | None:
     """Return the path of the output head if it uses the embedding's parameter and the embedding gets an adapter.
 
-    The head then needs an adapter too, with the embedding's factors: the change is of one parameter with two uses.
-    PEFT's own option for this knows embeddings by the name `embed_tokens` only.
+    The head then needs an adapter too, with the embedding's factors: one parameter changes, and it has two uses. PEFT's
+    own option for this finds embeddings only by the name `embed_tokens`.
     """
     if not anatomy.tied or all(m.role != "embed" for m in modules):
         return None
@@ -85,7 +86,7 @@ def tied_head(model: nn.Module, anatomy: Anatomy, modules: Iterable[LogicalModul
 
 
 def hosts(modules: Iterable[LogicalModule]) -> dict[str, list[LogicalModule]]:
-    """Group logical modules by the module of the network that holds them, in order."""
+    """Group logical modules by the path of the network's module that holds them, in order."""
     parts: dict[str, list[LogicalModule]] = defaultdict(list)
     for module in modules:
         parts[module.host].append(module)
@@ -156,7 +157,7 @@ def factor_names(host: str, *, embedding: bool) -> tuple[str, str]:
 
 
 def _start_at(layer: nn.Module, parts: list[LogicalModule], update: Update, rank: int) -> None:
-    """Write one module's factors into its host's: A stacked, B block-diagonal on the rows the module owns."""
+    """Write one module's factors into its host's: A stacked, B block-diagonal in the rows that the module owns."""
     a, b = host_factors(layer)
     first = parts.index(update.module) * rank
     a[first : first + rank] = update.a.to(a)
@@ -169,40 +170,36 @@ def row_index(module: LogicalModule, out_features: int) -> Tensor:
     """Return which output rows of its host a logical module owns, as a (rows,) index."""
     if module.rows is None:
         return torch.arange(out_features)
-    own = module.rows
-    starts = own.offset + own.stride * torch.arange(own.count)
-    return (starts[:, None] + torch.arange(own.block)[None, :]).flatten()
+    rows = module.rows
+    starts = rows.offset + rows.stride * torch.arange(rows.count)
+    return (starts[:, None] + torch.arange(rows.block)[None, :]).flatten()
 
 
 def tie_head(peft_model: "PeftModel") -> None:
-    """Make the factors of a tied head what they are: the embedding's own, transposed, with one gradient.
+    """Make the factors of a tied head the embedding's own, transposed, with one gradient for both.
 
-    The head's factors become views of the embedding's. As parameters of their own they would be stepped twice with a
-    part of the gradient each; so the head's gradient is added to the embedding's and dropped, and an optimiser skips
-    a parameter without gradient.
+    The head's factors become views of the embedding's. The optimiser would step such a parameter twice, each time with
+    a part of its gradient. So the head's gradient is added to the embedding's and dropped: an optimiser skips a
+    parameter without gradient.
     """
     model = peft_model.base_model.model
     embed_a, embed_b = host_factors(model.get_input_embeddings())
     head_a, head_b = host_factors(model.get_output_embeddings())
-
-    def fold_into(owner: nn.Parameter) -> object:
-        def hook(view: Tensor) -> None:
-            gradient = view.grad.T
-            owner.grad = gradient.clone() if owner.grad is None else owner.grad.add_(gradient)
-            view.grad = None
-
-        return hook
-
     for view, owner in ((head_a, embed_b), (head_b, embed_a)):
         view.data = owner.data.T
-        view.register_post_accumulate_grad_hook(fold_into(owner))
+        view.register_post_accumulate_grad_hook(partial(_pass_gradient, owner))
 
 
-def save_initial_adapter(peft_model: "PeftModel", folder: Path, label: str, card: str) -> None:
+def _pass_gradient(owner: nn.Parameter, view: Tensor) -> None:
+    owner.grad = view.grad.T.clone() if owner.grad is None else owner.grad.add_(view.grad.T)
+    view.grad = None
+
+
+def save_initial_adapter(peft_model: "PeftModel", folder: Path, label: str, readme: str) -> None:
     """Write the initial factors in PEFT format to `folder`, with a README.md (complete or not at all)."""
     with build_folder(folder, durable=True) as building:
         save_adapter(peft_model, building, label)
-        (building / CARD).write_text(card, encoding="utf-8")
+        (building / CARD).write_text(readme, encoding="utf-8")
 
 
 def save_adapter(peft_model: "PeftModel", folder: Path, label: str) -> None:

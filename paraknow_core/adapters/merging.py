@@ -1,7 +1,7 @@
 """A run's trained model as one whole model folder: the student's weights with the trained change in them.
 
-Every weight goes the way it went in the run: in the run's number format, the initial product taken off, rounded to 4
-bits where the run did that, and the trained product added in float32. So the folder computes what was scored, also
+Each weight is treated as in the run: brought to the run's number format, the initial product taken off, rounded to 4
+bits where the run did that, and the trained product added in float32. So the folder computes what was scored, even
 where the exported adapter on the untouched student does not (`student_bits`). One weight is in memory at a time.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core.adapters.cards import CARD, merged_card
+from paraknow_core.adapters.cards import CARD, card
 from paraknow_core.adapters.inject import hosts, row_index, take_off_
 from paraknow_core.adapters.saved import FOLDER, RECORD, saved_updates, trained_factors
 from paraknow_core.context import Context
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from paraknow_core.adapters.update import Update
 
 SHARD_BYTES = 2_000_000_000
-ROWS = 1024  # of a weight that are compared at a time
-_SPARE_BYTES = 50_000_000  # tokenizer, configs, headers
+ROWS = 1024  # rows of a weight that are compared at a time
+_SPARE_BYTES = 50_000_000  # room for the tokenizer, configs, headers
 _LICENCES = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY)[\w.-]*", re.ASCII | re.IGNORECASE)
-# Of this machine, of code that is not copied, or of another state of the weights.
+# Keys of a config that name this machine, code that is not copied, or another state of the weights.
 _LEFT_OUT = ("_name_or_path", "name_or_path", "_commit_hash", "auto_map", "quantization_config", "torch_dtype")
 
 
@@ -52,8 +52,8 @@ def write_merged(
         folder: the run's, with adapter/, init_adapter/ and extraction.json.
         result: the run's, finished or not: fingerprints, machine and revisions are read.
         out: a new or empty folder.
-        dtype: "float32", "bfloat16" or "float16" to store; default what the run computed in: of a float32 run nothing
-            is rounded, also where the student itself is in 16 bits.
+        dtype: "float32", "bfloat16" or "float16" to store weights in; default: what the run computed in, so that
+            nothing of a float32 run is rounded, even where the student is stored in 16 bits.
 
     Returns:
         student, revision, dtype, tied, student_bits, parameters, bytes (of weights), files, and rounding: what storing
@@ -78,13 +78,15 @@ def write_merged(
     weights = _Weights(context, folder, getattr(torch, made_in), getattr(torch, dtype), bits)
     layout = {name: (weights.dtype, tuple(header.shape)) for name, header in parameter_headers(student.source).items()}
     total = file_bytes(layout)
-    _refuse_full(out, total + _SPARE_BYTES)
+    disk = next(parent for parent in (out, *out.parents) if parent.exists())
+    if shutil.disk_usage(disk).free < total + _SPARE_BYTES:
+        raise _no_room(out, total)
     try:
         with build_folder(out) as building:
             _write_shards(context, layout, weights, building)
             licences = _copy_rest(student.source, building, dtype)
-            card = merged_card(context.spec, student.source, dtype, bits, weights.rounding, licences)
-            write_atomic(building / CARD, card)
+            facts = {"dtype": dtype, "bits": bits, "rounding": weights.rounding, "files": licences}
+            write_atomic(building / CARD, card("merged", context.spec, student.source, **facts))
             read_anatomy(ModelSource(f"{student.source.label}, merged", "local", building))  # it can be used here too
             files = sorted(str(path.relative_to(building)) for path in building.rglob("*") if path.is_file())
     except OSError as error:
@@ -121,8 +123,7 @@ class _Weights:
         self.dtype, self._made_in = dtype, made_in
         self._scaling = factorisation.lora_alpha / factorisation.rank
         self._stored = Shards(student.source, None)
-        modules = [m for m in anatomy.modules if m.role in context.spec.extraction.roles]
-        self._initial, self._trained = _factors(folder, anatomy, modules, factorisation.rank)
+        self._initial, self._trained = _factors(folder, anatomy, context.student_modules, factorisation.rank)
         self._quantised = set()
         if bits:
             self._quantised = quantised_parameters(build_empty(student.source, anatomy, made_in, "cpu"))
@@ -144,14 +145,14 @@ class _Weights:
         return stored
 
     def _note_rounding(self, name: str, exact: "Tensor", stored: "Tensor") -> None:
-        """Compare a weight with what is stored of it, some rows at a time."""
+        """Note how far a weight is from what is stored of it, some rows at a time."""
         worst = largest = 0.0
-        for own, kept in zip(exact.split(ROWS), stored.split(ROWS), strict=True):
-            if not kept.isfinite().all():
+        for rows, stored_rows in zip(exact.split(ROWS), stored.split(ROWS), strict=True):
+            if not stored_rows.isfinite().all():
                 kind = str(self.dtype).removeprefix("torch.")
                 raise NumericError(f"{name}: a weight is not finite as {kind}; choose --dtype float32 or bfloat16")
-            worst = max(worst, (kept.float() - own).abs().max().item())
-            largest = max(largest, own.abs().max().item())
+            worst = max(worst, (stored_rows.float() - rows).abs().max().item())
+            largest = max(largest, rows.abs().max().item())
         self.rounding["max_abs"] = max(self.rounding["max_abs"], worst)
         self.rounding["max_relative"] = max(self.rounding["max_relative"], worst / largest if largest else 0.0)
 
@@ -159,7 +160,7 @@ class _Weights:
 def _factors(
     folder: Path, anatomy: Anatomy, modules: list[LogicalModule], rank: int
 ) -> "tuple[dict[str, list[Update]], dict[str, list[tuple[LogicalModule, Tensor, Tensor]]]]":
-    """Return by parameter what was taken off it, and what was trained on it: module, B with the scaling, A.
+    """Return, by parameter, the updates that were taken off it, and what was trained on it: (module, scaled B, A).
 
     Raises:
         RunError: the run's folder lacks a part or was changed.
@@ -190,12 +191,6 @@ def _refuse_replaced(context: Context, result: Mapping[str, Any]) -> None:
         raise RunError(f"student {context.student.source.label}: {problem}")
 
 
-def _refuse_full(out: Path, size: int) -> None:
-    parent = next(folder for folder in (out, *out.parents) if folder.exists())
-    if shutil.disk_usage(parent).free < size:
-        raise _no_room(out, size)
-
-
 def _no_room(out: Path, size: int) -> RunError:
     return RunError(f"--out: {out} needs {size / 1e9:.2f} GB of disk, more than is free; free some, or choose another")
 
@@ -210,7 +205,7 @@ def _write_shards(context: Context, layout: Mapping[str, Any], weights: _Weights
     steps = iter(context.follow(list(layout), "weights"))
 
     def weight_of(name: str) -> "Tensor":
-        next(steps)  # says how far it is
+        next(steps)  # reports progress
         return weights(name)
 
     count = len(shards)

@@ -26,14 +26,14 @@ def require_package() -> None:
 def quantise(peft_model: "PeftModel") -> int:
     """Turn the frozen linear weights of an injected student into 4-bit NormalFloat, in place.
 
-    The blocks taken off the weights are already gone from them then, so that the rounding is of what stays. The output
-    layer, embeddings, norms and the adapter keep their precision, and so does GPT-2's own kind of linear layer.
+    To be called after injection: what was taken off the weights is then not rounded. The output layer, embeddings,
+    norms and the adapter keep their precision, and so does GPT-2's own kind of linear layer.
 
     Args:
         peft_model: the student with its adapter.
 
     Returns:
-        How many weights were turned.
+        How many layers were turned.
 
     Source:
         Dettmers et al., QLoRA, NeurIPS 2023, arXiv:2305.14314.
@@ -69,7 +69,7 @@ def quantised_parameters(student: "PreTrainedModel") -> set[str]:
 
 
 def _turned(model: "PeftModel | PreTrainedModel") -> list[str]:
-    """Return the paths of the frozen linear layers, the output layer apart."""
+    """Return the paths of the frozen linear layers, without the output layer."""
     import torch
 
     head = model.get_output_embeddings()
@@ -82,7 +82,7 @@ def _turned(model: "PeftModel | PreTrainedModel") -> list[str]:
 
 
 def rounded(weight: "Tensor") -> "Tensor":
-    """Return what is left of a weight in 4 bits, as `quantise` keeps it, in the weight's own dtype.
+    """Return a weight as it is after `quantise` has rounded it to 4 bits, in its own dtype.
 
     Raises:
         ModelError: the package is not installed.
@@ -91,5 +91,5 @@ def rounded(weight: "Tensor") -> "Tensor":
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Params4bit
 
-    kept = Params4bit(weight.contiguous(), requires_grad=False, quant_type="nf4").to(weight.device)
-    return dequantize_4bit(kept.data, kept.quant_state)
+    parameter = Params4bit(weight.contiguous(), requires_grad=False, quant_type="nf4").to(weight.device)
+    return dequantize_4bit(parameter.data, parameter.quant_state)

@@ -1,4 +1,4 @@
-"""Reading a run's adapters back: the initial one into the student, and what changed in each of its modules."""
+"""A run's adapters, read back: the initial one for the student, and what training changed in each module."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ RECORD, FOLDER = "extraction.json", "init_adapter"  # of the initial adapter, as
 
 
 def is_sound(folder: Path) -> bool:
-    """Tell whether extraction.json and init_adapter/ of a run folder are what was left there."""
+    """Tell whether extraction.json and init_adapter/ of a run folder are there and unchanged."""
     record = read_json(folder / RECORD)
     if not isinstance(record, dict) or not {"subtracted", "layer_mapping"} <= record.keys():
         return False
@@ -42,8 +42,8 @@ def saved_updates(folder: Path, modules: list[LogicalModule], rank: int, subtrac
             names = factor_names(host, embedding=parts[0].role == "embed")
             a, b = (tensors.get_tensor(name) for name in names)
             for number, module in enumerate(parts):
-                own = slice(number * rank, (number + 1) * rank)
-                yield Update(module, a[own], b[row_index(module, b.shape[0]), own], module.name in subtracted, {})
+                part = slice(number * rank, (number + 1) * rank)
+                yield Update(module, a[part], b[row_index(module, b.shape[0]), part], module.name in subtracted, {})
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,12 @@ def saved_changes(folder: Path, anatomy: Anatomy) -> Iterator[Change]:
     Raises:
         RunError: the run has no trained adapter. ModelError: it does not fit the student.
     """
-    record = read_json(folder / "extraction.json", {})
+    record = read_json(folder / RECORD, {})
     subtracted = bool(record.get("subtracted"))
-    final, start = _Adapter(folder / "adapter"), _Adapter(folder / "init_adapter")
-    for host, own in hosts(m for m in anatomy.modules if final.holds(m.host)).items():
-        b, a = final.factors(host)
-        b0, a0 = start.factors(host)
-        _require_fit(host, own, b, a)
+    final, start = _Adapter(folder / "adapter"), _Adapter(folder / FOLDER)
+    for host, parts in hosts(m for m in anatomy.modules if final.holds(m.host)).items():
+        b, a = final.factors(host, parts)
+        b0, a0 = start.factors(host, parts)
         rank = a0.shape[0]
         if subtracted:  # exported as [B1, -B0] and [A1; A0], see export.combined
             total = trained = (b, a)
@@ -88,9 +87,9 @@ def saved_changes(folder: Path, anatomy: Anatomy) -> Iterator[Change]:
         else:
             total, last = (b, a), (b, a)
             trained = (torch.cat([b, -b0], dim=1), torch.cat([a, a0]))
-        for number, module in enumerate(own):
+        for number, module in enumerate(parts):
             rows = row_index(module, b.shape[0])
-            part = slice(number * (rank // len(own)), (number + 1) * (rank // len(own)))
+            part = slice(number * (rank // len(parts)), (number + 1) * (rank // len(parts)))
             yield Change(
                 module,
                 (total[0][rows], total[1]),
@@ -101,26 +100,25 @@ def saved_changes(folder: Path, anatomy: Anatomy) -> Iterator[Change]:
 
 
 def trained_factors(folder: Path, anatomy: Anatomy, *, subtracted: bool) -> dict[str, tuple[Tensor, Tensor]]:
-    """Read what training made of a run's factors: (B (out, R) with the scaling, A (R, in)) by host.
+    """Read the factors of a run as they are after training: (B (out, R), scaling folded in, A (R, in)) by host.
 
     Args:
         folder: the run's.
         anatomy: the student's.
-        subtracted: the exported adapter holds the initial factors too, behind the trained ones.
+        subtracted: whether the exported adapter holds the initial factors too, behind the trained ones.
 
     Raises:
         RunError: the run has no trained adapter, or it is not of the form that runs write.
     """
     final = _Adapter(folder / "adapter")
     final.require_plain()
-    own = {host: parts for host, parts in hosts(anatomy.modules).items() if final.holds(host)}
+    own_hosts = {host: parts for host, parts in hosts(anatomy.modules).items() if final.holds(host)}
     factors = {}
-    for host, parts in own.items():
-        b, a = final.factors(host)
-        _require_fit(host, parts, b, a)
+    for host, parts in own_hosts.items():
+        b, a = final.factors(host, parts)
         rank = a.shape[0] // 2 if subtracted else a.shape[0]
         factors[host] = (b[:, :rank], a[:rank])
-    final.require_known(own, anatomy)
+    final.require_known(own_hosts, anatomy)
     return factors
 
 
@@ -154,7 +152,7 @@ class _Adapter:
         if odd:
             raise RunError(f"run {self.folder.parent.name}: {CONFIG} was changed ({odd[0]}); run it again")
 
-    def require_known(self, known: Collection[str], anatomy: Anatomy) -> None:
+    def require_known(self, own_hosts: Collection[str], anatomy: Anatomy) -> None:
         """Refuse factors of modules that the student does not have.
 
         Raises:
@@ -163,26 +161,31 @@ class _Adapter:
         changed = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in self.tensors}
         # Adapters of before have factors of a tied output layer too: the embedding's, transposed.
         tied = {FAMILIES[anatomy.family].head} if anatomy.tied else set()
-        odd = sorted(changed - set(known) - tied)
+        odd = sorted(changed - set(own_hosts) - tied)
         if odd:
             raise RunError(
                 f"run {self.folder.parent.name}: the adapter changes {odd[0]}, which the student does not have; "
                 "the student's folder was replaced since the run"
             )
 
-    def factors(self, host: str) -> tuple[Tensor, Tensor]:
-        """Return (B, A) of a host, the scaling folded into B."""
+    def factors(self, host: str, parts: list[LogicalModule]) -> tuple[Tensor, Tensor]:
+        """Return (B, A) of a host, the scaling folded into B.
+
+        Raises:
+            ModelError: there are none, or they do not fit the student's modules in it.
+        """
         rank = (self.config.get("rank_pattern") or {}).get(host, self.config["r"])
         alpha = (self.config.get("alpha_pattern") or {}).get(host, self.config["lora_alpha"])
         for embedding in (False, True):
             a, b = factor_names(host, embedding=embedding)
             if a in self.tensors:
+                _require_fit(host, parts, self.tensors[b], self.tensors[a])
                 return alpha / rank * self.tensors[b], self.tensors[a]
         raise ModelError(f"{self.folder.name}: has no factors for {host}; the run's folder was changed, run it again")
 
 
-def _require_fit(host: str, own: list[LogicalModule], b: Tensor, a: Tensor) -> None:
-    for module in own:
+def _require_fit(host: str, modules: list[LogicalModule], b: Tensor, a: Tensor) -> None:
+    for module in modules:
         rows, cols = module.shape if module.role != "embed" else module.shape[::-1]
         if a.shape[1] != cols or b.shape[0] < rows:
             raise ModelError(

@@ -1,4 +1,4 @@
-"""What a method says of one student module: plain data, on its way from a method to the injection."""
+"""What a method wants for one student module, as plain data that the injection carries out."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -10,7 +10,8 @@ from typer.exceptions import TyperException
 
 from paraknow_core import __version__
 from paraknow_core.cli import describe, run, runs, serve, specs, study, transfer, ui
-from paraknow_core.cli.console import say, sentence
+from paraknow_core.cli.console import say
+from paraknow_core.display import one_line
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import workspace
 
@@ -93,7 +94,7 @@ def main(arguments: list[str]) -> int:
     except TyperException as error:  # a flag or argument that does not fit
         context = getattr(error, "ctx", None)
         path = context.command_path if context else PROGRAM
-        problem = sentence(error.format_message()).replace("Value error, ", "").rstrip(".")
+        problem = one_line(error.format_message()).replace("Value error, ", "").rstrip(".")
         say(f"{path.removeprefix(PROGRAM).strip() or 'command'}: {problem}; see `{path} --help`")
         return 2
     except ParaknowError as error:

@@ -1,4 +1,4 @@
-"""What commands print with: results on stdout, sentences and progress on stderr, one JSON document for machines."""
+"""How commands print: results on stdout (for machines one JSON document), sentences and progress on stderr."""
 
 import contextlib
 import json
@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from paraknow_core.display import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -18,15 +20,10 @@ PLAIN_WIDTH = 200  # columns of a table that goes into a file or pipe
 PLAIN_EVERY_S = 10.0  # between two progress lines when stderr is no terminal
 
 
-def sentence(text: str) -> str:
-    """Return text on one line, without control characters that a terminal would obey."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
 def say(text: str) -> None:
-    """Print one sentence on stderr; a log on a full disk must not end what it tells of."""
+    """Print one sentence on stderr; where that is a log on a full disk, go on without it."""
     with contextlib.suppress(OSError):
-        print(sentence(text), file=sys.stderr, flush=True)
+        print(one_line(text), file=sys.stderr, flush=True)
 
 
 def console() -> "Console":
@@ -39,7 +36,7 @@ def console() -> "Console":
 
 def show(*lines: str) -> None:
     """Print lines on stdout."""
-    show_text("".join(f"{sentence(line)}\n" for line in lines))
+    show_text("".join(f"{one_line(line)}\n" for line in lines))
 
 
 def show_json(value: Any) -> None:
@@ -65,7 +62,7 @@ def show_table(
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*("" if cell is None else sentence(str(cell)) for cell in row))
+        table.add_row(*("" if cell is None else one_line(str(cell)) for cell in row))
     out = console()
     out.print(table)
     out.file.flush()
@@ -90,7 +87,7 @@ def closed_pipe() -> NoReturn:
 def working() -> "Iterator[Progress]":
     """Keep stdout free for the result while something computes, and draw progress on stderr."""
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), Progress() as progress:
-        # Notes of libraries to their programmers (deprecations, hints) are not for whoever runs a command.
+        # What libraries tell programmers (deprecations, hints) is of no use to whoever runs a command.
         for category in (DeprecationWarning, FutureWarning, UserWarning):
             warnings.simplefilter("ignore", category)
         yield progress
@@ -124,11 +121,7 @@ class Progress:
     def stage(self, name: str, message: str = "") -> None:
         """Enter a stage."""
         self._stage = name
-        self._draw(0, 0, message)
-
-    def progress(self, done: float, total: float, message: str = "") -> None:
-        """Say how far the stage is, in any unit."""
-        self._draw(done, total, message)
+        self.progress(0, 0, message)
 
     def event(self, name: str, **fields: Any) -> None:
         """Show warnings and what a sensitivity will take and took; other events are for run folders."""
@@ -142,10 +135,10 @@ class Progress:
         """Never stops: Ctrl-C does."""
 
     def on_status(self, status: "Status") -> None:
-        """Follow a run; a state that ended closes the bar."""
+        """Show the status of a run; the bar is closed when the run has ended."""
         self._stage = status.stage
         if status.active:
-            self._draw(status.done, status.total, "stopping" if status.state == "stopping" else status.message)
+            self.progress(status.done, status.total, "stopping" if status.state == "stopping" else status.message)
         else:
             self.close()
 
@@ -155,7 +148,8 @@ class Progress:
             self._bar.stop()
         self._bar = None
 
-    def _draw(self, done: float, total: float, message: str) -> None:
+    def progress(self, done: float, total: float, message: str = "") -> None:
+        """Show how far the stage is, in any unit."""
         text = ": ".join(part for part in (self._label, self._stage, message) if part)
         if not sys.stderr.isatty():
             self._line(text, done, total)
@@ -164,7 +158,7 @@ class Progress:
             self._bar = _new_bar()
             self._task = self._bar.add_task("", total=None)
             self._bar.start()
-        self._bar.update(self._task, description=sentence(text), completed=done, total=total or None)
+        self._bar.update(self._task, description=one_line(text), completed=done, total=total or None)
 
     def _line(self, text: str, done: float, total: float) -> None:
         name = f"{self._label}/{self._stage}"

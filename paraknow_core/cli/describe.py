@@ -1,4 +1,4 @@
-"""Commands that look without computing: inspect, compat, models, tasks, methods. They load no torch, no weights."""
+"""Commands that show what there is: inspect, compat, models, tasks, methods. They load no torch and no weights."""
 
 from collections import defaultdict
 from dataclasses import asdict
@@ -28,22 +28,20 @@ def inspect(model: Model, revision: Revision = None, *, settings: Settings, json
         show_json(anatomy.to_dict())
         return
     show_table(("", ""), _facts(anatomy))
-    rows: dict[tuple, list] = defaultdict(list)
+    alike: dict[tuple, list] = defaultdict(list)
     for module in anatomy.modules:
-        rows[(module.role, module.group, module.shape)].append(module)
-    show_table(
-        ("role", "group", "shape", "how many", "parameters", "first"),
-        [
-            (role, group, shape_text(shape), len(same), count(len(same) * shape[0] * shape[1]), same[0].name)
-            for (role, group, shape), same in rows.items()
-        ],
-        right=("shape", "how many", "parameters"),
-    )
+        alike[(module.role, module.group, module.shape)].append(module)
+    rows = [
+        (role, group, shape_text(shape), len(modules), count(len(modules) * shape[0] * shape[1]), modules[0].name)
+        for (role, group, shape), modules in alike.items()
+    ]
+    columns = ("role", "group", "shape", "how many", "parameters", "first")
+    show_table(columns, rows, right=("shape", "how many", "parameters"))
     show(*(f"note: {note}" for note in anatomy.notes))
 
 
 def _facts(anatomy: "Anatomy") -> list[tuple[str, str]]:
-    tokenizer = anatomy.tokenizer
+    tokenizer, kv_heads = anatomy.tokenizer, anatomy.num_key_value_heads
     return [
         ("model", anatomy.label),
         ("family", f"{anatomy.family} ({anatomy.architecture})"),
@@ -52,10 +50,7 @@ def _facts(anatomy: "Anatomy") -> list[tuple[str, str]]:
         ("layers", str(anatomy.num_hidden_layers)),
         ("hidden_size", str(anatomy.hidden_size)),
         ("intermediate_size", str(anatomy.intermediate_size)),
-        (
-            "heads",
-            f"{anatomy.num_attention_heads} of {anatomy.head_dim}; {anatomy.num_key_value_heads} for keys, values",
-        ),
+        ("heads", f"{anatomy.num_attention_heads} of {anatomy.head_dim}; {kv_heads} for keys, values"),
         ("vocabulary", f"{anatomy.vocab_size}{', embedding and head are one weight' if anatomy.tied else ''}"),
         ("positions", str(anatomy.max_position_embeddings)),
         ("tokenizer", f"{tokenizer.kind}, {tokenizer.size} tokens" if tokenizer else "none"),
@@ -89,11 +84,8 @@ def compat(
         show_json(content | {"notes": [*content["notes"], *notes]})
         return
     show(f"{report.teacher} -> {report.student}")
-    show_table(
-        ("role", "layers", "teacher", "student", "placed", "action", "why"),
-        _pairing_rows(report),
-        right=("teacher", "student", "placed"),
-    )
+    columns = ("role", "layers", "teacher", "student", "placed", "action", "why")
+    show_table(columns, _pairing_rows(report), right=columns[2:5])
     counts = ", ".join(f"{number} {action}" for action, number in report.counts.items())
     show(f"{counts}; {count(report.parameters_moved)} parameters of the student receive something")
     show(*(f"note: {note}" for note in (*report.notes, *notes)))
@@ -101,7 +93,7 @@ def compat(
 
 
 def _pairing_rows(report: "CompatibilityReport") -> list[tuple]:
-    """Return one row for all layers that are treated alike."""
+    """Return one row for each set of layers that are treated alike."""
     alike: dict[tuple, int] = defaultdict(int)
     for p in report.pairings:
         reason = p.reason if "layer" not in p.reason else p.reason.split(" layer ")[0] + " layer"
@@ -135,14 +127,12 @@ def models(json: Json = False) -> None:
     if json:
         show_json(records)
         return
-    show_table(
-        ("model", "family", "parameters", "layers", "hidden_size", "scores as it comes"),
-        [
-            (r["source"], r["family"], count(r["parameters"]), r["layers"], r["hidden_size"], _scores(r["scores"]))
-            for r in records
-        ],
-        right=("parameters", "layers", "hidden_size"),
-    )
+    rows = [
+        (r["source"], r["family"], count(r["parameters"]), r["layers"], r["hidden_size"], _scores(r["scores"]))
+        for r in records
+    ]
+    columns = ("model", "family", "parameters", "layers", "hidden_size", "scores as it comes")
+    show_table(columns, rows, right=columns[2:5])
     show("A local folder with config.json and safetensors, or a hub id like owner/name, can be given as well.")
 
 
@@ -160,19 +150,11 @@ def tasks(json: Json = False) -> None:
     if json:
         show_json(records)
         return
-    show_table(
-        ("task", "examples (train, test)", "scorers", "mirrors", "what it is"),
-        [
-            (
-                f"bundled:{t['name']}",
-                f"{t['sizes']['train']}, {t['sizes']['test']}",
-                ", ".join(t["scorers"]),
-                t["mirrors"],
-                t["description"],
-            )
-            for t in records
-        ],
-    )
+    rows = []
+    for task in records:
+        sizes, scorers = f"{task['sizes']['train']}, {task['sizes']['test']}", ", ".join(task["scorers"])
+        rows.append((f"bundled:{task['name']}", sizes, scorers, task["mirrors"], task["description"]))
+    show_table(("task", "examples (train, test)", "scorers", "mirrors", "what it is"), rows)
     show("A data file (JSONL, CSV, text), a folder of split files, or hub:OWNER/NAME can be given as well.")
 
 
@@ -193,7 +175,5 @@ def methods(json: Json = False) -> None:
     if json:
         show_json([asdict(row) for row in METHODS.values()])
         return
-    show_table(
-        ("method", "label", "needs", "control of", "source", "what it does"),
-        [(row.name, row.label, ", ".join(row.needs), row.control_of, row.source, row.text) for row in METHODS.values()],
-    )
+    rows = [(m.name, m.label, ", ".join(m.needs), m.control_of, m.source, m.text) for m in METHODS.values()]
+    show_table(("method", "label", "needs", "control of", "source", "what it does"), rows)

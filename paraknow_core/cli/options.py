@@ -26,7 +26,7 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")
 
 
 def setting(name: str) -> Any:
-    """Return the annotation of a command's parameter that sets one of the machine's settings."""
+    """Return the annotation of a command's parameter for one of the machine's settings."""
     field = Settings.model_fields[name]
     flag, kind = f"--{name.replace('_', '-')}", field.annotation
     if kind is bool:
@@ -47,11 +47,11 @@ def with_settings(*names: str) -> Callable[[Callable], Callable]:
 
     def decorate(command: Callable) -> Callable:
         @functools.wraps(command)
-        def with_options(context: typer.Context, **given: Any) -> None:
-            flags = {name: given.pop(name) for name in chosen}
+        def with_options(context: typer.Context, **arguments: Any) -> None:
+            flags = {name: arguments.pop(name) for name in chosen}
             flags = {name: None if value is False else value for name, value in flags.items()}
             own = {"context": context} if "context" in parameters else {}
-            command(**own, **given, settings=load_settings(context.obj, **flags))
+            command(**own, **arguments, settings=load_settings(context.obj, **flags))
 
         parameters = inspect.signature(command).parameters
         shown = {"context": inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)}
@@ -72,14 +72,14 @@ def with_settings(*names: str) -> Callable[[Callable], Callable]:
 Offline = setting("offline")
 
 
-def columns_of(given: list[str] | None) -> dict[str, str]:
-    """Return `task.columns` of options such as question=problem.
+def columns_of(pairs: list[str] | None) -> dict[str, str]:
+    """Return `task.columns` from options such as `question=problem`.
 
     Raises:
-        SpecError: one is not of that form, or names a part again.
+        SpecError: one has another form, or names a part for the second time.
     """
     columns: dict[str, str] = {}
-    for pair in given or ():
+    for pair in pairs or ():
         part, equals, name = pair.partition("=")
         part = part.strip()
         if not equals or not part:

@@ -1,4 +1,4 @@
-"""The command that executes runs in this process: what people type and what engines start."""
+"""The command that executes runs in this process: people type it, and engines start it."""
 
 import contextlib
 import os
@@ -70,10 +70,10 @@ def _folder_of(target: str, place: Workspace, out: Path | None) -> RunFolder:
 
 
 def execute_all(folders: list[RunFolder], place: Workspace, settings: Settings, progress: Progress) -> list[int]:
-    """Execute run folders in order; a failure does not keep the next one from running, Ctrl-C does.
+    """Execute run folders in order; after a failure the next one is executed, after Ctrl-C none.
 
     Returns:
-        One exit code a run that was tried.
+        One exit code for each run that was tried.
     """
     outcomes: list[int] = []
     _claim(folders)
@@ -93,7 +93,7 @@ def execute_all(folders: list[RunFolder], place: Workspace, settings: Settings, 
 
 
 def _claim(folders: list[RunFolder]) -> None:
-    """Say who will execute the queued runs, so that readers see them as lost if this process is killed first."""
+    """Name this process in the queued runs, so that readers see them as lost if it is killed before it begins them."""
     for folder in folders:
         status = folder.status()
         if status.state == "queued":
@@ -106,7 +106,7 @@ def _claim(folders: list[RunFolder]) -> None:
 
 
 class _Watch:
-    """Passes a run's status on, and notes whether it was the stop file, not a signal, that stopped it."""
+    """Passes a run's status on, and notes whether the stop file, not a signal, stopped it."""
 
     def __init__(self, folder: RunFolder, progress: Progress) -> None:
         self.folder, self.progress, self.asked_by_file = folder, progress, False

@@ -58,7 +58,7 @@ def list_(
                 f"{r['teacher']} -> {r['student']}" if "teacher" in r else r["message"],
                 r.get("task"),
                 score_text(r["score"]) if r["score"] else None,
-                _when(r["started"]),
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(r["started"])) if r["started"] else "",
             )
             for r in records
         ],
@@ -113,9 +113,9 @@ def _record(run: RunFolder, names: dict[str, str]) -> dict[str, Any]:
 @app.command("show")
 def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
     """Show one run: what it changes from the defaults, what it is doing, its scores and files."""
-    run = _find(context, run_id)
-    damage = run.read_result()[1]
-    spec, status, result = run.spec(), run.status(), run.result()
+    run = find_run(context.obj, run_id)
+    result, damage = run.read_result()
+    spec, status = run.spec(), run.status()
     changes = changed_settings(spec.model_dump(mode="json"))
     files = {path.name: _size(path) for path in sorted(run.path.iterdir()) if path.name != "lock"}
     record = _record(run, _names(context.obj))
@@ -142,8 +142,8 @@ def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
 
 def changed_settings(spec: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return dotted key -> (value, default) of every setting that is not at its default."""
-    given, default = flat_settings(spec), flat_settings(RunSpec().model_dump(mode="json"))
-    pairs = {key: (given.get(key), default.get(key)) for key in default | given}
+    values, defaults = flat_settings(spec), flat_settings(RunSpec().model_dump(mode="json"))
+    pairs = {key: (values.get(key), defaults.get(key)) for key in defaults | values}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
@@ -156,7 +156,7 @@ def label(
     star: Annotated[bool | None, typer.Option("--star/--no-star", help="Mark it, or take the mark away.")] = None,
 ) -> None:
     """Give a run a name, a note or a star; without an option, print them. Its spec stays as it is."""
-    run = _find(context, run_id)
+    run = find_run(context.obj, run_id)
     new = set_label(run.path, name=name, note=note, starred=star)
     show(f"{run.id}: {'★ ' if new.starred else ''}{_names(context.obj).get(run.id, new.name or run.id)}")
     show(*new.note.splitlines())
@@ -171,7 +171,7 @@ def stop(
     ] = None,
 ) -> None:
     """Ask a run to save and stop."""
-    run = _find(context, run_id)
+    run = find_run(context.obj, run_id)
     engine_of(context.obj).stop(run, grace)
     state = run.status().state
     show(f"{run.id}: {state if grace is not None else 'asked to save and stop'}; `runs resume {run.id}` goes on later")
@@ -180,7 +180,7 @@ def stop(
 @app.command()
 def resume(context: typer.Context, run_id: Id) -> None:
     """Go on with a stopped, failed or lost run in the background."""
-    run = _find(context, run_id)
+    run = find_run(context.obj, run_id)
     if run.status().state == "done":
         raise RunError(f"run {run.id}: is done; there is nothing to resume")
     run.spec()  # a folder without a valid spec is refused here, not in the background
@@ -196,7 +196,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete runs that have ended, with everything in their folders."""
-    chosen = {run.id: run for run in (_find(context, name) for name in run_ids)}
+    chosen = {run.id: run for run in (find_run(context.obj, name) for name in run_ids)}
     for run in chosen.values():
         if run.status().active:
             raise RunError(f"run {run.id}: is still {run.status().state}; stop it before deleting it")
@@ -231,7 +231,8 @@ def export(
 
     ID may also be a run's folder. With --merged, write its trained model instead.
     """
-    run = _find(context, run_id, folders=True)
+    is_folder = (Path(run_id) / "spec.yaml").is_file()
+    run = RunFolder(Path(run_id).resolve()) if is_folder else find_run(context.obj, run_id)
     if merged:
         _export_merged(context, run, out or Path(f"{run.id}-merged"), dtype, offline, json)
         return
@@ -299,12 +300,6 @@ def _refuse_active(run: RunFolder) -> None:
         raise RunError(f"run {run.id}: is still {run.status().state}; export it when it has ended")
 
 
-def _find(context: typer.Context, run_id: str, *, folders: bool = False) -> RunFolder:
-    if folders and (Path(run_id) / "spec.yaml").is_file():
-        return RunFolder(Path(run_id).resolve())
-    return find_run(context.obj, run_id)
-
-
 def _size(path: Path) -> int:
     """Return the bytes of a file or of all files in a folder; links that lead nowhere have none."""
     files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
@@ -313,7 +308,3 @@ def _size(path: Path) -> int:
 
 def _size_text(size: int) -> str:
     return memory(size) if size >= 1e6 else f"{size / 1e3:.1f} kB"
-
-
-def _when(seconds: float | None) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else ""

@@ -1,4 +1,4 @@
-"""Commands on specs: show, validate, schema."""
+"""Commands about spec files: show, validate, schema."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 
 from paraknow_core.cli.console import show, show_json, show_text
 from paraknow_core.cli.options import Json
+from paraknow_core.spec import RunSpec, read_spec
 
 app = typer.Typer(help="Show, validate and document specs.")
 
@@ -17,8 +18,6 @@ def show_spec(
     json: Json = False,
 ) -> None:
     """Print a spec with every key written out; without a file, the defaults: a start for your own."""
-    from paraknow_core.spec import RunSpec, read_spec
-
     spec = read_spec(file) if file else RunSpec()
     show_json(spec.model_dump(mode="json")) if json else show_text(spec.to_yaml())
 
@@ -26,8 +25,6 @@ def show_spec(
 @app.command()
 def validate(file: Annotated[Path, typer.Argument(metavar="SPEC.yaml")], json: Json = False) -> None:
     """Check a spec file; the first problem is named in one sentence (exit 2)."""
-    from paraknow_core.spec import read_spec
-
     spec = read_spec(file)
     if json:
         show_json({"valid": True, "spec": spec.model_dump(mode="json")})
@@ -38,6 +35,4 @@ def validate(file: Annotated[Path, typer.Argument(metavar="SPEC.yaml")], json: J
 @app.command()
 def schema() -> None:
     """Print the JSON schema of a spec."""
-    from paraknow_core.spec import schema
-
-    show_json(schema())
+    show_json(RunSpec.model_json_schema())

@@ -38,20 +38,20 @@ def demo(
     specs = standard(_base(task, student), range(seeds), names)
     runs = {name: [create_run(context.obj, specs[name, seed]) for seed in range(seeds)] for name in names}
     with working() as progress:
-        outcomes = execute_all([run for same in runs.values() for run in same], context.obj, settings, progress)
+        outcomes = execute_all([run for arm_runs in runs.values() for run in arm_runs], context.obj, settings, progress)
         if any(outcomes):
             raise typer.Exit(max(outcomes, default=REFUSED))
         lines = compare(runs)
     sentences = [verdict(lines, name) for name in names if name.startswith("seeking")]
     if json:
-        ids = {name: [run.id for run in same] for name, same in runs.items()}
+        ids = {name: [run.id for run in arm_runs] for name, arm_runs in runs.items()}
         show_json({"arms": [line.row() for line in lines], "says": sentences, "runs": ids})
         return
     _print(lines, seeds, f"{task}: bundled:teacher -> bundled:{student}, scored by {lines[0].score['scorer']}")
     show(*sentences, "`runs list` shows these runs; `ui` draws them.")
 
 
-# Half the paper's training data, so that all arms together take minutes on a laptop; the rest is its recipe.
+# Half the paper's training data, so that all arms together take minutes on a laptop; the recipe is the paper's.
 SIZES = {"train": 512, "validation": 32, "test": 300}
 
 

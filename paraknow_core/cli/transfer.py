@@ -64,11 +64,9 @@ def sensitivity(
         show_json(totals)
         return
     layers, whole = totals["layers"], totals["total"] or 1.0  # weights that are all 0: every share is
-    show_table(
-        ("layer", "sensitivity", "share"),
-        [(index, significant(value, 4), percent(value / whole)) for index, value in enumerate(layers)],
-        right=("layer", "sensitivity", "share"),
-    )
+    headings = ("layer", "sensitivity", "share")
+    rows = [(index, significant(value, 4), percent(value / whole)) for index, value in enumerate(layers)]
+    show_table(headings, rows, right=headings)
     groups = ", ".join(f"{name} {percent(value / whole)}" for name, value in totals["groups"].items())
     show(f"{groups}; {totals['samples']} seed samples, {totals['supervised_tokens']} supervised tokens")
     show(f"saved in {out}")
@@ -127,20 +125,14 @@ def extract(
     if record["layer_mapping"]:
         shown = ", ".join("-" if layer is None else str(layer) for layer in record["layer_mapping"])
         show(f"teacher layer for each student layer: {shown}")
-    show_table(
-        ("student module", "teacher module", "captured", "energy in rank"),
-        _module_rows(record),
-        right=("captured", "energy in rank"),
-    )
-    show(*(f"skipped {name}: {reason}" for name, reason in record["skipped"].items()))
-    show(f"saved in {out}; the adapter is {out / 'init_adapter'}", record["init_adapter"])
-
-
-def _module_rows(record: dict[str, Any]) -> list[tuple]:
-    return [
+    rows = [
         (name, entry.get("teacher_module"), percent(entry.get("captured_mass")), percent(entry.get("retained_energy")))
         for name, entry in record["modules"].items()
     ]
+    headings = ("student module", "teacher module", "captured", "energy in rank")
+    show_table(headings, rows, right=headings[2:])
+    show(*(f"skipped {name}: {reason}" for name, reason in record["skipped"].items()))
+    show(f"saved in {out}; the adapter is {out / 'init_adapter'}", record["init_adapter"])
 
 
 def _of_mapping(mapping: str, seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What an engine does: submit runs, stop one, tell whether something will still come of one, show its log."""
+"""What an engine does: submit runs, stop one, tell whether it is still going on, show its log."""
 
 from abc import ABC, abstractmethod
 
@@ -10,9 +10,9 @@ from paraknow_core.runs.folder import RunFolder
 class Engine(ABC):
     """Brings run folders to whoever executes them.
 
-    The folder is the protocol: an engine sees to it that `python -m paraknow_core run FOLDER` is executed somewhere,
-    and what comes of it is read from the folder. So an engine holds nothing in memory that matters: another instance,
-    in another process, stops a run just as well.
+    The folder is the protocol: an engine has `python -m paraknow_core run FOLDER` executed somewhere, and everybody
+    reads the outcome from the folder. So nothing that an engine holds in memory matters: another instance, in another
+    process, can stop the run as well.
     """
 
     def __init__(self, place: Workspace) -> None:
@@ -21,14 +21,14 @@ class Engine(ABC):
 
     @abstractmethod
     def submit(self, *runs: RunFolder, first: bool = False) -> None:
-        """Let runs be executed in this order, new ones as well as those that have ended; returns at once.
+        """Have runs executed in this order, new ones as well as those that have ended; returns at once.
 
         An implementation calls `lifecycle.requeue` before it starts anything, and `lifecycle.claim` as soon as it
         knows the process. A run that fails does not keep the next one from being executed.
 
         Args:
             runs: folders with a valid spec, each only once.
-            first: ahead of runs that wait without hurry, where the engine has a line to wait in.
+            first: put them before other waiting runs, if the engine has a queue.
 
         Raises:
             RunError: no run was given, one is given twice, or one is going on; nothing was changed then.
@@ -49,7 +49,7 @@ class Engine(ABC):
         lifecycle.ask_to_stop(run)
 
     def alive(self, run: RunFolder) -> bool:
-        """Tell whether something will still come of a run: it goes on, or waits for a process that is there."""
+        """Tell whether a run is still going to produce something: it is executed, or waits for a living process."""
         return run.claimed and run.status().active
 
     def logs(self, run: RunFolder, lines: int = 40) -> str:

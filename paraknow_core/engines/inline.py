@@ -14,15 +14,15 @@ from paraknow_core.runs.processes import this_process
 class InlineEngine(Engine):
     """Executes runs in one thread, one after the other; the process ends when all are done.
 
-    What they print goes where this process prints, and only a traceback into their logs. A thread cannot be ended by
-    force: with or without a grace period, `stop` asks.
+    Their output goes where this process prints; only tracebacks go into their logs. A thread cannot be ended by force,
+    so `stop` only asks, even with a grace period.
 
     Example:
         `InlineEngine(place, lambda run: pipeline.execute(run, place, settings)).submit(run)`
     """
 
     def __init__(self, place: Workspace, execute: Callable[[RunFolder], object]) -> None:
-        """Args: place, the workspace; execute, what takes a run folder from its state to its end."""
+        """Args: place, the workspace; execute, which computes a run folder to its end."""
         super().__init__(place)
         self._execute = execute
         self._thread = ThreadPoolExecutor(1, "runs")

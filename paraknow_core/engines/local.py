@@ -7,7 +7,7 @@ import time
 from paraknow_core.engines.base import Engine
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.runs.processes import is_there, process_identity, start_detached
+from paraknow_core.runs.processes import is_alive, process_identity, start_detached
 
 HARDER_S = 5.0  # a process has so long to end after SIGTERM, and again after SIGKILL
 
@@ -52,7 +52,7 @@ def signal_group(run: RunFolder, number: signal.Signals) -> None:
     """Send a signal to the process of a run and to all that it has started."""
     status = run.status()
     process = vars(status) if status.pid else run.process()  # in its first second it has not written its state
-    if is_there(process):
+    if is_alive(process):
         try:
             group = os.getpgid(process["pid"])
             # A run started by hand shares the shell's group: then only the process itself may be hit.

@@ -1,4 +1,4 @@
-"""The queue of a workspace: which runs wait for their turn, and which have it; the engine that puts them there.
+"""The queue of a workspace: which runs wait, which are executed, and the engine that adds runs to it.
 
 `queue/order.json` is the whole protocol. It is changed under a lock and replaced at once, so that any number of windows
 and the process that starts the runs (`queue_service.py`) see the same order. A waiting run is `queued` and has no
@@ -25,7 +25,7 @@ from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.status import Status
 from paraknow_core.settings import load_settings
 
-MOST_AHEAD = 24  # runs that may be put before one that waits: two whole lessons, then it has its turn
+MOST_AHEAD = 24  # how many runs may overtake one that waits: two whole lessons
 _SHAPE = {
     "waiting": [shapes.TEXT],
     "working": [shapes.TEXT],
@@ -56,7 +56,7 @@ class Order:
 
 
 def folder_of(place: Workspace) -> Path:
-    """Return where the queue lies."""
+    """Return the folder of the queue."""
     return place.root / "queue"
 
 
@@ -87,7 +87,7 @@ def _runs_in(place: Workspace, names: Iterable[str]) -> list[str]:
 
 @contextmanager
 def changing(place: Workspace) -> Iterator[Order]:
-    """Hold the queue alone; what is changed inside is written when it ends without an error."""
+    """Lock the queue and yield its order; changes to it are written on leaving, unless there was an error."""
     folder = folder_of(place)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock", poll_interval=0.01):
@@ -116,8 +116,8 @@ class QueueEngine(Engine):
     def submit(self, *runs: RunFolder, first: bool = False) -> None:
         """Put runs at the end of the queue, or first: see `Engine.submit`.
 
-        Nobody waits for ever: a run that so many were put before that one of these would be more than `MOST_AHEAD` is
-        not passed again. Those that were put first earlier stay before these; the order of all others stays, too.
+        No run waits for ever: it is not overtaken any more once that would make more than `MOST_AHEAD` runs. Runs that
+        were put first earlier stay before these, and all others keep their order.
 
         Raises:
             RunError: also where one is done, or lies outside the workspace.
@@ -163,23 +163,23 @@ class QueueEngine(Engine):
 
 
 def never_started(run: RunFolder, order: Order) -> bool:
-    """Tell whether a run is only a folder: it says `queued`, but it neither waits here nor has a process."""
+    """Tell whether a run is only a folder: in state `queued`, but not in the queue and without a process."""
     return run.id not in order.waiting and not run.claimed and run.status().state == "queued"
 
 
 def is_active(run: RunFolder, order: Order) -> bool:
-    """Tell whether a run waits or goes on, so that something will still come of it."""
+    """Tell whether a run waits in the queue or is executed."""
     return run.status().active and not never_started(run, order)
 
 
 def ensure(place: Workspace) -> None:
-    """Start the queue's process again if somebody needs it and it is gone (killed, or the machine was restarted)."""
+    """Start the queue's process again if runs wait and it is gone (killed, or the machine was restarted)."""
     if not read(place).empty:
         Service(place, "queue").start()
 
 
 def move(place: Workspace, run: RunFolder, by: int) -> None:
-    """Move a waiting run so many places back (negative: forward); beyond an end means that end."""
+    """Move a waiting run back by so many places (negative: forward), at most to an end of the queue."""
     with changing(place) as order:
         if run.id not in order.waiting:
             return  # its turn came while somebody was looking
@@ -189,7 +189,7 @@ def move(place: Workspace, run: RunFolder, by: int) -> None:
 
 
 def place_of_first(order: Order, count: int) -> int:
-    """Return how many of the waiting runs stay before `count` runs that are put first now."""
+    """Return how many of the waiting runs stay ahead of `count` runs that are being put first."""
     slow = {name for name in order.waiting if name not in order.first}
     patient = {name for name in slow if order.passed.get(name, 0) + count <= MOST_AHEAD}
     not_again = [at for at, name in enumerate(order.waiting) if name in slow - patient]
@@ -198,7 +198,7 @@ def place_of_first(order: Order, count: int) -> int:
 
 
 def attempt_of(status: Status) -> int:
-    """Return the number of the attempt that a run is at; a queued one is still before it."""
+    """Return the number of a run's current attempt; of a queued run, the attempt that is to come."""
     return status.attempt + (status.state == "queued")
 
 

@@ -1,7 +1,7 @@
 """The queue's process: starts the first waiting run as a process of its own, waits for its end, takes the next one.
 
-It holds nothing that its file does not say, and a run outlives it: killed and started again, it finds which runs are
-still going on and which wait.
+All that it knows is in the queue's file, and runs outlive it: when it was killed and is started again, it finds which
+runs are still going on and which wait.
 """
 
 import os
@@ -16,15 +16,15 @@ from paraknow_core.errors import RunError
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.runs.processes import is_there
+from paraknow_core.runs.processes import is_alive
 
 IDLE_S = 600.0
 POLL_S = 0.2
-GRACE_S = 5.0  # a run whose end was asked for has so long to save
-HARDER_S = 4.0  # and so long after SIGTERM
-LINGER_S = 10.0  # a process that has said how its run ended has so long to go; after that nobody waits for it
+GRACE_S = 5.0  # how long a run that is to end may take to save
+HARDER_S = 4.0  # and how long it may take after SIGTERM
+LINGER_S = 10.0  # how long a process may stay after it has written how its run ended; then the queue goes on
 
-# When this process first saw that an end was asked for: a clock that is set must neither hurry it nor put it off.
+# When this process first saw each request to end a run, by a clock that nobody can set.
 _asked: dict[tuple, float] = {}
 
 
@@ -45,7 +45,7 @@ def serve(place: Workspace) -> None:
 
 
 def _leave(place: Workspace, service: Service) -> bool:
-    """Go only if nobody has submitted meanwhile: whoever does so after this finds no process and starts one."""
+    """End only if nobody has submitted meanwhile; whoever submits after this finds no process and starts one."""
     with changing(place) as order:
         if order.empty:
             (service.folder / "process.json").unlink(missing_ok=True)
@@ -61,13 +61,13 @@ def _one_turn(place: Workspace) -> bool:
 
 
 def _say(text: str) -> None:
-    """Write to the log, which may lie on that full disk."""
+    """Write to the log, which may be on a full disk."""
     with suppress(OSError):
         print(text, flush=True)
 
 
 def turn(place: Workspace) -> bool:
-    """Look after the runs that are going on and start the next ones; False when there is nothing to do."""
+    """Check on the runs that are executed and start the next ones; False when there is nothing to do."""
     _reap()
     with changing(place) as order:
         for name in list(order.ending):
@@ -82,7 +82,7 @@ def turn(place: Workspace) -> bool:
 
 
 def _start_next(place: Workspace, order: Order) -> None:
-    """Give the first waiting run its process; one that cannot be started says so itself, and the next one follows."""
+    """Start the process of the first waiting run; one that cannot be started is marked failed or left out."""
     run = run_of(place, order.waiting.pop(0))
     if _is_busy(run):  # started by hand, or by this queue just before it was killed
         order.working.append(run.id)
@@ -99,20 +99,20 @@ def _start_next(place: Workspace, order: Order) -> None:
     except OSError as error:
         _say(f"{run.id}: {error}")
         with suppress(OSError):
-            words = f"queue: could not be started ({error.strerror}); free some space and resume it"
-            lifecycle.end(run, "failed", words)
+            message = f"queue: could not be started ({error.strerror}); free some space and resume it"
+            lifecycle.end(run, "failed", message)
 
 
 def _is_busy(run: RunFolder) -> bool:
-    """Tell whether the run's process is still there."""
-    if not is_there(run.process(), "launched"):
+    """Tell whether the run's process is still working, or has only just written how the run ended."""
+    if not is_alive(run.process(), "launched"):
         return False
     status = run.status()
     return status.active or 0 <= time.time() - status.ended < LINGER_S
 
 
 def _has_ended(run: RunFolder, asked: float, attempt: float) -> bool:
-    """Go on with ending an attempt of a run, harder as time passes; True when it is over."""
+    """Go on with ending an attempt of a run, by stronger signals as time passes; True when it has ended."""
     status = run.status()
     if not status.active:
         if status.state == "lost":
@@ -127,7 +127,7 @@ def _has_ended(run: RunFolder, asked: float, attempt: float) -> bool:
 
 
 def _reap() -> None:
-    """Take leave of children that have ended, so that they do not stay in the table of processes."""
+    """Collect children that have ended, which would stay as zombies."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             continue

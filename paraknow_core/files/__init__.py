@@ -1,1 +1,1 @@
-"""Files as such: written whole, read whatever has become of them, named, packed, and checked for their shape."""
+"""Reading and writing files: whole or not at all, tolerant of damage; also names, zip files, and shapes of content."""

@@ -14,17 +14,17 @@ from typing import BinaryIO
 
 from paraknow_core.files.disk import sync_folder, sync_tree
 
-GRAVE = ".deleted."  # what the name of a folder that is being removed begins with
+GRAVE = ".deleted."  # how the name of a folder begins that is being removed
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # as `build_file` and `build_folder` name them
-_FORGOTTEN_S = 3600.0  # whoever writes a file is done long before
-_YOUNG_S = 2
+_FORGOTTEN_S = 3600.0  # the age at which a temporary file counts as abandoned
+_YOUNG_S = 2  # up to this age a temporary folder may not be locked yet
 
 
 @contextmanager
 def build_file(final: Path) -> Iterator[BinaryIO]:
-    """Write a file under a temporary name beside it and put it into place at the end; on an error nothing is left.
+    """Open a temporary file beside the final one and rename it at the end; on an error nothing is left.
 
-    Its rights are those of any new file: what the umask leaves.
+    Its rights are those of any new file (umask).
     """
     temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -56,7 +56,7 @@ def write_atomic(path: Path, data: bytes | str, *, durable: bool = True) -> None
 
 
 def usual_rights(path: Path) -> None:
-    """Give a file, or every file in a folder, the rights that the umask leaves a new one.
+    """Give a file, or every file in a folder, the rights of a new file (umask).
 
     The writer of the safetensors library makes its files readable for their owner alone.
     """
@@ -67,7 +67,7 @@ def usual_rights(path: Path) -> None:
 
 
 def _umask() -> int:
-    """Return this process's umask; only where the system does not say it, it is set for a moment to be read."""
+    """Return this process's umask. Without /proc it can only be read by setting it for a moment."""
     with suppress(OSError, StopIteration, ValueError), open("/proc/self/status", encoding="ascii") as lines:
         return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
     mask = os.umask(0o077)
@@ -84,21 +84,21 @@ def build_folder(final: Path, *, durable: bool = False) -> Iterator[Path]:
         durable: wait until the disk has its files before it gets its name, so that a crash of the machine leaves all
             or none of it.
 
-    If another writer finished first, its folder stays and ours is dropped: the name is a key of the content, so both
+    If another writer finishes first, its folder stays and ours is dropped: the name is a key of the content, so both
     are alike. An error leaves nothing behind; what a kill leaves is removed when the same folder is built again.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    for other in final.parent.glob(f".{escape(final.name)}.{'?' * 8}"):
-        if _is_left(other):
-            shutil.rmtree(other, ignore_errors=True)
+    for earlier in final.parent.glob(f".{escape(final.name)}.{'?' * 8}"):
+        if _is_left(earlier):
+            shutil.rmtree(earlier, ignore_errors=True)
     temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
     temporary.mkdir()
-    held = os.open(temporary, os.O_RDONLY)
+    descriptor = os.open(temporary, os.O_RDONLY)
     try:
-        with suppress(OSError):  # no locks here: then nothing that was left is found either
-            # The folder itself is locked until it is closed, by us or by the end of this process: a lock file (which
-            # `filelock` needs) would be one more thing in it, or be left beside it.
-            fcntl.flock(held, fcntl.LOCK_SH)
+        with suppress(OSError):  # a file system without locks: what a kill leaves is not recognised there either
+            # The folder itself is locked, until we close it or this process ends: a lock file, which `filelock` needs,
+            # would be one more file in it, or stay beside it.
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield temporary
         usual_rights(temporary)
         if durable:
@@ -111,33 +111,33 @@ def build_folder(final: Path, *, durable: bool = False) -> Iterator[Path]:
         if durable:
             sync_folder(final.parent)
     finally:
-        os.close(held)
+        os.close(descriptor)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sweep(folder: Path) -> list[str]:
-    """Remove what a kill left in a folder: deleted folders, folders that nobody builds any more, files half written.
+    """Remove what a kill left in a folder: half-deleted folders, half-built folders, half-written files.
 
     Args:
-        folder: of the workspace; what it holds under names of its own is not touched.
+        folder: of the workspace; only entries with temporary names are touched.
 
     Returns:
-        The names that are gone.
+        The names that were removed.
     """
-    gone = []
+    removed = []
     entries = sorted(folder.glob(".*")) if folder.is_dir() and not folder.is_symlink() else []
     for entry in entries:
         if entry.is_symlink():
             continue
         if entry.is_dir():
-            left = entry.name.startswith(GRAVE) or (_TEMPORARY.fullmatch(entry.name) and _is_left(entry))
+            is_abandoned = entry.name.startswith(GRAVE) or (_TEMPORARY.fullmatch(entry.name) and _is_left(entry))
         else:
-            left = _TEMPORARY.fullmatch(entry.name) and _is_old(entry)
-        if left:
+            is_abandoned = _TEMPORARY.fullmatch(entry.name) and _is_old(entry)
+        if is_abandoned:
             with suppress(OSError):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-                gone.append(entry.name)
-    return gone
+                removed.append(entry.name)
+    return removed
 
 
 def _is_old(file: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What disks do to files: they fill up, lose what nobody waited for, and give back less than was written."""
+"""Trouble with disks: they fill up, lose what was not synced, and return less than was written."""
 
 import errno
 import hashlib
@@ -18,10 +18,10 @@ _MOST_HEADER = 100_000_000  # bytes; the safetensors library refuses longer ones
 
 
 def disk_trouble(error: BaseException | None) -> tuple[str, str] | None:
-    """Return what is wrong with the disk and what to do, if that is what an error comes from; None for other errors.
+    """Return what is wrong with the disk and what to do, if a disk caused the error; None for other errors.
 
     Args:
-        error: an OSError, or what libraries make of one: they keep its number in their message, or none (torch).
+        error: an OSError, or what a library raises instead: with its number in the message, or without it (torch).
     """
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None
@@ -36,7 +36,7 @@ def disk_trouble(error: BaseException | None) -> tuple[str, str] | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in a folder; file systems that cannot tell are not waited for."""
+    """Wait until the disk has the names in a folder; does nothing where the file system cannot tell."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -62,7 +62,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def whole_tensors(path: Path) -> bool:
-    """Tell whether a safetensors file is as long as its own header says; what it holds is not read."""
+    """Tell whether a safetensors file is as long as its own header says; its tensors are not read."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -87,7 +87,7 @@ def file_digest(path: Path) -> str:
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
-    """Return what changes whenever a file is written: time and size; zeros where there is none."""
+    """Return a file's time of change in nanoseconds and its size in bytes; zeros if there is none."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""JSON and JSON-lines files: written whole, read whatever a kill, a full disk or a hand has made of them."""
+"""JSON and JSON-lines files: written whole, and read even if a kill, a full disk or a person has damaged them."""
 
 import errno
 import json
@@ -17,7 +17,7 @@ from paraknow_core.files.disk import disk_trouble
 _TAIL_BYTES = 65_536
 _MOST_JSON_BYTES, _MOST_LINE_BYTES = 64_000_000, 16_000_000
 _MOST_LEVELS = 100
-# What may stand for a value that JSON has not: NaN, 1e999, a number of 19 digits, half a character.
+# Text that may stand for a value that `_plain` replaces: NaN, 1e999, a number of 19 digits, half a character.
 _ODD = re.compile(rb"NaN|Infinity|[0-9]{19}|[eE][+]?[0-9]{3}|\\u[dD]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -28,7 +28,7 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
 
 
 def write_json_anyhow(path: Path, value: Any) -> None:
-    """Write a JSON file even where a full disk has no room for another one: then over the old content, in place.
+    """Write a JSON file; where a full disk has no room for a new one, overwrite the old content in place.
 
     Raises:
         OSError: the old file cannot be overwritten either.
@@ -39,7 +39,7 @@ def write_json_anyhow(path: Path, value: Any) -> None:
         if disk_trouble(error) is None:
             raise
         content = json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        with path.open("r+b") as file:  # what the old content fills is ours already
+        with path.open("r+b") as file:  # the old content's room is ours already
             content = content.ljust(os.fstat(file.fileno()).st_size)
             os.pwrite(file.fileno(), content, 0)  # in one go: a reader sees the old or the new one
 
@@ -102,15 +102,15 @@ def parse_json(content: bytes) -> Any:
 
 
 def _refuse_depth(content: bytes) -> None:
-    """Refuse JSON that nests deeper than anything we write, because all later code would recurse as deep."""
+    """Refuse JSON that nests deeper than anything we write, because later code would recurse that deep."""
     if content.count(b"[") + content.count(b"{") <= _MOST_LEVELS:
         return
-    left = content.translate(None, _NO_BRACKETS)
-    for _ in range(_MOST_LEVELS):  # one level of brackets less each time
-        fewer = left.replace(b"[]", b"").replace(b"{}", b"")
-        if len(fewer) == len(left):
+    brackets = content.translate(None, _NO_BRACKETS)
+    for _ in range(_MOST_LEVELS):  # each round removes the innermost level
+        inner = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if len(inner) == len(brackets):
             return
-        left = fewer
+        brackets = inner
     raise RecursionError
 
 
@@ -127,7 +127,7 @@ def _plain(value: Any) -> Any:
 
 
 def open_lines(path: Path) -> int:
-    """Open a JSONL file for appending and return its descriptor; a line torn by a kill is cut off first."""
+    """Open a JSONL file for appending and return its descriptor; an incomplete last line is cut off first."""
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         size = os.fstat(descriptor).st_size

@@ -1,7 +1,7 @@
-"""What the source of a model or task names: a bundled one, a hub id or a path. Nothing is read here.
+"""What the source of a model or task names: a bundled one, a hub id or a path. Nothing is opened here.
 
-Code that checks a source (`access`) and code that opens it (models, tasks, the desk) both ask here and so agree. Also
-here: which texts look like passwords or tokens.
+Code that checks a source (`workbench.access`) and code that opens it (models, tasks, the desk) both call `named`, and
+so agree. Also here: which texts look like passwords or tokens.
 """
 
 import re
@@ -48,7 +48,7 @@ class Named:
 
 
 def normal_source(text: str) -> str:
-    """Return a source in its one normal form: without white space around it."""
+    """Return a source without white space around it, the form in which sources are compared."""
     return text.strip()
 
 
@@ -72,7 +72,7 @@ def named(source: str, base: Path | None = None) -> Named:
 
 
 def expanded(text: str) -> Path:
-    """Return a path with `~` expanded; where nobody has that home, as it is written."""
+    """Return a path with `~` expanded; unchanged where there is no such home."""
     path = Path(text)
     try:
         return path.expanduser()
@@ -81,28 +81,31 @@ def expanded(text: str) -> Path:
 
 
 def is_hub_id(text: str) -> bool:
-    """True for OWNER/NAME."""
+    """Tell whether a text has the form OWNER/NAME."""
     return _HUB_ID.fullmatch(text) is not None
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether a path exists; what cannot be one (too long, with a zero byte) counts as there: it is no hub id."""
+    """Tell whether something has this name: also a link that leads nowhere, and what may not be looked at.
+
+    What cannot be a path (too long, with a zero byte) counts as there: it is no hub id.
+    """
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError):
-        return True
+        pass
     return True
 
 
 def holds_secret(text: str) -> bool:
-    """Tell whether a text holds what looks like a password or a token; its own words are then never repeated."""
+    """Tell whether a text holds what looks like a password or a token; messages must then not repeat the text."""
     return _TOKEN.search(text) is not None or _IN_ADDRESS.search(text) is not None
 
 
 def secret_in(value: Any, place: str = "") -> str | None:
-    """Return where plain data holds a password or a token, as dotted keys (empty: at its top); None where nowhere."""
+    """Return where plain data holds a password or a token, as dotted keys (empty: at its top); None if nowhere."""
     if isinstance(value, str):
         return place if holds_secret(value) else None
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""A run's files as they are handed out: what lies in its folder, never what a link in it leads to."""
+"""A run's files, handed out to others: only what lies in its folder, never what a link in it leads to."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from typing import BinaryIO
 from paraknow_core.errors import RunError
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md")
-_EARLIEST = (1980, 1, 1, 0, 0, 0)  # that a zip file can name
+_EARLIEST = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 
 
 def open_inside(folder: Path, name: str) -> BinaryIO | None:
@@ -30,17 +30,17 @@ def open_inside(folder: Path, name: str) -> BinaryIO | None:
     parts = PurePosixPath(name).parts
     if not parts or ".." in parts or PurePosixPath(name).is_absolute():
         return None
-    held: list[int] = []
+    descriptors: list[int] = []
     try:
-        held.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
+        descriptors.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
         for part in parts[:-1]:
-            held.append(os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=held[-1]))
-        # Not blocking: a pipe that nobody writes to would be waited for.
-        descriptor = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=held[-1])
+            descriptors.append(os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptors[-1]))
+        # Not blocking: opening a pipe would wait for its writer.
+        descriptor = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptors[-1])
     except OSError:
         return None
     finally:
-        for folder_descriptor in held:
+        for folder_descriptor in descriptors:
             os.close(folder_descriptor)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -68,7 +68,7 @@ def is_linked(folder: Path, name: str) -> bool:
 
 
 def refuse_links(folder: Path, names: Iterable[str]) -> None:
-    """Refuse to hand out a run some of whose files are links.
+    """Refuse to hand out files of a run if one of them is a link.
 
     Raises:
         RunError: names the first.
@@ -134,6 +134,6 @@ def adapter_zip(folder: Path, name: str) -> bytes:
     return buffer.getvalue()
 
 
-def safe_name(text: str, fallback: str = "run") -> str:
-    """Return a name that every file system takes, made from any text."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80] or fallback
+def safe_name(text: str) -> str:
+    """Return a text as a file name that every file system accepts."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80] or "run"

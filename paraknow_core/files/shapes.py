@@ -1,25 +1,25 @@
-"""What files of a run and of the caches must look like, so that one of them edited by hand breaks no reader.
+"""The shapes that files of runs and caches must have, so that a file edited by hand breaks no reader.
 
 A shape is a kind (`NUMBER`, `WHOLE`, `TEXT`, `FLAG`), a list `[shape]`, a mapping of any keys `Each(shape)`, or a dict
-of known keys; other keys of a dict are kept as they are. `fit` keeps what has its shape and names what had not.
+of known keys; other keys of a dict are kept as they are. `fit` keeps what has its shape and names the rest.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
-MOST = 2**63  # no count, size or time of a run comes near
+MOST = 2**63  # far beyond any count, size or time of a run
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of plain value, `None` among them where it may be."""
+    """One kind of plain value; an optional one may be None."""
 
     name: str
     optional: bool = False
 
     def holds(self, value: Any) -> bool:
-        """Tell whether a value is of this kind; a number is finite and of this world."""
+        """Tell whether a value is of this kind; a number has to be finite, and an integer below `MOST`."""
         if value is None:
             return self.optional
         if self.name == "text":
@@ -40,7 +40,7 @@ class Each:
 
 @dataclass(frozen=True)
 class Needed:
-    """A dict of known keys of which some must be there and right, or the whole is left out."""
+    """A dict of known keys, some of which are needed: without a valid value for each, the whole dict is left out."""
 
     keys: tuple[str, ...]
     shape: dict[str, Any]
@@ -103,7 +103,7 @@ MISSING = object()
 
 
 def fit(value: Any, shape: Any, where: str = "") -> tuple[Any, list[str]]:
-    """Keep of plain data what has its shape.
+    """Return plain data without the parts that do not have their shape.
 
     Args:
         value: plain data as JSON gives it.

@@ -2,8 +2,8 @@
 
 The safetensors library writes a file from tensors that are all in memory. Here the file is laid out and its room
 reserved first, so that a full disk is told before anything is computed; then every tensor is a view of the file. What
-was written survives a kill of the process. Where room cannot be reserved (macOS, file systems that copy on write), a
-disk that fills up later ends the process.
+was written survives a kill of the process. Where room cannot be reserved (macOS, file systems that copy on write), the
+process dies if the disk fills up later.
 """
 
 import errno
@@ -51,10 +51,13 @@ class TensorFile(Mapping):
         """Return whether a file of this layout exists."""
         header, _ = _layout(tensors)
         total = len(header) + file_bytes(tensors)
-        return path.exists() and path.stat().st_size == total and _starts_with(path, header)
+        if not path.exists() or path.stat().st_size != total:
+            return False
+        with path.open("rb") as file:
+            return file.read(len(header)) == header
 
     def flush(self) -> None:
-        """Return when the disk has what was written: needed against a crash of the machine, not against a kill."""
+        """Wait until the disk has what was written, against a crash of the machine; a kill loses nothing."""
         self._map.flush()
 
     def __getitem__(self, name: str) -> "Tensor":
@@ -111,11 +114,6 @@ def _layout(tensors: "Layout", metadata: dict[str, str] | None = None) -> tuple[
     text += b" " * (-(8 + len(text)) % 64)
     header = len(text).to_bytes(8, "little") + text
     return header, {name: len(header) + entries[name]["data_offsets"][0] for name in tensors}
-
-
-def _starts_with(path: Path, header: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(header)) == header
 
 
 def _reserve(path: Path, header: bytes, total: int) -> None:

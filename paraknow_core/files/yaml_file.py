@@ -1,4 +1,4 @@
-"""YAML and JSON as people write them: read as plain data, whatever the file holds; nothing in it is ever run."""
+"""YAML (and JSON) written by people, read as plain data: errors become one sentence, and nothing in a file is run."""
 
 import re
 import stat
@@ -10,7 +10,7 @@ import yaml
 from paraknow_core.errors import SpecError
 from paraknow_core.files.naming import holds_secret
 
-MOST_VALUES, MOST_LEVELS = 100_000, 50  # more is no spec, whatever it is
+MOST_VALUES, MOST_LEVELS = 100_000, 50  # far beyond any spec
 MOST_BYTES = 1_000_000  # of a file
 NESTED = "is nested far beyond a spec; give the keys of `spec show`"
 _DEPTH = re.compile(r"nest|depth|recurs", re.IGNORECASE)  # how libyaml and PyYAML, by version, refuse deep nesting
@@ -19,7 +19,7 @@ _SafeLoader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _UniqueKeyLoader(_SafeLoader):
-    """YAML 1.1 safe loader that refuses a key given twice: the first value would be lost without a word."""
+    """YAML 1.1 safe loader that refuses a key given twice: YAML would drop its first value silently."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -89,7 +89,7 @@ def read_text(path: Path) -> str:
 
 
 def refuse_bombs(data: Any, where: str) -> None:
-    """Refuse data that grows beyond measure once its aliases are written out: a YAML alias costs a few bytes only."""
+    """Refuse data that becomes huge when its aliases are written out; in YAML an alias takes a few bytes."""
     waiting, seen = [(data, 0)], 0
     while waiting:
         node, level = waiting.pop()

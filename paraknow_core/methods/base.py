@@ -14,7 +14,6 @@ from paraknow_core import catalogue
 from paraknow_core.adapters.update import Update
 from paraknow_core.context import Context
 from paraknow_core.methods.plan import Plan
-from paraknow_core.models.modules import LogicalModule
 from paraknow_core.sensitivity.build import Request
 from paraknow_core.sensitivity.store import SensitivityStore
 
@@ -52,12 +51,6 @@ class MethodInputs:
         """lora_alpha / rank: what LoRA multiplies B @ A with."""
         factorisation = self.context.spec.factorisation
         return factorisation.lora_alpha / factorisation.rank
-
-    @property
-    def student_modules(self) -> list[LogicalModule]:
-        """The student's modules that get an adapter: those of the spec's origin."""
-        roles = self.context.spec.extraction.roles
-        return [module for module in self.context.student.anatomy.modules if module.role in roles]
 
 
 class Method:

@@ -25,7 +25,7 @@ class _OfStudentWeight(Method):
 
     def start(self, inputs: MethodInputs) -> Iterator[Update]:
         """Yield factors of each student weight."""
-        for module in inputs.context.follow(inputs.student_modules, "factorising the student's weights"):
+        for module in inputs.context.follow(inputs.context.student_modules, "factorising the student's weights"):
             weight = logical_weight(inputs.student_parameters[module.parameter].detach(), module).float()
             a, b = self.factors(to_linear(weight, module), inputs.context.spec.factorisation.rank, inputs.scaling)
             yield Update(module, a, b, True, {"role": module.role, "layer": module.layer})

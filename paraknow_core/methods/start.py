@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core.adapters.cards import initial_card, start_note
+from paraknow_core.adapters.cards import card, start_note
 from paraknow_core.adapters.export import Factors, current_factors
 from paraknow_core.adapters.inject import WEIGHTS, inject, save_initial_adapter
 from paraknow_core.adapters.saved import FOLDER, RECORD, saved_updates
@@ -61,7 +61,7 @@ def start_adapter(
     """
     student = student or context.student.load()
     inputs = MethodInputs(context, dict(student.named_parameters()), store, plan)
-    modules = inputs.student_modules
+    modules = context.student_modules
     record = read_json(folder / RECORD)
     if record:
         updates = saved_updates(folder / FOLDER, modules, context.spec.factorisation.rank, set(record["subtracted"]))
@@ -72,9 +72,9 @@ def start_adapter(
         source = context.student.source
         record["init_adapter"] = start_note(record)
         tied = context.student.anatomy.tied and any(module.role == "embed" for module in modules)
-        card = initial_card(context.spec, source, record, tied=tied)
+        readme = card("initial", context.spec, source, record=record, tied=tied)
         shutil.rmtree(folder / FOLDER, ignore_errors=True)  # without its record, it is of an attempt that was cut off
-        save_initial_adapter(peft_model, folder / FOLDER, source.label, card)
+        save_initial_adapter(peft_model, folder / FOLDER, source.label, readme)
         record["digest"] = file_digest(folder / FOLDER / WEIGHTS)
         write_json(folder / RECORD, record)
     trained = set(method.trains)
@@ -121,4 +121,4 @@ def _compute(inputs: MethodInputs, method: Method, student: "PreTrainedModel") -
 
 def _inject(inputs: MethodInputs, student: "PreTrainedModel", updates: Iterator[Update]) -> "PeftModel":
     context, spec = inputs.context, inputs.context.spec
-    return inject(student, context.student.anatomy, inputs.student_modules, spec.factorisation, updates, spec.seed)
+    return inject(student, context.student.anatomy, context.student_modules, spec.factorisation, updates, spec.seed)

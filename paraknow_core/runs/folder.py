@@ -1,4 +1,4 @@
-"""Run folders, read: the protocol between the process that computes a run and everyone who looks at it.
+"""Reading run folders, which are the protocol between the process that computes a run and everyone who looks at it.
 
 `writer.py` writes a folder from inside its run; `lifecycle.py` creates, requeues, stops and deletes it from outside.
 """
@@ -10,8 +10,9 @@ from pathlib import Path
 from paraknow_core.errors import RunError
 from paraknow_core.files import shapes
 from paraknow_core.files.json_file import open_plain, read_json, read_lines
+from paraknow_core.files.naming import is_there
 from paraknow_core.paths import Workspace, contained
-from paraknow_core.runs.processes import is_there
+from paraknow_core.runs.processes import is_alive
 from paraknow_core.runs.status import STATES, Status
 from paraknow_core.spec import RunSpec, read_spec
 
@@ -42,31 +43,31 @@ class RunFolder:
         return read_spec(self.path / "spec.yaml")
 
     def status(self) -> Status:
-        """Return the state as it really is: of a run whose process is gone, `lost`; of one asked to stop, `stopping`.
+        """Return the true state: `lost` for a run whose process is gone, `stopping` for one that was asked to stop.
 
-        Neither needs the run: a killed process cannot write that it was killed, and a busy one says only at its next
-        step that it stops.
+        Neither waits for the run: a process that was killed cannot write so, and a busy one sees a stop request only
+        at its next step.
         """
         file = self.path / "status.json"
         data = read_json(file)
-        if not (isinstance(data, dict) and data.get("state") in STATES) and _exists(file):
+        if not (isinstance(data, dict) and data.get("state") in STATES) and is_there(file):
             return Status("failed", message=self._damaged(file.name, "it does not say what the run is doing"))
         status = Status.from_dict(data)
         if status.state == "queued":
             process = self.process()
-            lost = process.get("attempt") == status.attempt and not is_there(process, "launched")
+            lost = process.get("attempt") == status.attempt and not is_alive(process, "launched")
             return replace(status, state="lost", message="the process ended before it began") if lost else status
-        if status.active and not is_there(vars(status), "heartbeat", self.path / "lock"):
+        if status.active and not is_alive(vars(status), "heartbeat", self.path / "lock"):
             return replace(status, state="lost", message=f"the process is gone; {self.way_on(status.stage)}")
         asked = status.state == "running" and (self.path / "stop").exists()
         return replace(status, state="stopping") if asked else status
 
     def written(self) -> Status:
-        """Return what status.json says, whether it is still true or not."""
+        """Return the content of status.json, which may be out of date: the process may be gone (see `status`)."""
         return Status.from_dict(read_json(self.path / "status.json"))
 
     def process(self) -> dict:
-        """Return which process was started for the run, or has taken it on, and for which attempt; empty if none."""
+        """Return the process that was started for the run or has taken it on, and for which attempt; empty if none."""
         process = read_json(self.path / "process.json")
         return process if isinstance(process, dict) else {}
 
@@ -76,13 +77,13 @@ class RunFolder:
         return (self.path / "process.json").exists()
 
     def saved_step(self) -> int | None:
-        """Return the newest optimiser step that was saved whole; None where there is none."""
+        """Return the newest optimiser step that was saved completely; None if there is none."""
         marks = self.path.glob("checkpoints/checkpoint-*/complete")
         steps = (mark.parent.name.removeprefix("checkpoint-") for mark in marks)
         return max((int(step) for step in steps if step.isdecimal() and len(step) < 19), default=None)
 
     def way_on(self, stage: str) -> str:
-        """Say where resume goes on after this stage was cut off."""
+        """Return a sentence that says where `resume` goes on if this stage was cut off."""
         step = self.saved_step()
         if step is not None and stage in ("export", "evaluation"):
             return f"training is done, and resume goes on with the {stage}"
@@ -107,13 +108,13 @@ class RunFolder:
         return [by_step[step] for step in sorted(by_step)]
 
     def result(self) -> dict | None:
-        """Read what the run produced; values of a kind that no run writes are left out, for every reader."""
+        """Return what the run produced, without values that no run writes; None if there is nothing valid."""
         return self.read_result()[0]
 
     def read_result(self) -> tuple[dict | None, str]:
-        """Return what the run produced, as far as it is valid, and one sentence if it is not (empty if it is)."""
+        """Return what the run produced, as far as it is valid, and a sentence that says what is damaged, or none."""
         file = self.path / "result.json"
-        if not _exists(file):
+        if not is_there(file):
             return None, ""
         result, lost = shapes.fit(read_json(file), shapes.RESULT)
         if result is shapes.MISSING:
@@ -156,17 +157,6 @@ def _fitting(data: object, shape: object) -> dict:
     return {} if valid is shapes.MISSING else valid
 
 
-def _exists(path: Path) -> bool:
-    """Tell whether something has this name: also a link that leads nowhere, or what may not be looked at."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def find_run(place: Workspace, name: str) -> RunFolder:
     """Return the run with this id, or the only one whose id begins with it.
 
@@ -174,7 +164,7 @@ def find_run(place: Workspace, name: str) -> RunFolder:
         RunError: none or several match.
     """
     path = contained(place.runs, name)
-    if _exists(path / "spec.yaml"):
+    if is_there(path / "spec.yaml"):
         return RunFolder(path)
     matches = [run for run in list_runs(place) if run.id.startswith(name)]
     if len(matches) == 1:

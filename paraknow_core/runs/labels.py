@@ -1,4 +1,4 @@
-"""What people say about a run: a name of their own, a note, a star. Beside the run, never in its frozen spec."""
+"""What people say about a run: a name, a note, a star. Kept beside its spec, which is frozen."""
 
 import stat
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ class Label:
 
 
 def label_of(folder: Path) -> Label:
-    """Read the label of a run folder; what is missing, damaged or no plain file says nothing."""
+    """Read the label of a run folder; a file that is missing, damaged or no plain file counts as an empty label."""
     file = folder / FILE
     try:
         status = file.lstat()
@@ -39,7 +39,7 @@ def label_of(folder: Path) -> Label:
 
 
 def set_label(folder: Path, *, name: str | None = None, note: str | None = None, starred: bool | None = None) -> Label:
-    """Change what is given of a run's label, and return all of it.
+    """Change those parts of a run's label that are given, and return the whole label.
 
     Args:
         folder: of the run.
@@ -66,7 +66,7 @@ def set_label(folder: Path, *, name: str | None = None, note: str | None = None,
 
 
 def _lines(text: str) -> str:
-    """Return text without signs that draw nothing, line by line; no more than one empty line at a time."""
+    """Return each line as `one_line` does, with no more than one empty line between two others."""
     lines = [one_line(line) for line in text.splitlines()]
     kept = [line for number, line in enumerate(lines) if line or (number and lines[number - 1])]
     return "\n".join(kept).strip("\n")

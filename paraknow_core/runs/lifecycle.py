@@ -100,12 +100,12 @@ def requeue(*runs: RunFolder) -> list[int]:
 
 
 def claim(run: RunFolder, process: Mapping[str, Any], attempt: int) -> None:
-    """Name the process that will execute a queued run, so that readers see it as lost if that is gone before it began.
+    """Name the process that will execute a queued run; if it dies before it begins, readers see the run as lost.
 
     Args:
         run: a queued one, or one whose process has begun it a moment ago.
-        process: as `process_identity` names it.
-        attempt: the number of the last attempt before, from `requeue`.
+        process: from `process_identity`.
+        attempt: the number of its last attempt, as `requeue` returned it.
     """
     write_json(run.file("process.json"), {**process, "launched": time.time(), "attempt": attempt})
 
@@ -123,10 +123,10 @@ def ask_to_stop(run: RunFolder) -> None:
 
 
 def end(run: RunFolder, state: Literal["stopped", "failed"], message: str) -> None:
-    """Say how a run ended that no process works on: taken out of the queue, cut off, or not to be started.
+    """Write how a run ended that no process works on: taken out of the queue, cut off, or impossible to start.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: it cannot be written.
     """
     status = replace(run.written(), state=state, message=message, ended=time.time())
     write_json_anyhow(run.file("status.json"), asdict(status))
@@ -134,7 +134,7 @@ def end(run: RunFolder, state: Literal["stopped", "failed"], message: str) -> No
 
 
 def give_up(run: RunFolder, reason: Exception) -> None:
-    """End a run that is still queued although its process is done with it, instead of leaving it queued for ever.
+    """End a run that is still queued although its process has given it up; else it would stay queued for ever.
 
     Args:
         run: ended only if it is queued.

@@ -1,7 +1,7 @@
-"""Metrics of runs as columns of numbers, read on from where the last reading ended. `metrics_of` is the way in.
+"""Metrics of runs as columns of numbers; each reading goes on where the last one ended. Start at `metrics_of`.
 
-A live page reads every second; a run may have written a hundred thousand lines. Each run's file is read once per
-server, a few megabytes at a time, and only its numbers are kept (72 bytes a step).
+A live page reads every second, and a run may have written a hundred thousand lines. A server reads each line once, a
+few megabytes at a time, and keeps only its numbers (72 bytes a step).
 """
 
 import json
@@ -22,26 +22,18 @@ from paraknow_core.files.json_file import open_plain
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.status import Status
 
-COLUMNS = (
-    "step",
-    "epoch",
-    "elapsed",
-    "loss",
-    "validation_loss",
-    "learning_rate",
-    "grad_norm",
-    "tokens_per_s",
-    "memory_bytes",
+COLUMNS = tuple(
+    "step epoch elapsed loss validation_loss learning_rate grad_norm tokens_per_s memory_bytes".split()  # noqa: SIM905
 )
 AT_ONCE = 4_000_000  # bytes of one reading: about a tenth of a second, so that no page waits for a long run
 MOST_KEPT = 32  # runs whose numbers are in memory
-MOST = 1e15  # no count, time or number of bytes comes near
+MOST = 1e15  # far beyond any count, time or number of bytes
 RECENT = 50  # steps that the speed is taken from
 Kept = TypeVar("Kept")
 
 
 class Metrics:
-    """What one events.jsonl has said so far. Many windows share it, hence the lock."""
+    """The content of one events.jsonl so far. Many windows share it, hence the lock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -66,7 +58,7 @@ class Metrics:
 
     @property
     def version(self) -> tuple[int, int]:
-        """Changes whenever more has been read: what was drawn of the same version need not be drawn again."""
+        """Changes whenever more has been read; a picture of the same version need not be drawn again."""
         return self.inode, self.offset
 
     def refresh(self, everything: bool = False) -> "Metrics":
@@ -80,10 +72,10 @@ class Metrics:
         return self
 
     def _read(self, file, everything: bool) -> None:  # noqa: ANN001 - an open binary file
-        known = os.fstat(file.fileno())
-        if known.st_ino != self.inode or known.st_size < self.offset:
+        status = os.fstat(file.fileno())
+        if status.st_ino != self.inode or status.st_size < self.offset:  # another file, or one that begins anew
             self._forget()
-        self.inode, self.behind = known.st_ino, True
+        self.inode, self.behind = status.st_ino, True
         while self.behind:
             file.seek(self.offset)
             content = file.read(AT_ONCE)
@@ -129,18 +121,18 @@ class Metrics:
             column.append(values[name] if name in values else _number(record.get(name)))
 
     def _merge(self, record: dict) -> None:
-        """A second record of the same step: usually its validation loss."""
-        for name in COLUMNS[3:] + ("epoch",):
+        """Add a second record of the newest step: usually its validation loss."""
+        for name in ("epoch", *COLUMNS[3:]):
             value = _number(record.get(name))
             if math.isfinite(value):
                 self.columns[name][-1] = value
         self._made.clear()
 
     def latest(self, name: str) -> float | None:
-        """Return the newest value of a column that there is."""
+        """Return the newest finite value of a column; None if it has none."""
         values = self.array(name)
-        there = numpy.flatnonzero(numpy.isfinite(values))
-        return float(values[there[-1]]) if len(there) else None
+        finite = values[numpy.isfinite(values)]
+        return float(finite[-1]) if len(finite) else None
 
     def array(self, name: str) -> numpy.ndarray:
         """Return a column as an array of its own."""
@@ -148,21 +140,22 @@ class Metrics:
             return numpy.array(self.columns[name], dtype=numpy.float64)
 
     def kept(self, key: tuple, make: Callable[["Metrics"], Kept]) -> Kept:
-        """Return what is made of these steps, made once until there are new ones."""
+        """Return `make(self)`, computed once for each key until there are new steps."""
         with self.lock:
-            known = self._made.get(key)
-            if known is None or known[0] != self.steps:
+            steps, value = self._made.get(key, (None, None))
+            if steps != self.steps:
                 self._made = {k: entry for k, entry in self._made.items() if entry[0] == self.steps}
-                self._made[key] = known = (self.steps, make(self))
-            return known[1]
+                value = make(self)
+                self._made[key] = (self.steps, value)
+            return value
 
     def points(self, name: str, axis: str) -> tuple[numpy.ndarray, numpy.ndarray]:
         """Return x and y of a column, both finite."""
         x, y = self.array(axis), self.array(name)
         if axis == "epoch" and len(x):
             x[0] = 0.0 if self.columns["step"][0] == 0 and not math.isfinite(x[0]) else x[0]
-        there = numpy.isfinite(x) & numpy.isfinite(y)
-        return x[there], y[there]
+        finite = numpy.isfinite(x) & numpy.isfinite(y)
+        return x[finite], y[finite]
 
     def rate(self) -> float | None:
         """Return optimiser steps a second over the last steps, or None before there are two of one attempt."""
@@ -180,11 +173,11 @@ class Metrics:
             rate = self.rate()
             return remaining / rate if rate else None
         spent = status.heartbeat - self.stage_began
-        known = status.done > 0 and self.stage == status.stage and spent > 0
-        return remaining * spent / status.done if known else None
+        is_measured = status.done > 0 and self.stage == status.stage and spent > 0
+        return remaining * spent / status.done if is_measured else None
 
     def table(self) -> pandas.DataFrame:
-        """Return all steps, read to the end."""
+        """Return all steps, a row each, after reading to the end."""
         with self.lock:
             self.refresh(everything=True)
             table = pandas.DataFrame({name: self.array(name) for name in COLUMNS})
@@ -193,7 +186,7 @@ class Metrics:
 
 
 def metrics_of(run: RunFolder) -> Metrics:
-    """Return a run's metrics, read as far as one reading goes."""
+    """Return a run's metrics, after one reading of what was appended."""
     return _metrics(str(run.path)).refresh()
 
 
@@ -207,14 +200,10 @@ def records(run: RunFolder) -> pandas.DataFrame:
     return pandas.DataFrame(run.metrics())
 
 
-def csv_of(runs: Sequence[tuple[str, RunFolder]]) -> Callable[[], str]:
-    """Return what makes the CSV of runs by their names, when somebody asks for it."""
-
-    def make() -> str:
-        tables = [_metrics(str(run.path)).table().assign(run=run.id, label=name) for name, run in runs]
-        return pandas.concat(tables).set_index(["run", "label"]).to_csv()
-
-    return make
+def csv_of(runs: Sequence[tuple[str, RunFolder]]) -> str:
+    """Return all steps of runs as CSV, each with its run's id and the name that is given with it."""
+    tables = [_metrics(str(run.path)).table().assign(run=run.id, label=name) for name, run in runs]
+    return pandas.concat(tables).set_index(["run", "label"]).to_csv()
 
 
 def _records(lines: bytes) -> list[dict]:

@@ -1,9 +1,8 @@
 """Which process is which, whether it is still there, and how one that outlives its parent is started.
 
-All of it is read from the running system, never from the clock. A process is named by its host, its id, and when it
-started: in seconds since this machine's system came up, with the name of that system. A clock that is set changes none
-of them. What an earlier version wrote holds the wall clock's time instead; there, and where a file comes from another
-host, the lock that its writer holds is asked.
+Nothing here depends on the wall clock, which somebody may set. A process is named by its host, its id, and when it
+started: in seconds since this machine was started, with the id of that start (`boot_id`). Earlier versions wrote the
+wall clock's time instead; for those, and for a process of another host, the lock that it holds counts as well.
 """
 
 import errno
@@ -16,21 +15,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 from filelock import FileLock, Timeout
 
-from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace, boot_id
+from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 
 REMOTE_SILENCE_S = 60.0  # a process of another host counts as gone after this long without a word of it
 LOCK_PATIENCE_S = 0.5  # a reader that looks whether a lock is held holds it for a moment itself
 _SAME_START_S = 0.001  # the system counts in hundredths
 _SAME_WALL_S = 1.0
-_MOST_HEARD = 10_000
+_MOST_HEARD = 10_000  # entries of `_heard`
 
-# What was last heard of processes of other hosts: (the word, when it came here, whether it was not the first).
+# Of processes of other hosts: the time of their last word by their clock, when it came by ours, whether it was new.
 _heard: dict[tuple, tuple[float, float, bool]] = {}
 
 
@@ -54,13 +54,22 @@ def start_detached(place: Workspace, *command: str, log: IO, **environment: str)
     )
 
 
+@cache
+def boot_id() -> str | None:
+    """Return what names this machine's running system until it starts anew; None where that is not known."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
 def this_process() -> dict[str, Any]:
-    """Return what names this process for good; see `process_identity`."""
+    """Return what identifies this process; see `process_identity`."""
     return process_identity(os.getpid())
 
 
 def process_identity(pid: int) -> dict[str, Any]:
-    """Return host, pid, process_started and boot: together they name a process for good, a bare pid does not.
+    """Return host, pid, process_started and boot: together they identify a process; a pid alone is used again.
 
     Raises:
         psutil.NoSuchProcess: there is no such process.
@@ -74,7 +83,7 @@ def process_identity(pid: int) -> dict[str, Any]:
 
 
 def _since_boot(pid: int) -> tuple[float, str] | None:
-    """Return when a process started, in seconds since the system did, and its state; None where nothing says it."""
+    """Return when a process started, in seconds since the system did, and its state letter; None where unknown."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()  # a program's name may hold anything
@@ -83,15 +92,14 @@ def _since_boot(pid: int) -> tuple[float, str] | None:
         return None
 
 
-def is_there(process: object, heard: str = "", lock: Path | None = None) -> bool:
+def is_alive(process: object, heard: str = "", lock: Path | None = None) -> bool:
     """Tell whether a process is alive.
 
     Args:
-        process: as `process_identity` names it, perhaps in an earlier version or on another host, among other keys;
-            a file edited by hand that names none names nobody.
-        heard: the key that says when it was last heard of (seconds since the epoch, by its host's clock); used for a
-            process of another host.
-        lock: the file that it holds locked while it works, where there is one.
+        process: what `process_identity` returned, perhaps in an earlier version or on another host, among other keys.
+            Anything else, such as a file that was edited by hand, is no process: False.
+        heard: for a process of another host, the key of its last sign of life (seconds since the epoch, by its clock).
+        lock: the file that it holds locked while it works, if there is one.
     """
     if not isinstance(process, dict):
         return False
@@ -116,8 +124,8 @@ def _is_running(pid: int, started: float, boot: str) -> bool:
         return abs(since_boot[0] - started) < _SAME_START_S and since_boot[1] not in ("Z", "X")
     try:
         process = psutil.Process(pid)
-        same = abs(process.create_time() - started) < _SAME_WALL_S
-        return same and process.status() != psutil.STATUS_ZOMBIE
+        is_same = abs(process.create_time() - started) < _SAME_WALL_S
+        return is_same and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, ValueError, TypeError, OverflowError):
         return False
     except psutil.AccessDenied:
@@ -125,25 +133,23 @@ def _is_running(pid: int, started: float, boot: str) -> bool:
 
 
 def _is_heard(key: tuple, heard: float) -> bool:
-    """Judge a process of another host by its last word; its clock may be wrong, so a word that is new counts more."""
-    now = time.monotonic()
-    last, came, moved = _heard.get(key, (-math.inf, now, False))
+    """Judge a process of another host by its last sign of life; its clock may be wrong, so a new sign counts more."""
+    moment = time.monotonic()
+    last, came, moved = _heard.get(key, (-math.inf, moment, False))
     if heard != last:
-        moved = key in _heard and heard > last
+        came, moved = moment, key in _heard and heard > last
         if len(_heard) >= _MOST_HEARD:
             _heard.clear()
-        came = now
         _heard[key] = (heard, came, moved)
     age = time.time() - heard
-    if moved or age < 0:
-        return now - came < REMOTE_SILENCE_S
-    return age < REMOTE_SILENCE_S
+    silence = moment - came if moved or age < 0 else age
+    return silence < REMOTE_SILENCE_S
 
 
 def is_held(lock: Path) -> bool:
-    """Tell whether some process, of any host that shares its locks, holds a lock file; the kernel drops a dead one's.
+    """Tell whether a process holds a lock file, on this host or on one that shares its locks; a dead one holds none.
 
-    A lock file that cannot be read or locked says nothing, which is False.
+    False also where the file cannot be read or locked.
     """
     # A shared lock, which FileLock has not: readers that look at the same time must not take each other for the
     # holder, and must neither create the file nor need the right to write it.
@@ -158,9 +164,9 @@ def is_held(lock: Path) -> bool:
 
 
 def lock_file(path: Path) -> FileLock:
-    """Return the lock by which one process at a time works on a run or is a service; it raises `Timeout` if taken.
+    """Return the lock of a run or a service, which one process at a time may hold; `acquire` raises `Timeout` if taken.
 
-    The file stays when it is let go of, and the kernel lets go of it for a process that dies.
+    The file stays when the lock is released, and the kernel releases it for a process that dies.
     """
     return FileLock(path, timeout=LOCK_PATIENCE_S, poll_interval=0.02)
 

@@ -8,7 +8,7 @@ from paraknow_core.files import shapes
 State = Literal["queued", "running", "stopping", "stopped", "done", "failed", "lost"]
 STATES: tuple[str, ...] = get_args(State)
 ACTIVE, ENDED = STATES[:3], STATES[3:]
-_TOO_LARGE = 1e13  # no time in seconds, and no count, comes near
+_TOO_LARGE = 1e13  # far beyond any time in seconds and any count
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ def runs_table(runs: list[RunFolder], memo: dict | None = None) -> "pandas.DataF
     """Return one row a run: id, state, stage, progress, main score with interval, and every setting as `spec.<key>`.
 
     Args:
-        runs: which, in this order.
-        memo: rows of runs that have ended, kept between calls; read again when one of their files has changed.
+        runs: the rows, in this order.
+        memo: keeps the rows of ended runs between calls; a row is read again when a file of its run has changed.
     """
     import pandas
 

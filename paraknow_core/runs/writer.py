@@ -1,4 +1,4 @@
-"""The one writer of a run folder: state, heartbeat, events. Held by the process that computes."""
+"""The one writer of a run folder: its state, heartbeat and events, written by the process that computes the run."""
 
 import os
 import signal
@@ -48,14 +48,14 @@ class RunWriter:
             raise RunError(f"run {self.folder.id}: another process is working on it; stop that one first") from None
         try:
             self._begin()
-        except BaseException:  # a full disk, for one: nobody will call __exit__
+        except BaseException:  # a full disk, for example: __exit__ will not be called
             self._lock.release()
             raise
         return self
 
     def _begin(self) -> None:
         before = self.folder.written()
-        if before.state != "queued":  # a request from an earlier life; one made while the run waits in line counts
+        if before.state != "queued":  # a request to an earlier attempt; one that was made while this one waited counts
             self.folder.file("stop").unlink(missing_ok=True)
         self._events = open_lines(self.folder.file("events.jsonl"))
         self.status = Status(state="running", attempt=before.attempt + 1, started=time.time(), **this_process())
@@ -75,8 +75,8 @@ class RunWriter:
         try:
             with suppress(OSError):  # a disk that ended the run has no room for a line; the state is what counts
                 self.event("ended", state=state, message=message)
-            now = time.time()
-            self._change(state=state, message=message, ended=now, heartbeat=now, write=False)
+            moment = time.time()
+            self._change(state=state, message=message, ended=moment, heartbeat=moment, write=False)
             write_json_anyhow(self.folder.file("status.json"), asdict(self.status))
             self.folder.file("stop").unlink(missing_ok=True)
         finally:
@@ -105,7 +105,7 @@ class RunWriter:
         self._change(stage=name, done=0, total=0, message=message)
 
     def progress(self, done: float, total: float, message: str = "") -> None:
-        """Say how far the stage is (any unit); written at most a few times a second."""
+        """Report how far the stage is, in any unit; written at most a few times a second."""
         quiet = time.monotonic() - self._last_written < 0.25 and done < total
         self._change(done=done, total=total, message=message, write=not quiet)
 

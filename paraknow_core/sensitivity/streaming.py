@@ -22,7 +22,7 @@ from paraknow_core.models.skeleton import Skeleton
 from paraknow_core.ops.folding import fold_outer_, folding, weigh_
 from paraknow_core.ops.sensitivity import finite_loss
 from paraknow_core.ops.vocabulary_loss import OutputLayer, sliced_cross_entropy, supervised
-from paraknow_core.paths import boot_id
+from paraknow_core.runs.processes import boot_id
 from paraknow_core.sensitivity.build import StoreBuilder
 from paraknow_core.sensitivity.plan import BATCH_TOKENS, BATCH_WEIGHTS, GROUP_LOGITS, GROUP_WEIGHTS, sizes_of
 from paraknow_core.sensitivity.work_folder import PROGRESS

@@ -35,14 +35,14 @@ def micro_batch_size(spec: FinetuningSpec, longest: int, device: str) -> int:
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step reads: examples, in one or several forward passes; `epoch` is how many it completes."""
+    """The examples of one optimiser step, by forward pass; `epoch` counts the epochs that are done after it."""
 
     passes: "list[list[Encoded]]"
     epoch: float
 
 
 def steps_from(first: int, train: "Sequence[Encoded]", batch_size: int, micro: int, seed: int) -> Iterator[Step]:
-    """Yield the optimiser steps after the first ones, epoch after epoch without end.
+    """Yield the optimiser steps from a given one on, epoch after epoch without end.
 
     A step that takes several passes takes its examples by length, so that little of a pass is padding; the longest
     first, so that what does not fit into memory fails at once. The step stays the same up to rounding, because its
@@ -102,7 +102,7 @@ class Collator:
 
 
 def supervised(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return how many tokens of a batch are predicted and count in the loss, as a scalar tensor on its device."""
+    """Return how many tokens of a batch count in the loss, as a scalar tensor on its device."""
     return (batch["labels"][:, 1:] != IGNORED).sum()
 
 

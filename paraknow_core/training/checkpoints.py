@@ -1,4 +1,4 @@
-"""Saves of fine-tuning: sealed when the disk has them, checked before they are used, the one before kept beside.
+"""Checkpoints of fine-tuning: sealed once they are on the disk, checked before they are used; the last two are kept.
 
 A checkpoint counts once its seal is there: the file `complete`, written last, with the step and a hash of every file.
 An earlier version left that file empty; such a checkpoint is judged by its files' own structure.
@@ -62,7 +62,7 @@ class State:
         seal(checkpoint, step, steps)
 
     def load(self, checkpoint: Path) -> None:
-        """Go back to a checkpoint, bit for bit; one that transformers' Trainer has written is as good.
+        """Go back to a checkpoint, bit for bit; those that transformers' Trainer has written can be read, too.
 
         Raises:
             RunError: it is of another adapter.
@@ -119,7 +119,7 @@ def prune(folder: Path, keep: int) -> None:
 
 @dataclass(frozen=True)
 class Save:
-    """The checkpoint to go on from (None: from the first step), and what a user should know of the others."""
+    """The checkpoint to go on from (None: from the first step), and warnings about those that cannot be used."""
 
     path: Path | None = None
     step: int = 0
@@ -127,24 +127,24 @@ class Save:
 
 
 def newest(folder: Path, steps: int) -> Save:
-    """Find the newest sound checkpoint; those that are not, and what a kill has torn, are removed.
+    """Find the newest sound checkpoint; damaged and half-written ones are removed.
 
     Args:
         folder: holds `checkpoint-STEP` folders; may be missing.
         steps: of the whole training; a save beyond them is of a version that trained on when it was resumed.
     """
     problems: list[str] = []
-    save, goes_on = Save(), "starts again from the first step"
+    save, way_on = Save(), "starts again from the first step"
     for path in _checkpoints(folder):
         step, sealed = step_of(path), (path / COMPLETE).exists()
         if sealed and step <= steps and is_whole(path):
-            save, goes_on = Save(path, step), f"goes on from step {step:,}"
+            save, way_on = Save(path, step), f"goes on from step {step:,}"
             break
         if sealed:
             beyond = f"lies beyond the last step, {steps:,}" if step > steps else "is damaged"
             problems.append(f"the save of step {step:,} {beyond}")
         shutil.rmtree(path, ignore_errors=True)
-    warnings = (f"fine-tuning: {' and '.join(problems)}, so it {goes_on}",) if problems else ()
+    warnings = (f"fine-tuning: {' and '.join(problems)}, so it {way_on}",) if problems else ()
     return replace(save, warnings=warnings)
 
 
@@ -154,7 +154,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Tell whether a sealed checkpoint is what was sealed."""
+    """Tell whether a sealed checkpoint is unchanged since it was sealed."""
     try:
         text = (checkpoint / COMPLETE).read_bytes()
         if not text:
@@ -167,7 +167,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def weights_digest(model: "torch.nn.Module") -> str:
-    """Return the SHA-256 of all trainable weights, by which answers and adapters know what they are of."""
+    """Return the SHA-256 of all trainable weights: it tells whether answers and adapters on disk belong to them."""
     import torch
 
     total = hashlib.sha256()
@@ -189,7 +189,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _is_sound(checkpoint: Path) -> bool:
-    """Tell whether the files of a checkpoint have the form that they should have."""
+    """Tell whether the files of a checkpoint are there and can be read."""
     try:
         state = read_json(checkpoint / STATE)
         if not isinstance(state, dict) or state.get("global_step") != step_of(checkpoint):

@@ -1,6 +1,7 @@
-"""Before a run: what injection, fine-tuning and evaluation will take in memory, disk and time.
+"""Before a run: the memory, disk and time that injection, fine-tuning and evaluation will take.
 
-Pure arithmetic on an anatomy, token lengths and a few measured rates, as in `sensitivity.plan`, which has the rest.
+Pure arithmetic on an anatomy, token lengths and a few measured rates; needs no torch. What a sensitivity takes is
+estimated in `sensitivity.plan`.
 """
 
 import math
@@ -21,15 +22,15 @@ _HELD_BACK = 1.15  # what the C library has not given back yet, as a factor
 _LOGIT_COPIES = 5  # the logits, their logarithms, and gradients
 _OPTIMISER = 16  # bytes an adapter's parameter takes: itself, its gradient, two moments
 _CHECKPOINT = 3 * F32  # bytes it takes in a checkpoint
-_TOUCHED = 24  # how often a number of a layer's states is written or read, forward and back, adapters included
-_THIN = 2.0  # how much slower the products of a training step are than large ones: adapters' are thin
+_TOUCHED = 24  # how often each number of a layer's states is written or read, forward and back, with adapters
+_THIN = 2.0  # how much slower the matrix products of a training step are than large ones: adapters are thin
 _CALL_SECONDS = 0.004  # one pass through one layer with its adapters, forward and back, however small
 _STEP_SECONDS = 0.05  # optimiser, logging, making the batch
 _TOKEN_SECONDS = 0.0016  # one new token of a batch through one layer, however small
-_LOAD_SECONDS = 3.0  # peft and the trainer are loaded, the model is read
-_SCORE_SECONDS = 1.0  # a model is read and put in place before it is scored
+_LOAD_SECONDS = 3.0  # to import peft and accelerate and load the model
+_SCORE_SECONDS = 1.0  # to load a model before it is scored
 _SEARCH_BYTES = 60  # read and written for each teacher weight: S, its sums in float64, the window search
-_SVD_PASSES = 14  # products of the sketch with the matrix in a randomised SVD
+_SVD_PASSES = 14  # multiplications of the matrix by the sketch in a randomised SVD
 _OVERSAMPLING = 16
 LOOKED_AT = 300  # examples of a split whose lengths stand for all of it
 _BATCH = 32  # test examples at once
@@ -37,14 +38,14 @@ _BATCH = 32  # test examples at once
 
 @dataclass(frozen=True)
 class Training:
-    """How much is trained.
+    """The amount of training.
 
     Attributes:
         steps: optimiser steps.
         passes: forward and backward passes of one step.
-        tokens: of one pass, filling included.
+        tokens: of one pass, padding included.
         validations: how often the validation split is read.
-        validation_tokens: of one such reading, filling included.
+        validation_tokens: of one such reading, padding included.
     """
 
     steps: int
@@ -56,7 +57,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Answering:
-    """How much is evaluated.
+    """The amount of evaluation.
 
     Attributes:
         models: how many models are scored: the trained student, and untrained ones beside it.
@@ -128,13 +129,13 @@ def adapter_parameters(student: Anatomy, roles: Collection[str], rank: int) -> i
 
 
 def whole_head(student: Anatomy, roles: Collection[str]) -> int:
-    """Return how many numbers the output layer has that the exported adapter brings whole: a tied one that changes."""
+    """Return how many numbers of a tied output layer the exported adapter has to hold whole; 0 where there is none."""
     embed = student.find("embed", None)
     return embed.shape[0] * embed.shape[1] if student.tied and embed and "embed" in roles else 0
 
 
 def estimate_injection(teacher: Anatomy, student: Anatomy, roles: Collection[str], rank: int, rates: Rates) -> Need:
-    """Estimate the search of the windows, the truncated SVDs and the building of the adapter.
+    """Estimate what the window search, the truncated SVDs and the building of the adapter take.
 
     Args:
         teacher, student: of the pair.
@@ -155,7 +156,7 @@ def estimate_injection(teacher: Anatomy, student: Anatomy, roles: Collection[str
 def estimate_finetuning(
     student: Anatomy, adapters: int, training: Training, rates: Rates, count: int = F32, head: int = 0
 ) -> Need:
-    """Estimate the training of the adapter; the student's own weights are frozen.
+    """Estimate what training the adapter takes; the student's own weights are frozen.
 
     Args:
         student: its anatomy.
@@ -186,7 +187,7 @@ def _states(student: Anatomy) -> int:
 
 
 def estimate_evaluation(student: Anatomy, answering: Answering, rates: Rates, count: int = F32) -> Need:
-    """Estimate the scoring of the test split, answers as long as they may be.
+    """Estimate the scoring of the test split, if every answer is as long as it may be.
 
     Args:
         student: its anatomy.
@@ -199,20 +200,11 @@ def estimate_evaluation(student: Anatomy, answering: Answering, rates: Rates, co
     flops = 2 * (size.layers + size.vocabulary) * tokens
     steps = answering.batches * (1 + answering.new_tokens)
     # Every new token of a batch reads all weights once.
-    seconds = flops / rates.flops + steps * (
-        _TOKEN_SECONDS * student.num_hidden_layers + count * (size.layers + size.vocabulary) / rates.bytes
-    )
+    step_seconds = _TOKEN_SECONDS * student.num_hidden_layers + count * (size.layers + size.vocabulary) / rates.bytes
+    seconds = flops / rates.flops + steps * step_seconds
     cache = 2 * student.num_hidden_layers * student.num_key_value_heads * student.head_dim
     length = answering.longest + answering.new_tokens
-    memory = (
-        PROCESS
-        + count * student.parameters
-        + _HELD_BACK
-        * batch
-        * (
-            count * length * cache
-            + count * answering.longest * (10 * student.hidden_size + 5 * student.intermediate_size)
-            + 2 * F32 * student.vocab_size
-        )
-    )
+    states = answering.longest * (10 * student.hidden_size + 5 * student.intermediate_size)
+    kept = batch * (count * (length * cache + states) + 2 * F32 * student.vocab_size)
+    memory = PROCESS + count * student.parameters + _HELD_BACK * kept
     return Need(round(memory), 0, answering.models * (_SCORE_SECONDS + seconds))

@@ -36,7 +36,7 @@ def score(work: Work) -> None:
 def evaluate(
     context: Context, model: "torch.nn.Module", tokenizer: "PreTrainedTokenizerBase", file: Path
 ) -> list[dict]:
-    """Score a model on the test split; every record is appended to `file` at once, so that a kill loses none.
+    """Score a model on the test split; each record is appended to `file` at once, so that a kill loses none.
 
     Args:
         context: the run's task and scorers.
@@ -50,7 +50,7 @@ def evaluate(
     from paraknow_core.tasks.model_scores import evaluate_all
 
     task, examples = context.task, context.task.split("test")
-    kept = _read_records(file, task.scorers)
+    finished = _read_records(file, task.scorers)
     lines = open_lines(file)
 
     def on_records(batch: list[Record]) -> None:
@@ -65,8 +65,8 @@ def evaluate(
             task,
             examples,
             task.scorers,
-            judge=_judge(context),
-            skip={scorer: set(kept[scorer]) for scorer in task.scorers},
+            judge=(context.judge.load(), context.judge.tokenizer) if asks_judge(task.scorers) else None,
+            skip={scorer: set(finished[scorer]) for scorer in task.scorers},
             on_records=on_records,
             progress=lambda n, total: context.report.progress(n, total, "test examples"),
         )
@@ -74,7 +74,7 @@ def evaluate(
         os.close(lines)
     scores = []
     for scorer in task.scorers:
-        by_id = kept[scorer] | {record.id: record for record in records[scorer]}
+        by_id = finished[scorer] | {record.id: record for record in records[scorer]}
         # In the order of the examples: sums of floats, and with them resumed runs, then give the same digits.
         ordered = [by_id[example.id] for example in examples if example.id in by_id]
         scores.append(asdict(summarise(scorer, ordered, task)))
@@ -89,7 +89,7 @@ def reference_scores(context: Context, name: str) -> list[dict]:
         name: "student" or "teacher".
     """
     model = context.student if name == "student" else context.teacher
-    folder = context.place.evaluations / _reference_key(context, model)
+    folder = context.place.evaluations / reference_key(context, model)
     scores = _saved_scores(folder, context)
     if scores is None:
         if folder.exists():
@@ -104,7 +104,7 @@ def reference_scores(context: Context, name: str) -> list[dict]:
 
 
 def _saved_scores(folder: Path, context: Context) -> list[dict] | None:
-    """Return the scores of a kept reference; None if there are none, or its files are not whole."""
+    """Return the scores of a cached reference; None if there are none, or its files are incomplete."""
     task, content = context.task, read_json(folder / SCORES)
     scores = content.get("scores") if isinstance(content, dict) else None
     if not isinstance(scores, list) or not all(isinstance(score, dict) for score in scores):
@@ -116,13 +116,7 @@ def _saved_scores(folder: Path, context: Context) -> list[dict] | None:
     return scores if whole else None
 
 
-def reference_predictions(context: Context, name: str) -> Path:
-    """Return the file with the per-example records of a reference."""
-    model = context.student if name == "student" else context.teacher
-    return context.place.evaluations / _reference_key(context, model) / PREDICTIONS
-
-
-def _reference_key(context: Context, model: Model) -> str:
+def reference_key(context: Context, model: Model) -> str:
     """Hash all that a reference's records depend on, and nothing else."""
     task = context.task
     upstream: list[Any] = [
@@ -142,7 +136,7 @@ def _reference_key(context: Context, model: Model) -> str:
 
 
 def _identity(context: Context, model: Model) -> list[Any]:
-    """Return what the numbers of an untouched model depend on: its files, how it is computed, and by what."""
+    """Return what the scores of an untouched model depend on: its files, number format, device, and libraries."""
     from paraknow_core.models.load import pick_device
 
     return [
@@ -152,12 +146,6 @@ def _identity(context: Context, model: Model) -> list[Any]:
         pick_device(context.settings.device),
         [version(package) for package in ("torch", "transformers", "tokenizers")],
     ]
-
-
-def _judge(context: Context) -> tuple | None:
-    if not asks_judge(context.task.scorers):
-        return None
-    return context.judge.load(), context.judge.tokenizer
 
 
 def _read_records(file: Path, scorers: tuple[str, ...]) -> dict[str, dict[str, Record]]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def train(work: "Work") -> None:
-    """Fine-tune the started adapter on the task, and note what came of it."""
+    """Fine-tune the started adapter on the task, and put losses and counts into the result."""
     context, model = work.context, work.started.peft_model
     task, before = context.task, work.result.get("training") or {}
     splits = [context.encode(task.split(name), context.student) for name in ("train", "validation")]
@@ -62,7 +62,7 @@ def finetune(
     folder: Path,
     term: "LossTerm | None" = None,
 ) -> dict[str, Any]:
-    """Train the adapter in place, from its newest sound checkpoint if there is one; from the last, there is no step.
+    """Train the adapter in place, from its newest sound checkpoint if there is one; no step is left after the last one.
 
     Args:
         context: its spec (`finetuning`, `seed`), its settings (`checkpoint_seconds`, `gradient_checkpointing`), and its
@@ -185,7 +185,7 @@ def finetune(
 
 
 def _loss(model: "PeftModel", batch: dict[str, Tensor], tokens: Tensor, term: "LossTerm | None") -> Tensor:
-    """Return a pass's share in the mean loss of its step; a function, so that its logits go before the next pass."""
+    """Return a pass's share in the mean loss of its step; a function, so that its logits are freed at once."""
     outputs = model(**batch, num_items_in_batch=tokens, use_cache=False)
     if term is None:
         return outputs.loss
@@ -208,14 +208,14 @@ class Pace:
 
     def rate(self) -> float:
         """Return the tokens a second since the last call."""
-        now = time.monotonic()
-        rate = (self.tokens - self.rated) / max(now - self.since, 1e-9)
-        self.rated, self.since = self.tokens, now
+        moment = time.monotonic()
+        rate = (self.tokens - self.rated) / max(moment - self.since, 1e-9)
+        self.rated, self.since = self.tokens, moment
         return rate
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time within out of the rate."""
+        """Leave the time inside the `with` block out of the rate."""
         began = time.monotonic()
         yield
         self.since += time.monotonic() - began

@@ -1,4 +1,4 @@
-"""What a run computes with. It is noted when the run begins, and a run that goes on goes on with nothing else."""
+"""What a run computes with: noted when it begins, and refused when it is resumed with anything else."""
 
 import hashlib
 import platform
@@ -33,7 +33,7 @@ _NUMBERS = ("method", "seed")  # the settings without a dot that numbers depend 
 
 
 def fingerprints(context: "Context") -> dict[str, str]:
-    """Return a hash of every split and of what is read of the models, by name."""
+    """Return a hash of every split, of both models' weights, and of the student's tokenizer, by name."""
     task = context.task
     return {
         "teacher": context.teacher.fingerprint,
@@ -44,7 +44,7 @@ def fingerprints(context: "Context") -> dict[str, str]:
 
 
 def more_fingerprints(context: "Context") -> dict[str, str]:
-    """Return the hashes of what else numbers depend on: not part of what makes two runs comparable."""
+    """Return hashes of what else numbers depend on, by name; runs that differ in them are still comparable."""
     hashes = {"teacher_tokenizer": tokenizer_fingerprint(context.teacher.source)}
     generation = context.student.source.folder / "generation_config.json"
     hashes["generation"] = hashlib.sha256(generation.read_bytes()).hexdigest() if generation.is_file() else "none"
@@ -60,7 +60,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(context: "Context") -> dict[str, Any]:
-    """Return the settings that may change numbers, as they were decided here."""
+    """Return the settings of this machine that may change numbers, `auto` replaced by what it stands for here."""
     from paraknow_core.models.load import pick_device
 
     device = str(pick_device(context.settings.device)).partition(":")[0]
@@ -68,7 +68,7 @@ def machine(context: "Context") -> dict[str, Any]:
 
 
 def pinned(spec: "RunSpec", before: "Mapping[str, Any]") -> "RunSpec":
-    """Return the spec with the commits of hub models and data that a run began with: a hub's main branch moves on."""
+    """Return the spec with the commits of hub models and data that a run began with, because branches move on."""
     revisions = before.get("revisions")
     revisions = revisions if isinstance(revisions, dict) else {}
     names = [n for n in ("teacher", "student", "task") if revisions.get(n) and getattr(spec, n).revision is None]
@@ -76,11 +76,11 @@ def pinned(spec: "RunSpec", before: "Mapping[str, Any]") -> "RunSpec":
 
 
 def refuse_changed(before: "Mapping[str, Any]", facts: "Mapping[str, Any]", reads_teacher: bool) -> None:
-    """Refuse to go on with other data, models or precision than what is there was computed with.
+    """Refuse to resume with other data, models or precision than the run began with.
 
     Args:
-        before, facts: of then and now: `fingerprints`, `inputs`, `settings` and `machine` of a result; what an
-            earlier version did not note is free.
+        before, facts: `fingerprints`, `inputs`, `settings` and `machine` of the result, as they were when the run
+            began and as they are; what an earlier version did not note is not compared.
         reads_teacher: whether anything of this run depends on the teacher.
 
     Raises:
@@ -118,7 +118,7 @@ def refuse_changed(before: "Mapping[str, Any]", facts: "Mapping[str, Any]", read
 
 
 def other_circumstances(before: "Mapping[str, Any]", facts: "Mapping[str, Any]") -> str:
-    """Return a sentence about versions and device that are not those a run began with; empty if they are."""
+    """Return a sentence that names versions or a device that the run did not begin with; empty if there are none."""
     changes = [
         f"{name} {_shown(old)} before, {_shown(new)} now"
         for part in ("versions", "machine")

@@ -1,4 +1,4 @@
-"""Stage prepare: read what a run is about, refuse what cannot work before anything costly starts, see what is there."""
+"""Stage prepare: read the task and both models, refuse what cannot work, and check what an earlier attempt has left."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def refuse_unfit(work: Work) -> None:
     from paraknow_core.adapters.inject import check_rank
     from paraknow_core.methods.plan import plan_transfer
 
-    check_rank(work.modules, work.spec.factorisation.rank)
+    check_rank(work.context.student_modules, work.spec.factorisation.rank)
     work.context.student.check()
     if work.method.needs_teacher:
         work.context.teacher.check()
@@ -68,10 +68,10 @@ def refuse_unfit(work: Work) -> None:
 
 
 def _go_on(work: Work, facts: dict[str, Any]) -> list[str]:
-    """See that what is there was computed with what is there now; return the warnings of earlier attempts.
+    """Check that what earlier attempts left was computed with the same inputs; return the warnings of those attempts.
 
     Raises:
-        RunError: data, models or precision were replaced since.
+        RunError: data, models or precision have changed since.
     """
     from paraknow_core.adapters.saved import is_sound
 
@@ -85,11 +85,11 @@ def _go_on(work: Work, facts: dict[str, Any]) -> list[str]:
         return list(result["warnings"])
     reads_teacher = work.method.needs_teacher or "teacher" in work.spec.references or "judge" in facts["inputs"]
     inputs.refuse_changed(result, facts, reads_teacher)
-    other = inputs.other_circumstances(result, facts)
-    if other:
+    difference = inputs.other_circumstances(result, facts)
+    if difference:
         computed_with = {name: result.get(name) for name in ("versions", "machine")}
         result.setdefault("computed_with", [computed_with]).append({name: facts[name] for name in computed_with})
-        work.warn(other)
+        work.warn(difference)
     started = [name for name in OF_ADAPTER if name != "init_adapter"]  # a kill may leave that one alone
     if any(folder.file(name).exists() for name in started) and not is_sound(folder.path):
         _begin_anew(work, "the initial adapter is damaged", OF_ADAPTER)
@@ -107,9 +107,9 @@ def check_examples(context: Context, *, needs_teacher: bool, most: int | None = 
     """Refuse what one of the models cannot read: prompts that are too long, tokens without a row in the embedding.
 
     Args:
-        context: what is encoded here is used again in the stages.
+        context: keeps what is encoded here for the stages.
         needs_teacher: whether the method measures the teacher.
-        most: look only at so many examples of a split.
+        most: how many examples of a split to look at; None for all.
 
     Returns:
         Sentences for whoever reads the results: what was left out, and what the chat templates do.
@@ -135,7 +135,7 @@ def check_examples(context: Context, *, needs_teacher: bool, most: int | None = 
 
 
 def told_date(work: Work) -> str | None:
-    """Return the day that the chat templates of a run are told, where one asks for it (ISO 8601)."""
+    """Return the date that the chat templates of a run get, if one of them asks for it (ISO 8601)."""
     from paraknow_core.tasks.fitting import date_of
 
     context = work.context

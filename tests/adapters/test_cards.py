@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paraknow_core.adapters.cards import adapter_card, initial_card, merged_card, start_note
+from paraknow_core.adapters.cards import card, start_note
 from paraknow_core.adapters.export import export_adapter
 from paraknow_core.adapters.merging import write_merged
 from paraknow_core.files.json_file import read_json
@@ -63,7 +63,7 @@ def test_the_cards_lines_give_the_trained_model_and_the_start_of_training(make_c
         context.spec.factorisation,
         tmp_path / "adapter",
         "bundled:stranger",
-        adapter_card(context.spec, context.student.source, "lm_head"),
+        card("adapter", context.spec, context.student.source, head="lm_head"),
     )
     result = {"fingerprints": {"student": context.student.fingerprint}}
     write_merged(context, tmp_path, result, tmp_path / "whole")
@@ -102,18 +102,19 @@ def test_cards_name_the_base_and_never_where_it_lies():
     spec = RunSpec().with_changes({"teacher.source": "/home/me/the teacher", "student.source": "/home/me/student"})
     hub = ModelSource("owner/name", "hub", PROJECT_ROOT, "0123abcd")
     local = ModelSource("/home/me/student", "local", PROJECT_ROOT)
-    for card in (adapter_card(spec, hub, None), initial_card(spec, hub, {"subtracted": ["q"]}, tied=True)):
-        assert card.startswith("---\nbase_model: owner/name\nlibrary_name: peft\n")
-        assert "- Student: owner/name, revision `0123abcd`" in card
-        assert 'from_pretrained(student_path, revision="0123abcd", dtype="float32")' in card
-        assert "teacher the teacher" in card
-    assert "tied" not in adapter_card(spec, hub, None)
-    assert "`lm_head` is here whole" in adapter_card(spec, hub, "lm_head")
+    initial = card("initial", spec, hub, record={"subtracted": ["q"]}, tied=True)
+    for text in (card("adapter", spec, hub, head=None), initial):
+        assert text.startswith("---\nbase_model: owner/name\nlibrary_name: peft\n")
+        assert "- Student: owner/name, revision `0123abcd`" in text
+        assert 'from_pretrained(student_path, revision="0123abcd", dtype="float32")' in text
+        assert "teacher the teacher" in text
+    assert "tied" not in card("adapter", spec, hub, head=None)
+    assert "`lm_head` is here whole" in card("adapter", spec, hub, head="lm_head")
     rounding = {"max_abs": 0.001, "max_relative": 0.0001}
-    card = merged_card(spec, local, "float16", 4, rounding, ["LICENSE"])
-    assert "/home/me" not in card
-    assert "- Student: student" in card
-    assert "in 4 bits" in card
-    assert "Rounding to float16 changed a weight by up to 0.001" in card
-    assert "LICENSE came with it" in card
-    assert resolve_model("bundled:kin").label in adapter_card(spec, resolve_model("bundled:kin"), None)
+    text = card("merged", spec, local, dtype="float16", bits=4, rounding=rounding, files=["LICENSE"])
+    assert "/home/me" not in text
+    assert "- Student: student" in text
+    assert "in 4 bits" in text
+    assert "Rounding to float16 changed a weight by up to 0.001" in text
+    assert "LICENSE came with it" in text
+    assert resolve_model("bundled:kin").label in card("adapter", spec, resolve_model("bundled:kin"), head=None)

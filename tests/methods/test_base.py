@@ -28,7 +28,7 @@ class Constant(Method):
 
     def start(self, inputs):
         self.calls.append("start")
-        module = next(m for m in inputs.student_modules if m.role == "down")
+        module = next(m for m in inputs.context.student_modules if m.role == "down")
         rank = inputs.context.spec.factorisation.rank
         a, b = torch.full((rank, module.shape[1]), self.value), torch.full((module.shape[0], rank), self.value)
         yield Update(module, a, b, False, {"value": self.value})

@@ -16,7 +16,7 @@ from paraknow_core.paths import workspace
 from paraknow_core.runs import processes
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.lifecycle import create_run, delete, requeue
-from paraknow_core.runs.processes import is_there, process_identity, this_process
+from paraknow_core.runs.processes import is_alive, process_identity, this_process
 from paraknow_core.runs.writer import RunWriter
 from paraknow_core.spec import RunSpec
 
@@ -94,27 +94,27 @@ def test_a_run_that_waits_for_its_process_is_not_lost(place, set_clock, step):
 def test_a_dead_process_is_dead_whatever_the_clock_says(place, set_clock):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     known = process_identity(child.pid)
-    assert is_there(known)
+    assert is_alive(known)
     child.kill()
     child.wait()
     for step in STEPS:
         set_clock(step)
-        assert not is_there(known)
+        assert not is_alive(known)
 
 
 def test_the_same_number_in_another_run_of_the_system_is_another_process():
     known = this_process()
-    assert is_there(known)
-    assert not is_there({**known, "boot": "before the machine was started anew"})
-    assert not is_there({**known, "process_started": known["process_started"] - 1})
+    assert is_alive(known)
+    assert not is_alive({**known, "boot": "before the machine was started anew"})
+    assert not is_alive({**known, "process_started": known["process_started"] - 1})
     assert known["process_started"] < time.time() - 1e8  # no time of day
 
 
 def test_what_an_earlier_version_wrote_is_still_understood(place):
     created = psutil.Process().create_time()
     old = {"host": this_process()["host"], "pid": os.getpid(), "process_started": created}
-    assert is_there(old)
-    assert not is_there({**old, "process_started": created - 60})
+    assert is_alive(old)
+    assert not is_alive({**old, "process_started": created - 60})
     run = create_run(place, RunSpec())
     write_json(run.file("status.json"), {"state": "running", **old})
     assert run.status().state == "running"
@@ -125,12 +125,12 @@ def test_a_zombie_is_no_process_and_a_program_may_be_called_anything(tmp_path):
     program.symlink_to("/bin/sleep")
     child = subprocess.Popen([program, "60"])
     known = process_identity(child.pid)
-    assert is_there(known)
+    assert is_alive(known)
     child.kill()
     deadline = time.monotonic() + 10
-    while is_there(known) and time.monotonic() < deadline:
+    while is_alive(known) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not is_there(known)
+    assert not is_alive(known)
     child.wait()
 
 

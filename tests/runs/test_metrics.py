@@ -153,7 +153,7 @@ def test_the_csv_holds_every_step_of_every_run(tmp_path):
     for name, steps in (("one", 3), ("two", 2)):
         (tmp_path / name).mkdir()
         write(tmp_path / name / "events.jsonl", *(step(n, learning_rate=3e-7) for n in range(1, steps + 1)))
-    text = curves.csv_of([("first, named", RunFolder(tmp_path / "one")), ("second", RunFolder(tmp_path / "two"))])()
+    text = curves.csv_of([("first, named", RunFolder(tmp_path / "one")), ("second", RunFolder(tmp_path / "two"))])
     table = pandas.read_csv(io.StringIO(text))
     assert table["step"].tolist() == [1, 2, 3, 1, 2]
     assert table["label"].unique().tolist() == ["first, named", "second"]

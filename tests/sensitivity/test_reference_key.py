@@ -7,7 +7,7 @@ import pytest
 
 from paraknow_core.settings import Settings
 from paraknow_core.training import evaluation
-from paraknow_core.training.evaluation import reference_predictions
+from paraknow_core.training.evaluation import reference_key
 from tests.tiny_models import edit_config
 
 
@@ -21,7 +21,7 @@ def key_of(make_context, tiny, tmp_path):
             change(folder)
         context = make_context(folder, {"student.source": str(folder), **(changes or {})})
         context.settings = Settings(**{"threads": 1, "dtype": "float32", **settings})
-        return reference_predictions(context, "student").parent.name
+        return reference_key(context, context.student)
 
     return get
 

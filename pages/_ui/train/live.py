@@ -56,9 +56,9 @@ def pictures(run: RunFolder, facts: Facts, beside: Runs) -> None:
     axis, smoothing, chosen = _controls(facts, beside, names)
     shown = [(run, facts), *((other, its) for other, its in beside if other.id in chosen)]
     _charts(shown, names, axis, smoothing)
-    content = csv_of([(names[other.id], other) for other, _ in shown])
+    named = [(names[other.id], other) for other, _ in shown]
     tip = "All runs that are drawn, every step."
-    download("Curves as CSV", content, f"curves-{run.id}.csv", key=f"csv:{run.id}", help=tip)
+    download("Curves as CSV", lambda: csv_of(named), f"curves-{run.id}.csv", key=f"csv:{run.id}", help=tip)
     if any(metrics_of(other).behind for other, _ in shown):
         st.caption("Long runs: more points are being read …")
 
