@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from paraknow_core.catalogue import asks_judge
 from paraknow_core.errors import ModelError
-from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.fingerprint import tokenizer_fingerprint, weights_fingerprint
 from paraknow_core.models.modules import LogicalModule
@@ -74,8 +74,7 @@ class Model:
         size, device = self.anatomy, pick_device(self._settings.device)
         # Decided once a workspace: a stopwatch may change its mind, and a run that resumes must not.
         file, key = self._place.root / "dtype.json", f"{device} {size.hidden_size} {size.intermediate_size}"
-        decided = read_json(file)
-        decided = decided if isinstance(decided, dict) else {}
+        decided = read_object(file)
         if decided.get(key) not in ("float32", "bfloat16", "float16"):
             decided[key] = faster_dtype(device, 256, size.hidden_size, size.intermediate_size)
             write_json(file, decided)

@@ -24,7 +24,7 @@ from typing import Any
 from paraknow_core.context import Context, Work
 from paraknow_core.errors import ModelError, ParaknowError, RunError, is_panic
 from paraknow_core.files.disk import disk_trouble
-from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.memory import peak_bytes
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
@@ -125,8 +125,7 @@ def new_work(context: Context, folder: RunFolder, result: dict[str, Any]) -> Wor
 
 def _so_far(run: RunFolder) -> dict[str, Any]:
     """Return what earlier attempts have noted, or the result of a run that is done."""
-    noted = read_json(run.file("partial.json")) or run.result()
-    noted = noted if isinstance(noted, dict) else {}
+    noted = read_object(run.file("partial.json")) or run.result() or {}
     return {**noted, "timings": noted["timings"] if isinstance(noted.get("timings"), dict) else {}}
 
 
@@ -164,6 +163,6 @@ def _errors_told(run: RunFolder) -> Iterator[None]:
         trouble = disk_trouble(error) if isinstance(error, Exception) else None
         if trouble is None:
             raise
-        stage = Status.from_dict(read_json(run.file("status.json"))).stage
+        stage = run.written().stage
         where = f" (stage {stage})" if stage else ""
         raise RunError(f"disk: {trouble[0]}{where}; {trouble[1]}; {run.way_on(stage)}") from None

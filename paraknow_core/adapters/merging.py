@@ -19,7 +19,7 @@ from paraknow_core.context import Context
 from paraknow_core.errors import ModelError, NumericError, RunError
 from paraknow_core.files.atomic import build_folder, write_atomic
 from paraknow_core.files.disk import disk_trouble
-from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.files.tensor_file import file_bytes, write_in_order
 from paraknow_core.models.anatomy import Anatomy, LogicalModule, read_anatomy
 from paraknow_core.models.fingerprint import TOKENIZER_FILES
@@ -165,10 +165,10 @@ def _factors(
     Raises:
         RunError: the run's folder lacks a part or was changed.
     """
-    record = read_json(folder / RECORD)
-    if not isinstance(record, dict) or not isinstance(record.get("subtracted"), list):
+    names = read_object(folder / RECORD).get("subtracted")
+    if not isinstance(names, list):
         raise RunError(f"run {folder.name}: its {RECORD} is missing or damaged; run it again")
-    subtracted = set(record["subtracted"])
+    subtracted = set(names)
     trained: dict[str, list] = defaultdict(list)
     inside = hosts(anatomy.modules)  # where roles share a weight, training moves the rows of all of them
     for host, (b, a) in trained_factors(folder, anatomy, subtracted=bool(subtracted)).items():

@@ -12,7 +12,7 @@ from paraknow_core.adapters.inject import CONFIG, WEIGHTS, factor_names, hosts, 
 from paraknow_core.adapters.update import Update
 from paraknow_core.errors import ModelError, RunError
 from paraknow_core.files.disk import file_digest, whole_tensors
-from paraknow_core.files.json_file import read_json
+from paraknow_core.files.json_file import read_object
 from paraknow_core.models.anatomy import Anatomy, LogicalModule
 from paraknow_core.models.families import FAMILIES
 
@@ -21,8 +21,8 @@ RECORD, FOLDER = "extraction.json", "init_adapter"  # of the initial adapter, as
 
 def is_sound(folder: Path) -> bool:
     """Tell whether extraction.json and init_adapter/ of a run folder are there and unchanged."""
-    record = read_json(folder / RECORD)
-    if not isinstance(record, dict) or not {"subtracted", "layer_mapping"} <= record.keys():
+    record = read_object(folder / RECORD)
+    if not {"subtracted", "layer_mapping"} <= record.keys():
         return False
     weights, digest = folder / FOLDER / WEIGHTS, record.get("digest")
     return whole_tensors(weights) and digest in (None, file_digest(weights))  # an earlier version noted none
@@ -74,8 +74,7 @@ def saved_changes(folder: Path, anatomy: Anatomy) -> Iterator[Change]:
     Raises:
         RunError: the run has no trained adapter. ModelError: it does not fit the student.
     """
-    record = read_json(folder / RECORD, {})
-    subtracted = bool(record.get("subtracted"))
+    subtracted = bool(read_object(folder / RECORD).get("subtracted"))
     final, start = _Adapter(folder / "adapter"), _Adapter(folder / FOLDER)
     for host, parts in hosts(m for m in anatomy.modules if final.holds(m.host)).items():
         b, a = final.factors(host, parts)
@@ -127,8 +126,8 @@ class _Adapter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config = read_json(folder / CONFIG)
-        if not isinstance(self.config, dict) or not (folder / WEIGHTS).exists():
+        self.config = read_object(folder / CONFIG)
+        if not self.config or not (folder / WEIGHTS).exists():
             raise RunError(f"run {folder.parent.name}: has no {folder.name}/; only a run that was trained has both")
         try:
             with safe_open(folder / WEIGHTS, framework="pt") as tensors:

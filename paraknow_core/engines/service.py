@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 import psutil
 from filelock import Timeout
 
-from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.files.json_file import read_json, read_object, write_json
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.processes import boot_id, is_alive, lock_file, start_detached, this_process
 
@@ -125,9 +125,9 @@ class Service:
         If the moment of the launch is not of this start of the machine, the file's time counts, unless it lies ahead.
         """
         file = self.folder / "launched"
-        launch = read_json(file)
+        launch = read_object(file)
         try:
-            if isinstance(launch, dict) and launch.get("boot") == boot_id() is not None:
+            if launch.get("boot") == boot_id() is not None:
                 ago = time.monotonic() - float(launch["moment"])
             else:
                 ago = time.time() - file.stat().st_mtime

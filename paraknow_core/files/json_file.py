@@ -59,6 +59,12 @@ def read_json(path: Path, default: Any = None) -> Any:
         return default
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object; see `read_json`. Where it holds anything else, the object is empty."""
+    content = read_json(path)
+    return content if isinstance(content, dict) else {}
+
+
 def read_lines(path: Path) -> list[dict]:
     """Read a JSONL file that another process may be appending to; a torn last line is ignored.
 

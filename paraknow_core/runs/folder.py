@@ -9,7 +9,7 @@ from pathlib import Path
 
 from paraknow_core.errors import RunError
 from paraknow_core.files import shapes
-from paraknow_core.files.json_file import open_plain, read_json, read_lines
+from paraknow_core.files.json_file import open_plain, read_json, read_lines, read_object
 from paraknow_core.files.naming import is_there
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs.processes import is_alive
@@ -49,8 +49,8 @@ class RunFolder:
         at its next step.
         """
         file = self.path / "status.json"
-        data = read_json(file)
-        if not (isinstance(data, dict) and data.get("state") in STATES) and is_there(file):
+        data = read_object(file)
+        if data.get("state") not in STATES and is_there(file):
             return Status("failed", message=self._damaged(file.name, "it does not say what the run is doing"))
         status = Status.from_dict(data)
         if status.state == "queued":
@@ -64,12 +64,11 @@ class RunFolder:
 
     def written(self) -> Status:
         """Return the content of status.json, which may be out of date: the process may be gone (see `status`)."""
-        return Status.from_dict(read_json(self.path / "status.json"))
+        return Status.from_dict(read_object(self.path / "status.json"))
 
     def process(self) -> dict:
         """Return the process that was started for the run or has taken it on, and for which attempt; empty if none."""
-        process = read_json(self.path / "process.json")
-        return process if isinstance(process, dict) else {}
+        return read_object(self.path / "process.json")
 
     @property
     def claimed(self) -> bool:
@@ -130,8 +129,7 @@ class RunFolder:
 
     def measured(self) -> dict:
         """Return what measuring the sensitivity took, `seconds` and `memory`; empty where that is not known."""
-        totals = read_json(self.path / "sensitivity.json")
-        taken = totals.get("measured") if isinstance(totals, dict) else None
+        taken = read_object(self.path / "sensitivity.json").get("measured")
         return _fitting(taken, {"seconds": shapes.MAYBE_NUMBER, "memory": shapes.MAYBE_NUMBER})
 
     def predictions(self) -> list[dict]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from paraknow_core.display import one_line
 from paraknow_core.errors import RunError
-from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.files.naming import holds_secret
 
 FILE = "label.json"
@@ -32,8 +32,7 @@ def label_of(folder: Path) -> Label:
         return Label()
     if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
         return Label()
-    data = read_json(file)
-    data = data if isinstance(data, dict) else {}
+    data = read_object(file)
     name, note = (data.get(key) if isinstance(data.get(key), str) else "" for key in ("name", "note"))
     return Label(one_line(name)[:MOST_NAME], _lines(note)[:MOST_NOTE], data.get("starred") is True)
 

@@ -39,9 +39,8 @@ class Status:
         return max(0.0, min(1.0, self.done / self.total)) if self.total > 0 else 0.0
 
     @classmethod
-    def from_dict(cls, data: Any) -> "Status":
+    def from_dict(cls, data: dict[str, Any]) -> "Status":
         """Take the fields that are valid; a file edited by hand must not break a list of runs."""
-        data = data if isinstance(data, dict) else {}
         valid = {}
         for name, field in cls.__dataclass_fields__.items():
             kind = shapes.TEXT if isinstance(field.default, str) else shapes.NUMBER

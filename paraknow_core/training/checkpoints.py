@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from paraknow_core.errors import RunError
 from paraknow_core.files.atomic import usual_rights
 from paraknow_core.files.disk import file_digest, sync_tree, whole_tensors
-from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.files.json_file import read_object, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -191,8 +191,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _is_sound(checkpoint: Path) -> bool:
     """Tell whether the files of a checkpoint are there and can be read."""
     try:
-        state = read_json(checkpoint / STATE)
-        if not isinstance(state, dict) or state.get("global_step") != step_of(checkpoint):
+        if read_object(checkpoint / STATE).get("global_step") != step_of(checkpoint):
             return False
         for name in (OPTIMISER, SCHEDULE, RANDOM):
             with zipfile.ZipFile(checkpoint / name) as archive:

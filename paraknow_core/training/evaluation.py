@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from paraknow_core.catalogue import asks_judge
 from paraknow_core.context import Context, Model, Work
 from paraknow_core.files.atomic import build_folder
-from paraknow_core.files.json_file import append_line, open_lines, read_json, read_lines, write_json
+from paraknow_core.files.json_file import append_line, open_lines, read_lines, read_object, write_json
 from paraknow_core.models.config import declared_ends
 from paraknow_core.tasks.scorers import Record, summarise
 
@@ -105,8 +105,7 @@ def reference_scores(context: Context, name: str) -> list[dict]:
 
 def _saved_scores(folder: Path, context: Context) -> list[dict] | None:
     """Return the scores of a cached reference; None if there are none, or its files are incomplete."""
-    task, content = context.task, read_json(folder / SCORES)
-    scores = content.get("scores") if isinstance(content, dict) else None
+    task, scores = context.task, read_object(folder / SCORES).get("scores")
     if not isinstance(scores, list) or not all(isinstance(score, dict) for score in scores):
         return None
     records, ids = _read_records(folder / PREDICTIONS, task.scorers), {example.id for example in task.split("test")}

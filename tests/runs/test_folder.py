@@ -212,7 +212,7 @@ def test_log_tail_shows_the_last_drawing_of_a_progress_bar(place):
 
 def test_status_ignores_unknown_keys():
     assert Status.from_dict({"state": "done", "colour": "blue"}).state == "done"
-    assert Status.from_dict(None).state == "queued"
+    assert Status.from_dict({}).state == "queued"
 
 
 def test_a_memo_keeps_rows_of_ended_runs_until_a_file_changes(place, monkeypatch):
