@@ -112,11 +112,11 @@ def _cells(estimated: str, measured: str, ratio: float | None) -> str:
 
 def _about_measured(past: tuple[RunFolder, Facts] | None, spec: RunSpec) -> None:
     if past is None:
-        st.caption("Runs values will stand here after the first finished run of this teacher, student and task.")
+        st.caption("Measured values will stand here after the first finished run of this teacher, student and task.")
         return
     run, facts = past
     keys = [key for key in differing(spec, facts.spec) if key not in ("name", "until")]
-    words = f"Runs: run {run.id}."
+    words = f"Measured: run {run.id}."
     if keys:
         more = " and more" if len(keys) > 6 else ""
         words += (
