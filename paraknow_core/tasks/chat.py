@@ -88,11 +88,11 @@ def _refusal(example: Example, error: Exception) -> DataError:
 
 
 def _parts(example: Example, framed: tuple[str, str, str], whole: str, opening: str | None, place: str) -> ChatParts:
-    before, found, after = framed
+    before, seen, after = framed
     after = after.partition(place)[0]  # an answer that is written twice is learnt once
     reference = example.reference
     asked = example.prompt[-1].content.strip() if example.prompt else ""
-    if opening is not None and (not found or not before.strip() or asked in opening and asked not in before):
+    if opening is not None and (not seen or not before.strip() or asked in opening and asked not in before):
         return ChatParts(opening, reference, after, opening)  # what comes before the answer says nothing of the prompt
     thinks = starts_with_thought(reference)
     head = cut_thought_block(before) if thinks else before
@@ -100,7 +100,7 @@ def _parts(example: Example, framed: tuple[str, str, str], whole: str, opening: 
     if whole.startswith(head) and whole.endswith(after) and len(whole) >= len(head) + len(after):
         middle = whole[len(head) : len(whole) - len(after)]
         same = middle.strip() == reference.strip()
-        if same or (thinks and _thought_and_answer(middle) == _thought_and_answer(reference)):
+        if same or (thinks and _without_space(middle) == _without_space(reference)):
             content, rewritten = middle, False
     if opening is not None and head.startswith(opening) and not head[len(opening) :].strip():
         head, content = opening, head[len(opening) :] + content  # the white space between belongs to the first word
@@ -109,7 +109,7 @@ def _parts(example: Example, framed: tuple[str, str, str], whole: str, opening: 
     return ChatParts(head, content, after, opening, rewritten)
 
 
-def _thought_and_answer(text: str) -> list[str]:
+def _without_space(text: str) -> list[str]:
     """Return the parts between think tags, white space aside: a template sets tags on lines of their own."""
     return [part.strip() for part in split_thoughts(text)]
 
@@ -127,10 +127,10 @@ def _clock() -> str:
 
     It knows every letter of strftime, with and without filling zeros, for the one day.
     """
-    known = {f"%{letter}": TODAY.strftime(f"%{letter}") for letter in "aAbBcdfHIjmMpSuUVwWxXyYGzZ"}
-    known |= {f"%-{name[1]}": str(int(value)) for name, value in known.items() if name[1] in "dHIjmMSyUWV"}
-    known |= {"%e": "26", "%D": "07/26/24", "%F": "2024-07-26", "%T": "00:00:00", "%R": "00:00", "%h": "Jul"}
-    chain = "".join(f"|replace({name!r}, {value!r})" for name, value in known.items())
+    values = {f"%{letter}": TODAY.strftime(f"%{letter}") for letter in "aAbBcdfHIjmMpSuUVwWxXyYGzZ"}
+    values |= {f"%-{name[1]}": str(int(value)) for name, value in values.items() if name[1] in "dHIjmMSyUWV"}
+    values |= {"%e": "26", "%D": "07/26/24", "%F": "2024-07-26", "%T": "00:00:00", "%R": "00:00", "%h": "Jul"}
+    chain = "".join(f"|replace({name!r}, {value!r})" for name, value in values.items())
     return (
         "{%- macro strftime_now(format) -%}{{ format|replace('%%', '\\x00')" + chain + "|replace('\\x00', '%') }}"
         "{%- endmacro -%}"

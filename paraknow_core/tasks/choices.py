@@ -5,11 +5,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from paraknow_core.errors import DataError
 from paraknow_core.tasks.characters import nfc
-from paraknow_core.tasks.values import MISSING, find, is_empty, quoted, said, short, text_of, whole
+from paraknow_core.tasks.values import MISSING, as_text, find, is_empty, quoted, short, text_of, whole
 
 MOST = 26
 MOST_LITERAL = 100_000  # characters of a table's cell that is read as a list
@@ -46,38 +47,40 @@ def offered(fields: Mapping[str, Any], columns: Sequence[str], where: str) -> Of
     """
     labels: Any = []
     if len(columns) > 1:
-        given = [find(fields, column) for column in columns]
-        while given and is_empty(given[-1]):
-            given.pop()
-        texts = [text_of(value, column, where) for value, column in zip(given, columns, strict=False)]
+        values = [find(fields, column) for column in columns]
+        while values and is_empty(values[-1]):
+            values.pop()
+        texts = [text_of(value, column, where) for value, column in zip(values, columns, strict=False)]
         return Offered(_enough(texts, where, "choices"))
     (column,) = columns
-    given = find(fields, column)
-    if given is MISSING:
-        text_of(given, column, where)
-    if isinstance(given, str):
-        given = _literal(given)
-    if isinstance(given, Mapping):
-        if "text" in given or "label" in given:
-            labels, given = given.get("label"), given.get("text")
-        else:
-            labels, given = list(given), list(given.values())
-    elif isinstance(given, list) and given and all(isinstance(each, Mapping) and "text" in each for each in given):
-        labels = [each["label"] for each in given if "label" in each]
-        given = [each["text"] for each in given]
-    if not isinstance(given, list | tuple):
+    value = find(fields, column)
+    if value is MISSING:
+        text_of(value, column, where)  # refuses it
+    if isinstance(value, str):
+        value = _literal(value)
+    if isinstance(value, Mapping) and ("text" in value or "label" in value):
+        labels, value = value.get("label"), value.get("text")
+    elif isinstance(value, Mapping):
+        labels, value = list(value), list(value.values())
+    elif (
+        isinstance(value, list) and value and all(isinstance(choice, Mapping) and "text" in choice for choice in value)
+    ):
+        labels = [choice["label"] for choice in value if "label" in choice]
+        value = [choice["text"] for choice in value]
+    if not isinstance(value, list | tuple):
         raise DataError(
-            f"{where}: the choices must be a list of 2 to {MOST} texts, and {quoted(column)} is {short(given)}; "
+            f"{where}: the choices must be a list of 2 to {MOST} texts, and {quoted(column)} is {short(value)}; "
             "correct it, or say with task.columns.choices where they are"
         )
     texts = [
-        each if isinstance(each, str) else text_of(each, f"{column}, choice {index}", where)
-        for index, each in enumerate(given, 1)
+        choice if isinstance(choice, str) else text_of(choice, f"{column}, choice {index}", where)
+        for index, choice in enumerate(value, 1)
     ]
     for text in texts:
         whole(text, column, where)
-    marks = tuple(name for label in (labels if isinstance(labels, list) else ()) if (name := said(label)) is not None)
-    return Offered(_enough(texts, where, column), marks if len(marks) == len(texts) else ())
+    marks = [as_text(label) for label in labels] if isinstance(labels, list) else []
+    known = tuple(mark for mark in marks if mark is not None)
+    return Offered(_enough(texts, where, column), known if len(known) == len(texts) else ())
 
 
 def settle(
@@ -100,22 +103,20 @@ def settle(
         DataError: names the first line that no reading fits, that columns disagree on, or where readings that fit all
             lines differ.
     """
-    columns = list(answers)
-    found = {column: _positions(column, answers[column], offers) for column in columns}
-    first = columns[0]
-    if not found[first]:
+    fitting = {column: _positions(column, values, offers) for column, values in answers.items()}
+    first, *others = answers
+    if not fitting[first]:
         raise _misfit(first, answers[first], offers, places)
-    possible, ignored = {tuple(where): name for name, where in reversed(found[first].items())}, []
-    for column in columns[1:]:
-        others = {tuple(where) for where in found[column].values()}
-        if not others:
-            ignored.append(column)
-            continue
-        if not others & possible.keys():
-            raise _conflict(first, column, answers, found, places)
-        possible = {where: name for where, name in possible.items() if where in others}
+    possible = {tuple(positions): reading for reading, positions in reversed(fitting[first].items())}
+    ignored = [column for column in others if not fitting[column]]
+    for column in others:
+        if fitting[column]:
+            agreed = {tuple(positions) for positions in fitting[column].values()} & possible.keys()
+            if not agreed:
+                raise _conflict((first, column), answers, fitting, places)
+            possible = {positions: reading for positions, reading in possible.items() if positions in agreed}
     if len(possible) > 1 and hint in possible.values():
-        possible = {where: name for where, name in possible.items() if name == hint}
+        possible = {positions: reading for positions, reading in possible.items() if reading == hint}
     if len(possible) > 1:
         raise _unsettled(answers[first], possible, offers, places)
     ((positions, reading),) = possible.items()
@@ -125,24 +126,17 @@ def settle(
 def readings_of(column: str, values: Sequence[Any]) -> tuple[str, ...]:
     """Return what the answers of a column may be, by its name: a position or label is never a choice's text."""
     name = re.sub(r"[\s_-]", "", column.rpartition(".")[2]).casefold()
-    if name in ("answerkey", "answerindex", "answeridx", "answerid"):
-        return tuple(reading for reading in READINGS if reading != "text")
-    if name == "label" and not all(isinstance(value, str) for value in values):
-        return tuple(reading for reading in READINGS if reading != "text")
-    return tuple(READINGS)
+    is_label = name == "label" and not all(isinstance(value, str) for value in values)
+    is_key = name in ("answerkey", "answerindex", "answeridx", "answerid")
+    return tuple(reading for reading in READINGS if reading != "text" or not (is_label or is_key))
 
 
 def _positions(column: str, values: Sequence[Any], offers: Sequence[Offered]) -> dict[str, list[int]]:
     """Return the positions by every reading that fits all lines; a label or an index from 0 of that name is sure."""
     fits: dict[str, list[int]] = {}
     for reading in readings_of(column, values):
-        positions = []
-        for value, offer in zip(values, offers, strict=True):
-            position = _position(value, offer, reading)
-            if position is None:
-                break
-            positions.append(position)
-        else:
+        positions = [_position(value, offer, reading) for value, offer in zip(values, offers, strict=True)]
+        if None not in positions:
             fits[reading] = positions
     if "label" in fits:
         return {"label": fits["label"]}
@@ -154,14 +148,13 @@ def _positions(column: str, values: Sequence[Any], offers: Sequence[Offered]) ->
 def _position(value: Any, offer: Offered, reading: str) -> int | None:
     if isinstance(value, bool) and reading != "text":
         return None
-    text = said(value)
+    text = as_text(value)
     if text is None:
         return None
     text = text.strip()
     if reading in ("label", "text"):
-        plain = nfc(text)
         known = offer.labels if reading == "label" else offer.texts
-        same = [index for index, each in enumerate(known) if nfc(each.strip()) == plain]
+        same = [index for index, name in enumerate(known) if nfc(name.strip()) == nfc(text)]
         return same[0] if len(same) == 1 else None
     if reading == "letter":
         mark = text.strip("().: ").upper()
@@ -181,7 +174,7 @@ def _misfit(column: str, values: Sequence[Any], offers: Sequence[Offered], place
     best = max(counted, key=lambda reading: sum(counted[reading]))
     index = counted[best].index(False)
     shown, number = short(values[index]), len(offers[index].texts)
-    if values[index] is MISSING or values[index] is None or said(values[index]) is None:
+    if values[index] is MISSING or values[index] is None or as_text(values[index]) is None:
         try:
             text_of(values[index], column, places[index])
         except DataError as error:
@@ -196,32 +189,33 @@ def _misfit(column: str, values: Sequence[Any], offers: Sequence[Offered], place
 
 
 def _conflict(
-    first: str,
-    second: str,
+    columns: tuple[str, str],
     answers: Mapping[str, Sequence[Any]],
-    found: Mapping[str, Mapping[str, list[int]]],
+    fitting: Mapping[str, Mapping[str, list[int]]],
     places: Sequence[str],
 ) -> DataError:
     # The pair of readings that goes furthest names the line that is odd, not the first one of a wrong pair.
-    pairs = [(one, other) for one in found[first].values() for other in found[second].values()]
-    index = max(next(i for i, (a, b) in enumerate(zip(*pair, strict=True)) if a != b) for pair in pairs)
-    one, other = short(answers[first][index]), short(answers[second][index])
+    index = max(_first_difference(*pair) for pair in product(*(fitting[column].values() for column in columns)))
+    (first, second), (own, other) = map(quoted, columns), (short(answers[column][index]) for column in columns)
     return DataError(
-        f"{places[index]}: {quoted(first)} is {one} and {quoted(second)} is {other}, which are different choices; "
-        "correct one of them"
+        f"{places[index]}: {first} is {own} and {second} is {other}, which are different choices; correct one of them"
     )
+
+
+def _first_difference(first: Sequence[int], second: Sequence[int]) -> int:
+    return next(index for index, (own, other) in enumerate(zip(first, second, strict=True)) if own != other)
 
 
 def _unsettled(
     values: Sequence[Any], possible: Mapping[tuple[int, ...], str], offers: Sequence[Offered], places: Sequence[str]
 ) -> DataError:
-    (one, name), (other, other_name) = sorted(possible.items(), key=lambda pair: list(READINGS).index(pair[1]))[:2]
-    index = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+    two = sorted(possible.items(), key=lambda item: list(READINGS).index(item[1]))[:2]
+    index = _first_difference(*(positions for positions, _ in two))
     texts = offers[index].texts
+    readings = (f"{READINGS[reading]} ({short(texts[positions[index]])})" for positions, reading in two)
     return DataError(
-        f"{places[index]}: the answer {short(values[index])} may be {READINGS[name]} ({short(texts[one[index]])}) or "
-        f"{READINGS[other_name]} ({short(texts[other[index]])}), and no line shows which; add to every line a field "
-        "answer_index that counts from 0"
+        f"{places[index]}: the answer {short(values[index])} may be {' or '.join(readings)}, and no line shows which; "
+        "add to every line a field answer_index that counts from 0"
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from paraknow_core.catalogue import SCORERS
 from paraknow_core.errors import DataError
 from paraknow_core.files.naming import named
 from paraknow_core.spec import TaskSpec
@@ -41,22 +42,22 @@ def load_task(spec: TaskSpec, *, offline: bool = False, train_only: bool = False
     if given_test and (given_test.format == "text") != (parts.format == "text"):
         raise DataError(f"task.test_source: is {given_test.format}, but the source is {parts.format}; give one format")
     splits, notes = _assemble(parts, given_test.merged if given_test else None, spec, train_only)
-    held = len(splits["train"])
+    count = len(splits["train"])
     splits, dropped = separate(splits)
     label = parts.label or _title(spec.source)
+    if not splits["train"] and count:
+        raise DataError(
+            f"task {label}: nothing is left for the train split, as all {count} training examples also occur, word "
+            "for word, in validation or test; take duplicates out of the data, or give other examples"
+        )
     for name in ("train",) if train_only else ("train", "test"):
-        if not splits[name] and held and name == "train":
-            raise DataError(
-                f"task {label}: nothing is left for the train split, as all {held} training examples also occur, word "
-                "for word, in validation or test; take duplicates out of the data, or give other examples"
-            )
         if not splits[name]:
             raise DataError(f"task {label}: nothing is left for the {name} split; give more examples")
     splits = limit(splits, spec.sizes)
     files = {**parts.files, **(given_test.files if given_test else {})}
     own = spec.scorers or parts.scorers
     scorers, forms = (own, []) if own else _default_scorers(parts.format, splits, files, strict=not train_only)
-    said = (*(given_test.notes if given_test else ()), *notes, *dropped, *(f"{label}: {form}" for form in forms))
+    test_notes = given_test.notes if given_test else ()
     task = Task(
         name=_name(spec.source),
         label=parts.label or _name(spec.source),
@@ -65,13 +66,13 @@ def load_task(spec: TaskSpec, *, offline: bool = False, train_only: bool = False
         template=spec.template,
         max_length=spec.max_length,
         max_new_tokens=spec.max_new_tokens or parts.max_new_tokens or _NEW_TOKENS[parts.format],
-        warnings=(*parts.notes, *said),
+        warnings=(*parts.notes, *test_notes, *notes, *dropped, *(f"{label}: {form}" for form in forms)),
         revision=parts.revision,
         fields=parts.fields,
     )
     if own or not train_only:
         check_scorers(task, files)
-    return Task(**{**vars(task), "warnings": (*task.warnings, *leakage(task))})
+    return replace(task, warnings=(*task.warnings, *leakage(task)))
 
 
 def list_tasks() -> list[dict]:
@@ -105,46 +106,46 @@ def check_scorers(task: Task, files: Mapping[str, str] | None = None) -> None:
     """
     examples = [example for split in task.splits.values() for example in split]
     for scorer in task.scorers:
-        if task.is_text and scorer != "perplexity":
+        by = SCORERS[scorer].by
+        if task.is_text and by != "reading":
             raise DataError(
                 f"task {task.name}: {scorer} needs questions and answers; plain text is scored by perplexity"
             )
-        for example in examples:
-            if scorer == "multiple_choice" and not example.choices:
-                place = _place(example, files or {})
-                raise DataError(f"{place}: multiple_choice needs choices; add them or use exact_match")
+        odd = next((example for example in examples if by == "choice" and not example.choices), None)
+        if odd is not None:
+            raise DataError(f"{_place(odd, files or {})}: {scorer} needs choices; add them or use exact_match")
         if scorer == "number_match":
-            check_numbers([_judged(example) for example in examples], lambda example: _place(example, files or {}))
+            check_numbers(list(map(_judged, examples)), lambda example: _place(example, files or {}))
 
 
 def _read(spec: TaskSpec, offline: bool) -> Parts:
-    found = named(spec.source)
-    if found.prefixed:
+    source = named(spec.source)
+    if source.prefixed:
         from paraknow_core.tasks.hub import read_hub
 
-        return read_hub(found.name, spec, offline=offline)
+        return read_hub(source.name, spec, offline=offline)
     for key in ("subset", "revision"):
         if getattr(spec, key):
             raise DataError(f"task.{key}: only a hub data set has it; leave it out for '{spec.source}'")
-    if found.kind == "bundled":
+    if source.kind == "bundled":
         if spec.columns:
             raise DataError(f"task.columns: a bundled task has no columns to map; leave it out for '{spec.source}'")
-        return read_bundled(found.name)
+        return read_bundled(source.name)
     if spec.format == "hub":
         raise DataError(f"task.format: hub given for '{spec.source}'; write hub:OWNER/NAME as source, or format auto")
-    if found.path is None:  # an id of a hub, without its prefix
-        raise not_there(Path(found.text))
-    return read_path(found.path, spec.format, spec.columns)
+    if source.path is None:  # an id of a hub, without its prefix
+        raise not_there(Path(source.text))
+    return read_path(source.path, spec.format, spec.columns)
 
 
 def _read_test(spec: TaskSpec, reading: str) -> Parts | None:
     """Read the second file: by the same columns if it has them, else by its own names."""
     if spec.test_source is None:
         return None
-    found = named(spec.test_source)
-    if found.path is None:  # only a file or a folder holds a test split of its own
-        raise not_there(Path(found.text))
-    path, format = found.path, "auto" if spec.format == "hub" else spec.format
+    source = named(spec.test_source)
+    if source.path is None:  # only a file or a folder holds a test split of its own
+        raise not_there(Path(source.text))
+    path, format = source.path, "auto" if spec.format == "hub" else spec.format
     try:
         return read_path(path, format, spec.columns, reading)
     except ColumnsError as error:
@@ -159,31 +160,27 @@ def _read_test(spec: TaskSpec, reading: str) -> Parts | None:
 
 def _assemble(parts: Parts, test: tuple[Example, ...] | None, spec: TaskSpec, train_only: bool) -> tuple[dict, list]:
     """Bring whatever parts there are into train, validation and test."""
-    given, notes = dict(parts.parts), []
+    splits, notes, is_text = dict(parts.parts), [], parts.format == "text"
     if test is not None:
-        given["test"] = test
-    whole = given.pop("all", None)
-    if whole is not None and "test" not in given:
+        splits["test"] = test
+    whole = splits.pop("all", None)
+    if whole is not None and "test" not in splits:
         if train_only:
             return {"train": whole, "validation": (), "test": ()}, notes
-        cut = (
-            split_by_position(whole) if parts.format == "text" else split_by_shuffle(whole, spec.sizes, spec.split_seed)
-        )
-        return dict(cut), notes
+        return dict(split_by_position(whole) if is_text else split_by_shuffle(whole, spec.sizes, spec.split_seed)), []
     if whole is not None:
-        given["train"] = whole
-    if "train" not in given:
-        raise DataError(f"task {spec.source}: has {' and '.join(given)} but no train part; give its training examples")
-    if "test" not in given and "validation" in given:
-        given["test"] = given.pop("validation")
+        splits["train"] = whole
+    if "train" not in splits:
+        raise DataError(f"task {spec.source}: has {' and '.join(splits)} but no train part; give its training examples")
+    if "test" not in splits and "validation" in splits:
+        splits["test"] = splits.pop("validation")
         notes.append("there is no test part; the validation part is used as test")
-    if "validation" not in given:
-        if parts.format == "text":
-            cut = split_by_position(given["train"])
-            given["train"], given["validation"] = cut["train"], (*cut["validation"], *cut["test"])
-        else:
-            given["train"], given["validation"] = cut_validation(given["train"], spec.sizes, spec.split_seed)
-    return given, notes
+    if "validation" not in splits and is_text:
+        cut = split_by_position(splits["train"])
+        splits |= {"train": cut["train"], "validation": (*cut["validation"], *cut["test"])}
+    elif "validation" not in splits:
+        splits["train"], splits["validation"] = cut_validation(splits["train"], spec.sizes, spec.split_seed)
+    return splits, notes
 
 
 def _default_scorers(
@@ -199,10 +196,10 @@ def _default_scorers(
     Raises:
         DataError: names the first such example.
     """
-    examples = [_judged(example) for split in splits.values() for example in split]
-    total = len(examples)
     if format == "text":
         return ("perplexity",), []
+    examples = [_judged(example) for split in splits.values() for example in split]
+    total = len(examples)
     with_choices = sum(bool(example.choices) for example in examples)
     if 2 * with_choices > total:
         odd = next((example for example in examples if not example.choices), None)
@@ -262,10 +259,10 @@ def _place(example: Example, files: Mapping[str, str]) -> str:
 
 def _title(source: str) -> str:
     """Return what a source is called in sentences: never a path of the server."""
-    found = named(source)
-    return found.text if found.path is None else name_of(found.path)
+    parsed = named(source)
+    return parsed.text if parsed.path is None else name_of(parsed.path)
 
 
 def _name(source: str) -> str:
-    found = named(source)
-    return found.name if found.path is None and found.name else (found.path or Path(found.text)).resolve().stem
+    parsed = named(source)
+    return parsed.name if parsed.path is None and parsed.name else (parsed.path or Path(parsed.text)).resolve().stem

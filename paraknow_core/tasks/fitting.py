@@ -3,8 +3,10 @@
 Needs tokenizers, but no weights: all of it is known before anything costly begins.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os.path import commonprefix
 from typing import Any, Literal
 
 from paraknow_core.catalogue import MANUAL, SCORERS
@@ -71,8 +73,8 @@ class Reader:
                     self._check(example, [row.tokens, [token for group in row.asked for _, token in group]])
 
     def _check(self, example: Example, ids: Iterable[Sequence[int]]) -> None:
-        for each in ids:
-            check_rows(each, self.rows, self.tokenizer, f"example {example.id}", self.who)
+        for tokens in ids:
+            check_rows(tokens, self.rows, self.tokenizer, f"example {example.id}", self.who)
 
 
 Readings = Sequence[tuple[Reader, tuple[Use, ...]]]
@@ -144,7 +146,7 @@ def leave_out(task: Task, readings: Mapping[str, Readings], follow: Step) -> tup
     for name, readers in readings.items():
         splits[name], left[name] = fitting(task.split(name), name, task, readers, follow)
         if left[name] and not splits[name] and name != "validation":
-            raise nothing_left(name, left[name], task)
+            raise _nothing_left(name, left[name], task)
     return replace(task, splits=splits), left
 
 
@@ -174,16 +176,15 @@ def seeds_that_fit(
     """
     chosen = whole.seed_samples(spec) if spec.selection == MANUAL else task.split("train")
     kept, _ = fitting(chosen, "seed samples", task, readings, follow)
-    there = set(task.split("train"))
-    kept = tuple(example for example in kept if example in there)
+    train = set(task.split("train"))
+    kept = tuple(example for example in kept if example in train)
     if not kept:
-        raise nothing_left("seed samples", len(chosen), task)
-    given = replace(task, splits={**task.splits, "train": kept})
-    seeds = kept if spec.selection == MANUAL else given.seed_samples(spec)
-    return seeds, len(chosen) - len(kept)
+        raise _nothing_left("seed samples", len(chosen), task)
+    left = replace(task, splits={**task.splits, "train": kept})
+    return kept if spec.selection == MANUAL else left.seed_samples(spec), len(chosen) - len(kept)
 
 
-def nothing_left(what: str, count: int, task: Task) -> DataError:
+def _nothing_left(what: str, count: int, task: Task) -> DataError:
     """Return the refusal of a split of which every example is too long."""
     return DataError(
         f"task {task.name}: task.too_long leaves out all {count} examples for {what}, nothing is left; raise "
@@ -201,8 +202,8 @@ def _fits(example: Example, task: Task, reader: Reader, uses: Iterable[Use]) -> 
 
 def left_out_sentence(left: Mapping[str, int]) -> str:
     """Say how many examples were left out; empty if none was."""
-    said = ", ".join(f"{count} of {name}" for name, count in left.items() if count)
-    return f"task.too_long: left out as too long for the limit: {said}" if said else ""
+    counts = ", ".join(f"{count} of {name}" for name, count in left.items() if count)
+    return f"task.too_long: left out as too long for the limit: {counts}" if counts else ""
 
 
 def date_of(readers: Iterable[Reader], task: Task) -> str | None:
@@ -221,10 +222,10 @@ def template_notes(examples: Sequence[Example], task: Task, readers: Iterable[Re
     """
     if task.template != "chat" or task.is_text or not examples:
         return []
-    notes: dict[str, list[str]] = {}
+    notes: dict[str, list[str]] = defaultdict(list)  # note -> the models that it is true of
     for reader in readers:
         for note in _notes(examples[0], reader):
-            notes.setdefault(note, []).append(reader.who)
+            notes[note].append(reader.who)
     return [f"chat template of the {' and the '.join(dict.fromkeys(who))}: {note}" for note, who in notes.items()]
 
 
@@ -233,9 +234,11 @@ def _notes(example: Example, reader: Reader) -> Iterable[str]:
         yield f"asks for the date; it is told {TODAY.date().isoformat()} in every run, so that numbers can be repeated"
     parts = chat_parts(example, reader.tokenizer)
     if parts.opening is not None and parts.opening != parts.prompt:
-        given, asked = _differing(parts.prompt, parts.opening)
+        texts = (parts.prompt, parts.opening)
+        at = len(commonprefix(texts))
+        written, asked = (repr(text[at : at + 60]) if text[at:] else "nothing" for text in texts)
         yield (
-            f"writes {given} before an answer, where its generation prompt has {asked}; the former is given in "
+            f"writes {written} before an answer, where its generation prompt has {asked}; the former is given in "
             "training, writing and scoring alike, so give it to an exported model too"
         )
     changed = [entry for entries in reader.encoded.values() for entry in entries if entry.rewritten]
@@ -244,8 +247,3 @@ def _notes(example: Example, reader: Reader) -> Iterable[str]:
             f"would write {len(changed)} of the answers otherwise than the data has them (first: {changed[0].id}); "
             "they are learnt and scored as the data has them"
         )
-
-
-def _differing(one: str, other: str) -> tuple[str, str]:
-    at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    return tuple(repr(text[at : at + 60]) if text[at:] else "nothing" for text in (one, other))  # type: ignore[return-value]

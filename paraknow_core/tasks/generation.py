@@ -44,12 +44,11 @@ def generate(
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """Return every token that ends an answer: of the tokenizer, the model's config and its generation config."""
-    found: set[int] = set()
-    sources = (tokenizer, getattr(model, "config", None), getattr(model, "generation_config", None))
-    for source in sources:
-        given = getattr(source, "eos_token_id", None)
-        found |= set(given) if isinstance(given, list | tuple) else set() if given is None else {given}
-    return found
+    tokens: set[int] = set()
+    for source in (tokenizer, getattr(model, "config", None), getattr(model, "generation_config", None)):
+        ends = getattr(source, "eos_token_id", None)
+        tokens |= set(ends) if isinstance(ends, list | tuple) else {ends}
+    return tokens - {None}
 
 
 def answer_text(tokenizer: Any, tokens: Sequence[int], template: str, tail: str = "") -> str:
@@ -72,7 +71,8 @@ def answer_text(tokenizer: Any, tokens: Sequence[int], template: str, tail: str 
 def _with_think_tags(tokenizer: Any, tokens: list[int]) -> str:
     """Decode without special tokens, except for think tags: what is judged begins behind them."""
     special = set(tokenizer.all_special_ids) & set(tokens)
-    tags = {token: name for pair in TAGS for name in pair if (token := _id_of(tokenizer, name)) in special}
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for pair in TAGS for name in pair}
+    tags = {token: name for name, token in ids.items() if token in special and token != tokenizer.unk_token_id}
     if not tags:
         return tokenizer.decode(tokens, skip_special_tokens=True)
     text, run = "", []
@@ -82,11 +82,6 @@ def _with_think_tags(tokenizer: Any, tokens: list[int]) -> str:
         else:
             run.append(token)
     return text + tokenizer.decode(run, skip_special_tokens=True)
-
-
-def _id_of(tokenizer: Any, token: str) -> int | None:
-    found = tokenizer.convert_tokens_to_ids(token)
-    return None if found == tokenizer.unk_token_id else found
 
 
 def context_limit(model: Any, max_length: int) -> int:
@@ -150,20 +145,18 @@ class _Batch:
     def _follow_tables(self) -> None:
         """Start the cache anew where a row that is being written grew into other rotary tables."""
         before, self.tables = self.tables, self._tables()
-        changed = [row for row, one, other in zip(self.rows, before, self.tables, strict=True) if one != other]
-        if any(not self.done[row] for row in changed):
+        grown = [row for row, old, new in zip(self.rows, before, self.tables, strict=True) if old != new]
+        if any(not self.done[row] for row in grown):
             self.cache, self.ids = None, self.text
             self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
 
     def _note(self, chosen: list[int]) -> None:
         for row, token in zip(self.rows, chosen, strict=True):
-            if self.done[row]:
-                continue
-            if token in self.ends:
+            if token in self.ends and not self.done[row]:
                 self.done[row], self.reason[row] = True, "end"
-                continue
-            self.written[row].append(token)
-            self.done[row] = len(self.written[row]) >= self.allowed[row]
+            elif not self.done[row]:
+                self.written[row].append(token)
+                self.done[row] = len(self.written[row]) >= self.allowed[row]
 
     def _advance(self, chosen: Any) -> None:
         import torch

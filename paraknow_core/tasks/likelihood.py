@@ -61,12 +61,12 @@ def choice_rows(example: Example, template: str, tokenizer: Any, limit: int) -> 
             f"example {example.id}: prompt and choice have {longest} tokens, the limit is {limit}; shorten the "
             "example, raise task.max_length, or take a model with a longer context"
         )
-    first = entries[0].input_ids
     start = entries[0].prompt_length
     if all(len(choice) == 1 for choice in example.choices) and len({len(entry.input_ids) for entry in entries}) == 1:
-        differ = {at for entry in entries for at in range(len(first)) if entry.input_ids[at] != first[at]}
-        if differ == {start}:
-            return [Row(example.id, first[:start], tuple(((start - 1, e.input_ids[start]),) for e in entries))]
+        columns = enumerate(zip(*(entry.input_ids for entry in entries), strict=True))
+        if [at for at, tokens in columns if len(set(tokens)) > 1] == [start]:
+            asked = tuple(((start - 1, entry.input_ids[start]),) for entry in entries)
+            return [Row(example.id, entries[0].input_ids[:start], asked)]
     return [label_row(entry) for entry in entries]
 
 
@@ -126,16 +126,16 @@ def _run(model: Any, rows: Sequence[Row]) -> list[list[float]]:
     offset = width - logits.shape[1]
     asked = [(r, at - offset, token) for r, row in enumerate(rows) for group in row.asked for at, token in group]
     at_row, position, token = (torch.tensor(column, device=device) for column in zip(*asked, strict=True))
-    found = _gather(logits, at_row, position, token)
-    bad = (~torch.isfinite(found)).nonzero()
+    values = _gather(logits, at_row, position, token)
+    bad = (~torch.isfinite(values)).nonzero()
     if len(bad):
         row = rows[int(at_row[bad[0, 0]])]
         raise NumericError(
             f"example {row.id}: the model gives a log-probability that is not a number; check its weights, or "
             "compute in float32"
         )
-    values = iter(found.tolist())
-    return [[sum(next(values) for _ in group) for group in row.asked] for row in rows]
+    rest = iter(values.tolist())
+    return [[sum(next(rest) for _ in group) for group in row.asked] for row in rows]
 
 
 def _gather(logits: Any, row: Any, position: Any, token: Any, step: int = 4096) -> Any:

@@ -22,16 +22,12 @@ def split_by_shuffle(examples: Sequence[Example], sizes: SplitSizes, seed: int) 
 
     Test gets its size but at most 30 % of the examples, validation at most 10 %; 10 % each when no size is given.
     """
-    order = list(range(len(examples)))
-    random.Random(seed).shuffle(order)
+    shuffled = list(examples)
+    random.Random(seed).shuffle(shuffled)
     test = _held_out(len(examples), sizes.test, MOST_TEST)
-    validation = _held_out(len(examples), sizes.validation, MOST_VALIDATION)
-    shuffled = tuple(examples[index] for index in order)
-    return {
-        "train": shuffled[test + validation :],
-        "validation": shuffled[test : test + validation],
-        "test": shuffled[:test],
-    }
+    train = test + _held_out(len(examples), sizes.validation, MOST_VALIDATION)
+    parts = {"train": shuffled[train:], "validation": shuffled[test:train], "test": shuffled[:test]}
+    return {name: tuple(part) for name, part in parts.items()}
 
 
 def cut_validation(train: Sequence[Example], sizes: SplitSizes, seed: int) -> tuple[tuple[Example, ...], ...]:
@@ -85,8 +81,7 @@ def separate(splits: Splits) -> tuple[Splits, list[str]]:
 
 def limit(splits: Splits, sizes: SplitSizes) -> Splits:
     """Keep the first examples of each split, as many as its size allows."""
-    wanted = {"train": sizes.train, "validation": sizes.validation, "test": sizes.test}
-    return {name: splits[name] if wanted[name] is None else splits[name][: wanted[name]] for name in SPLITS}
+    return {name: splits[name][: getattr(sizes, name)] for name in SPLITS}  # no limit where it is None
 
 
 def leakage(task: Task) -> list[str]:
@@ -117,6 +112,6 @@ def _content(example: Example) -> str:
 
 
 def _normalised_prompt(example: Example) -> bytes:
-    said = "\n".join(message.content for message in example.prompt) if example.messages else example.text or ""
-    plain = " ".join(unicodedata.normalize("NFKC", nfc(said)).casefold().split())
+    prompt = "\n".join(message.content for message in example.prompt) if example.messages else example.text or ""
+    plain = " ".join(unicodedata.normalize("NFKC", nfc(prompt)).casefold().split())
     return hashlib.sha256(plain.encode()).digest()

@@ -1,4 +1,8 @@
-"""What a task is: messages, examples and a task with its splits. Plain frozen data, no heavy imports."""
+"""What a task is: messages, examples and a task with its splits. Plain frozen data, no heavy imports.
+
+`Task.seed_samples` chooses the examples that sensitivity is measured with; to add a way, write its row in
+`catalogue.SELECTIONS` and its branch there.
+"""
 
 import hashlib
 import json
@@ -40,17 +44,17 @@ class Example:
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """The messages before the last assistant one."""
+        """Return the messages before the last assistant one."""
         return self.messages[:-1]
 
     @property
     def reference(self) -> str:
-        """The content of the last assistant message; of a text example, the text."""
+        """Return the content of the last assistant message; of a text example, the text."""
         return self.messages[-1].content if self.messages else self.text or ""
 
     @property
     def question(self) -> str:
-        """The prompt's contents in one string, for records and for people; of a text example, nothing."""
+        """Return the prompt's contents in one string, for records and for people; of a text example, nothing."""
         return "\n\n".join(message.content for message in self.prompt)
 
     def with_answer(self, answer: str) -> "Example":
@@ -104,7 +108,7 @@ class Task:
         return fingerprint(self.split(split))
 
     def seed_samples(self, spec: SensitivitySpec) -> tuple[Example, ...]:
-        """Return the seed samples: training examples, the first, a random choice, or by their ids.
+        """Choose the seed samples among the training examples: the first, a random choice, or by their ids.
 
         Raises:
             DataError: the train split has fewer examples, or not the ids asked for.
@@ -143,6 +147,7 @@ def fingerprint(examples: Iterable[Example]) -> str:
     """Return the SHA-256 over the content of examples, in their order, as 64 hex digits; ids do not count."""
     digest = hashlib.sha256()
     for example in examples:
-        content = [[[m.role, m.content] for m in example.messages], list(example.choices), example.text]
+        turns = [[turn.role, turn.content] for turn in example.messages]
+        content = [turns, list(example.choices), example.text]
         digest.update(json.dumps(content, ensure_ascii=True).encode() + b"\n")
     return digest.hexdigest()

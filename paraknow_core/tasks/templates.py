@@ -9,7 +9,7 @@ from typing import Any
 
 from paraknow_core.errors import DataError, without_panic
 from paraknow_core.tasks.chat import chat_parts
-from paraknow_core.tasks.task import Example, Message, Task
+from paraknow_core.tasks.task import Example, Task
 
 IGNORED = -100
 
@@ -81,7 +81,8 @@ def render(example: Example, template: str, tokenizer: Any) -> Rendered:
     if template == "plain":
         prompt = "".join(f"{turn.content}\n" for turn in example.prompt)
         return Rendered(prompt, example.reference + end, mark=end)
-    turns = "".join(_tulu_turn(turn, end) for turn in example.prompt)
+    ends = {"assistant": end}
+    turns = "".join(f"<|{turn.role}|>\n{turn.content}{ends.get(turn.role, '')}\n\n" for turn in example.prompt)
     return Rendered(f"{turns}<|assistant|>\n", example.reference + end, mark=end)
 
 
@@ -131,19 +132,8 @@ def encode_prompt(
         TooLongError: the prompt is too long to leave that room; it is never cut.
     """
     tokens = _prompt_tokens(render(example, template, tokenizer), template, tokenizer)
-    if len(tokens) + room > max_length:
-        raise TooLongError(
-            f"example {example.id}: its prompt has {len(tokens)} tokens and {room} more are needed for the answer, "
-            f"{_limit(max_length, of_model)}"
-        )
+    _check_room(f"example {example.id}: its prompt", tokens, max_length, room, of_model)
     return tokens
-
-
-def _limit(max_length: int, of_model: bool) -> str:
-    """Say what a limit is and how it is kept to."""
-    if of_model:
-        return f"the limit is {max_length}, the model's context; shorten the prompt, or take a model with a longer one"
-    return f"the limit is {max_length}; shorten the prompt, or raise task.max_length"
 
 
 def encode_raw(text: str, tokenizer: Any, max_length: int, room: int, *, of_model: bool = False) -> list[int]:
@@ -155,12 +145,18 @@ def encode_raw(text: str, tokenizer: Any, max_length: int, room: int, *, of_mode
     tokens = _prompt_tokens(Rendered(text, ""), "plain", tokenizer)
     if not tokens:
         raise DataError("prompt: this tokenizer makes no token of it; write at least one word")
-    if len(tokens) + room > max_length:
-        raise TooLongError(
-            f"prompt: has {len(tokens)} tokens and {room} more are needed for the answer, "
-            f"{_limit(max_length, of_model)}"
-        )
+    _check_room("prompt:", tokens, max_length, room, of_model)
     return tokens
+
+
+def _check_room(what: str, tokens: Sequence[int], max_length: int, room: int, of_model: bool) -> None:
+    if len(tokens) + room > max_length:
+        limit = f"{max_length}, the model's context" if of_model else str(max_length)
+        remedy = "take a model with a longer one" if of_model else "raise task.max_length"
+        raise TooLongError(
+            f"{what} has {len(tokens)} tokens and {room} more are needed for the answer, the limit is {limit}; "
+            f"shorten the prompt, or {remedy}"
+        )
 
 
 def windows(examples: Iterable[Example], tokenizer: Any, length: int) -> list[Encoded]:
@@ -171,10 +167,7 @@ def windows(examples: Iterable[Example], tokenizer: Any, length: int) -> list[En
     """
     if length < 2:
         raise DataError(f"task.max_length: {length} is too short for a window of text; give 2 or more")
-    cut = []
-    for example in examples:
-        cut += _windows_of(example, tokenizer, length)
-    return cut
+    return [window for example in examples for window in _windows_of(example, tokenizer, length)]
 
 
 def encode_split(
@@ -196,20 +189,15 @@ def answer_ends(rendered: Rendered, tokenizer: Any) -> set[int]:
     """Return the token of the end mark, if it is one: chat templates often end a turn otherwise than a text."""
     if not rendered.mark:
         return set()
-    found = tokenizer.convert_tokens_to_ids(rendered.mark)
-    return {found} if found is not None and found != tokenizer.unk_token_id else set()
-
-
-def _tulu_turn(turn: Message, end: str) -> str:
-    return f"<|{turn.role}|>\n{turn.content}{end if turn.role == 'assistant' else ''}\n\n"
+    return {tokenizer.convert_tokens_to_ids(rendered.mark)} - {None, tokenizer.unk_token_id}
 
 
 def _render_chat(example: Example, tokenizer: Any) -> Rendered:
     parts = chat_parts(example, tokenizer)
-    found = [(parts.after.find(mark), mark) for mark in _end_marks(tokenizer) if mark in parts.after]
-    if found:  # what follows the end mark is never written, and so not learnt
-        at, mark = min(found, key=lambda each: (each[0], -len(each[1])))
-        tail = parts.after[:at]
+    marks = [mark for mark in _end_marks(tokenizer) if mark in parts.after]
+    if marks:  # what follows the first end mark is never written, and so not learnt
+        mark = min(marks, key=lambda text: (parts.after.find(text), -len(text)))
+        tail = parts.after.partition(mark)[0]
     else:
         tail, mark = parts.after.rstrip(), tokenizer.eos_token or ""
     return Rendered(parts.prompt, parts.content + tail + mark, tail.strip(), mark, parts.rewritten)
@@ -240,25 +228,19 @@ def _answer_tokens(answer: str, prompt: list[int], whole: list[int], tokenizer: 
     Some tokenizers put a space before whatever they are given: then the answer is read behind a character that it does
     not merge with, whose own tokens are left out again.
     """
-    wanted, plainly = _exact(whole, tokenizer), None
+
+    def read(tokens: list[int]) -> str:
+        return tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    as_whole, candidates = read(whole), []
     for lead in ("", "\n", ".", "a", "0"):
-        before = _bare(lead, tokenizer) if lead else []
-        tokens = _bare(lead + answer, tokenizer)
-        if tokens[: len(before)] != before:
-            continue
-        found = tokens[len(before) :]
-        plainly = found if plainly is None else plainly
-        if _exact(prompt + found, tokenizer) == wanted:
-            return found
-    return plainly or []
-
-
-def _bare(text: str, tokenizer: Any) -> list[int]:
-    return _ids(text, tokenizer, special=False)
-
-
-def _exact(tokens: list[int], tokenizer: Any) -> str:
-    return tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        before = _ids(lead, tokenizer, special=False) if lead else []
+        tokens = _ids(lead + answer, tokenizer, special=False)
+        if tokens[: len(before)] == before:
+            candidates.append(tokens[len(before) :])
+            if read(prompt + candidates[-1]) == as_whole:
+                return candidates[-1]
+    return candidates[0] if candidates else []
 
 
 def _tokens(text: str, template: str, tokenizer: Any) -> list[int]:
@@ -274,12 +256,11 @@ def _ids(text: str, tokenizer: Any, *, special: bool) -> list[int]:
     """
     try:
         with without_panic():
-            made = tokenizer(text, add_special_tokens=special, truncation=False, verbose=False)
+            return list(tokenizer(text, add_special_tokens=special, truncation=False, verbose=False)["input_ids"])
     except RuntimeError as error:  # its library gave up
         raise DataError(
             f"tokenizer: is damaged and cannot take a text ({str(error)[:100]}); get the model's tokenizer.json again"
         ) from None
-    return list(made["input_ids"])
 
 
 def _prompt_tokens(rendered: Rendered, template: str, tokenizer: Any) -> list[int]:
@@ -292,7 +273,7 @@ def _prompt_tokens(rendered: Rendered, template: str, tokenizer: Any) -> list[in
 
 
 def _first_special(tokenizer: Any) -> int | None:
-    """The token that the tokenizer puts before a text, if any (OPT's is its end-of-sequence token)."""
+    """Return the token that the tokenizer puts before a text, if any (OPT's is its end-of-sequence token)."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
     return full[0] if len(full) > len(bare) and full[0] != bare[0] else None
@@ -307,7 +288,7 @@ def _windows_of(example: Example, tokenizer: Any, length: int) -> list[Encoded]:
     entry = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=tokenizer.is_fast)
     tokens, first = list(entry["input_ids"]), _first_special(tokenizer)
     ends = [end for _, end in entry["offset_mapping"]] if tokenizer.is_fast else None
-    start, made = 0, []
+    start, cut = 0, []
     position = ends[0] if ends and first is None else 0  # characters before it are predicted by nothing
     while start < len(tokens):
         context = [first] if first is not None else tokens[max(0, start - 1) : max(1, start)]
@@ -319,5 +300,5 @@ def _windows_of(example: Example, tokenizer: Any, length: int) -> list[Encoded]:
         position = max(position, stop)
         if part:
             labels = (IGNORED,) * len(context) + tuple(part)
-            made.append(Encoded(example.id, (*context, *part), labels, len(context), True, len(piece.encode())))
-    return made
+            cut.append(Encoded(example.id, (*context, *part), labels, len(context), True, len(piece.encode())))
+    return cut

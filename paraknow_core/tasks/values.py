@@ -61,7 +61,7 @@ def is_empty(value: Any) -> bool:
     return value is MISSING or value is None or (isinstance(value, str) and not value.strip()) or value in ([], {})
 
 
-def said(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
     """Return a text, number or truth value as text; None for anything else, NaN and infinity among it."""
     if isinstance(value, str):
         return value
@@ -86,7 +86,7 @@ def text_of(value: Any, key: str, where: str) -> str:
     """
     if value is MISSING:
         raise DataError(f"{where}: has no {quoted(key)}; fill it in or remove the line")
-    text = said(value)
+    text = as_text(value)
     if text is None:
         if isinstance(value, Mapping) and value:
             inner = quoted(f"{key}.{next(iter(value))}")
