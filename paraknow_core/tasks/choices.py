@@ -78,9 +78,9 @@ def offered(fields: Mapping[str, Any], columns: Sequence[str], where: str) -> Of
     ]
     for text in texts:
         whole(text, column, where)
-    marks = [as_text(label) for label in labels] if isinstance(labels, list) else []
-    known = tuple(mark for mark in marks if mark is not None)
-    return Offered(_enough(texts, where, column), known if len(known) == len(texts) else ())
+    marks = map(as_text, labels if isinstance(labels, list) else ())
+    readable = tuple(mark for mark in marks if mark is not None)
+    return Offered(_enough(texts, where, column), readable if len(readable) == len(texts) else ())
 
 
 def settle(
@@ -153,8 +153,8 @@ def _position(value: Any, offer: Offered, reading: str) -> int | None:
         return None
     text = text.strip()
     if reading in ("label", "text"):
-        known = offer.labels if reading == "label" else offer.texts
-        same = [index for index, name in enumerate(known) if nfc(name.strip()) == nfc(text)]
+        names = offer.labels if reading == "label" else offer.texts
+        same = [index for index, name in enumerate(names) if nfc(name.strip()) == nfc(text)]
         return same[0] if len(same) == 1 else None
     if reading == "letter":
         mark = text.strip("().: ").upper()

@@ -152,9 +152,9 @@ def _sentence(name: str, spec: TaskSpec, error: Exception, offline: bool) -> str
 
 
 @contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
+def _offline(switched_off: bool) -> Iterator[None]:
     """Both libraries read HF_HUB_OFFLINE once, when imported; within this process only their constants help."""
-    if not wanted:
+    if not switched_off:
         yield
         return
     import datasets.config

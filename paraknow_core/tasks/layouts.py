@@ -145,7 +145,7 @@ def guess(names: Collection[str]) -> dict[str, str]:
         return {part: columns.replace(", ", ",") for part, columns in recognise(names, {}).fields.items()}
     except UnclearError:
         pass
-    known = _Names(names, {}, "auto")
+    fields = _Names(names, {}, "auto")
     usual = {
         "question": (*_USUAL["question"], *_USUAL["question of choices"], "text"),
         "answer": (*_USUAL["answer"], *_USUAL["answer of choices"]),
@@ -153,10 +153,10 @@ def guess(names: Collection[str]) -> dict[str, str]:
     }
     likely: dict[str, str] = {}
     for part, words in usual.items():
-        free = [name for name in known.pick(words) if name not in likely.values()]
+        free = [name for name in fields.pick(words) if name not in likely.values()]
         likely |= {part: free[0]} if free else {}
-    if known.letters and "choices" not in likely:
-        likely["choices"] = ",".join(known.letters[0])
+    if fields.letters and "choices" not in likely:
+        likely["choices"] = ",".join(fields.letters[0])
     if "question" not in likely and "input" in likely:
         likely["question"] = likely.pop("input")
     return likely

@@ -104,12 +104,12 @@ class _Job:
     def limit(self) -> int:
         return context_limit(self.model, self.task.max_length)
 
-    def write(self, examples: Sequence[Example], wanted: Mapping[str, set[str]]) -> None:
+    def write(self, examples: Sequence[Example], ids_of: Mapping[str, set[str]]) -> None:
         """Generate answers, longest prompts first, and score them.
 
         Args:
             examples: what to write answers to.
-            wanted: scorer -> ids of the examples that it scores.
+            ids_of: scorer -> ids of the examples that it scores.
         """
         template, tokenizer, limit = self.task.template, self.tokenizer, self.limit
         of_model = limit < self.task.max_length
@@ -125,7 +125,7 @@ class _Job:
             by_id = {e.id: answer for e, answer in zip(batch, answers, strict=True)}
             texts = {i: answer_text(tokenizer, answer.tokens, template, tails[i]) for i, answer in by_id.items()}
             records = []
-            for scorer, ids in wanted.items():
+            for scorer, ids in ids_of.items():
                 part = [e for e in batch if e.id in ids]
                 if SCORERS[scorer].judged:
                     scored = self._judge(scorer, part, texts)
@@ -164,10 +164,10 @@ class _Job:
             self._tell([record(scorer, e, "", evidence) for e, evidence in measured], len(batch))
 
     def _log_probabilities(self, rows: Sequence[Row]) -> list[list[float]]:
-        known = rows_of(self.model)
+        count = rows_of(self.model)
         for row in rows:
             asked = [token for group in row.asked for _, token in group]
-            check_rows([*row.tokens, *asked], known, self.tokenizer, f"example {row.id}")
+            check_rows([*row.tokens, *asked], count, self.tokenizer, f"example {row.id}")
         return log_probabilities(self.model, rows, self.batch_size)
 
     def _batches(

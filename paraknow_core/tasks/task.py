@@ -131,16 +131,16 @@ class Task:
         return tuple(train[index] for index in sorted(chosen))
 
     def _by_ids(self, ids: tuple[str, ...]) -> tuple[Example, ...]:
-        known = {example.id: example for example in self.split("train")}
-        missing = [name for name in ids if name not in known]
+        by_id = {example.id: example for example in self.split("train")}
+        missing = [name for name in ids if name not in by_id]
         if missing:
             raise DataError(
                 f"sensitivity.ids: '{missing[0]}' is not in the train split of task {self.name} "
-                f"({len(missing)} of {len(ids)} ids are not); give ids such as '{next(iter(known), '')}'"
+                f"({len(missing)} of {len(ids)} ids are not); give ids such as '{next(iter(by_id), '')}'"
             )
         if len(set(ids)) != len(ids):
             raise DataError("sensitivity.ids: an id is given twice; give each id once")
-        return tuple(known[name] for name in ids)
+        return tuple(by_id[name] for name in ids)
 
 
 def fingerprint(examples: Iterable[Example]) -> str:

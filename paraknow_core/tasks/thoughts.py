@@ -14,8 +14,8 @@ def without_thoughts(text: str) -> str:
     A closing tag counts without its opening one too: many chat templates write that at the end of the prompt.
     """
     for _, closing in TAGS:
-        _, found, after = text.rpartition(closing)
-        text = after.lstrip() if found else text
+        if closing in text:
+            text = text.rpartition(closing)[2].lstrip()
     return "" if any(opening in text for opening, _ in TAGS) else text
 
 

@@ -94,8 +94,8 @@ def text_of(value: Any, key: str, where: str) -> str:
                 f"{where}: {quoted(key)} is an object; say with task.columns which of its fields it is, such as {inner}"
             )
         number = value is None or isinstance(value, float | Decimal)
-        wanted = "fill it in or remove the line" if number else "it must be text"
-        raise DataError(f"{where}: {quoted(key)} is {short(value)}; {wanted}")
+        remedy = "fill it in or remove the line" if number else "it must be text"
+        raise DataError(f"{where}: {quoted(key)} is {short(value)}; {remedy}")
     if not text.strip():
         raise DataError(f"{where}: {quoted(key)} is empty; fill it in or remove the line")
     return whole(text, key, where)

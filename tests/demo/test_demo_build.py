@@ -57,14 +57,19 @@ def test_a_quick_build_never_replaces_the_bundled_models():
     assert "--out" in done.stderr
 
 
-def test_the_manifest_describes_the_shipped_files():
+@pytest.fixture(scope="module")
+def models():
+    return {name: load(MODELS / name) for name in NAMES}
+
+
+def test_the_manifest_describes_the_shipped_files(models):
     assert MANIFEST["quick"] is False
     assert set(MANIFEST["models"]) == set(NAMES)
     for name, entry in MANIFEST["models"].items():
         weights = MODELS / name / "model.safetensors"
         assert sha256(weights) == entry["sha256"]
         assert weights.stat().st_size == entry["bytes"]
-        assert sum(p.numel() for p in load(MODELS / name).parameters()) == entry["parameters"]
+        assert sum(p.numel() for p in models[name].parameters()) == entry["parameters"]
         for task, info in TASKS.items():
             assert entry["scores"][task]["n"] == info.sizes["test"]
     assert MANIFEST["models"]["teacher"]["parent_sha256"] == MANIFEST["models"]["kin"]["sha256"]
@@ -79,7 +84,7 @@ def test_the_models_are_small():
 
 
 @pytest.mark.parametrize(("task", "metric"), [("word_problems", "number_match"), ("multiple_choice", "accuracy")])
-def test_the_teacher_is_better_than_both_students(task, metric):
+def test_the_teacher_is_better_than_both_students(models, task, metric):
     tokenizer = Tokenizer.from_file(str(MODELS / "teacher" / "tokenizer.json"))
-    reached = {name: score(load(MODELS / name), tokenizer, task, "test", 60)[metric] for name in NAMES}
+    reached = {name: score(model, tokenizer, task, "test", 60)[metric] for name, model in models.items()}
     assert reached["teacher"] > max(reached["kin"], reached["stranger"]) + 0.2

@@ -126,12 +126,6 @@ def test_shares_of_facts_differ_by_seed():
     assert 0.2 * len(one) < len(one & two) < 0.5 * len(one)
 
 
-def test_importing_the_tasks_loads_nothing_heavy():
-    code = "import sys, paraknow_core.demo.tasks; print([m for m in ('torch', 'transformers') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_small_scorers_against_hand_computed_values():
     assert final_number("3 + 4 = 7\n#### 7") == "7"
     assert final_number("7") is None

@@ -63,13 +63,6 @@ def test_every_number_is_found_and_equal(value, grouped):
         assert same_number(found, written)
 
 
-@given(st.text(max_size=200))
-def test_extraction_never_fails(text):
-    found = extract_number(text)
-    assert found is None or plain_number(found) == found
-    assert not (extract_number(text, strict=True) is not None and found is None)
-
-
 def test_plain_number_is_no_door_for_huge_exponents():
     assert plain_number("1e999999999") is None
     assert plain_number("NaN") is None
@@ -326,23 +319,23 @@ def test_what_a_mark_means_is_told_by_the_whole_task():
 
 
 HUGE = {
-    "digits": ("#### " + "1" * 1_000_000, "1" * 1_000_000),
+    "digits": ("#### " + "1" * 300_000, "1" * 300_000),
     "exponent": ("#### 1e999999999", None),
-    "long exponent": ("1e" + "9" * 1_000_000, None),
+    "long exponent": ("1e" + "9" * 300_000, None),
     "tower": (r"\boxed{9^{9^{9^9}}}", None),
     "power": ("The answer is 99999^99999", None),
     "product": ("The answer is " + "9" * 390 + " * " + "9" * 390, None),
-    "fraction": ("1/" + "7" * 1_000_000, None),
-    "groups": ("111," * 100_000 + "1111", "1111"),
-    "spaced": ("111 " * 100_000 + "1111", "1111"),
-    "brackets": ("The answer is " + "(" * 1_000_000 + "5", "5"),
-    "sum": ("The answer is " + "1+" * 500_000 + "1", None),
-    "groups of LaTeX": (r"\boxed{" * 100_000 + "5" + "}" * 100_000, "5"),
+    "fraction": ("1/" + "7" * 300_000, None),
+    "groups": ("111," * 30_000 + "1111", "1111"),
+    "spaced": ("111 " * 30_000 + "1111", "1111"),
+    "brackets": ("The answer is " + "(" * 300_000 + "5", "5"),
+    "sum": ("The answer is " + "1+" * 150_000 + "1", None),
+    "groups of LaTeX": (r"\boxed{" * 30_000 + "5" + "}" * 30_000, "5"),
     "fractions of LaTeX": (r"\frac{1}{" * 20_000 + "2" + "}" * 20_000, "0.5"),
-    "equations": ("=" * 1_000_000 + "5", "5"),
-    "claims": ("answer is " * 100_000 + "5", "5"),
-    "lines": ("#### 5\n" * 100_000, "5"),
-    "marks": ("5 a" + "\u0301\u0316" * 500_000, "5"),
+    "equations": ("=" * 300_000 + "5", "5"),
+    "claims": ("answer is " * 30_000 + "5", "5"),
+    "lines": ("#### 5\n" * 30_000, "5"),
+    "marks": ("5 a" + "\u0301\u0316" * 150_000, "5"),
 }
 
 
@@ -352,9 +345,13 @@ def test_huge_texts_are_read_in_linear_time(name):
     assert extract_number(text) == number
 
 
-@given(st.text(alphabet="0123456789.,'/-\u2013 \u00a0{}()\\$%^=#*+exor\n\u00bd\u00b2fracboxed", max_size=60))
+NUMERIC = "0123456789.,'/-\u2013 \u00a0{}()\\$%^=#*+exor\n\u00bd\u00b2fracboxed"
+
+
+@given(st.text(max_size=200) | st.text(alphabet=NUMERIC, max_size=60))
 def test_reading_never_fails(text):
     answer = read_answer(text)
+    assert extract_number(text) == answer.number
     assert answer.number is None or plain_number(answer.number) == answer.number
     assert not (extract_number(text, strict=True) is not None and answer.number is None)
 

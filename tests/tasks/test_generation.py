@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from paraknow_core.tasks.generation import answer_text, context_limit, end_tokens, generate, keeps_logits
+from tests.marking import mostly_slow
 from tests.tiny_models import FAMILIES
 
 PROMPTS = [[1, 70, 71, 72], [1], [1, 9, 8, 7, 6, 5, 4, 3, 9, 10, 11, 12], [5, 200], [1, 30, 31], [1, 99, 98, 97, 96]]
@@ -20,7 +21,7 @@ def plain_loop(model, prompt, most, limit, ends):
     return tokens[len(prompt) :], "max_new_tokens" if limit - len(prompt) >= most else "context"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, "llama", "gpt2", "gemma2", "gpt_neox"))
 def test_batches_equal_a_plain_loop(tiny, family):
     model, _ = tiny(family)
     free = [tokens for tokens, _ in (plain_loop(model, p, 12, 40, set()) for p in PROMPTS)]

@@ -12,6 +12,7 @@ from paraknow_core.tasks.model_scores import evaluate, evaluate_all
 from paraknow_core.tasks.scorers import summarise
 from paraknow_core.tasks.task import Example
 from paraknow_core.tasks.templates import encode, render
+from tests.marking import mostly_slow
 from tests.tasks.conftest import ask, make_task
 from tests.tiny_models import FAMILIES
 
@@ -26,7 +27,7 @@ def plain_log_prob(model, tokens, count):
     return sum(float(logits[at - 1].log_softmax(-1)[tokens[at]]) for at in range(count, len(tokens)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, "llama", "gpt2", "gemma2", "gpt_neox"))
 def test_log_probabilities_equal_a_plain_loop(tiny, family):
     model, tokenizer = tiny(family)
     entries = [encode(example, "tulu", tokenizer, 128) for example in EXAMPLES]

@@ -130,6 +130,6 @@ def test_longest_common_against_a_plain_table(first, second):
 
 
 def test_long_texts():
-    assert rouge_l("天地" * 100_000, "地天人" * 300) == pytest.approx(2 * 600 / (200_000 + 900))
-    assert rouge_l("y" * 1_000_000, "y" * 1_000_000) == 1.0
-    assert rouge_l("a" + "\u0301\u0316" * 500_000, "b") == 0.0
+    assert rouge_l("天地" * 30_000, "地天人" * 300) == pytest.approx(2 * 600 / (60_000 + 900))
+    assert rouge_l("y" * 300_000, "y" * 300_000) == 1.0
+    assert rouge_l("a" + "\u0301\u0316" * 150_000, "b") == 0.0

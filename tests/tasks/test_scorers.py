@@ -6,12 +6,10 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from paraknow_core.errors import DataError
 from paraknow_core.ops.statistics import proportion_interval
-from paraknow_core.tasks.scorers import Record, rouge_l, score_output, summarise
+from paraknow_core.tasks.scorers import Record, score_output, summarise
 from tests.tasks.conftest import ask
 
 
@@ -45,36 +43,6 @@ def test_texts_are_compared_in_nfc():
     assert score_output("exact_match", ask("q", "10\u00b2"), "102").score == 0.0
     assert score_output("rouge_l", ask("q", "un caf\u00e9"), "un cafe\u0301").score == 1.0
     assert score_output("number_match", ask("q", "caf\u00e9 #### 3/4"), "cafe\u0301: 0.75").score == 1.0
-
-
-def longest_common(first, second):
-    table = {}
-    for i in range(len(first) + 1):
-        for j in range(len(second) + 1):
-            if not i or not j:
-                table[i, j] = 0
-            elif first[i - 1] == second[j - 1]:
-                table[i, j] = table[i - 1, j - 1] + 1
-            else:
-                table[i, j] = max(table[i - 1, j], table[i, j - 1])
-    return table[len(first), len(second)]
-
-
-WORDS = st.lists(st.sampled_from(["red", "dog", "sun", "map", "key", "7"]), max_size=8)
-
-
-@given(WORDS.filter(bool), WORDS)
-def test_rouge_l_against_a_plain_table(reference, output):
-    common = longest_common(reference, output)
-    wanted = 2 * common / (len(reference) + len(output)) if common else 0.0
-    assert math.isclose(rouge_l(" ".join(reference), " ".join(output)), wanted, abs_tol=1e-12)
-
-
-def test_rouge_l_of_other_scripts():
-    assert rouge_l("мир и дом", "мир и дом") == 1.0
-    assert rouge_l("東京は大きい", "東京は小さい") == pytest.approx(4 / 6)
-    assert rouge_l("мир", "dom") == 0.0
-    assert rouge_l("The dogs!", "the dog") == 1.0
 
 
 def test_zero_one_scores_take_wilson_others_the_bootstrap():
