@@ -7,7 +7,7 @@
 |---|---|
 | what is a task, an example; which are its seed samples | `task` (`Task.seed_samples`) |
 | where do examples come from | `examples` (start here), `sources`, `hub`, `uploads`, `formats` |
-| which field is the question, the answer, the choices | `layouts` (to add one), `rows`, `choices`, `values` |
+| which field is the question, the answer, the choices | `layouts` (to add one), `lines`, `choices`, `values` |
 | which examples are held out | `splits` |
 | how does an example become tokens | `templates`, `chat`, `bounds`, `thoughts`, `pieces` |
 | does it fit the models that read it | `fitting` |

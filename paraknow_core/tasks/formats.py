@@ -21,7 +21,7 @@ from paraknow_core.tasks.layouts import (
     understand,
     unused_sentence,
 )
-from paraknow_core.tasks.rows import Read, examples_of, multiple_choice
+from paraknow_core.tasks.lines import Read, examples_of, multiple_choice
 from paraknow_core.tasks.task import Example
 from paraknow_core.tasks.values import TwiceError, find, is_empty, listed, quoted, read_json_text, short, text_of, whole
 

@@ -5,7 +5,7 @@ recognised if every field that could belong to the prompt has its place in it; o
 
 To let a known layout have another name of a field, add the name to `_USUAL`. To add a kind of layout: its key in
 `FORMAT_OF`, how its fields are recognised in `_Names.layout`, and how its lines become examples in
-`rows.examples_of`. Files without named fields (plain text, bare tables) are the business of `formats`.
+`lines.examples_of`. Files without named fields (plain text, bare tables) are the business of `formats`.
 """
 
 import re

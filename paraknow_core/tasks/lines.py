@@ -47,10 +47,10 @@ def examples_of(lines: Sequence[Line], layout: Layout, *, hub: bool = False, hin
     Raises:
         DataError: names the line.
     """
-    rows = [_Row(*line, layout) for line in lines]
+    known = [_KnownLine(*line, layout) for line in lines]
     if layout.kind == "chat":
-        return _conversations(rows, hub)
-    return _choice_examples(rows, layout, hint) if layout.kind == "choice" else _answered(rows, hub)
+        return _conversations(known, hub)
+    return _choice_examples(known, layout, hint) if layout.kind == "choice" else _answered(known, hub)
 
 
 def multiple_choice(question: str, choices: tuple[str, ...], letter: str, name: str, subject: str = "") -> Example:
@@ -70,7 +70,7 @@ def multiple_choice(question: str, choices: tuple[str, ...], letter: str, name: 
 
 
 @dataclass(frozen=True)
-class _Row:
+class _KnownLine:
     """One line: its fields, its place for sentences, the id it gets if it has none, and what its fields mean."""
 
     fields: Mapping[str, Any]
@@ -163,71 +163,71 @@ class _Row:
         return tuple(turns)
 
 
-def _answered(rows: Sequence[_Row], hub: bool) -> Read:
+def _answered(lines: Sequence[_KnownLine], hub: bool) -> Read:
     read, several, lost = Read([]), 0, list[str]()
-    for row in rows:
-        name, column = row.id(hub), row.column("answer")
-        value, number = _right_answer(row.value("answer"), column, row.where)
+    for line in lines:
+        name, column = line.id(hub), line.column("answer")
+        value, number = _right_answer(line.value("answer"), column, line.where)
         several += number > 1
-        asked = row.value("question")
+        asked = line.value("question")
         if isinstance(asked, list) and asked and all(isinstance(turn, Mapping) for turn in asked):
-            turns = row.turns(asked, row.column("question"))
+            turns = line.turns(asked, line.column("question"))
             if isinstance(value, list) and value:
-                turns += row.turns(value, column)
+                turns += line.turns(value, column)
             else:
-                turns.append(Message("assistant", text_of(value, column, row.where)))
+                turns.append(Message("assistant", text_of(value, column, line.where)))
         else:
-            answer = text_of(value, column, row.where)
+            answer = text_of(value, column, line.where)
             if answer.strip() in _LOST:
-                lost.append(row.where)
+                lost.append(line.where)
             marked = answer.rstrip().rpartition("\n")[2].startswith("####")
-            if marked or ("####" in answer and key_of(row.column("question")) == "question"):
+            if marked or ("####" in answer and key_of(line.column("question")) == "question"):
                 answer = _CALCULATOR.sub("", answer)
-            turns = [*row.history(), Message("user", row.prompt()), Message("assistant", answer)]
-        read.examples.append(Example(name, row.conversation(turns)))
+            turns = [*line.history(), Message("user", line.prompt()), Message("assistant", answer)]
+        read.examples.append(Example(name, line.conversation(turns)))
     if lost:
         read.notes.append(
-            f"{len(lost)} of {len(rows)} answers are the word for a missing value (the first in {lost[0]}); correct "
+            f"{len(lost)} of {len(lines)} answers are the word for a missing value (the first in {lost[0]}); correct "
             "them if they were lost in a table"
         )
     if several:
         read.notes.append(
-            f"{several} of {len(rows)} lines hold several answers in {quoted(rows[0].column('answer'))}; "
+            f"{several} of {len(lines)} lines hold several answers in {quoted(lines[0].column('answer'))}; "
             "the first one is learnt and scored"
         )
     return read
 
 
-def _choice_examples(rows: Sequence[_Row], layout: Layout, hint: str) -> Read:
+def _choice_examples(lines: Sequence[_KnownLine], layout: Layout, hint: str) -> Read:
     offers, answers = [], {column: list[Any]() for column in layout.parts["answer"]}
-    for row in rows:
-        offers.append(offered(row.fields, layout.parts["choices"], row.where))
+    for line in lines:
+        offers.append(offered(line.fields, layout.parts["choices"], line.where))
         for column, values in answers.items():
-            values.append(_right_answer(find(row.fields, column), column, row.where)[0])
-    positions, reading, ignored = settle(offers, answers, [row.where for row in rows], hint)
+            values.append(_right_answer(find(line.fields, column), column, line.where)[0])
+    positions, reading, ignored = settle(offers, answers, [line.where for line in lines], hint)
     read = Read([], reading=reading, ignored=ignored)
-    for row, offer, position in zip(rows, offers, positions, strict=True):
-        name, subject = row.id(lenient=True), row.optional("subject").replace("_", " ")
-        example = multiple_choice(row.prompt(), offer.texts, chr(ord("A") + position), name, subject)
-        turns = row.conversation([*row.history(), *example.messages])
+    for line, offer, position in zip(lines, offers, positions, strict=True):
+        name, subject = line.id(lenient=True), line.optional("subject").replace("_", " ")
+        example = multiple_choice(line.prompt(), offer.texts, chr(ord("A") + position), name, subject)
+        turns = line.conversation([*line.history(), *example.messages])
         read.examples.append(Example(name, turns, example.choices))
     return read
 
 
-def _conversations(rows: Sequence[_Row], hub: bool) -> Read:
+def _conversations(lines: Sequence[_KnownLine], hub: bool) -> Read:
     read, extra = Read([]), dict[str, None]()
-    for row in rows:
-        name, column, value = row.id(hub), row.column("messages"), row.value("messages")
+    for line in lines:
+        name, column, value = line.id(hub), line.column("messages"), line.value("messages")
         if not isinstance(value, list) or not value:
             raise DataError(
-                f"{row.where}: {quoted(column)} must be a list of turns; "
+                f"{line.where}: {quoted(column)} must be a list of turns; "
                 "write [{'role': 'user', 'content': ...}, ...]"
             )
         for turn in value:
             if isinstance(turn, Mapping):
                 extra |= dict.fromkeys(key for key, part in turn.items() if key not in _TURN and not is_empty(part))
-        turns = row.conversation(row.turns(value, column))
-        choices = _candidates(row.value("choices"), turns[-1].content, row.where)
+        turns = line.conversation(line.turns(value, column))
+        choices = _candidates(line.value("choices"), turns[-1].content, line.where)
         for choice in choices:  # the answer is learnt as the choice is scored
             if same_text(choice, turns[-1].content):
                 turns = (*turns[:-1], Message("assistant", choice))
