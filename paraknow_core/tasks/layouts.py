@@ -350,7 +350,8 @@ def understand(
     kept = {name for name in speaking if is_relevant(name)} | mapped
 
     groups = Counter(frozenset(kept.intersection(fields)) for fields, _, _ in lines)
-    layouts = {group: _recognised(group, mapping, format) for group in groups}
+    # In the order of the data, so that a sentence names the same field every time.
+    layouts = {group: _recognised([name for name in says if name in group], mapping, format) for group in groups}
     shapes: Counter[tuple[str, ...] | None] = Counter()
     for group, number in groups.items():
         shapes[layouts[group].shape] += number
@@ -362,7 +363,7 @@ def understand(
         fields, where, _ = lines[first]
         raise _unknown((names and title) or where, names or fields, of_lines[first])
     together = set().union(*(group for group, layout in layouts.items() if layout.shape == shape))
-    layout = _recognised(together, mapping, format)
+    layout = _recognised([name for name in says if name in together], mapping, format)
     if not isinstance(layout, Layout) or layout.shape != shape:
         fields, where, _ = lines[0]
         raise _unknown(where, fields, layout)

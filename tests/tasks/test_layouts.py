@@ -409,3 +409,9 @@ def test_names_of_fields_cannot_break_a_sentence(write):
     note.encode()
     assert "\n" not in note
     assert len(note) < 200
+
+
+def test_of_several_fields_that_fit_nowhere_the_first_is_named(write):
+    lines = [{"question": "q", "answer": "a", "prompt": "p", "choice1": "c", "definition": "d"}]
+    with pytest.raises(DataError, match="the field 'prompt' may belong to the prompt"):
+        read_examples(write("a.jsonl", lines))
