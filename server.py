@@ -1,26 +1,37 @@
 """What `python -m paraknow_core ui` serves: app.py, and with every answer the word that no other site may frame it."""
 
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
 import streamlit as st
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
-from starlette.requests import Request
-from starlette.responses import Response
 
+Message = MutableMapping[str, Any]
 # A site that frames the workbench could lay its own words over buttons. Its own parts are frames of the same origin.
-HEADERS = {
-    "X-Frame-Options": "SAMEORIGIN",
-    "Content-Security-Policy": "frame-ancestors 'self'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-}
+HEADERS = (
+    (b"x-frame-options", b"SAMEORIGIN"), (b"content-security-policy", b"frame-ancestors 'self'"),
+    (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"),
+)  # fmt: skip
 
 
-async def unframed(request: Request, answer: RequestResponseEndpoint) -> Response:
-    """Add the headers above to an answer that has none of its own."""
-    response = await answer(request)
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
-    return response
+class Unframed:
+    """Adds the headers above to every answer over HTTP."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        """Args: app: what answers."""
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Callable, send: Callable[[Message], Awaitable[None]]) -> None:
+        """Answer one request."""
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                known = {name.lower() for name, _ in message.get("headers", ())}
+                more = [(name, value) for name, value in HEADERS if name not in known]
+                message = {**message, "headers": [*message.get("headers", ()), *more]}
+            await send(message)
+
+        await self.app(scope, receive, guarded if scope["type"] == "http" else send)
 
 
-app = st.App("app.py", middleware=[Middleware(BaseHTTPMiddleware, dispatch=unframed)])
+app = st.App("app.py", middleware=[Middleware(Unframed)])

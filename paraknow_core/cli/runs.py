@@ -173,8 +173,9 @@ def stop(
     """Ask a run to save and stop."""
     run = find_run(context.obj, run_id)
     engine_of(context.obj).stop(run, grace)
-    state = run.status().state
-    show(f"{run.id}: {state if grace is not None else 'asked to save and stop'}; `runs resume {run.id}` goes on later")
+    status = run.status()
+    reached = status.state if grace is not None or not status.active else "asked to save and stop"
+    show(f"{run.id}: {reached}; `runs resume {run.id}` goes on later")
 
 
 @app.command()

@@ -150,11 +150,12 @@ class QueueEngine(Engine):
 
     def stop(self, run: RunFolder, grace_s: float | None = None) -> None:
         """Take a waiting run out of the queue; ask one that goes on to save and stop: see `Engine.stop`."""
-        with changing(self.place) as order:
-            if run.id in order.waiting:
-                order.waiting.remove(run.id)
-                lifecycle.end(run, "stopped", lifecycle.CANCELLED)
-                return
+        if run.id in read(self.place).waiting:
+            with changing(self.place) as order:
+                if run.id in order.waiting:
+                    order.waiting.remove(run.id)
+                    lifecycle.end(run, "stopped", lifecycle.CANCELLED)
+                    return
         LocalEngine(self.place).stop(run, grace_s)
 
     def alive(self, run: RunFolder) -> bool:

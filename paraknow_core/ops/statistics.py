@@ -65,7 +65,7 @@ def proportion_interval(successes: int, n: int, level: float = 0.95) -> tuple[fl
             f"proportion interval: {successes} of {n} examples; at least one example and 0 to n right ones are needed; "
             "check the counts"
         )
-    interval = binomtest(successes, n).proportion_ci(level, method="wilson")
+    interval = binomtest(int(successes), n).proportion_ci(level, method="wilson")
     return float(interval.low), float(interval.high)
 
 

@@ -167,7 +167,12 @@ def lock_file(path: Path) -> FileLock:
     """Return the lock of a run or a service, which one process at a time may hold; `acquire` raises `Timeout` if taken.
 
     The file stays when the lock is released, and the kernel releases it for a process that dies.
+
+    Raises:
+        FileNotFoundError: the folder is gone; a lock would make it anew.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     return FileLock(path, timeout=LOCK_PATIENCE_S, poll_interval=0.02)
 
 
@@ -180,8 +185,9 @@ def held(path: Path) -> Iterator[bool]:
     except Timeout:
         alone = False
     except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.ELOOP):  # damaged by hand: nobody can hold it
+        if error.errno not in (errno.EISDIR, errno.ELOOP):
             raise
+        alone = not is_held(path)  # damaged by hand: a folder, which nobody can hold, or a link, whose end may be held
     try:
         yield alone
     finally:

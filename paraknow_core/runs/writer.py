@@ -1,5 +1,6 @@
 """The one writer of a run folder: its state, heartbeat and events, written by the process that computes the run."""
 
+import errno
 import os
 import signal
 import threading
@@ -46,6 +47,13 @@ class RunWriter:
             self._lock.acquire()
         except Timeout:
             raise RunError(f"run {self.folder.id}: another process is working on it; stop that one first") from None
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOLCK, errno.EISDIR):
+                raise
+            raise RunError(
+                f"run {self.folder.id}: its file 'lock' cannot be locked ({error.strerror}); remove it, or move the "
+                "workspace to a file system that has locks"
+            ) from None
         try:
             self._begin()
         except BaseException:  # a full disk, for example: __exit__ will not be called

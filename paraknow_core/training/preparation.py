@@ -19,8 +19,8 @@ def prepare(work: Work) -> None:
     context, spec = work.context, work.spec
     if context.settings.student_bits:
         require_package()
-    notes = [*context.teacher.anatomy.notes, *context.student.anatomy.notes, *context.task.warnings]
     refuse_unfit(work)
+    notes = [*context.teacher.anatomy.notes, *context.student.anatomy.notes, *context.task.warnings]
     warnings = list(dict.fromkeys([*notes, *check_examples(context, needs_teacher=work.method.needs_teacher)]))
     for warning in warnings:
         context.report.event("warning", message=warning)

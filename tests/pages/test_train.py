@@ -76,6 +76,14 @@ def test_controls_are_submitted_after_the_method_in_one_go(place, open_app, subm
     assert app.query_params["run"] in (ids[0], [ids[0]])
 
 
+def test_controls_that_are_ticked_before_the_page_is_drawn_again_all_count(place, open_app):
+    app = open_app("train")
+    for arm in ("pissa", "olora"):
+        app.checkbox(key=f"train.arm.{arm}").check()
+    app.run()
+    assert load_draft(place).arms == ("default_lora", "pissa", "olora")
+
+
 def test_a_refused_value_is_a_sentence_and_the_draft_stays(open_app):
     app = open_app("train")
     app.session_state["draft"] = Draft(spec=RunSpec().with_changes({"finetuning.micro_batch_size": 8}))

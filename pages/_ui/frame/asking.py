@@ -104,7 +104,9 @@ def seeds_question(spec: RunSpec) -> requests.Seeds:
 
     Which ones are left out as too long depends on the pair, and on what else of the run reads them.
     """
-    return requests.Seeds(spec=spec, with_models=spec.task.too_long == "leave_out")
+    if spec.task.too_long == "leave_out":
+        return requests.Seeds(spec=spec, with_models=True)
+    return requests.Seeds(spec=RunSpec(task=spec.task, sensitivity=spec.sensitivity), with_models=False)
 
 
 def estimate_now(spec: RunSpec) -> requests.Estimate:

@@ -181,13 +181,13 @@ def launch(trained: Runs) -> None:
 
 
 def _arm(name: str) -> None:
-    arms = state.whole_draft().arms
-
     def store(ticked: bool) -> None:
-        chosen = {*arms, name} if ticked else {*arms} - {name}
+        arms = {*state.whole_draft().arms}  # as they are now: another one may have been ticked since this was drawn
+        chosen = arms | {name} if ticked else arms - {name}
         state.change_beside(arms=tuple(arm for arm in METHODS if arm in chosen))
 
-    mirror(st.checkbox, METHODS[name].label, f"train.arm.{name}", name in arms, store, help=METHODS[name].text)
+    row, ticked = METHODS[name], name in state.whole_draft().arms
+    mirror(st.checkbox, row.label, f"train.arm.{name}", ticked, store, help=row.text)
 
 
 def _plan_words(plan: Plan) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from paraknow_core.display import NOT_MEASURED, count, counted, memory, percent, significant, source_label
-from paraknow_core.errors import ParaknowError
+from paraknow_core.errors import DataError, ParaknowError
 from paraknow_core.paths import Workspace
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
@@ -268,8 +268,9 @@ def _shown(data: Any, dotted: str) -> str:
 def _layer(folder: Path) -> list[tuple[dict[str, Any], numpy.ndarray | None]]:
     """Read one layer's answer: numbers of each module, and its retained energy at rank 1, 2, ..."""
     reply = answer_in(folder)
-    rows = reply.value["rows"] if reply is not None else []
-    return [(row, None if row["problem"] else reply.array(row["student_module"])) for row in rows]
+    if reply is None:  # being written anew; what is raised is not remembered
+        raise DataError("desk: the answer about a layer was removed just now; reload the page to ask again")
+    return [(row, None if row["problem"] else reply.array(row["student_module"])) for row in reply.value["rows"]]
 
 
 def layer_rows(choice: Choice, folder: Path) -> list[dict[str, Any]]:

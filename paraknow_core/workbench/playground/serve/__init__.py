@@ -79,7 +79,7 @@ class Loop:
         wish = _wish(read_json(file))
         with taken(file):
             for slot in self.shelf.take_replaced():
-                self._free(slot)
+                self._hold("free", slot)
             if wish is not None and wish.do == "generate":
                 self._begin(wish.id)
             elif wish is not None and wish.slot is not None:
