@@ -1,5 +1,7 @@
 """Injection and export for every family and mode, against PEFT and the untouched student."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from paraknow_core.methods.seeking.blocks import extract_blocks
 from paraknow_core.methods.start import start_adapter
 from paraknow_core.models.modules import logical_weight
 from paraknow_core.sensitivity.measure import sensitivity
+from tests.marking import mostly_slow
 from tests.tiny_models import FAMILIES
 
 STUDENTS = [(family, {}) for family in FAMILIES] + [
@@ -47,9 +50,14 @@ def disturb(peft_model):
                 parameter.add_(0.1 * torch.randn_like(parameter))
 
 
-@pytest.mark.parametrize(("family", "overrides"), STUDENTS)
-@pytest.mark.parametrize("name", ["seeking", "default_lora", "pissa", "olora", "random_offset"])
-def test_step_0_identity_and_export_on_the_untouched_student(family, overrides, name, tiny, make_context, tmp_path):
+METHODS = ("seeking", "default_lora", "pissa", "olora", "random_offset")
+EVERY_START = list(product(STUDENTS, METHODS))
+QUICK_STARTS = [(student, name) for student, name in EVERY_START if name == "seeking" or student == STUDENTS[0]]
+
+
+@pytest.mark.parametrize(("student", "name"), mostly_slow(EVERY_START, *QUICK_STARTS))
+def test_step_0_identity_and_export_on_the_untouched_student(student, name, tiny, make_context, tmp_path):
+    family, overrides = student
     context = make_context(tiny(family, **overrides), {"method": name})
     started, modules = start(context, tmp_path)
     identity = step0_identity(started.peft_model, context.student.load(), samples(context))

@@ -12,6 +12,7 @@ from paraknow_core.errors import NumericError, ShapeError
 from paraknow_core.ops import svd
 from paraknow_core.ops.low_rank import mean_cosine
 from paraknow_core.ops.svd import factorise, truncated_svd
+from tests.marking import mostly_slow
 from tests.ops.matrices import matrices, orthonormal, relative_error
 
 ROWS, COLS = 700, 600
@@ -59,7 +60,7 @@ def check_form(found, matrix: Tensor, rank: int) -> None:
     assert found.energy == pytest.approx(matrix.double().square().sum().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("rank", [1, 16, 64])
+@pytest.mark.parametrize("rank", mostly_slow([1, 16, 64], 16))
 @pytest.mark.parametrize("name", SPECTRA)
 def test_the_iteration_is_as_good_as_it_says(name, rank):
     matrix = SPECTRA[name]
