@@ -25,8 +25,8 @@ class Row:
         code: `module:name`, below `paraknow_core`, of the class or function that does it; empty where it is only a
             branch in the code of something else.
         needs: what has to be there before it can begin.
-        reads: keys of the spec, or whole parts of it, that only rows which name them read: without such a row the
-            values there change nothing.
+        reads: keys of the spec, or whole parts of it, that have an effect only where a row that names them is chosen:
+            `extraction.seed` matters to what is drawn at random, and to nothing else.
         control_of: the name in the same table of which it is a control.
         source: the paper that it is from; empty where it is our own.
         offered: whether a spec may ask for it by name; False where only another row uses it.

@@ -1,1 +1,1 @@
-"""What the pages share: the draft spec, reading run folders, the frame around a page, and widgets."""
+"""What pages draw: `frame/` is what all share, each other folder is what one page alone draws."""

@@ -95,7 +95,7 @@ def export_adapter(
         peft_model: after training.
         initial: the factors whose product was taken off the base weights, by host; None if nothing was: then the
             trained factors are already the whole change.
-        anatomy, modules, factorisation: as given to `injection.inject`.
+        anatomy, modules, factorisation: as given to `inject.inject`.
         folder: written complete or not at all.
         label: name of the student, as the user gave it.
         readme: content of its README.md (see `cards.card`); empty for none.

@@ -1,4 +1,7 @@
-"""Stage injection: put initial factors into a PEFT adapter and, where asked, take their product off the weights."""
+"""Injection: put initial factors into a PEFT adapter and, where asked, take their product off the weights.
+
+It is the last part of the stage extraction (`methods/start.py`).
+"""
 
 import warnings
 from collections import defaultdict

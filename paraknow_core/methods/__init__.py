@@ -24,8 +24,8 @@ def method(name: str) -> Method:
 def wanted(context: Context) -> "Sequence[Request]":
     """Return what the spec's method wants to be kept of the teacher's sensitivity.
 
-    Where the method needs no teacher, what is measured all the same serves the other arms: it is what the paper's
-    method wants.
+    A method without a teacher measures nothing for itself. If the spec asks for the sensitivity all the same, what the
+    paper's method wants is kept, so that the other arms find it in the cache.
     """
     spec = context.spec
     if spec.until == "sensitivity" and spec.teacher == spec.student:

@@ -77,7 +77,8 @@ class Method:
         """Say what to keep of the teacher's sensitivity, of each module while it is in memory. Default: nothing.
 
         Only row sums, column sums and maps are kept of a sensitivity that is larger than what may be kept. What is
-        wanted of it besides has to be taken then, for any layer mapping: that is known only afterwards.
+        wanted of it besides has to be taken then. The layer mapping is not known yet at that moment, so that a request
+        is for every layer.
         """
         return ()
 

@@ -1,9 +1,9 @@
 """When do two runs ask the same? The one place that says which settings, data and weights they must share.
 
-A setting counts unless no number depends on it (`effective`). From there the question has several distances, each a
-tuple of parts of the spec for `asked`; beside these, two runs can be compared where they differ in method and seed
-alone (`differing`), in what their files held, too (`other_content`), and one can stand for the other where they
-compute the same (`computes`).
+A setting counts unless no number depends on it (`effective`). How much of the rest two runs must share depends on why
+they are put together: `asked` takes the parts of the spec that matter, and the tuples below name the usual choices.
+`differing` lists the settings, other than method and seed, in which two runs differ; `other_content` what their files
+held; and `computes` is equal for two specs of which one run can stand for the other.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Stage fine-tuning: train the adapter in one loop, from its newest save, until the last step or a stop request."""
+"""Stage training: train the adapter in one loop, from its newest save, until the last step or a stop request."""
 
 import math
 import time

@@ -37,7 +37,7 @@ def _label(pair: dict[str, Any]) -> str:
 
 def pictures(choices: dict[str, Choice], module: str) -> None:
     """Draw the four pictures of one module: in two rows for one choice, side by side for two."""
-    asked: dict[str, tuple[Reply | None, Reply | None]] = {}  # what both have is asked, and fails, once
+    asked: dict[str, tuple[Reply | None, Reply | None]] = {}  # by question: two choices may ask the same one
     cells: dict[str, tuple[Choice, Reply | None, Reply | None] | None] = {}
     for name, choice in choices.items():
         pair = next((pair for pair in choice.pairs if pair["student_module"] == module), None)

@@ -1,6 +1,7 @@
 """The desk process: takes the newest question, has it worked out, and ends when nobody asks any more.
 
-It never computes itself. A second process, its hand, works questions out one by one; this one watches what that takes.
+It never computes itself. Its worker (`desk-hand`), a second process, answers one question after the other; this one
+watches how much time and memory that takes, and ends the worker when it is too much.
 """
 
 import math
