@@ -50,6 +50,7 @@ def test_a_wrong_link_is_a_sentence_on_a_working_page(page, site, place):
         expect(page.get_by_role("button", name=re.compile("Compute sensitivity|Start transfer"))).to_be_enabled()
 
 
+@pytest.mark.slow
 def test_what_is_typed_as_a_model_is_kept_and_an_empty_one_is_refused(page, site):
     visit(page, f"{site}/train")
     page.get_by_text("What is transferred").click()

@@ -1,6 +1,7 @@
 """Addresses, drafts and pasted texts made to break a page: each is a sentence, and the page goes on working."""
 
 import json
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.runs.folder import list_runs
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench import draft as drafts
+from tests.marking import mostly_slow
 from tests.pages import fabricate
 from tests.pages.conftest import button, words
 
@@ -33,8 +35,13 @@ HOSTILE = (
 )
 
 
-@pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("key", ["run", "lesson", "preset", "generation", "study"])
+KEYS = ("run", "lesson", "preset", "generation", "study")
+OWN = (("compare", "run"), ("train", "run"), ("lessons", "lesson"), ("mapping", "preset"), ("playground", "generation"))
+
+
+@pytest.mark.parametrize(
+    ("page", "key"), mostly_slow(product(PAGES, KEYS), *OWN, ("start", "study"), ("models", "run"))
+)
 def test_every_page_survives_every_address(place, open_app, page, key):
     app = open_app()
     for value in HOSTILE:
