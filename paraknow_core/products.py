@@ -30,18 +30,15 @@ def sensitivity_to(context: Context, out: Path, parts: Sequence[Path] = ()) -> d
     Returns:
         The content of `out`/sensitivity.json.
     """
-    from paraknow_core.methods.stages import measure
+    from paraknow_core.methods import wanted
+    from paraknow_core.sensitivity.measure import sensitivity
     from paraknow_core.sensitivity.parts import combine
 
     _warn(context, needs_teacher=True)
-    work = new_work(context, RunFolder(out), {})
-    out.mkdir(parents=True, exist_ok=True)
-    if parts:
-        work.store = combine(context, parts)
-    else:
-        measure(work)
-    _copy_store(work.store, out)
-    return work.store.totals
+    new_work(context, RunFolder(out), {})  # for torch's threads
+    store = combine(context, parts) if parts else sensitivity(context, wanted(context))
+    _copy_store(store, out)
+    return store.totals
 
 
 def extract_to(context: Context, out: Path) -> dict[str, Any]:
