@@ -11,6 +11,7 @@ decaying spectra alike (q 128, niter 8) takes 1.4 and 3.6 times as long (`python
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from paraknow_core.errors import NumericError, ShapeError
 from paraknow_core.ops.chunks import require_matrix, value_range
 from paraknow_core.ops.metrics import retained_energy, sum_of_squares
+from paraknow_core.ops.products import StripProducts
 
 EXACT_SIZE = 512  # up to here the exact decomposition takes well under a second
 _MOST_STEPS = 60
@@ -110,13 +112,14 @@ def truncated_svd(matrix: Tensor, rank: int, *, tolerance: float = 1e-4, seed: i
     if scale == 0:
         u, v = (torch.eye(size, rank, dtype=dtype, device=matrix.device) for size in matrix.shape)
         return TruncatedSVD(u, torch.zeros_like(u[0]), v, 0.0, True, 0.0)
-    matrix = matrix.to(dtype)
     if not 1e-12 < scale < 1e12:  # squares and products must neither overflow nor vanish
-        svd = truncated_svd(matrix / scale, rank, tolerance=tolerance, seed=seed)
+        svd = truncated_svd(matrix.to(dtype) / scale, rank, tolerance=tolerance, seed=seed)
         return replace(svd, s=svd.s * scale, energy=svd.energy * scale * scale)  # inf rather than an error
     block = max(rank, _LEAST_BLOCK)
-    large = min(matrix.shape) > max(EXACT_SIZE, 4 * block)
-    return (_krylov(matrix, rank, block, tolerance, seed) if large else None) or _exact(matrix, rank)
+    svd = None
+    if min(matrix.shape) > max(EXACT_SIZE, 4 * block):
+        svd = _krylov(StripProducts(matrix, dtype), rank, block, tolerance, seed)
+    return svd or _exact(matrix.to(dtype), rank)
 
 
 def factorise(matrix: Tensor, rank: int, split: Literal["us_v", "sqrt"] = "us_v") -> Factors:
@@ -160,34 +163,43 @@ def _exact(matrix: Tensor, rank: int) -> TruncatedSVD:
     return _signed(u[:, :rank], s[:rank], vh[:rank].T, 0.0, True, energy)
 
 
-def _krylov(matrix: Tensor, rank: int, block: int, tolerance: float, seed: int) -> TruncatedSVD | None:
+def _krylov(products: StripProducts, rank: int, block: int, tolerance: float, seed: int) -> TruncatedSVD | None:
     """Build the basis block by block until the check holds; None if it does not.
 
-    Basis vectors and their images under the matrix lie in rows. Their Gram matrix is kept in float64, where a loss of
-    energy can be seen however small it is.
+    What is kept lies in rows, in room for all that may come: growing a tensor would copy it at every step. Unused room
+    of the CPU is never touched, so it costs none.
     """
-    total = sum_of_squares(matrix)
-    start = torch.randn(block, len(matrix), generator=torch.Generator().manual_seed(seed)).to(matrix)
-    fresh = torch.linalg.qr((start @ matrix).T).Q.T
-    basis, images, gram = fresh[:0], start[:0], torch.zeros(0, 0, dtype=torch.float64, device=matrix.device)
+    rows, cols = products.shape
+    total = sum_of_squares(products.matrix)
+    generator = torch.Generator().manual_seed(seed)
+    empty = partial(products.matrix.new_empty, dtype=products.dtype)
+    most = min(_MOST_STEPS, min(rows, cols) // block) * block
+    basis, images, image = empty(most, cols), empty(most, rows), empty(rows, block)
+    gram = torch.zeros(most, most, dtype=torch.float64, device=basis.device)
+    start = torch.randn(block, rows, generator=generator).to(basis)
+    fresh = torch.linalg.qr(products.back(start.T.contiguous())).Q.T
     energies: list[float] = []
-    for _ in range(min(_MOST_STEPS, min(matrix.shape) // block)):
-        image = fresh @ matrix.T
-        basis, images = torch.cat([basis, fresh]), torch.cat([images, image])
-        inner = image.double() @ images[-2 * block :].double().T  # with all but its neighbours it is zero
-        size = len(basis)
-        gram = torch.nn.functional.pad(gram, (0, block, 0, block))
-        gram[-block:, size - inner.shape[1] :] = inner
-        gram[size - inner.shape[1] :, -block:] = inner.T
-        energies.append(torch.linalg.eigvalsh(gram)[-rank:].sum().item())
-        loss = min(_expected_gain(energies), max(0.0, total - energies[-1]))
+    for size in range(block, most + 1, block):
+        basis[size - block : size] = fresh
+        onwards = products.there_and_back(fresh.T.contiguous(), image).T
+        images[size - block : size] = image.T
+        _extend_gram(gram, images, size, block)
+        energies.append(torch.linalg.eigvalsh(gram[:size, :size])[-rank:].sum().item())
+        loss = min(_expected_gain(energies), max(0.0, total - energies[-1]))  # in float64 it can be seen however small
         if _excess(loss, energies[-1], total) <= tolerance:
-            svd = _from_basis(matrix, basis, images, gram, rank, loss, total)
+            svd = _from_basis(products, basis[:size], images[:size], gram[:size, :size], rank, loss, total)
             if svd:
                 return svd
-        onwards = image @ matrix
-        fresh = _orthonormal_to(basis, onwards / onwards.abs().max().clamp(min=1e-30))
+        fresh = _orthonormal_to(basis[:size], onwards / onwards.abs().max().clamp(min=1e-30))
     return None
+
+
+def _extend_gram(gram: Tensor, images: Tensor, size: int, block: int) -> None:
+    """Add the last block to the float64 Gram matrix of the images: all but its neighbours are orthogonal to it."""
+    before, since = size - block, max(0, size - 2 * block)
+    fresh = images[before:size].double() @ images[since:size].double().T
+    gram[before:size, since:size] = fresh
+    gram[since:size, before:size] = fresh.T
 
 
 def _expected_gain(energies: list[float]) -> float:
@@ -229,7 +241,7 @@ def _orthonormal_to(basis: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _from_basis(
-    matrix: Tensor, basis: Tensor, images: Tensor, gram: Tensor, rank: int, loss: float, total: float
+    products: StripProducts, basis: Tensor, images: Tensor, gram: Tensor, rank: int, loss: float, total: float
 ) -> TruncatedSVD | None:
     """Take the leading triplets from the basis, or None where it is no basis, or a gap shows them to be unfinished."""
     identity = torch.eye(len(basis), dtype=basis.dtype, device=basis.device)
@@ -239,13 +251,13 @@ def _from_basis(
     # Once more among the leading ones: the Gram matrix has lost what is small beside the largest value.
     within, turn_again = torch.linalg.svd((turn.T @ images).T, full_matrices=False)[1:]
     turn = turn @ turn_again[:rank].T
-    onwards = matrix.T @ (images.T @ turn)  # of exact triplets, the right-hand vectors times the squared values
+    onwards = products.back(images.T @ turn)  # of exact triplets, the right-hand vectors times the squared values
     residual = (onwards - within[:rank].square() * (basis.T @ turn)).norm().item()
     if not _sharp(residual, within, rank):
         return None
     # Half a step more from the right-hand side: never loses energy, and mends what rounding did to the basis.
     v = torch.linalg.qr(onwards).Q.contiguous()
-    u, s, turn = torch.linalg.svd(matrix @ v, full_matrices=False)
+    u, s, turn = torch.linalg.svd(products.there(v), full_matrices=False)
     excess = _excess(loss, s.double().square().sum().item(), total)
     return _signed(u, s, v @ turn.T, excess, False, total)
 
