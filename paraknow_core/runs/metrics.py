@@ -22,9 +22,7 @@ from paraknow_core.files.json_file import open_plain
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.status import Status
 
-COLUMNS = tuple(
-    "step epoch elapsed loss validation_loss learning_rate grad_norm tokens_per_s memory_bytes".split()  # noqa: SIM905
-)
+COLUMNS = tuple("step epoch elapsed loss validation_loss learning_rate grad_norm tokens_per_s memory_bytes".split())
 AT_ONCE = 4_000_000  # bytes of one reading: about a tenth of a second, so that no page waits for a long run
 MOST_KEPT = 32  # runs whose numbers are in memory
 MOST = 1e15  # far beyond any count, time or number of bytes

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from paraknow_core.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from paraknow_core.sensitivity.build import Request, StoreBuilder
     from paraknow_core.tasks.templates import Encoded
@@ -185,6 +187,15 @@ def _streamed(
     return Stream(skeleton, encoded, work, builder, report, anonymous_bytes() + RELEASE_BEYOND).run()
 
 
+def sample_loss(model: "PreTrainedModel", sample: "Encoded") -> "Tensor":
+    """Return a model's loss on one sample: a scalar with a gradient, in nats per supervised token."""
+    import torch
+
+    ids = torch.tensor([sample.input_ids], device=model.device)
+    labels = torch.tensor([sample.labels], device=model.device)
+    return model(input_ids=ids, labels=labels, use_cache=False).loss
+
+
 def _resident(
     teacher: Model,
     encoded: "Sequence[Encoded]",
@@ -193,7 +204,6 @@ def _resident(
     builder: "StoreBuilder",
     plan: SensitivityPlan,
 ) -> list[float]:
-    import torch
 
     from paraknow_core.models.load import load_model
     from paraknow_core.ops.sensitivity import accumulate_sensitivity
@@ -203,16 +213,11 @@ def _resident(
     model = load_model(teacher.source, device=plan.device, dtype=teacher.dtype)
     parameters = dict(model.named_parameters())  # norms and biases too: they count in a layer's score
 
-    def loss_of(sample: "Encoded") -> "Tensor":
-        ids = torch.tensor([sample.input_ids], device=model.device)
-        labels = torch.tensor([sample.labels], device=model.device)
-        return model(input_ids=ids, labels=labels, use_cache=False).loss
-
     def on_sample(index: int, _loss: float) -> None:
         report.check_stop()
         report.progress(index + 1, len(encoded), "seed samples")
 
-    sums, losses = accumulate_sensitivity(parameters, encoded, loss_of, on_sample, model)
+    sums, losses = accumulate_sensitivity(parameters, encoded, partial(sample_loss, model), on_sample, model)
     for name, part in steps_of(teacher.anatomy, list(sums)).items():
         builder.add(name, {parameter: sums.pop(parameter) for parameter in part})
     return losses

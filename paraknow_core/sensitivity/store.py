@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.errors import DataError
-from paraknow_core.files import shapes as whole
+from paraknow_core.files import shapes
 from paraknow_core.files.disk import whole_tensors
 from paraknow_core.files.json_file import open_plain, read_json
 
@@ -41,8 +41,8 @@ class SensitivityStore:
         Raises:
             DataError: the folder holds no readable store.
         """
-        totals, lost = whole.fit(read_json(self.folder / TOTALS), whole.TOTALS)
-        modules = {} if totals is whole.MISSING else totals["modules"]
+        totals, lost = shapes.fit(read_json(self.folder / TOTALS), shapes.TOTALS)
+        modules = {} if totals is shapes.MISSING else totals["modules"]
         if lost or not modules or any(len(module["shape"]) != 2 for module in modules.values()):
             raise DataError(f"{self.folder.name}: holds no saved sensitivity; compute it again")
         return totals

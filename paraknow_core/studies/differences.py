@@ -7,13 +7,13 @@ from typing import Any
 from paraknow_core.catalogue import BASELINE, PAPER_METHOD
 from paraknow_core.display import SHARE, arm_of, source_label
 from paraknow_core.errors import ParaknowError
-from paraknow_core.ops.statistics import PairedResult, holm, says
+from paraknow_core.ops.statistics import PairedResult, holm
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies import scores
 from paraknow_core.studies.arms import Arm
 from paraknow_core.studies.same import content, differing, effective
-from paraknow_core.studies.words import p_words
+from paraknow_core.studies.words import p_words, says
 
 NATS = "nats per token"  # perplexities are paired by the logarithm of each example's
 FEW_EXAMPLES, FEW_SEEDS = 100, 3

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.errors import RunError
-from paraknow_core.ops.statistics import PairedResult, bootstrap_interval, paired_difference, paired_over_seeds, says
+from paraknow_core.ops.statistics import PairedResult, bootstrap_interval, paired_difference, paired_over_seeds
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.studies.spec import BASELINE_LABEL, METHOD
+from paraknow_core.studies.words import says
 
 if TYPE_CHECKING:
     import numpy

@@ -3,6 +3,9 @@
 from typing import Any
 
 from paraknow_core.display import SHARE, compact, shorten, significant, source_label
+from paraknow_core.ops.statistics import PairedResult
+
+_SMALL_POINTS = 5.0  # a null result that allows more is not said to be small
 
 _WORDS = {
     "teacher.source": "teacher",
@@ -59,3 +62,34 @@ def points_text(value: float | None, unit: str | None) -> str:
 def interval_text(low: float | None, high: float | None, unit: str | None) -> str:
     """Return an interval of a difference, as `points_text` writes its ends."""
     return "none" if low is None or high is None else f"{points_text(low, unit)} to {points_text(high, unit)}"
+
+
+def says(result: PairedResult, unit: str = SHARE) -> str:
+    """Put a paired result into a sentence.
+
+    Args:
+        unit: "share" for scores of 0 to 1, said in points (hundredths); any other unit is said as it is.
+
+    Returns:
+        With an interval that includes zero, or a p-value of 0.05 or more, the largest difference that the data allow
+        ("No difference larger than 0.9 points (...)."); where that is more than 5 points, and would read as a claim of
+        smallness, that none was found, with the p-value of a test that is named ("No difference was found: +1.2 points
+        (...)."). Otherwise the difference ("+2.1 points (...)."). Without an interval: that no difference was seen.
+    """
+    if result.low is None or result.high is None:
+        return f"No difference was seen, and nothing bounds one ({result.method})."
+    factor, name = (100.0, "points") if unit == SHARE else (1.0, unit)
+    low, high = factor * result.low, factor * result.high
+    digits = 1 if unit == SHARE else 3
+    how = f"(95 % interval {low:+.{digits}f} to {high:+.{digits}f}, {result.method})"
+    open_question = low <= 0 <= high or (result.p_value is not None and result.p_value >= 0.05)
+    difference = f"{factor * result.difference:+.{digits}f} {name}"
+    if not open_question:
+        return f"{difference} {how}."
+    largest = max(abs(low), abs(high))
+    if unit != SHARE or largest <= _SMALL_POINTS:
+        return f"No difference larger than {largest:.{digits}f} {name} {how}."
+    tested = ""
+    if result.p_value is not None and " test" in result.method and "Holm" not in result.method:
+        tested = f", p = {result.p_value:.2f}" if result.p_value >= 0.01 else ", p < 0.01"
+    return f"No difference was found: {difference} {how[:-1]}{tested})."

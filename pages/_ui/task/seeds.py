@@ -7,7 +7,7 @@ import streamlit as st
 from pages._ui.frame import asking, state
 from pages._ui.frame.fields import mirror, number
 from pages._ui.frame.layout import download, info, plain, warn
-from pages._ui.task.view import ask_lengths, limit_in_words, limit_of, refuse_or_leave_out, seeds_question
+from pages._ui.task.view import ask_lengths, limit_in_words, limit_of, refuse_or_leave_out, shown_seeds_question
 from paraknow_core.catalogue import MANUAL, SELECTIONS
 from paraknow_core.display import counted, shorten
 from paraknow_core.workbench.views.task import MASKED, examples_table, merged, with_words
@@ -65,7 +65,7 @@ def body(task: dict[str, Any]) -> None:
     if spec.selection == MANUAL:  # known without asking, and never waited for
         taken = list(spec.ids)
     else:
-        reply = asking.answered(seeds_question(task, spec), "Choosing seed samples …")
+        reply = asking.answered(shown_seeds_question(task, spec), "Choosing seed samples …")
         taken = reply.value["ids"] if reply else None
     lengths = ask_lengths(task, "teacher", "train")
     if taken is None or lengths is None:

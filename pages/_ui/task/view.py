@@ -200,7 +200,7 @@ def tokens_html(shown: dict[str, Any], kept: int) -> str:
     return f'<div class="pk-tokens" data-testid="tokens">{"".join(parts)}{rest}</div>'
 
 
-def seeds_question(task: dict[str, Any], sensitivity: SensitivitySpec) -> requests.Seeds:
+def shown_seeds_question(task: dict[str, Any], sensitivity: SensitivitySpec) -> requests.Seeds:
     """Return the question which training examples are the seed samples."""
     if state.draft().task.too_long == "leave_out" and not task["is_text"]:
         return asking.seeds_question(state.draft())

@@ -7,13 +7,14 @@ from typing import Any
 
 from paraknow_core.errors import DataError, RunError
 from paraknow_core.ops import statistics
-from paraknow_core.ops.statistics import PairedResult, mean_interval, says
+from paraknow_core.ops.statistics import PairedResult, mean_interval
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.scores import difference
 from paraknow_core.studies.spec import Changes, labelled
+from paraknow_core.studies.words import says
 
 say = says  # a paired difference in words; a null result as such
 MARGIN = 0.1  # share: a difference of scores below 10 points counts as none in a lesson of some 100 examples

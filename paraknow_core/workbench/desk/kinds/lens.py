@@ -1,5 +1,6 @@
 """Questions about a finished run: where it moved its student's weights, and where the student's sensitivity lies."""
 
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -121,24 +122,19 @@ def _require_memory(context: "Context") -> None:
 
 def _measure(context: "Context", encoded: list, run: RunFolder | None) -> tuple[dict[str, float], list[float]]:
     """Return S by module and the losses, of the untouched student or with a run's change in its weights."""
-    import torch
 
     from paraknow_core.models.load import parameters_of
     from paraknow_core.models.modules import logical_weight
     from paraknow_core.ops.metrics import total
     from paraknow_core.ops.sensitivity import accumulate_sensitivity
+    from paraknow_core.sensitivity.measure import sample_loss
 
     model, anatomy = context.student.load(), context.student.anatomy
     if run is not None:
         _apply(run, parameters_of(model, anatomy), anatomy)
 
-    def loss_of(sample: Any) -> Any:
-        ids = torch.tensor([sample.input_ids], device=model.device)
-        labels = torch.tensor([sample.labels], device=model.device)
-        return model(input_ids=ids, labels=labels, use_cache=False).loss
-
     parameters = dict(model.named_parameters())
-    sums, losses = accumulate_sensitivity(parameters, encoded, loss_of, lambda *_: None, model)
+    sums, losses = accumulate_sensitivity(parameters, encoded, partial(sample_loss, model), lambda *_: None, model)
     totals = {m.name: total(logical_weight(sums[m.parameter], m)) for m in anatomy.modules if m.parameter in sums}
     return totals, [float(loss) for loss in losses]
 
