@@ -61,9 +61,15 @@ class Method(Line):
 
     Attributes:
         structure: of its blocks, where it has one of its own, whatever the spec's structure is.
+        standard: whether it belongs to the comparison that is made where nobody chooses.
+        keeps_student: whether the student computes at step 0 what it computed before.
+        budget_note: where it does not train as many parameters as default LoRA of the same rank: how many, in words.
     """
 
     structure: str = ""
+    standard: bool = False
+    keeps_student: bool = True
+    budget_note: str = ""
 
     @property
     def needs_teacher(self) -> bool:
@@ -117,6 +123,7 @@ METHODS = table(
         source=PAPER,
         colour="#0072B2",
         dark_colour="#0072B2",
+        standard=True,
     ),
     Method(
         "default_lora",
@@ -127,6 +134,7 @@ METHODS = table(
         source="Hu et al., ICLR 2022, arXiv:2106.09685",
         colour="#999999",
         dark_colour="#999999",
+        standard=True,
     ),
     Method(
         "pissa",
@@ -138,6 +146,7 @@ METHODS = table(
         colour="#E69F00",
         dark_colour="#E69F00",
         pattern="/",
+        standard=True,
     ),
     Method(
         "olora",
@@ -149,6 +158,7 @@ METHODS = table(
         colour="#B8A200",
         dark_colour="#F0E442",
         pattern="\\",
+        standard=True,
     ),
     Method(
         "random_offset",
@@ -164,6 +174,7 @@ METHODS = table(
         dark_colour="#56B4E9",
         pattern="x",
         structure="random_offset",
+        standard=True,
     ),
 )
 

@@ -18,7 +18,7 @@ CONTROLS: dict[str, Changes] = {
     for name, row in METHODS.items()
 }
 # Arms by the name people see, the method last.
-STANDARD = (*(row.label for name, row in METHODS.items() if name != METHOD), METHOD)
+STANDARD = (*(row.label for name, row in METHODS.items() if row.standard and name != METHOD), METHOD)
 ARMS: dict[str, Changes] = {
     **{METHODS[name].label: changes for name, changes in CONTROLS.items() if name != METHOD},
     METHOD: CONTROLS[METHOD],
