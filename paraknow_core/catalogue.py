@@ -77,6 +77,21 @@ class Method(Line):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Arm(Line):
+    """A line of a study: what it changes in the base spec.
+
+    Attributes:
+        changes: dotted keys of the spec -> values; a text that starts with `$` stands for what only a study knows:
+            `$student` for the base's student, `$seed` for the run's seed, `$wrong_task` for the study's other task.
+        keeps_student, budget_note: as of a method.
+    """
+
+    changes: Mapping[str, Any]
+    keeps_student: bool = True
+    budget_note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scorer(Row):
     """A way to score answers; `code` names a function of an example and of `tasks.scorers.Evidence`.
 
@@ -175,6 +190,30 @@ METHODS = table(
         pattern="x",
         structure="random_offset",
         standard=True,
+    ),
+)
+
+
+def _arm_of_method(row: Method) -> Arm:
+    """Return the arm that runs a method as a study does: in residual mode, unless the study says otherwise."""
+    mode = {"injection.mode": "residual"} if "injection" in row.reads else {}
+    said = ("label", "text", "control_of", "source", "colour", "dark_colour", "pattern", "keeps_student", "budget_note")
+    return Arm(row.name, changes={"method": row.name, **mode}, **{key: getattr(row, key) for key in said})
+
+
+# The arms that a study may name: every method, and the method with other settings.
+ARMS = table(
+    *map(_arm_of_method, METHODS.values()),
+    Arm(
+        "difference",
+        "seeking, difference",
+        "The method in difference mode: the student's weight moves towards the block.",
+        changes={"method": "seeking", "injection.mode": "difference"},
+        control_of="seeking",
+        colour="#004D7A",
+        dark_colour="#5BB8F0",
+        pattern="+",
+        keeps_student=False,
     ),
 )
 

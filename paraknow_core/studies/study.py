@@ -1,0 +1,240 @@
+"""A study: which runs answer a question. One spec, from which every run's spec follows.
+
+A study varies a base run along two axes: its arms (rows of `catalogue.ARMS`, or arms of its own) and its factors (any
+keys of the spec). A group is one arm at one point of the factors' grid; each group is run with the same seeds, so that
+arms are paired seed by seed and example by example. Where a study tunes, each group first trains at several learning
+rates, is judged on the validation split alone, and is then tested at the best of them.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from paraknow_core import catalogue
+from paraknow_core.display import significant
+from paraknow_core.errors import SpecError
+from paraknow_core.spec import Portable, RunSpec, Source
+from paraknow_core.studies.words import setting_text
+
+QUARTER_DECADE = 10**0.25
+BY_SEED = ("seed", "extraction.seed", "mapping.seed")  # all that is drawn by chance in a run of a study, but the data
+
+
+class OwnArm(Portable):
+    """An arm that a study defines itself."""
+
+    name: str = Field(min_length=1, max_length=40, pattern=r"^[a-z0-9_]+$")
+    label: str = Field("", max_length=60)
+    arm: Literal[*catalogue.ARMS] = Field(catalogue.PAPER_METHOD, description="the arm that it starts from")
+    changes: dict[str, Any] = Field(default_factory=dict, description="dotted keys of the spec and their values")
+
+
+class Tuning(Portable):
+    """How each group's learning rate is chosen: by the validation loss at the end of training, never by the test."""
+
+    points: int = Field(5, ge=2, le=25, description="rates a group, a quarter of a decade apart")
+    centre: float | None = Field(None, gt=0, le=10, description="middle of the grid; null: the base's rate")
+    centres: dict[str, Annotated[float, Field(gt=0, le=10)]] = Field(
+        default_factory=dict, description="arm -> middle of its own grid"
+    )
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="a rate's loss is the mean over these seeds")
+
+
+class StudySpec(Portable):
+    """Everything one study computes."""
+
+    version: Literal[1] = 1
+    name: str = Field("study", min_length=1, max_length=80)
+    question: str = Field("", max_length=400, description="what it asks, for people")
+    preset: str = Field("", max_length=40, description="the preset that it was made from")
+    base: RunSpec = RunSpec()
+    arms: tuple[Literal[*catalogue.ARMS] | OwnArm, ...] = Field(
+        tuple(name for name, row in catalogue.METHODS.items() if row.standard), min_length=1
+    )
+    against: str = Field(catalogue.BASELINE, description="the arm that all others are judged against")
+    factors: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="dotted key of the spec -> values")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2, 3, 4, 5), min_length=1)
+    tuning: Tuning | None = Field(None, description="null: every arm at its spec's own learning rate")
+    hold: Annotated[
+        tuple[Literal["steps", "tokens", "parameters"], ...], AfterValidator(lambda v: tuple(dict.fromkeys(v)))
+    ] = Field(("steps",), description="what is held equal to the base run where a factor would change it")
+    margin: float = Field(
+        0.01, gt=0, description="a smaller difference does not matter; in the scorer's unit, 0.01 = 1 point"
+    )
+    scorer: str | None = Field(None, description="null: the task's first")
+    wrong_task: Source | None = Field(None, description="for arm wrong_task; null: another bundled task")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "StudySpec":
+        names = [arm if isinstance(arm, str) else arm.name for arm in self.arms]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise ValueError(f"arms: '{twice}' is given twice; give every arm once")
+        if self.against not in names:
+            raise ValueError(f"against: '{self.against}' is not among the arms {', '.join(names)}; name one of them")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: one is given twice; every seed counts once")
+        for key, values in self.factors.items():
+            if key in BY_SEED:
+                raise ValueError(f"factors: '{key}' follows the seed of a run; list seeds under seeds")
+            if not values:
+                raise ValueError(f"factors: '{key}' has no values; give some, or leave it out")
+        return self
+
+
+@dataclass(frozen=True)
+class StudyArm:
+    """An arm of a study, resolved: its name, how people read it, and what it changes."""
+
+    name: str
+    label: str
+    row: catalogue.Arm
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Group:
+    """An arm at one point of the factors' grid: one bar of a chart.
+
+    Attributes:
+        arm: of the study.
+        point: factor -> value.
+        label: the arm's and the point's, for people.
+    """
+
+    arm: StudyArm
+    point: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Names it in files: `seeking`, `seeking extraction.structure=neuron`."""
+        return " ".join([self.arm.name, *(f"{key}={value}" for key, value in self.point.items())])
+
+    @property
+    def label(self) -> str:
+        return ", ".join([self.arm.label, *(setting_text(key, value) for key, value in self.point.items())])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Attributes:
+        group: what it is a run of.
+        seed: the run's.
+        rate: the learning rate, where the run belongs to a tuning grid or was tuned; None: the spec's own.
+        purpose: `tuning` runs end after training and are judged by validation loss; `test` runs are scored.
+        spec: of the run.
+    """
+
+    group: Group
+    seed: int
+    rate: float | None
+    purpose: Literal["tuning", "test"]
+    spec: RunSpec
+
+
+def arms_of(study: StudySpec) -> list[StudyArm]:
+    """Return the arms of a study, in its order."""
+    arms = []
+    for arm in study.arms:
+        own = isinstance(arm, OwnArm)
+        row = catalogue.ARMS[arm.arm if own else arm]
+        label = (arm.label or arm.name) if own else row.label
+        arms.append(StudyArm(arm.name if own else arm, label, row, {**row.changes, **(arm.changes if own else {})}))
+    return arms
+
+
+def groups_of(study: StudySpec) -> list[Group]:
+    """Return every arm at every point of the factors' grid, arm by arm."""
+    points = [dict(zip(study.factors, values, strict=True)) for values in product(*study.factors.values())]
+    return [Group(arm, point) for arm in arms_of(study) for point in points]
+
+
+def spec_of(study: StudySpec, group: Group, seed: int, rate: float | None = None, *, tuning: bool = False) -> RunSpec:
+    """Return the spec of one run.
+
+    Args:
+        study: the study.
+        group, seed: whose run.
+        rate: learning rate in place of the spec's own.
+        tuning: whether the run ends after training.
+
+    Raises:
+        SpecError: a key of an arm or of a factor is unknown, or a value is refused.
+    """
+    known = {"$student": study.base.student.model_dump(mode="json"), "$seed": seed, "$wrong_task": other_task(study)}
+    changes = {**group.arm.changes, **group.point}
+    changes = {key: known.get(value, value) if isinstance(value, str) else value for key, value in changes.items()}
+    changes |= dict.fromkeys(BY_SEED, seed)
+    if rate is not None:
+        changes["finetuning.learning_rate"] = rate
+    at = "" if rate is None else f", rate {significant(rate)}"
+    changes |= {"name": f"{study.name}: {group.label}{at}"[:120], "until": "training" if tuning else "evaluation"}
+    return study.base.with_changes(changes)
+
+
+def other_task(study: StudySpec) -> str:
+    """Return the task whose seed samples arm `wrong_task` takes."""
+    from paraknow_core.demo.tasks import TASKS
+
+    return study.wrong_task or next(f"bundled:{name}" for name in TASKS if f"bundled:{name}" != study.base.task.source)
+
+
+def rates_of(study: StudySpec, group: Group) -> list[float]:
+    """Return the learning rates that a group is tuned over, in rising order; empty where nothing is tuned.
+
+    A quarter of a decade apart and centred on the arm's own centre, the study's, or the rate of the group's spec.
+    """
+    if study.tuning is None:
+        return []
+    own = spec_of(study, group, study.seeds[0]).finetuning
+    if own.max_steps == 0 or (own.max_steps is None and own.epochs == 0):
+        return []  # nothing is trained
+    centre = study.tuning.centres.get(group.arm.name) or study.tuning.centre or own.learning_rate
+    first = -(study.tuning.points // 2)
+    return [float(f"{centre * QUARTER_DECADE**step:.5g}") for step in range(first, first + study.tuning.points)]
+
+
+def tuning_cells(study: StudySpec) -> Iterator[Cell]:
+    """Yield the runs that choose learning rates."""
+    for group in groups_of(study):
+        for rate in rates_of(study, group):
+            for seed in study.tuning.seeds if study.tuning else ():
+                yield Cell(group, seed, rate, "tuning", spec_of(study, group, seed, rate, tuning=True))
+
+
+def scored_cells(study: StudySpec, rates: Mapping[str, float] = {}) -> Iterator[Cell]:  # noqa: B006 - never changed
+    """Yield the runs that are scored, seed by seed, so that a study that is cut off has whole seeds.
+
+    Args:
+        study: the study.
+        rates: of tuned groups, by `Group.key`; others run at their spec's own rate.
+    """
+    groups = groups_of(study)
+    for seed in study.seeds:
+        for group in groups:
+            rate = rates.get(group.key)
+            yield Cell(group, seed, rate, "test", spec_of(study, group, seed, rate))
+
+
+def parse_study(data: Any, where: str = "study") -> StudySpec:
+    """Validate plain data as a study.
+
+    Raises:
+        SpecError: one sentence that names the first bad key; also for an arm or a factor whose spec is refused.
+    """
+    try:
+        study = StudySpec.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise SpecError(
+            f"{where}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from None
+    for group in groups_of(study):
+        spec_of(study, group, study.seeds[0])
+    return study
