@@ -22,14 +22,12 @@ from pkgutil import resolve_name
 from typing import Any
 
 from paraknow_core.context import Context, Work
-from paraknow_core.errors import ModelError, ParaknowError, RunError, is_panic
-from paraknow_core.files.disk import disk_trouble
 from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.memory import peak_bytes
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.status import Status
-from paraknow_core.runs.writer import RunWriter, StopRequested, stopped_by_signals
+from paraknow_core.runs.writer import RunWriter, errors_told, stopped_by_signals
 from paraknow_core.settings import Settings, usable_cores
 from paraknow_core.training.checkpoints import prune
 from paraknow_core.training.inputs import pinned
@@ -101,7 +99,7 @@ def execute(
         ParaknowError: what a user can mend, one sentence; the folder's state is then `failed`.
     """
     spec = run.spec()
-    with _errors_told(run), RunWriter(run, on_change) as writer, stopped_by_signals(writer), _errors_told(run):
+    with errors_told(run), RunWriter(run, on_change) as writer, stopped_by_signals(writer), errors_told(run):
         result = _so_far(run)
         work = new_work(Context(pinned(spec, result), settings, place, writer), run, result)
         run_stages(work, "prepare", spec.until, _recorded)
@@ -141,28 +139,3 @@ def _recorded(work: Work, shown: str) -> Iterator[None]:
         timings[shown] = round(timings.get(shown, 0.0) + time.monotonic() - began, 3)
         work.result["peak_memory_bytes"] = max(work.result.get("peak_memory_bytes", 0), peak_bytes())
         write_json(work.folder.file("partial.json"), work.result)
-
-
-@contextmanager
-def _errors_told(run: RunFolder) -> Iterator[None]:
-    """Turn what a full disk or a damaged model raises, in whatever library, into a sentence; what was saved stays.
-
-    Raises:
-        RunError: the disk is full, or takes no more for another reason. ModelError: a library gave a file up.
-    """
-    try:
-        yield
-    except (ParaknowError, StopRequested):
-        raise
-    except BaseException as error:
-        if is_panic(error):
-            raise ModelError(
-                f"model: one of its files is damaged so that its library gave up ({str(error)[:100]}); get the "
-                "model's tokenizer and weights again"
-            ) from None
-        trouble = disk_trouble(error) if isinstance(error, Exception) else None
-        if trouble is None:
-            raise
-        stage = run.written().stage
-        where = f" (stage {stage})" if stage else ""
-        raise RunError(f"disk: {trouble[0]}{where}; {trouble[1]}; {run.way_on(stage)}") from None

@@ -12,7 +12,8 @@ from typing import Any
 
 from filelock import Timeout
 
-from paraknow_core.errors import NumericError, RunError
+from paraknow_core.errors import ModelError, NumericError, ParaknowError, RunError, is_panic
+from paraknow_core.files.disk import disk_trouble
 from paraknow_core.files.json_file import append_line, open_lines, write_json, write_json_anyhow
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.processes import lock_file, this_process
@@ -174,3 +175,28 @@ def stopped_by_signals(writer: RunWriter) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def errors_told(run: RunFolder) -> Iterator[None]:
+    """Turn what a full disk or a damaged model raises, in whatever library, into a sentence; what was saved stays.
+
+    Raises:
+        RunError: the disk is full, or takes no more for another reason. ModelError: a library gave a file up.
+    """
+    try:
+        yield
+    except (ParaknowError, StopRequested):
+        raise
+    except BaseException as error:
+        if is_panic(error):
+            raise ModelError(
+                f"model: one of its files is damaged so that its library gave up ({str(error)[:100]}); get the "
+                "model's tokenizer and weights again"
+            ) from None
+        trouble = disk_trouble(error) if isinstance(error, Exception) else None
+        if trouble is None:
+            raise
+        stage = run.written().stage
+        where = f" (stage {stage})" if stage else ""
+        raise RunError(f"disk: {trouble[0]}{where}; {trouble[1]}; {run.way_on(stage)}") from None
