@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from paraknow_core.cli.console import say, show, show_json, show_table, working
-from paraknow_core.cli.options import Json, Offline, new_folder
-from paraknow_core.display import counted, duration, memory, score_text
+from paraknow_core.cli.options import Json, Offline, new_folder, with_settings
+from paraknow_core.display import NOT_MEASURED, counted, duration, memory, score_text, significant
 from paraknow_core.engines import engine_of
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.atomic import build_file
@@ -22,6 +22,7 @@ from paraknow_core.runs.folder import RunFolder, find_run, list_runs
 from paraknow_core.runs.labels import label_of, set_label
 from paraknow_core.runs.status import State
 from paraknow_core.runs.table import flat_settings
+from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 
 app = typer.Typer(help="List, show, label, stop, resume, delete and export runs; an id may be shortened.")
@@ -188,6 +189,52 @@ def resume(context: typer.Context, run_id: Id) -> None:
     engine_of(context.obj, otherwise="local").submit(run)
     how = f"goes on as process {run.process()['pid']}" if run.claimed else "waits for its turn"
     show(f"{run.id}: {how}; `runs show {run.id}` follows it")
+
+
+@app.command()
+@with_settings("device", "dtype", "threads", "offline")
+def causal(
+    context: typer.Context,
+    run_id: Id,
+    by: Annotated[Literal["layer", "module"], typer.Option(help="What is edited at once.")] = "layer",
+    examples: Annotated[int, typer.Option(min=2, help="How many of the test split, from the first on.")] = 200,
+    *,
+    settings: Settings,
+    json: Json = False,
+) -> None:
+    """Swap what a run put into each layer for its random twin and test again: does sensitivity predict the cost?"""
+    from paraknow_core.context import Context
+    from paraknow_core.training.causal import causal_check
+    from paraknow_core.workbench.views.lens import effects_in_words, with_effects
+
+    run = find_run(context.obj, run_id)
+    with working() as progress:
+        answer = causal_check(Context(run.spec(), settings, context.obj, progress), run, by=by, examples=examples)
+    if json:
+        show_json(answer)
+        return
+    answer = with_effects(answer)
+
+    def effect(unit: dict[str, Any], name: str) -> str:
+        low, high = unit[f"{name}_low"], unit[f"{name}_high"]
+        return f"{unit[name]:+.4f} ({low:+.4f} to {high:+.4f})"
+
+    scored = any("twin_score" in unit for unit in answer["units"])
+    show_table(
+        (by, "sensitivity", "twin [nats]", "without [nats]", *((f"twin [{answer['scorer']}]",) if scored else ())),
+        [
+            (
+                unit["name"],
+                NOT_MEASURED if unit["sensitivity"] is None else significant(unit["sensitivity"]),
+                effect(unit, "twin_nats"),
+                effect(unit, "without_nats"),
+                *((effect(unit, "twin_score"),) if scored else ()),
+            )
+            for unit in answer["units"]
+        ],
+        f"{run.id}: what each edit costs on {answer['examples']} test examples (positive: worse)",
+    )
+    show(effects_in_words(answer))
 
 
 @app.command()

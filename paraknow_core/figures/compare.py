@@ -256,6 +256,40 @@ def module_map(
     return figure
 
 
+def effect_scatter(units: Sequence[Mapping[str, Any]], title: str, subtitle: str, *, dark: bool = False) -> go.Figure:
+    """Draw what the edit of each unit costs over the sensitivity of what it received, with intervals.
+
+    Args:
+        units: name, layer, sensitivity (None: drawn at the left edge, at its place in the list), twin_nats,
+            twin_nats_low, twin_nats_high.
+    """
+    figure = blank(title, subtitle, dark, height=360)
+    known = [unit for unit in units if unit["sensitivity"]]
+    drawn, ranked = (known, True) if known else (list(units), False)
+    x = [unit["sensitivity"] for unit in drawn] if ranked else list(range(len(drawn)))
+    values, lows, highs = ([unit[f"twin_nats{end}"] for unit in drawn] for end in ("", "_low", "_high"))
+    draw.scatter(
+        figure,
+        x,
+        values,
+        "markers+text" if len(drawn) <= 8 else "markers",
+        "<b>%{customdata}</b><br>%{y:+.4f} nats per token",
+        customdata=[escape(unit["name"]) for unit in drawn],
+        text=[escape(shorten(unit["name"].removeprefix("model."), 16)) for unit in drawn],
+        textposition="top center",
+        marker={"size": 8, "color": arm_of("seeking").shade(dark)},
+        error_y=draw.error_bars(values, lows, highs, dark),
+        showlegend=False,
+    )
+    figure.add_hline(y=0, line={"color": neutral(dark), "width": 1})
+    if ranked:
+        figure.update_xaxes(type="log", title_text="sensitivity of the teacher's blocks, S (log)")
+    else:
+        figure.update_xaxes(tickvals=x, ticktext=[escape(shorten(unit["name"], 14)) for unit in drawn])
+    figure.update_yaxes(title_text="cost of the edit [nats per token]")
+    return figure
+
+
 def _cell_texts(
     figure: go.Figure,
     shown: numpy.ndarray,

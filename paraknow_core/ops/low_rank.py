@@ -75,6 +75,32 @@ def mean_cosine(x: Tensor, y: Tensor) -> float | None:
     return torch.linalg.svdvals(first.T @ second).clamp(max=1.0).mean().item()
 
 
+def random_twin(b: Tensor, a: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return factors of a random product with the singular values of B @ A.
+
+    Args:
+        b: (out, r); a: (r, in).
+        generator: of the CPU; the same state gives the same twin.
+
+    Returns:
+        (out, k) and (k, in), k the smallest of out, in and r, float64: U S and V^T, where U and V are drawn uniformly
+        (Haar) from all matrices with orthonormal columns. As much is changed as by B @ A; where and to what is chance.
+
+    Raises:
+        ShapeError: the ranks differ. NumericError: a value is NaN or infinite.
+    """
+    b, a = _factors(b, a)
+    values = torch.linalg.svdvals(torch.linalg.qr(b).R @ torch.linalg.qr(a.T).R.T)
+    u, v = (_orthonormal(rows, len(values), generator).to(b.device) for rows in (b.shape[0], a.shape[1]))
+    return u * values, v.T
+
+
+def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """Draw orthonormal columns uniformly: QR of a Gaussian matrix, with the signs of R's diagonal taken out."""
+    q, r = torch.linalg.qr(torch.randn(rows, columns, generator=generator, dtype=torch.float64))
+    return q * r.diagonal().sign()
+
+
 def _factors(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     if b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0]:
         raise ShapeError(

@@ -244,6 +244,37 @@ def test_the_lens_waits_fails_in_words_and_offers_sensitivity(place, compare, mo
     assert "embed -1.00" in text  # half of all before, a quarter after
 
 
+@pytest.mark.parametrize(("by", "maps"), [("layer", 0), ("module", 2)])
+def test_edits_are_offered_drawn_and_said(place, compare, monkeypatch, by, maps):
+    def effect(mean):
+        return {"nats": {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}}
+
+    asked = []
+
+    def check(_place, _settings, question):
+        asked.append(question)
+        units = [
+            {"name": f"layers.{n}.q", "layer": n, "role": "q", "sensitivity": 1.0 + n, "norm": 1.0}
+            | {"twin": effect(0.3 * n), "without": effect(0.0)}
+            for n in range(5)
+        ]
+        agreement = {"nats": {"rho": 1.0, "low": 0.4, "high": 1.0, "units": 5}}
+        return {"by": by, "examples": 20, "scorer": "number_match", "units": units, "agreement": agreement}
+
+    compared.study(place, seeds=1)
+    monkeypatch.setattr("paraknow_core.workbench.desk.kinds.lens.causal_check", check)
+    app = compare(view="lens")
+    next(c for c in app.get("button_group") if c.key == "compare.lens.widget").set_value("causal").run()
+    assert "will appear here" in words(app)
+    next(c for c in app.get("button_group") if c.key == "compare.causal.by.widget").set_value(by).run()
+    button(app, "Edit and test").click().run()
+    answer_desk(place, app)
+    assert (asked[0].by, asked[0].examples) == (by, 200)
+    assert "+1.00 (95 % interval +0.40 to +1.00, 5 " in words(app)
+    assert "what is more sensitive costs more" in words(app)
+    assert len(app.get("plotly_chart")) == 1 + maps
+
+
 def test_weights_are_drawn_and_said(place, compare, monkeypatch):
     compared.study(place, seeds=1)
     record = {

@@ -25,6 +25,7 @@ SHOWS = {
     "inputs": "overlap, inputs",
     "outputs": "overlap, outputs",
     "sensitivity": "where sensitivity moved",
+    "causal": "does sensitivity matter?",
 }
 TITLES = {
     "moved": "Where weights moved",
@@ -34,7 +35,8 @@ TITLES = {
 HELP = (
     "where weights moved: ‖ΔW‖ / ‖W‖, ΔW against the untouched student. overlap, inputs: ‖ΔW·P‖² / ‖ΔW‖², P onto the "
     "row space of the initial A₀; outputs: ‖P·ΔW‖² / ‖ΔW‖², P onto the column space of B₀; ΔW is what fine-tuning "
-    "changed. where sensitivity moved: log₂ of each module's share of S after, over its share before."
+    "changed. where sensitivity moved: log₂ of each module's share of S after, over its share before. does sensitivity "
+    "matter?: what the run put into one layer is swapped for a random change of the same singular values, and tested."
 )
 
 
@@ -54,6 +56,9 @@ def draw(arms: list[Arm]) -> None:
     shown = {run_id: runs[run_id] for run_id in (first, second) if run_id != NONE}
     if show == "sensitivity":
         _sensitivity(shown, labels, students)
+        return
+    if show == "causal":
+        _causal(shown, labels, students)
         return
     answers = {
         i: answered(requests.AdapterChange(**_of(run)), f"Reading the adapter of {labels[i]} …")
@@ -132,6 +137,69 @@ def _sensitivity(runs: dict[str, RunFolder], labels: dict[str, str], students: d
     if answers:
         rows = changes.table({run_id: answer["modules"] for run_id, answer in answers.items()})
         download("These numbers as CSV", rows, "sensitivity.csv", key="compare.sensitivity.csv")
+
+
+def _causal(runs: dict[str, RunFolder], labels: dict[str, str], students: dict[str, str]) -> None:
+    """Draw what it costs to swap what a run put into each layer, beside the sensitivity of what it received."""
+    left, right = st.columns(2)
+    by = kept(left.segmented_control, "Edit", "compare.causal.by", "layer", options=["layer", "module"], required=True)
+    examples = kept(
+        right.number_input,
+        "Test examples",
+        "compare.causal.examples",
+        200,
+        min_value=2,
+        max_value=2000,
+        width=160,
+        help="The first examples of the test split. Each edit reads and answers all of them again.",
+    )
+    asked: set = st.session_state.setdefault(MEASURED, set())
+    answers: dict[str, dict] = {}
+    for place, (run_id, run) in enumerate(runs.items()):
+        if (run_id, by, examples) not in asked:
+            _offer_edits(place, (run_id, by, examples), labels[run_id])
+            continue
+        question = requests.CausalCheck(**_of(run), by=by, examples=int(examples))
+        reply = answered(question, f"Editing {labels[run_id]}, {by} by {by} …")
+        if reply is not None:
+            answers[run_id] = changes.with_effects(reply.value)
+    for place, (run_id, answer) in enumerate(answers.items()):
+        about = f"{students[run_id]}, n = {answer['examples']} test examples"
+        _draw_effects(place, answer, shorten(labels[run_id], 80), about)
+    if answers:
+        rows = changes.table({run_id: answer["units"] for run_id, answer in answers.items()})
+        download("These numbers as CSV", rows, "edits.csv", key="compare.causal.csv")
+
+
+def _draw_effects(place: int, answer: dict[str, Any], label: str, about: str) -> None:
+    """Draw one run: what it received and what each edit costs, as maps where both are known by module."""
+    dark, units = layout.is_dark(), answer["units"]
+    if answer["by"] == "module":
+        boxes = st.container(key=f"stack-pictures-causal-{place}").columns(2, gap="medium")
+        maps = (
+            ("sensitivity", "What it received", "S of the teacher's block", "size"),
+            ("twin_nats", "What its random twin costs", "nats per token", "change"),
+        )
+        for box, (column, title, words, kind) in zip(boxes, maps, strict=True):
+            layout.chart(
+                charts.module_map(units, column, f"{title}: {label}", about, kind=kind, words=words, dark=dark),
+                f"compare.causal.{place}.{column}",
+                f"Heatmap by layer and module: {title.lower()}, {label}",
+                box,
+            )
+    layout.chart(
+        charts.effect_scatter(units, f"Does sensitivity predict the cost? {label}", about, dark=dark),
+        f"compare.causal.{place}",
+        f"Cost of each edit over the sensitivity of what it received, {label}",
+    )
+    st.caption(plain(changes.effects_in_words(answer)))
+
+
+def _offer_edits(place: int, key: tuple[str, str, int], label: str) -> None:
+    info(f"What it costs to swap what {plain(label)} put into each {key[1]} will appear here.", "swap_horiz")
+    if st.button("Edit and test", key=f"compare.edit.{place}", icon=":material/play_arrow:"):
+        st.session_state[MEASURED].add(key)
+        st.rerun()
 
 
 def _offer(place: int, key: tuple[str, int], label: str) -> None:

@@ -283,6 +283,13 @@ class SensitivityChange(AdapterChange, subject="lens", limits=WEIGHTS):
     samples: int = Field(description="how many of the run's seed samples; at most 16 are taken")
 
 
+class CausalCheck(AdapterChange, subject="lens", limits=WEIGHTS):
+    """What does it cost to swap what a run put into each layer, or module, for its random twin?"""
+
+    by: Literal["layer", "module"] = "layer"
+    examples: int = Field(200, ge=2, le=2000, description="of the test split")
+
+
 # Whole runs --------------------------------------------------------------------------------------------------------
 
 

@@ -98,6 +98,56 @@ def ratios_in_words(answer: dict[str, Any]) -> str:
     )
 
 
+def with_effects(answer: dict[str, Any]) -> dict[str, Any]:
+    """Add to each unit of a causal check, as plain numbers, what its twin and its loss cost in nats and in score.
+
+    Args:
+        answer: of the desk's `causal_check`.
+    """
+    units = [
+        {**unit, "module": unit["name"]}
+        | {
+            f"{edit}_{side}{end}": effect[key]
+            for edit in ("twin", "without")
+            for side, effect in unit[edit].items()
+            for key, end in (("mean", ""), ("low", "_low"), ("high", "_high"))
+        }
+        for unit in answer["units"]
+    ]
+    plain = [{key: value for key, value in unit.items() if not isinstance(value, dict)} for unit in units]
+    return {**answer, "units": plain}
+
+
+def effects_in_words(answer: dict[str, Any]) -> str:
+    """Say which edit cost most, and whether the rank of sensitivity predicts the cost.
+
+    Args:
+        answer: of `with_effects`.
+    """
+    top = max(answer["units"], key=lambda unit: unit["twin_nats"])
+    clear = sum(unit["twin_nats_low"] > 0 for unit in answer["units"])
+    words = (
+        f"Costly beyond chance in {clear} of {len(answer['units'])} parts, most in {top['name']} "
+        f"({top['twin_nats']:+.3f} nats per token)."
+    )
+    agreement = answer["agreement"].get("nats")
+    if agreement is None:
+        return f"{words} This method reads no teacher, so there is no sensitivity to compare with."
+    if agreement["rho"] is None:
+        return f"{words} {agreement['units']} parts are too few, or too alike, to rank."
+    rank = f"Rank correlation of sensitivity with the cost: {agreement['rho']:+.2f}"
+    if agreement["low"] is None:
+        return f"{words} {rank}, over {agreement['units']} {answer['by']}s: too few for an interval."
+    interval = f"95 % interval {agreement['low']:+.2f} to {agreement['high']:+.2f}"
+    if agreement["low"] > 0:
+        meaning = "what is more sensitive costs more"
+    elif agreement["high"] < 0:
+        meaning = "what is more sensitive costs less"
+    else:
+        meaning = "no relation could be seen"
+    return f"{words} {rank} ({interval}, {agreement['units']} {answer['by']}s): {meaning}."
+
+
 def table(modules_of: dict[str, Modules]) -> list[dict[str, Any]]:
     """Return one row a run and module, shapes as text, to be handed out."""
     rows = [{"run": run_id, **module} for run_id, modules in modules_of.items() for module in modules]

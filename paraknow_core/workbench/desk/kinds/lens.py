@@ -108,6 +108,14 @@ def sensitivity_change(place: Workspace, settings: Settings, question: requests.
     }
 
 
+def causal_check(place: Workspace, settings: Settings, question: requests.CausalCheck) -> dict[str, Any]:
+    """Return what each edit of a run's change costs: see `training.causal.causal_check`."""
+    from paraknow_core.training import causal
+
+    run, context = _run(place, settings, question.run)
+    return causal.causal_check(context, run, by=question.by, examples=question.examples)
+
+
 def _require_memory(context: "Context") -> None:
     from paraknow_core.memory import available_bytes
 
