@@ -17,15 +17,8 @@ from paraknow_core.errors import DivergedError
 from paraknow_core.runs.writer import StopRequested
 from paraknow_core.sensitivity.plan import sizes_of
 from paraknow_core.training import checkpoints
-from paraknow_core.training.batches import (
-    Collator,
-    mean_loss,
-    micro_batch_size,
-    seen_after,
-    steps_from,
-    supervised,
-    total_steps,
-)
+from paraknow_core.training.amounts import micro_batch_size, total_steps
+from paraknow_core.training.batches import Collator, mean_loss, seen_after, steps_from, supervised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
