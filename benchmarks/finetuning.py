@@ -23,7 +23,8 @@ from paraknow_core.runs.writer import RunWriter
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.tasks.templates import Encoded
-from paraknow_core.training.batches import IGNORED, Collator, micro_batch_size, steps_from
+from paraknow_core.training.amounts import micro_batch_size
+from paraknow_core.training.batches import IGNORED, Collator, steps_from
 from paraknow_core.training.finetuning import finetune
 
 STEPS, ROUNDS = 45, 3

@@ -27,6 +27,7 @@ class Row:
         needs: what has to be there before it can begin.
         reads: keys of the spec, or whole parts of it, that have an effect only where a row that names them is chosen:
             `extraction.seed` matters to what is drawn at random, and to nothing else.
+        ignores: keys that every other row reads, and this one does not.
         control_of: the name in the same table of which it is a control.
         source: the paper that it is from; empty where it is our own.
         offered: whether a spec may ask for it by name; False where only another row uses it.
@@ -38,6 +39,7 @@ class Row:
     code: str = ""
     needs: tuple[Need, ...] = ()
     reads: tuple[str, ...] = ()
+    ignores: tuple[str, ...] = ()
     control_of: str = ""
     source: str = ""
     offered: bool = True
@@ -63,12 +65,14 @@ class Method(Line):
         structure: of its blocks, where it has one of its own, whatever the spec's structure is.
         standard: whether it belongs to the comparison that is made where nobody chooses.
         keeps_student: whether the student computes at step 0 what it computed before.
+        whole: whether it trains the weights of the modules themselves, in place of thin factors.
         budget_note: where it does not train as many parameters as default LoRA of the same rank: how many, in words.
     """
 
     structure: str = ""
     standard: bool = False
     keeps_student: bool = True
+    whole: bool = False
     budget_note: str = ""
 
     @property
@@ -190,6 +194,19 @@ METHODS = table(
         pattern="x",
         structure="random_offset",
         standard=True,
+    ),
+    Method(
+        "full_finetuning",
+        "full fine-tuning",
+        "Trains every weight of the chosen modules: an upper reference for adapters.",
+        "methods.controls:FullFinetuning",
+        ignores=("factorisation.rank", "factorisation.lora_alpha"),
+        control_of="default_lora",
+        colour="#7A4EA3",
+        dark_colour="#B491D6",
+        pattern="-",
+        whole=True,
+        budget_note="trains every weight of the chosen modules",
     ),
 )
 
@@ -373,10 +390,12 @@ def unread(settings: Mapping[str, Any]) -> set[str]:
         settings: every setting of a spec by its dotted key.
     """
     read: set[str] = set()
+    ignored: set[str] = set()
     for key, rows in CHOICES.items():
         if read.issuperset(_special(key)):  # what is chosen where nobody looks reads nothing
             read.update(rows[settings[key]].reads)
-    return {key for key in settings if not read.issuperset(_special(key))}
+            ignored.update(rows[settings[key]].ignores)
+    return {key for key in settings if not read.issuperset(_special(key))} | (ignored & settings.keys())
 
 
 @cache

@@ -54,6 +54,7 @@ def test_a_row_and_its_code_are_all_that_a_method_a_structure_or_a_scorer_takes(
     assert done.returncode == 0, done.stderr[-2000:]
     listed, _, usage = done.stdout.partition("Usage:")
     assert "activations" in listed
+    usage = "".join(usage.replace("│", " ").split())  # a long list of names is broken over lines
     assert usage.count("|new>") == 2  # --method and --structure
 
 

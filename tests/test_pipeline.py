@@ -11,14 +11,24 @@ from pkgutil import resolve_name
 from typing import get_args
 
 import pytest
+import torch
 
-from paraknow_core.errors import DataError, ModelError, NumericError, ShapeError
+from paraknow_core.adapters.merging import write_merged
+from paraknow_core.adapters.saved import saved_changes
+from paraknow_core.context import Context
+from paraknow_core.display import outcome_text
+from paraknow_core.errors import DataError, DivergedError, ModelError, NumericError, RunError, ShapeError
 from paraknow_core.methods.base import Method
+from paraknow_core.models.modules import logical_weight
+from paraknow_core.models.shards import Shards
+from paraknow_core.models.source import resolve_model
 from paraknow_core.paths import PROJECT_ROOT, workspace
 from paraknow_core.pipeline import STAGES, execute
 from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
+from paraknow_core.tasks.examples import load_task
+from paraknow_core.tasks.fitting import Reader
 
 SETTINGS = Settings(threads=1)
 
@@ -105,6 +115,104 @@ def test_a_methods_term_is_part_of_the_loss(spec, tmp_path, monkeypatch):
 def test_a_run_without_training_is_the_untouched_student(spec, tmp_path):
     result = run_to_end(workspace(tmp_path), spec.with_changes({"finetuning.max_steps": 0})).result()
     assert result["scores"] == result["references"]["student"]
+
+
+def test_a_run_without_training_has_a_budget_and_a_validation_loss(spec, tmp_path):
+    result = run_to_end(workspace(tmp_path), spec.with_changes({"finetuning.max_steps": 0})).result()
+    budget = result["budget"]
+    assert (budget["steps"], budget["examples"], budget["tokens"], budget["forward_flops"]) == (0, 0, 0, 0)
+    assert result["validation"]["final"] == result["validation"]["best"] > 0
+    assert result["validation"]["final_step"] == 0
+
+
+def test_a_run_until_training_knows_its_validation_loss_and_reads_no_test_example(spec, tmp_path, monkeypatch):
+    place = workspace(tmp_path)
+    whole = run_to_end(place, spec).result()
+    read = []
+    real = Reader.encode
+    monkeypatch.setattr(
+        Reader, "encode", lambda self, example, task: read.append(example.id) or real(self, example, task)
+    )
+    run = run_to_end(place, spec.with_changes({"until": "training", "references": ["student", "teacher"]}))
+    result = run.result()
+    assert run.status().state == "done"
+    assert result["training"] | {"weights": 0} == whole["training"] | {"weights": 0}
+    assert result["budget"] == whole["budget"]
+    assert result["validation"] == whole["validation"]
+    losses = {line["step"]: line["validation_loss"] for line in run.metrics() if "validation_loss" in line}
+    assert result["validation"]["final"] == losses[8]
+    assert result["validation"]["best"] == min(losses.values()) == losses[result["validation"]["best_step"]]
+    assert not {"scores", "references", "export_check"} & result.keys()
+    assert {path.name for path in run.path.iterdir()} & {"adapter", "predictions.jsonl"} == set()
+    assert list(run.file("checkpoints").iterdir()) == []
+    examples = load_task(spec.task)
+    assert read and not {example.id for example in examples.split("test")} & set(read)
+    assert outcome_text(result) == f"validation loss {result['validation']['final']:.3f}"
+
+
+def test_a_rate_that_diverges_is_what_a_run_until_training_finds_out(spec, tmp_path, monkeypatch):
+    place = workspace(tmp_path)
+    real = Method.loss
+    monkeypatch.setattr(Method, "loss", lambda *_: lambda _model, _batch, outputs: outputs.loss * float("inf"))
+    spec = spec.with_changes({"method": "default_lora"})
+    tuning = run_to_end(place, spec.with_changes({"until": "training"}))
+    result = tuning.result()
+    assert tuning.status().state == "done"
+    assert result["diverged"]["step"] == result["budget"]["steps"] == 1
+    assert result["warnings"] == [result["diverged"]["message"]]
+    assert result["validation"]["final"] is None
+    assert outcome_text(result) == "diverged"
+    run = create_run(place, spec)
+    with pytest.raises(DivergedError, match="at step 1 the loss is inf"):
+        execute(run, place, SETTINGS)
+    assert run.status().state == "failed"
+    monkeypatch.setattr(Method, "loss", real)
+    execute(run, place, SETTINGS)  # what was noted of the attempt before is not kept
+    assert "diverged" not in run.result()
+
+
+@pytest.mark.parametrize("student", [("llama", {"tie_word_embeddings": True}), ("gpt_neox", {})])
+def test_full_finetuning_is_a_run_like_others(spec, tiny, tmp_path, student):
+    family, overrides = student
+    changes = {"method": "full_finetuning", "student.source": tiny(family, **overrides), "factorisation.rank": 4096}
+    place, spec = workspace(tmp_path), spec.with_changes(changes)
+    run = run_to_end(place, spec)
+    result, again = run.result(), run_to_end(place, spec).result()
+    assert same(again | {"layer_mapping": None}) == same(result | {"layer_mapping": None})
+    assert result["step0"]["training"] | {"max_abs": 0} == result["step0"]["training"]
+    assert result["export_check"]["passed"] and result["export_check"]["merges"]
+    context = Context(spec, SETTINGS, place)
+    stored = {m.parameter: m.shape[0] * m.shape[1] for m in context.student.anatomy.modules}
+    weights = dict(context.student.load().named_parameters())
+    assert result["budget"]["trainable_parameters"] == sum(weights[name].numel() for name in stored)
+    changes = {change.module.name: change for change in saved_changes(run.path, context.student.anatomy)}
+    facts = write_merged(Context(spec, SETTINGS, place), run.path, result, tmp_path / "merged")
+    merged = Shards(resolve_model(str(tmp_path / "merged")), None)
+    assert facts["rounding"]["max_abs"] == 0
+    for module in context.student.anatomy.modules:
+        b, a = changes[module.name].total
+        moved = (b @ a).T if module.role == "embed" else b @ a
+        own = logical_weight(weights[module.parameter].detach(), module)
+        torch.testing.assert_close(logical_weight(merged[module.parameter], module), own + moved)
+        assert moved.abs().max() > 0
+        assert changes[module.name].first[0].shape[1] == 0
+    cut = create_run(place, spec)
+
+    def stop_at_step_3(status):
+        if status.stage == "fine-tuning" and status.done == 3:
+            cut.file("stop").touch()
+
+    assert execute(cut, place, SETTINGS, stop_at_step_3) is None
+    execute(cut, place, SETTINGS)
+    assert cut.result()["training"]["resumed"]
+    assert cut.result()["training"]["weights"] == result["training"]["weights"]
+    assert cut.result()["budget"] == result["budget"]
+
+
+def test_full_finetuning_has_nothing_to_extract(spec, tmp_path):
+    changes = {"method": "full_finetuning", "until": "extraction"}
+    with pytest.raises(RunError, match="no adapter to extract; run it until training or evaluation"):
+        run_to_end(workspace(tmp_path), spec.with_changes(changes))
 
 
 def test_stop_and_resume_gives_the_numbers_of_an_uninterrupted_run(spec, tmp_path):

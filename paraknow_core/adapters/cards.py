@@ -48,6 +48,7 @@ def card(kind: Literal["adapter", "initial", "merged"], spec: RunSpec, student: 
         "path": json.dumps(path, ensure_ascii=False),
         "where": where,
         "start_note": start_note,
+        "whole": METHODS[spec.method].whole,
     }
     template = rules.from_string(TEMPLATES.read_text(encoding="utf-8"), globals=common | facts)
     return str(getattr(template.module, kind)())
@@ -59,6 +60,8 @@ def start_note(record: Mapping[str, Any]) -> str:
     Args:
         record: content of extraction.json, of which `subtracted`, `modules` and `injection_mode` are read.
     """
+    if record.get("whole"):
+        return "Training starts from the student as it is and changes its weights themselves: no adapter is put in."
     if record["subtracted"]:
         return (
             "It belongs to a student whose weights lack the adapter's own product (W - scaling * B @ A): put on the "

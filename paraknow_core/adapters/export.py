@@ -43,7 +43,10 @@ def export(work: "Work") -> None:
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut off
     head = tied_head(model.base_model.model, student.anatomy, modules)
     readme = card("adapter", work.spec, student.source, head=head)
-    export_adapter(model, work.started.initial, student.anatomy, modules, factorisation, folder, label, readme)
+    whole = work.method.row.whole
+    export_adapter(
+        model, work.started.initial, student.anatomy, modules, factorisation, folder, label, readme, whole=whole
+    )
     check = work.result["export_check"] = check_export(model, student.load(), folder, work.samples)
     if not check["passed"]:
         why = "train without student_bits" if context.settings.student_bits else "compute in float32"
@@ -88,6 +91,8 @@ def export_adapter(
     folder: Path,
     label: str,
     readme: str = "",
+    *,
+    whole: bool = False,
 ) -> None:
     """Write the adapter that turns the unmodified student into the trained one.
 
@@ -95,7 +100,7 @@ def export_adapter(
         peft_model: after training.
         initial: the factors whose product was taken off the base weights, by host; None if nothing was: then the
             trained factors are already the whole change.
-        anatomy, modules, factorisation: as given to `inject.inject`.
+        anatomy, modules, factorisation, whole: as given to `inject.inject`.
         folder: written complete or not at all.
         label: name of the student, as the user gave it.
         readme: content of its README.md (see `cards.card`); empty for none.
@@ -104,7 +109,7 @@ def export_adapter(
 
     trained = current_factors(peft_model, modules)
     head = tied_head(peft_model.base_model.model, anatomy, modules)
-    config = adapter_config(modules, factorisation, None, ranks=2 if initial else 1)
+    config = adapter_config(modules, factorisation, None, ranks=2 if initial else 1, whole=whole)
     config.base_model_name_or_path, config.inference_mode = label, True
     config.modules_to_save = [head] if head else None
     tensors: dict[str, Tensor] = {}

@@ -46,7 +46,12 @@ def check_rank(modules: Iterable[LogicalModule], rank: int) -> None:
 
 
 def adapter_config(
-    modules: Iterable[LogicalModule], factorisation: FactorisationSpec, head: str | None, ranks: int = 1
+    modules: Iterable[LogicalModule],
+    factorisation: FactorisationSpec,
+    head: str | None,
+    ranks: int = 1,
+    *,
+    whole: bool = False,
 ) -> "LoraConfig":
     """Return PEFT's description of the adapter.
 
@@ -58,11 +63,17 @@ def adapter_config(
         factorisation: rank and lora_alpha of each logical module.
         head: path of an output layer that shares the embedding's parameter and gets an adapter (see `tied_head`).
         ranks: 1, or 2 for the exported adapter that holds trained and initial factors.
+        whole: the factors hold any change of a weight (see `start_whole`), whatever the factorisation says; scaling 1.
     """
     from peft import LoraConfig, TaskType
 
     groups = hosts(modules)
     rank, alpha = factorisation.rank * ranks, factorisation.lora_alpha * ranks
+    own = {host: rank * len(parts) for host, parts in groups.items() if len(parts) > 1}
+    if whole:
+        own = {host: _full_rank(parts) for host, parts in groups.items()}
+        if head:  # its factors are the embedding's, transposed
+            own[head] = next(own[host] for host, parts in groups.items() if parts[0].role == "embed")
     return LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=rank,
@@ -70,10 +81,16 @@ def adapter_config(
         lora_dropout=0.0,
         bias="none",
         target_modules=[*groups, *([head] if head else [])],
-        rank_pattern={host: rank * len(parts) for host, parts in groups.items() if len(parts) > 1},
-        alpha_pattern={host: alpha * len(parts) for host, parts in groups.items() if len(parts) > 1},
+        rank_pattern=own,
+        alpha_pattern=own if whole else {host: alpha * len(parts) for host, parts in groups.items() if host in own},
         fan_in_fan_out=any(m.transposed for parts in groups.values() for m in parts),
     )
+
+
+def _full_rank(parts: list[LogicalModule]) -> int:
+    """Return the rank with which factors hold any change of the weight that these modules lie in."""
+    fused = parts[0].rows is not None  # then they may be some of its rows alone; its inputs are known
+    return parts[0].shape[1] if fused else min(parts[0].shape)
 
 
 def tied_head(model: nn.Module, anatomy: Anatomy, modules: Iterable[LogicalModule]) -> str | None:
@@ -103,6 +120,8 @@ def inject(
     factorisation: FactorisationSpec,
     updates: Iterable[Update],
     seed: int,
+    *,
+    whole: bool = False,
 ) -> "PeftModel":
     """Wrap the student in an adapter that starts at the given factors.
 
@@ -113,6 +132,7 @@ def inject(
         factorisation: rank and lora_alpha.
         updates: initial factors.
         seed: of the default initialisation; set before any adapter exists.
+        whole: train the weights of the modules themselves; there are no updates then.
 
     Returns:
         The PEFT model, adapter trainable, everything else frozen.
@@ -125,7 +145,7 @@ def inject(
     head = tied_head(student, anatomy, modules)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # about tied heads and Conv1D: handled
-        peft_model = get_peft_model(student, adapter_config(modules, factorisation, head))
+        peft_model = get_peft_model(student, adapter_config(modules, factorisation, head, whole=whole))
     scaling = factorisation.lora_alpha / factorisation.rank
     with torch.no_grad():
         for update in updates:
@@ -133,9 +153,38 @@ def inject(
             _start_at(layer, parts[update.module.host], update, factorisation.rank)
             if update.subtract:
                 take_off_(layer.get_base_layer().weight, update, scaling)
+    layers = [peft_model.base_model.model.get_submodule(host) for host in parts] if whole else []
+    for layer in layers:
+        start_whole(layer)
     if head:
         tie_head(peft_model)
+        layers += [peft_model.base_model.model.get_output_embeddings()] if whole else []
+    for layer in layers:
+        fix_identity(layer)
     return peft_model
+
+
+def start_whole(layer: nn.Module) -> None:
+    """Make one factor the identity and the other one zero, so that the latter is any change of the weight."""
+    with torch.no_grad():
+        for factor in host_factors(layer):
+            nn.init.zeros_(factor)
+        nn.init.eye_(identity_factor(layer))
+
+
+def fix_identity(layer: nn.Module) -> None:
+    """Leave the identity out of training, and out of a linear layer's products: they are known."""
+    fixed = identity_factor(layer)
+    fixed.requires_grad_(False)
+    for factors in (layer.lora_A, layer.lora_B):
+        if ADAPTER in factors and factors[ADAPTER].weight is fixed:
+            factors[ADAPTER].forward = nn.Identity().forward
+
+
+def identity_factor(layer: nn.Module) -> nn.Parameter:
+    """Return the factor of a whole change that is square: A where both are."""
+    a, b = host_factors(layer)
+    return a if a.shape[0] == a.shape[1] else b
 
 
 def take_off_(weight: Tensor, update: Update, scaling: float) -> None:

@@ -24,6 +24,8 @@ def is_sound(folder: Path) -> bool:
     record = read_object(folder / RECORD)
     if not {"subtracted", "layer_mapping"} <= record.keys():
         return False
+    if record.get("whole"):  # starts at zero
+        return True
     weights, digest = folder / FOLDER / WEIGHTS, record.get("digest")
     return whole_tensors(weights) and digest in (None, file_digest(weights))  # an earlier version noted none
 
@@ -54,7 +56,8 @@ class Change:
         module: the student's.
         total: B @ A is the change of the untouched student's weight (an embedding's is the transpose).
         trained: B @ A is what fine-tuning alone changed; differs from `total` where the injection changed the student.
-        first, last: the adapter's own factors before and after fine-tuning.
+        first, last: the adapter's own factors before and after fine-tuning; where whole weights were trained, of rank 0
+            before.
     """
 
     module: LogicalModule
@@ -74,11 +77,12 @@ def saved_changes(folder: Path, anatomy: Anatomy) -> Iterator[Change]:
     Raises:
         RunError: the run has no trained adapter. ModelError: it does not fit the student.
     """
-    subtracted = bool(read_object(folder / RECORD).get("subtracted"))
-    final, start = _Adapter(folder / "adapter"), _Adapter(folder / FOLDER)
+    record = read_object(folder / RECORD)
+    subtracted, final = bool(record.get("subtracted")), _Adapter(folder / "adapter")
+    start = None if record.get("whole") else _Adapter(folder / FOLDER)
     for host, parts in hosts(m for m in anatomy.modules if final.holds(m.host)).items():
         b, a = final.factors(host, parts)
-        b0, a0 = start.factors(host, parts)
+        b0, a0 = start.factors(host, parts) if start else (b[:, :0], a[:0])
         rank = a0.shape[0]
         if subtracted:  # exported as [B1, -B0] and [A1; A0], see export.combined
             total = trained = (b, a)

@@ -20,6 +20,15 @@ class DefaultLora(Method):
     """
 
 
+class FullFinetuning(Method):
+    """Every weight of the modules that others adapt, and no other one: the best that any adapter on them could do.
+
+    Nothing is put in: the row's `whole` has `adapters.inject` give each module the factors of its whole change D, one
+    of which is D and trained, the other one the identity and fixed. The gradient of D is the weight's, so AdamW takes
+    the steps that it would take on the weight. Weight decay pulls towards the untouched student, as with every adapter.
+    """
+
+
 class _OfStudentWeight(Method):
     """Base of the arms that factorise the student's own weight and take the product off it."""
 

@@ -1,7 +1,7 @@
 """The student with its adapter at the start of training: computed by a method, or read back when a run resumes."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from paraknow_core.adapters.export import Factors, current_factors
 from paraknow_core.adapters.inject import WEIGHTS, inject, save_initial_adapter
 from paraknow_core.adapters.saved import FOLDER, RECORD, saved_updates
 from paraknow_core.adapters.update import Update
+from paraknow_core.catalogue import METHODS
 from paraknow_core.context import Context
 from paraknow_core.files.disk import file_digest
 from paraknow_core.files.json_file import read_json, write_json
@@ -52,6 +53,8 @@ def start_adapter(
 ) -> StartedAdapter:
     """Inject the student, leaving extraction.json and init_adapter/ in `folder`; reuse them if they are there.
 
+    A method that trains whole weights starts at zero, and leaves no init_adapter/.
+
     Args:
         context: the run's.
         method: where the factors start.
@@ -64,18 +67,15 @@ def start_adapter(
     modules = context.student_modules
     record = read_json(folder / RECORD)
     if record:
-        updates = saved_updates(folder / FOLDER, modules, context.spec.factorisation.rank, set(record["subtracted"]))
+        rank, subtracted = context.spec.factorisation.rank, set(record["subtracted"])
+        updates = () if method.row.whole else saved_updates(folder / FOLDER, modules, rank, subtracted)
         peft_model = _inject(inputs, student, updates)
     else:
         record, peft_model = _compute(inputs, method, student)
         context.teacher.refuse_replaced()
-        source = context.student.source
         record["init_adapter"] = start_note(record)
-        tied = context.student.anatomy.tied and any(module.role == "embed" for module in modules)
-        readme = card("initial", context.spec, source, record=record, tied=tied)
-        shutil.rmtree(folder / FOLDER, ignore_errors=True)  # without its record, it is of an attempt that was cut off
-        save_initial_adapter(peft_model, folder / FOLDER, source.label, readme)
-        record["digest"] = file_digest(folder / FOLDER / WEIGHTS)
+        if not method.row.whole:
+            record["digest"] = _save_initial(context, peft_model, record, folder / FOLDER)
         write_json(folder / RECORD, record)
     trained = set(method.trains)
     initial = current_factors(peft_model, modules) if record["subtracted"] else None
@@ -83,6 +83,16 @@ def start_adapter(
         if any(f".lora_{factor}." in name or f".lora_embedding_{factor}." in name for factor in {"A", "B"} - trained):
             parameter.requires_grad_(False)
     return StartedAdapter(peft_model, initial, record["layer_mapping"], method.loss(inputs))
+
+
+def _save_initial(context: Context, peft_model: "PeftModel", record: dict[str, Any], folder: Path) -> str:
+    """Write init_adapter/ with its card; return the hash of its weights."""
+    source = context.student.source
+    tied = context.student.anatomy.tied and any(module.role == "embed" for module in context.student_modules)
+    readme = card("initial", context.spec, source, record=record, tied=tied)
+    shutil.rmtree(folder, ignore_errors=True)  # without its record, it is of an attempt that was cut off
+    save_initial_adapter(peft_model, folder, source.label, readme)
+    return file_digest(folder / WEIGHTS)
 
 
 def _compute(inputs: MethodInputs, method: Method, student: "PreTrainedModel") -> "tuple[dict[str, Any], PeftModel]":
@@ -108,6 +118,7 @@ def _compute(inputs: MethodInputs, method: Method, student: "PreTrainedModel") -
         "mapping": spec.mapping.strategy,
         "origin": list(spec.extraction.origin),
         "structure": spec.extraction.structure,
+        "whole": METHODS[spec.method].whole,
         "rank": spec.factorisation.rank,
         "lora_alpha": spec.factorisation.lora_alpha,
         "split": spec.factorisation.split,
@@ -119,6 +130,7 @@ def _compute(inputs: MethodInputs, method: Method, student: "PreTrainedModel") -
     }, peft_model
 
 
-def _inject(inputs: MethodInputs, student: "PreTrainedModel", updates: Iterator[Update]) -> "PeftModel":
+def _inject(inputs: MethodInputs, student: "PreTrainedModel", updates: Iterable[Update]) -> "PeftModel":
     context, spec = inputs.context, inputs.context.spec
-    return inject(student, context.student.anatomy, context.student_modules, spec.factorisation, updates, spec.seed)
+    anatomy, modules, whole = context.student.anatomy, context.student_modules, METHODS[spec.method].whole
+    return inject(student, anatomy, modules, spec.factorisation, updates, spec.seed, whole=whole)

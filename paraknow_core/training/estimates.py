@@ -9,12 +9,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import fmean
 
-from paraknow_core.catalogue import SCORERS
+from paraknow_core.catalogue import METHODS, SCORERS
 from paraknow_core.models.anatomy import Anatomy
+from paraknow_core.models.modules import stored_shapes
 from paraknow_core.sensitivity.plan import Need, Rates, sizes_of
 from paraknow_core.spec import RunSpec
 from paraknow_core.tasks.task import Task
 from paraknow_core.tasks.templates import Encoded
+from paraknow_core.training.amounts import micro_batch_size, total_steps
 
 F32 = 4
 PROCESS = 0.62e9  # resident bytes of a process that has loaded torch, transformers and peft: measured on Linux
@@ -34,6 +36,10 @@ _SVD_PASSES = 14  # multiplications of the matrix by the sketch in a randomised 
 _OVERSAMPLING = 16
 LOOKED_AT = 300  # examples of a split whose lengths stand for all of it
 _BATCH = 32  # test examples at once
+_GUESSED_TOKENS = 64  # of an example that nobody has looked at, half of them of its prompt
+_GUESSED_EXAMPLES = {"train": 1000, "validation": 100, "test": 300}  # of a split of which all are asked for
+_RECORDS = 150_000  # bytes of a run folder besides weights and answers
+_ANSWER = 800  # bytes of the record of a test example
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,6 @@ def training_of(spec: RunSpec, task: Task, train: list[Encoded], validation: lis
         train, validation: the first `LOOKED_AT` examples of these splits, encoded for the student.
         device: where it will train.
     """
-    from paraknow_core.training.batches import micro_batch_size, total_steps
 
     def whole(split: str, encoded: list[Encoded]) -> int:
         """Return the entries that a whole split gives, of plain text as many windows as its first examples do."""
@@ -128,6 +133,82 @@ def adapter_parameters(student: Anatomy, roles: Collection[str], rank: int) -> i
     return sum(rank * sum(module.shape) for module in student.modules if module.role in roles)
 
 
+def trained_parameters(student: Anatomy, spec: RunSpec) -> int:
+    """Return how many parameters a run trains: those of its adapter, or the weights themselves."""
+    roles = spec.extraction.roles
+    if not METHODS[spec.method].whole:
+        return adapter_parameters(student, roles, spec.factorisation.rank)
+    return sum(rows * columns for rows, columns in _whole(student, roles).values())
+
+
+def fixed_factors(student: Anatomy, spec: RunSpec) -> int:
+    """Return how many numbers stand beside the trained ones in a run's adapter: of whole weights, an identity each."""
+    if not METHODS[spec.method].whole:
+        return 0
+    return sum(min(shape) ** 2 for shape in _whole(student, spec.extraction.roles).values())
+
+
+def _whole(student: Anatomy, roles: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Return the shapes of the weights that hold modules of these roles, all rows of a fused one."""
+    held = {module.parameter for module in student.modules if module.role in roles}
+    return {name: shape for name, shape in stored_shapes(student.modules).items() if name in held}
+
+
+def run_bytes(student: Anatomy, spec: RunSpec) -> int:
+    """Return the bytes that a run's folder takes at most, answers among them; what runs share in the cache is not.
+
+    The export of a run that takes its initial product off the weights holds both factors, which is counted for all
+    but whole weights. A run that ends after training keeps no save.
+    """
+    trained, fixed, whole = trained_parameters(student, spec), fixed_factors(student, spec), METHODS[spec.method].whole
+    initial = 0 if whole else F32 * trained
+    export = F32 * ((trained + fixed) if whole else 2 * trained) + F32 * whole_head(student, spec.extraction.roles)
+    save, tested = _CHECKPOINT * trained + F32 * fixed, spec.task.sizes.test or _GUESSED_EXAMPLES["test"]
+    kept = {"sensitivity": 0, "extraction": initial, "training": initial}
+    return round(_RECORDS + kept.get(spec.until, initial + export + save + _ANSWER * tested))
+
+
+def guess_run(
+    teacher: Anatomy, student: Anatomy, spec: RunSpec, rates: Rates, device: str = "cpu"
+) -> tuple[Need, float]:
+    """Estimate a whole run without a look at its task: examples are taken to have `_GUESSED_TOKENS` tokens.
+
+    Args:
+        teacher, student: of the pair.
+        spec: of the run.
+        rates: what this machine does in a second.
+        device: where it will train.
+
+    Returns:
+        Bytes of memory at the highest, bytes of its folder, seconds; and how many of these measure the teacher.
+    """
+    sizes = {name: _GUESSED_EXAMPLES[name] if size is None else size for name, size in spec.task.sizes}
+    recipe, method, size = spec.finetuning, METHODS[spec.method], sizes_of(teacher)
+    order = ("sensitivity", "extraction", "training", "evaluation").index(spec.until)
+    needs, measuring = [], 0.0
+    if method.needs_teacher or not order:
+        flops = 6 * (size.layers + size.vocabulary) * spec.sensitivity.samples * _GUESSED_TOKENS
+        measuring = _LOAD_SECONDS + flops / rates.flops
+        needs.append(Need(round(PROCESS + 3 * F32 * teacher.parameters), 0, measuring))
+    trained = trained_parameters(student, spec)
+    if order >= 1 and method.needs_teacher:
+        rank = spec.factorisation.rank
+        needs.append(estimate_injection(teacher, student, spec.extraction.roles, rank, rates))
+    if order >= 2:  # noqa: PLR2004 - a stage's place
+        micro, steps = micro_batch_size(recipe, _GUESSED_TOKENS, device), total_steps(recipe, sizes["train"])
+        validations = recipe.validations + 1 if recipe.validations and sizes["validation"] else 0
+        tokens, held_out = micro * _GUESSED_TOKENS, sizes["validation"] * _GUESSED_TOKENS
+        training = Training(steps, max(1, recipe.batch_size // micro), tokens, validations, held_out)
+        needs.append(estimate_finetuning(student, trained, training, rates, fixed=fixed_factors(student, spec)))
+    if order >= 3:  # noqa: PLR2004
+        tested, half = sizes["test"], _GUESSED_TOKENS // 2
+        new = spec.task.max_new_tokens or half
+        asked = Answering(1, math.ceil(tested / _BATCH), min(_BATCH, tested), half * tested, half, new)
+        needs.append(estimate_evaluation(student, asked, rates))
+    seconds = _LOAD_SECONDS + sum(need.seconds for need in needs)
+    return Need(max((need.memory for need in needs), default=0), run_bytes(student, spec), seconds), measuring
+
+
 def whole_head(student: Anatomy, roles: Collection[str]) -> int:
     """Return how many numbers of a tied output layer the exported adapter has to hold whole; 0 where there is none."""
     embed = student.find("embed", None)
@@ -154,7 +235,7 @@ def estimate_injection(teacher: Anatomy, student: Anatomy, roles: Collection[str
 
 
 def estimate_finetuning(
-    student: Anatomy, adapters: int, training: Training, rates: Rates, count: int = F32, head: int = 0
+    student: Anatomy, adapters: int, training: Training, rates: Rates, count: int = F32, head: int = 0, fixed: int = 0
 ) -> Need:
     """Estimate what training the adapter takes; the student's own weights are frozen.
 
@@ -165,6 +246,7 @@ def estimate_finetuning(
         rates: what this machine does in a second.
         count: bytes of a number that is computed with.
         head: numbers of an output layer that the exported adapter brings whole (see `whole_head`).
+        fixed: numbers that stand beside the trained ones (see `fixed_factors`).
     """
     size, tokens = sizes_of(student), training.tokens
     # Forward and to the inputs; no gradient of frozen weights. The adapter's own products are forward and two back.
@@ -175,9 +257,9 @@ def estimate_finetuning(
     training_seconds = training.steps * (training.passes * (tokens * token_seconds + calls) + _STEP_SECONDS)
     validation_seconds = training.validations * (training.validation_tokens * token_seconds / 2 + calls)
     kept = count * tokens * _states(student) + _LOGIT_COPIES * F32 * tokens * student.vocab_size
-    memory = PROCESS + count * student.parameters + _HELD_BACK * (kept + _OPTIMISER * adapters)
+    memory = PROCESS + count * student.parameters + _HELD_BACK * (kept + _OPTIMISER * adapters) + F32 * fixed
     # The initial adapter, the exported one of rank 2 r, and the newest checkpoint with its optimiser.
-    disk = (F32 + 2 * F32 + _CHECKPOINT) * adapters + count * head
+    disk = (F32 + 2 * F32 + _CHECKPOINT) * adapters + count * head + 2 * F32 * fixed
     return Need(round(memory), disk, training_seconds + validation_seconds)
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from paraknow_core.context import CHECKED, OF_ADAPTER, PRODUCTS, Context, Work
+from paraknow_core.errors import RunError
 from paraknow_core.runs.table import flat_settings
 from paraknow_core.training import inputs
 
@@ -55,12 +56,19 @@ def refuse_unfit(work: Work) -> None:
     """Refuse a rank, a model or a pair that would end the run later.
 
     Raises:
-        ShapeError: a module cannot hold the rank. ModelError: a model cannot be loaded, or the pair does not fit.
+        RunError: there is nothing to extract. ShapeError: a module cannot hold the rank. ModelError: a model cannot be
+            loaded, or the pair does not fit.
     """
     from paraknow_core.adapters.inject import check_rank
     from paraknow_core.methods.plan import plan_transfer
 
-    check_rank(work.context.student_modules, work.spec.factorisation.rank)
+    whole = work.method.row.whole
+    check_rank(work.context.student_modules, 1 if whole else work.spec.factorisation.rank)
+    if whole and work.spec.until == "extraction":
+        raise RunError(
+            f"{work.spec.method}: starts from the student as it is, so there is no adapter to extract; run it until "
+            "training or evaluation, or choose another method"
+        )
     work.context.student.check()
     if work.method.needs_teacher:
         work.context.teacher.check()

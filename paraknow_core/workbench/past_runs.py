@@ -1,23 +1,43 @@
-"""What runs are likely to take, from earlier ones of the same pair and task on this machine. Arithmetic only."""
+"""What runs are likely to take, from earlier ones of the same pair and task on this machine. Arithmetic only.
+
+`estimate_runs` takes many specs at once; where no earlier run is like one, it goes by the models' shapes.
+"""
 
 import math
+import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from statistics import median
 
+import numpy
+
 from paraknow_core.catalogue import METHODS
+from paraknow_core.errors import ParaknowError
+from paraknow_core.models.anatomy import Anatomy, read_anatomy
+from paraknow_core.models.source import resolve_model
+from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.sensitivity.plan import Rates
 from paraknow_core.spec import FinetuningSpec, RunSpec
 from paraknow_core.studies import same
+from paraknow_core.training.estimates import guess_run, run_bytes, trained_parameters
+from paraknow_core.workbench import reading
 from paraknow_core.workbench.reading import Runs, while_unchanged
 
 MOST = 8  # earlier runs that are asked; the newest know the machine best
+# What an estimate does not depend on: runs of a study differ in little else.
+APART = {"name": True, "seed": True, "finetuning": {"learning_rate", "seed"}} | dict.fromkeys(
+    ("mapping", "extraction"), {"seed"}
+)
+BYTES_A_PARAMETER = 20  # that is trained: itself, its gradient, two moments, what a save takes on the way
+DISK_RATE = 1.5e9  # bytes a second, assumed
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds, bytes of disk, bytes of memory at the highest, and how many earlier runs say so."""
+    """Seconds, bytes of disk, bytes of memory at the highest, and how many earlier runs say so; 0: it is a guess."""
 
     seconds: float
     disk: float
@@ -49,11 +69,102 @@ def of_specs(specs: Sequence[RunSpec], trained: Runs) -> Estimate | None:
     return Estimate(seconds + measuring, disk, most, len(past))
 
 
+def estimate_runs(specs: Sequence[RunSpec], place: Workspace) -> list[Estimate | None]:
+    """Estimate runs that share a workspace, one by one; what they share is counted with the first that needs it.
+
+    Args:
+        specs: of the runs, in the order in which they will run; of any pairs, tasks, methods and last stages.
+        place: the workspace: its earlier runs know this machine best.
+
+    Returns:
+        One estimate a spec; None where no earlier run is like it and a model's files are not there. Disk is what the
+        run's folder takes at most; measuring a teacher is counted once for all that read it.
+
+    Note:
+        About 0.1 ms a spec beside reading the workspace's runs; no torch, and no file of a task is read.
+    """
+    trained = reading.all_facts(place)
+    past_of: dict[frozenset, list[Past]] = {}
+    known: dict[str, tuple[tuple[Estimate | None, float], frozenset]] = {}
+    measured: set[frozenset] = set()
+    estimates: list[Estimate | None] = []
+    for spec in specs:
+        alike = spec.model_dump_json(exclude=APART)
+        if alike not in known:
+            key = question(spec)
+            if key not in past_of:
+                past_of[key] = past_runs(spec, trained)
+            known[alike] = _one(spec, past_of[key]), same.asked(spec, same.MEASUREMENT, same.NOT_MEASURED)
+        (found, measuring), measurement = known[alike]
+        if found is not None and measuring:
+            found = replace(found, seconds=found.seconds - measuring) if measurement in measured else found
+            measured.add(measurement)
+        estimates.append(found)
+    return estimates
+
+
+def _one(spec: RunSpec, past: list[Past]) -> tuple[Estimate | None, float]:
+    """Return what a run takes alone, and the seconds of that which measure the teacher."""
+    like = [p for p in past if METHODS[p.spec.method].whole == METHODS[spec.method].whole] or past
+    if not like:
+        return _guess(spec)
+    found = estimate(spec, like)
+    return replace(found, **_by_shape(spec, found, like)), sensitivity_seconds(spec, like)
+
+
+def _by_shape(spec: RunSpec, found: Estimate, past: list[Past]) -> dict[str, float]:
+    """Return disk, and memory, as far as the models' shapes tell more than earlier runs of other sizes do."""
+    shapes = _shapes(spec.teacher.source, spec.teacher.revision, spec.student.source, spec.student.revision)
+    if shapes is None:
+        return {}
+    student = shapes[1]
+    more = max(0, trained_parameters(student, spec) - max(trained_parameters(student, p.spec) for p in past))
+    return {"disk": run_bytes(student, spec), "memory": found.memory + BYTES_A_PARAMETER * more}
+
+
+def _guess(spec: RunSpec) -> tuple[Estimate | None, float]:
+    """Return what a run takes alone by its models' shapes, and the seconds of that which measure the teacher."""
+    shapes = _shapes(spec.teacher.source, spec.teacher.revision, spec.student.source, spec.student.revision)
+    if shapes is None:
+        return None, 0.0
+    need, measuring = guess_run(*shapes, spec, _rates())
+    return Estimate(need.seconds, need.disk, need.memory, 0), measuring
+
+
+@lru_cache(maxsize=64)
+def _shapes(teacher: str, revision: str | None, student: str, own: str | None) -> tuple[Anatomy, Anatomy] | None:
+    """Return both anatomies, without a look at the weights; None where a model is not on this machine."""
+    try:
+        pairs = ((teacher, revision), (student, own))
+        return tuple(read_anatomy(resolve_model(*pair, offline=True), tokenizer=False) for pair in pairs)
+    except ParaknowError:
+        return None
+
+
+@cache
+def _rates() -> Rates:
+    """Measure in some milliseconds, without torch, what this machine does in a second."""
+    states, weight = numpy.ones((512, 256), numpy.float32), numpy.ones((256, 1024), numpy.float32)
+    large = numpy.ones(1 << 20, numpy.float32)
+
+    def best(work: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(5):
+            began = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - began)
+        return max(min(seconds), 1e-7)
+
+    flops = 2 * states.size * weight.shape[1] / best(lambda: states @ weight)
+    return Rates(flops, 2 * large.nbytes / best(lambda: large + 1), DISK_RATE)
+
+
 def past_runs(spec: RunSpec, trained: Runs, before: float = math.inf) -> list[Past]:
     """Return the newest finished runs of the same pair and task, those that ended before a moment."""
     past: list[Past] = []
     for run, facts in trained:
-        if facts.spec is None or not facts.scores or question(facts.spec) != question(spec):
+        done = facts.scores or facts.result.get("budget")
+        if facts.spec is None or not done or question(facts.spec) != question(spec):
             continue
         try:
             ended = run.file("result.json").stat().st_mtime
@@ -102,10 +213,11 @@ def estimate(spec: RunSpec, past: list[Past]) -> Estimate:
         spec: what will run.
         past: at least one earlier run of the same pair and task.
     """
+    scored = [p for p in past if p.result.get("scores")] if spec.until == "evaluation" else []
     fixed = median(sum(_timings(p).get(name, 0.0) for name in ("prepare", "injection", "export")) for p in past)
     tuning = median(_timings(p).get("fine-tuning", 0.0) / max(1, trained_examples(p.spec, p)) for p in past)
-    scoring = median(_timings(p).get("evaluation", 0.0) / max(1, _tested(p)) for p in past)
-    tested = _there_are(spec.task.sizes.test, _tested(past[0]), past[0].spec.task.sizes.test)
+    scoring = median([_timings(p).get("evaluation", 0.0) / max(1, _tested(p)) for p in scored] or [0.0])
+    tested = _there_are(spec.task.sizes.test, _tested(scored[0]), scored[0].spec.task.sizes.test) if scored else 0
     measuring = sensitivity_seconds(spec, past)
     seconds = fixed + tuning * trained_examples(spec, past[0]) + scoring * tested + measuring
     disk = median(p.disk * spec.factorisation.rank / p.spec.factorisation.rank for p in past)

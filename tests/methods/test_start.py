@@ -50,7 +50,7 @@ def disturb(peft_model):
                 parameter.add_(0.1 * torch.randn_like(parameter))
 
 
-METHODS = ("seeking", "default_lora", "pissa", "olora", "random_offset")
+METHODS = ("seeking", "default_lora", "pissa", "olora", "random_offset", "full_finetuning")
 EVERY_START = list(product(STUDENTS, METHODS))
 QUICK_STARTS = [(student, name) for student, name in EVERY_START if name == "seeking" or student == STUDENTS[0]]
 
@@ -74,6 +74,7 @@ def test_step_0_identity_and_export_on_the_untouched_student(student, name, tiny
         context.spec.factorisation,
         tmp_path / "adapter",
         "student",
+        whole=method(name).row.whole,
     )
     check = check_export(started.peft_model, context.student.load(), tmp_path / "adapter", samples(context))
     assert check["passed"], check

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from paraknow_core.tasks.templates import Encoded
-from paraknow_core.training.batches import Collator, steps_from
+from paraknow_core.training.batches import Collator, Seen, seen_after, steps_from
 
 
 def examples():
@@ -48,6 +48,15 @@ def test_the_last_step_of_an_epoch_is_smaller_and_epochs_are_counted_in_passes()
 @pytest.mark.parametrize("first", [1, 3, 5])
 def test_steps_that_were_taken_are_left_out(first):
     assert taken(first, 4) == taken(0, first + 4)[first:]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3, 7])
+@pytest.mark.parametrize("seed", [3, 4])
+def test_what_was_seen_is_what_the_steps_took(steps, seed):
+    took = [example for step in taken(0, steps, seed=seed) for part in step.passes for example in part]
+    learnt = sum(label != -100 for example in took for label in example.labels[1:])
+    expected = Seen(len(took), sum(len(example.input_ids) for example in took), learnt)
+    assert seen_after(steps, examples(), 8, seed) == expected
 
 
 def test_padding_is_what_the_collator_adds():

@@ -7,7 +7,7 @@ import pytest
 from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.source import resolve_model
 from paraknow_core.sensitivity.plan import Rates
-from paraknow_core.spec import ROLES
+from paraknow_core.spec import ROLES, RunSpec
 from paraknow_core.training.estimates import (
     PROCESS,
     Answering,
@@ -16,6 +16,10 @@ from paraknow_core.training.estimates import (
     estimate_evaluation,
     estimate_finetuning,
     estimate_injection,
+    fixed_factors,
+    guess_run,
+    run_bytes,
+    trained_parameters,
     whole_head,
 )
 
@@ -35,6 +39,39 @@ def test_adapter_parameters_by_hand(pair):
     assert adapter_parameters(pair[1], ("q", "k", "v", "o"), 8) == 8 * attention
     assert adapter_parameters(pair[1], ("gate", "up", "down"), 1) == ffn
     assert adapter_parameters(pair[1], ROLES, 16) == 16 * (attention + ffn + 1536 + 128)
+
+
+def test_whole_weights_by_hand(pair):
+    spec = RunSpec().with_changes({"method": "full_finetuning", "extraction.origin": ["attention", "embed", "down"]})
+    attention, down, embed = 16 * 128 * 128, 4 * 128 * 352, 1536 * 128
+    assert trained_parameters(pair[1], spec) == attention + down + embed
+    assert fixed_factors(pair[1], spec) == (16 + 4 + 1) * 128 * 128
+    lora = spec.with_changes({"method": "pissa", "factorisation.rank": 2})
+    assert trained_parameters(pair[1], lora) == 2 * (16 * 256 + 4 * (128 + 352) + 1536 + 128)
+    assert fixed_factors(pair[1], lora) == 0
+
+
+def test_a_folder_grows_with_what_is_kept(pair):
+    specs = [RunSpec().with_changes({"until": until}) for until in ("sensitivity", "extraction", "training")]
+    sizes = [run_bytes(pair[1], spec) for spec in (*specs, RunSpec())]
+    trained = trained_parameters(pair[1], RunSpec())
+    assert sizes[1] - sizes[0] == 4 * trained == sizes[2] - sizes[0]
+    assert sizes[3] - sizes[2] == (8 + 12) * trained + 4 * 1536 * 128 + 800 * 300
+
+
+def test_a_guess_grows_with_what_is_done(pair):
+    def guess(**changes):
+        return guess_run(*pair, RunSpec().with_changes(changes), RATES)
+
+    whole, measuring = guess()
+    assert 0 < measuring < whole.seconds
+    assert guess(method="pissa")[1] == 0
+    by_stage = [guess(until=until)[0].seconds for until in ("sensitivity", "extraction", "training")]
+    assert sorted([*by_stage, whole.seconds]) == [*by_stage, whole.seconds]
+    full = guess(method="full_finetuning")[0]
+    assert full.memory > whole.memory
+    assert guess(**{"finetuning.max_steps": 10})[0].seconds < guess(**{"finetuning.max_steps": 20})[0].seconds
+    assert guess(**{"task.sizes.train": None})[0] == whole
 
 
 def test_seconds_grow_with_the_work_and_shrink_with_the_speed(pair):

@@ -5,6 +5,7 @@ import torch
 
 from paraknow_core.adapters.inject import inject
 from paraknow_core.context import Silent
+from paraknow_core.errors import DivergedError
 from paraknow_core.runs.writer import StopRequested
 from paraknow_core.settings import Settings
 from paraknow_core.training import finetuning
@@ -36,7 +37,16 @@ def train(make_context, tiny, tmp_path):
     """Return `train(micro, recorder, folder, ...)`: losses, summary and model of five steps of 8 examples."""
 
     def run(
-        micro=8, recorder=None, folder="checkpoints", watch=None, term=None, validations=0, family="llama", **settings
+        micro=8,
+        recorder=None,
+        folder="checkpoints",
+        watch=None,
+        term=None,
+        validations=0,
+        family="llama",
+        whole=False,
+        changes=None,
+        **settings,
     ):
         context = make_context(
             tiny(family),
@@ -46,12 +56,12 @@ def train(make_context, tiny, tmp_path):
                 "finetuning.max_steps": 5,
                 "finetuning.learning_rate": 0.01,
                 "finetuning.validations": validations,
+                **(changes or {}),
             },
         )
         spec, student = context.spec, context.student
-        model = inject(
-            student.load(), student.anatomy, list(student.anatomy.modules), spec.factorisation, (), spec.seed
-        )
+        modules = context.student_modules
+        model = inject(student.load(), student.anatomy, modules, spec.factorisation, (), spec.seed, whole=whole)
         if watch:
             watch(model)
         context.settings, context.report = Settings(**settings), recorder or Recorder()
@@ -108,6 +118,54 @@ def test_the_loop_takes_the_steps_that_a_bare_one_takes(train, monkeypatch):
     for name, parameter in model.named_parameters():
         if name in trained:
             torch.testing.assert_close(parameter, trained[name], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "gpt2"])  # fused weights; tied embeddings, dropout
+@pytest.mark.parametrize("origin", [["all"], ["q", "down"]])
+def test_training_whole_weights_takes_the_steps_that_adamw_takes_on_them(train, tiny, make_context, family, origin):
+    """The twin: the same loop over the student without any adapter, its own weights trainable."""
+    changes = {"extraction.origin": origin, "finetuning.learning_rate": 1e-3}
+    losses, summary, model = train(folder="adapter", family=family, whole=True, changes=changes)
+    context = make_context(tiny(family), changes)
+    plain, parameters = context.student.load(), {module.parameter for module in context.student_modules}
+    untouched = {name: p.detach().clone() for name, p in plain.named_parameters()}
+    for name, parameter in plain.named_parameters():
+        parameter.requires_grad_(name in parameters)
+
+    def save_nothing(self, folder, step, steps):
+        pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetuning.checkpoints.State, "save", save_nothing)
+        patch.setattr("tests.training.test_finetuning.inject", lambda *_, **__: plain)
+        expected, twin, _ = train(folder="plain", family=family, changes=changes)
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert summary["trainable_parameters"] == twin["trainable_parameters"]
+    merged = dict(model.merge_and_unload().named_parameters())
+    for name, parameter in plain.named_parameters():
+        if not (context.student.anatomy.tied and name in parameters and "wte" in name):  # PEFT merges tied ones twice
+            torch.testing.assert_close(merged[name], parameter, atol=3e-5, rtol=1e-3)
+        assert torch.equal(parameter, untouched[name]) == (name not in parameters)
+
+
+def test_the_order_of_the_data_has_a_seed_of_its_own(train):
+    own, same, other = ({"seed": 0}, {"seed": 0, "finetuning.seed": 0}, {"seed": 0, "finetuning.seed": 1})
+    losses = [train(folder=str(n), changes=changes)[0] for n, changes in enumerate((own, same, other))]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+    moved = train(folder="moved", changes={"seed": 1, "finetuning.seed": 0})
+    by_run_seed = train(folder="run", changes={"seed": 1})
+    assert moved[0][0] == pytest.approx(losses[0][0])  # B = 0: the first loss depends on the data alone
+    assert by_run_seed[0][0] != pytest.approx(losses[0][0])
+
+
+def test_a_loss_that_is_no_number_is_a_sentence_with_its_step(train):
+    def spoil(model, _batch, outputs):
+        return outputs.loss * float("nan")
+
+    with pytest.raises(DivergedError, match="at step 1 the loss is nan .* lower finetuning.learning_rate") as caught:
+        train(term=spoil)
+    assert caught.value.step == 1
 
 
 def test_a_methods_term_is_the_mean_over_the_tokens_of_a_step(train):

@@ -1,10 +1,16 @@
 """Estimates from earlier runs, by hand."""
 
+import subprocess
+import sys
+
 import pytest
 
+from paraknow_core.paths import PROJECT_ROOT, Workspace
+from paraknow_core.sensitivity.plan import Rates
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench import past_runs
-from paraknow_core.workbench.past_runs import Past, estimate, of_specs
+from paraknow_core.workbench.past_runs import Past, estimate, estimate_runs, of_specs
+from tests.pages import fabricate
 
 
 def past(changes=None, tuning=60.0, evaluation=30.0, sensitivity=8.0, got=1000, tested=300, disk=1000) -> Past:
@@ -64,3 +70,51 @@ def test_a_result_without_timings_or_scores_is_no_error():
     broken = Past(RunSpec(), {"timings": None, "scores": []}, 0)
     assert estimate(RunSpec(), [broken]).seconds == 0
     assert of_specs([RunSpec()], []) is None
+
+
+def test_a_run_until_training_is_not_scored_and_says_how_long_training_takes():
+    spec = RunSpec().with_changes({"until": "training"})
+    assert estimate(spec, [past()]).seconds == pytest.approx(4 + 60)
+    trained = Past(spec, {"timings": {"prepare": 1.0, "fine-tuning": 90.0}, "task": {"sizes": {"train": 1000}}}, 1000)
+    assert estimate(spec, [trained]).seconds == pytest.approx(1 + 90)
+    assert estimate(RunSpec(), [trained, past()]).seconds == pytest.approx((1 + 4) / 2 + (90 + 60) / 2 + 30)
+
+
+def test_many_runs_are_estimated_at_once_and_share_a_measurement(tmp_path, monkeypatch):
+    place = Workspace(tmp_path)
+    monkeypatch.setattr(past_runs, "_rates", lambda: Rates(5e10, 1e10, 1e9))
+    spec = RunSpec().with_changes({"sensitivity.samples": 64})
+    specs = [spec.model_copy(update={"seed": seed}) for seed in range(3)]
+    first, second, third = estimate_runs(specs, place)
+    assert (first.runs, second) == (0, third)
+    assert first.seconds > second.seconds > 0
+    assert (first.disk, first.memory) == (second.disk, second.memory)
+    fabricate.run(place, "done", {"sensitivity.samples": 32})
+    first, second, third = estimate_runs(specs, place)
+    assert first.seconds - second.seconds == pytest.approx(16.4)  # 64 samples; 8.2 s for 32 before
+    assert (first.runs, second) == (1, third)
+    assert estimate_runs(specs[:1], place) == [estimate_runs(specs, place)[0]]
+
+
+def test_shapes_tell_what_an_earlier_run_of_another_size_does_not(tmp_path):
+    fabricate.run(Workspace(tmp_path), "done")
+    changes = ({}, {"factorisation.rank": 64}, {"method": "full_finetuning"}, {"until": "training"})
+    small, large, full, tuning = estimate_runs([RunSpec().with_changes(c) for c in changes], Workspace(tmp_path))
+    assert tuning.disk < small.disk < large.disk
+    assert small.memory < large.memory < full.memory
+    assert tuning.seconds < small.seconds
+
+
+def test_a_model_that_is_not_there_has_no_estimate(tmp_path):
+    spec = RunSpec().with_changes({"student.source": str(tmp_path / "nowhere")})
+    assert estimate_runs([spec, spec], Workspace(tmp_path)) == [None, None]
+
+
+def test_estimates_need_no_torch(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from paraknow_core.paths import Workspace; "
+        "from paraknow_core.spec import RunSpec; from paraknow_core.workbench.past_runs import estimate_runs; "
+        f"assert estimate_runs([RunSpec()], Workspace(Path({str(tmp_path)!r})))[0]; "
+        "assert not {'torch', 'transformers'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, check=True)

@@ -74,7 +74,7 @@ def rank_problem(spec: RunSpec, patience_s: float = 0.0) -> str:
     parts = _quietly(requests.Anatomy(model=spec.student), patience_s).value.get("parts", [])
     parts = [part for part in parts if part["role"] in spec.extraction.roles]
     smallest = min(parts, key=lambda part: min(part["shape"]), default=None)
-    if smallest is None or spec.factorisation.rank <= min(smallest["shape"]):
+    if smallest is None or METHODS[spec.method].whole or spec.factorisation.rank <= min(smallest["shape"]):
         return ""
     rows, columns = smallest["shape"]
     return (

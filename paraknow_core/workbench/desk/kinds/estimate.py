@@ -17,11 +17,12 @@ from paraknow_core.tasks.templates import encode_split
 from paraknow_core.training.estimates import (
     LOOKED_AT,
     PROCESS,
-    adapter_parameters,
     answering_of,
     estimate_evaluation,
     estimate_finetuning,
     estimate_injection,
+    fixed_factors,
+    trained_parameters,
     training_of,
     whole_head,
 )
@@ -128,11 +129,11 @@ def _student(context: Context, machine: Machine) -> dict[str, Any]:
     own = machine.rates(min(training.tokens, 2048), student.hidden_size, student.intermediate_size)
     # What is moved here are the states of many tokens, larger than any cache: measured on a matrix that is, too.
     rates = Rates(own.flops, machine.rates(64, LARGE, LARGE).bytes, DISK_RATE)
-    adapters = adapter_parameters(student, roles, rank)
+    adapters, fixed, head = trained_parameters(student, spec), fixed_factors(student, spec), whole_head(student, roles)
     width = 4 if machine.dtype == "float32" else 2
     stages = {
         "injection": estimate_injection(teacher, student, roles, rank, rates),
-        "fine-tuning": estimate_finetuning(student, adapters, training, rates, width, whole_head(student, roles)),
+        "fine-tuning": estimate_finetuning(student, adapters, training, rates, width, head, fixed),
         "evaluation": estimate_evaluation(student, answering, rates, width),
     }
     return {
