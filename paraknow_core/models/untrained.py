@@ -75,7 +75,7 @@ def untrained(
     listed = [[name, str(dtype), list(shape)] for name, (dtype, shape) in layout.items()]
     depends = [VERSION, seed, source.config(), listed, tokenizer_fingerprint(source)]
     final = folder / hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
-    made = ModelSource(source.label, source.kind, final, source.revision)
+    made = ModelSource(source.label, "local", final, source.revision)
     if final.is_dir():
         return made
     folder.mkdir(parents=True, exist_ok=True)
