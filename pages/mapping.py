@@ -66,6 +66,8 @@ def _method_line(choice: Choice) -> None:
     if METHODS[method].structure:
         taken = STRUCTURES[METHODS[method].structure].text.partition(":")[0]
         words = f"The draft's method is the control {arm_of(method).label}: {taken}, whatever the structure."
+    elif METHODS[method].needs_teacher:
+        words = f"The draft's method is the control {arm_of(method).label}; shown is the block that it begins with."
     else:
         words = f"The draft's method is {arm_of(method).label}, which takes nothing from the teacher; shown is seeking."
     left, right = st.columns([4, 1.3], vertical_alignment="center")

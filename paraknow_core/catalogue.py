@@ -130,6 +130,8 @@ PAPER_METHOD, BASELINE = "seeking", "default_lora"  # what all is about, and wha
 MANUAL = "manual"  # the strategy, and the selection of seed samples, that take what a person lists
 
 _OF_TEACHER = ("teacher", "sensitivity", "mapping", "injection", "factorisation.split")
+_OF_BLOCK = (*_OF_TEACHER, "extraction.structure")
+_OF_BOTH = ("teacher", "sensitivity")  # what the method's row, and those of its controls that cut a block, need
 
 METHODS = table(
     Method(
@@ -137,8 +139,8 @@ METHODS = table(
         "seeking (the method)",
         "The method: starts from the teacher's most sensitive blocks.",
         "methods.seeking.method:Seeking",
-        needs=("teacher", "sensitivity"),
-        reads=(*_OF_TEACHER, "extraction.structure"),
+        needs=_OF_BOTH,
+        reads=_OF_BLOCK,
         source=PAPER,
         colour="#0072B2",
         dark_colour="#0072B2",
@@ -182,10 +184,9 @@ METHODS = table(
     Method(
         "random_offset",
         "random offset",
-        "Like the method, but the block's place in the teacher is random: is it the sensitive block? "
-        "Always in residual mode.",
+        "Like the method, but the block's place in the teacher is random: is it the sensitive block?",
         "methods.seeking.method:Seeking",
-        needs=("teacher", "sensitivity"),
+        needs=_OF_BOTH,
         reads=(*_OF_TEACHER, "extraction.seed"),
         control_of="seeking",
         source=PAPER,
@@ -194,6 +195,69 @@ METHODS = table(
         pattern="x",
         structure="random_offset",
         standard=True,
+    ),
+    Method(
+        "least_sensitive",
+        "least sensitive",
+        "Like the method, but with the block that matters least to the teacher: does sensitivity tell blocks apart?",
+        "methods.seeking.method:Seeking",
+        needs=_OF_BOTH,
+        reads=_OF_TEACHER,
+        control_of="seeking",
+        colour="#2B8CBE",
+        dark_colour="#3FA3D8",
+        pattern="-",
+        structure="least_sensitive",
+    ),
+    Method(
+        "permuted",
+        "permuted block",
+        "The method's block with its rows and columns in random order, the same entries and spectrum: do their places "
+        "matter?",
+        "methods.seeking.controls:Permuted",
+        needs=_OF_BOTH,
+        reads=(*_OF_BLOCK, "extraction.seed"),
+        control_of="seeking",
+        colour="#6A51A3",
+        dark_colour="#9E88D4",
+        pattern="x",
+    ),
+    Method(
+        "spectrum_matched",
+        "spectrum matched",
+        "The singular values of the method's block with random singular vectors: is it more than a matrix of that "
+        "scale?",
+        "methods.seeking.controls:SpectrumMatched",
+        needs=_OF_BOTH,
+        reads=(*_OF_BLOCK, "extraction.seed"),
+        control_of="seeking",
+        colour="#9467BD",
+        dark_colour="#B08FD8",
+        pattern=".",
+    ),
+    Method(
+        "norm_matched",
+        "block at PiSSA's norm",
+        "The method's product scaled to the Frobenius norm of PiSSA's: is it only another scale?",
+        "methods.seeking.controls:NormMatched",
+        needs=_OF_BOTH,
+        reads=_OF_BLOCK,
+        control_of="seeking",
+        colour="#4B3F9E",
+        dark_colour="#8078D0",
+        pattern="|",
+    ),
+    Method(
+        "pissa_matched",
+        "PiSSA at the block's norm",
+        "PiSSA's product scaled to the Frobenius norm of the method's: is it only another scale?",
+        "methods.seeking.controls:PissaMatched",
+        needs=_OF_BOTH,
+        reads=tuple(key for key in _OF_BLOCK if key != "factorisation.split"),
+        control_of="pissa",
+        colour="#C77C02",
+        dark_colour="#C98A1F",
+        pattern="|",
     ),
     Method(
         "full_finetuning",
@@ -211,9 +275,13 @@ METHODS = table(
 )
 
 
+_PLAIN = {"injection.mode": "residual"}  # of arms that read it, unless a study says otherwise
+_SEEKING = {"method": PAPER_METHOD, **_PLAIN}
+
+
 def _arm_of_method(row: Method) -> Arm:
     """Return the arm that runs a method as a study does: in residual mode, unless the study says otherwise."""
-    mode = {"injection.mode": "residual"} if "injection" in row.reads else {}
+    mode = _PLAIN if "injection" in row.reads else {}
     said = ("label", "text", "control_of", "source", "colour", "dark_colour", "pattern", "keeps_student", "budget_note")
     return Arm(row.name, changes={"method": row.name, **mode}, **{key: getattr(row, key) for key in said})
 
@@ -225,12 +293,86 @@ ARMS = table(
         "difference",
         "seeking, difference",
         "The method in difference mode: the student's weight moves towards the block.",
-        changes={"method": "seeking", "injection.mode": "difference"},
+        changes={"method": PAPER_METHOD, "injection.mode": "difference"},
         control_of="seeking",
         colour="#004D7A",
         dark_colour="#5BB8F0",
         pattern="+",
         keeps_student=False,
+    ),
+    Arm(
+        "additive",
+        "seeking, additive",
+        "The method in additive mode: the block is added to the student's weight.",
+        changes={"method": PAPER_METHOD, "injection.mode": "additive"},
+        control_of="seeking",
+        colour="#08306B",
+        dark_colour="#8DB9E8",
+        pattern="-",
+        keeps_student=False,
+    ),
+    Arm(
+        "sqrt_split",
+        "seeking, sqrt split",
+        "The method with the root of the singular values on both sides, as in PiSSA: the same product, trained "
+        "otherwise.",
+        changes={**_SEEKING, "factorisation.split": "sqrt"},
+        control_of="seeking",
+        colour="#4292C6",
+        dark_colour="#7FC0EE",
+        pattern="/",
+    ),
+    Arm(
+        "random_mapping",
+        "random layers",
+        "The method with any teacher layers, in their order: does it matter which layers are taken?",
+        changes={**_SEEKING, "mapping.strategy": "random", "mapping.layers": []},
+        control_of="seeking",
+        colour="#3F6B8F",
+        dark_colour="#8FB0CC",
+        pattern="x",
+    ),
+    Arm(
+        "untrained_teacher",
+        "untrained teacher",
+        "The method with random weights in the teacher's place, measured and cut in the same way: does what it has "
+        "learnt matter?",
+        changes={**_SEEKING, "teacher.untrained": "$seed"},
+        control_of="seeking",
+        colour="#8C6D31",
+        dark_colour="#C9A961",
+        pattern=".",
+    ),
+    Arm(
+        "wrong_task",
+        "wrong task",
+        "The method with the teacher measured on seed samples of another task: does the task matter?",
+        changes={**_SEEKING, "sensitivity.task": "$wrong_task"},
+        control_of="seeking",
+        colour="#B5893C",
+        dark_colour="#DDBB70",
+        pattern="x",
+    ),
+    Arm(
+        "self_block",
+        "student's own block",
+        "The method with the student as its own teacher. The window is then the whole weight, so that it is PiSSA with "
+        "the other split and LoRA's scale.",
+        changes={**_SEEKING, "teacher": "$student"},
+        control_of="seeking",
+        colour="#6B4F1D",
+        dark_colour="#A98C55",
+        pattern="-",
+    ),
+    Arm(
+        "zero_step",
+        "seeking, untrained",
+        "The method's start without a step of training: in residual mode the untouched student.",
+        changes={**_SEEKING, "finetuning.max_steps": 0},
+        control_of="seeking",
+        colour="#5E5E5E",
+        dark_colour="#B0B0B0",
+        budget_note="trains nothing",
     ),
 )
 
@@ -283,6 +425,15 @@ STRUCTURES = table(
         "ops.structure:random_offset",
         control_of="submatrix",
         source=PAPER,
+        offered=False,
+    ),
+    Row(
+        "least_sensitive",
+        "least sensitive",
+        "the window of the student's shape with the smallest sum of S: a control",
+        "ops.structure:least_sensitive",
+        needs=("sensitivity",),
+        control_of="submatrix",
         offered=False,
     ),
 )

@@ -19,7 +19,7 @@ from paraknow_core.models.source import ModelSource, resolve_model
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.settings import Settings
-from paraknow_core.spec import ModelSpec, RunSpec
+from paraknow_core.spec import ModelSpec, RunSpec, SplitSizes, TaskSpec
 from paraknow_core.tasks.examples import Example, Task, load_task
 
 if TYPE_CHECKING:
@@ -52,16 +52,44 @@ class Silent(Reporter):
 class Model:
     """One model of a run: its source, its anatomy, its tokenizer and its weights, each read when first needed."""
 
-    def __init__(self, spec: ModelSpec, settings: Settings, place: Workspace, who: str = "model") -> None:
-        self._spec, self._settings, self._place, self._who = spec, settings, place, who
+    def __init__(
+        self,
+        spec: ModelSpec,
+        settings: Settings,
+        place: Workspace,
+        who: str = "model",
+        report: Reporter = Silent(),  # noqa: B008 - it holds nothing
+    ) -> None:
+        self._spec, self._settings, self._place, self._who, self._report = spec, settings, place, who, report
+
+    @cached_property
+    def described(self) -> ModelSource:
+        """The source of its config, its headers and its tokenizer: enough for all that reads no weight."""
+        spec, seed = self._spec, self._spec.untrained
+        trained = resolve_model(spec.source, spec.revision, offline=self._settings.offline, weights=seed is None)
+        if seed is None:
+            return trained
+        from paraknow_core.models.untrained import named_untrained
+
+        return named_untrained(trained, seed)
 
     @cached_property
     def source(self) -> ModelSource:
-        return resolve_model(self._spec.source, self._spec.revision, offline=self._settings.offline)
+        """The source of all of it; the random weights of an untrained model are made when they are first asked for."""
+        seed = self._spec.untrained
+        if seed is None:
+            return self.described
+        from paraknow_core.models.untrained import untrained
+
+        return untrained(self.described, self.anatomy, seed, self._place.untrained, self._say)
+
+    def _say(self, message: str) -> None:
+        self._report.check_stop()
+        self._report.progress(0, 0, message)
 
     @cached_property
     def anatomy(self) -> Anatomy:
-        return read_anatomy(self.source)
+        return read_anatomy(self.described)
 
     @cached_property
     def dtype(self) -> str:
@@ -101,13 +129,13 @@ class Model:
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
-        return tokenizer_fingerprint(self.source)
+        return tokenizer_fingerprint(self.described)
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         from paraknow_core.models.tokenizer import load_tokenizer
 
-        return load_tokenizer(self.source)
+        return load_tokenizer(self.described)
 
     def check(self) -> None:
         """Check, before anything costly starts, that weights and tokenizer can be loaded; no weight is loaded for that.
@@ -160,11 +188,11 @@ class Context:
 
     @cached_property
     def teacher(self) -> Model:
-        return Model(self.spec.teacher, self.settings, self.place, "teacher")
+        return Model(self.spec.teacher, self.settings, self.place, "teacher", self.report)
 
     @cached_property
     def student(self) -> Model:
-        return Model(self.spec.student, self.settings, self.place, "student")
+        return Model(self.spec.student, self.settings, self.place, "student", self.report)
 
     @property
     def student_modules(self) -> list[LogicalModule]:
@@ -175,12 +203,27 @@ class Context:
     def judge(self) -> Model:
         """The judge of win_rate: the model that the spec names, else the teacher."""
         judge = self.spec.task.judge
-        return Model(judge, self.settings, self.place, "judge") if judge else self.teacher
+        return Model(judge, self.settings, self.place, "judge", self.report) if judge else self.teacher
 
     @cached_property
     def whole_task(self) -> Task:
         """The task as it was loaded."""
         return load_task(self.spec.task, offline=self.settings.offline, train_only=self.train_only)
+
+    @cached_property
+    def _other_task(self) -> Task | None:
+        """The task that the spec takes seed samples from in place of the run's own; rendered and cut like that one."""
+        source, own = self.spec.sensitivity.task, self.spec.task
+        if source is None:
+            return None
+        sizes = SplitSizes(train=None, validation=0)
+        alike = own.model_dump(include={"template", "max_length", "split_seed"})
+        return load_task(TaskSpec(source=source, sizes=sizes, **alike), offline=self.settings.offline, train_only=True)
+
+    @property
+    def seed_task(self) -> Task:
+        """The task of the seed samples."""
+        return self._other_task or self.task
 
     @property
     def task(self) -> Task:
@@ -195,16 +238,15 @@ class Context:
     @property
     def left_out(self) -> dict[str, int]:
         """How many examples of each split were left out as too long; of the seed samples, once these were chosen."""
-        seeds = {"seed samples": self._seeds[1]} if "_seeds" in vars(self) and self._leaves_out else {}
+        seeds = {"seed samples": self._seeds[1]} if "_seeds" in vars(self) and self._leaves_out(self.seed_task) else {}
         return self._fitted[1] | seeds
 
-    @property
-    def _leaves_out(self) -> bool:
-        return self.spec.task.too_long == "leave_out" and not self.whole_task.is_text
+    def _leaves_out(self, task: Task) -> bool:
+        return self.spec.task.too_long == "leave_out" and not task.is_text
 
     @cached_property
     def _fitted(self) -> tuple[Task, dict[str, int]]:
-        if not self._leaves_out:
+        if not self._leaves_out(self.whole_task):
             return self.whole_task, {}
         from paraknow_core.tasks.fitting import leave_out
 
@@ -212,12 +254,13 @@ class Context:
 
     @cached_property
     def _seeds(self) -> tuple[tuple[Example, ...], int]:
-        spec = self.spec.sensitivity
-        if not self._leaves_out:
-            return self.task.seed_samples(spec), 0
+        spec, task = self.spec.sensitivity, self.seed_task
+        if not self._leaves_out(task):
+            return task.seed_samples(spec), 0
         from paraknow_core.tasks.fitting import seeds_that_fit
 
-        return seeds_that_fit(self.task, self.whole_task, spec, [(self.teacher.reader, ("learn",))], self.skim)
+        whole = self._other_task or self.whole_task
+        return seeds_that_fit(task, whole, spec, [(self.teacher.reader, ("learn",))], self.skim)
 
     @property
     def readings(self) -> "dict[str, Readings]":
@@ -244,11 +287,15 @@ class Context:
         """Which tokens of the two vocabularies are the same."""
         from paraknow_core.models.tokenizer import align_tokens, vocabulary
 
-        return align_tokens(vocabulary(self.teacher.source), vocabulary(self.student.source))
+        return align_tokens(vocabulary(self.teacher.described), vocabulary(self.student.described))
 
-    def encode(self, examples: Sequence[Example], model: Model) -> "list[Encoded]":
-        """Return examples as tokens and labels of a model; plain text becomes consecutive token windows."""
-        return [entry for example in examples for entry in model.reader.encode(example, self.whole_task)]
+    def encode(self, examples: Sequence[Example], model: Model, task: Task | None = None) -> "list[Encoded]":
+        """Return examples (of the run's task, or of another) as tokens and labels of a model.
+
+        Plain text becomes consecutive token windows.
+        """
+        task = task or self.whole_task
+        return [entry for example in examples for entry in model.reader.encode(example, task)]
 
     def skim(self, items: Sequence[Any], message: str = "") -> Iterable[Any]:
         """Yield items that take no time each: report progress and look for a stop request at every 64th only."""

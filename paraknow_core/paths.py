@@ -29,6 +29,10 @@ class Workspace:
         return self.root / "sensitivity"
 
     @property
+    def untrained(self) -> Path:
+        return self.root / "untrained"
+
+    @property
     def evaluations(self) -> Path:
         return self.root / "evaluations"
 

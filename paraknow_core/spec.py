@@ -70,6 +70,9 @@ class ModelSpec(Portable):
 
     source: Source = Field(min_length=1, max_length=4096, description="bundled:NAME, a local folder, or a hub id")
     revision: Source | None = Field(None, description="hub only: branch, tag or commit; resolved to its commit")
+    untrained: int | None = Field(
+        None, ge=0, lt=2**32, description="seed of random weights in place of the trained ones: a control"
+    )
 
 
 class SplitSizes(Portable):
@@ -120,6 +123,12 @@ class SensitivitySpec(Portable):
     selection: Literal[*catalogue.SELECTIONS] = "first"
     seed: int = Field(0, ge=0, lt=2**32, description="for selection random")
     ids: tuple[str, ...] = Field((), description="for selection manual: example ids of the train split")
+    task: Source | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="seed samples of another task, a control: bundled:NAME or a data file; null: the run's own task",
+    )
 
     @model_validator(mode="after")
     def _manual_has_ids(self) -> "SensitivitySpec":

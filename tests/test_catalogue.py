@@ -14,7 +14,7 @@ from paraknow_core.cli import main
 from paraknow_core.spec import RunSpec
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLES = (*catalogue.CHOICES.values(), catalogue.SCORERS, catalogue.UNTRAINED)
+TABLES = (*catalogue.CHOICES.values(), catalogue.SCORERS, catalogue.UNTRAINED, catalogue.ARMS)
 # Adds a method, a structure and a scorer before anything reads the tables, and prints where they are then known.
 NEW_ROWS = """
 import dataclasses, sys, types
@@ -102,6 +102,23 @@ def test_nothing_else_lists_a_whole_table():
             names = {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
             again += [f"{file.name}:{node.lineno}" for table in tables if table <= names]
     assert again == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_line_of_a_chart_has_its_own_look(dark):
+    lines = [*catalogue.ARMS.values(), *catalogue.UNTRAINED.values()]
+    looks = [(line.shade(dark), line.pattern) for line in lines]
+    assert len(set(looks)) == len(looks)
+
+
+def test_a_spec_takes_the_changes_of_every_arm():
+    known = {"$student": {"source": "bundled:kin"}, "$seed": 3, "$wrong_task": "bundled:open_writing"}
+    base = RunSpec().with_changes({"mapping": {"strategy": "manual", "layers": [0, 1, 2]}})
+    for name, arm in catalogue.ARMS.items():
+        changes = arm.changes.items()
+        spec = base.with_changes({key: known.get(v, v) if isinstance(v, str) else v for key, v in changes})
+        row = catalogue.METHODS[spec.method]
+        assert arm.keeps_student == (row.keeps_student and spec.injection.mode == "residual"), name
 
 
 def test_what_a_choice_does_not_read():

@@ -378,3 +378,16 @@ def test_a_plain_name_is_no_secret(name):
 def test_looking_for_secrets_takes_time_in_proportion():
     for text in ("eyJ-" * 250_000, "sk-" * 300_000, "?token" * 150_000, "://" * 300_000, "bearer " * 150_000):
         assert not holds_secret(text[:999_999])
+
+
+def test_keys_of_controls_leave_old_files_as_they_were():
+    old = RunSpec().model_dump(mode="json")
+    for model in ("teacher", "student"):
+        del old[model]["untrained"]
+    del old["sensitivity"]["task"]
+    assert parse_spec(old) == RunSpec()
+    assert RunSpec().with_changes({"teacher.untrained": 3}).teacher.untrained == 3
+    with pytest.raises(SpecError, match=r"teacher\.untrained: -1 given"):
+        parse_spec({"teacher": {"source": "bundled:teacher", "untrained": -1}})
+    with pytest.raises(SpecError, match=r"sensitivity\.task"):
+        parse_spec({"sensitivity": {"task": ""}})

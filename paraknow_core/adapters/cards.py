@@ -44,7 +44,7 @@ def card(kind: Literal["adapter", "initial", "merged"], spec: RunSpec, student: 
         "spec": spec,
         "student": student,
         "name": _name(student.label),
-        "teacher": _name(spec.teacher.source) if METHODS[spec.method].needs_teacher else "",
+        "teacher": _teacher(spec) if METHODS[spec.method].needs_teacher else "",
         "path": json.dumps(path, ensure_ascii=False),
         "where": where,
         "start_note": start_note,
@@ -74,6 +74,11 @@ def start_note(record: Mapping[str, Any]) -> str:
             "student computes something else than without it, and that is where training starts."
         )
     return "Its product is zero: with it the student computes what it always did."
+
+
+def _teacher(spec: RunSpec) -> str:
+    name, seed = _name(spec.teacher.source), spec.teacher.untrained
+    return name if seed is None else f"{name} (untrained, seed {seed})"
 
 
 def _name(source: str) -> str:

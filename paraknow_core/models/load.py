@@ -1,5 +1,6 @@
 """Load models with transformers, from a folder, without a network and without foreign code."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from paraknow_core.errors import ModelError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from paraknow_core.models.headers import TensorHeader
     from paraknow_core.models.shards import Shards
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -86,11 +88,22 @@ def build_checked(source: ModelSource, anatomy: Anatomy, shards: "Shards") -> "P
             config ties the embeddings while the files hold two different ones.
     """
     model = build_empty(source, anatomy, shards.dtype, shards.device)
-    head = f"{FAMILIES[anatomy.family].head}.weight"
-    needed = {name: tuple(p.shape) for name, p in model.named_parameters() if not (anatomy.tied and name == head)}
-    check_names(needed, shards.headers, read_dimensions(source.config(), source.label), source.label)
+    check_parameters(model, source, anatomy, shards.headers)
     _check_tie(source, anatomy, shards)
     return model
+
+
+def check_parameters(
+    model: "nn.Module", source: ModelSource, anatomy: Anatomy, headers: "Mapping[str, TensorHeader]"
+) -> None:
+    """See that headers (by name in memory) are exactly those of the parameters that an architecture needs.
+
+    Raises:
+        ModelError: a weight is missing, unknown or of another shape.
+    """
+    head = f"{FAMILIES[anatomy.family].head}.weight"
+    needed = {name: tuple(p.shape) for name, p in model.named_parameters() if not (anatomy.tied and name == head)}
+    check_names(needed, headers, read_dimensions(source.config(), source.label), source.label)
 
 
 def import_architecture(source: ModelSource) -> None:

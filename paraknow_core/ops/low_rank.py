@@ -3,10 +3,13 @@
 That would take over ten times as long, and hundreds of megabytes (`python -m benchmarks.kernels`).
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from paraknow_core.errors import NumericError, ShapeError
+from paraknow_core.ops.metrics import sum_of_squares
 
 
 def product_norm(b: Tensor, a: Tensor) -> float:
@@ -25,6 +28,22 @@ def product_norm(b: Tensor, a: Tensor) -> float:
     if not min(*b.shape, *a.shape):
         return 0.0
     return torch.linalg.matrix_norm(torch.linalg.qr(b).R @ torch.linalg.qr(a.T).R.T).item()
+
+
+def product_cosine(b: Tensor, a: Tensor, weight: Tensor) -> float:
+    """Cosine of the angle between B @ A and a weight, read as long vectors; 0 if one of them is zero.
+
+    Args:
+        b: (out, r); a: (r, in); weight: (out, in).
+
+    Raises:
+        ShapeError: the shapes do not fit. NumericError: a value is NaN or infinite.
+    """
+    norm = product_norm(b, a) * math.sqrt(sum_of_squares(weight)) if weight.numel() else 0.0
+    if not norm:
+        return 0.0
+    dot = ((b.to(weight).T @ weight) * a.to(weight)).sum(dtype=torch.float64).item()
+    return max(-1.0, min(1.0, dot / norm))
 
 
 def column_basis(matrix: Tensor) -> Tensor:

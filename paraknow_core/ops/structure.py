@@ -218,6 +218,22 @@ def submatrix(score: Tensor, height: int, width: int) -> WindowSelection:
     return WindowSelection(best_window(score, height, width))
 
 
+def least_sensitive(score: Tensor, height: int, width: int) -> WindowSelection:
+    """Pick the contiguous window with the smallest total score: what the method would least want.
+
+    Args:
+        score: (rows, cols) sensitivity of the teacher weight.
+        height, width: the student's shape.
+
+    Raises:
+        ShapeError: the window does not fit; NumericError: a score is NaN or infinite.
+
+    Note:
+        `best_window` of the negative scores, of which a copy is made; ties as there.
+    """
+    return WindowSelection(best_window(-score, height, width))
+
+
 def row_column(score: Tensor, height: int, width: int) -> GridSelection:
     """Pick the rows and, independently, the columns with the highest mean score; keep their order and intersect them.
 

@@ -137,16 +137,21 @@ def factorise(matrix: Tensor, rank: int, split: Literal["us_v", "sqrt"] = "us_v"
     Source:
         Zhong et al., ICLR 2024, arXiv:2310.11451; Meng et al., PiSSA, NeurIPS 2024.
     """
+    svd = truncated_svd(matrix, rank)
+    a, b = split_factors(svd.u, svd.s, svd.v, split)
+    return Factors(a, b, singular_values=svd.s, retained_energy=retained_energy(svd.s, svd.energy))
+
+
+def split_factors(u: Tensor, s: Tensor, v: Tensor, split: Literal["us_v", "sqrt"]) -> tuple[Tensor, Tensor]:
+    """Return A (r, n) and B (m, r) of singular triplets u (m, r), s (r,) and v (n, r); see `factorise`.
+
+    Raises:
+        ShapeError: an unknown split.
+    """
     if split not in ("us_v", "sqrt"):
         raise ShapeError(f"factorisation: unknown split '{split}'; known splits are us_v, sqrt; choose one of them")
-    svd = truncated_svd(matrix, rank)
-    left, right = (svd.s, torch.ones_like(svd.s)) if split == "us_v" else (svd.s.sqrt(), svd.s.sqrt())
-    return Factors(
-        a=(svd.v * right).T.contiguous(),
-        b=(svd.u * left).contiguous(),
-        singular_values=svd.s,
-        retained_energy=retained_energy(svd.s, svd.energy),
-    )
+    left, right = (s, torch.ones_like(s)) if split == "us_v" else (s.sqrt(), s.sqrt())
+    return (v * right).T.contiguous(), (u * left).contiguous()
 
 
 def _require_rank(shape: tuple[int, int], rank: int) -> None:

@@ -65,13 +65,13 @@ def sensitivity(context: Context, requests: "Sequence[Request]" = ()) -> Sensiti
             "version": VERSION,
             "key": key,
             "teacher": teacher.source.label,
-            "task": context.task.name,
+            "task": context.seed_task.name,
             "template": spec.task.template,
             "fingerprint": teacher.fingerprint,
             "dtype": teacher.dtype,
             **({"left_out": context.left_out} if spec.task.too_long == "leave_out" else {}),
         }
-        date = date_of([teacher.reader], context.task)
+        date = date_of([teacher.reader], context.seed_task)
         facts |= {"date": date} if date else {}
         with disk_errors(teacher.source.label):
             if (work / "store" / TOTALS).exists():  # a kill came between its last file and its place
@@ -94,7 +94,7 @@ def seed_key(context: Context) -> "tuple[list[Encoded], str]":
         DataError: the part holds no sample.
     """
     teacher = context.teacher
-    encoded = list(context.encode(context.seed_samples, teacher))
+    encoded = list(context.encode(context.seed_samples, teacher, context.seed_task))
     if context.part:
         number, of = context.part
         if len(encoded) < of:
@@ -103,7 +103,7 @@ def seed_key(context: Context) -> "tuple[list[Encoded], str]":
             )
         encoded = encoded[number - 1 :: of]
     if not encoded:
-        raise DataError(f"{context.task.name}: no seed sample has a token to predict; give longer examples")
+        raise DataError(f"{context.seed_task.name}: no seed sample has a token to predict; give longer examples")
     # All that the numbers depend on, and nothing else.
     samples = [[list(sample.input_ids), list(sample.labels)] for sample in encoded]
     upstream = [VERSION, teacher.fingerprint, teacher.dtype, samples]

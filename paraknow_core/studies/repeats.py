@@ -9,6 +9,10 @@ from paraknow_core.studies.same import computes, effective, shows
 
 STATES = ("done", "running", "queued")  # of runs that answer for a spec, the best one first
 SEEDS = 3  # with fewer, nothing is called better
+_SOURCES = (
+    *("task.source", "task.test_source", "student.source", "teacher.source", "task.judge.source"),
+    "sensitivity.task",
+)
 _MOST_FILES = 1_000
 
 
@@ -78,12 +82,8 @@ def _is_stale(run: RunFolder, spec: RunSpec) -> bool:
     """Tell whether a local file that a run read was written after the run had started."""
     started = run.status().started
     read = effective(spec)
-    keys = [
-        key
-        for key in ("task.source", "task.test_source", "student.source", "teacher.source", "task.judge.source")
-        if key in read
-    ]
-    return any(_written(str(read[key])) > started for key in keys if read[key])
+    sources = [read.get(key) for key in _SOURCES]
+    return any(_written(str(source)) > started for source in sources if source)
 
 
 def _written(source: str) -> float:

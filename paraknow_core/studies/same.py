@@ -49,7 +49,7 @@ def effective(spec: RunSpec) -> dict[str, Any]:
     without = _unread(settings)
     by_judge = asks_judge(spec.task.scorers) or (not spec.task.scorers and spec.task.source in _JUDGED)
     if by_judge and spec.task.judge is None:  # then the teacher judges, whatever the method
-        without -= {"teacher.source", "teacher.revision"}
+        without -= {"teacher.source", "teacher.revision", "teacher.untrained"}
     return {key: value for key, value in settings.items() if key not in without}
 
 

@@ -21,15 +21,25 @@ _WORDS = {
     "finetuning.learning_rate": "learning rate",
     "sensitivity.samples": "seed samples",
     "sensitivity.ids": "seed sample ids",
+    "sensitivity.task": "seed samples of",
+    "teacher.untrained": "untrained teacher",
+    "student.untrained": "untrained student",
+}
+_USUAL = {  # what null means, of the keys that only controls set
+    "sensitivity.task": "own seed samples",
+    "teacher.untrained": "trained teacher",
+    "student.untrained": "trained student",
 }
 
 
 def setting_text(key: str, value: Any) -> str:
     """Return one setting in few words: `rank 8`, `student kin`, `difference`."""
+    if value is None and key in _USUAL:
+        return _USUAL[key]
     word = _WORDS.get(key, key.rpartition(".")[2].replace("_", " "))
     if isinstance(value, list | tuple):
         shown = "+".join("–" if each is None else str(each) for each in value)
-    elif key.endswith("source") and isinstance(value, str):
+    elif key.endswith(("source", "sensitivity.task")) and isinstance(value, str):
         shown = source_label(value, 20)
     elif isinstance(value, float):
         shown = compact(value)

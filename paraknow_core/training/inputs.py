@@ -5,7 +5,7 @@ import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core.catalogue import asks_judge
+from paraknow_core.catalogue import METHODS, asks_judge
 from paraknow_core.errors import RunError
 from paraknow_core.models.fingerprint import tokenizer_fingerprint
 
@@ -25,6 +25,7 @@ _WORDS = {
     "teacher_tokenizer": "the teacher's tokenizer",
     "generation": "the student's generation_config.json",
     "judge": "the judge's weights",
+    "seed_task": "the examples of sensitivity.task",
 }
 _OF_TEACHER = ("teacher", "teacher_tokenizer")
 _FIXED = ("dtype", "student_bits")
@@ -50,6 +51,9 @@ def more_fingerprints(context: "Context") -> dict[str, str]:
     hashes["generation"] = hashlib.sha256(generation.read_bytes()).hexdigest() if generation.is_file() else "none"
     if asks_judge(context.task.scorers):
         hashes["judge"] = context.judge.fingerprint
+    spec = context.spec
+    if spec.sensitivity.task and (METHODS[spec.method].needs_teacher or spec.until == "sensitivity"):
+        hashes["seed_task"] = context.seed_task.fingerprint("train")
     return hashes
 
 

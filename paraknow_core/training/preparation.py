@@ -127,18 +127,21 @@ def check_examples(context: Context, *, needs_teacher: bool, most: int | None = 
     """
     from paraknow_core.tasks.fitting import check, left_out_sentence, template_notes
 
-    task, readers = context.task, {}
+    task, readers, said = context.task, {}, []
     if needs_teacher or context.spec.until == "sensitivity":
         seeds, teacher = context.seed_samples, context.teacher.reader
+        if context.spec.sensitivity.task:
+            others = context.seed_task
+            said += [f"the seed samples are of the task {others.name}, not of the run's own", *others.warnings]
         readers[teacher.who] = teacher
-        check(seeds, "seed samples", task, [(teacher, ("learn",))], context.skim)
+        check(seeds, "seed samples", context.seed_task, [(teacher, ("learn",))], context.skim)
     for name, readings in context.readings.items():
         examples = task.split(name)[:most]
         if context.spec.until == "extraction":
             examples = examples[:CHECKED]
         readers |= {reader.who: reader for reader, _ in readings}
         check(examples, f"{name} examples", task, readings, context.skim)
-    notes = [left_out_sentence(context.left_out)]
+    notes = [*said, left_out_sentence(context.left_out)]
     return [*filter(None, notes), *template_notes(task.split("train"), task, readers.values())]
 
 

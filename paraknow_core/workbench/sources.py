@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from paraknow_core.files.naming import named
 from paraknow_core.models.source import BUNDLED_FOLDER
-from paraknow_core.spec import ModelSpec, TaskSpec
+from paraknow_core.spec import ModelSpec, SensitivitySpec, TaskSpec
 
 MOST_FILES = 300  # of a folder whose change counts
 DAY_S = 86_400  # what a hub holds under a name may change; without a revision its state is that of a day
@@ -49,6 +49,9 @@ def sources_of(part: object, where: str = "") -> Iterator[Source]:
         if part.test_source:
             yield Source(f"{where}.test_source", part.test_source, bool(part.revision))
         yield from sources_of(part.judge, f"{where}.judge")
+    elif isinstance(part, SensitivitySpec):
+        if part.task:
+            yield Source(f"{where}.task", part.task)
     elif isinstance(part, Path):
         yield Source(where, str(part))
     elif isinstance(part, BaseModel):

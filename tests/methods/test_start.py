@@ -50,7 +50,8 @@ def disturb(peft_model):
                 parameter.add_(0.1 * torch.randn_like(parameter))
 
 
-METHODS = ("seeking", "default_lora", "pissa", "olora", "random_offset", "full_finetuning")
+OF_BLOCK = ("least_sensitive", "permuted", "spectrum_matched", "norm_matched", "pissa_matched")
+METHODS = ("seeking", "default_lora", "pissa", "olora", "random_offset", "full_finetuning", *OF_BLOCK)
 EVERY_START = list(product(STUDENTS, METHODS))
 QUICK_STARTS = [(student, name) for student, name in EVERY_START if name == "seeking" or student == STUDENTS[0]]
 

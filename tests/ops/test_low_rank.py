@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paraknow_core.errors import NumericError, ShapeError
-from paraknow_core.ops.low_rank import captured_share, column_basis, mean_cosine, product_norm
+from paraknow_core.ops.low_rank import captured_share, column_basis, mean_cosine, product_cosine, product_norm
+from paraknow_core.ops.metrics import cosine
 
 
 def twin_norm(b, a):
@@ -64,3 +65,12 @@ def test_nothing_to_compare_is_none_and_bad_factors_are_refused():
         product_norm(torch.ones(3, 2), torch.ones(3, 4))
     with pytest.raises(NumericError, match="diverged"):
         product_norm(torch.full((2, 1), math.nan), torch.ones(1, 2))
+
+
+def test_the_cosine_of_a_product_is_that_of_the_product_written_out():
+    torch.manual_seed(3)
+    b, a, weight = torch.randn(7, 2), torch.randn(2, 5), torch.randn(7, 5)
+    assert product_cosine(b, a, weight) == pytest.approx(cosine(b @ a, weight), abs=1e-6)
+    assert product_cosine(b, a, b @ a) == pytest.approx(1, abs=1e-6)
+    assert product_cosine(0 * b, a, weight) == product_cosine(b, a, 0 * weight) == 0
+    assert product_cosine(torch.zeros(0, 2), a, torch.zeros(0, 5)) == 0

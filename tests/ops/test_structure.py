@@ -12,6 +12,7 @@ from paraknow_core.errors import NumericError, ShapeError
 from paraknow_core.ops.structure import (
     GridSelection,
     index_ranges,
+    least_sensitive,
     neuron,
     random_offset,
     random_weights,
@@ -38,6 +39,21 @@ def test_neuron_equals_sorting(case, transposed):
     assert selection.flat.tolist() == expected
     assert selection.take(score).flatten().tolist() == [score.flatten()[i].item() for i in expected]
     assert selection.take(score).shape == selection.shape == (height, width)
+
+
+@given(with_size(matrices() | matrices(tied=True)))
+def test_least_sensitive_equals_every_window_summed(case):
+    score, height, width = case
+    sums = {
+        (row, col): exact_sum(score[row : row + height, col : col + width].flatten())
+        for row in range(score.shape[0] - height + 1)
+        for col in range(score.shape[1] - width + 1)
+    }
+    least = min(sums, key=lambda place: (sums[place], place))
+    selection = least_sensitive(score, height, width)
+    assert selection.window == Window(*least, height, width)
+    packed = unpack(selection.pack()[0], {**selection.pack()[1], "shape": list(selection.shape)})
+    assert packed == selection
 
 
 def test_neuron_counts_both_zeros_as_equal():

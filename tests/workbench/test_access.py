@@ -83,6 +83,7 @@ def test_an_empty_address_means_every_address(place):
     [
         ({"teacher.source": "owner/name"}, "teacher: 'owner/name' given; in demo mode only bundled"),
         ({"task.test_source": "/data/x.jsonl"}, "task.test_source"),
+        ({"sensitivity.task": "/data/x.jsonl"}, "sensitivity.task"),
         ({"finetuning.epochs": 6}, "at most 5"),
         ({"task.sizes.train": None}, "task.sizes.train"),
         ({"sensitivity.samples": 65}, "at most 64"),
@@ -303,7 +304,7 @@ def test_whatever_the_text_what_is_let_through_is_read_from_a_root(place, house,
 def test_a_specs_sources_have_one_form_and_all_are_checked(place, house):
     opened = access(place, "0.0.0.0")
     assert RunSpec().with_changes({"teacher.source": " bundled:kin\u00a0"}).teacher.source == "bundled:kin"
-    for key in ("teacher.source", "student.source", "task.source", "task.test_source"):
+    for key in ("teacher.source", "student.source", "task.source", "task.test_source", "sensitivity.task"):
         spec = RunSpec().with_changes({key: "\u3000 ~/private "})
         with pytest.raises(DataError, match="outside the folders"):
             opened.check_spec(spec)

@@ -144,7 +144,8 @@ def choices_to_keep(context: Context) -> list[Request]:
     """List the choices to make while the sensitivity is in memory, whatever the layer mapping will be."""
     roles = [r for r in ROLES if GROUP_OF_ROLE[r] != "embedding" or r in context.spec.extraction.roles]
     anywhere = plan_transfer(context, [0] * context.student.anatomy.num_hidden_layers, roles)
-    structures = [s for s in (*_ALWAYS, context.spec.extraction.structure) if not _by_chance(s)]
+    wanted = dict.fromkeys((*_ALWAYS, context.spec.extraction.structure, context.spec.structure))
+    structures = [s for s in wanted if not _by_chance(s)]
     cuts = [Cut(context, s, *anywhere.modules(pairing)) for pairing, s in product(anywhere.pairings, structures)]
     by_key = {(cut.source.role, cut.key): cut for cut in cuts}
     return [Request(role, key, partial(_take, cut)) for (role, key), cut in by_key.items()]

@@ -40,7 +40,7 @@ def answerers(place: Workspace, draft: RunSpec) -> dict[str, Answerer]:
     people: list[Answerer] = []
     for who in ("teacher", "student"):
         model = getattr(draft, who)
-        slot = Slot(source=model.source, revision=model.revision)
+        slot = Slot(source=model.source, revision=model.revision, untrained=model.untrained)
         people.append(Answerer(slot, source_label(model.source, 30), who, f"the draft's {who}, untouched"))
     for source in bundled_models():
         people.append(Answerer(Slot(source=source), source_label(source), "student", "bundled"))
@@ -59,7 +59,8 @@ def answerers(place: Workspace, draft: RunSpec) -> dict[str, Answerer]:
             facts.task,
             score_text(facts.scores[0]).split(" (")[0] if facts.scores else "",
         ]
-        slot = Slot(source=spec.student.source, revision=revision, run=run.id)
+        student = spec.student
+        slot = Slot(source=student.source, revision=revision, untrained=student.untrained, run=run.id)
         detail = ", ".join(part for part in parts if part)
         people.append(Answerer(slot, titles.get(run.id, run.id), spec.method, detail, facts))
     by_key: dict[str, Answerer] = {}

@@ -30,12 +30,14 @@ class Slot(Strict):
 
     source: str = Field(min_length=1, max_length=4096)
     revision: str | None = None
+    untrained: int | None = Field(None, ge=0, lt=2**32, description="seed of random weights, as in a spec")
     run: str = Field("", max_length=300, description="id of a run whose adapter is put on the model; empty: none")
 
     @property
     def key(self) -> str:
         """A name for files: the same slot has the same key in every window."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:24]
+        usual = {"untrained"} if self.untrained is None else None
+        return hashlib.sha256(self.model_dump_json(exclude=usual).encode()).hexdigest()[:24]
 
 
 class Turn(Strict):

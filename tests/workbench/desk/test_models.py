@@ -136,6 +136,10 @@ def test_examples_carry_tokens_mask_and_marks(place):
 def test_seeds_are_those_of_the_task(place):
     spec = RunSpec().with_changes({"sensitivity.selection": "random", "sensitivity.samples": 5, "sensitivity.seed": 3})
     value, _ = ask(place, requests.Seeds(spec=spec, with_models=False))
+    for with_models in (False, True):
+        other = RunSpec().with_changes({"sensitivity.task": "bundled:open_writing", "sensitivity.samples": 2})
+        of_other, _ = ask(place, requests.Seeds(spec=other, with_models=with_models))
+        assert (of_other["ids"], of_other["positions"]) == (["open_writing/train/0", "open_writing/train/1"], [0, 1])
     assert value["ids"] == [e.id for e in load_task(TaskSpec()).seed_samples(spec.sensitivity)]
     assert value["positions"] == sorted(value["positions"])
     with pytest.raises(DataError, match="seed samples asked for"):

@@ -90,9 +90,9 @@ def estimate(place: Workspace, settings: Settings, question: requests.Estimate) 
 
 
 def _sensitivity(context: Context, settings: Settings, machine: Machine) -> dict[str, Any]:
-    encoded, teacher = context.encode(context.seed_samples, context.teacher), context.teacher.anatomy
+    encoded, teacher = context.encode(context.seed_samples, context.teacher, context.seed_task), context.teacher.anatomy
     if not encoded:
-        raise DataError(f"{context.task.name}: no seed sample has a token to predict; give longer examples")
+        raise DataError(f"{context.seed_task.name}: no seed sample has a token to predict; give longer examples")
     lengths = [len(sample.input_ids) for sample in encoded]
     supervised = sum(label != -100 for sample in encoded for label in sample.labels)
     together = batch_tokens(sizes_of(teacher), lengths)

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from paraknow_core.context import Context
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.source import ModelSource, resolve_model
+from paraknow_core.models.untrained import named_untrained
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.settings import Settings
@@ -50,7 +51,8 @@ def kept(most: float, size: Callable[[Any], float] = lambda _result: 1) -> Calla
 @kept(16)
 def model_source(model: ModelSpec, settings: Settings) -> ModelSource:
     """Find a model; of a hub model only the small files are fetched."""
-    return resolve_model(model.source, model.revision, offline=settings.offline, weights=False)
+    source = resolve_model(model.source, model.revision, offline=settings.offline, weights=False)
+    return source if model.untrained is None else named_untrained(source, model.untrained)
 
 
 @kept(16)

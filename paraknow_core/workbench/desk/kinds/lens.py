@@ -90,9 +90,9 @@ def sensitivity_change(place: Workspace, settings: Settings, question: requests.
     run, context = _run(place, settings, question.run)
     _require_memory(context)
     number = max(1, min(MOST_SAMPLES, question.samples))
-    encoded = list(context.encode(context.seed_samples[:number], context.student))[:number]
+    encoded = list(context.encode(context.seed_samples[:number], context.student, context.seed_task))[:number]
     if not encoded:
-        raise DataError(f"{context.task.name}: no seed sample has a token to predict; give longer examples")
+        raise DataError(f"{context.seed_task.name}: no seed sample has a token to predict; give longer examples")
     before, losses_before = _measure(context, encoded, None)
     after, losses_after = _measure(context, encoded, run)
     modules = [

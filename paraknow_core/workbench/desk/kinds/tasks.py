@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy
 
+from paraknow_core.context import Context
 from paraknow_core.errors import DataError
 from paraknow_core.files.naming import named
 from paraknow_core.paths import Workspace
@@ -140,11 +141,13 @@ def _snippet(text: str) -> str:
 
 def seeds(place: Workspace, settings: Settings, question: requests.Seeds) -> dict[str, Any]:
     """Return `ids` of the seed samples in order, their `positions` in the whole train split, and its size."""
-    content = task_of(question.spec.task, settings)
-    if question.with_models:
-        samples = run_context(question.spec, settings, place).seed_samples
+    content, spec = task_of(question.spec.task, settings), question.spec
+    if question.with_models or spec.sensitivity.task:
+        context = (run_context if question.with_models else Context)(spec, settings, place)
+        samples = context.seed_samples
+        content = context.seed_task if spec.sensitivity.task else content
     else:
-        samples = content.seed_samples(question.spec.sensitivity)
+        samples = content.seed_samples(spec.sensitivity)
     positions = {example.id: index for index, example in enumerate(content.split("train"))}
     ids = [example.id for example in samples]
     return {"ids": ids, "positions": [positions[name] for name in ids], "train": len(positions)}

@@ -90,7 +90,7 @@ class Shelf:
     def __init__(self, place: Workspace, settings: Settings, tell: Callable[[Slot, dict], None]) -> None:
         """Args: tell: called with a slot and what is to be known about it."""
         self.place, self.settings, self.tell = place, settings, tell
-        self.bases: dict[tuple[str, str | None], Base] = {}
+        self.bases: dict[tuple[str, str | None, int | None], Base] = {}
         self.held: dict[str, Held] = {}
         self.replaced: set[str] = set()  # keys of slots that were dropped because their files are others now
         self._looked: dict[str, Slot] = {}  # not loaded, but somebody sees what they would take
@@ -187,7 +187,8 @@ class Shelf:
         return size, parameters
 
     def _model(self, slot: Slot) -> Model:
-        return Model(ModelSpec(source=slot.source, revision=slot.revision), self.settings, self.place)
+        spec = ModelSpec(source=slot.source, revision=slot.revision, untrained=slot.untrained)
+        return Model(spec, self.settings, self.place)
 
     def _adapter_folder(self, slot: Slot) -> Path:
         run: RunFolder = find_run(self.place, slot.run)
@@ -225,8 +226,8 @@ class Shelf:
             self.tell(held.slot, {"state": "loaded", "used": held.used, **memory})
 
 
-def _base_of(slot: Slot) -> tuple[str, str | None]:
-    return slot.source, slot.revision
+def _base_of(slot: Slot) -> tuple[str, str | None, int | None]:
+    return slot.source, slot.revision, slot.untrained
 
 
 def _put_adapter(base: Base, key: str, folder: Path) -> None:
