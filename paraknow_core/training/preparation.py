@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from paraknow_core.catalogue import METHODS
 from paraknow_core.context import CHECKED, OF_ADAPTER, PRODUCTS, Context, Work
 from paraknow_core.runs.table import flat_settings
 from paraknow_core.training import inputs
@@ -60,7 +61,7 @@ def refuse_unfit(work: Work) -> None:
     from paraknow_core.adapters.inject import check_rank
     from paraknow_core.methods.plan import plan_transfer
 
-    check_rank(work.context.student_modules, work.spec.factorisation.rank)
+    check_rank(work.context.student_modules, work.spec.factorisation.rank, work.method.directions)
     work.context.student.check()
     if work.method.needs_teacher:
         work.context.teacher.check()
@@ -124,6 +125,10 @@ def check_examples(context: Context, *, needs_teacher: bool, most: int | None = 
         seeds, teacher = context.seed_samples, context.teacher.reader
         readers[teacher.who] = teacher
         check(seeds, "seed samples", task, [(teacher, ("learn",))], context.skim)
+    elif METHODS[context.spec.method].reads_samples:
+        student = context.student.reader
+        readers[student.who] = student
+        check(context.seed_samples, "seed samples", task, [(student, ("learn",))], context.skim)
     for name, readings in context.readings.items():
         examples = task.split(name)[:most]
         if context.spec.until == "extraction":
