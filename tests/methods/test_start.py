@@ -50,7 +50,7 @@ def disturb(peft_model):
     with torch.no_grad():
         for name, parameter in peft_model.named_parameters():
             if parameter.requires_grad and "lm_head" not in name:
-                parameter.add_(0.1 * torch.randn_like(parameter))
+                parameter.add_(0.05 * torch.randn_like(parameter))
 
 
 EVERY_START = list(product(STUDENTS, METHODS))
