@@ -59,7 +59,8 @@ class Milora(_OfStudentWeight):
 
     def factors(self, weight: Tensor, rank: int, scaling: float) -> tuple[Tensor, Tensor]:
         """Return A (rank, in) and B (out, rank) of a weight (out, in)."""
-        return minor_factors(weight, rank, scaling)
+        a, b = minor_factors(weight, rank, scaling)
+        return a.float(), b.float()  # as they are saved: a run that resumes takes the same product off
 
 
 class InitAB(Method):
