@@ -79,6 +79,11 @@ class Method(Line):
     def needs_teacher(self) -> bool:
         return "teacher" in self.needs
 
+    @property
+    def reads_samples(self) -> bool:
+        """Whether the student reads the seed samples before its adapter starts."""
+        return not {"activations", "gradients"}.isdisjoint(self.needs)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arm(Line):
@@ -258,6 +263,83 @@ METHODS = table(
         colour="#C77C02",
         dark_colour="#C98A1F",
         pattern="|",
+    ),
+    Method(
+        "milora",
+        "MiLoRA",
+        "Starts from the student's own smallest singular directions: PiSSA from the other end.",
+        "methods.controls:Milora",
+        control_of="pissa",
+        source="Wang et al., NAACL 2025, arXiv:2406.09044",
+        colour="#CC6677",
+        dark_colour="#CC6677",
+        pattern="/",
+    ),
+    Method(
+        "init_ab",
+        "Init[AB]",
+        "A and B random, their product taken off: does any start with B A ≠ 0 do as well?",
+        "methods.controls:InitAB",
+        control_of="seeking",
+        source="as Init[AB] in arXiv:2602.04998",
+        colour="#882255",
+        dark_colour="#C0507F",
+        pattern="x",
+    ),
+    Method(
+        "lora_ga",
+        "LoRA-GA",
+        "Starts from singular directions of the student's gradient on the seed samples, as the paper has it; "
+        "PEFT's differs.",
+        "methods.seed_samples:LoraGa",
+        needs=("gradients",),
+        reads=("sensitivity",),
+        control_of="seeking",
+        source="Wang et al., NeurIPS 2024, arXiv:2407.05000",
+        colour="#117733",
+        dark_colour="#3E9E5E",
+        pattern="+",
+    ),
+    Method(
+        "lora_one",
+        "LoRA-One",
+        "Starts one step of gradient descent on the seed samples away from the student.",
+        "methods.seed_samples:LoraOne",
+        needs=("gradients",),
+        reads=("sensitivity",),
+        control_of="seeking",
+        source="Zhang et al., ICML 2025, arXiv:2502.01235",
+        colour="#999933",
+        dark_colour="#999933",
+        pattern="|",
+        keeps_student=False,
+    ),
+    Method(
+        "corda",
+        "CorDA",
+        "Starts from the part of the student's weight that its inputs on the seed samples use most (instruction "
+        "preview).",
+        "methods.seed_samples:Corda",
+        needs=("activations",),
+        reads=("sensitivity",),
+        control_of="seeking",
+        source="Yang et al., NeurIPS 2024, arXiv:2406.05223",
+        colour="#AA4499",
+        dark_colour="#AA4499",
+        pattern="\\",
+    ),
+    Method(
+        "eva",
+        "EVA",
+        "A from the main directions of the student's inputs on the seed samples, B zero; one rank everywhere (ρ = 1).",
+        "methods.seed_samples:Eva",
+        needs=("activations",),
+        reads=("sensitivity",),
+        control_of="default_lora",
+        source="Paischer et al., NeurIPS 2025, arXiv:2410.07170",
+        colour="#44AA99",
+        dark_colour="#44AA99",
+        pattern=".",
     ),
     Method(
         "full_finetuning",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from paraknow_core.catalogue import asks_judge
+from paraknow_core.catalogue import METHODS, asks_judge
 from paraknow_core.errors import ModelError
 from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
@@ -259,12 +259,13 @@ class Context:
             return task.seed_samples(spec), 0
         from paraknow_core.tasks.fitting import seeds_that_fit
 
-        whole = self._other_task or self.whole_task
-        return seeds_that_fit(task, whole, spec, [(self.teacher.reader, ("learn",))], self.skim)
+        row, measured = METHODS[self.spec.method], self.spec.until == "sensitivity"
+        reader = (self.student if row.reads_samples and not (row.needs_teacher or measured) else self.teacher).reader
+        return seeds_that_fit(task, self._other_task or self.whole_task, spec, [(reader, ("learn",))], self.skim)
 
     @property
     def readings(self) -> "dict[str, Readings]":
-        """Which models read each split, and for what; the seed samples, read by the teacher, are not among them."""
+        """Which models read each split, and for what; the seed samples are not among them."""
         from paraknow_core.tasks.fitting import scoring_uses
 
         spec, scorers = self.spec, self.whole_task.scorers

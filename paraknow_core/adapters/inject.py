@@ -29,8 +29,8 @@ ADAPTER = "default"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
-def check_rank(modules: Iterable[LogicalModule], rank: int) -> None:
-    """Refuse a rank that is larger than a side of some module, before anything costly has run.
+def check_rank(modules: Iterable[LogicalModule], rank: int, directions: int = 1) -> None:
+    """Refuse a rank of which some module has no room for so many directions each, before anything costly has run.
 
     Raises:
         ShapeError: names the module and the largest rank.
@@ -38,10 +38,12 @@ def check_rank(modules: Iterable[LogicalModule], rank: int) -> None:
     smallest = min(modules, key=lambda m: min(m.shape), default=None)
     if smallest is None:
         raise ShapeError("extraction.origin: the student has no module of these roles; choose others, or all")
-    if rank > min(smallest.shape):
+    most = min(smallest.shape) // directions
+    if rank > most:
+        taken = f", of which this method takes {rank * directions} directions" if directions > 1 else ""
         raise ShapeError(
-            f"factorisation: rank {rank} does not fit {smallest.name} of shape {smallest.shape}; "
-            f"choose 1 to {min(smallest.shape)}"
+            f"factorisation: rank {rank} does not fit {smallest.name} of shape {smallest.shape}{taken}; "
+            f"choose 1 to {most}"
         )
 
 

@@ -19,6 +19,7 @@ from paraknow_core.sensitivity.store import SensitivityStore
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 # A method's term of the training loss: of the student in training, a batch (input_ids, attention_mask, labels:
 # (examples, tokens) each), and the student's outputs for it. It returns a scalar with a gradient: the mean over the
@@ -34,12 +35,14 @@ class MethodInputs:
         context: the spec, the settings, both models (loaded when asked for), the task, and whom to tell of progress.
         student_parameters: parameter name -> the student's weight, stored orientation, before anything is injected.
         store, plan: the teacher's sensitivity and what goes where; None for a method that needs no teacher.
+        student: loaded, untouched, for `learn`; None for whoever has to do with its weights alone.
     """
 
     context: Context
     student_parameters: Mapping[str, Tensor]
     store: SensitivityStore | None = None
     plan: Plan | None = None
+    student: "PreTrainedModel | None" = None
 
     @cached_property
     def teacher_parameters(self) -> Mapping[str, Tensor]:
@@ -61,9 +64,11 @@ class Method:
     Attributes:
         row: what the catalogue says of it.
         trains: which of the factors A and B training moves; the other one stays as it started.
+        directions: how many singular directions of a module it takes for each rank.
     """
 
     trains: ClassVar[tuple[str, ...]] = ("A", "B")
+    directions: ClassVar[int] = 1
 
     def __init__(self, row: catalogue.Method) -> None:
         self.row = row

@@ -1,5 +1,6 @@
-"""Controls that use no teacher: default LoRA, PiSSA, OLoRA. Same modules, rank and scaling as the method."""
+"""Controls that use no teacher, and of the student its weights alone. Same modules, rank and scaling as the method."""
 
+import hashlib
 from collections.abc import Iterator
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 from paraknow_core.adapters.update import Update, to_linear
 from paraknow_core.errors import ShapeError
 from paraknow_core.methods.base import Method, MethodInputs
-from paraknow_core.models.modules import logical_weight
+from paraknow_core.models.modules import LogicalModule, logical_weight
+from paraknow_core.ops.initialisation import minor_factors, uniform_factors
 from paraknow_core.ops.svd import factorise
 
 
@@ -55,6 +57,42 @@ class Pissa(_OfStudentWeight):
         """Return A (rank, in) and B (out, rank) of a weight (out, in)."""
         factors = factorise(weight, rank, "sqrt")
         return factors.a / scaling**0.5, factors.b / scaling**0.5
+
+
+class Milora(_OfStudentWeight):
+    """The smallest singular values of the student's own weight, their root on both sides: PiSSA from the other end.
+
+    Source:
+        Wang et al., NAACL 2025, arXiv:2406.09044.
+    """
+
+    def factors(self, weight: Tensor, rank: int, scaling: float) -> tuple[Tensor, Tensor]:
+        """Return A (rank, in) and B (out, rank) of a weight (out, in)."""
+        a, b = minor_factors(weight, rank, scaling)
+        return a.float(), b.float()  # as they are saved: a run that resumes takes the same product off
+
+
+class InitAB(Method):
+    """A and B random, their product taken off: a start with B A != 0 that knows nothing, whatever else has one.
+
+    Source:
+        Init[AB] of arXiv:2602.04998; see `uniform_factors` for its size.
+    """
+
+    def start(self, inputs: MethodInputs) -> Iterator[Update]:
+        """Yield random factors of each student module."""
+        spec = inputs.context.spec
+        for module in inputs.context.student_modules:
+            a, b = random_factors(module, spec.factorisation.rank, spec.seed)
+            yield Update(module, a, b, True, {"role": module.role, "layer": module.layer})
+
+
+def random_factors(module: LogicalModule, rank: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw A (rank, in) and B (out, rank) of a module, always the same for its name and the seed."""
+    name = f"{seed}:{module.name}".encode()
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:6], "big"))
+    out_features, in_features = reversed(module.shape) if module.role == "embed" else module.shape
+    return uniform_factors(out_features, in_features, rank, generator)
 
 
 class Olora(_OfStudentWeight):

@@ -33,7 +33,7 @@ def learn(work: Work) -> None:
     if not work.folder.file(RECORD).exists():
         work.student = work.context.student.load()
         parameters = dict(work.student.named_parameters())
-        work.method.learn(MethodInputs(work.context, parameters, work.store, work.plan))
+        work.method.learn(MethodInputs(work.context, parameters, work.store, work.plan, work.student))
 
 
 def extract(work: Work) -> None:

@@ -63,15 +63,15 @@ def accumulate_sensitivity(
     return sums, losses
 
 
-def finite_loss(index: int, loss: float) -> float:
-    """Return the loss of a seed sample.
+def finite_loss(index: int, loss: float, who: str = "teacher") -> float:
+    """Return the loss of a seed sample; `who` has read it.
 
     Raises:
         NumericError: it is NaN or infinite.
     """
     if not math.isfinite(loss):
         raise NumericError(
-            f"seed sample {index}: its loss is {loss}; check that its answer is not cut off and that the teacher's "
+            f"seed sample {index}: its loss is {loss}; check that its answer is not cut off and that the {who}'s "
             "weights are sound"
         )
     return loss

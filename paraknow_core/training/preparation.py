@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from paraknow_core.catalogue import METHODS
 from paraknow_core.context import CHECKED, OF_ADAPTER, PRODUCTS, Context, Work
 from paraknow_core.errors import RunError
 from paraknow_core.runs.table import flat_settings
@@ -63,7 +64,7 @@ def refuse_unfit(work: Work) -> None:
     from paraknow_core.methods.plan import plan_transfer
 
     whole = work.method.row.whole
-    check_rank(work.context.student_modules, 1 if whole else work.spec.factorisation.rank)
+    check_rank(work.context.student_modules, 1 if whole else work.spec.factorisation.rank, work.method.directions)
     if whole and work.spec.until == "extraction":
         raise RunError(
             f"{work.spec.method}: starts from the student as it is, so there is no adapter to extract; run it until "
@@ -129,12 +130,15 @@ def check_examples(context: Context, *, needs_teacher: bool, most: int | None = 
 
     task, readers, said = context.task, {}, []
     if needs_teacher or context.spec.until == "sensitivity":
-        seeds, teacher = context.seed_samples, context.teacher.reader
+        samples_of = context.teacher.reader
+    else:
+        samples_of = context.student.reader if METHODS[context.spec.method].reads_samples else None
+    if samples_of:
         if context.spec.sensitivity.task:
             others = context.seed_task
             said += [f"the seed samples are of the task {others.name}, not of the run's own", *others.warnings]
-        readers[teacher.who] = teacher
-        check(seeds, "seed samples", context.seed_task, [(teacher, ("learn",))], context.skim)
+        readers[samples_of.who] = samples_of
+        check(context.seed_samples, "seed samples", context.seed_task, [(samples_of, ("learn",))], context.skim)
     for name, readings in context.readings.items():
         examples = task.split(name)[:most]
         if context.spec.until == "extraction":

@@ -11,7 +11,7 @@ from torch import Tensor
 from paraknow_core.errors import NumericError, ShapeError
 from paraknow_core.ops import svd
 from paraknow_core.ops.low_rank import mean_cosine
-from paraknow_core.ops.svd import factorise, truncated_svd
+from paraknow_core.ops.svd import factorise, trailing_svd, truncated_svd
 from tests.marking import mostly_slow
 from tests.ops.matrices import matrices, orthonormal, relative_error
 
@@ -247,3 +247,45 @@ def test_a_weight_that_is_stored_transposed_is_the_same_weight(shape):
     plain, found = truncated_svd(stored, 4), truncated_svd(stored.T, 4)
     torch.testing.assert_close((found.u * found.s) @ found.v.T, ((plain.u * plain.s) @ plain.v.T).T)
     assert found.u.gather(0, found.u.abs().argmax(dim=0, keepdim=True)).gt(0).all()
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_last_triplets_are_those_of_the_full_decomposition(name, turned):
+    matrix = SPECTRA[name].T if turned else SPECTRA[name]
+    rank = 5
+    found, exact = trailing_svd(matrix, rank), torch.linalg.svd(matrix.double(), full_matrices=False)
+    largest = exact.S[0].item()
+    torch.testing.assert_close(found.s, exact.S[-rank:], rtol=1e-6, atol=3e-8 * largest)
+    for basis in (found.u, found.v):
+        torch.testing.assert_close(basis.T @ basis, torch.eye(rank).double(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(matrix.double() @ found.v, found.u * found.s, rtol=0, atol=3e-8 * largest)
+    assert found.energy == pytest.approx(exact.S.square().sum().item())
+    if exact.S[-rank - 1] - exact.S[-rank] > 1e-5 * largest:  # there is one last subspace
+        expected = (exact.U[:, -rank:] * exact.S[-rank:]) @ exact.Vh[-rank:]
+        assert relative_error((found.u * found.s) @ found.v.T, expected) < 1e-4
+
+
+@given(matrices(), st.integers(1, 7))
+def test_first_and_last_triplets_together_are_the_matrix(matrix, rank):
+    least = min(matrix.shape)
+    if rank >= least:
+        assert relative_to(matrix, trailing_svd(matrix, least)) < 1e-5
+        return
+    first, last = truncated_svd(matrix.double(), least - rank), trailing_svd(matrix, rank)
+    assert last.s.max() <= first.s.min() + 1e-6 * first.s.max()
+    joined = (first.u * first.s) @ first.v.T + (last.u * last.s) @ last.v.T
+    repeated = first.s.min() - last.s.max() < 1e-3 * first.s.max()  # then either may hold a mixture of both
+    assert repeated or (joined - matrix.double()).abs().max() <= 1e-5 * max(first.s.max().item(), 1e-30)
+
+
+def relative_to(matrix, found) -> float:
+    product = (found.u * found.s) @ found.v.T
+    return (product - matrix.double()).norm().item() / max(matrix.double().norm().item(), 1e-30)
+
+
+def test_what_has_no_last_triplets_is_refused():
+    with pytest.raises(ShapeError, match="choose 1 to 3"):
+        trailing_svd(torch.ones(3, 5), 4)
+    with pytest.raises(NumericError, match="NaN"):
+        trailing_svd(torch.full((3, 5), torch.nan), 1)
