@@ -55,16 +55,19 @@ def refuse_unfit(work: Work) -> None:
     """Refuse a rank, a model or a pair that would end the run later.
 
     Raises:
-        ShapeError: a module cannot hold the rank. ModelError: a model cannot be loaded, or the pair does not fit.
+        ShapeError: a module cannot hold the rank. ModelError: a model cannot be loaded, or the pair does not fit,
+            or not coherently where the structure asks for that.
     """
     from paraknow_core.adapters.inject import check_rank
     from paraknow_core.methods.plan import plan_transfer
+    from paraknow_core.methods.seeking.coherence import refuse_incoherent
 
     check_rank(work.context.student_modules, work.spec.factorisation.rank)
     work.context.student.check()
     if work.method.needs_teacher:
         work.context.teacher.check()
         plan_transfer(work.context).refuse_blocked()
+        refuse_incoherent(work.context)
 
 
 def _go_on(work: Work, facts: dict[str, Any]) -> list[str]:

@@ -64,7 +64,7 @@ def _block(context: Context, store: SensitivityStore, name: str, target: Logical
 
         source = logical_module(store, name, context.spec.teacher, context.settings)
         score = torch.from_numpy(read_region(store, source, 0, 0, *source.shape))
-        choice = Cut(context, structure, source, target).choose(score)
+        choice = Cut(context, structure, source, target).choose(score, store)
     else:
         module = _totals(store, name)
         shape = (module["shape"][0], module["shape"][1])
