@@ -29,6 +29,10 @@ class Workspace:
         return self.root / "sensitivity"
 
     @property
+    def similarity(self) -> Path:
+        return self.root / "similarity"
+
+    @property
     def evaluations(self) -> Path:
         return self.root / "evaluations"
 

@@ -6,7 +6,7 @@ here, with one of three signatures:
 
     structure(score, height, width)                    where the row needs the sensitivity; score: (rows, cols)
     structure(shape, height, width, generator)         where it reads `extraction.seed`: chance decides
-    structure(shape, height, width)                    where it needs neither; shape: (rows, cols) of the teacher's weight
+    structure(shape, height, width)                    where it needs neither; shape: as above
 
 All pick height * width entries, keep their order, and break ties towards the lowest index. A structure that decides for
 all weights of a model together needs the reductions; see `coherent`.

@@ -105,9 +105,7 @@ class SensitivityStore:
                     for name in self.totals["modules"]
                 }
         except (SafetensorError, OSError):
-            raise DataError(
-                f"{self.folder.name}/{REDUCTIONS}: cannot be read; compute the sensitivity again"
-            ) from None
+            raise DataError(f"{self.folder.name}/{REDUCTIONS}: cannot be read; compute the sensitivity again") from None
 
     def block_map(self, module: str) -> "numpy.ndarray":
         """Return the block means of S, at most (256, 256), for drawing."""

@@ -3,6 +3,7 @@
 from pages._ui.frame import state
 from pages._ui.frame.asking import answered
 from pages._ui.frame.layout import grid, info
+from paraknow_core.catalogue import STRUCTURES
 from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.desk import requests
@@ -15,7 +16,8 @@ def choice_of(spec: RunSpec) -> Choice | None:
     if source is None:
         return None
     names, exact = saved_for(state.place(), source.value["fingerprint"], source.value["key"])
-    structure = spec.extraction.structure if len(names) > 1 else ""
+    structure = spec.extraction.structure
+    structure = structure if len(names) > 1 or "reductions" in STRUCTURES[structure].needs else ""
     reply = answered(requests.TransferPlan(spec=spec, stores=names, structure=structure), "Reading both models …")
     if reply is None:
         return None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from paraknow_core.catalogue import STRUCTURES, implementation
 from paraknow_core.context import Context
-from paraknow_core.errors import DataError, ModelError
+from paraknow_core.errors import DataError, ModelError, ShapeError
 from paraknow_core.models.anatomy import Anatomy
 from paraknow_core.models.config import rotated_share
 from paraknow_core.models.modules import ATTENTION_ROLES, LogicalModule
@@ -24,18 +24,32 @@ from paraknow_core.ops.structure import Selection, crossing
 from paraknow_core.sensitivity.store import SensitivityStore
 
 CHANNELS, WIDTH, NEURONS = "channels", "width", "neurons"  # width: of embeddings that are projected to the channels
+_REMEDY = "leave attention out of extraction.origin, or choose another structure"
 Axis = tuple[str, int | None]  # what indices count (of heads: the role that has them), and in which layer
 
 
 @dataclass(frozen=True)
 class Coherence:
-    """The indices that are taken along each axis, ascending int64 vectors on the CPU."""
+    """What is taken along each axis.
+
+    Attributes:
+        indices: of each axis, ascending int64 vectors on the CPU.
+        projected: whether embeddings have a width of their own.
+        problem: why heads cannot be taken whole; then there are no indices of attention.
+    """
 
     indices: Mapping[Axis, Tensor]
-    projected: bool  # whether embeddings have a width of their own
+    projected: bool
+    problem: str
 
     def selection(self, source: LogicalModule, height: int) -> Selection:
-        """Return what is taken of a teacher's module; of embeddings, the first `height` rows, which are tokens."""
+        """Return what is taken of a teacher's module; of embeddings, the first `height` rows, which are tokens.
+
+        Raises:
+            ShapeError: it is of attention, whose heads cannot be taken whole.
+        """
+        if self.problem and source.group == "attention":
+            raise ShapeError(f"{source.name}: whole heads cannot be taken: {self.problem}; {_REMEDY}")
         axes = _axes(source, self.projected)
         rows, cols = (torch.arange(height) if axis is None else self.indices[axis] for axis in axes)
         return crossing(rows, cols)
@@ -70,7 +84,7 @@ def incoherent(context: Context, structure: str) -> str:
         if not problem and partly and teacher.head_dim != student.head_dim:
             problem = f"heads of {teacher.head_dim} and {student.head_dim} features, of which only a part is rotated"
         if problem:
-            return f"{pair}: {problem}; leave attention out of extraction.origin, or choose another structure"
+            return f"{pair}: {problem}; {_REMEDY}"
     if roles & {"embed", "head"} and _projected(teacher) != _projected(student):
         who = "teacher" if _projected(teacher) else "student"
         return (
@@ -93,7 +107,7 @@ def coherence(store: SensitivityStore, structure: str, teacher: Anatomy, student
         Indices by axis. Scores are sums over all modules that share the axis: of channels over the whole model.
 
     Raises:
-        DataError: the sensitivity is of another teacher. ShapeError: heads cannot be whole; see `incoherent`.
+        DataError: the sensitivity is of another teacher.
     """
     pick: Pick = implementation(STRUCTURES[structure])
     measured = {name: tuple(module["shape"]) for name, module in store.totals["modules"].items()}
@@ -109,12 +123,13 @@ def coherence(store: SensitivityStore, structure: str, teacher: Anatomy, student
         axis: pick(values, min(len(values), sizes[axis[0]])) for axis, values in scores.items() if axis[0] in sizes
     }
     heads, rotary = (_heads(teacher), _heads(student)), _rotary(teacher, student)
-    if not heads_problem(*heads, rotary=rotary):  # else no module of attention is asked for
+    problem = heads_problem(*heads, rotary=rotary)
+    if not problem:
         for layer in range(teacher.num_hidden_layers):
             of_heads = {role: scores[role, layer] for role in ATTENTION_ROLES}
             taken = whole_heads(of_heads, *heads, pick, rotary=rotary)
             indices |= {(role, layer): part for role, part in taken.items()}
-    return Coherence(indices, _projected(teacher))
+    return Coherence(indices, _projected(teacher), problem)
 
 
 def _axes(module: LogicalModule, projected: bool) -> tuple[Axis | None, Axis | None]:

@@ -223,7 +223,7 @@ class TransferPlan(AboutSpec, subject="transfer"):
 
     reads = ("teacher", "student", "mapping", "extraction.origin")
     stores: tuple[str, ...] = Field(description="saved sensitivities that may be used, best first")
-    structure: str = Field("", description="decides between several that hold reductions only")
+    structure: str = Field("", description="decides between several stores, and may not fit the pair")
 
 
 def _without_places(pair: Any) -> Any:

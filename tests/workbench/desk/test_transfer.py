@@ -14,11 +14,13 @@ from tests.tiny_models import edit_weights
 def ask(teacher, make_context, session_place):
     """Return a function that plans a tiny pair and asks for every layer, over the really measured teacher."""
 
-    def asked(student, structure="submatrix", mode="block", **more):
+    def asked(student, structure="submatrix", mode="block", structure_of_plan="", **more):
         store = sensitivity(make_context(student))
         pair = {"teacher.source": teacher, "student.source": str(student), "mapping.strategy": "last"}
         spec = RunSpec().with_changes(pair | more)
-        plan, _ = work_out(session_place, requests.TransferPlan(spec=spec, stores=[store.folder.name]))
+        plan, _ = work_out(
+            session_place, requests.TransferPlan(spec=spec, stores=[store.folder.name], structure=structure_of_plan)
+        )
         blocks = {"spec": spec, "store": plan["store"], "structure": structure}
         rows = []
         for layer in (None, *range(plan["student_layers"])):
@@ -30,7 +32,7 @@ def ask(teacher, make_context, session_place):
     return asked
 
 
-@pytest.mark.parametrize("structure", ["submatrix", "row_column", "neuron", "random", "random_offset"])
+@pytest.mark.parametrize("structure", ["submatrix", "row_column", "neuron", "random", "random_offset", "even_slice"])
 @pytest.mark.parametrize("family", ["llama", "phi3", "gpt2"])
 def test_every_structure_of_every_kind_of_module(tiny, ask, session_place, family, structure):
     plan, rows, blocks = ask(tiny(family), structure)
@@ -48,6 +50,17 @@ def test_every_structure_of_every_kind_of_module(tiny, ask, session_place, famil
         assert kept == pytest.approx(
             value["shape"][0] / value["teacher_shape"][0] if value["kind"] == "grid" else value["area_fraction"]
         )
+
+
+@pytest.mark.parametrize("structure", ["coherent_window", "coherent_scattered"])
+def test_a_coherent_structure_is_shown_where_it_can_be_had(tiny, ask, structure):
+    ungrouped = {"num_key_value_heads": 4}
+    plan, rows, _ = ask(tiny("llama", **ungrouped), structure)
+    assert not any(row["problem"] for row in rows)
+    plan, rows, _ = ask(tiny("llama"), structure, structure_of_plan=structure)
+    assert "query heads of the student share a key-value head" in plan["blocking"][0]
+    assert {"whole heads cannot be taken" in row["problem"] for row in rows if row["problem"]} == {True}
+    assert [row for row in rows if not row["problem"]]
 
 
 def test_a_fused_host_holds_the_rank_of_each_of_its_modules(tiny, ask):

@@ -70,6 +70,7 @@ def transfer_plan(place: Workspace, settings: Settings, question: requests.Trans
     """
     from paraknow_core.methods.mapping import map_layers
     from paraknow_core.methods.plan import plan_transfer
+    from paraknow_core.methods.seeking.coherence import incoherent
 
     context = context_of(question.spec, settings, place)
     teacher, student = context.teacher.anatomy, context.student.anatomy
@@ -91,7 +92,10 @@ def transfer_plan(place: Workspace, settings: Settings, question: requests.Trans
         "problem": problem,
         "pairs": pairs,
         "notes": list(plan.report.notes),
-        "blocking": list(plan.report.blocking),
+        "blocking": [
+            *plan.report.blocking,
+            *filter(None, [question.structure and incoherent(context, question.structure)]),
+        ],
         **_sizes(context),
         "store": store.folder.name if store else None,
         "full": bool(store and store.has_full),
