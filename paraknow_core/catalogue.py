@@ -325,7 +325,7 @@ STRATEGIES = table(
     Row(
         "stitch",
         "stitching",
-        "the teacher layers whose hidden states predict the student's best (held-out R² of a ridge map), in their order",
+        "the teacher layers whose hidden states predict the student's best (held-out R² of a ridge map), in order",
         "methods.mapping:by_stitch",
         needs=("activations",),
     ),

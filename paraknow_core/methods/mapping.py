@@ -54,6 +54,11 @@ def map_layers(spec: MappingSpec, pair: Pair, store: "SensitivityStore | None" =
     return strategy(spec, pair, store)
 
 
+def reads_states(spec: MappingSpec) -> bool:
+    """Tell whether the strategy compares hidden states: costly, and kept in the workspace once it was done."""
+    return "activations" in STRATEGIES[spec.strategy].needs
+
+
 def by_sensitivity(_spec: MappingSpec, pair: Pair, store: "SensitivityStore | None") -> LayerMapping:
     """Keep the layers with the highest scores (the paper); on ties the lower one."""
     layers = pair.teacher.anatomy.num_hidden_layers
@@ -93,7 +98,7 @@ def by_stitch(_spec: MappingSpec, pair: "Context", _store: "SensitivityStore | N
 
 
 def _by_similarity(kind: str, pair: "Context") -> LayerMapping:
-    from paraknow_core.methods.similarity import similarity
+    from paraknow_core.sensitivity.similarity import similarity
 
     return matched_layers(similarity(pair)[kind])
 

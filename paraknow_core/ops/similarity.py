@@ -12,7 +12,7 @@ from torch import Tensor
 
 from paraknow_core.errors import ShapeError
 
-RIDGE = 0.01  # strength, relative to the mean eigenvalue of the kernel
+RIDGE = 0.1  # strength, relative to the mean eigenvalue of the kernel
 
 
 @dataclass(frozen=True)

@@ -56,18 +56,24 @@ def refuse_unfit(work: Work) -> None:
 
     Raises:
         ShapeError: a module cannot hold the rank. ModelError: a model cannot be loaded, or the pair does not fit,
-            or not coherently where the structure asks for that.
+            or not coherently where the structure asks for that. DataError: the layer mapping compares hidden states,
+            and the models read other texts.
     """
     from paraknow_core.adapters.inject import check_rank
+    from paraknow_core.methods.mapping import reads_states
     from paraknow_core.methods.plan import plan_transfer
     from paraknow_core.methods.seeking.coherence import refuse_incoherent
+    from paraknow_core.sensitivity.similarity import read_samples
 
     check_rank(work.context.student_modules, work.spec.factorisation.rank)
     work.context.student.check()
     if work.method.needs_teacher:
         work.context.teacher.check()
         plan_transfer(work.context).refuse_blocked()
-        refuse_incoherent(work.context)
+        if work.spec.until != "sensitivity":
+            refuse_incoherent(work.context)
+            if reads_states(work.spec.mapping):
+                read_samples(work.context)
 
 
 def _go_on(work: Work, facts: dict[str, Any]) -> list[str]:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from paraknow_core.context import Context, Model
 from paraknow_core.errors import DataError, without_panic
-from paraknow_core.files.json_file import read_json, write_json
-from paraknow_core.paths import Workspace, contained
+from paraknow_core.files.json_file import write_json
+from paraknow_core.sensitivity.saved_similarity import KINDS, VERSION, saved_similarity
 from paraknow_core.tasks.fitting import check_rows
 from paraknow_core.tasks.templates import render
 
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
     from paraknow_core.tasks.task import Example
 
-VERSION = 1  # raise when the numbers would change
 MOST_TOKENS, FEWEST_TOKENS = 2048, 16
-KINDS = ("cka", "stitch")
 
 
 @dataclass(frozen=True)
@@ -124,23 +122,6 @@ def similarity_key(context: Context, reading: Reading | None = None) -> str:
     return hashlib.sha256(json.dumps(upstream).encode()).hexdigest()[:32]
 
 
-def saved_similarity(place: Workspace, key: str) -> dict[str, Any] | None:
-    """Return a kept similarity: `teacher`, `student`, `task`, `samples`, `tokens`, and `cka` and `stitch`, rows of
-    numbers, one row a student layer; None if it is not there, or damaged."""
-    content = read_json(contained(place.similarity, f"{key}.json"))
-    if not isinstance(content, dict) or content.get("version") != VERSION:
-        return None
-    tables = [content.get(kind) for kind in KINDS]
-    return {**content, "key": key} if all(map(_is_table, tables)) else None
-
-
-def _is_table(table: Any) -> bool:
-    if not (isinstance(table, list) and table and all(isinstance(row, list) for row in table)):
-        return False
-    numbers = [number for row in table for number in row]
-    return len({len(row) for row in table}) == 1 and bool(numbers) and all(isinstance(n, float | int) for n in numbers)
-
-
 def _states(
     context: Context, model: Model, texts: Sequence[Sequence[int]], places: Sequence[Sequence[int]]
 ) -> "Iterator[Tensor]":
@@ -168,7 +149,9 @@ def _read(example: "Example", context: Context, model: Model) -> Text:
         with without_panic():
             entry = tokenizer(text, truncation=False, verbose=False, **more)
     except RuntimeError as error:
-        raise DataError(f"tokenizer: cannot take a text ({str(error)[:100]}); get the model's tokenizer again") from None
+        raise DataError(
+            f"tokenizer: cannot take a text ({str(error)[:100]}); get the model's tokenizer again"
+        ) from None
     limit = min(task.max_length, model.anatomy.max_position_embeddings)
     ids = list(entry["input_ids"])[:limit]
     check_rows(ids, model.anatomy.vocab_size, tokenizer, f"example {example.id}", model.anatomy.label)
