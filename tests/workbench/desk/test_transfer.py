@@ -3,7 +3,9 @@
 import numpy
 import pytest
 
+from paraknow_core.methods.mapping import map_layers
 from paraknow_core.sensitivity.measure import sensitivity
+from paraknow_core.sensitivity.similarity import similarity
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.desk import requests
 from paraknow_core.workbench.desk.serve import work_out
@@ -94,3 +96,24 @@ def test_a_weight_file_that_changes_is_read_again(ask, tmp_path, session_place):
     _, after, _ = ask(student)
     cosines = [[row["cosine"] for row in rows] for rows in (before, after)]
     numpy.testing.assert_allclose(cosines[0], [-c for c in cosines[1]], atol=1e-6)
+
+
+def test_a_mapping_by_hidden_states_is_known_once_they_were_compared(tiny, teacher, make_context, session_place):
+    changes = {"mapping.strategy": "stitch"}
+    context = make_context(tiny("llama"), changes)
+    asked = requests.TransferSimilarity(spec=context.spec)
+    answer = work_out(session_place, asked)[0]
+    assert answer == {"key": similarity(context)["key"], "problem": ""}
+    for key, layers in (("", None), ("0" * 32, None), (answer["key"], map_layers(context.spec.mapping, context))):
+        plan, _ = work_out(session_place, requests.TransferPlan(spec=context.spec, stores=[], similarity=key))
+        assert (plan["layers"], plan["problem"]) == (layers, "")
+    few = make_context(tiny("llama"), {"task.max_length": 13, "sensitivity.samples": 1})
+    answer = work_out(session_place, requests.TransferSimilarity(spec=few.spec))[0]
+    assert answer["key"] is None
+    assert "in common, and 16 are needed" in answer["problem"]
+    store = sensitivity(context).folder.name
+    kept, _ = work_out(session_place, requests.KeptLayers(spec=context.spec, store=store))
+    assert kept == {"layers": None}
+    module = "model.layers.0.mlp.up_proj"
+    window, _ = work_out(session_place, requests.SensitivityWindow(spec=context.spec, store=store, module=module))
+    assert "Mapping & extraction says which layers" in window["note"]
