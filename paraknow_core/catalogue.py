@@ -11,7 +11,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any, Literal, TypeVar
 
-Need = Literal["teacher", "sensitivity", "activations", "gradients", "tuned teacher"]
+# Of a structure, "sensitivity" is that of the module which is cut, "reductions" the sums of rows and columns of all.
+Need = Literal["teacher", "sensitivity", "reductions", "activations", "gradients", "tuned teacher"]
 
 
 @dataclass(frozen=True)
@@ -501,10 +502,33 @@ STRUCTURES = table(
         control_of="neuron",
     ),
     Row(
+        "coherent_window",
+        "coherent window",
+        "one range of channels for the whole model, of whole heads and of neurons for each layer, with the largest S",
+        "ops.coherent:contiguous",
+        needs=("reductions",),
+    ),
+    Row(
+        "coherent_scattered",
+        "coherent, scattered",
+        "the channels of the whole model, the whole heads and the neurons of each layer with the largest S, in order",
+        "ops.coherent:scattered",
+        needs=("reductions",),
+    ),
+    Row(
+        "even_slice",
+        "even slice",
+        "evenly spaced rows and columns, the same wherever sizes are the same: a control that needs no S",
+        "ops.structure:even_slice",
+        control_of="coherent_scattered",
+        source="weight selection: Xu et al., ICLR 2024",
+    ),
+    Row(
         "random_offset",
         "random offset",
         "a window of the student's shape at a random place: a control",
         "ops.structure:random_offset",
+        reads=("extraction.seed",),
         control_of="submatrix",
         source=PAPER,
         offered=False,
@@ -539,6 +563,21 @@ STRATEGIES = table(
         reads=("mapping.seed",),
         control_of="sensitivity",
         source=PAPER,
+    ),
+    Row(
+        "cka",
+        "CKA",
+        "the teacher layers whose hidden states are most alike on the seed samples (linear CKA), in their order",
+        "methods.mapping:by_cka",
+        needs=("activations",),
+        source="linear CKA: Kornblith et al., ICML 2019, arXiv:1905.00414",
+    ),
+    Row(
+        "stitch",
+        "stitching",
+        "the teacher layers whose hidden states predict the student's best (held-out R² of a ridge map), in order",
+        "methods.mapping:by_stitch",
+        needs=("activations",),
     ),
     Row("uniform", "uniform", "evenly spaced teacher layers, first and last included", "methods.mapping:uniform"),
     Row(MANUAL, "manual", "as set here, layer by layer", "methods.mapping:manual"),

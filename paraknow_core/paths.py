@@ -33,6 +33,10 @@ class Workspace:
         return self.root / "untrained"
 
     @property
+    def similarity(self) -> Path:
+        return self.root / "similarity"
+
+    @property
     def evaluations(self) -> Path:
         return self.root / "evaluations"
 

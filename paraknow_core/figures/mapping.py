@@ -21,6 +21,7 @@ from paraknow_core.figures.style import (
     paper,
     readable,
     text_on,
+    texts_on_scale,
 )
 
 PICTURE = 330  # pixels
@@ -162,6 +163,41 @@ def _targets(figure: go.Figure, layers: Sequence[int | None], lift: Sequence[flo
     x, y, *data = zip(*points, strict=True)
     hover = "<b>%{customdata[0]} layer %{customdata[1]}</b><br>%{customdata[2]}"
     draw.click_targets(figure, x, y, list(map(list, zip(*data, strict=True))), 30 if len(points) <= 80 else 11, hover)
+
+
+def layer_similarity(
+    table: Sequence[Sequence[float]],
+    layers: Sequence[int | None],
+    name: str,
+    title: str = "",
+    subtitle: str = "",
+    *,
+    dark: bool = False,
+) -> go.Figure:
+    """Draw how alike every student layer and every teacher layer are, and frame the pairs of the mapping.
+
+    Args:
+        table: one row a student layer, one number a teacher layer.
+        layers: for each student layer the teacher layer it receives, or None.
+        name: of the measure.
+    """
+    values = numpy.array(table, dtype=float)
+    students, teachers = values.shape
+    figure = blank(title, subtitle, dark, height=max(PICTURE, min(900, 130 + 30 * students)))
+    hover = f"student layer %{{y}}, teacher layer %{{x}}<br>{name} %{{z:.3f}}"
+    places = {"x": list(range(teachers)), "y": list(range(students)), "xgap": 2, "ygap": 2}
+    draw.heatmap(figure, values, draw.upright_bar(name, {}), hover, **places)
+    if max(students, teachers) <= draw.MOST_LABELLED:
+        x, y = numpy.tile(numpy.arange(teachers), students), numpy.repeat(numpy.arange(students), teachers)
+        colours = texts_on_scale(values.ravel().tolist(), values.min(), values.max())
+        draw.cell_texts(figure, x, y, [f"{value:.2f}" for value in values.ravel()], colours)
+    for student, teacher in enumerate(layers):
+        if teacher is not None and teacher < teachers:
+            ends = {"x0": teacher - 0.5, "x1": teacher + 0.5, "y0": student - 0.5, "y1": student + 0.5}
+            figure.add_shape(type="rect", line={"color": HIGHLIGHT, "width": 3}, **ends)
+    figure.update_xaxes(title_text="teacher layer", dtick=max(1, teachers // 20), showgrid=False)
+    figure.update_yaxes(title_text="student layer", dtick=max(1, students // 20), showgrid=False)
+    return figure
 
 
 def selection_map(

@@ -17,7 +17,7 @@ from paraknow_core.errors import ShapeError
 from paraknow_core.spec import MappingSpec
 
 if TYPE_CHECKING:
-    from paraknow_core.context import Model
+    from paraknow_core.context import Context, Model
     from paraknow_core.sensitivity.store import SensitivityStore
 
 LayerMapping = list[int | None]
@@ -54,6 +54,11 @@ def map_layers(spec: MappingSpec, pair: Pair, store: "SensitivityStore | None" =
     return strategy(spec, pair, store)
 
 
+def reads_states(spec: MappingSpec) -> bool:
+    """Tell whether the strategy compares hidden states: costly, and kept in the workspace once it was done."""
+    return "activations" in STRATEGIES[spec.strategy].needs
+
+
 def by_sensitivity(_spec: MappingSpec, pair: Pair, store: "SensitivityStore | None") -> LayerMapping:
     """Keep the layers with the highest scores (the paper); on ties the lower one."""
     layers = pair.teacher.anatomy.num_hidden_layers
@@ -80,6 +85,31 @@ def at_random(spec: MappingSpec, pair: Pair, _store: "SensitivityStore | None") 
     """Keep any layers, drawn with the mapping's seed."""
     layers = pair.teacher.anatomy.num_hidden_layers
     return _in_order(random.Random(spec.seed).sample(range(layers), _kept(pair)), pair)
+
+
+def by_cka(_spec: MappingSpec, pair: "Context", _store: "SensitivityStore | None") -> LayerMapping:
+    """Match layers in order, so that the sum of their linear CKA on the seed samples is largest."""
+    return _by_similarity("cka", pair)
+
+
+def by_stitch(_spec: MappingSpec, pair: "Context", _store: "SensitivityStore | None") -> LayerMapping:
+    """Match layers in order, so that the teacher's hidden states predict the student's best; see `stitch_r2`."""
+    return _by_similarity("stitch", pair)
+
+
+def _by_similarity(kind: str, pair: "Context") -> LayerMapping:
+    from paraknow_core.sensitivity.similarity import similarity
+
+    return matched_layers(similarity(pair)[kind])
+
+
+def matched_layers(table: list[list[float]]) -> LayerMapping:
+    """Return the mapping of a table of similarities, one row a student layer; see `ordered_assignment`."""
+    import torch
+
+    from paraknow_core.ops.similarity import ordered_assignment
+
+    return ordered_assignment(torch.tensor(table, dtype=torch.float64))
 
 
 def uniform(_spec: MappingSpec, pair: Pair, _store: "SensitivityStore | None") -> LayerMapping:

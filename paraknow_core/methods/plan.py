@@ -5,6 +5,7 @@ It is made before anything is cut, from the two models' headers alone, and hande
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from paraknow_core.context import Context
 from paraknow_core.errors import ModelError
@@ -21,11 +22,13 @@ class Plan:
         context: the spec, both models, and the alignment of their tokens.
         layers: the layer mapping; None: not known yet, `report` pairs the layers in order.
         report: one pairing for every student module, with a reason, and what a user should read about the pair.
+        similarity: of a mapping by hidden states, what it was decided from.
     """
 
     context: Context
     layers: LayerMapping | None
     report: CompatibilityReport
+    similarity: dict[str, Any] | None = None
 
     @property
     def pairings(self) -> list[Pairing]:

@@ -1,5 +1,7 @@
 """The stages in which the method has a say, as `pipeline.STAGES` calls them: sensitivity, plan, learn, extraction."""
 
+from dataclasses import replace
+
 from paraknow_core.adapters.export import step0_identity
 from paraknow_core.adapters.quantise import quantise
 from paraknow_core.adapters.saved import RECORD
@@ -7,10 +9,11 @@ from paraknow_core.context import CHECKED, Work
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.methods import wanted
 from paraknow_core.methods.base import MethodInputs
-from paraknow_core.methods.mapping import map_layers
+from paraknow_core.methods.mapping import map_layers, reads_states
 from paraknow_core.methods.plan import plan_transfer
 from paraknow_core.methods.start import start_adapter
 from paraknow_core.sensitivity.measure import sensitivity
+from paraknow_core.sensitivity.similarity import similarity
 from paraknow_core.sensitivity.store import TOTALS
 
 
@@ -26,6 +29,8 @@ def plan(work: Work) -> None:
     record = read_json(work.folder.file(RECORD))  # of a run that has its initial adapter
     layers = record["layer_mapping"] if record else map_layers(work.spec.mapping, work.context, work.store)
     work.plan = plan_transfer(work.context, layers)
+    if not record and reads_states(work.spec.mapping):
+        work.plan = replace(work.plan, similarity=similarity(work.context))
 
 
 def learn(work: Work) -> None:

@@ -116,6 +116,7 @@ def _compute(inputs: MethodInputs, method: Method, student: "PreTrainedModel") -
         "layer_mapping": plan.layers if plan else None,
         "layer_scores": store.layer_scores() if store else None,
         "mapping": spec.mapping.strategy,
+        **({"similarity": plan.similarity} if plan and plan.similarity else {}),
         "origin": list(spec.extraction.origin),
         "structure": spec.extraction.structure,
         "whole": METHODS[spec.method].whole,

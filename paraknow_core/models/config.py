@@ -107,6 +107,14 @@ def expert_key(config: dict) -> str | None:
     return next((key for key in _EXPERT_KEYS if isinstance(config.get(key), int) and config[key] > 1), None)
 
 
+def rotated_share(config: dict) -> float:
+    """Return the share of a head's features that rotary positions rotate: the smallest, if layers differ."""
+    ropes = config.get("rope_parameters") or {}
+    places = [config, ropes, *(part for part in ropes.values() if isinstance(part, dict))]
+    given = [place.get(key) for place in places for key in ("partial_rotary_factor", "rotary_pct")]
+    return min((share for share in given if share is not None), default=FAMILIES[config["model_type"]].rotated)
+
+
 def declared_ends(source: ModelSource) -> list[int]:
     """Return the tokens that config.json and generation_config.json say end a text; ascending.
 

@@ -73,6 +73,7 @@ class Family:
         tied: the default of tie_word_embeddings.
         padding_row: the embedding is told of pad_token_id, which then has to lie inside of it.
         ropes: kind of rotary positions -> config keys that it needs.
+        rotated: the default share of a head's features that is rotated.
         attention: the attention implementation to load with; eager where the fused kernels leave a step out.
     """
 
@@ -102,6 +103,7 @@ class Family:
     tied: bool = False
     padding_row: bool = True
     ropes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: ROPE_KINDS)
+    rotated: float = 1.0
     attention: str = "sdpa"
 
     @property
@@ -157,7 +159,7 @@ FAMILIES: dict[str, Family] = {
             separate={**_ATTENTION, "o": "self_attn.dense", "up": "mlp.fc1", "down": "mlp.fc2"},
             norm="layer norm", norms=("input_layernorm",), last_norm="final_layernorm",
             head_norms=("self_attn.q_layernorm", "self_attn.k_layernorm"), needs={"head_norms": ("qk_layernorm",)},
-            biased=_EVERY_BIAS, head_bias=True,
+            biased=_EVERY_BIAS, head_bias=True, rotated=0.5,
             defaults=_defaults(2048, 8192, 24, 32, None, 51200, 2048, activation="gelu_new"),
         ),
         Family(
@@ -167,7 +169,7 @@ FAMILIES: dict[str, Family] = {
             defaults=_defaults(3072, 8192, 32, 32, None, 32064, 4096),
         ),
         Family(
-            "gpt_neox", _names("GPTNeoX"), padding_row=False,
+            "gpt_neox", _names("GPTNeoX"), padding_row=False, rotated=0.25,
             prefix="gpt_neox", layers="gpt_neox.layers", embed="gpt_neox.embed_in",
             separate={"o": "attention.dense", "up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h"},
             fused={"attention.query_key_value": ("q", "k", "v")}, interleaved=True,

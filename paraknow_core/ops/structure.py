@@ -2,12 +2,14 @@
 
 A structure is a function that returns a `Selection`, which takes the same entries from any matrix of the teacher's
 shape: the weight, its sensitivity, a gradient. To add one, write its row in `catalogue.STRUCTURES` and its function
-here, with one of two signatures:
+here, with one of three signatures:
 
     structure(score, height, width)                    where the row needs the sensitivity; score: (rows, cols)
-    structure(shape, height, width, generator)         where chance decides; shape: (rows, cols) of the teacher's weight
+    structure(shape, height, width, generator)         where it reads `extraction.seed`: chance decides
+    structure(shape, height, width)                    where it needs neither; shape: as above
 
-Both pick height * width entries, keep their order, and break ties towards the lowest index.
+All pick height * width entries, keep their order, and break ties towards the lowest index. A structure that decides for
+all weights of a model together needs the reductions; see `coherent`.
 """
 
 from abc import ABC, abstractmethod
@@ -198,6 +200,13 @@ class WeightsSelection(Selection):
         return {"density": profile(mask)[2], "kept_rows": mask.mean(dim=1), "kept_cols": mask.mean(dim=0)}
 
 
+def crossing(rows: Tensor, cols: Tensor) -> Selection:
+    """Return the selection of some rows and columns, ascending indices each: a window where both are ranges."""
+    if all(len(line) == line[-1] - line[0] + 1 for line in (rows, cols)):
+        return WindowSelection(Window(int(rows[0]), int(cols[0]), len(rows), len(cols)))
+    return GridSelection(rows, cols)
+
+
 def unpack(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> Selection:
     """Return the selection of which `pack` gave these tensors and values, `shape` added to them."""
     packed = {**record, **tensors}
@@ -249,7 +258,7 @@ def row_column(score: Tensor, height: int, width: int) -> GridSelection:
     """
     score = _require(score, height, width)
     value_range("row/column selection", score)
-    return GridSelection(_highest(row_sums(score), height), _highest(col_sums(score), width))
+    return GridSelection(highest(row_sums(score), height), highest(col_sums(score), width))
 
 
 def neuron(score: Tensor, height: int, width: int) -> WeightsSelection:
@@ -289,6 +298,25 @@ def random_offset(shape: tuple[int, int], height: int, width: int, generator: to
         ShapeError: the window does not fit.
     """
     return WindowSelection(random_window(shape, height, width, generator))
+
+
+def even_slice(shape: tuple[int, int], height: int, width: int) -> GridSelection:
+    """Pick evenly spaced rows and columns, the first and the last among them.
+
+    What is picked depends on the sizes alone, so that weights which share a dimension are cut alike along it.
+
+    Args:
+        shape: (rows, cols) of the teacher weight.
+        height, width: how many rows and columns.
+
+    Raises:
+        ShapeError: more rows or columns than there are.
+
+    Source:
+        Uniform element selection of weight selection, Xu et al., ICLR 2024: indices round(linspace(0, n - 1, k)).
+    """
+    _require_size(shape, height, width)
+    return GridSelection(_evenly(shape[0], height), _evenly(shape[1], width))
 
 
 def random_weights(shape: tuple[int, int], height: int, width: int, generator: torch.Generator) -> WeightsSelection:
@@ -354,6 +382,11 @@ def _require_size(shape: tuple[int, int], height: int, width: int) -> None:
         )
 
 
-def _highest(sums: Tensor, count: int) -> Tensor:
+def _evenly(size: int, count: int) -> Tensor:
+    return torch.tensor([round(i * (size - 1) / max(count - 1, 1)) for i in range(count)])
+
+
+def highest(sums: Tensor, count: int) -> Tensor:
+    """Return the ascending indices of the largest sums, (count,) int64 on the CPU; of equal ones the first."""
     order = torch.sort(sums, descending=True, stable=True).indices
     return order[:count].sort().values.cpu()

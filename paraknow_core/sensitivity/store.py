@@ -94,6 +94,19 @@ class SensitivityStore:
         """Return (cols,) sums of S over the rows of a module, logical orientation."""
         return self._read(REDUCTIONS, f"{module}|cols")
 
+    def all_sums(self) -> "dict[str, tuple[numpy.ndarray, numpy.ndarray]]":
+        """Return module -> its row sums and column sums, of all modules at once."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with open_plain(self.folder / REDUCTIONS), safe_open(self.folder / REDUCTIONS, framework="numpy") as file:
+                return {
+                    name: (file.get_tensor(f"{name}|rows"), file.get_tensor(f"{name}|cols"))
+                    for name in self.totals["modules"]
+                }
+        except (SafetensorError, OSError):
+            raise DataError(f"{self.folder.name}/{REDUCTIONS}: cannot be read; compute the sensitivity again") from None
+
     def block_map(self, module: str) -> "numpy.ndarray":
         """Return the block means of S, at most (256, 256), for drawing."""
         return self._read(REDUCTIONS, f"{module}|map")

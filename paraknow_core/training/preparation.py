@@ -58,10 +58,14 @@ def refuse_unfit(work: Work) -> None:
 
     Raises:
         RunError: there is nothing to extract. ShapeError: a module cannot hold the rank. ModelError: a model cannot be
-            loaded, or the pair does not fit.
+            loaded, or the pair does not fit, or not coherently where the structure asks for that. DataError: the layer
+            mapping compares hidden states, and the models read other texts.
     """
     from paraknow_core.adapters.inject import check_rank
+    from paraknow_core.methods.mapping import reads_states
     from paraknow_core.methods.plan import plan_transfer
+    from paraknow_core.methods.seeking.coherence import refuse_incoherent
+    from paraknow_core.sensitivity.similarity import read_samples
 
     whole = work.method.row.whole
     check_rank(work.context.student_modules, 1 if whole else work.spec.factorisation.rank, work.method.directions)
@@ -74,6 +78,10 @@ def refuse_unfit(work: Work) -> None:
     if work.method.needs_teacher:
         work.context.teacher.check()
         plan_transfer(work.context).refuse_blocked()
+        if work.spec.until != "sensitivity":
+            refuse_incoherent(work.context)
+            if reads_states(work.spec.mapping):
+                read_samples(work.context)
 
 
 def _go_on(work: Work, facts: dict[str, Any]) -> list[str]:

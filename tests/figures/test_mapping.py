@@ -96,3 +96,17 @@ def test_cosines_are_centred_on_zero(others):
     assert low == -high
     assert high > 0.5
     assert sum(t.y.sum() for t in figure.data) == len(others)
+
+
+@pytest.mark.parametrize("layers", [[0, None, 2], [None, 1, 3]])
+def test_pairs_of_the_mapping_are_framed_among_all(layers):
+    table = [[0.9, 0.2, 0.1, 0.0], [0.3, 0.8, 0.2, 0.1], [0.1, 0.2, 0.7, -0.6]]
+    figure = charts.layer_similarity(table, layers, "CKA", "Alike")
+    cells = next(trace for trace in figure.data if trace.type == "heatmap")
+    assert numpy.array_equal(cells.z, table)
+    texts = next(trace for trace in figure.data if trace.type == "scatter")
+    assert dict(zip(zip(texts.y, texts.x, strict=True), texts.text, strict=True))[2, 3] == "-0.60"
+    framed = {(shape.y0 + 0.5, shape.x0 + 0.5) for shape in figure.layout.shapes}
+    assert framed == {(s, t) for s, t in enumerate(layers) if t is not None}
+    many = charts.layer_similarity(numpy.zeros((2, 40)), [1, 39], "R²")
+    assert not [trace for trace in many.data if trace.type == "scatter"]

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from paraknow_core.errors import ShapeError
-from paraknow_core.methods.mapping import map_layers
+from paraknow_core.methods.mapping import map_layers, matched_layers
+from paraknow_core.sensitivity.saved_similarity import saved_similarity
+from paraknow_core.sensitivity.similarity import similarity
 from paraknow_core.spec import MappingSpec
 
 
@@ -38,6 +40,21 @@ def test_random_is_a_seeded_ordered_choice():
 @pytest.mark.parametrize("strategy", ["sensitivity", "top", "last", "random", "uniform"])
 def test_a_teacher_with_fewer_layers_leaves_the_rest_alone(strategy):
     assert mapped(strategy, 2, 4, [1, 2]) == [0, 1, None, None]
+
+
+@pytest.mark.parametrize("strategy", ["cka", "stitch"])
+def test_similar_layers_are_matched_in_order(strategy, tiny, make_context):
+    """A teacher that is its student: every layer finds itself; the table lies in the workspace for the next one."""
+    model = tiny("llama", num_hidden_layers=4)
+    context = make_context(model, {"teacher.source": model, "mapping.strategy": strategy})
+    assert map_layers(context.spec.mapping, context) == [0, 1, 2, 3]
+    kept = similarity(context)
+    assert saved_similarity(context.place, kept["key"]) == kept
+    assert [kept["cka"][i][i] for i in range(4)] == pytest.approx([1.0] * 4)
+
+
+def test_a_table_with_more_student_layers_leaves_the_others_alone():
+    assert matched_layers([[0.1, 0.2], [0.9, 0.1], [0.3, 0.2], [0.0, 0.8]]) == [None, 0, None, 1]
 
 
 def test_refusals():

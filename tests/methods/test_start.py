@@ -168,7 +168,7 @@ def test_pissa_and_olora_equal_peft(tiny, make_context, tmp_path):
             torch.testing.assert_close(ours["base"], other["base"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("structure", ["submatrix", "row_column", "neuron", "random"])
+@pytest.mark.parametrize("structure", ["submatrix", "row_column", "neuron", "random", "even_slice"])
 def test_structures_are_recorded(structure, tiny, make_context, tmp_path):
     context = make_context(tiny("llama"), {"extraction.structure": structure, "extraction.origin": ["ffn", "embed"]})
     start(context, tmp_path)

@@ -201,6 +201,55 @@ def test_strategies_change_the_links_and_manual_starts_from_what_is_shown(place,
     assert not app.error
 
 
+def test_layers_that_were_not_compared_are_offered_to_be(place, loaded, submitted):
+    app = loaded({"mapping.strategy": "cka"})
+    assert "worked out from the hidden states of both models" in words(app)
+    assert "How alike the layers are" not in figures(app)
+    assert not [t for t in figures(app)["Which layer goes where"]["data"] if t.get("mode") == "lines"]
+    button(app, "Compute similarity").click().run()
+    assert not app.exception
+    spec = RunFolder(place.runs / submitted[0][0]).spec()
+    assert (spec.until, spec.mapping.strategy, spec.name) == ("extraction", "cka", "Layer similarity")
+    assert "Not started yet" in words(app)
+
+
+@pytest.mark.parametrize("strategy", ["cka", "stitch"])
+def test_compared_layers_are_mapped_and_drawn(place, loaded, strategy):
+    from paraknow_core.context import Context
+    from paraknow_core.methods.mapping import matched_layers
+    from paraknow_core.sensitivity.saved_similarity import saved_similarity
+    from paraknow_core.sensitivity.similarity import similarity
+
+    similarity(Context(RunSpec().with_changes(SAMPLES), Settings(threads=2), place))
+    app = loaded({"mapping.strategy": strategy})
+    assert "Compute similarity" not in {b.label for b in app.button}
+    [file] = place.similarity.glob("*.json")
+    table = saved_similarity(place, file.stem)[strategy]
+    drawn = figures(app)["How alike the layers are"]
+    assert "of 2 seed samples" in subtitle(drawn)
+    framed = sorted((frame["y0"] + 0.5, frame["x0"] + 0.5) for frame in drawn["layout"]["shapes"])
+    layers = matched_layers(table)
+    assert framed == list(enumerate(layers))
+    links = [t for t in figures(app)["Which layer goes where"]["data"] if t.get("mode") == "lines"]
+    assert [
+        f"teacher layer {t} → student layer {s}" in link["hovertemplate"]
+        for link, (s, t) in zip(links, enumerate(layers), strict=True)
+    ] == [True] * 4
+    assert len(overview(app)) == 29
+    assert not app.error
+
+
+@pytest.mark.parametrize("structure", ["coherent_window", "coherent_scattered", "even_slice"])
+def test_coherent_structures_are_shown(loaded, structure):
+    app = loaded({"extraction.structure": structure})
+    table = overview(app)
+    assert len(table) == 29
+    assert table["captured"].notna().all()
+    assert any(title.startswith("Taken from") for title in figures(app))
+    assert not app.error
+    assert not app.exception
+
+
 def test_groups_and_roles_are_kept_in_step(place, loaded):
     app = loaded()
     group(app, "Origin by group").set_value(["attention", "embedding"]).run()

@@ -287,10 +287,16 @@ def test_a_killed_measurement_loses_one_layer_at_most(tiny, chat_file, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "structure", mostly_slow(["submatrix", "row_column", "neuron", "random"], "submatrix", "random")
+    "structure",
+    mostly_slow(
+        ["submatrix", "row_column", "neuron", "random", "even_slice", "coherent_window", "coherent_scattered"],
+        "submatrix",
+        "random",
+        "coherent_scattered",
+    ),
 )
 def test_kept_choices_give_the_blocks_of_the_whole_sensitivity(structure, make_context, tiny, tmp_path):
-    student = tiny("llama", extra_tokens=("hello", "there"))
+    student = tiny("llama", extra_tokens=("hello", "there"), num_key_value_heads=4)
     changes = {"extraction.structure": structure}
     records = {}
     for keep in ("full", "reductions"):
@@ -309,8 +315,8 @@ def test_kept_choices_give_the_blocks_of_the_whole_sensitivity(structure, make_c
         found = kept["modules"][name]
         assert found["selection"] == want["selection"]
         assert found["singular_values"] == pytest.approx(want["singular_values"], rel=1e-5)
-        if structure == "random":
-            assert found["captured_mass"] is None  # drawn without the sensitivity, which is gone
+        if structure not in ("submatrix", "row_column", "neuron"):
+            assert found["captured_mass"] is None  # decided without the module's own sensitivity, which is gone
         else:
             assert found["captured_mass"] == pytest.approx(want["captured_mass"], rel=1e-5)
 

@@ -30,7 +30,7 @@ def actions() -> None:
         st.space("stretch")
         tip = "Computes the blocks and the initial adapter, and does not train."
         if st.button("Extract only", icon=":material/content_cut:", help=tip):
-            _extract()
+            extract()
         _transfer()
 
 
@@ -60,13 +60,14 @@ def _transfer() -> None:
             st.switch_page("pages/train.py", query_params={"run": run.id})
 
 
-def _extract() -> None:
+def extract(name: str = "Extraction") -> None:
+    """Start a run of the draft that does not train, and follow it here."""
     draft = state.draft()
     problem = state.changed_unseen() or asking.rank_problem(draft, asking.BEFORE_START_S)
     if problem:
         say(problem)
         return
-    run = submit.start(draft.with_changes({"until": "extraction", "name": draft.name or "Extraction"}))
+    run = submit.start(draft.with_changes({"until": "extraction", "name": draft.name or name}))
     if run is not None:
         st.session_state[EXTRACTION] = run.id
         st.query_params["run"] = run.id

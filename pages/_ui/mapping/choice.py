@@ -3,10 +3,12 @@
 from pages._ui.frame import state
 from pages._ui.frame.asking import answered
 from pages._ui.frame.layout import grid, info
+from paraknow_core.catalogue import STRUCTURES
+from paraknow_core.sensitivity.saved_similarity import saved_similarity
 from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.desk import requests
-from paraknow_core.workbench.views.mapping import Choice, saved_for, setting_differences
+from paraknow_core.workbench.views.mapping import Choice, reads_states, saved_for, setting_differences
 
 
 def choice_of(spec: RunSpec) -> Choice | None:
@@ -15,12 +17,23 @@ def choice_of(spec: RunSpec) -> Choice | None:
     if source is None:
         return None
     names, exact = saved_for(state.place(), source.value["fingerprint"], source.value["key"])
-    structure = spec.extraction.structure if len(names) > 1 else ""
-    reply = answered(requests.TransferPlan(spec=spec, stores=names, structure=structure), "Reading both models …")
+    structure = spec.extraction.structure
+    structure = structure if len(names) > 1 or "reductions" in STRUCTURES[structure].needs else ""
+    alike, unlike, kept = None, "", ""
+    if reads_states(spec):
+        read = answered(requests.TransferSimilarity(spec=spec), "Reading the seed samples with both models …")
+        if read is None:
+            return None
+        unlike, key = read.value["problem"], read.value["key"]
+        alike = saved_similarity(state.place(), key) if key else None
+        kept = key if alike else ""
+    question = requests.TransferPlan(spec=spec, stores=names, structure=structure, similarity=kept)
+    reply = answered(question, "Reading both models …")
     if reply is None:
         return None
     store = SensitivityStore(state.place().sensitivity / reply.value["store"]) if reply.value["store"] else None
-    return Choice(spec, reply.value, reply.folder.name, store, exact, source.value["problem"])
+    problem = source.value["problem"]
+    return Choice(spec, reply.value, reply.folder.name, store, exact, problem, alike, unlike)
 
 
 def hold() -> None:

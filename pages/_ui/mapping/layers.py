@@ -5,9 +5,20 @@ import streamlit as st
 from pages._ui.frame import layout, state
 from pages._ui.frame.fields import mirror, number
 from pages._ui.frame.layout import info, plain
+from pages._ui.mapping.actions import extract
 from paraknow_core.catalogue import MANUAL, STRATEGIES
-from paraknow_core.figures.mapping import layer_links
-from paraknow_core.workbench.views.mapping import Choice, Layers, after_click, after_edit, fitted, layers_table, notes
+from paraknow_core.figures.mapping import layer_links, layer_similarity
+from paraknow_core.workbench.views.mapping import (
+    Choice,
+    Layers,
+    after_click,
+    after_edit,
+    fitted,
+    layers_table,
+    notes,
+    reads_states,
+    similarity_words,
+)
 
 PICKED = "mapping.picked"  # (side, layer) clicked first in the diagram
 RECEIVES = "receives teacher layer"
@@ -30,6 +41,7 @@ def editor(choice: Choice) -> None:
         _table(choice, layers)
         for note in notes(layers, plan["teacher_layers"]) if any(i is not None for i in layers) else []:
             st.caption(f":material/info: {plain(note)}")
+    _similarity(choice, layers)
 
 
 def _strategy(choice: Choice) -> None:
@@ -68,6 +80,9 @@ def set_links(layers: Layers) -> None:
 
 def _repair(choice: Choice) -> None:
     """Say why the mapping is not one of this pair, and offer one that is."""
+    if reads_states(choice.spec):
+        _compare(choice)
+        return
     if choice.spec.mapping.strategy != MANUAL:
         info("Which layers these are is known once the teacher's sensitivity was measured.", "hourglass_empty")
         return
@@ -85,6 +100,39 @@ def _repair(choice: Choice) -> None:
             icon=":material/restart_alt:",
             on_click=lambda: state.change({"mapping.strategy": "sensitivity", "mapping.layers": []}),
         )
+
+
+def _compare(choice: Choice) -> None:
+    """Offer to compare the layers of both models, or say why they cannot be."""
+    if choice.unlike:
+        layout.say(choice.unlike)
+        return
+    info(
+        "Which layers these are is worked out from the hidden states of both models on the seed samples: by a run when "
+        "it starts, or here before.",
+        "hourglass_empty",
+    )
+    if st.button(
+        "Compute similarity",
+        type="primary",
+        icon=":material/play_arrow:",
+        key="mapping.compare",
+        help="Compares every layer of the student with every layer of the teacher, measures the teacher where that was "
+        "not done yet, and extracts; trains nothing.",
+    ):
+        extract("Layer similarity")
+
+
+def _similarity(choice: Choice, layers: Layers) -> None:
+    """Draw how alike the layers are, where the mapping rests on that."""
+    if choice.similarity is None:
+        return
+    table, dark = choice.similarity[choice.spec.mapping.strategy], layout.is_dark()
+    name = {"cka": "CKA", "stitch": "R²"}[choice.spec.mapping.strategy]
+    words = similarity_words(choice)
+    figure = layer_similarity(table, layers, name, "How alike the layers are", words, dark=dark)
+    alt = f"Map of {name} between student and teacher layers; {words}"
+    layout.chart(figure, "mapping.similarity", alt, without=layout.NO_SELECTION)
 
 
 def _diagram(choice: Choice, layers: Layers) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from paraknow_core.catalogue import STRUCTURES, implementation
 from paraknow_core.context import Context
 from paraknow_core.methods.plan import plan_transfer
+from paraknow_core.methods.seeking.coherence import coherence, is_coherent
 from paraknow_core.models.modules import LogicalModule, logical_weight
 from paraknow_core.ops.metrics import total
 from paraknow_core.ops.structure import Selection, unpack
@@ -78,25 +79,25 @@ class Cut:
         if not store.has_full:
             return self.recall(store), None
         score = logical_weight(store.full(self.source.parameter, "pt"), self.source).to(device)
-        return self.choose(score), score
+        return self.choose(score, store), score
 
-    def choose(self, score: Tensor) -> Choice:
-        """Choose from the (rows, cols) sensitivity of the teacher's module."""
+    def choose(self, score: Tensor, store: SensitivityStore | None = None) -> Choice:
+        """Choose from the (rows, cols) sensitivity of the teacher's module, or of the whole store."""
         score = self.aligned(score)[0]
-        if _by_chance(self.structure):
-            selection = self._drawn()
-        else:
+        if _by_own_score(self.structure):
             selection = implementation(STRUCTURES[self.structure])(score, *self._block_shape(score.shape))
+        else:
+            selection = self._without_score(store)
         return Choice(selection, selection.sum(score), total(score))
 
     def recall(self, store: SensitivityStore) -> Choice:
-        """Read a choice back from a store that holds no full sensitivity; a random one is drawn again.
+        """Read a choice back from a store that holds no full sensitivity; one that needs none is made again.
 
         Raises:
             DataError: the store was measured for other students or structures.
         """
-        if _by_chance(self.structure):
-            return Choice(self._drawn(), None, None)
+        if not _by_own_score(self.structure):
+            return Choice(self._without_score(store), None, None)
         tensors, record = store.choice(self.source.name, self.key)
         return Choice(unpack(tensors, record), record["inside"], record["total"])
 
@@ -120,14 +121,23 @@ class Cut:
         aligned[student_ids[inside]] = tensor[teacher_ids[inside]]
         return aligned, shared
 
-    def _drawn(self) -> Selection:
-        """Draw a selection, always the same for this student module and the spec's extraction seed."""
+    def _without_score(self, store: SensitivityStore | None) -> Selection:
+        """Select what does not depend on the module's own score: coherently, by chance, or by the sizes alone.
+
+        Chance draws the same for this student module and the spec's extraction seed, always.
+        """
         rows = self.source.shape[0] if self._same_rows(self.source.shape[0]) else self.target.shape[0]
         shape = (rows, self.source.shape[1])
+        if is_coherent(self.structure):
+            shared = coherence(store, self.structure, self.context.teacher.anatomy, self.context.student.anatomy)
+            return shared.selection(self.source, self._block_shape(shape)[0])
+        row, size = STRUCTURES[self.structure], self._block_shape(shape)
+        if "extraction.seed" not in row.reads:
+            return implementation(row)(shape, *size)
         # Seed and module name together, so that every module draws its own numbers whatever else is extracted.
         name = f"{self.context.spec.extraction.seed}:{self.target.name}".encode()
         generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:6], "big"))
-        return implementation(STRUCTURES[self.structure])(shape, *self._block_shape(shape), generator)
+        return implementation(row)(shape, *size, generator)
 
     def _same_rows(self, teacher_rows: int) -> bool:
         """Tell whether the teacher's rows mean what the student's do: they are no tokens, or the same ones."""
@@ -145,7 +155,7 @@ def choices_to_keep(context: Context) -> list[Request]:
     roles = [r for r in ROLES if GROUP_OF_ROLE[r] != "embedding" or r in context.spec.extraction.roles]
     anywhere = plan_transfer(context, [0] * context.student.anatomy.num_hidden_layers, roles)
     wanted = dict.fromkeys((*_ALWAYS, context.spec.extraction.structure, context.spec.structure))
-    structures = [s for s in wanted if not _by_chance(s)]
+    structures = [s for s in wanted if _by_own_score(s)]
     cuts = [Cut(context, s, *anywhere.modules(pairing)) for pairing, s in product(anywhere.pairings, structures)]
     by_key = {(cut.source.role, cut.key): cut for cut in cuts}
     return [Request(role, key, partial(_take, cut)) for (role, key), cut in by_key.items()]
@@ -158,6 +168,6 @@ def _take(cut: Cut, source: LogicalModule, score: Tensor) -> tuple[dict[str, Ten
     return tensors, {"shape": list(choice.selection.shape), "inside": choice.inside, "total": choice.total, **record}
 
 
-def _by_chance(structure: str) -> bool:
-    """Tell whether a structure picks by chance, without looking at the sensitivity."""
-    return "sensitivity" not in STRUCTURES[structure].needs
+def _by_own_score(structure: str) -> bool:
+    """Tell whether a structure decides from the sensitivity of the module which is cut."""
+    return "sensitivity" in STRUCTURES[structure].needs

@@ -218,12 +218,19 @@ class TransferSource(AboutSpec, subject="transfer", limits=WEIGHTS):
     reads = ("teacher", "task", "sensitivity")
 
 
+class TransferSimilarity(AboutSpec, subject="transfer", limits=WEIGHTS):
+    """Which kept similarity of layers belongs to a spec?"""
+
+    reads = ("teacher", "student", "task", "sensitivity")
+
+
 class TransferPlan(AboutSpec, subject="transfer"):
     """Which teacher module does each student module receive, and how large is the adapter?"""
 
     reads = ("teacher", "student", "mapping", "extraction.origin")
     stores: tuple[str, ...] = Field(description="saved sensitivities that may be used, best first")
-    structure: str = Field("", description="decides between several that hold reductions only")
+    structure: str = Field("", description="decides between several stores, and may not fit the pair")
+    similarity: str = Field("", description="name of the kept similarity of layers, for a mapping that is made of one")
 
 
 def _without_places(pair: Any) -> Any:

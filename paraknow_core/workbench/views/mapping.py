@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from paraknow_core.catalogue import STRATEGIES
 from paraknow_core.display import NOT_MEASURED, count, counted, memory, percent, significant, source_label
 from paraknow_core.errors import DataError, ParaknowError
 from paraknow_core.paths import Workspace
@@ -37,6 +38,8 @@ class Choice:
         store: the saved sensitivity, or None.
         exact: whether it is of this very teacher, task and seed samples.
         problem: why the seed samples could not be read, or empty.
+        similarity: of a mapping by hidden states, how alike the layers are, where that is kept; see `saved_similarity`.
+        unlike: why the layers of the two models cannot be compared, or empty.
     """
 
     spec: RunSpec
@@ -45,6 +48,8 @@ class Choice:
     store: SensitivityStore | None
     exact: bool
     problem: str = ""
+    similarity: dict[str, Any] | None = None
+    unlike: str = ""
 
     @property
     def pairs(self) -> list[dict[str, Any]]:
@@ -166,6 +171,19 @@ def fitted(choice: Choice) -> list[int | None]:
     layers = choice.spec.mapping.layers or range(student_layers)
     kept = [None if layer is None or layer >= teacher_layers else layer for layer in layers]
     return (kept + [None] * student_layers)[:student_layers]
+
+
+def reads_states(spec: RunSpec) -> bool:
+    """Tell whether the layer mapping compares hidden states."""
+    return "activations" in STRATEGIES[spec.mapping.strategy].needs
+
+
+def similarity_words(choice: Choice) -> str:
+    """Say what the similarity of layers is, and of what: the line under its picture's title."""
+    kept = choice.similarity or {}
+    measure = {"cka": "linear CKA, 1: alike", "stitch": "held-out R² of a ridge map from the teacher's, 1: all of it"}
+    tokens, samples = counted(kept["tokens"], "token"), counted(kept["samples"], "seed sample")
+    return f"{measure[choice.spec.mapping.strategy]}; n = {tokens} of {samples}; framed: the mapping"
 
 
 def notes(layers: Layers, teacher_layers: int) -> list[str]:

@@ -3,7 +3,9 @@
 import numpy
 import pytest
 
+from paraknow_core.methods.mapping import map_layers
 from paraknow_core.sensitivity.measure import sensitivity
+from paraknow_core.sensitivity.similarity import similarity
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.desk import requests
 from paraknow_core.workbench.desk.serve import work_out
@@ -14,11 +16,13 @@ from tests.tiny_models import edit_weights
 def ask(teacher, make_context, session_place):
     """Return a function that plans a tiny pair and asks for every layer, over the really measured teacher."""
 
-    def asked(student, structure="submatrix", mode="block", **more):
+    def asked(student, structure="submatrix", mode="block", structure_of_plan="", **more):
         store = sensitivity(make_context(student))
         pair = {"teacher.source": teacher, "student.source": str(student), "mapping.strategy": "last"}
         spec = RunSpec().with_changes(pair | more)
-        plan, _ = work_out(session_place, requests.TransferPlan(spec=spec, stores=[store.folder.name]))
+        plan, _ = work_out(
+            session_place, requests.TransferPlan(spec=spec, stores=[store.folder.name], structure=structure_of_plan)
+        )
         blocks = {"spec": spec, "store": plan["store"], "structure": structure}
         rows = []
         for layer in (None, *range(plan["student_layers"])):
@@ -30,7 +34,7 @@ def ask(teacher, make_context, session_place):
     return asked
 
 
-@pytest.mark.parametrize("structure", ["submatrix", "row_column", "neuron", "random", "random_offset"])
+@pytest.mark.parametrize("structure", ["submatrix", "row_column", "neuron", "random", "random_offset", "even_slice"])
 @pytest.mark.parametrize("family", ["llama", "phi3", "gpt2"])
 def test_every_structure_of_every_kind_of_module(tiny, ask, session_place, family, structure):
     plan, rows, blocks = ask(tiny(family), structure)
@@ -48,6 +52,17 @@ def test_every_structure_of_every_kind_of_module(tiny, ask, session_place, famil
         assert kept == pytest.approx(
             value["shape"][0] / value["teacher_shape"][0] if value["kind"] == "grid" else value["area_fraction"]
         )
+
+
+@pytest.mark.parametrize("structure", ["coherent_window", "coherent_scattered"])
+def test_a_coherent_structure_is_shown_where_it_can_be_had(tiny, ask, structure):
+    ungrouped = {"num_key_value_heads": 4}
+    plan, rows, _ = ask(tiny("llama", **ungrouped), structure)
+    assert not any(row["problem"] for row in rows)
+    plan, rows, _ = ask(tiny("llama"), structure, structure_of_plan=structure)
+    assert "query heads of the student share a key-value head" in plan["blocking"][0]
+    assert {"whole heads cannot be taken" in row["problem"] for row in rows if row["problem"]} == {True}
+    assert [row for row in rows if not row["problem"]]
 
 
 def test_a_fused_host_holds_the_rank_of_each_of_its_modules(tiny, ask):
@@ -81,3 +96,24 @@ def test_a_weight_file_that_changes_is_read_again(ask, tmp_path, session_place):
     _, after, _ = ask(student)
     cosines = [[row["cosine"] for row in rows] for rows in (before, after)]
     numpy.testing.assert_allclose(cosines[0], [-c for c in cosines[1]], atol=1e-6)
+
+
+def test_a_mapping_by_hidden_states_is_known_once_they_were_compared(tiny, teacher, make_context, session_place):
+    changes = {"mapping.strategy": "stitch"}
+    context = make_context(tiny("llama"), changes)
+    asked = requests.TransferSimilarity(spec=context.spec)
+    answer = work_out(session_place, asked)[0]
+    assert answer == {"key": similarity(context)["key"], "problem": ""}
+    for key, layers in (("", None), ("0" * 32, None), (answer["key"], map_layers(context.spec.mapping, context))):
+        plan, _ = work_out(session_place, requests.TransferPlan(spec=context.spec, stores=[], similarity=key))
+        assert (plan["layers"], plan["problem"]) == (layers, "")
+    few = make_context(tiny("llama"), {"task.max_length": 13, "sensitivity.samples": 1})
+    answer = work_out(session_place, requests.TransferSimilarity(spec=few.spec))[0]
+    assert answer["key"] is None
+    assert "in common, and 16 are needed" in answer["problem"]
+    store = sensitivity(context).folder.name
+    kept, _ = work_out(session_place, requests.KeptLayers(spec=context.spec, store=store))
+    assert kept == {"layers": None}
+    module = "model.layers.0.mlp.up_proj"
+    window, _ = work_out(session_place, requests.SensitivityWindow(spec=context.spec, store=store, module=module))
+    assert "Mapping & extraction says which layers" in window["note"]

@@ -21,13 +21,19 @@ NONE = {"kind": "none", "serves": None}
 
 
 def kept_layers(place: Workspace, settings: Settings, question: requests.KeptLayers) -> dict[str, Any]:
-    """Return `layers`: for each student layer the teacher layer that the mapping keeps, from saved layer scores."""
+    """Return `layers`: for each student layer the teacher layer that the mapping keeps, from saved layer scores.
+
+    None where the mapping compares hidden states of a pair, which are not looked at here.
+    """
     store = store_of(place, question.store)
     return {"layers": _mapped_layers(context_of(question.spec, settings, place), store)}
 
 
-def _mapped_layers(context: Context, store: SensitivityStore) -> list[int | None]:
-    from paraknow_core.methods.mapping import map_layers
+def _mapped_layers(context: Context, store: SensitivityStore) -> list[int | None] | None:
+    from paraknow_core.methods.mapping import map_layers, reads_states
+
+    if reads_states(context.spec.mapping):
+        return None
 
     # The teacher that was measured need not be the draft's, nor be there any more; its depth is in the store.
     teacher = SimpleNamespace(anatomy=SimpleNamespace(num_hidden_layers=len(store.layer_scores())))
@@ -45,6 +51,9 @@ def sensitivity_window(place: Workspace, settings: Settings, question: requests.
     module = _totals(store, question.module)
     context = context_of(question.spec, settings, place)
     mapping = _mapped_layers(context, store)
+    if mapping is None:
+        strategy = context.spec.mapping.strategy
+        return NONE | {"note": f"Mapping & extraction says which layers the mapping by {strategy} keeps"}
     serves = mapping.index(module["layer"]) if module["layer"] in mapping else None
     target = context.student.anatomy.find(module["role"], None if module["layer"] is None else serves or 0)
     if module["role"] not in context.spec.extraction.roles:
@@ -64,7 +73,7 @@ def _block(context: Context, store: SensitivityStore, name: str, target: Logical
 
         source = logical_module(store, name, context.spec.teacher, context.settings)
         score = torch.from_numpy(read_region(store, source, 0, 0, *source.shape))
-        choice = Cut(context, structure, source, target).choose(score)
+        choice = Cut(context, structure, source, target).choose(score, store)
     else:
         module = _totals(store, name)
         shape = (module["shape"][0], module["shape"][1])

@@ -61,6 +61,16 @@ def transfer_source(place: Workspace, settings: Settings, question: requests.Tra
         return source | {"problem": str(error)}
 
 
+def transfer_similarity(place: Workspace, settings: Settings, question: requests.TransferSimilarity) -> dict[str, Any]:
+    """Return the `key` of the pair's layer similarity (None with a `problem`); whether it is there, pages look."""
+    from paraknow_core.sensitivity.similarity import similarity_key
+
+    try:
+        return {"key": similarity_key(Context(question.spec, settings, place)), "problem": ""}
+    except ParaknowError as error:
+        return {"key": None, "problem": str(error)}
+
+
 def transfer_plan(place: Workspace, settings: Settings, question: requests.TransferPlan) -> dict[str, Any]:
     """Return layers, their scores and mapping, the pairings, and the sizes that an adapter depends on. Headers only.
 
@@ -68,15 +78,21 @@ def transfer_plan(place: Workspace, settings: Settings, question: requests.Trans
         `layers` is None with a `problem` where the mapping does not fit or cannot be known yet; `store`: the name of
         the saved sensitivity to be used, and whether it is `full`.
     """
-    from paraknow_core.methods.mapping import map_layers
+    from paraknow_core.methods.mapping import map_layers, matched_layers, reads_states
     from paraknow_core.methods.plan import plan_transfer
+    from paraknow_core.methods.seeking.coherence import incoherent
+    from paraknow_core.sensitivity.saved_similarity import saved_similarity
 
     context = context_of(question.spec, settings, place)
     teacher, student = context.teacher.anatomy, context.student.anatomy
     stores = [store_of(place, name) for name in question.stores]
     layers, problem = None, ""
     try:
-        layers = map_layers(context.spec.mapping, context, stores[0] if stores else None)
+        if reads_states(context.spec.mapping):
+            kept = saved_similarity(place, question.similarity) if question.similarity else None
+            layers = matched_layers(kept[context.spec.mapping.strategy]) if kept else None
+        else:
+            layers = map_layers(context.spec.mapping, context, stores[0] if stores else None)
     except ShapeError as error:
         problem = str(error)
     plan = plan_transfer(context, layers)
@@ -91,7 +107,10 @@ def transfer_plan(place: Workspace, settings: Settings, question: requests.Trans
         "problem": problem,
         "pairs": pairs,
         "notes": list(plan.report.notes),
-        "blocking": list(plan.report.blocking),
+        "blocking": [
+            *plan.report.blocking,
+            *filter(None, [question.structure and incoherent(context, question.structure)]),
+        ],
         **_sizes(context),
         "store": store.folder.name if store else None,
         "full": bool(store and store.has_full),
