@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -285,17 +285,25 @@ def parse_spec(data: Any, where: str = "spec") -> RunSpec:
     Raises:
         SpecError: one sentence that names the first bad key and what would be right.
     """
+    return validated(RunSpec, data, where, "spec show")
+
+
+AnySpec = TypeVar("AnySpec", bound=Strict)
+
+
+def validated(model: type[AnySpec], data: Any, where: str, example: str) -> AnySpec:
+    """Validate plain data as a model, as `parse_spec` does; `example` is the command that shows one."""
     if not isinstance(data, dict):
-        raise SpecError(f"{where}: holds {type(data).__name__}, not a mapping; start from `spec show`")
+        raise SpecError(f"{where}: holds {type(data).__name__}, not a mapping; start from `{example}`")
     refuse_bombs(data, where)
     secret = secret_in(data)  # first of all: other refusals repeat what was given
     if secret is not None:
         raise SpecError(f"{where}: {f'{secret}: ' if secret else ''}{SECRET}")
     try:
         # Through JSON, because only there strict mode (no "3" or true for 3) still takes lists for tuples.
-        return RunSpec.model_validate_json(json.dumps(data, default=_as_text), strict=True)
+        return model.model_validate_json(json.dumps(data, default=_as_text), strict=True)
     except ValidationError as error:
-        raise SpecError(f"{where}: {_first_problem(error)}") from None
+        raise SpecError(f"{where}: {_first_problem(error, model)}") from None
     except (ValueError, TypeError, RecursionError):  # a number of thousands of digits, a key that is no text
         raise SpecError(f"{where}: holds a value that cannot be written down; give plain numbers and text") from None
 
@@ -321,13 +329,13 @@ def read_spec(path: Path) -> RunSpec:
     return parse_yaml(read_text(path), where=path.name)
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors(include_url=False)[0]
     location = [str(part) for part in first["loc"]]
     place = ".".join(location)
     if first["type"] == "extra_forbidden":
         section = ".".join(location[:-1])
-        keys = ", ".join(sorted(_keys_of(location[:-1])))
+        keys = ", ".join(sorted(_keys_of(location[:-1], model)))
         return f"unknown key '{location[-1][:60]}'{f' under {section}' if section else ''}; known keys are {keys}"
     if first["type"] == "json_invalid":  # half a character, a number that JSON has not
         return "holds a value that cannot be written down; give plain numbers and text"
@@ -343,8 +351,7 @@ def _first_problem(error: ValidationError) -> str:
     return f"{place}: {value} given; {message[0].lower()}{message[1:]}"
 
 
-def _keys_of(location: Iterable[str]) -> list[str]:
-    model: Any = RunSpec
+def _keys_of(location: Iterable[str], model: Any) -> list[str]:
     for part in location:
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:

@@ -6,17 +6,18 @@ arms are paired seed by seed and example by example. Where a study tunes, each g
 rates, is judged on the validation split alone, and is then tested at the best of them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+import yaml
+from pydantic import AfterValidator, Field, model_validator
 
 from paraknow_core import catalogue
 from paraknow_core.display import significant
-from paraknow_core.errors import SpecError
-from paraknow_core.spec import Portable, RunSpec, Source
+from paraknow_core.files.yaml_file import load_yaml
+from paraknow_core.spec import Portable, RunSpec, Source, validated
 from paraknow_core.studies.words import setting_text
 
 QUARTER_DECADE = 10**0.25
@@ -66,6 +67,10 @@ class StudySpec(Portable):
     )
     scorer: str | None = Field(None, description="null: the task's first")
     wrong_task: Source | None = Field(None, description="for arm wrong_task; null: another bundled task")
+
+    def to_yaml(self) -> str:
+        """Return the study as YAML, all keys written out, in the order of the fields."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "StudySpec":
@@ -136,6 +141,12 @@ class Cell:
     purpose: Literal["tuning", "test"]
     spec: RunSpec
 
+    @property
+    def key(self) -> str:
+        """Names it in files: `test seeking, rate 0.0003, seed 0`."""
+        rate = "" if self.rate is None else f", rate {self.rate:g}"
+        return f"{self.purpose} {self.group.key}{rate}, seed {self.seed}"
+
 
 def arms_of(study: StudySpec) -> list[StudyArm]:
     """Return the arms of a study, in its order."""
@@ -199,10 +210,18 @@ def rates_of(study: StudySpec, group: Group) -> list[float]:
     return [float(f"{centre * QUARTER_DECADE**step:.5g}") for step in range(first, first + study.tuning.points)]
 
 
-def tuning_cells(study: StudySpec) -> Iterator[Cell]:
-    """Yield the runs that choose learning rates."""
+def tuning_cells(
+    study: StudySpec,
+    grids: Mapping[str, Sequence[float]] = {},  # noqa: B006 - never changed
+) -> Iterator[Cell]:
+    """Yield the runs that choose learning rates.
+
+    Args:
+        study: the study.
+        grids: of groups whose grid was extended, by `Group.key`; the others' follow from the study.
+    """
     for group in groups_of(study):
-        for rate in rates_of(study, group):
+        for rate in grids.get(group.key) or rates_of(study, group):
             for seed in study.tuning.seeds if study.tuning else ():
                 yield Cell(group, seed, rate, "tuning", spec_of(study, group, seed, rate, tuning=True))
 
@@ -227,14 +246,12 @@ def parse_study(data: Any, where: str = "study") -> StudySpec:
     Raises:
         SpecError: one sentence that names the first bad key; also for an arm or a factor whose spec is refused.
     """
-    try:
-        study = StudySpec.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise SpecError(
-            f"{where}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
-        ) from None
+    study = validated(StudySpec, data, where, "study new")
     for group in groups_of(study):
         spec_of(study, group, study.seeds[0])
     return study
+
+
+def parse_study_yaml(text: str, where: str = "study") -> StudySpec:
+    """Validate a YAML (or JSON) text as a study; see `parse_study`."""
+    return parse_study(load_yaml(text, where), where)
