@@ -1,85 +1,111 @@
-"""The command that shows the main job on the bundled models: the method beside its controls, in one table."""
+"""Commands on studies: presets, new, plan, run, list, show, stop, resume, delete, export, verdict, report, arms."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
-from paraknow_core.cli.console import show, show_json, show_table, working
+from paraknow_core.cli.console import Progress, say, show, show_json, working
 from paraknow_core.cli.options import Json, with_settings
-from paraknow_core.display import NOT_MEASURED, SHARE, percent, significant
+from paraknow_core.errors import RunError
+from paraknow_core.files.yaml_file import read_text
+from paraknow_core.paths import Workspace
 from paraknow_core.settings import Settings
+from paraknow_core.studies.conduct import conduct
+from paraknow_core.studies.folder import StudyFolder, find_study
+from paraknow_core.studies.study import parse_study_yaml
 
-if TYPE_CHECKING:
-    from paraknow_core.spec import RunSpec
-    from paraknow_core.studies.scores import ScoredArm
+app = typer.Typer(help="Plan, run and judge studies: arms and factors, each with the same seeds; ids may be shortened.")
+
+Id = Annotated[str, typer.Argument(metavar="ID|FOLDER", help="A study's id, its beginning, or its folder.")]
+STOPPED, FAILED = 130, 2
 
 
-@with_settings("device", "dtype", "threads")
-def demo(
+@app.command()
+@with_settings()
+def run(
     context: typer.Context,
-    task: Annotated[str, typer.Option(help="A bundled task; `tasks` lists them.")] = "word_problems",
-    student: Annotated[
-        Literal["stranger", "kin"], typer.Option(help="stranger: trained on its own; kin: the teacher grew from it.")
-    ] = "stranger",
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Seeds for every arm.")] = 1,
+    target: Annotated[str, typer.Argument(metavar="STUDY.yaml|ID|FOLDER", help="A study's spec, or a study.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The new study's folder.")] = None,
+    engine: Annotated[
+        Literal["inline", "queue", "local"],
+        typer.Option(help="Who executes its runs: this process, the queue, or a process for each."),
+    ] = "inline",
     *,
     settings: Settings,
     json: Json = False,
 ) -> None:
-    """Run the method and its controls on the bundled models and compare their scores, all on this machine."""
-    from paraknow_core.cli.run import REFUSED, execute_all
-    from paraknow_core.runs.lifecycle import create_run
-    from paraknow_core.studies.scores import compare, verdict
-    from paraknow_core.studies.spec import STANDARD, standard
+    """Run a study, or go on with one; what is done already, by whatever study, is not computed again.
 
-    settings = settings.model_copy(update={"offline": True})
-    names = (*STANDARD, "seeking, difference") if student == "kin" else STANDARD
-    specs = standard(_base(task, student), range(seeds), names)
-    runs = {name: [create_run(context.obj, specs[name, seed]) for seed in range(seeds)] for name in names}
+    Ctrl-C or SIGTERM saves and stops; the same command goes on. If a run fails, the next one still begins.
+    """
+    folder = _folder_of(target, context.obj, out)
+    say(f"study {folder.id}: in {folder.path}")
     with working() as progress:
-        outcomes = execute_all([run for arm_runs in runs.values() for run in arm_runs], context.obj, settings, progress)
-        if any(outcomes):
-            raise typer.Exit(max(outcomes, default=REFUSED))
-        lines = compare(runs)
-    sentences = [verdict(lines, name) for name in names if name.startswith("seeking")]
+        run_study(folder, settings, progress, engine)
+    record = _record(folder)
     if json:
-        ids = {name: [run.id for run in arm_runs] for name, arm_runs in runs.items()}
-        show_json({"arms": [line.row() for line in lines], "says": sentences, "runs": ids})
-        return
-    _print(lines, seeds, f"{task}: bundled:teacher -> bundled:{student}, scored by {lines[0].score['scorer']}")
-    show(*sentences, "`runs list` shows these runs; `ui` draws them.")
+        show_json(record)
+    else:
+        show(f"{folder.id}: {record['state']}; `study verdict {folder.id}` says what it found")
+    failed = record["failed_runs"]
+    raise typer.Exit(STOPPED if record["state"] == "stopped" else FAILED if failed else 0)
 
 
-# Half the paper's training data, so that all arms together take minutes on a laptop; the recipe is the paper's.
-SIZES = {"train": 512, "validation": 32, "test": 300}
+def run_study(
+    folder: StudyFolder, settings: Settings, progress: Progress, engine: Literal["inline", "queue", "local"] = "inline"
+) -> None:
+    """Run a study with this engine, drawing progress; see `conduct`."""
+    from paraknow_core.engines import ENGINES
+    from paraknow_core.engines.inline import InlineEngine
+
+    if engine == "inline":
+        from paraknow_core.pipeline import execute
+
+        executor = InlineEngine(folder.place, lambda run: execute(run, folder.place, settings))
+    else:
+        executor = ENGINES[engine](folder.place)
+    shown = ""
+
+    def follow(label: str, status: Any) -> None:
+        nonlocal shown
+        if label != shown:
+            progress.label(label)
+            shown = label
+        progress.on_status(status)
+
+    try:
+        conduct(folder, executor, follow, together=1 if engine == "inline" else settings.workers)
+    except KeyboardInterrupt:  # the second one: a run that computes in a thread would keep this process for long
+        os._exit(STOPPED)
 
 
-def _base(task: str, student: str) -> "RunSpec":
-    from paraknow_core.spec import RunSpec
-
-    return RunSpec().with_changes(
-        {
-            "name": f"demo {student}",
-            "student.source": f"bundled:{student}",
-            "task.source": f"bundled:{task}",
-            "task.sizes": SIZES,
-            "finetuning.validations": 2,
-            "references": ["student", "teacher"],
-        }
-    )
+def _folder_of(target: str, place: Workspace, out: Path | None) -> StudyFolder:
+    path = Path(target).expanduser()
+    if path.is_file():
+        study = parse_study_yaml(read_text(path), path.name)
+        return StudyFolder.create(place, study, out.expanduser().resolve() if out else None)
+    if out:
+        raise RunError(f"--out: only for a study's spec, and {target} is none; leave it out to go on with a study")
+    if target.endswith((".yaml", ".yml", ".json")):
+        raise RunError(f"{target}: there is no such file; `study new PRESET > study.yaml` writes one")
+    return find_study(place, target)
 
 
-def _print(lines: "Sequence[ScoredArm]", seeds: int, title: str) -> None:
-    rows = []
-    for line in lines:
-        score, paired = line.score, line.difference
-        number = percent if score["unit"] == SHARE else significant
-        change = interval = NOT_MEASURED
-        if paired is not None:
-            change = f"{'+' if paired.difference >= 0 else ''}{number(paired.difference)}"
-            interval = f"{number(paired.low)} to {number(paired.high)}"
-        own = f"{number(score['low'])} to {number(score['high'])}"
-        rows.append((line.arm, number(score["value"]), own, score["n"], change, interval))
-    columns = ("arm", "score", "95 % interval", "n", "against default LoRA", "95 % interval, paired")
-    show_table(columns, rows, f"{title}{f', {seeds} seeds' if seeds > 1 else ''}", right=columns[1:])
+def _record(folder: StudyFolder) -> dict[str, Any]:
+    cells = folder.cells()
+    counts: dict[str, int] = {}
+    for name, state in {cell.run.id if cell.run else cell.cell.key: cell.state for cell in cells}.items():
+        del name
+        counts[state] = counts.get(state, 0) + 1
+    status = folder.status()
+    return {
+        "id": folder.id,
+        "folder": str(folder.path),
+        "state": status.state,
+        "phase": status.stage,
+        "message": status.message,
+        "runs": counts,
+        "failed_runs": counts.get("failed", 0),
+    }

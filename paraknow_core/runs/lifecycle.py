@@ -63,15 +63,19 @@ def create_run(place: Workspace, spec: RunSpec, folder: Path | None = None) -> R
     Raises:
         RunError: the folder already holds something.
     """
-    if folder is None:
-        slug = re.sub(r"[^a-z0-9]+", "-", (spec.name or spec.method).lower()).strip("-")[:40] or "run"
-        folder = place.runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(4)}"
+    folder = folder or place.runs / new_id(spec.name or spec.method, "run")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: already holds files; choose a new folder, or `run {folder}` to continue it")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "status.json", asdict(Status()))
     write_atomic(folder / "spec.yaml", spec.to_yaml())
     return RunFolder(folder)
+
+
+def new_id(title: str, otherwise: str) -> str:
+    """Return the name of a new folder: the time, a title or what stands for one without letters, and chance."""
+    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40] or otherwise
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(4)}"
 
 
 def requeue(*runs: JobFolder) -> list[int]:

@@ -180,7 +180,7 @@ def stopped_by_signals(writer: RunWriter) -> Iterator[None]:
 
 
 @contextmanager
-def errors_told(run: RunFolder) -> Iterator[None]:
+def errors_told(run: JobFolder) -> Iterator[None]:
     """Turn what a full disk or a damaged model raises, in whatever library, into a sentence; what was saved stays.
 
     Raises:

@@ -9,9 +9,6 @@ Its runs are ordinary run folders of the workspace. `conduct.py` writes a study'
 """
 
 import os
-import re
-import secrets
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -29,6 +26,7 @@ from paraknow_core.files.yaml_file import read_text
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs.folder import JobFolder, RunFolder, list_runs
 from paraknow_core.runs.labels import studies_of
+from paraknow_core.runs.lifecycle import new_id
 from paraknow_core.runs.status import ENDED, Status
 from paraknow_core.studies.repeats import there_already
 from paraknow_core.studies.study import Cell, StudySpec, parse_study_yaml, scored_cells, tuning_cells
@@ -113,9 +111,7 @@ class StudyFolder(JobFolder):
         Raises:
             RunError: the folder already holds something.
         """
-        if out is None:
-            slug = re.sub(r"[^a-z0-9]+", "-", study.name.lower()).strip("-")[:40] or "study"
-            out = place.studies / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(4)}"
+        out = out or place.studies / new_id(study.name, "study")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise RunError(f"{out}: already holds files; choose a new folder, or `study run {out}` to continue it")
         out.mkdir(parents=True, exist_ok=True)
@@ -154,7 +150,7 @@ class StudyFolder(JobFolder):
 
     def planned(self) -> Sequence[Cell]:
         """Return the cells without their runs, as far as rates are known."""
-        grids = tuple((key, tuple(row["grid"])) for key, row in self._tuned().items())
+        grids = tuple((key, tuple(grid)) for key, grid in self.grids().items())
         return _planned(read_text(self.path / "study.yaml"), grids, tuple(self.rates().items()))
 
     def runs(self) -> dict[str, str]:
@@ -170,6 +166,10 @@ class StudyFolder(JobFolder):
     def rates(self) -> dict[str, float]:
         """Return the chosen learning rate of each tuned group, by `Group.key`; empty until they are tuned."""
         return {key: row["chosen"] for key, row in self._tuned().items() if row.get("chosen")}
+
+    def grids(self) -> dict[str, list[float]]:
+        """Return the learning rates that each group is tuned over, as its grid was extended, by `Group.key`."""
+        return {key: row["grid"] for key, row in self._tuned().items()}
 
     def curves(self) -> dict[str, Curve]:
         """Return validation loss against learning rate of each tuned group, by `Group.key`, as far as it is known."""

@@ -207,7 +207,12 @@ def rates_of(study: StudySpec, group: Group) -> list[float]:
         return []  # nothing is trained
     centre = study.tuning.centres.get(group.arm.name) or study.tuning.centre or own.learning_rate
     first = -(study.tuning.points // 2)
-    return [float(f"{centre * QUARTER_DECADE**step:.5g}") for step in range(first, first + study.tuning.points)]
+    return [step_of_grid(centre, step) for step in range(first, first + study.tuning.points)]
+
+
+def step_of_grid(rate: float, steps: int) -> float:
+    """Return the learning rate so many quarters of a decade above another, in five digits."""
+    return float(f"{rate * QUARTER_DECADE**steps:.5g}")
 
 
 def tuning_cells(
