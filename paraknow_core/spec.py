@@ -1,10 +1,11 @@
 """The spec: one strict, portable description of a run. It says what to compute, never where (see settings.py)."""
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -36,6 +37,7 @@ GROUP_OF_ROLE = {
     "head": "embedding",
 }
 ROLES, GROUPS = tuple(GROUP_OF_ROLE), tuple(dict.fromkeys(GROUP_OF_ROLE.values()))
+HIDDEN_TAG = "~"  # how the tag of a union begins: it is no key that a person has written
 HIDDEN = "hidden"  # the type of a validation error whose message must not repeat the value
 
 
@@ -217,6 +219,12 @@ class FinetuningSpec(Portable):
     max_grad_norm: float = Field(1.0, gt=0)
     validations: int = Field(6, ge=0, le=1000, description="how often the validation loss is measured during training")
 
+    def steps(self, examples: int) -> int:
+        """Return the number of optimiser steps; the last batch of an epoch may be smaller."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return math.ceil(self.epochs * math.ceil(examples / self.batch_size))
+
     @model_validator(mode="after")
     def _micro_divides(self) -> "FinetuningSpec":
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
@@ -331,7 +339,7 @@ def read_spec(path: Path) -> RunSpec:
 
 def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors(include_url=False)[0]
-    location = [str(part) for part in first["loc"]]
+    location = [part for each in first["loc"] if not (part := str(each)).startswith(HIDDEN_TAG)]
     place = ".".join(location)
     if first["type"] == "extra_forbidden":
         section = ".".join(location[:-1])
@@ -352,10 +360,17 @@ def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _keys_of(location: Iterable[str], model: Any) -> list[str]:
+    kind: Any = model
     for part in location:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        options = (field.annotation, *getattr(field.annotation, "__args__", ()))
-        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-    return list(getattr(model, "model_fields", {}))
+        field = getattr(kind, "model_fields", {}).get(part)
+        inside = kind if part.isdecimal() else None if field is None else field.annotation  # an entry of a list
+        kind = next(_models_in(inside), inside)
+    return list(getattr(kind, "model_fields", {}))
+
+
+def _models_in(annotation: Any) -> Iterator[Any]:
+    """Yield the models in a type, such as that of a tuple or of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)

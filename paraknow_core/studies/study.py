@@ -9,18 +9,39 @@ rates, is judged on the validation split alone, and is then tested at the best o
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from paraknow_core import catalogue
 from paraknow_core.display import significant
+from paraknow_core.errors import SpecError
 from paraknow_core.files.yaml_file import load_yaml
 from paraknow_core.spec import Portable, RunSpec, Source, validated
+from paraknow_core.studies.budgets import REAL_SIZES, Sizes, held
 from paraknow_core.studies.words import setting_text
 
 QUARTER_DECADE = 10**0.25
+MOST_GROUPS, MOST_SEEDS = 2_000, 1_000
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+# How much lower than default LoRA's an arm's best learning rate is expected, by its method: there its grid is centred.
+# Starts that are not zero want 2 to 18 times less, as the curvature at step 0 grows; "Learning Rate Matters",
+# arXiv:2602.04998 (Qwen3-0.6B). Of methods that it has not measured: two points of a grid, so that five
+# points reach from default LoRA's rate down to a tenth of it. Full fine-tuning: a tenth, as is usual.
+LOWER_RATE = {
+    "default_lora": 1.0,
+    "eva": 1.0,  # B is zero
+    "pissa": 10.0,
+    "olora": 18.0,
+    "lora_ga": 18.0,
+    "milora": 3.2,
+    "init_ab": 1.8,
+    "full_finetuning": 10.0,
+}
+OTHERWISE_LOWER = 10**0.5
+NO_FACTORS = ("name", "until", "version", "references")
 BY_SEED = ("seed", "extraction.seed", "mapping.seed")  # all that is drawn by chance in a run of a study, but the data
 
 
@@ -37,11 +58,22 @@ class Tuning(Portable):
     """How each group's learning rate is chosen: by the validation loss at the end of training, never by the test."""
 
     points: int = Field(5, ge=2, le=25, description="rates a group, a quarter of a decade apart")
-    centre: float | None = Field(None, gt=0, le=10, description="middle of the grid; null: the base's rate")
+    centre: float | None = Field(
+        None, gt=0, le=10, description="middle of every grid; null: the group's own rate, lower for starts that need it"
+    )
     centres: dict[str, Annotated[float, Field(gt=0, le=10)]] = Field(
         default_factory=dict, description="arm -> middle of its own grid"
     )
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="a rate's loss is the mean over these seeds")
+    seeds: tuple[Seed, ...] = Field(
+        (0,), min_length=1, max_length=MOST_SEEDS, description="a rate's loss is the mean over these seeds"
+    )
+
+
+# Told apart by their form, so that a mistake in either is named alone; the tags stand in no message.
+AnyArm = Annotated[
+    Annotated[Literal[*catalogue.ARMS], Tag("~name")] | Annotated[OwnArm, Tag("~own")],
+    Discriminator(lambda arm: "~own" if isinstance(arm, dict | OwnArm) else "~name"),
+]
 
 
 class StudySpec(Portable):
@@ -52,12 +84,12 @@ class StudySpec(Portable):
     question: str = Field("", max_length=400, description="what it asks, for people")
     preset: str = Field("", max_length=40, description="the preset that it was made from")
     base: RunSpec = RunSpec()
-    arms: tuple[Literal[*catalogue.ARMS] | OwnArm, ...] = Field(
+    arms: tuple[AnyArm, ...] = Field(
         tuple(name for name, row in catalogue.METHODS.items() if row.standard), min_length=1
     )
     against: str = Field(catalogue.BASELINE, description="the arm that all others are judged against")
     factors: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="dotted key of the spec -> values")
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2, 3, 4, 5), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0, 1, 2, 3, 4, 5), min_length=1, max_length=MOST_SEEDS)
     tuning: Tuning | None = Field(None, description="null: every arm at its spec's own learning rate")
     hold: Annotated[
         tuple[Literal["steps", "tokens", "parameters"], ...], AfterValidator(lambda v: tuple(dict.fromkeys(v)))
@@ -80,13 +112,27 @@ class StudySpec(Portable):
             raise ValueError(f"arms: '{twice}' is given twice; give every arm once")
         if self.against not in names:
             raise ValueError(f"against: '{self.against}' is not among the arms {', '.join(names)}; name one of them")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: one is given twice; every seed counts once")
+        for where, seeds in (("seeds", self.seeds), ("tuning.seeds", self.tuning.seeds if self.tuning else ())):
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"{where}: one is given twice; every seed counts once")
         for key, values in self.factors.items():
             if key in BY_SEED:
                 raise ValueError(f"factors: '{key}' follows the seed of a run; list seeds under seeds")
+            if key in NO_FACTORS:
+                raise ValueError(f"factors: '{key}' is set by the study itself; leave it out")
             if not values:
                 raise ValueError(f"factors: '{key}' has no values; give some, or leave it out")
+            if any(value in values[:place] for place, value in enumerate(values)):
+                raise ValueError(f"factors: '{key}' has a value twice; give every value once")
+        groups = len(names) * prod(map(len, self.factors.values()))
+        if groups > MOST_GROUPS:
+            raise ValueError(
+                f"{groups:,} groups (every arm at every point of the factors); at most {MOST_GROUPS:,} are taken, so "
+                "vary fewer factors at a time"
+            )
+        unknown = next((name for name in (self.tuning.centres if self.tuning else ()) if name not in names), None)
+        if unknown is not None and unknown not in catalogue.ARMS:
+            raise ValueError(f"tuning.centres: '{unknown}' is no arm; name one of {', '.join(names)}")
         return self
 
 
@@ -165,27 +211,36 @@ def groups_of(study: StudySpec) -> list[Group]:
     return [Group(arm, point) for arm in arms_of(study) for point in points]
 
 
-def spec_of(study: StudySpec, group: Group, seed: int, rate: float | None = None, *, tuning: bool = False) -> RunSpec:
-    """Return the spec of one run.
+def spec_of(
+    study: StudySpec,
+    group: Group,
+    seed: int,
+    rate: float | None = None,
+    *,
+    tuning: bool = False,
+    sizes: Sizes = REAL_SIZES,
+) -> RunSpec:
+    """Return the spec of one run: the base with what its arm and its factors change, at the budget that is held equal.
 
     Args:
         study: the study.
         group, seed: whose run.
         rate: learning rate in place of the spec's own.
         tuning: whether the run ends after training.
+        sizes: of tasks and students, where a budget depends on them.
 
     Raises:
         SpecError: a key of an arm or of a factor is unknown, or a value is refused.
     """
     known = {"$student": study.base.student.model_dump(mode="json"), "$seed": seed, "$wrong_task": other_task(study)}
-    changes = {**group.arm.changes, **group.point}
-    changes = {key: known.get(value, value) if isinstance(value, str) else value for key, value in changes.items()}
+    varied = {**group.arm.changes, **group.point}
+    changes = {key: known.get(value, value) if isinstance(value, str) else value for key, value in varied.items()}
     changes |= dict.fromkeys(BY_SEED, seed)
     if rate is not None:
         changes["finetuning.learning_rate"] = rate
     at = "" if rate is None else f", rate {significant(rate)}"
     changes |= {"name": f"{study.name}: {group.label}{at}"[:120], "until": "training" if tuning else "evaluation"}
-    return study.base.with_changes(changes)
+    return held(study.base.with_changes(changes), study.base, study.hold, varied, sizes)
 
 
 def other_task(study: StudySpec) -> str:
@@ -198,14 +253,17 @@ def other_task(study: StudySpec) -> str:
 def rates_of(study: StudySpec, group: Group) -> list[float]:
     """Return the learning rates that a group is tuned over, in rising order; empty where nothing is tuned.
 
-    A quarter of a decade apart and centred on the arm's own centre, the study's, or the rate of the group's spec.
+    A quarter of a decade apart, and centred on the arm's own centre or the study's; where neither is given, on the rate
+    of the group's spec, or lower where its start needs it (`LOWER_RATE`).
     """
     if study.tuning is None:
         return []
-    own = spec_of(study, group, study.seeds[0]).finetuning
+    spec = spec_of(study, group, study.seeds[0])
+    own = spec.finetuning
     if own.max_steps == 0 or (own.max_steps is None and own.epochs == 0):
         return []  # nothing is trained
-    centre = study.tuning.centres.get(group.arm.name) or study.tuning.centre or own.learning_rate
+    centre = study.tuning.centres.get(group.arm.name) or study.tuning.centre
+    centre = centre or own.learning_rate / LOWER_RATE.get(spec.method, OTHERWISE_LOWER)
     first = -(study.tuning.points // 2)
     return [step_of_grid(centre, step) for step in range(first, first + study.tuning.points)]
 
@@ -253,7 +311,17 @@ def parse_study(data: Any, where: str = "study") -> StudySpec:
     """
     study = validated(StudySpec, data, where, "study new")
     for group in groups_of(study):
-        spec_of(study, group, study.seeds[0])
+        try:
+            spec = spec_of(study, group, study.seeds[0])
+        except SpecError as error:
+            raise SpecError(f"{where}: in '{group.key}': {str(error).removeprefix('spec: ')}") from None
+        if study.tuning and (spec.task.sizes.validation == 0 or spec.finetuning.validations == 0):
+            raise SpecError(
+                f"{where}: tuning: '{group.key}' measures no validation loss, by which rates are chosen; give "
+                "task.sizes.validation and finetuning.validations at least 1"
+            )
+        if study.tuning and spec.finetuning.learning_rate == 0 and not (study.tuning.centre or study.tuning.centres):
+            raise SpecError(f"{where}: tuning: '{group.key}' has learning rate 0; give tuning.centre, or a rate")
     return study
 
 

@@ -19,10 +19,8 @@ IGNORED = -100
 
 
 def total_steps(spec: FinetuningSpec, examples: int) -> int:
-    """Return the number of optimiser steps; the last batch of an epoch may be smaller."""
-    if spec.max_steps is not None:
-        return spec.max_steps
-    return math.ceil(spec.epochs * math.ceil(examples / spec.batch_size))
+    """Return the number of optimiser steps; see `FinetuningSpec.steps`."""
+    return spec.steps(examples)
 
 
 def micro_batch_size(spec: FinetuningSpec, longest: int, device: str) -> int:
