@@ -8,7 +8,7 @@ import streamlit as st
 from pages._ui.frame import state, submit
 from pages._ui.frame.layout import chip, info, plain
 from pages._ui.frame.page import page
-from paraknow_core.display import duration, score_text
+from paraknow_core.display import duration, outcome_text
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.spec import RunSpec
@@ -111,7 +111,7 @@ def _row(run: RunFolder, facts: Facts, title: str, columns: dict[str, float]) ->
         minutes = max(1, (time.time() - status.ended) // 60)
         note = f"{duration(60 * minutes).removesuffix(' 00 s')} ago" if status.ended else status.stage
     cells["State"].html(f'{chip(status.state)} <span class="pk-quiet">{escape(note)}</span>')
-    cells["Score"].markdown(plain(score_text(facts.scores[0])) if facts.scores else "")
+    cells["Score"].markdown(plain(outcome_text(facts.result)))
 
 
 with page("ParaKnow workbench"):

@@ -228,13 +228,15 @@ class Context:
         if self.train_only or spec.until == "sensitivity":
             return {}
         readings: dict[str, Readings] = {"train": [(self.student.reader, ("learn",))]}
+        if spec.until in ("training", "evaluation"):
+            readings["validation"] = readings["train"]
         if spec.until == "evaluation":
             test = [(self.student.reader, scoring_uses(scorers))]
             if "teacher" in spec.references:
                 test.append((self.teacher.reader, scoring_uses(scorers)))
             if asks_judge(scorers):
                 test.append((self.judge.reader, ("judge",)))
-            readings |= {"validation": readings["train"], "test": test}
+            readings["test"] = test
         return readings
 
     @cached_property

@@ -105,6 +105,17 @@ def score_text(score: Mapping[str, Any] | None) -> str:
     return f"{value:.{decimals}f}{spread}{f' {unit}' if unit else ''}{size}"
 
 
+def outcome_text(result: Mapping[str, Any] | None) -> str:
+    """Return what a run came to: its main score; of one that ended after training, its validation loss; or nothing."""
+    result = result or {}
+    if result.get("scores"):
+        return score_text(result["scores"][0])
+    if result.get("diverged"):
+        return "diverged"
+    loss = (result.get("validation") or {}).get("final")
+    return "" if loss is None else f"validation loss {loss:,.3f}"
+
+
 def scorer_label(score: Mapping[str, Any]) -> str:
     """Return a scorer's name for people, with its unit and which way is better."""
     name = str(score.get("scorer"))

@@ -47,5 +47,17 @@ class NumericError(ParaknowError):
     """A number is NaN or infinite, or a numerical check failed."""
 
 
+class DivergedError(NumericError):
+    """Training came to a loss or a gradient that is NaN or infinite.
+
+    Attributes:
+        step: the optimiser step at which it did.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 class RunError(ParaknowError):
     """A run folder is missing, busy, or in a state that does not allow the request."""

@@ -106,7 +106,8 @@ def execute(
         result.pop("settings", None)  # the spec lies beside
         write_json(run.file("result.json"), result)
         run.file("partial.json").unlink(missing_ok=True)
-        prune(run.file("checkpoints"), 1)
+        # What ends before export leaves nothing that could go on from its last save.
+        prune(run.file("checkpoints"), 0 if spec.until == "training" else 1)
         return result
 
 

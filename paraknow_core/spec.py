@@ -218,6 +218,7 @@ class FinetuningSpec(Portable):
     weight_decay: float = Field(0.0, ge=0, le=10)
     max_grad_norm: float = Field(1.0, gt=0)
     validations: int = Field(6, ge=0, le=1000, description="how often the validation loss is measured during training")
+    seed: int | None = Field(None, ge=0, lt=2**32, description="order of the data, dropout; null: the run's seed")
 
     def steps(self, examples: int) -> int:
         """Return the number of optimiser steps; the last batch of an epoch may be smaller."""
@@ -250,16 +251,23 @@ class RunSpec(Portable):
     factorisation: FactorisationSpec = FactorisationSpec()
     injection: InjectionSpec = InjectionSpec()
     finetuning: FinetuningSpec = FinetuningSpec()
-    until: Literal["sensitivity", "extraction", "evaluation"] = Field("evaluation", description="last stage to run")
+    until: Literal["sensitivity", "extraction", "training", "evaluation"] = Field(
+        "evaluation", description="last stage to run; training: the validation loss is all that is scored"
+    )
     references: Annotated[tuple[Literal[*catalogue.UNTRAINED], ...], OnceEach] = Field(
         ("student",), description="untrained models whose test score is shown beside the run's"
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="adapter initialisation, data order")
+    seed: int = Field(0, ge=0, lt=2**32, description="adapter initialisation; data order, if finetuning has no seed")
 
     @property
     def structure(self) -> str:
         """The structure of the blocks: the method's own if it has one, else the extraction's."""
         return catalogue.METHODS[self.method].structure or self.extraction.structure
+
+    @property
+    def data_seed(self) -> int:
+        """What the order of the training data, and dropout, are drawn with: fine-tuning's own seed, else the run's."""
+        return self.seed if self.finetuning.seed is None else self.finetuning.seed
 
     def to_yaml(self) -> str:
         """Return the spec as YAML, all keys written out, in the order of the fields."""

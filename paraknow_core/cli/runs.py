@@ -9,7 +9,7 @@ import typer
 
 from paraknow_core.cli.console import say, show, show_json, show_table, working
 from paraknow_core.cli.options import Json, Offline, new_folder
-from paraknow_core.display import counted, duration, memory, score_text
+from paraknow_core.display import counted, duration, memory, outcome_text, score_text
 from paraknow_core.engines import engine_of
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.atomic import build_file
@@ -57,7 +57,7 @@ def list_(
                 r.get("method"),
                 f"{r['teacher']} -> {r['student']}" if "teacher" in r else r["message"],
                 r.get("task"),
-                score_text(r["score"]) if r["score"] else None,
+                r["outcome"] or None,
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(r["started"])) if r["started"] else "",
             )
             for r in records
@@ -81,7 +81,7 @@ def _names(place: Workspace) -> dict[str, str]:
 
 def _record(run: RunFolder, names: dict[str, str]) -> dict[str, Any]:
     status, label = run.status(), label_of(run.path)
-    scores = (run.result() or {}).get("scores") or [None]
+    result = run.result() or {}
     record: dict[str, Any] = {
         "id": run.id,
         "name": names.get(run.id, run.id),
@@ -94,7 +94,8 @@ def _record(run: RunFolder, names: dict[str, str]) -> dict[str, Any]:
         "message": status.message,
         "started": status.started or None,
         "ended": status.ended or None,
-        "score": scores[0],
+        "score": (result.get("scores") or [None])[0],
+        "outcome": outcome_text(result),
     }
     try:
         spec = run.spec()

@@ -71,6 +71,9 @@ RESULT = {
     "task": {"name": TEXT, "sizes": Each(NUMBER)},
     "training": {"steps": NUMBER}
     | _keys(MAYBE_NUMBER, "first_loss first_validation_loss last_loss last_validation_loss"),
+    "budget": _keys(MAYBE_NUMBER, "steps examples tokens supervised_tokens trainable_parameters forward_flops"),
+    "validation": _keys(MAYBE_NUMBER, "final final_step best best_step"),
+    "diverged": {"step": NUMBER, "message": TEXT},
     "revisions": Each(MAYBE_TEXT),
     "machine": Each(None),
     "scores": [SCORE],

@@ -30,6 +30,7 @@ _ORDER = (
     "finetuning.max_steps",
     "finetuning.batch_size",
     "finetuning.schedule",
+    "finetuning.seed",
     "sensitivity.samples",
     "sensitivity.selection",
     "sensitivity.seed",
@@ -48,6 +49,7 @@ _WORDS = {
     "finetuning.max_steps": "{} steps",
     "finetuning.batch_size": "batch {}",
     "finetuning.schedule": "{} schedule",
+    "finetuning.seed": "data order {}",
     "mapping.strategy": "{} layers",
     "injection.mode": "{}",
     "sensitivity.samples": "{} seed samples",
@@ -142,7 +144,7 @@ def _made(spec: RunSpec, until: str, settings: Sequence[tuple[str, Any, float]],
         settings: key, value, and how common the value is: a rare one tells more.
         title: the name that its spec has.
     """
-    heads = {"sensitivity": ["sensitivity"], "extraction": ["extraction"]}.get(until, [])
+    heads = {"sensitivity": ["sensitivity"], "extraction": ["extraction"], "training": ["training only"]}.get(until, [])
     if not title and not heads and not settings:
         heads = [_part("method", spec.method)]
     heads = [] if title else heads

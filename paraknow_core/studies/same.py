@@ -30,6 +30,7 @@ UNREAD_UNTIL: dict[str, tuple[str, ...]] = {
         *_SCORING,
     ),
     "extraction": ("finetuning", *_SCORING),
+    "training": _SCORING,
     "evaluation": (),
 }
 _NO_EFFECT = ("version", "name", "until", "references", "finetuning.micro_batch_size")

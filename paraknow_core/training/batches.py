@@ -39,6 +39,37 @@ class Step:
     epoch: float
 
 
+def epoch_order(examples: int, seed: int, epoch: int) -> list[int]:
+    """Return the order in which an epoch takes its examples: it depends on its number and the seed alone."""
+    return torch.randperm(examples, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What training has read, repeats counted: examples, their tokens without padding, and those that are learnt."""
+
+    examples: int
+    tokens: int
+    supervised: int
+
+
+def seen_after(steps: int, train: "Sequence[Encoded]", batch_size: int, seed: int) -> Seen:
+    """Count what so many optimiser steps read, in closed form: the same for a run that was resumed.
+
+    Args:
+        steps: optimiser steps from the first one on.
+        train, batch_size, seed: as given to `steps_from`.
+    """
+    epochs, rest = divmod(steps, math.ceil(len(train) / batch_size))
+    part = epoch_order(len(train), seed, epochs)[: rest * batch_size]
+    tokens = [len(example.input_ids) for example in train]
+    learnt = [len(example.labels) - 1 - example.labels[1:].count(IGNORED) for example in train]
+    return Seen(
+        epochs * len(train) + len(part),
+        *(epochs * sum(counts) + sum(counts[index] for index in part) for counts in (tokens, learnt)),
+    )
+
+
 def steps_from(first: int, train: "Sequence[Encoded]", batch_size: int, micro: int, seed: int) -> Iterator[Step]:
     """Yield the optimiser steps from a given one on, epoch after epoch without end.
 
@@ -48,9 +79,9 @@ def steps_from(first: int, train: "Sequence[Encoded]", batch_size: int, micro: i
 
     Args:
         first: how many steps were taken before.
-        train: all examples; each epoch has an order of its own that depends on its number and the seed alone.
+        train: all examples; each epoch has an order of its own, see `epoch_order`.
         batch_size, micro: examples of a step, and of a pass.
-        seed: the run's.
+        seed: of the order (see `RunSpec.data_seed`).
     """
     epoch, skipped = divmod(first, math.ceil(len(train) / batch_size))
     while True:
@@ -58,7 +89,7 @@ def steps_from(first: int, train: "Sequence[Encoded]", batch_size: int, micro: i
             # A data loader would draw a seed for its workers here, and earlier versions had one: a student with
             # dropout gets the same masks as then, and a run of then goes on with them.
             torch.empty((), dtype=torch.int64).random_()
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+        order = epoch_order(len(train), seed, epoch)
         steps = []
         for start in range(0, len(order), batch_size):
             examples = [train[index] for index in order[start : start + batch_size]]

@@ -13,12 +13,23 @@ import torch
 from torch import Tensor
 
 from paraknow_core.context import OF_TRAINED
-from paraknow_core.errors import NumericError
+from paraknow_core.errors import DivergedError
 from paraknow_core.runs.writer import StopRequested
+from paraknow_core.sensitivity.plan import sizes_of
 from paraknow_core.training import checkpoints
-from paraknow_core.training.batches import Collator, mean_loss, micro_batch_size, steps_from, supervised, total_steps
+from paraknow_core.training.batches import (
+    Collator,
+    mean_loss,
+    micro_batch_size,
+    seen_after,
+    steps_from,
+    supervised,
+    total_steps,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from peft import PeftModel
 
     from paraknow_core.context import Context, Work
@@ -26,12 +37,30 @@ if TYPE_CHECKING:
     from paraknow_core.tasks.templates import Encoded
 
 
+_LOWER = "lower finetuning.learning_rate or lora_alpha"  # the way on for a training that diverges
+
+
 def train(work: "Work") -> None:
-    """Fine-tune the started adapter on the task, and put losses and counts into the result."""
+    """Fine-tune the started adapter on the task, and put losses, counts and the budget into the result.
+
+    Raises:
+        DivergedError: the loss is not finite. A run that ends after training has found out that its learning rate
+            diverges, which is what it was for: its result says so, and nothing is raised.
+    """
     context, model = work.context, work.started.peft_model
+    work.result.pop("diverged", None)
     task, before = context.task, work.result.get("training") or {}
     splits = [context.encode(task.split(name), context.student) for name in ("train", "validation")]
-    summary = finetune(context, model, *splits, work.folder.file("checkpoints"), work.started.loss)
+    try:
+        summary = finetune(context, model, *splits, work.folder.file("checkpoints"), work.started.loss)
+    except DivergedError as error:
+        work.result["trainable_parameters"] = trainable_parameters(model)
+        work.result |= _budget(work, splits[0], error.step) | _validation(work.folder.metrics(), diverged=True)
+        work.result["diverged"] = {"step": error.step, "message": str(error)}
+        if work.spec.until != "training":
+            raise
+        work.warn(str(error))
+        return
     for warning in summary.pop("warnings"):
         work.warn(warning)
         before.setdefault("weights", None)  # an earlier version noted none: what it made is of other weights
@@ -45,6 +74,14 @@ def train(work: "Work") -> None:
     losses = [line["loss"] for line in metrics if "loss" in line] or [None]
     validations = [line["validation_loss"] for line in metrics if "validation_loss" in line] or [None]
     work.result["trainable_parameters"] = summary.pop("trainable_parameters")
+    work.result |= _budget(work, splits[0], summary["steps"] if work.spec.finetuning.learning_rate else 0)
+    work.result |= _validation(metrics)
+    final, guessing = work.result["validation"]["final"], math.log(context.student.anatomy.vocab_size)
+    if final is not None and summary["steps"] and final > guessing:
+        work.warn(
+            f"fine-tuning: ended with a validation loss of {final:,.2f}, worse than the {guessing:.2f} of guessing every "
+            f"token alike; {_LOWER}"
+        )
     work.result["training"] = {
         **summary,
         "first_loss": losses[0],
@@ -52,6 +89,39 @@ def train(work: "Work") -> None:
         "first_validation_loss": validations[0],
         "last_validation_loss": validations[-1],
     }
+
+
+def _budget(work: "Work", train: "Sequence[Encoded]", steps: int) -> dict[str, dict[str, Any]]:
+    """Return the part `budget` of a result: what this run may be given so that another one has had as much.
+
+    Note:
+        `forward_flops` counts two operations a token for each weight of the layers, of the output layer and of the
+        adapter; attention's products of tokens with each other, padding and validation are left out.
+    """
+    seen = seen_after(steps, train, work.spec.finetuning.batch_size, work.spec.data_seed)
+    size, trained = sizes_of(work.context.student.anatomy), work.result["trainable_parameters"]
+    budget = {
+        "steps": steps,
+        "examples": seen.examples,
+        "tokens": seen.tokens,
+        "supervised_tokens": seen.supervised,
+        "trainable_parameters": trained,
+        "forward_flops": 2 * seen.tokens * (size.layers + size.vocabulary + trained),
+    }
+    return {"budget": budget}
+
+
+def _validation(metrics: "Sequence[Mapping[str, Any]]", *, diverged: bool = False) -> dict[str, dict[str, Any]]:
+    """Return the part `validation` of a result: the last and the lowest validation loss, nats per token, their steps.
+
+    Args:
+        metrics: of the run, in order.
+        diverged: whether training ended before its end, so that no loss is its last one.
+    """
+    losses = [(line["validation_loss"], line["step"]) for line in metrics if "validation_loss" in line]
+    final = (None, None) if diverged or not losses else losses[-1]
+    best = min(losses, default=(None, None))
+    return {"validation": {"final": final[0], "final_step": final[1], "best": best[0], "best_step": best[1]}}
 
 
 def finetune(
@@ -65,8 +135,8 @@ def finetune(
     """Train the adapter in place, from its newest sound checkpoint if there is one; no step is left after the last one.
 
     Args:
-        context: its spec (`finetuning`, `seed`), its settings (`checkpoint_seconds`, `gradient_checkpointing`), and its
-            report, which is told of every step and asked after it whether to stop.
+        context: its spec (`finetuning`, `data_seed`), its settings (`checkpoint_seconds`, `gradient_checkpointing`),
+            and its report, which is told of every step and asked after it whether to stop.
         model: adapter trainable, base frozen.
         train, validation: encoded examples; the loss is on their labels only.
         folder: where checkpoints go.
@@ -78,7 +148,7 @@ def finetune(
 
     Raises:
         StopRequested: asked to stop; a checkpoint was saved.
-        NumericError: the loss is not finite.
+        DivergedError: a loss is not finite.
     """
     from accelerate import Accelerator
     from transformers import get_scheduler, set_seed
@@ -91,7 +161,7 @@ def finetune(
     validate_every = math.ceil(steps / recipe.validations) if validation and recipe.validations else 0
     collate = Collator(context.student.tokenizer.pad_token_id, model)
 
-    set_seed(spec.seed)
+    set_seed(spec.data_seed)
     # The student stays on its device and in its number format, whatever accelerate is configured to.
     accelerator = Accelerator(device_placement=False, mixed_precision="no")
     adamw = torch.optim.AdamW(
@@ -116,15 +186,18 @@ def finetune(
 
     def validate(step: int) -> None:
         with pace.paused():
-            report.event("metrics", step=step, validation_loss=mean_loss(model, collate, validation, micro))
+            loss = mean_loss(model, collate, validation, micro)
+            if not math.isfinite(loss):
+                raise DivergedError(f"fine-tuning: at step {step} the validation loss is {loss}; {_LOWER}", step)
+            report.event("metrics", step=step, validation_loss=loss)
 
     model.train()
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     try:
-        if validate_every and last and not save.step:
+        if validation and recipe.validations and not save.step:
             validate(0)
-        rest = steps_from(save.step, train, recipe.batch_size, micro, spec.seed)
+        rest = steps_from(save.step, train, recipe.batch_size, micro, spec.data_seed)
         for step, examples in zip(range(save.step + 1, last + 1), rest, strict=False):
             batches = [collate(part) for part in examples.passes]
             tokens = sum(supervised(batch) for batch in batches)
@@ -142,9 +215,10 @@ def finetune(
 
             figures = {"loss": loss.item(), "grad_norm": norm.item()}
             if not all(map(math.isfinite, figures.values())):
-                raise NumericError(
+                raise DivergedError(
                     f"fine-tuning: at step {step} the loss is {figures['loss']} and the gradient norm "
-                    f"{figures['grad_norm']}; lower finetuning.learning_rate or lora_alpha"
+                    f"{figures['grad_norm']}; {_LOWER}",
+                    step,
                 )
             report.event(
                 "metrics",
@@ -170,18 +244,22 @@ def finetune(
         if settings.gradient_checkpointing:
             model.activation_checkpointing_disable()
     model.eval()
-    # Tied factors are views of one another: each storage counts once.
-    owners = {p.untyped_storage().data_ptr(): p.numel() for p in model.parameters() if p.requires_grad}
     return {
         "steps": steps,
         "micro_batch_size": micro,
         "examples": len(train),
         "resumed": save.path is not None,
         "padding": pace.padding,
-        "trainable_parameters": sum(owners.values()),
+        "trainable_parameters": trainable_parameters(model),
         "weights": checkpoints.weights_digest(model),
         "warnings": save.warnings,
     }
+
+
+def trainable_parameters(model: torch.nn.Module) -> int:
+    """Count what is trained. Tied factors are views of one another: each storage counts once."""
+    owners = {p.untyped_storage().data_ptr(): p.numel() for p in model.parameters() if p.requires_grad}
+    return sum(owners.values())
 
 
 def _loss(model: "PeftModel", batch: dict[str, Tensor], tokens: Tensor, term: "LossTerm | None") -> Tensor:

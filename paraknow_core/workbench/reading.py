@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from paraknow_core.catalogue import METHODS
-from paraknow_core.display import arm_of, score_text, source_label
+from paraknow_core.display import arm_of, outcome_text, source_label
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import file_stamp
@@ -169,7 +169,7 @@ def options(place: Workspace, runs: Iterable[RunFolder], *, about: bool = False)
     lines, title_of = {}, titles(place)
     for run in runs:
         state, record = status(run).state, facts(run)
-        outcome = score_text(record.scores[0]).split(" (")[0] if state == "done" and record.scores else state
+        outcome = (outcome_text(record.result).split(" (")[0] if state == "done" else "") or state
         parts = [title_of.get(run.id, run.id), outcome, *([record.pair, record.task] if about and record.spec else [])]
         lines[run.id] = " · ".join(parts)
     return lines

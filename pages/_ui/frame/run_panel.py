@@ -52,7 +52,7 @@ def seed_beside(facts: Facts, name: str) -> str:
 
 def progress_bar(status: Status, until: str = "evaluation") -> None:
     """Draw which stage a run is in and how far that stage is."""
-    steps = STEPS[:2] if until == "sensitivity" else STEPS[:3] if until == "extraction" else STEPS
+    steps = STEPS[: {"sensitivity": 2, "extraction": 3, "training": 4}.get(until, len(STEPS))]
     number = f"Stage {steps.index(status.stage) + 1} of {len(steps)}: " if status.stage in steps else ""
     amount = f" – {status.done:g} of {status.total:g}" if status.total else ""
     words = f" {status.message}" if status.message else ""

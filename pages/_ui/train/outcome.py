@@ -5,7 +5,17 @@ import streamlit as st
 from pages._ui.frame import layout, state, submit
 from pages._ui.frame.layout import info, plain, warn
 from paraknow_core.catalogue import BASELINE
-from paraknow_core.display import NOT_MEASURED, arm_of, count, counted, duration, memory, score_text, scorer_label
+from paraknow_core.display import (
+    NOT_MEASURED,
+    arm_of,
+    count,
+    counted,
+    duration,
+    memory,
+    outcome_text,
+    score_text,
+    scorer_label,
+)
 from paraknow_core.errors import ParaknowError
 from paraknow_core.figures import maps as figures
 from paraknow_core.runs.folder import RunFolder
@@ -19,7 +29,8 @@ from paraknow_core.workbench.views.train import extras, largest_difference, scor
 def scores(run: RunFolder, facts: Facts) -> None:
     """Draw the run's scores beside the untouched models' and its siblings', with intervals."""
     if not facts.scores:
-        info("This run ended before evaluation; it has no scores.", "info")
+        came_to = outcome_text(facts.result)
+        info(plain(f"This run ended before evaluation; it has no scores{came_to and f', but: {came_to}'}."), "info")
         return
     related = siblings(state.place(), facts)
     by_method = {**{method: other for method, (_, other) in related.items()}, facts.spec.method: facts}
