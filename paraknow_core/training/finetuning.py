@@ -79,8 +79,8 @@ def train(work: "Work") -> None:
     final, guessing = work.result["validation"]["final"], math.log(context.student.anatomy.vocab_size)
     if final is not None and summary["steps"] and final > guessing:
         work.warn(
-            f"fine-tuning: ended with a validation loss of {final:,.2f}, worse than the {guessing:.2f} of guessing every "
-            f"token alike; {_LOWER}"
+            f"fine-tuning: ended with a validation loss of {final:,.2f}, worse than the {guessing:.2f} of guessing all "
+            f"tokens alike; {_LOWER}"
         )
     work.result["training"] = {
         **summary,
