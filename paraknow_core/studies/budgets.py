@@ -23,11 +23,13 @@ class Sizes:
 
     Attributes:
         examples: returns how many entries an epoch of a task has; None where that is not known beforehand.
+        test: returns how many examples the test split of a task has.
         width: returns how many parameters an adapter of rank 1 has, for the student and the modules of a spec.
     """
 
     examples: Callable[[RunSpec], int | None]
     width: Callable[[RunSpec], int]
+    test: Callable[[RunSpec], int] = lambda spec: spec.task.sizes.test or 0
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,12 @@ def _adapts_otherwise(spec: RunSpec, base: RunSpec) -> bool:
 
 
 @cache
-def _examples(task: str) -> int | None:
+def _examples(task: str) -> tuple[int | None, int]:
+    """Return the entries of an epoch (None: they depend on the tokenizer), and the test examples."""
     from paraknow_core.tasks.examples import load_task
 
     loaded = load_task(TaskSpec.model_validate_json(task))
-    return None if loaded.is_text else len(loaded.split("train"))
+    return None if loaded.is_text else len(loaded.split("train")), len(loaded.split("test"))
 
 
 @cache
@@ -117,8 +120,9 @@ def _width(source: str, revision: str | None, roles: tuple[str, ...]) -> int:
 
 # Read from a student's headers and a task's files, each once.
 REAL_SIZES = Sizes(
-    lambda spec: _examples(spec.task.model_dump_json()),
+    lambda spec: _examples(spec.task.model_dump_json())[0],
     lambda spec: _width(spec.student.source, spec.student.revision, spec.extraction.roles),
+    lambda spec: _examples(spec.task.model_dump_json())[1],
 )
 
 

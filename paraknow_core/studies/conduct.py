@@ -26,7 +26,7 @@ from paraknow_core.runs.processes import process_identity, start_detached
 from paraknow_core.runs.status import Status
 from paraknow_core.runs.writer import RunWriter, StopRequested, stopped_by_signals
 from paraknow_core.studies.folder import CellState, StudyFolder, answers, curves_of
-from paraknow_core.studies.same import computes
+from paraknow_core.studies.same import computes, run_key
 from paraknow_core.studies.study import Cell, groups_of, rates_of, scored_cells, step_of_grid, tuning_cells
 
 MOST_EXTENSIONS = 2  # how often a grid grows whose best rate lies at its edge
@@ -110,12 +110,6 @@ def _freeze(folder: StudyFolder) -> None:
         write_json(folder.file("started.json"), {"study": _digest(folder), "time": time.time()})
 
 
-def run_key(cell: Cell) -> Hashable:
-    """Return what is equal for two cells of a study that one run can answer for."""
-    spec = cell.spec
-    return computes(spec), frozenset(spec.references), spec.teacher if "teacher" in spec.references else None
-
-
 @dataclass(frozen=True)
 class _Active:
     """A run that is going on, the first of the cells that it answers for, and how people read it."""
@@ -187,7 +181,7 @@ class _Conductor:
         self.writer.stage(phase)
         by_key: dict[Hashable, list[Cell]] = {}
         for cell in cells:
-            by_key.setdefault(run_key(cell), []).append(cell)
+            by_key.setdefault(run_key(cell.spec), []).append(cell)
         self._take_over([same[0] for same in by_key.values()])
         waiting = deque(by_key.values())
         active: dict[str, _Active] = {}

@@ -28,6 +28,7 @@ from paraknow_core.runs.folder import JobFolder, RunFolder, list_runs
 from paraknow_core.runs.labels import studies_of
 from paraknow_core.runs.lifecycle import new_id
 from paraknow_core.runs.status import ENDED, Status
+from paraknow_core.spec import RunSpec
 from paraknow_core.studies.repeats import there_already
 from paraknow_core.studies.study import Cell, StudySpec, parse_study_yaml, scored_cells, tuning_cells
 
@@ -213,7 +214,14 @@ def answers(cells: Sequence[Cell], runs: Iterable[RunFolder], states: Sequence[s
             readable.append((run, run.spec()))
         except ParaknowError:
             continue
-    found = there_already([cell.spec for cell in cells], readable, lambda run: run.status().state, states)
+    return answers_among(cells, readable, states)
+
+
+def answers_among(
+    cells: Sequence[Cell], runs: Iterable[tuple[RunFolder, RunSpec]], states: Sequence[str]
+) -> dict[str, str]:
+    """Do what `answers` does, for runs whose specs are read already."""
+    found = there_already([cell.spec for cell in cells], runs, lambda run: run.status().state, states)
     return {cell.key: run.id for cell, run in zip(cells, found, strict=True) if run is not None}
 
 

@@ -6,7 +6,7 @@ arms are paired seed by seed and example by example. Where a study tunes, each g
 rates, is judged on the validation split alone, and is then tested at the best of them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
@@ -235,12 +235,26 @@ def spec_of(
     known = {"$student": study.base.student.model_dump(mode="json"), "$seed": seed, "$wrong_task": other_task(study)}
     varied = {**group.arm.changes, **group.point}
     changes = {key: known.get(value, value) if isinstance(value, str) else value for key, value in varied.items()}
-    changes |= dict.fromkeys(BY_SEED, seed)
-    if rate is not None:
-        changes["finetuning.learning_rate"] = rate
+    spec = study.base.with_changes(changes | dict.fromkeys(BY_SEED, seed))
+    return _variant(held(spec, study.base, study.hold, varied, sizes), study, group, seed, rate, tuning)
+
+
+def _variant(spec: RunSpec, study: StudySpec, group: Group, seed: int, rate: float | None, tuning: bool) -> RunSpec:
+    """Return the spec of a group's run with another seed, rate and end; all values are known to be valid."""
     at = "" if rate is None else f", rate {significant(rate)}"
-    changes |= {"name": f"{study.name}: {group.label}{at}"[:120], "until": "training" if tuning else "evaluation"}
-    return held(study.base.with_changes(changes), study.base, study.hold, varied, sizes)
+    recipe = spec.finetuning if rate is None else spec.finetuning.model_copy(update={"learning_rate": rate})
+    parts = {part: getattr(spec, part).model_copy(update={"seed": seed}) for part in ("extraction", "mapping")}
+    until = "training" if tuning else "evaluation"
+    own = {"name": f"{study.name}: {group.label}{at}"[:120], "until": until, "seed": seed, "finetuning": recipe}
+    return spec.model_copy(update=own | parts)
+
+
+def _specs_of(study: StudySpec, group: Group) -> Callable[..., RunSpec]:
+    """Return `spec_of` for one group, which validates only once unless the seed is among the arm's values."""
+    if "$seed" in [*group.arm.changes.values(), *group.point.values()]:
+        return lambda seed, rate=None, tuning=False: spec_of(study, group, seed, rate, tuning=tuning)
+    first = spec_of(study, group, study.seeds[0])
+    return lambda seed, rate=None, tuning=False: _variant(first, study, group, seed, rate, tuning)
 
 
 def other_task(study: StudySpec) -> str:
@@ -250,15 +264,15 @@ def other_task(study: StudySpec) -> str:
     return study.wrong_task or next(f"bundled:{name}" for name in TASKS if f"bundled:{name}" != study.base.task.source)
 
 
-def rates_of(study: StudySpec, group: Group) -> list[float]:
+def rates_of(study: StudySpec, group: Group, spec: RunSpec | None = None) -> list[float]:
     """Return the learning rates that a group is tuned over, in rising order; empty where nothing is tuned.
 
     A quarter of a decade apart, and centred on the arm's own centre or the study's; where neither is given, on the rate
-    of the group's spec, or lower where its start needs it (`LOWER_RATE`).
+    of the group's spec (given where it is known), or lower where its start needs it (`LOWER_RATE`).
     """
     if study.tuning is None:
         return []
-    spec = spec_of(study, group, study.seeds[0])
+    spec = spec or spec_of(study, group, study.seeds[0])
     own = spec.finetuning
     if own.max_steps == 0 or (own.max_steps is None and own.epochs == 0):
         return []  # nothing is trained
@@ -283,10 +297,11 @@ def tuning_cells(
         study: the study.
         grids: of groups whose grid was extended, by `Group.key`; the others' follow from the study.
     """
-    for group in groups_of(study):
-        for rate in grids.get(group.key) or rates_of(study, group):
-            for seed in study.tuning.seeds if study.tuning else ():
-                yield Cell(group, seed, rate, "tuning", spec_of(study, group, seed, rate, tuning=True))
+    for group in groups_of(study) if study.tuning else ():
+        spec = _specs_of(study, group)
+        for rate in grids.get(group.key) or rates_of(study, group, spec(study.seeds[0])):
+            for seed in study.tuning.seeds:
+                yield Cell(group, seed, rate, "tuning", spec(seed, rate, True))
 
 
 def scored_cells(study: StudySpec, rates: Mapping[str, float] = {}) -> Iterator[Cell]:  # noqa: B006 - never changed
@@ -296,11 +311,11 @@ def scored_cells(study: StudySpec, rates: Mapping[str, float] = {}) -> Iterator[
         study: the study.
         rates: of tuned groups, by `Group.key`; others run at their spec's own rate.
     """
-    groups = groups_of(study)
+    groups = [(group, _specs_of(study, group)) for group in groups_of(study)]
     for seed in study.seeds:
-        for group in groups:
+        for group, spec in groups:
             rate = rates.get(group.key)
-            yield Cell(group, seed, rate, "test", spec_of(study, group, seed, rate))
+            yield Cell(group, seed, rate, "test", spec(seed, rate))
 
 
 def parse_study(data: Any, where: str = "study") -> StudySpec:
