@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from paraknow_core.catalogue import ARMS
+from paraknow_core.catalogue import PAPER_METHOD as METHOD
 from paraknow_core.cli.console import show, show_json, show_table, working
 from paraknow_core.cli.options import Json, with_settings
+from paraknow_core.cli.study import FAILED, STOPPED, run_study
 from paraknow_core.display import NOT_MEASURED, SHARE, percent, significant
 from paraknow_core.settings import Settings
 
@@ -28,19 +31,33 @@ def demo(
     json: Json = False,
 ) -> None:
     """Run the method and its controls on the bundled models and compare their scores, all on this machine."""
-    from paraknow_core.cli.run import REFUSED, execute_all
-    from paraknow_core.runs.lifecycle import create_run
+    from paraknow_core.studies.folder import StudyFolder
     from paraknow_core.studies.scores import compare, verdict
-    from paraknow_core.studies.spec import STANDARD, standard
+    from paraknow_core.studies.spec import STANDARD
+    from paraknow_core.studies.study import StudySpec, arms_of
 
     settings = settings.model_copy(update={"offline": True})
+    # The names that this command has always shown, and their arms.
     names = (*STANDARD, "seeking, difference") if student == "kin" else STANDARD
-    specs = standard(_base(task, student), range(seeds), names)
-    runs = {name: [create_run(context.obj, specs[name, seed]) for seed in range(seeds)] for name in names}
+    arms = {METHOD: METHOD} | {row.label: row.name for row in ARMS.values() if row.name != METHOD}
+    base = _base(task, student)
+    study = StudySpec(
+        name=base.name,
+        question="Does the method beat default LoRA and its controls?",
+        base=base,
+        arms=tuple(arms[name] for name in names),
+        seeds=tuple(range(seeds)),
+    )
+    folder = StudyFolder.create(context.obj, study)
     with working() as progress:
-        outcomes = execute_all([run for arm_runs in runs.values() for run in arm_runs], context.obj, settings, progress)
-        if any(outcomes):
-            raise typer.Exit(max(outcomes, default=REFUSED))
+        run_study(folder, settings, progress)
+        cells = [cell for cell in folder.cells() if cell.cell.purpose == "test"]
+        if any(cell.state != "done" for cell in cells):
+            raise typer.Exit(STOPPED if folder.state() == "stopped" else FAILED)
+        runs = {
+            name: [cell.run for cell in cells if cell.cell.group.arm.name == arm.name]
+            for name, arm in zip(names, arms_of(study), strict=True)
+        }
         lines = compare(runs)
     sentences = [verdict(lines, name) for name in names if name.startswith("seeking")]
     if json:
@@ -48,7 +65,9 @@ def demo(
         show_json({"arms": [line.row() for line in lines], "says": sentences, "runs": ids})
         return
     _print(lines, seeds, f"{task}: bundled:teacher -> bundled:{student}, scored by {lines[0].score['scorer']}")
-    show(*sentences, "`runs list` shows these runs; `ui` draws them.")
+    show(
+        *sentences, "`runs list` shows these runs; `ui` draws them.", f"`study show {folder.id}` shows them as a study."
+    )
 
 
 # Half the paper's training data, so that all arms together take minutes on a laptop; the recipe is the paper's.

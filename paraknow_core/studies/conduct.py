@@ -43,7 +43,8 @@ class Executor(Protocol):
     def alive(self, run: RunFolder) -> bool: ...
 
 
-Follower = Callable[[str, Status], None]  # gets what is computed, with the time left, and the state of its run
+# Gets what is computed, with the time left; the id of its run, and what that is doing.
+Follower = Callable[[str, str, Status], None]
 
 
 def conduct(
@@ -201,7 +202,7 @@ class _Conductor:
             for name, one in list(active.items()):
                 is_over = not self.engine.alive(one.run)
                 if self.follow:
-                    self.follow(one.label, one.run.status())
+                    self.follow(one.label, name, one.run.status())
                 if is_over:
                     del active[name]
                     done += 1
