@@ -1,10 +1,11 @@
 """The spec: one strict, portable description of a run. It says what to compute, never where (see settings.py)."""
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -36,6 +37,7 @@ GROUP_OF_ROLE = {
     "head": "embedding",
 }
 ROLES, GROUPS = tuple(GROUP_OF_ROLE), tuple(dict.fromkeys(GROUP_OF_ROLE.values()))
+HIDDEN_TAG = "~"  # how the tag of a union begins: it is no key that a person has written
 HIDDEN = "hidden"  # the type of a validation error whose message must not repeat the value
 
 
@@ -227,6 +229,12 @@ class FinetuningSpec(Portable):
     validations: int = Field(6, ge=0, le=1000, description="how often the validation loss is measured during training")
     seed: int | None = Field(None, ge=0, lt=2**32, description="order of the data, dropout; null: the run's seed")
 
+    def steps(self, examples: int) -> int:
+        """Return the number of optimiser steps; the last batch of an epoch may be smaller."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return math.ceil(self.epochs * math.ceil(examples / self.batch_size))
+
     @model_validator(mode="after")
     def _micro_divides(self) -> "FinetuningSpec":
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
@@ -302,17 +310,25 @@ def parse_spec(data: Any, where: str = "spec") -> RunSpec:
     Raises:
         SpecError: one sentence that names the first bad key and what would be right.
     """
+    return validated(RunSpec, data, where, "spec show")
+
+
+AnySpec = TypeVar("AnySpec", bound=Strict)
+
+
+def validated(model: type[AnySpec], data: Any, where: str, example: str) -> AnySpec:
+    """Validate plain data as a model, as `parse_spec` does; `example` is the command that shows one."""
     if not isinstance(data, dict):
-        raise SpecError(f"{where}: holds {type(data).__name__}, not a mapping; start from `spec show`")
+        raise SpecError(f"{where}: holds {type(data).__name__}, not a mapping; start from `{example}`")
     refuse_bombs(data, where)
     secret = secret_in(data)  # first of all: other refusals repeat what was given
     if secret is not None:
         raise SpecError(f"{where}: {f'{secret}: ' if secret else ''}{SECRET}")
     try:
         # Through JSON, because only there strict mode (no "3" or true for 3) still takes lists for tuples.
-        return RunSpec.model_validate_json(json.dumps(data, default=_as_text), strict=True)
+        return model.model_validate_json(json.dumps(data, default=_as_text), strict=True)
     except ValidationError as error:
-        raise SpecError(f"{where}: {_first_problem(error)}") from None
+        raise SpecError(f"{where}: {_first_problem(error, model)}") from None
     except (ValueError, TypeError, RecursionError):  # a number of thousands of digits, a key that is no text
         raise SpecError(f"{where}: holds a value that cannot be written down; give plain numbers and text") from None
 
@@ -338,13 +354,13 @@ def read_spec(path: Path) -> RunSpec:
     return parse_yaml(read_text(path), where=path.name)
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors(include_url=False)[0]
-    location = [str(part) for part in first["loc"]]
+    location = [part for each in first["loc"] if not (part := str(each)).startswith(HIDDEN_TAG)]
     place = ".".join(location)
     if first["type"] == "extra_forbidden":
         section = ".".join(location[:-1])
-        keys = ", ".join(sorted(_keys_of(location[:-1])))
+        keys = ", ".join(sorted(_keys_of(location[:-1], model)))
         return f"unknown key '{location[-1][:60]}'{f' under {section}' if section else ''}; known keys are {keys}"
     if first["type"] == "json_invalid":  # half a character, a number that JSON has not
         return "holds a value that cannot be written down; give plain numbers and text"
@@ -360,12 +376,18 @@ def _first_problem(error: ValidationError) -> str:
     return f"{place}: {value} given; {message[0].lower()}{message[1:]}"
 
 
-def _keys_of(location: Iterable[str]) -> list[str]:
-    model: Any = RunSpec
+def _keys_of(location: Iterable[str], model: Any) -> list[str]:
+    kind: Any = model
     for part in location:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        options = (field.annotation, *getattr(field.annotation, "__args__", ()))
-        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-    return list(getattr(model, "model_fields", {}))
+        field = getattr(kind, "model_fields", {}).get(part)
+        inside = kind if part.isdecimal() else None if field is None else field.annotation  # an entry of a list
+        kind = next(_models_in(inside), inside)
+    return list(getattr(kind, "model_fields", {}))
+
+
+def _models_in(annotation: Any) -> Iterator[Any]:
+    """Yield the models in a type, such as that of a tuple or of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)

@@ -590,7 +590,7 @@ def test_the_demo_prints_a_table_with_paired_differences(workspace, monkeypatch,
 @pytest.mark.slow
 def test_the_demo_runs_on_the_bundled_models(workspace, monkeypatch, capsys):
     """All arms for real, with a fraction of the data; nothing is asserted about who wins."""
-    monkeypatch.setattr("paraknow_core.cli.study.SIZES", {"train": 64, "validation": 8, "test": 16})
+    monkeypatch.setattr("paraknow_core.cli.demo.SIZES", {"train": 64, "validation": 8, "test": 16})
     assert main(["demo", "--student", "kin", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert {row["arm"] for row in shown["arms"]} >= {"untouched student", "untouched teacher", "seeking", "PiSSA"}

@@ -9,7 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 from paraknow_core import __version__
-from paraknow_core.cli import describe, run, runs, serve, specs, study, transfer, ui
+from paraknow_core.cli import demo, describe, run, runs, serve, specs, study, transfer, ui
 from paraknow_core.cli.console import say
 from paraknow_core.display import one_line
 from paraknow_core.errors import ParaknowError, RunError
@@ -62,7 +62,7 @@ def globals_(
 
 
 for command in (
-    study.demo,
+    demo.demo,
     describe.inspect,
     describe.compat,
     describe.models,
@@ -76,6 +76,7 @@ for command in (
     app.command()(command)
 app.add_typer(runs.app, name="runs")
 app.add_typer(specs.app, name="spec")
+app.add_typer(study.app, name="study")
 app.command(hidden=True)(serve.serve)
 
 

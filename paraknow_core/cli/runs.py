@@ -19,11 +19,12 @@ from paraknow_core.files.packing import ADAPTER_FILES, pack, refuse_links
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, find_run, list_runs
-from paraknow_core.runs.labels import label_of, set_label
+from paraknow_core.runs.labels import label_of, set_label, studies_of
 from paraknow_core.runs.status import State
 from paraknow_core.runs.table import flat_settings
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
+from paraknow_core.studies.folder import find_study
 
 app = typer.Typer(help="List, show, label, stop, resume, delete and export runs; an id may be shortened.")
 
@@ -34,18 +35,23 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="A run's id or its beginni
 def list_(
     context: typer.Context,
     state: Annotated[State | None, typer.Option(help="Only runs in this state.")] = None,
+    study: Annotated[str | None, typer.Option(metavar="ID", help="Only runs of this study.")] = None,
     json: Json = False,
 ) -> None:
     """List runs, newest first."""
-    names = _names(context.obj)
-    records = [_record(run, names) for run in list_runs(context.obj)]
+    runs, names = list_runs(context.obj), _names(context.obj)
+    if study:
+        own = find_study(context.obj, study).path.name
+        runs = [run for run in runs if own in studies_of(run.path)]
+    records = [_record(run, names) for run in runs]
     if state:
         records = [record for record in records if record["state"] == state]
     if json:
         show_json(records)
         return
     if not records:
-        show(f"no runs{f' in state {state}' if state else ''} yet; `run SPEC.yaml` or `demo` makes some")
+        which = f"{f' in state {state}' if state else ''}{' of this study' if study else ''}"
+        show(f"no runs{which} yet; `run SPEC.yaml` or `demo` makes some")
         return
     show_table(
         ("id", "name", "state", "stage", "method", "pair", "task", "score", "started"),
@@ -88,6 +94,7 @@ def _record(run: RunFolder, names: dict[str, str]) -> dict[str, Any]:
         "name": names.get(run.id, run.id),
         "note": label.note,
         "starred": label.starred,
+        "studies": studies_of(run.path),
         "state": status.state,
         "active": status.active,
         "stage": status.stage,

@@ -1,85 +1,489 @@
-"""The command that shows the main job on the bundled models: the method beside its controls, in one table."""
+"""Commands on studies: presets, arms, new, plan, run, list, show, stop, resume, delete, export, verdict, report."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+import json as json_module
+import os
+import sys
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from paraknow_core.cli.console import show, show_json, show_table, working
+from paraknow_core.catalogue import ARMS
+from paraknow_core.cli.console import Progress, say, show, show_json, show_table, show_text, working
 from paraknow_core.cli.options import Json, with_settings
-from paraknow_core.display import NOT_MEASURED, SHARE, percent, significant
+from paraknow_core.display import NOT_MEASURED, SHARE, counted, duration, memory, percent, significant
+from paraknow_core.errors import ParaknowError, RunError, SpecError
+from paraknow_core.files.atomic import build_file, write_atomic
+from paraknow_core.files.yaml_file import load_yaml, read_text
+from paraknow_core.paths import Workspace
+from paraknow_core.runs import lifecycle
+from paraknow_core.runs.labels import label_of, studies_of
 from paraknow_core.settings import Settings
+from paraknow_core.spec import read_spec
+from paraknow_core.studies.folder import StudyFolder, find_study, list_studies
+from paraknow_core.studies.study import StudySpec, arms_of, parse_study_yaml
+from paraknow_core.studies.words import interval_text, points_text
 
 if TYPE_CHECKING:
-    from paraknow_core.spec import RunSpec
-    from paraknow_core.studies.scores import ScoredArm
+    from paraknow_core.runs.status import Status
+    from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
+
+app = typer.Typer(help="Plan, run and judge studies: arms and factors, each with the same seeds; ids may be shortened.")
+
+Id = Annotated[str, typer.Argument(metavar="ID|FOLDER", help="A study's id, its beginning, or its folder.")]
+EngineName = Literal["inline", "queue", "local"]
+STOPPED, FAILED = 130, 2
 
 
-@with_settings("device", "dtype", "threads")
-def demo(
+@app.command()
+def presets(json: Json = False) -> None:
+    """List the studies that are there for the asking: every figure of the paper, every control."""
+    from paraknow_core.studies.presets import PRESETS
+
+    rows = [{"name": p.name, "title": p.title, "asks": p.asks, "figure": p.figure} for p in PRESETS.values()]
+    if json:
+        show_json(rows)
+    else:
+        show_table(("preset", "of the paper", "asks"), [(row["name"], row["figure"], row["asks"]) for row in rows])
+
+
+@app.command()
+def arms(json: Json = False) -> None:
+    """List the arms of studies: whether each keeps the student at step 0, and whether its budget is equal."""
+    rows = [
+        {
+            "name": row.name,
+            "label": row.label,
+            "keeps_student": row.keeps_student,
+            "equal_budget": not row.budget_note,
+            "budget_note": row.budget_note,
+            "control_of": row.control_of,
+            "text": row.text,
+            "source": row.source,
+        }
+        for row in ARMS.values()
+    ]
+    if json:
+        show_json(rows)
+        return
+    cells = [
+        (
+            row["name"],
+            "yes" if row["keeps_student"] else "no",
+            "equal" if row["equal_budget"] else row["budget_note"],
+            row["control_of"],
+            row["text"],
+            row["source"],
+        )
+        for row in rows
+    ]
+    show_table(("arm", "keeps the student at step 0", "budget", "control of", "what it does", "source"), cells)
+
+
+@app.command()
+def new(
+    preset: Annotated[str, typer.Argument(metavar="PRESET", help="`study presets` lists them.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A key of the study or of its base run; once for each."),
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(metavar="SPEC.yaml", help="The base run (default: the bundled models).")
+    ] = None,
+    pocket: Annotated[bool, typer.Option("--pocket", help="The size that ends within minutes, on two cores.")] = False,
+    json: Json = False,
+) -> None:
+    """Print the spec of a study: `study new PRESET > study.yaml`."""
+    from paraknow_core.studies.presets import find_preset
+
+    given = read_spec(base) if base else None
+    study = find_preset(preset).make(given, "pocket" if pocket else "full", _changes(changes or []))
+    show_json(study.model_dump(mode="json")) if json else show_text(study.to_yaml())
+
+
+def _changes(pairs: list[str]) -> dict[str, Any]:
+    """Return dotted keys and their values, read as YAML, from options such as `seeds=[0, 1]`."""
+    changes: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise SpecError(f"--set: '{pair[:60]}' given; write KEY=VALUE, such as seeds=[0,1,2,3,4,5]")
+        if key in changes:
+            raise SpecError(f"--set: {key[:60]} is given twice; give each key once")
+        changes[key] = load_yaml(value, f"--set {key[:60]}")
+    return changes
+
+
+@app.command()
+def plan(
+    context: typer.Context, target: Annotated[str, typer.Argument(metavar="STUDY.yaml|ID")], json: Json = False
+) -> None:
+    """Say what a study will take and what it will be able to see, without running anything."""
+    from paraknow_core.studies.preview import preview
+
+    study = _study_of(target, context.obj)
+    seen = preview(study, context.obj, _estimator())
+    if json:
+        show_json({name: getattr(seen, name) for name in seen.__dataclass_fields__})
+        return
+    unit = None if study.scorer in ("perplexity",) else SHARE
+    rows = [
+        ("runs", f"{seen.runs:,}, of which {seen.tuning_runs:,} choose learning rates"),
+        *(("shared", text) for text in seen.shared),
+        ("there already", f"{seen.already:,}"),
+        ("time", duration(seen.seconds)),
+        ("disk", memory(seen.bytes)),
+        ("smallest detectable effect", f"{_points(seen.smallest_detectable, unit)}, {seen.assumes}"),
+        ("margin", f"{_points(study.margin, unit)}: a smaller difference does not matter"),
+    ]
+    show_table(("study", study.name), rows)
+    show(*(f"warning: {text}" for text in seen.warnings))
+
+
+def _points(value: float | None, unit: str | None) -> str:
+    """Return an effect without its sign: shares in points."""
+    if value is None:
+        return "none is large enough" if unit == SHARE else NOT_MEASURED
+    return f"{points_text(value, unit).lstrip('+')} {'points' if unit == SHARE else unit or ''}".strip()
+
+
+def _estimator() -> Callable | None:
+    from paraknow_core.workbench import past_runs
+
+    return getattr(past_runs, "estimate_runs", None)
+
+
+@app.command()
+@with_settings()
+def run(
     context: typer.Context,
-    task: Annotated[str, typer.Option(help="A bundled task; `tasks` lists them.")] = "word_problems",
-    student: Annotated[
-        Literal["stranger", "kin"], typer.Option(help="stranger: trained on its own; kin: the teacher grew from it.")
-    ] = "stranger",
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Seeds for every arm.")] = 1,
+    target: Annotated[str, typer.Argument(metavar="STUDY.yaml|ID|FOLDER", help="A study's spec, or a study.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The new study's folder.")] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="Who executes its runs: this process, the queue, or a process for each.")
+    ] = "inline",
     *,
     settings: Settings,
     json: Json = False,
 ) -> None:
-    """Run the method and its controls on the bundled models and compare their scores, all on this machine."""
-    from paraknow_core.cli.run import REFUSED, execute_all
-    from paraknow_core.runs.lifecycle import create_run
-    from paraknow_core.studies.scores import compare, verdict
-    from paraknow_core.studies.spec import STANDARD, standard
+    """Run a study, or go on with one; what is done already, by whatever study, is not computed again.
 
-    settings = settings.model_copy(update={"offline": True})
-    names = (*STANDARD, "seeking, difference") if student == "kin" else STANDARD
-    specs = standard(_base(task, student), range(seeds), names)
-    runs = {name: [create_run(context.obj, specs[name, seed]) for seed in range(seeds)] for name in names}
+    Ctrl-C or SIGTERM saves and stops; the same command goes on. If a run fails, the next one still begins.
+    """
+    folder = _folder_of(target, context.obj, out)
+    say(f"study {folder.id}: in {folder.path}")
     with working() as progress:
-        outcomes = execute_all([run for arm_runs in runs.values() for run in arm_runs], context.obj, settings, progress)
-        if any(outcomes):
-            raise typer.Exit(max(outcomes, default=REFUSED))
-        lines = compare(runs)
-    sentences = [verdict(lines, name) for name in names if name.startswith("seeking")]
+        run_study(folder, settings, progress, engine)
+    record = _record(folder)
     if json:
-        ids = {name: [run.id for run in arm_runs] for name, arm_runs in runs.items()}
-        show_json({"arms": [line.row() for line in lines], "says": sentences, "runs": ids})
+        show_json(record)
+    else:
+        failed = f", {counted(record['failed_runs'], 'run')} failed" if record["failed_runs"] else ""
+        next_ = f"`study verdict {folder.id}` says what it found"
+        next_ = f"`study resume {folder.id}` goes on" if record["state"] == "stopped" else next_
+        show(f"{folder.id}: {record['state']}{failed}; {next_}")
+    raise typer.Exit(STOPPED if record["state"] == "stopped" else FAILED if record["failed_runs"] else 0)
+
+
+def run_study(folder: StudyFolder, settings: Settings, progress: Progress, engine: EngineName = "inline") -> None:
+    """Run a study with this engine, drawing progress; see `conduct`."""
+    from paraknow_core.engines import ENGINES
+    from paraknow_core.engines.inline import InlineEngine
+    from paraknow_core.studies.conduct import conduct
+
+    if engine == "inline":
+        from paraknow_core import pipeline
+
+        executor = InlineEngine(folder.place, lambda run: pipeline.execute(run, folder.place, settings))
+    else:
+        executor = ENGINES[engine](folder.place)
+    shown = ""
+
+    def follow(label: str, run: str, status: "Status") -> None:
+        nonlocal shown
+        if label != shown:
+            progress.label(label)
+            shown = label
+        progress.on_status(status)
+        if status.state == "failed":
+            say(f"run {run}: {status.message}")
+
+    try:
+        conduct(folder, executor, follow, together=1 if engine == "inline" else settings.workers)
+    except KeyboardInterrupt:  # the second one: a run that computes in a thread would keep this process for long
+        os._exit(STOPPED)
+
+
+def _folder_of(target: str, place: Workspace, out: Path | None) -> StudyFolder:
+    path = Path(target).expanduser()
+    if path.is_file():
+        return StudyFolder.create(place, _study_of(target, place), out.expanduser().resolve() if out else None)
+    if out:
+        raise RunError(f"--out: only for a study's spec, and {target} is none; leave it out to go on with a study")
+    _refuse_missing(target)
+    return find_study(place, target)
+
+
+def _study_of(target: str, place: Workspace) -> StudySpec:
+    path = Path(target).expanduser()
+    if path.is_file():
+        return parse_study_yaml(read_text(path), path.name)
+    _refuse_missing(target)
+    return find_study(place, target).spec()
+
+
+def _refuse_missing(target: str) -> None:
+    if target.endswith((".yaml", ".yml", ".json")):
+        raise RunError(f"{target}: there is no such file; `study new PRESET > study.yaml` writes one")
+
+
+@app.command("list")
+def list_(context: typer.Context, json: Json = False) -> None:
+    """List studies, newest first."""
+    records = [_record(folder) for folder in list_studies(context.obj)]
+    if json:
+        show_json(records)
+    elif not records:
+        show("no studies yet; `study presets` lists what there is, `study run STUDY.yaml` runs one")
+    else:
+        show_table(
+            ("id", "name", "state", "done", "failed", "phase", "started"),
+            [
+                (
+                    r["id"],
+                    r["name"],
+                    r["state"],
+                    f"{r['runs'].get('done', 0)} of {sum(r['runs'].values())}",
+                    r["failed_runs"] or "",
+                    r["phase"],
+                    time.strftime("%Y-%m-%d %H:%M", time.localtime(r["started"])) if r["started"] else "",
+                )
+                for r in records
+            ],
+        )
+
+
+def _record(folder: StudyFolder) -> dict[str, Any]:
+    """Return what is shown of a study in a list; one whose spec is damaged says so."""
+    status = folder.status()
+    record: dict[str, Any] = {
+        "id": folder.id,
+        "folder": str(folder.path),
+        "name": folder.id,
+        "preset": "",
+        "state": status.state,
+        "phase": status.stage,
+        "message": status.message,
+        "started": status.started or None,
+        "ended": status.ended or None,
+        "runs": {},
+        "failed_runs": 0,
+    }
+    try:
+        study, cells = folder.spec(), folder.cells()
+    except ParaknowError as error:
+        return record | {"state": "failed", "message": str(error)}
+    states = {cell.run.id if cell.run else cell.cell.key: cell.state for cell in cells}
+    counts = dict(Counter(states.values()))
+    return record | {"name": study.name, "preset": study.preset, "runs": counts, "failed_runs": counts.get("failed", 0)}
+
+
+@app.command("show")
+def show_study(context: typer.Context, study_id: Id, json: Json = False) -> None:
+    """Show one study: what it asks, its state, the rates that were chosen, and the state of every run."""
+    from paraknow_core.studies.outcome import outcome
+
+    folder = find_study(context.obj, study_id)
+    record, found = _record(folder), outcome(folder)
+    if json:
+        show_json(record | {"outcome": found.data()})
         return
-    _print(lines, seeds, f"{task}: bundled:teacher -> bundled:{student}, scored by {lines[0].score['scorer']}")
-    show(*sentences, "`runs list` shows these runs; `ui` draws them.")
+    study = found.study
+    show(f"{folder.id}: {', '.join(filter(None, (record['state'], record['phase'])))}", f"name: {study.name}")
+    show(*([f"asks: {study.question}"] if study.question else []), f"folder: {folder.path}")
+    show(*([f"message: {record['message']}"] if record["message"] else []))
+    if found.curves:
+        rows = [
+            (key, significant(curve.chosen), curve.edge, ", ".join(_rate_text(point) for point in curve))
+            for key, curve in found.curves.items()
+        ]
+        show_table(("group", "learning rate", "at the edge", "validation loss by rate"), rows)
+    columns = ("group", *(f"seed {seed}" for seed in study.seeds))
+    show_table(columns, [(g.label, *(g.states.get(seed) for seed in study.seeds)) for g in found.groups])
+    show(*(f"warning: {text}" for text in found.warnings))
 
 
-# Half the paper's training data, so that all arms together take minutes on a laptop; the recipe is the paper's.
-SIZES = {"train": 512, "validation": 32, "test": 300}
+def _rate_text(point: Any) -> str:
+    what = "diverged" if point.diverged else "failed" if point.failed else significant(point.loss, 4)
+    return f"{significant(point.rate)}: {what}"
 
 
-def _base(task: str, student: str) -> "RunSpec":
-    from paraknow_core.spec import RunSpec
+@app.command()
+def stop(context: typer.Context, study_id: Id) -> None:
+    """Ask a study to save its active run and stop."""
+    folder = find_study(context.obj, study_id)
+    lifecycle.ask_to_stop(folder)
+    show(f"{folder.id}: asked to save and stop; `study resume {folder.id}` goes on later")
 
-    return RunSpec().with_changes(
-        {
-            "name": f"demo {student}",
-            "student.source": f"bundled:{student}",
-            "task.source": f"bundled:{task}",
-            "task.sizes": SIZES,
-            "finetuning.validations": 2,
-            "references": ["student", "teacher"],
-        }
+
+@app.command()
+def resume(context: typer.Context, study_id: Id) -> None:
+    """Go on with a stopped, failed or lost study in the background; runs that failed are tried again."""
+    from paraknow_core.studies.conduct import launch
+
+    folder = find_study(context.obj, study_id)
+    folder.spec()  # a folder without a valid spec is refused here, not in the background
+    launch(folder)
+    show(f"{folder.id}: goes on as process {folder.process().get('pid')}; `study show {folder.id}` follows it")
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    study_ids: Annotated[list[str], typer.Argument(metavar="ID...")],
+    runs: Annotated[bool, typer.Option("--runs", help="Also its runs, unless starred or of another study.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete studies that have ended; their runs stay, without --runs."""
+    chosen = {folder.id: folder for folder in (find_study(context.obj, name) for name in study_ids)}
+    for folder in chosen.values():
+        if folder.status().active and folder.claimed:
+            raise RunError(f"study {folder.id}: is still {folder.state()}; stop it before deleting it")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise RunError(f"study delete: would delete {', '.join(chosen)}; add --yes to do it without asking")
+        typer.confirm(f"delete {', '.join(chosen)}?", abort=True, err=True)
+    for folder in chosen.values():
+        own = _own_runs(folder) if runs else []
+        lifecycle.delete(folder)
+        for run in own:
+            lifecycle.delete(run)
+        show(f"{folder.id}: deleted, {counted(len(own), 'run')} of it, too" if runs else f"{folder.id}: deleted")
+
+
+def _own_runs(folder: StudyFolder) -> list[Any]:
+    runs = {cell.run.id: cell.run for cell in folder.cells() if cell.run is not None}.values()
+    kept = [run for run in runs if studies_of(run.path) != [folder.path.name] or label_of(run.path).starred]
+    return [run for run in runs if run not in kept and not run.status().active]
+
+
+@app.command()
+def verdict(context: typer.Context, study_id: Id, json: Json = False) -> None:
+    """Say of every arm whether it is better, worse, equivalent or undecided, and where a gain comes from."""
+    from paraknow_core.studies.outcome import outcome
+
+    found = outcome(find_study(context.obj, study_id))
+    if json:
+        show_json(found.data())
+        return
+    against = next(group for group in found.groups if group.arm == found.study.against)
+    label = next(arm.label for arm in arms_of(found.study) if arm.name == found.study.against)
+    rows = [_verdict_row(group, against.arm) for group in found.groups]
+    columns = ("group", "score", "95 % interval", "seeds", "n", "rate", f"against {label}", "verdict")
+    more = ("keeps student", "budget")
+    show_table((*columns, *more), rows, f"{found.study.name}: {found.state}", right=columns[1:6])
+    rest = [
+        f"untouched {name}: {percent(score['value']) if score['unit'] == SHARE else significant(score['value'])}"
+        for name, score in found.references.items()
+    ]
+    if found.spread:
+        sd, df = found.spread
+        unit = against.unit or SHARE
+        rest.append(f"spread of seeds: {_points(sd, unit)}, pooled over the study, {df} degrees of freedom")
+    rest += [str(getattr(one, "text", one)) for one in found.attribution]
+    show(*rest, *(f"warning: {text}" for text in found.warnings))
+
+
+def _verdict_row(group: "GroupOutcome", against: str) -> tuple:
+    number = percent if group.unit == SHARE else significant
+    interval = NOT_MEASURED if group.low is None else f"{number(group.low)} to {number(group.high)}"
+    line = word = "" if group.arm == against else NOT_MEASURED
+    if group.verdict is not None:
+        found, unit = group.verdict, group.verdict_unit
+        line = f"{points_text(found.difference, unit)} ({interval_text(found.low, found.high, unit)})"
+        word = f"{found.verdict}; smallest detectable {_points(found.smallest_detectable, unit)}"
+    return (
+        group.label,
+        number(group.value),
+        interval,
+        len(group.seeds),
+        group.n,
+        f"{significant(group.rate)}{' (edge)' if group.rate_at_edge else ''}",
+        line,
+        word,
+        "yes" if group.keeps_student else "no",
+        "equal" if group.equal else group.note,
     )
 
 
-def _print(lines: "Sequence[ScoredArm]", seeds: int, title: str) -> None:
-    rows = []
-    for line in lines:
-        score, paired = line.score, line.difference
-        number = percent if score["unit"] == SHARE else significant
-        change = interval = NOT_MEASURED
-        if paired is not None:
-            change = f"{'+' if paired.difference >= 0 else ''}{number(paired.difference)}"
-            interval = f"{number(paired.low)} to {number(paired.high)}"
-        own = f"{number(score['low'])} to {number(score['high'])}"
-        rows.append((line.arm, number(score["value"]), own, score["n"], change, interval))
-    columns = ("arm", "score", "95 % interval", "n", "against default LoRA", "95 % interval, paired")
-    show_table(columns, rows, f"{title}{f', {seeds} seeds' if seeds > 1 else ''}", right=columns[1:])
+@app.command()
+def report(
+    context: typer.Context,
+    study_id: Id,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="A new file (default ID.html here).")] = None,
+    json: Json = False,
+) -> None:
+    """Write one self-contained HTML page: charts, verdicts, methods, limits."""
+    folder, found = _outcome_of(context.obj, study_id)
+    file = _new_file(out or Path(f"{folder.id}.html"))
+    write_atomic(file, _report_html(found))
+    show_json({"study": folder.id, "file": str(file)}) if json else show(f"{file}: the report of {folder.id}")
+
+
+def _outcome_of(place: Workspace, study_id: str) -> "tuple[StudyFolder, StudyOutcome]":
+    from paraknow_core.studies.outcome import outcome
+
+    folder = find_study(place, study_id)
+    return folder, outcome(folder)
+
+
+def _report_html(found: "StudyOutcome") -> str:
+    from paraknow_core.figures.report import report_html
+
+    return report_html(found)
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    study_id: Id,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="A new file (default ID.zip here).")] = None,
+    json: Json = False,
+) -> None:
+    """Pack a study into one file to pass on: its spec, outcome, records of every example, methods, report."""
+    from paraknow_core.studies.report import methods_text, records_parquet
+
+    folder, found = _outcome_of(context.obj, study_id)
+    file = _new_file(out or Path(f"{folder.id}.zip"))
+    texts = {
+        "study.yaml": found.study.to_yaml(),
+        "outcome.json": json_module.dumps(found.data(), indent=1, ensure_ascii=False, allow_nan=False),
+        "methods.txt": methods_text(found),
+        "report.html": _report_html(found),
+    }
+    with TemporaryDirectory() as scratch, build_file(file) as target:
+        records = Path(scratch) / "records.parquet"
+        records_parquet(folder, records)
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as packed:
+            for name, text in texts.items():
+                packed.writestr(f"{folder.id}/{name}", text)
+            packed.write(records, f"{folder.id}/records.parquet")
+    names = [*texts, "records.parquet"]
+    if json:
+        show_json({"study": folder.id, "file": str(file), "bytes": file.stat().st_size, "files": names})
+    else:
+        show(f"{file}: {', '.join(names)} of {folder.id}")
+
+
+def _new_file(file: Path) -> Path:
+    if file.exists() or file.is_symlink():
+        raise RunError(f"--out: {file} exists already; choose another name")
+    if not file.parent.is_dir():
+        raise RunError(f"--out: there is no folder {file.parent}; make it, or choose another")
+    return file

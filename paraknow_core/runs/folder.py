@@ -6,6 +6,7 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from paraknow_core.errors import RunError
 from paraknow_core.files import shapes
@@ -20,10 +21,17 @@ LISTED = "`runs list` shows them all"
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """One run on disk. Reading never fails on a half-written or missing file."""
+class JobFolder:
+    """A folder that one process at a time works in, and that everybody reads: a run, or a study of runs.
+
+    Reading never fails on a half-written or missing file.
+
+    Attributes:
+        noun: what it is, in messages and as its group of commands.
+    """
 
     path: Path
+    noun: ClassVar[str] = "job"
 
     @property
     def id(self) -> str:
@@ -33,14 +41,6 @@ class RunFolder:
 
     def file(self, name: str) -> Path:
         return self.path / name
-
-    def spec(self) -> RunSpec:
-        """Read the frozen spec.
-
-        Raises:
-            SpecError: the folder holds no valid spec.
-        """
-        return read_spec(self.path / "spec.yaml")
 
     def status(self) -> Status:
         """Return the true state: `lost` for a run whose process is gone, `stopping` for one that was asked to stop.
@@ -75,6 +75,46 @@ class RunFolder:
         """True once a process was started for the run or has taken it on, alive or not."""
         return (self.path / "process.json").exists()
 
+    def way_on(self, stage: str) -> str:
+        """Return a sentence that says where `resume` goes on if this stage was cut off."""
+        del stage
+        return "resume goes on with what is not done yet"
+
+    def events(self) -> list[dict]:
+        """Read all complete event lines, oldest first."""
+        return read_lines(self.path / "events.jsonl")
+
+    def _damaged(self, name: str, why: str) -> str:
+        who = f"{self.noun} {self.id}"
+        return f"{who}: {name} is damaged ({why}); delete the {self.noun}, or put back the file that it wrote"
+
+    def log_tail(self, lines: int = 40, limit: int = 64_000) -> str:
+        """Return the end of the process's own output (at most `limit` bytes)."""
+        try:
+            with open_plain(self.path / "log.txt") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - limit))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return ""
+        # A progress bar redraws its line with a carriage return: only the last drawing counts.
+        return "\n".join(line.rsplit("\r", 1)[-1] for line in text.splitlines()[-lines:])
+
+
+@dataclass(frozen=True)
+class RunFolder(JobFolder):
+    """One run on disk."""
+
+    noun: ClassVar[str] = "run"
+
+    def spec(self) -> RunSpec:
+        """Read the frozen spec.
+
+        Raises:
+            SpecError: the folder holds no valid spec.
+        """
+        return read_spec(self.path / "spec.yaml")
+
     def saved_step(self) -> int | None:
         """Return the newest optimiser step that was saved completely; None if there is none."""
         marks = self.path.glob("checkpoints/checkpoint-*/complete")
@@ -91,10 +131,6 @@ class RunFolder:
         if stage == "sensitivity":
             return "resume measures again, without the layers that a streamed measurement has finished"
         return "no step was saved, so resume starts again from the first one"
-
-    def events(self) -> list[dict]:
-        """Read all complete event lines, oldest first."""
-        return read_lines(self.path / "events.jsonl")
 
     def metrics(self) -> list[dict]:
         """Return one record a training step, in order; a step that was repeated after a resume counts once."""
@@ -120,9 +156,6 @@ class RunFolder:
             return None, self._damaged(file.name, "it cannot be read")
         return result, self._damaged(file.name, f"{lost[0]} is not what a run writes") if lost else ""
 
-    def _damaged(self, name: str, why: str) -> str:
-        return f"run {self.id}: {name} is damaged ({why}); delete the run, or put back the file that it wrote"
-
     def extraction(self) -> dict:
         """Return the record of which block went where, as far as it is valid; empty where there is none."""
         return _fitting(read_json(self.path / "extraction.json"), shapes.EXTRACTION)
@@ -136,18 +169,6 @@ class RunFolder:
         """Return one record per scorer and test example, the last one written; invalid lines are left out."""
         records = (_fitting(line, shapes.PREDICTION) for line in read_lines(self.path / "predictions.jsonl"))
         return list({(record["scorer"], record["id"]): record for record in records if record}.values())
-
-    def log_tail(self, lines: int = 40, limit: int = 64_000) -> str:
-        """Return the end of the process's own output (at most `limit` bytes)."""
-        try:
-            with open_plain(self.path / "log.txt") as file:
-                file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - limit))
-                text = file.read().decode(errors="replace")
-        except OSError:
-            return ""
-        # A progress bar redraws its line with a carriage return: only the last drawing counts.
-        return "\n".join(line.rsplit("\r", 1)[-1] for line in text.splitlines()[-lines:])
 
 
 def _fitting(data: object, shape: object) -> dict:

@@ -1,4 +1,4 @@
-"""What people say about a run: a name, a note, a star. Kept beside its spec, which is frozen."""
+"""What is said about a run beside its spec, which is frozen: a name, a note, a star, and whose study it belongs to."""
 
 import stat
 from dataclasses import asdict, dataclass
@@ -10,6 +10,7 @@ from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.files.naming import holds_secret
 
 FILE = "label.json"
+STUDIES = "studies.json"
 MOST_NAME, MOST_NOTE = 60, 2_000  # characters
 _MOST_BYTES = 65_536
 
@@ -62,6 +63,19 @@ def set_label(folder: Path, *, name: str | None = None, note: str | None = None,
     elif label != before:
         write_json(folder / FILE, asdict(label))
     return label
+
+
+def studies_of(folder: Path) -> list[str]:
+    """Return the ids of the studies that a run answers for; a run may belong to several, and most belong to none."""
+    names = read_object(folder / STUDIES).get("studies")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def add_study(folder: Path, study: str) -> None:
+    """Note that a run answers for a study."""
+    names = studies_of(folder)
+    if study not in names:
+        write_json(folder / STUDIES, {"studies": [*names, study]})
 
 
 def _lines(text: str) -> str:

@@ -40,7 +40,7 @@ from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.atomic import GRAVE, write_atomic
 from paraknow_core.files.json_file import write_json, write_json_anyhow
 from paraknow_core.paths import Workspace
-from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.folder import JobFolder, RunFolder
 from paraknow_core.runs.processes import held
 from paraknow_core.runs.status import Status
 from paraknow_core.runs.writer import RunWriter
@@ -63,9 +63,7 @@ def create_run(place: Workspace, spec: RunSpec, folder: Path | None = None) -> R
     Raises:
         RunError: the folder already holds something.
     """
-    if folder is None:
-        slug = re.sub(r"[^a-z0-9]+", "-", (spec.name or spec.method).lower()).strip("-")[:40] or "run"
-        folder = place.runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(4)}"
+    folder = folder or place.runs / new_id(spec.name or spec.method, "run")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: already holds files; choose a new folder, or `run {folder}` to continue it")
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +72,13 @@ def create_run(place: Workspace, spec: RunSpec, folder: Path | None = None) -> R
     return RunFolder(folder)
 
 
-def requeue(*runs: RunFolder) -> list[int]:
+def new_id(title: str, otherwise: str) -> str:
+    """Return the name of a new folder: the time, a title or what stands for one without letters, and chance."""
+    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40] or otherwise
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(4)}"
+
+
+def requeue(*runs: JobFolder) -> list[int]:
     """Make runs that nobody works on `queued` (again), new ones as well as those that have ended.
 
     Returns:
@@ -90,7 +94,7 @@ def requeue(*runs: RunFolder) -> list[int]:
         status = run.status()
         starting = status.state == "queued" and run.process().get("attempt") == status.attempt
         if starting or status.state in ("running", "stopping"):
-            raise RunError(f"run {run.id}: is already {status.state}; watch it, or stop it first")
+            raise RunError(f"{run.noun} {run.id}: is already {status.state}; watch it, or stop it first")
         attempts.append(status.attempt)
     for run, attempt in zip(runs, attempts, strict=True):
         for name in ("stop", "process.json"):
@@ -99,7 +103,7 @@ def requeue(*runs: RunFolder) -> list[int]:
     return attempts
 
 
-def claim(run: RunFolder, process: Mapping[str, Any], attempt: int) -> None:
+def claim(run: JobFolder, process: Mapping[str, Any], attempt: int) -> None:
     """Name the process that will execute a queued run; if it dies before it begins, readers see the run as lost.
 
     Args:
@@ -110,7 +114,7 @@ def claim(run: RunFolder, process: Mapping[str, Any], attempt: int) -> None:
     write_json(run.file("process.json"), {**process, "launched": time.time(), "attempt": attempt})
 
 
-def ask_to_stop(run: RunFolder) -> None:
+def ask_to_stop(run: JobFolder) -> None:
     """Ask a run to save and stop at its next step; one that is queued stops as soon as it begins.
 
     Raises:
@@ -118,11 +122,11 @@ def ask_to_stop(run: RunFolder) -> None:
     """
     status = run.status()
     if not status.active:
-        raise RunError(f"run {run.id}: is {status.state}, not running; there is nothing to stop")
+        raise RunError(f"{run.noun} {run.id}: is {status.state}, not running; there is nothing to stop")
     write_atomic(run.file("stop"), "")
 
 
-def end(run: RunFolder, state: Literal["stopped", "failed"], message: str) -> None:
+def end(run: JobFolder, state: Literal["stopped", "failed"], message: str) -> None:
     """Write how a run ended that no process works on: taken out of the queue, cut off, or impossible to start.
 
     Raises:
@@ -133,7 +137,7 @@ def end(run: RunFolder, state: Literal["stopped", "failed"], message: str) -> No
     run.file("stop").unlink(missing_ok=True)
 
 
-def give_up(run: RunFolder, reason: Exception) -> None:
+def give_up(run: JobFolder, reason: Exception) -> None:
     """End a run that is still queued although its process has given it up; else it would stay queued for ever.
 
     Args:
@@ -151,7 +155,7 @@ def give_up(run: RunFolder, reason: Exception) -> None:
                 end(run, "failed", str(reason))
 
 
-def delete(run: RunFolder) -> None:
+def delete(run: JobFolder) -> None:
     """Remove a run's folder.
 
     Raises:
@@ -159,16 +163,16 @@ def delete(run: RunFolder) -> None:
     """
     status = run.status()
     if status.active and (run.claimed or status.state != "queued"):
-        raise RunError(f"run {run.id}: is still {status.state}; stop it before deleting it")
+        raise RunError(f"{run.noun} {run.id}: is still {status.state}; stop it before deleting it")
     with held(run.file("lock")) as alone:
         if not alone or _moves_elsewhere(run):
-            raise RunError(f"run {run.id}: a process is still working on it; stop it before deleting it")
+            raise RunError(f"{run.noun} {run.id}: a process is still working on it; stop it before deleting it")
         grave = run.path.with_name(f"{GRAVE}{run.id}")
         run.path.rename(grave)  # at once invisible to readers, even if removing takes a while
         shutil.rmtree(grave, ignore_errors=True)
 
 
-def _moves_elsewhere(run: RunFolder) -> bool:
+def _moves_elsewhere(run: JobFolder) -> bool:
     """Tell whether a process of another host, whose locks may not reach here, still writes the state."""
     status = run.written()
     if status.host in ("", socket.gethostname()) or status.state not in ("running", "stopping"):

@@ -15,7 +15,7 @@ from filelock import Timeout
 from paraknow_core.errors import ModelError, NumericError, ParaknowError, RunError, is_panic
 from paraknow_core.files.disk import disk_trouble
 from paraknow_core.files.json_file import append_line, open_lines, write_json, write_json_anyhow
-from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.folder import JobFolder
 from paraknow_core.runs.processes import lock_file, this_process
 from paraknow_core.runs.status import Status
 
@@ -33,7 +33,7 @@ class RunWriter:
     writes the final state: done, stopped (on `StopRequested`) or failed.
     """
 
-    def __init__(self, folder: RunFolder, on_change: Callable[[Status], None] | None = None) -> None:
+    def __init__(self, folder: JobFolder, on_change: Callable[[Status], None] | None = None) -> None:
         """Args: folder to write; on_change is called with every status, e.g. to draw a progress bar."""
         self.folder = folder
         self._on_change = on_change
@@ -47,13 +47,15 @@ class RunWriter:
         try:
             self._lock.acquire()
         except Timeout:
-            raise RunError(f"run {self.folder.id}: another process is working on it; stop that one first") from None
+            raise RunError(
+                f"{self.folder.noun} {self.folder.id}: another process is working on it; stop that one first"
+            ) from None
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.ENOLCK, errno.EISDIR):
                 raise
             raise RunError(
-                f"run {self.folder.id}: its file 'lock' cannot be locked ({error.strerror}); remove it, or move the "
-                "workspace to a file system that has locks"
+                f"{self.folder.noun} {self.folder.id}: its file 'lock' cannot be locked ({error.strerror}); remove it, "
+                "or move the workspace to a file system that has locks"
             ) from None
         try:
             self._begin()
@@ -178,7 +180,7 @@ def stopped_by_signals(writer: RunWriter) -> Iterator[None]:
 
 
 @contextmanager
-def errors_told(run: RunFolder) -> Iterator[None]:
+def errors_told(run: JobFolder) -> Iterator[None]:
     """Turn what a full disk or a damaged model raises, in whatever library, into a sentence; what was saved stays.
 
     Raises:

@@ -17,14 +17,18 @@ _MOST_FILES = 1_000
 
 
 def there_already(
-    specs: Sequence[RunSpec], runs: Iterable[tuple[RunFolder, RunSpec]], state_of: Callable[[RunFolder], str]
+    specs: Sequence[RunSpec],
+    runs: Iterable[tuple[RunFolder, RunSpec]],
+    state_of: Callable[[RunFolder], str],
+    states: Sequence[str] = STATES,
 ) -> list[RunFolder | None]:
     """Return for each spec the run that has computed it, or is about to; None where it has to be run.
 
     Args:
         specs: what is wanted.
         runs: what to look among, newest first.
-        state_of: a run's state; whatever is not one of `STATES` answers for nothing.
+        state_of: a run's state.
+        states: of runs that answer for a spec, the best one first; a run in any other answers for nothing.
 
     A finished run counts only while the files that it read are as old as it: a data file or a model that was written
     since then would give other numbers under the same name. A run that lacks an untrained reference does not count.
@@ -37,9 +41,9 @@ def there_already(
         if not places:
             continue
         state = state_of(run)
-        if state not in STATES or (state != "queued" and _is_stale(run, spec_of_run)):
+        if state not in states or (state != "queued" and _is_stale(run, spec_of_run)):
             continue
-        rank = STATES.index(state)
+        rank = states.index(state)
         for place in places:
             if place not in best or rank < best[place][0]:
                 best[place] = (rank, run)

@@ -6,7 +6,7 @@ they are put together: `asked` takes the parts of the spec that matter, and the 
 held; and `computes` is equal for two specs of which one run can stand for the other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache
 from typing import Any
 
@@ -92,6 +92,12 @@ def shows(spec: RunSpec, wanted: RunSpec) -> bool:
     """Tell whether a run shows the untrained models that are asked for beside another that computes the same."""
     has_teacher = "teacher" not in wanted.references or spec.teacher == wanted.teacher
     return has_teacher and set(wanted.references) <= set(spec.references)
+
+
+def run_key(spec: RunSpec) -> Hashable:
+    """Return what is equal for two specs of which one run can answer for both, untrained models beside it included."""
+    teacher = (spec.teacher.source, spec.teacher.revision) if "teacher" in spec.references else None
+    return computes(spec), frozenset(spec.references), teacher
 
 
 def _hashable(settings: Mapping[str, Any]) -> frozenset:

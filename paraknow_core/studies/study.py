@@ -6,20 +6,42 @@ arms are paired seed by seed and example by example. Where a study tunes, each g
 rates, is judged on the validation split alone, and is then tested at the best of them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+import yaml
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from paraknow_core import catalogue
 from paraknow_core.display import significant
 from paraknow_core.errors import SpecError
-from paraknow_core.spec import Portable, RunSpec, Source
+from paraknow_core.files.yaml_file import load_yaml
+from paraknow_core.spec import Portable, RunSpec, Source, validated
+from paraknow_core.studies.budgets import REAL_SIZES, Sizes, held
 from paraknow_core.studies.words import setting_text
 
 QUARTER_DECADE = 10**0.25
+MOST_GROUPS, MOST_SEEDS = 2_000, 1_000
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+# How much lower than default LoRA's an arm's best learning rate is expected, by its method: there its grid is centred.
+# Starts that are not zero want 2 to 18 times less, as the curvature at step 0 grows; "Learning Rate Matters",
+# arXiv:2602.04998 (Qwen3-0.6B). Of methods that it has not measured: two points of a grid, so that five
+# points reach from default LoRA's rate down to a tenth of it. Full fine-tuning: a tenth, as is usual.
+LOWER_RATE = {
+    "default_lora": 1.0,
+    "eva": 1.0,  # B is zero
+    "pissa": 10.0,
+    "olora": 18.0,
+    "lora_ga": 18.0,
+    "milora": 3.2,
+    "init_ab": 1.8,
+    "full_finetuning": 10.0,
+}
+OTHERWISE_LOWER = 10**0.5
+NO_FACTORS = ("name", "until", "version", "references")
 BY_SEED = ("seed", "extraction.seed", "mapping.seed")  # all that is drawn by chance in a run of a study, but the data
 
 
@@ -36,11 +58,22 @@ class Tuning(Portable):
     """How each group's learning rate is chosen: by the validation loss at the end of training, never by the test."""
 
     points: int = Field(5, ge=2, le=25, description="rates a group, a quarter of a decade apart")
-    centre: float | None = Field(None, gt=0, le=10, description="middle of the grid; null: the base's rate")
+    centre: float | None = Field(
+        None, gt=0, le=10, description="middle of every grid; null: the group's own rate, lower for starts that need it"
+    )
     centres: dict[str, Annotated[float, Field(gt=0, le=10)]] = Field(
         default_factory=dict, description="arm -> middle of its own grid"
     )
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="a rate's loss is the mean over these seeds")
+    seeds: tuple[Seed, ...] = Field(
+        (0,), min_length=1, max_length=MOST_SEEDS, description="a rate's loss is the mean over these seeds"
+    )
+
+
+# Told apart by their form, so that a mistake in either is named alone; the tags stand in no message.
+AnyArm = Annotated[
+    Annotated[Literal[*catalogue.ARMS], Tag("~name")] | Annotated[OwnArm, Tag("~own")],
+    Discriminator(lambda arm: "~own" if isinstance(arm, dict | OwnArm) else "~name"),
+]
 
 
 class StudySpec(Portable):
@@ -51,12 +84,12 @@ class StudySpec(Portable):
     question: str = Field("", max_length=400, description="what it asks, for people")
     preset: str = Field("", max_length=40, description="the preset that it was made from")
     base: RunSpec = RunSpec()
-    arms: tuple[Literal[*catalogue.ARMS] | OwnArm, ...] = Field(
+    arms: tuple[AnyArm, ...] = Field(
         tuple(name for name, row in catalogue.METHODS.items() if row.standard), min_length=1
     )
     against: str = Field(catalogue.BASELINE, description="the arm that all others are judged against")
     factors: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="dotted key of the spec -> values")
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2, 3, 4, 5), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0, 1, 2, 3, 4, 5), min_length=1, max_length=MOST_SEEDS)
     tuning: Tuning | None = Field(None, description="null: every arm at its spec's own learning rate")
     hold: Annotated[
         tuple[Literal["steps", "tokens", "parameters"], ...], AfterValidator(lambda v: tuple(dict.fromkeys(v)))
@@ -67,6 +100,10 @@ class StudySpec(Portable):
     scorer: str | None = Field(None, description="null: the task's first")
     wrong_task: Source | None = Field(None, description="for arm wrong_task; null: another bundled task")
 
+    def to_yaml(self) -> str:
+        """Return the study as YAML, all keys written out, in the order of the fields."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
     @model_validator(mode="after")
     def _fits_together(self) -> "StudySpec":
         names = [arm if isinstance(arm, str) else arm.name for arm in self.arms]
@@ -75,13 +112,27 @@ class StudySpec(Portable):
             raise ValueError(f"arms: '{twice}' is given twice; give every arm once")
         if self.against not in names:
             raise ValueError(f"against: '{self.against}' is not among the arms {', '.join(names)}; name one of them")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: one is given twice; every seed counts once")
+        for where, seeds in (("seeds", self.seeds), ("tuning.seeds", self.tuning.seeds if self.tuning else ())):
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"{where}: one is given twice; every seed counts once")
         for key, values in self.factors.items():
             if key in BY_SEED:
                 raise ValueError(f"factors: '{key}' follows the seed of a run; list seeds under seeds")
+            if key in NO_FACTORS:
+                raise ValueError(f"factors: '{key}' is set by the study itself; leave it out")
             if not values:
                 raise ValueError(f"factors: '{key}' has no values; give some, or leave it out")
+            if any(value in values[:place] for place, value in enumerate(values)):
+                raise ValueError(f"factors: '{key}' has a value twice; give every value once")
+        groups = len(names) * prod(map(len, self.factors.values()))
+        if groups > MOST_GROUPS:
+            raise ValueError(
+                f"{groups:,} groups (every arm at every point of the factors); at most {MOST_GROUPS:,} are taken, so "
+                "vary fewer factors at a time"
+            )
+        unknown = next((name for name in (self.tuning.centres if self.tuning else ()) if name not in names), None)
+        if unknown is not None and unknown not in catalogue.ARMS:
+            raise ValueError(f"tuning.centres: '{unknown}' is no arm; name one of {', '.join(names)}")
         return self
 
 
@@ -136,6 +187,12 @@ class Cell:
     purpose: Literal["tuning", "test"]
     spec: RunSpec
 
+    @property
+    def key(self) -> str:
+        """Names it in files: `test seeking, rate 0.0003, seed 0`."""
+        rate = "" if self.rate is None else f", rate {self.rate:g}"
+        return f"{self.purpose} {self.group.key}{rate}, seed {self.seed}"
+
 
 def arms_of(study: StudySpec) -> list[StudyArm]:
     """Return the arms of a study, in its order."""
@@ -154,27 +211,50 @@ def groups_of(study: StudySpec) -> list[Group]:
     return [Group(arm, point) for arm in arms_of(study) for point in points]
 
 
-def spec_of(study: StudySpec, group: Group, seed: int, rate: float | None = None, *, tuning: bool = False) -> RunSpec:
-    """Return the spec of one run.
+def spec_of(
+    study: StudySpec,
+    group: Group,
+    seed: int,
+    rate: float | None = None,
+    *,
+    tuning: bool = False,
+    sizes: Sizes = REAL_SIZES,
+) -> RunSpec:
+    """Return the spec of one run: the base with what its arm and its factors change, at the budget that is held equal.
 
     Args:
         study: the study.
         group, seed: whose run.
         rate: learning rate in place of the spec's own.
         tuning: whether the run ends after training.
+        sizes: of tasks and students, where a budget depends on them.
 
     Raises:
         SpecError: a key of an arm or of a factor is unknown, or a value is refused.
     """
     known = {"$student": study.base.student.model_dump(mode="json"), "$seed": seed, "$wrong_task": other_task(study)}
-    changes = {**group.arm.changes, **group.point}
-    changes = {key: known.get(value, value) if isinstance(value, str) else value for key, value in changes.items()}
-    changes |= dict.fromkeys(BY_SEED, seed)
-    if rate is not None:
-        changes["finetuning.learning_rate"] = rate
+    varied = {**group.arm.changes, **group.point}
+    changes = {key: known.get(value, value) if isinstance(value, str) else value for key, value in varied.items()}
+    spec = study.base.with_changes(changes | dict.fromkeys(BY_SEED, seed))
+    return _variant(held(spec, study.base, study.hold, varied, sizes), study, group, seed, rate, tuning)
+
+
+def _variant(spec: RunSpec, study: StudySpec, group: Group, seed: int, rate: float | None, tuning: bool) -> RunSpec:
+    """Return the spec of a group's run with another seed, rate and end; all values are known to be valid."""
     at = "" if rate is None else f", rate {significant(rate)}"
-    changes |= {"name": f"{study.name}: {group.label}{at}"[:120], "until": "training" if tuning else "evaluation"}
-    return study.base.with_changes(changes)
+    recipe = spec.finetuning if rate is None else spec.finetuning.model_copy(update={"learning_rate": rate})
+    parts = {part: getattr(spec, part).model_copy(update={"seed": seed}) for part in ("extraction", "mapping")}
+    until = "training" if tuning else "evaluation"
+    own = {"name": f"{study.name}: {group.label}{at}"[:120], "until": until, "seed": seed, "finetuning": recipe}
+    return spec.model_copy(update=own | parts)
+
+
+def _specs_of(study: StudySpec, group: Group) -> Callable[..., RunSpec]:
+    """Return `spec_of` for one group, which validates only once unless the seed is among the arm's values."""
+    if "$seed" in [*group.arm.changes.values(), *group.point.values()]:
+        return lambda seed, rate=None, tuning=False: spec_of(study, group, seed, rate, tuning=tuning)
+    first = spec_of(study, group, study.seeds[0])
+    return lambda seed, rate=None, tuning=False: _variant(first, study, group, seed, rate, tuning)
 
 
 def other_task(study: StudySpec) -> str:
@@ -184,27 +264,44 @@ def other_task(study: StudySpec) -> str:
     return study.wrong_task or next(f"bundled:{name}" for name in TASKS if f"bundled:{name}" != study.base.task.source)
 
 
-def rates_of(study: StudySpec, group: Group) -> list[float]:
+def rates_of(study: StudySpec, group: Group, spec: RunSpec | None = None) -> list[float]:
     """Return the learning rates that a group is tuned over, in rising order; empty where nothing is tuned.
 
-    A quarter of a decade apart and centred on the arm's own centre, the study's, or the rate of the group's spec.
+    A quarter of a decade apart, and centred on the arm's own centre or the study's; where neither is given, on the rate
+    of the group's spec (given where it is known), or lower where its start needs it (`LOWER_RATE`).
     """
     if study.tuning is None:
         return []
-    own = spec_of(study, group, study.seeds[0]).finetuning
+    spec = spec or spec_of(study, group, study.seeds[0])
+    own = spec.finetuning
     if own.max_steps == 0 or (own.max_steps is None and own.epochs == 0):
         return []  # nothing is trained
-    centre = study.tuning.centres.get(group.arm.name) or study.tuning.centre or own.learning_rate
+    centre = study.tuning.centres.get(group.arm.name) or study.tuning.centre
+    centre = centre or own.learning_rate / LOWER_RATE.get(spec.method, OTHERWISE_LOWER)
     first = -(study.tuning.points // 2)
-    return [float(f"{centre * QUARTER_DECADE**step:.5g}") for step in range(first, first + study.tuning.points)]
+    return [step_of_grid(centre, step) for step in range(first, first + study.tuning.points)]
 
 
-def tuning_cells(study: StudySpec) -> Iterator[Cell]:
-    """Yield the runs that choose learning rates."""
-    for group in groups_of(study):
-        for rate in rates_of(study, group):
-            for seed in study.tuning.seeds if study.tuning else ():
-                yield Cell(group, seed, rate, "tuning", spec_of(study, group, seed, rate, tuning=True))
+def step_of_grid(rate: float, steps: int) -> float:
+    """Return the learning rate so many quarters of a decade above another, in five digits."""
+    return float(f"{rate * QUARTER_DECADE**steps:.5g}")
+
+
+def tuning_cells(
+    study: StudySpec,
+    grids: Mapping[str, Sequence[float]] = {},  # noqa: B006 - never changed
+) -> Iterator[Cell]:
+    """Yield the runs that choose learning rates.
+
+    Args:
+        study: the study.
+        grids: of groups whose grid was extended, by `Group.key`; the others' follow from the study.
+    """
+    for group in groups_of(study) if study.tuning else ():
+        spec = _specs_of(study, group)
+        for rate in grids.get(group.key) or rates_of(study, group, spec(study.seeds[0])):
+            for seed in study.tuning.seeds:
+                yield Cell(group, seed, rate, "tuning", spec(seed, rate, True))
 
 
 def scored_cells(study: StudySpec, rates: Mapping[str, float] = {}) -> Iterator[Cell]:  # noqa: B006 - never changed
@@ -214,11 +311,11 @@ def scored_cells(study: StudySpec, rates: Mapping[str, float] = {}) -> Iterator[
         study: the study.
         rates: of tuned groups, by `Group.key`; others run at their spec's own rate.
     """
-    groups = groups_of(study)
+    groups = [(group, _specs_of(study, group)) for group in groups_of(study)]
     for seed in study.seeds:
-        for group in groups:
+        for group, spec in groups:
             rate = rates.get(group.key)
-            yield Cell(group, seed, rate, "test", spec_of(study, group, seed, rate))
+            yield Cell(group, seed, rate, "test", spec(seed, rate))
 
 
 def parse_study(data: Any, where: str = "study") -> StudySpec:
@@ -227,14 +324,22 @@ def parse_study(data: Any, where: str = "study") -> StudySpec:
     Raises:
         SpecError: one sentence that names the first bad key; also for an arm or a factor whose spec is refused.
     """
-    try:
-        study = StudySpec.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise SpecError(
-            f"{where}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
-        ) from None
+    study = validated(StudySpec, data, where, "study new")
     for group in groups_of(study):
-        spec_of(study, group, study.seeds[0])
+        try:
+            spec = spec_of(study, group, study.seeds[0])
+        except SpecError as error:
+            raise SpecError(f"{where}: in '{group.key}': {str(error).removeprefix('spec: ')}") from None
+        if study.tuning and (spec.task.sizes.validation == 0 or spec.finetuning.validations == 0):
+            raise SpecError(
+                f"{where}: tuning: '{group.key}' measures no validation loss, by which rates are chosen; give "
+                "task.sizes.validation and finetuning.validations at least 1"
+            )
+        if study.tuning and spec.finetuning.learning_rate == 0 and not (study.tuning.centre or study.tuning.centres):
+            raise SpecError(f"{where}: tuning: '{group.key}' has learning rate 0; give tuning.centre, or a rate")
     return study
+
+
+def parse_study_yaml(text: str, where: str = "study") -> StudySpec:
+    """Validate a YAML (or JSON) text as a study; see `parse_study`."""
+    return parse_study(load_yaml(text, where), where)

@@ -1,18 +1,9 @@
 """How many steps and passes a recipe makes of so many examples. Needs no torch."""
 
-import math
-
 from paraknow_core.spec import FinetuningSpec
 
 # Padded tokens of one forward pass: enough to fill the cores (more passes a step: less padding), or a GPU.
 TOKENS_PER_PASS, TOKENS_PER_GPU_PASS = 2_048, 16_384
-
-
-def total_steps(spec: FinetuningSpec, examples: int) -> int:
-    """Return the number of optimiser steps; the last batch of an epoch may be smaller."""
-    if spec.max_steps is not None:
-        return spec.max_steps
-    return math.ceil(spec.epochs * math.ceil(examples / spec.batch_size))
 
 
 def micro_batch_size(spec: FinetuningSpec, longest: int, device: str) -> int:

@@ -16,7 +16,7 @@ from paraknow_core.sensitivity.plan import Need, Rates, sizes_of
 from paraknow_core.spec import RunSpec
 from paraknow_core.tasks.task import Task
 from paraknow_core.tasks.templates import Encoded
-from paraknow_core.training.amounts import micro_batch_size, total_steps
+from paraknow_core.training.amounts import micro_batch_size
 
 F32 = 4
 PROCESS = 0.62e9  # resident bytes of a process that has loaded torch, transformers and peft: measured on Linux
@@ -99,7 +99,7 @@ def training_of(spec: RunSpec, task: Task, train: list[Encoded], validation: lis
 
     recipe, lengths = spec.finetuning, [len(entry.input_ids) for entry in train]
     examples, held_out = whole("train", train), whole("validation", validation)
-    micro, steps = micro_batch_size(recipe, max(lengths), device), total_steps(recipe, examples)
+    micro, steps = micro_batch_size(recipe, max(lengths), device), recipe.steps(examples)
     size = min(micro, examples)
     validations = recipe.validations + 1 if held_out and recipe.validations and steps else 0
     filled = _filled([len(entry.input_ids) for entry in validation], micro) if held_out else 0
@@ -195,7 +195,7 @@ def guess_run(
         rank = spec.factorisation.rank
         needs.append(estimate_injection(teacher, student, spec.extraction.roles, rank, rates))
     if order >= 2:  # noqa: PLR2004 - a stage's place
-        micro, steps = micro_batch_size(recipe, _GUESSED_TOKENS, device), total_steps(recipe, sizes["train"])
+        micro, steps = micro_batch_size(recipe, _GUESSED_TOKENS, device), recipe.steps(sizes["train"])
         validations = recipe.validations + 1 if recipe.validations and sizes["validation"] else 0
         tokens, held_out = micro * _GUESSED_TOKENS, sizes["validation"] * _GUESSED_TOKENS
         training = Training(steps, max(1, recipe.batch_size // micro), tokens, validations, held_out)

@@ -17,7 +17,7 @@ from paraknow_core.errors import DivergedError
 from paraknow_core.runs.writer import StopRequested
 from paraknow_core.sensitivity.plan import sizes_of
 from paraknow_core.training import checkpoints
-from paraknow_core.training.amounts import micro_batch_size, total_steps
+from paraknow_core.training.amounts import micro_batch_size
 from paraknow_core.training.batches import Collator, mean_loss, seen_after, steps_from, supervised
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def finetune(
 
     spec, settings, report = context.spec, context.settings, context.report
     recipe = spec.finetuning
-    steps = total_steps(recipe, len(train))
+    steps = recipe.steps(len(train))
     last = steps if recipe.learning_rate else 0
     micro = micro_batch_size(recipe, max(len(example.input_ids) for example in train), model.device.type)
     validate_every = math.ceil(steps / recipe.validations) if validation and recipe.validations else 0

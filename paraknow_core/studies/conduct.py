@@ -1,0 +1,282 @@
+"""Conducting a study: which run comes next, from the first learning rate to the last score.
+
+First every tuned group trains at each learning rate of its grid and takes the one with the lowest validation loss;
+then the scored runs follow, seed by seed. What there is already is taken over, whoever computed it: a study that was
+cut off goes on where it stopped, and one that shares runs with another does not repeat them. A run that fails is left
+out, and tried again when the study is run again.
+"""
+
+import hashlib
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from paraknow_core.display import duration
+from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.files.json_file import read_object, write_json
+from paraknow_core.files.naming import is_there
+from paraknow_core.files.yaml_file import load_yaml, read_text
+from paraknow_core.runs import lifecycle
+from paraknow_core.runs.folder import RunFolder, list_runs
+from paraknow_core.runs.labels import add_study, studies_of
+from paraknow_core.runs.processes import process_identity, start_detached
+from paraknow_core.runs.status import Status
+from paraknow_core.runs.writer import RunWriter, StopRequested, stopped_by_signals
+from paraknow_core.studies.folder import CellState, StudyFolder, answers, curves_of
+from paraknow_core.studies.same import computes, run_key
+from paraknow_core.studies.study import Cell, groups_of, rates_of, scored_cells, step_of_grid, tuning_cells
+
+MOST_EXTENSIONS = 2  # how often a grid grows whose best rate lies at its edge
+EXTENDED_BY = 2  # points
+LOOK_S = 0.05  # between two looks at the runs that are going on
+OWN_STATES = ("done", "running", "stopping", "queued", "stopped", "lost", "failed")  # the best one first
+
+
+class Executor(Protocol):
+    """Whoever executes runs: an engine (`engines.base.Engine`)."""
+
+    def submit(self, *runs: RunFolder, first: bool = False) -> None: ...
+    def stop(self, run: RunFolder, grace_s: float | None = None) -> None: ...
+    def alive(self, run: RunFolder) -> bool: ...
+
+
+# Gets what is computed, with the time left; the id of its run, and what that is doing.
+Follower = Callable[[str, str, Status], None]
+
+
+def conduct(
+    folder: StudyFolder,
+    engine: Executor,
+    follow: Follower | None = None,
+    on_change: Callable[[Status], None] | None = None,
+    together: int = 1,
+) -> None:
+    """Run a study to its end, or until it is asked to stop; its state and all that it has found lie in its folder.
+
+    Args:
+        folder: of the study; whatever is done is not done again.
+        engine: executes its runs.
+        follow: called again and again with the state of every run that is going on.
+        on_change: called with every new state of the study.
+        together: how many runs the engine is given at a time.
+
+    Raises:
+        RunError: another process is running the study, or its spec was changed since it has started.
+        SpecError: its spec is not valid.
+    """
+    folder.spec()
+    with RunWriter(folder, on_change) as writer, stopped_by_signals(writer):
+        _freeze(folder)
+        _Conductor(folder, engine, follow, writer, together).all()
+
+
+def launch(folder: StudyFolder, *options: str) -> None:
+    """Have a study run by a process of its own, which outlives this one; returns at once.
+
+    Args:
+        folder: of a study that nobody runs at the moment.
+        options: of the command `study run`.
+
+    Raises:
+        RunError: it is going on; OSError: the folder cannot be written.
+    """
+    (attempt,) = lifecycle.requeue(folder)
+    with folder.file("log.txt").open("ab") as log:
+        process = start_detached(folder.place, "study", "run", str(folder.path), *options, log=log)
+    lifecycle.claim(folder, process_identity(process.pid), attempt)
+
+
+def was_changed(folder: StudyFolder) -> bool:
+    """Tell whether the spec of a study says something else than when it was run first."""
+    noted = read_object(folder.file("started.json")).get("study")
+    return noted is not None and noted != _digest(folder)
+
+
+def _digest(folder: StudyFolder) -> str:
+    data = load_yaml(read_text(folder.file("study.yaml")), "study.yaml")
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _freeze(folder: StudyFolder) -> None:
+    """Note what the study asks; refuse one that asks something else now: a margin is declared before the first run."""
+    if was_changed(folder):
+        raise RunError(
+            f"study {folder.id}: its study.yaml was changed since the study has started; put back what it said, or "
+            f"copy it and `study run` the copy, which takes over every run that is still the same"
+        )
+    if not folder.file("started.json").exists():
+        write_json(folder.file("started.json"), {"study": _digest(folder), "time": time.time()})
+
+
+@dataclass(frozen=True)
+class _Active:
+    """A run that is going on, the first of the cells that it answers for, and how people read it."""
+
+    run: RunFolder
+    cell: Cell
+    label: str
+    began: float = field(default_factory=time.monotonic)
+
+
+class _Conductor:
+    """One attempt at a study."""
+
+    def __init__(
+        self, folder: StudyFolder, engine: Executor, follow: Follower | None, writer: RunWriter, together: int
+    ) -> None:
+        self.folder, self.place, self.study = folder, folder.place, folder.spec()
+        self.engine, self.follow, self.writer, self.together = engine, follow, writer, together
+        self.answers = folder.runs()
+        self.rates, self.grids = folder.rates(), folder.grids()
+        self.tried: set[str] = set()  # ids of runs that this attempt has submitted
+        self.seconds: list[float] = []  # of the runs that this attempt has computed
+        write_json(folder.file("runs.json"), self.answers)
+
+    def all(self) -> None:
+        self._tune()
+        groups = groups_of(self.study)
+        untuned = [group.key for group in groups if rates_of(self.study, group) and group.key not in self.rates]
+        cells = [cell for cell in scored_cells(self.study, self.rates) if cell.group.key not in untuned]
+        self._compute(cells, "test")
+        for key in untuned:
+            message = f"{key}: not scored, because it could be trained at none of its learning rates"
+            self.writer.event("warning", message=message)
+
+    def _tune(self) -> None:
+        """Choose the learning rate of every group that has none; a grid whose best lies at its edge grows first."""
+        groups = {group.key: group for group in groups_of(self.study)}
+        extensions = dict.fromkeys(groups, 0)
+        while True:
+            open_groups = {key for key, group in groups.items() if key not in self.rates and self._grid(group)}
+            cells = [cell for cell in tuning_cells(self.study, self.grids) if cell.group.key in open_groups]
+            if not cells:
+                return
+            self._compute(cells, "tuning")
+            runs = [(cell, self._run_of(cell)) for cell in cells]
+            states = [CellState(cell, run, run.status().state) if run else CellState(cell) for cell, run in runs]
+            grown = False
+            for key, curve in curves_of(states, {}).items():
+                start, grid = rates_of(self.study, groups[key]), self._grid(groups[key])
+                extensions[key] = (len(grid) - len(start)) // EXTENDED_BY
+                if curve.edge and extensions[key] < MOST_EXTENSIONS:
+                    self.grids[key] = extended(grid, curve.edge)
+                    grown |= self.grids[key] != grid
+                if curve.best is not None and self.grids.get(key, grid) == grid:
+                    self.rates[key] = curve.best.rate
+            self._note_rates(groups)
+            if not grown:
+                return
+
+    def _grid(self, group) -> list[float]:
+        return list(self.grids.get(group.key) or rates_of(self.study, group))
+
+    def _note_rates(self, groups) -> None:
+        rows = {key: {"grid": self._grid(group), "chosen": self.rates.get(key)} for key, group in groups.items()}
+        write_json(self.folder.file("rates.json"), {key: row for key, row in rows.items() if row["grid"]})
+
+    def _compute(self, cells: Sequence[Cell], phase: str) -> None:
+        """Have a run for each cell, as far as there can be one; those that are equal get the same one."""
+        self.writer.stage(phase)
+        by_key: dict[Hashable, list[Cell]] = {}
+        for cell in cells:
+            by_key.setdefault(run_key(cell.spec), []).append(cell)
+        self._take_over([same[0] for same in by_key.values()])
+        waiting = deque(by_key.values())
+        active: dict[str, _Active] = {}
+        done = 0
+        while waiting or active:
+            while waiting and len(active) < self.together:
+                same = waiting.popleft()
+                run = self._begin(same)
+                if run is None:
+                    done += 1
+                else:
+                    place = f"{phase} run {done + len(active) + 1} of {len(by_key)}"
+                    left = self._left(len(waiting) + len(active) + 1)
+                    active[run.id] = _Active(run, same[0], f"{place}, {same[0].group.label}, seed {same[0].seed}{left}")
+            self.writer.progress(done, len(by_key), "; ".join(one.label for one in active.values()))
+            self._stop_if_asked([one.run for one in active.values()])
+            for name, one in list(active.items()):
+                is_over = not self.engine.alive(one.run)
+                if self.follow:
+                    self.follow(one.label, name, one.run.status())
+                if is_over:
+                    del active[name]
+                    done += 1
+                    self.seconds.append(time.monotonic() - one.began)
+                    self.writer.event("run", run=name, cell=one.cell.key, state=one.run.status().state)
+            if active:
+                time.sleep(LOOK_S)
+        self.writer.progress(done, len(by_key))
+
+    def _begin(self, cells: Sequence[Cell]) -> RunFolder | None:
+        """Have the run of equal cells executed; returns it while it is going on, None where there is nothing to do."""
+        run = self._run_of(cells[0])
+        if run is None:
+            name = lifecycle.new_id(cells[0].spec.name, "run")
+            run = RunFolder(self.place.runs / name)
+        self._note(cells, run)  # before it exists: a run that nobody knows to be the study's would be lost
+        if not is_there(run.path / "spec.yaml"):
+            lifecycle.create_run(self.place, cells[0].spec, run.path)
+        add_study(run.path, self.folder.path.name)
+        state = run.status().state
+        if state == "done" or run.id in self.tried:
+            return None
+        self.tried.add(run.id)
+        if not self.engine.alive(run):  # else somebody else is executing it
+            try:
+                self.engine.submit(run)
+            except (ParaknowError, OSError) as error:
+                lifecycle.give_up(run, error)
+                return None
+        return run
+
+    def _run_of(self, cell: Cell) -> RunFolder | None:
+        """Return the run that is noted for a cell, if it is there and computes what the cell asks."""
+        name = self.answers.get(cell.key)
+        run = RunFolder(self.place.runs / name) if name else None
+        try:
+            return run if run is not None and computes(run.spec()) == computes(cell.spec) else None
+        except ParaknowError:
+            return None
+
+    def _note(self, cells: Iterable[Cell], run: RunFolder) -> None:
+        new = {cell.key: run.id for cell in cells}
+        if any(self.answers.get(key) != name for key, name in new.items()):
+            self.answers |= new
+            write_json(self.folder.file("runs.json"), self.answers)
+
+    def _take_over(self, cells: Sequence[Cell]) -> None:
+        """Note for cells without a run what other studies, or people, have computed already."""
+        missing = [cell for cell in cells if self._run_of(cell) is None]
+        if not missing:
+            return
+        runs = list_runs(self.place)
+        own = [run for run in runs if self.folder.path.name in studies_of(run.path)]
+        self.answers |= answers(missing, runs, ("done",))
+        self.answers |= answers([cell for cell in missing if self._run_of(cell) is None], own, OWN_STATES)
+
+    def _left(self, runs: int) -> str:
+        if not self.seconds:
+            return ""
+        return f", about {duration(sum(self.seconds) / len(self.seconds) * runs / self.together)} left"
+
+    def _stop_if_asked(self, active: Sequence[RunFolder]) -> None:
+        if not self.writer.stop_requested:
+            return
+        for run in active:
+            if run.status().active:
+                self.engine.stop(run)
+        while any(self.engine.alive(run) for run in active):
+            time.sleep(LOOK_S)
+        raise StopRequested
+
+
+def extended(grid: Sequence[float], edge: str) -> list[float]:
+    """Return a grid of learning rates with `EXTENDED_BY` more points at its `low` or `high` end; at most 10."""
+    end, sign = (grid[0], -1) if edge == "low" else (grid[-1], 1)
+    more = [rate for step in range(1, EXTENDED_BY + 1) if (rate := step_of_grid(end, sign * step)) <= 10]
+    return sorted([*grid, *more])

@@ -1,0 +1,371 @@
+"""What a study has found so far: scores with the spread of seeds, verdicts, budgets, rates. Read from its folder.
+
+It holds for unfinished studies as well: what is not there yet is None, and intervals are those of what is there. Every
+number is that of finished runs; nothing is computed with a model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from functools import lru_cache
+from math import log
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paraknow_core.catalogue import METHODS
+from paraknow_core.display import counted
+from paraknow_core.errors import ParaknowError
+from paraknow_core.files.disk import file_stamp
+from paraknow_core.paths import Workspace
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.studies.budgets import differences
+from paraknow_core.studies.conduct import was_changed
+from paraknow_core.studies.folder import CellState, Curve, StudyFolder, curves_of
+from paraknow_core.studies.scores import example_scores, plain, same_content, score_of
+from paraknow_core.studies.study import Group, StudySpec, groups_of, rates_of
+
+if TYPE_CHECKING:
+    import numpy
+
+NATS = "nats per token"
+FEWEST_SEEDS = 6
+Table = dict[str, tuple[float, str]]  # example id -> score, hash of its content
+
+
+@dataclass(frozen=True)
+class GroupOutcome:
+    """One arm at one point of the factors.
+
+    Attributes:
+        key, label, arm, point: as of `study.Group`.
+        method: of its runs.
+        seeds: those that are done.
+        scores_by_seed: one score a seed of these.
+        value: their mean; low and high its 95 % interval, by the spread of seeds pooled over the study.
+        n: test examples of a run.
+        unit: of the score.
+        verdict: against the arm `against` at the same point, with Holm over the arms there; None without shared seeds.
+        verdict_unit: of its numbers: perplexities are judged in nats per token, where a fall counts as a gain.
+        rate: the learning rate that was chosen, or the spec's own.
+        rate_at_edge: whether the best rate lies at the edge of its grid.
+        budget: `steps`, `tokens`, `parameters` of a run, as far as known.
+        equal: whether that is the budget of the arm `against` at the same point; True where nothing is known yet.
+        note: in what it is not.
+        keeps_student: whether the student computes at step 0 what it computed before.
+        states: seed -> state of its run.
+        runs: seed -> id of its run.
+    """
+
+    key: str
+    label: str
+    arm: str
+    point: Mapping[str, Any]
+    method: str
+    seeds: Sequence[int] = ()
+    scores_by_seed: Sequence[float] = ()
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    unit: str | None = None
+    verdict: Any = None
+    verdict_unit: str | None = None
+    rate: float | None = None
+    rate_at_edge: bool = False
+    budget: Mapping[str, float | None] = field(default_factory=dict)
+    equal: bool = True
+    note: str = ""
+    keeps_student: bool = True
+    states: Mapping[int, str] = field(default_factory=dict)
+    runs: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """What a study has found.
+
+    Attributes:
+        id, study, state: of the study.
+        groups: in the order of its arms.
+        attribution: where a gain comes from, one a point of the factors; empty where the arms do not tell.
+        spread: standard deviation of a seed's score pooled over the groups, and its degrees of freedom; None without.
+        smallest_detectable: the largest one of the verdicts'.
+        references: untrained model -> its score.
+        curves: of tuned groups, by their key.
+        warnings: sentences.
+        marks: the paper's values, each with the key of its group; see `presets.marks_of`.
+    """
+
+    id: str
+    study: StudySpec
+    state: str
+    groups: Sequence[GroupOutcome]
+    attribution: Sequence[Any] = ()
+    spread: tuple[float, int] | None = None
+    smallest_detectable: float | None = None
+    references: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    marks: Sequence[tuple[Any, str]] = ()
+
+    def data(self) -> dict[str, Any]:
+        """Return all of it as plain data for JSON."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("study", "curves")}
+        study = self.study.model_dump(mode="json")
+        curves = {
+            key: {"points": _plain_data(list(curve)), "chosen": curve.chosen, "edge": curve.edge}
+            for key, curve in self.curves.items()
+        }
+        return {**_plain_data(own), "study": study, "curves": curves}
+
+
+def _plain_data(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain_data({name: getattr(value, name) for name in value.__dataclass_fields__})
+    if isinstance(value, Mapping):
+        return {str(key): _plain_data(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain_data(inner) for inner in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+def outcome(folder: StudyFolder, place: Workspace | None = None) -> StudyOutcome:
+    """Read what a study has found so far.
+
+    Args:
+        folder: of the study.
+        place: not needed: a study's folder knows its workspace.
+
+    Raises:
+        SpecError: its spec is not valid.
+    """
+    del place
+    study, cells, rates = folder.spec(), folder.cells(), folder.rates()
+    curves = curves_of(cells, rates)
+    read = [_Read(study, group, [c for c in cells if _is_of(c, group)], curves) for group in groups_of(study)]
+    groups, spread = _judged(study, read, rates)
+    found = [group.verdict.smallest_detectable for group in groups if group.verdict is not None]
+    first = next((run for one in read for run in one.done.values()), None)
+    return StudyOutcome(
+        folder.id,
+        study,
+        folder.state(),
+        groups,
+        _attribution(study, read),
+        spread,
+        max((value for value in found if value is not None), default=None),
+        _references(first, study.scorer),
+        curves,
+        _warnings(folder, study, groups, cells, curves),
+        _marks(study),
+    )
+
+
+def _is_of(cell: CellState, group: Group) -> bool:
+    return cell.cell.purpose == "test" and cell.cell.group.key == group.key
+
+
+class _Read:
+    """The scored runs of a group."""
+
+    def __init__(self, study: StudySpec, group: Group, cells: Sequence[CellState], curves: Mapping[str, Curve]) -> None:
+        self.group, self.cells, self.curve = group, cells, curves.get(group.key)
+        self.spec = cells[0].cell.spec
+        self.score: Mapping[str, Any] = {}
+        self.done: dict[int, RunFolder] = {}
+        self.scores: dict[int, float] = {}
+        self.tables: dict[int, Table] = {}
+        self.unit: str | None = None
+        for cell in cells:
+            if cell.state != "done" or cell.run is None:
+                continue
+            try:
+                self.score, table, unit = _scored(cell.run.path, _stamps(cell.run), study.scorer)
+            except ParaknowError:
+                continue
+            self.done[cell.cell.seed] = cell.run
+            self.scores[cell.cell.seed] = self.score["value"]
+            if table:
+                self.tables[cell.cell.seed], self.unit = table, unit
+
+    @property
+    def budget(self) -> dict[str, float | None]:
+        """What the first finished run has spent."""
+        result = next((run.result() or {} for run in self.done.values()), {})
+        spent, training = result.get("budget") or {}, result.get("training") or {}
+        return {
+            "steps": spent.get("steps", training.get("steps")),
+            "tokens": spent.get("tokens"),
+            "parameters": spent.get("trainable_parameters", result.get("trainable_parameters")),
+        }
+
+    @property
+    def keeps_student(self) -> bool:
+        reads_mode = "injection" in METHODS[self.spec.method].reads
+        return self.group.arm.row.keeps_student and (not reads_mode or self.spec.injection.mode == "residual")
+
+
+def _stamps(run: RunFolder) -> tuple:
+    return file_stamp(run.file("result.json")), file_stamp(run.file("predictions.jsonl"))
+
+
+@lru_cache(4096)
+def _scored(path: Path, stamps: tuple, scorer: str | None) -> tuple[dict[str, Any], Table, str | None]:
+    """Return a run's score, what pairs it example by example (empty: nothing does), and the unit of that."""
+    del stamps  # a file that has changed is read again
+    run = RunFolder(path)
+    score = plain(score_of(run, scorer))
+    if score["unit"] == "ppl":
+        records = example_scores(run, scorer, means_only=False)
+        # Each example's perplexity counts by its logarithm; less is better, and a verdict's gain is better.
+        return score, {key: (-log(value), text) for key, (value, text) in records.items() if value > 0}, NATS
+    return score, example_scores(run, scorer), score["unit"]
+
+
+def _judged(
+    study: StudySpec, read: Sequence[_Read], rates: Mapping[str, float]
+) -> tuple[list[GroupOutcome], tuple[float, int] | None]:
+    from paraknow_core.ops.verdict import pooled_spread, seed_interval
+
+    several = [list(one.scores.values()) for one in read if len(one.scores) > 1]
+    spread = pooled_spread(several) if several else None
+    verdicts: dict[str, Any] = {}
+    bases = {_point_key(one.group): one for one in read if one.group.arm.name == study.against}
+    for key, base in bases.items():
+        others = [one for one in read if _point_key(one.group) == key and one is not base]
+        verdicts |= _verdicts(study, base, others)
+    groups = []
+    for one in read:
+        scores, base = list(one.scores.values()), bases[_point_key(one.group)]
+        low, high = seed_interval(scores, spread) if scores and spread and spread[0] > 0 else (None, None)
+        apart = differences(one.budget, base.budget) if one is not base else []
+        own_rate = one.spec.finetuning.learning_rate if not rates_of(study, one.group) else None
+        groups.append(
+            GroupOutcome(
+                key=one.group.key,
+                label=one.group.label,
+                arm=one.group.arm.name,
+                point=dict(one.group.point),
+                method=one.spec.method,
+                seeds=list(one.scores),
+                scores_by_seed=scores,
+                value=sum(scores) / len(scores) if scores else None,
+                low=low,
+                high=high,
+                n=one.score.get("n"),
+                unit=one.score.get("unit"),
+                verdict=verdicts.get(one.group.key),
+                verdict_unit=one.unit,
+                rate=rates.get(one.group.key, own_rate),
+                rate_at_edge=bool(one.curve is not None and one.curve.chosen and one.curve.edge),
+                budget=one.budget,
+                equal=not apart and not one.group.arm.row.budget_note,
+                note="; ".join(dict.fromkeys(filter(None, [one.group.arm.row.budget_note, *apart]))),
+                keeps_student=one.keeps_student,
+                states={cell.cell.seed: cell.state for cell in one.cells},
+                runs={cell.cell.seed: cell.run.id for cell in one.cells if cell.run is not None},
+            )
+        )
+    return groups, spread
+
+
+def _point_key(group: Group) -> str:
+    return str(list(group.point.items()))
+
+
+def _verdicts(study: StudySpec, base: _Read, others: Sequence[_Read]) -> dict[str, Any]:
+    """Judge arms against the one at the same point, as a family, each by the seeds and examples that both have."""
+    from paraknow_core.ops.verdict import adjust, paired_verdict, pooled_spread
+
+    pairs = [(one, *_shared(one, base)) for one in others]
+    pairs = [(one, seeds, ids) for one, seeds, ids in pairs if seeds and len(ids) > 1]
+    if not pairs:
+        return {}
+    seeds = [seed for seed in base.tables if all(seed in one.tables for one, _, _ in pairs)]
+    spread = None
+    if len(seeds) > 1 and len(pairs) > 1:
+        tables = [_array(one, seeds, ids).mean(1) for one, _, ids in pairs]
+        common = [name for name in pairs[0][2] if all(name in ids for _, _, ids in pairs)]
+        if len(common) > 1:
+            tables = [_array(one, seeds, common) for one in (base, *(one for one, _, _ in pairs))]
+            spread = pooled_spread(tables, paired=True)
+    found = [
+        paired_verdict(
+            _array(one, shared, ids), _array(base, shared, ids), study.margin, spread=spread, comparisons=len(pairs)
+        )
+        for one, shared, ids in pairs
+    ]
+    return {one.group.key: verdict for (one, _, _), verdict in zip(pairs, adjust(found), strict=True)}
+
+
+def _shared(one: _Read, base: _Read) -> tuple[list[int], list[str]]:
+    """Return the seeds that two groups have, and the examples that all their runs of these seeds have."""
+    seeds = [seed for seed in base.tables if seed in one.tables]
+    tables = [read.tables[seed] for read in (one, base) for seed in seeds]
+    if not tables or one.unit != base.unit:
+        return [], []
+    ids = set.intersection(*(set(table) for table in tables))
+    return seeds, sorted(name for name in ids if same_content(table[name][1] for table in tables))
+
+
+def _array(one: _Read, seeds: Sequence[int], ids: Sequence[str]) -> "numpy.ndarray":
+    """Return (seeds, examples) scores."""
+    import numpy
+
+    return numpy.array([[one.tables[seed][name][0] for name in ids] for seed in seeds])
+
+
+def _attribution(study: StudySpec, read: Sequence[_Read]) -> list[Any]:
+    del study, read
+    return []
+
+
+def _references(run: RunFolder | None, scorer: str | None) -> dict[str, dict[str, Any]]:
+    result = (run.result() or {}) if run is not None else {}
+    if not result.get("scores"):
+        return {}
+    name = score_of(run, scorer)["scorer"]
+    return {
+        model: plain(score)
+        for model, scores in result.get("references", {}).items()
+        for score in scores
+        if score["scorer"] == name
+    }
+
+
+def _marks(study: StudySpec) -> list[tuple[Any, str]]:
+    from paraknow_core.studies.presets import marks_of
+
+    return marks_of(study)
+
+
+def _warnings(
+    folder: StudyFolder,
+    study: StudySpec,
+    groups: Sequence[GroupOutcome],
+    cells: Sequence[CellState],
+    curves: Mapping[str, Curve],
+) -> list[str]:
+    found = []
+    if was_changed(folder):
+        found.append("study.yaml was changed since the study has started: what it declares now was not declared before")
+    if len(study.seeds) < FEWEST_SEEDS:
+        found.append(
+            f"{counted(len(study.seeds), 'seed')}: with fewer than {FEWEST_SEEDS} nothing can be better, worse or "
+            "equivalent; everything is undecided"
+        )
+    for group in groups:
+        curve = curves.get(group.key)
+        if group.rate_at_edge and curve is not None:
+            found.append(
+                f"{group.label}: the best learning rate, {curve.best.rate:g}, lies at the {curve.edge} end of its grid "
+                f"({counted(len(curve), 'point')}); a better one may lie beyond"
+            )
+        elif curve is not None and curve.best is None and all(p.diverged or p.failed for p in curve):
+            found.append(f"{group.label}: it could be trained at none of its learning rates, so it is not scored")
+    failed = {cell.run.id for cell in cells if cell.run is not None and cell.state == "failed"}
+    if failed:
+        found.append(f"{counted(len(failed), 'run')} failed, and is left out: {', '.join(sorted(failed)[:3])}")
+    found += [f"{group.label}: not of equal budget ({group.note})" for group in groups if not group.equal]
+    if study.tuning is None and len({group.arm for group in groups}) > 1:
+        found.append("learning rates are not tuned: a difference between arms may be one of rates")
+    return found

@@ -1,0 +1,157 @@
+"""What a study will take, before it is run: runs, what they share, time, disk, and what it will be able to see.
+
+Arithmetic on specs and on what lies in the workspace; needs no torch.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from paraknow_core.catalogue import METHODS
+from paraknow_core.display import SHARE, counted, memory
+from paraknow_core.errors import ParaknowError
+from paraknow_core.files.disk import file_stamp
+from paraknow_core.paths import Workspace
+from paraknow_core.runs.folder import RunFolder, list_runs
+from paraknow_core.spec import RunSpec
+from paraknow_core.studies.budgets import REAL_SIZES
+from paraknow_core.studies.folder import answers_among
+from paraknow_core.studies.outcome import FEWEST_SEEDS
+from paraknow_core.studies.same import MEASUREMENT, NOT_MEASURED, asked, run_key
+from paraknow_core.studies.study import Cell, StudySpec, arms_of, scored_cells, tuning_cells
+
+# What a plan assumes of scores that are right or wrong, before any are seen: two arms differ on a fifth of the
+# examples, and seeds spread by half a point an arm. Miller, arXiv:2411.00640; arXiv:2602.04998.
+DISCORDANT, SEED_SPREAD = 0.2, 0.005 * 2**0.5
+
+Estimator = Callable[[Sequence[RunSpec], Workspace], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class StudyPreview:
+    """What a study will take.
+
+    Attributes:
+        runs: how many runs it needs, equal ones counted once, before any grid of rates is extended.
+        tuning_runs: how many of these choose learning rates.
+        cells: how many it would need if none were shared.
+        shared: what is computed once for several runs, in sentences.
+        already: how many of the runs are there.
+        seconds, bytes: of those that are not; None where nothing is known of such runs.
+        smallest_detectable: the effect that it finds in four of five cases, by what `assumes` says; in the scorer's
+            unit; None where there are too few seeds, or the scorer is none of right and wrong.
+        assumes: in words.
+        warnings: sentences.
+    """
+
+    runs: int
+    tuning_runs: int
+    cells: int
+    shared: Sequence[str]
+    already: int
+    seconds: float | None
+    bytes: float | None
+    smallest_detectable: float | None
+    assumes: str
+    warnings: Sequence[str] = field(default_factory=tuple)
+
+
+def preview(study: StudySpec, place: Workspace, estimate: Estimator | None = None) -> StudyPreview:
+    """Say what a study will take.
+
+    Args:
+        study: valid; see `parse_study`.
+        place: the workspace that it would run in.
+        estimate: what runs take, `workbench.past_runs.estimate_runs`; None: nothing is said of time and disk.
+    """
+    cells = [*tuning_cells(study), *scored_cells(study)]
+    distinct: dict[Any, Cell] = {}
+    for cell in cells:
+        distinct.setdefault(run_key(cell.spec), cell)
+    kept = list(distinct.values())
+    found = answers_among(
+        kept, [(run, spec) for run in list_runs(place) if (spec := _spec(run)) is not None], ("done",)
+    )
+    # A tuned group's scored runs are not known before its rate is: one of the grid stands for them.
+    missing = [cell for cell in kept if cell.key not in found]
+    takes = estimate([cell.spec for cell in missing], place) if estimate else [None]
+    known = bool(takes) and all(one is not None for one in takes)
+    seconds, size = (sum(getattr(one, name) for one in takes) if known else None for name in ("seconds", "disk"))
+    smallest, assumes = _smallest(study)
+    return StudyPreview(
+        len(kept),
+        sum(cell.purpose == "tuning" for cell in kept),
+        len(cells),
+        _shared(cells, kept),
+        len(found),
+        0.0 if not missing else seconds,
+        0.0 if not missing else size,
+        smallest,
+        assumes,
+        _warnings(study, size, place),
+    )
+
+
+def _spec(run: RunFolder) -> RunSpec | None:
+    return _spec_once(run.path, file_stamp(run.file("spec.yaml")))
+
+
+@lru_cache(4096)
+def _spec_once(path: Path, stamp: tuple) -> RunSpec | None:
+    del stamp  # a file that has changed is read again
+    try:
+        return RunFolder(path).spec()
+    except ParaknowError:
+        return None
+
+
+def _shared(cells: Sequence[Cell], kept: Sequence[Cell]) -> list[str]:
+    said = []
+    if len(kept) < len(cells):
+        said.append(
+            f"{counted(len(cells) - len(kept), 'run')} computed once with others: their arms do not read what is varied"
+        )
+    measured = [cell.spec for cell in kept if METHODS[cell.spec.method].needs_teacher]
+    different = len({asked(spec, MEASUREMENT, NOT_MEASURED) for spec in measured})
+    if measured:
+        said.append(
+            f"{counted(different, 'measurement')} of a teacher's sensitivity for {counted(len(measured), 'run')}"
+        )
+    return said
+
+
+def _smallest(study: StudySpec) -> tuple[float | None, str]:
+    from paraknow_core.catalogue import SCORERS
+    from paraknow_core.ops.verdict import smallest_detectable
+
+    scorers = (study.scorer,) if study.scorer else study.base.task.scorers[:1]
+    if any(SCORERS[name].unit != SHARE for name in scorers):
+        return None, "of this scorer's spread nothing is assumed beforehand"
+    n = study.base.task.sizes.test or REAL_SIZES.test(study.base)
+    others = max(1, len(study.arms) - 1)
+    smallest = smallest_detectable(len(study.seeds), max(2, n), SEED_SPREAD, 0.0, DISCORDANT**0.5, comparisons=others)
+    given = ", ".join([counted(len(study.seeds), "seed"), counted(n, "example"), counted(others, "comparison")])
+    assumes = (
+        f"with {given}, if two arms differ on {100 * DISCORDANT:.0f} % of the examples and "
+        f"seeds spread by {100 * SEED_SPREAD:.1f} points"
+    )
+    return smallest, assumes
+
+
+def _warnings(study: StudySpec, size: float | None, place: Workspace) -> list[str]:
+    said = []
+    if len(study.seeds) < FEWEST_SEEDS:
+        said.append(f"{counted(len(study.seeds), 'seed')}: below {FEWEST_SEEDS} everything stays undecided")
+    if study.tuning is None and len(study.arms) > 1:
+        said.append("learning rates are not tuned: a difference between arms may be one of rates")
+    for arm in arms_of(study):
+        if arm.row.budget_note:
+            said.append(f"{arm.label}: not of equal budget ({arm.row.budget_note})")
+    root = next(folder for folder in (place.root, *place.root.parents) if folder.is_dir())
+    free = shutil.disk_usage(root).free
+    if size is not None and size > free:
+        said.append(f"disk: about {memory(size)} are needed and {memory(free)} are free; free some, or run it in parts")
+    return said
