@@ -27,7 +27,7 @@ BUNDLED_RATE = 3e-3  # about where validation loss is lowest for the bundled stu
 # Qwen3-0.6B in "Learning Rate Matters", arXiv:2602.04998; full fine-tuning: a tenth, as is usual.
 LOWER_RATE = {"pissa": 10, "olora": 18, "lora_ga": 18, "milora": 3, "init_ab": 2, "full_finetuning": 10}
 _POCKET = {
-    "task.sizes": {"train": 256, "validation": 64, "test": 200},
+    "task.sizes": {"train": 256, "validation": 64, "test": 400},
     "finetuning.batch_size": 16,  # 48 steps; the paper's recipe takes 45
     "finetuning.micro_batch_size": None,
     "finetuning.epochs": 3,
@@ -114,7 +114,7 @@ class Preset:
             "preset": self.name,
             "base": ready.model_dump(mode="json"),
             "seeds": list(range(6)),
-            "tuning": _tuning(ready, pocket),
+            "tuning": _tuning(ready),
             **self.fields(ready, pocket),
         }
         for dotted, value in of_study.items():
@@ -211,10 +211,10 @@ def _recipe(base: RunSpec, pocket: bool) -> Fields:
     return changes | (_POCKET if pocket else {})
 
 
-def _tuning(base: RunSpec, pocket: bool) -> Fields:
+def _tuning(base: RunSpec) -> Fields:
     centre = base.finetuning.learning_rate
     centres = {arm: float(f"{centre / lower:.3g}") for arm, lower in LOWER_RATE.items()}
-    return {"points": 5 if pocket else 7, "centre": centre, "centres": centres, "seeds": [0]}
+    return {"points": 7, "centre": centre, "centres": centres, "seeds": [0]}
 
 
 def _tasks(base: RunSpec, pocket: bool) -> list[str]:
@@ -364,7 +364,7 @@ def _transfer_marks() -> tuple[Mark, ...]:
 
 
 _MAPPING, _ORIGIN, _STRUCTURE = "mapping.strategy", "extraction.origin", "extraction.structure"
-_FEW_EXAMPLES = "200 test examples and 256 training examples: differences of a few points stay undecided."
+_FEW_EXAMPLES = "400 test examples and 256 training examples: differences of a few points stay undecided."
 
 _ALL = (
     Preset(
