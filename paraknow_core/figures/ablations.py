@@ -16,7 +16,7 @@ from paraknow_core.display import LOWER_IS_BETTER, SHARE, compact, counted, shor
 from paraknow_core.figures import draw
 from paraknow_core.figures.compare import Look, look_of
 from paraknow_core.figures.style import blank, ink, legend_below, neutral, paper, text_on
-from paraknow_core.studies.words import interval_text, points_text, setting_text
+from paraknow_core.studies.words import factor_text, interval_text, points_text, setting_text, value_text
 
 if TYPE_CHECKING:
     from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
@@ -45,7 +45,7 @@ def by_factor(outcome: "StudyOutcome", factor: str, dark: bool = False) -> go.Fi
         factor: dotted key; numbers lie on a logarithmic axis, names beside each other.
         dark: theme.
     """
-    word = factor_words(factor)
+    word = factor_text(factor)
     title = f"Score by {word}"
     groups = [group for group in outcome.groups if factor in group.point and group.value is not None]
     if not groups:
@@ -166,7 +166,7 @@ def forest(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
         marker = {"color": look.colour, "size": 11, "symbol": look.symbol, "line": {"color": ink(dark), "width": 0.8}}
         bar = draw.error_bars([value], [low], [high], dark)
         hover = f"{escape(group.label)}<br>{escape(line)}"
-        draw.scatter(figure, [value], [place], "markers", hover, marker=marker, error_x=bar)
+        draw.scatter(figure, [value], [place], "markers", hover, marker=marker, error_x=bar, showlegend=False)
         words.append((value, place, line))
     seen: list[str] = []
     for mark, key in outcome.marks:
@@ -175,8 +175,12 @@ def forest(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
             continue
         gain = mark.value - mark.against
         edges.append(gain)
-        _diamond(figure, gain, place + 0.22, f"{mark.label}: {gain:+.2f} points<br>{mark.words}<br>{mark.model}", dark)
-        seen.append(mark.label)
+        name, hover = (
+            f"{mark.label}: gain over its own default LoRA",
+            f"{gain:+.2f} points<br>{mark.words}<br>{mark.model}",
+        )
+        _diamond(figure, gain, place + 0.22, hover, dark, name=name, showlegend=name not in seen)
+        seen.append(name)
     ends = _room(edges)
     for x, place, text in words:
         look = {"bgcolor": paper(dark), "font": {"size": 12.5}, "yshift": 15, "xanchor": _anchor(x, ends)}
@@ -184,7 +188,7 @@ def forest(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
     figure.update_xaxes(title_text=f"difference [{_points(unit)}]", range=ends)
     draw.named_rows(figure, [_short(group.label) for group in judged], 0.7, 0.6)
     if seen:
-        _key(figure, f"◇ {', '.join(dict.fromkeys(seen))}, its gain over its own default LoRA", dark)
+        legend_below(figure, list(dict.fromkeys(seen)))
     return _described(figure, title, [f"{g.label} {verdict_words(g.verdict, unit)}" for g in judged if g.verdict])
 
 
@@ -253,27 +257,11 @@ class _Axis:
 
     def layout(self) -> Mapping[str, Any]:
         if self.ordered:
-            texts = [compact(value) for value in self.values]
+            texts = [f"{value:.2g}" if value < 1 else compact(value) for value in self.values]
             return {"type": "log", "tickvals": self.values, "ticktext": texts}
-        texts = [escape(value_words(self.factor, value)) for value in self.values]
+        texts = [escape(value_text(self.factor, value)) for value in self.values]
         places = list(range(len(texts)))
         return {"tickvals": places, "ticktext": texts, "range": [-0.5, len(texts) - 0.5], "showgrid": False}
-
-
-def factor_words(factor: str) -> str:
-    """Return a factor's name for people: `structure`, `learning rate`."""
-    known = {"task.source": "task", "teacher.source": "teacher", "student.source": "student"}
-    known |= {"sensitivity.task": "task of the seed samples", "sensitivity.samples": "number of seed samples"}
-    return known.get(factor, factor.rpartition(".")[2].replace("_", " "))
-
-
-def value_words(factor: str, value: Any) -> str:
-    """Return one value of a factor for people."""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    if isinstance(value, str) and (factor.endswith("source") or factor == "sensitivity.task"):
-        return source_label(value, 24)
-    return "own" if value is None else shorten(str(value).replace("_", " "), 24)
 
 
 def verdict_words(verdict: Any, unit: str | None) -> str:
@@ -320,14 +308,6 @@ def _diamond(figure: go.Figure, x: float, y: float, hover: str, dark: bool, **mo
     marker = {"symbol": "diamond-open", "size": 10, "color": ink(dark), "line": {"width": 1.6}}
     shown = {"showlegend": False, **more}
     draw.scatter(figure, [x], [y], "markers", hover, marker=marker, **shown)
-
-
-def _key(figure: go.Figure, text: str, dark: bool) -> None:
-    """Write what a sign means, below the axis."""
-    figure.layout.margin.b += 40
-    figure.layout.height += 40
-    look = {"xref": "paper", "yref": "container", "xanchor": "left", "yanchor": "bottom", "font": {"size": 12}}
-    draw.write(figure, 0, 0.005, text, ink(dark), **look)
 
 
 def _empty(title: str, outcome: "StudyOutcome", dark: bool, words: str) -> go.Figure:
@@ -422,7 +402,7 @@ def _rate_ticks(curves: Mapping[str, Any]) -> dict[str, Any]:
     """Return ticks at every second rate of all grids together, at most ten."""
     rates = sorted({point.rate for curve in curves.values() for point in curve})
     rates = rates[:: max(1, -(-len(rates) // 8))]
-    return {"tickvals": rates, "ticktext": [compact(rate) for rate in rates]}
+    return {"tickvals": rates, "ticktext": [f"{rate:.2g}" for rate in rates]}
 
 
 def _room(edges: Sequence[float]) -> list[float]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paraknow_core.catalogue import BASELINE
-from paraknow_core.display import NOT_MEASURED, SHARE, score_text, scorer_label, source_label
+from paraknow_core.display import NOT_MEASURED, SHARE, score_text, scorer_label, significant, source_label
 from paraknow_core.errors import RunError
+from paraknow_core.figures import ablations
 from paraknow_core.figures import compare as charts
 from paraknow_core.files import packing
 from paraknow_core.files.packing import refuse_links, safe_name
@@ -23,11 +24,14 @@ from paraknow_core.runs.labels import Label, label_of
 from paraknow_core.studies import differences
 from paraknow_core.studies.arms import NO_EFFECT, Arm, settings_that_differ
 from paraknow_core.studies.differences import Contrast
+from paraknow_core.studies.report import methods_text
 from paraknow_core.studies.words import interval_text, p_text, points_text
 
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects as go
+
+    from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
 
 __all__ = ["adapter_zip", "html_report", "records_parquet", "records_table", "refuse_linked", "safe_name"]
 READ = ("spec.yaml", "result.json", "events.jsonl", "predictions.jsonl")  # of each run, for a report
@@ -74,6 +78,62 @@ def html_report(arms: Sequence[Arm], base_key: str = "", title: str = "") -> str
         library=_library() if pictures.scripts else "",
         scripts=pictures.scripts,
     )
+
+
+def report_html(outcome: "StudyOutcome") -> str:
+    """Write a study as one HTML document: question, groups, charts, where a gain comes from, methods, spec and runs.
+
+    Returns:
+        HTML; figures and their library are inside, every text is escaped, and the reader's light or dark is followed.
+    """
+    study, pictures = outcome.study, Pictures()
+    makes = [ablations.forest, *(partial(_by_factor, factor=factor) for factor in study.factors)]
+    makes += [ablations.rate_curves] if outcome.curves else []
+    drawn = [pictures.add(partial(make, outcome)) for make in makes]
+    attributions = [
+        (point, pictures.add(partial(ablations.waterfall, attribution)), attribution.says)
+        for point, attribution in (outcome.attribution or {}).items()
+    ]
+    return _template("study.html.jinja").render(
+        heading=study.name,
+        question=study.question,
+        state=outcome.state.capitalize(),
+        date=time.strftime("%Y-%m-%d"),
+        warnings=outcome.warnings,
+        head=_GROUP_HEAD,
+        numbers=range(1, 4),
+        lines=[_group_line(group, study.against) for group in outcome.groups],
+        untouched=[f"{name} {score_text(score)}" for name, score in outcome.references.items()],
+        pictures=drawn,
+        attributions=attributions,
+        methods=methods_text(outcome).split("\n\n"),
+        yaml=study.to_yaml(),
+        runs=[[g.label, ", ".join(f"{seed}: {run}" for seed, run in g.runs.items())] for g in outcome.groups],
+        library=_library() if pictures.scripts else "",
+        scripts=pictures.scripts,
+    )
+
+
+_GROUP_HEAD = ("group", "score", "seeds", "rate", "against, and verdict", "budget equal", "keeps the student")
+
+
+def _by_factor(outcome: "StudyOutcome", dark: bool, factor: str) -> "go.Figure":
+    return ablations.by_factor(outcome, factor, dark)
+
+
+def _group_line(group: "GroupOutcome", against: str) -> list[str]:
+    score = {"value": group.value, "low": group.low, "high": group.high, "unit": group.unit, "n": group.n}
+    judged = ablations.verdict_words(group.verdict, group.unit) if group.verdict else NOT_MEASURED
+    rate = significant(group.rate) + (" (edge)" if group.rate_at_edge else "")
+    return [
+        group.label,
+        score_text(score),
+        str(len(group.seeds)),
+        rate,
+        "compared with" if group.arm == against else judged,
+        "yes" if group.equal else f"no{f': {group.note}' if group.note else ''}",
+        "yes" if group.keeps_student else "no",
+    ]
 
 
 def _template(name: str):  # noqa: ANN202 - a template of jinja2, which is imported for a report only

@@ -26,6 +26,7 @@ BUNDLED_RATE = 3e-3  # about where validation loss is lowest for the bundled stu
 # How much lower than default LoRA's the best rate of an arm is; the middle of its grid, which tuning then leaves.
 # Qwen3-0.6B in "Learning Rate Matters", arXiv:2602.04998; full fine-tuning: a tenth, as is usual.
 LOWER_RATE = {"pissa": 10, "olora": 18, "lora_ga": 18, "milora": 3, "init_ab": 2, "full_finetuning": 10}
+POCKET = ", pocket size"  # ends the name of such a study
 _POCKET = {
     "task.sizes": {"train": 256, "validation": 64, "test": 400},
     "finetuning.batch_size": 16,  # 48 steps; the paper's recipe takes 45
@@ -109,12 +110,12 @@ class Preset:
         given = (base or RunSpec()).with_changes(of_run)
         ready = given.with_changes(_recipe(given, pocket) | of_run | {"name": "", "until": "evaluation"})
         data: Fields = {
-            "name": f"{self.title}{', pocket size' if pocket else ''}",
+            "name": f"{self.title}{POCKET if pocket else ''}",
             "question": self.asks,
             "preset": self.name,
             "base": ready.model_dump(mode="json"),
             "seeds": list(range(6)),
-            "tuning": _tuning(ready),
+            "tuning": _tuning(ready, pocket),
             **self.fields(ready, pocket),
         }
         for dotted, value in of_study.items():
@@ -211,10 +212,10 @@ def _recipe(base: RunSpec, pocket: bool) -> Fields:
     return changes | (_POCKET if pocket else {})
 
 
-def _tuning(base: RunSpec) -> Fields:
+def _tuning(base: RunSpec, pocket: bool) -> Fields:
     centre = base.finetuning.learning_rate
     centres = {arm: float(f"{centre / lower:.3g}") for arm, lower in LOWER_RATE.items()}
-    return {"points": 7, "centre": centre, "centres": centres, "seeds": [0]}
+    return {"points": 5 if pocket else 7, "centre": centre, "centres": centres, "seeds": [0]}
 
 
 def _tasks(base: RunSpec, pocket: bool) -> list[str]:
