@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import plotly.graph_objects as go
 
-from paraknow_core.display import LOWER_IS_BETTER, SHARE, compact, counted, shorten, significant, source_label
+from paraknow_core.display import LOWER_IS_BETTER, SHARE, counted, shorten, significant, source_label
 from paraknow_core.figures import draw
 from paraknow_core.figures.compare import Look, look_of
-from paraknow_core.figures.style import blank, ink, legend_below, neutral, paper, text_on
+from paraknow_core.figures.style import blank, ink, legend_below, neutral, paper, text_on, wrapped
+from paraknow_core.studies.presets import AVERAGE
 from paraknow_core.studies.words import factor_text, interval_text, points_text, setting_text, value_text
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _STATE_COLOURS = {  # light, dark; a word says it too
     "lost": ("#F0C36D", "#A86400"),
 }
 _ROW, _CELL = 46, 26  # pixels of a row of words, of a row of cells
-_LABEL = 44  # letters of a label beside an axis
+_LABEL, _WIDTH = 44, 36  # letters of a name in a legend, and of a line beside an axis
 _MOST_LINES = 12  # of an alternative text
 
 
@@ -95,7 +96,7 @@ def rate_curves(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
         return by_factor(outcome, RATE, dark)
     title = "Validation loss by learning rate"
     labels = {group.key: group for group in outcome.groups}
-    curves = {key: curve for key, curve in outcome.curves.items() if any(p.loss is not None for p in curve)}
+    curves = _different({key: curve for key, curve in outcome.curves.items() if any(p.loss is not None for p in curve)})
     if not curves:
         tuned = outcome.study.tuning is not None
         words = "Curves appear here as soon as the first rates are tried." if tuned else "This study tunes no rates."
@@ -257,7 +258,7 @@ class _Axis:
 
     def layout(self) -> Mapping[str, Any]:
         if self.ordered:
-            texts = [f"{value:.2g}" if value < 1 else compact(value) for value in self.values]
+            texts = [f"{value:.2g}" if value < 1 else f"{value:g}" for value in self.values]
             return {"type": "log", "tickvals": self.values, "ticktext": texts}
         texts = [escape(value_text(self.factor, value)) for value in self.values]
         places = list(range(len(texts)))
@@ -297,7 +298,7 @@ def _published(figure: go.Figure, outcome: "StudyOutcome", places: Mapping[str, 
     for mark, key in outcome.marks:
         if key not in places or _unit(outcome) != SHARE:
             continue
-        name = f"{mark.label}, {mark.words}" if not mark.benchmark else mark.label
+        name = mark.label if mark.benchmark else f"{mark.label}, {AVERAGE}"
         hover = f"{mark.label}: {mark.value:.2f} %<br>{mark.words}<br>{mark.model}"
         _diamond(figure, places[key], mark.value, hover, dark, name=name, showlegend=name not in seen)
         seen.append(name)
@@ -387,7 +388,7 @@ def _state(group: "GroupOutcome", seed: int) -> str:
 
 
 def _short(label: str) -> str:
-    return escape(shorten(label, _LABEL))
+    return "<br>".join(map(escape, wrapped(shorten(label, 2 * _WIDTH), _WIDTH)))
 
 
 def _plain(value: Any) -> Any:
@@ -396,6 +397,14 @@ def _plain(value: Any) -> Any:
 
 def _same(rate: float, chosen: float | None) -> bool:
     return chosen is not None and abs(rate - chosen) <= 1e-6 * chosen
+
+
+def _different(curves: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out a curve that an arm has already: a factor that the arm does not read changes nothing."""
+    seen: dict[Any, str] = {}
+    for key, curve in curves.items():
+        seen.setdefault((key.partition(" ")[0], tuple((point.rate, point.loss) for point in curve)), key)
+    return {key: curves[key] for key in seen.values()}
 
 
 def _rate_ticks(curves: Mapping[str, Any]) -> dict[str, Any]:

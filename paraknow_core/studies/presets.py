@@ -26,6 +26,7 @@ BUNDLED_RATE = 3e-3  # about where validation loss is lowest for the bundled stu
 # How much lower than default LoRA's the best rate of an arm is; the middle of its grid, which tuning then leaves.
 # Qwen3-0.6B in "Learning Rate Matters", arXiv:2602.04998; full fine-tuning: a tenth, as is usual.
 LOWER_RATE = {"pissa": 10, "olora": 18, "lora_ga": 18, "milora": 3, "init_ab": 2, "full_finetuning": 10}
+AVERAGE = "average of its seven scores"  # what most of the paper's figures show
 POCKET = ", pocket size"  # ends the name of such a study
 _POCKET = {
     "task.sizes": {"train": 256, "validation": 64, "test": 400},
@@ -314,7 +315,6 @@ def _known(*names: str) -> list[str]:
 
 
 _L1, _L1_30, _L2 = "LLaMA-1 13B to 7B", "LLaMA-1 30B to 7B", "Llama-2 13B to 7B"
-_AVERAGE = "average of its seven scores"
 _LORA, _LORA_2 = 27.00, 32.28  # its default LoRA, averages
 
 
@@ -344,7 +344,7 @@ def _table1_marks() -> tuple[Mark, ...]:
 
 def _pair(key: str, value: Any, with_13b: float, with_30b: float) -> tuple[Mark, Mark]:
     """Return two values of Figure 5, digitised."""
-    words = f"{_AVERAGE}, digitised"
+    words = f"{AVERAGE}, digitised"
     return (
         Mark(with_13b, words, _L1, point={key: value}, against=_LORA),
         Mark(with_30b, words, _L1_30, point={key: value}, against=_LORA),
@@ -352,14 +352,14 @@ def _pair(key: str, value: Any, with_13b: float, with_30b: float) -> tuple[Mark,
 
 
 def _lora_mark(value: float = _LORA, model: str = _L1) -> Mark:
-    return Mark(value, _AVERAGE, model, arm=BASELINE)
+    return Mark(value, AVERAGE, model, arm=BASELINE)
 
 
 def _transfer_marks() -> tuple[Mark, ...]:
     rows = {"word_problems": (33.75, "GSM"), "multiple_choice": (33.94, "MMLU"), "instructions": (33.81, "SNI")}
     rows["open_writing"] = (34.15, "LIMA")
     return tuple(
-        Mark(value, f"block of {name}, {_AVERAGE}", _L2, point={"sensitivity.task": f"bundled:{task}"}, against=_LORA_2)
+        Mark(value, f"block of {name}, {AVERAGE}", _L2, point={"sensitivity.task": f"bundled:{task}"}, against=_LORA_2)
         for task, (value, name) in rows.items()
     )
 
