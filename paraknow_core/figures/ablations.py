@@ -147,7 +147,9 @@ def forest(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
     if not any(group.verdict for group in judged):
         words = "Differences appear here as soon as an arm and the arm it is judged against share a seed."
         return _empty(title, outcome, dark, words)
-    unit, margin = _unit(outcome), _factor(outcome) * outcome.study.margin
+    unit = next(group.verdict_unit or group.unit for group in judged if group.verdict)
+    factor = 100.0 if unit == SHARE else 1.0
+    margin = factor * outcome.study.margin
     room = 130 + _ROW * len(judged)
     band = f"band: differences below {significant(margin)} {_points(unit)} do not matter"
     figure = blank(title, f"{_about(outcome)}; lines: 95 % intervals; {band}", dark, height=room)
@@ -160,7 +162,7 @@ def forest(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
         if verdict is None:
             words.append((0.0, place, "no shared seeds yet"))
             continue
-        value, low, high = (None if v is None else _factor(outcome) * v for v in _ends(verdict))
+        value, low, high = (None if v is None else factor * v for v in (verdict.difference, verdict.low, verdict.high))
         look = look_of(group.arm, 0, dark)
         edges += [number for number in (value, low, high) if number is not None]
         line = verdict_words(verdict, unit)
@@ -343,10 +345,6 @@ def _unit(outcome: "StudyOutcome") -> str:
     return next((group.unit for group in outcome.groups if group.unit), SHARE)
 
 
-def _factor(outcome: "StudyOutcome") -> float:
-    return 100.0 if _unit(outcome) == SHARE else 1.0
-
-
 def _points(unit: str) -> str:
     return "points" if unit == SHARE else unit
 
@@ -376,10 +374,6 @@ def _number(group: "GroupOutcome") -> str:
 def _hover(group: "GroupOutcome") -> str:
     rate = f"<br>learning rate {significant(group.rate)}" if group.rate else ""
     return f"{escape(group.label)}<br>{_number(group)}, {counted(len(group.seeds), 'seed')}{rate}"
-
-
-def _ends(verdict: Any) -> tuple[float, float | None, float | None]:
-    return verdict.difference, verdict.low, verdict.high
 
 
 def _state(group: "GroupOutcome", seed: int) -> str:

@@ -90,10 +90,7 @@ def report_html(outcome: "StudyOutcome") -> str:
     makes = [ablations.forest, *(partial(_by_factor, factor=factor) for factor in study.factors)]
     makes += [ablations.rate_curves] if outcome.curves else []
     drawn = [pictures.add(partial(make, outcome)) for make in makes]
-    attributions = [
-        (point, pictures.add(partial(ablations.waterfall, attribution)), attribution.says)
-        for point, attribution in (outcome.attribution or {}).items()
-    ]
+    attributions = [(pictures.add(partial(ablations.waterfall, each)), each.says) for each in outcome.attribution]
     return _template("study.html.jinja").render(
         heading=study.name,
         question=study.question,
@@ -123,7 +120,7 @@ def _by_factor(outcome: "StudyOutcome", dark: bool, factor: str) -> "go.Figure":
 
 def _group_line(group: "GroupOutcome", against: str) -> list[str]:
     score = {"value": group.value, "low": group.low, "high": group.high, "unit": group.unit, "n": group.n}
-    judged = ablations.verdict_words(group.verdict, group.unit) if group.verdict else NOT_MEASURED
+    judged = ablations.verdict_words(group.verdict, group.verdict_unit or group.unit) if group.verdict else NOT_MEASURED
     rate = significant(group.rate) + (" (edge)" if group.rate_at_edge else "")
     return [
         group.label,

@@ -155,13 +155,16 @@ def _tests(outcome: "StudyOutcome") -> Iterator[str]:
         return
     family = max(verdict.comparisons for verdict in verdicts)
     holm = f", after Holm's correction for {family} comparisons" if family > 1 else ""
-    unit = next((group.unit for group in outcome.groups if group.unit), SHARE)
+    unit = next(group.verdict_unit or group.unit for group in outcome.groups if group.verdict is not None)
     margin = points_text(outcome.study.margin, unit).lstrip("+")
     yield (
         "Better or worse is said only where an exact sign-flip test over seeds and the 95 % interval, over seeds and "
         f"examples, both rule out no difference{holm}; equivalent where the 90 % interval lies within {margin} "
         f"{_points(unit)} either way, the margin declared before the runs; all else is undecided."
     )
+    if len(verdicts) > family:
+        at_once = "are corrected together" if family > 1 else "is judged by itself"
+        yield f"What is compared at one point of what was varied {at_once}, and not with the other points."
     if outcome.spread:
         yield f"The spread of seeds is pooled over arms ({outcome.spread[1]} degrees of freedom)."
     seen = [verdict.smallest_detectable for verdict in verdicts if verdict.smallest_detectable is not None]
