@@ -7,7 +7,7 @@ cannot decide. The paper's own values stand here as marks, for charts to draw be
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,9 +19,11 @@ from paraknow_core.spec import GROUPS, RunSpec
 from paraknow_core.studies.study import QUARTER_DECADE, Group, StudySpec, groups_of, parse_study
 
 Size = Literal["full", "pocket"]
-Fields = dict[str, Any]  # of a study, as its file has them
+Fields = dict[str, Any]  # of a spec, as its file has them
+Grid = tuple[list[str], Fields]  # arms, and factors with their values
 
 RANDOM, UNTRAINED_TEACHER = "random_offset", "untrained_teacher"
+RATE = "finetuning.learning_rate"
 SEED_SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 BUNDLED_RATE = 3e-3  # about where validation loss is lowest for the bundled students, which are tiny
 # How much lower than default LoRA's the best rate of an arm is; the middle of its grid, which tuning then leaves.
@@ -78,7 +80,7 @@ class Preset:
         title: as people read it.
         asks: its question, one sentence.
         figure: of the paper; empty: not in the paper.
-        fields: what is particular to the study, of the base run and of whether it is pocket size.
+        grid: gives its arms and factors, of the base run and of whether it is pocket size.
         pocket_limits: what its pocket size cannot decide.
         marks: the paper's values.
     """
@@ -87,7 +89,7 @@ class Preset:
     title: str
     asks: str
     figure: str
-    fields: Callable[[RunSpec, bool], Fields]
+    grid: Callable[[RunSpec, bool], Grid]
     pocket_limits: str
     marks: tuple[Mark, ...] = ()
 
@@ -111,15 +113,17 @@ class Preset:
         pocket = size == "pocket"
         given = (base or RunSpec()).with_changes(of_run)
         ready = given.with_changes(_recipe(given, pocket) | of_run | {"name": "", "until": "evaluation"})
+        arms, factors = self.grid(ready, pocket)
         data: Fields = {
             "name": f"{self.title}{POCKET if pocket else ''}",
             "question": self.asks,
             "preset": self.name,
             "base": ready.model_dump(mode="json"),
-            "tuning": _tuning(ready, pocket),
-            **self.fields(ready, pocket),
+            "arms": arms,
+            "factors": factors,
+            "seeds": list(range(_fewest_seeds(len(arms) - 1))),
+            "tuning": None if RATE in factors else _tuning(ready, arms, pocket),
         }
-        data["seeds"] = list(range(_fewest_seeds(len(data["arms"]) - 1)))
         for dotted, value in of_study.items():
             head, _, rest = dotted.partition(".")
             if rest:
@@ -219,9 +223,9 @@ def _fewest_seeds(comparisons: int) -> int:
     return math.ceil(math.log2(2 * max(1, comparisons) / 0.05))
 
 
-def _tuning(base: RunSpec, pocket: bool) -> Fields:
+def _tuning(base: RunSpec, arms: Sequence[str], pocket: bool) -> Fields:
     centre = base.finetuning.learning_rate
-    centres = {arm: float(f"{centre / lower:.3g}") for arm, lower in LOWER_RATE.items()}
+    centres = {arm: float(f"{centre / LOWER_RATE[arm]:.3g}") for arm in arms if arm in LOWER_RATE}
     return {"points": 5 if pocket else 7, "centre": centre, "centres": centres, "seeds": [0]}
 
 
@@ -240,76 +244,73 @@ def _teachers(base: RunSpec) -> list[str]:
     return [base.teacher.source, *([small] if _is_bundled(base) and base.teacher.source == "bundled:teacher" else [])]
 
 
-def _table1(base: RunSpec, pocket: bool) -> Fields:
+def _table1(base: RunSpec, pocket: bool) -> Grid:
     tasks = [base.task.source] if pocket else _tasks(base, pocket)
     factors = {"task.source": tasks} if len(tasks) > 1 else {}
-    return {"arms": [BASELINE, PAPER_METHOD, RANDOM], "factors": factors}
+    return [BASELINE, PAPER_METHOD, RANDOM], factors
 
 
-def _task_transfer(base: RunSpec, pocket: bool) -> Fields:
+def _task_transfer(base: RunSpec, pocket: bool) -> Grid:
     tasks = _tasks(base, pocket)
     own = base.task.source
     sources = tasks if len(tasks) > 1 else [own, *(f"bundled:{name}" for name in TASKS)][: 2 if pocket else None]
-    return {"arms": [BASELINE, PAPER_METHOD], "factors": {"task.source": tasks, "sensitivity.task": sources}}
+    return [BASELINE, PAPER_METHOD], {"task.source": tasks, "sensitivity.task": sources}
 
 
-def _initialisations(base: RunSpec, pocket: bool) -> Fields:
+def _initialisations(base: RunSpec, pocket: bool) -> Grid:
     of_student = [name for name, row in METHODS.items() if not row.needs_teacher and not row.budget_note]
     chosen = [BASELINE, *_known("pissa", "init_ab")] if pocket else of_student
     arms = list(dict.fromkeys((*chosen, PAPER_METHOD, RANDOM)))
-    return {"arms": arms, "factors": {"teacher.source": _teachers(base)}}
+    return arms, {"teacher.source": _teachers(base)}
 
 
-def _seed_samples(base: RunSpec, pocket: bool) -> Fields:
+def _seed_samples(base: RunSpec, pocket: bool) -> Grid:
     del base
     counts = SEED_SAMPLES[1::3] if pocket else SEED_SAMPLES
-    return {"arms": [BASELINE, PAPER_METHOD], "factors": {"sensitivity.samples": list(counts)}}
+    return [BASELINE, PAPER_METHOD], {"sensitivity.samples": list(counts)}
 
 
-def _layers(base: RunSpec, pocket: bool) -> Fields:
+def _layers(base: RunSpec, pocket: bool) -> Grid:
     del base, pocket
     names = [name for name in catalogue.offered(STRATEGIES) if name != catalogue.MANUAL]
-    return {"arms": [BASELINE, PAPER_METHOD], "factors": {"mapping.strategy": names}}
+    return [BASELINE, PAPER_METHOD], {"mapping.strategy": names}
 
 
-def _origin(base: RunSpec, pocket: bool) -> Fields:
+def _origin(base: RunSpec, pocket: bool) -> Grid:
     del base, pocket
     origins = [[group] for group in reversed(GROUPS)]
-    return {"arms": [BASELINE, PAPER_METHOD], "factors": {"extraction.origin": [*origins, ["all"]]}}
+    return [BASELINE, PAPER_METHOD], {"extraction.origin": [*origins, ["all"]]}
 
 
-def _structure(base: RunSpec, pocket: bool) -> Fields:
+def _structure(base: RunSpec, pocket: bool) -> Grid:
     del base, pocket
-    return {"arms": [BASELINE, PAPER_METHOD], "factors": {"extraction.structure": list(catalogue.offered(STRUCTURES))}}
+    return [BASELINE, PAPER_METHOD], {"extraction.structure": list(catalogue.offered(STRUCTURES))}
 
 
-def _teacher_scale(base: RunSpec, pocket: bool) -> Fields:
+def _teacher_scale(base: RunSpec, pocket: bool) -> Grid:
     del pocket
-    return {
-        "arms": [BASELINE, PAPER_METHOD, *_known(UNTRAINED_TEACHER)],
-        "factors": {"teacher.source": _teachers(base)},
-    }
+    return [BASELINE, PAPER_METHOD, *_known(UNTRAINED_TEACHER)], {"teacher.source": _teachers(base)}
 
 
-def _injection_modes(base: RunSpec, pocket: bool) -> Fields:
+def _injection_modes(base: RunSpec, pocket: bool) -> Grid:
     del pocket
     students = {"student.source": ["bundled:stranger", "bundled:kin"]} if _is_bundled(base) else {}
     modes = {"injection.mode": list(catalogue.offered(catalogue.MODES))}
-    return {"arms": [BASELINE, PAPER_METHOD], "factors": {**students, **modes}}
+    return [BASELINE, PAPER_METHOD], {**students, **modes}
 
 
-def _learning_rates(base: RunSpec, pocket: bool) -> Fields:
+def _learning_rates(base: RunSpec, pocket: bool) -> Grid:
     centre = base.finetuning.learning_rate
     steps = range(-4, 2) if pocket else range(-6, 4)
     rates = [float(f"{centre * QUARTER_DECADE**step:.4g}") for step in steps]
     arms = [BASELINE, PAPER_METHOD, "pissa"] if pocket else _all_arms()
-    return {"arms": arms, "factors": {"finetuning.learning_rate": rates}, "tuning": None}
+    return arms, {RATE: rates}
 
 
-def _controls(base: RunSpec, pocket: bool) -> Fields:
+def _controls(base: RunSpec, pocket: bool) -> Grid:
     del base
     few = (BASELINE, PAPER_METHOD, RANDOM, "spectrum_matched", UNTRAINED_TEACHER, "wrong_task", "self_block", "pissa")
-    return {"arms": _known(*few) if pocket else _all_arms()}
+    return (_known(*few) if pocket else _all_arms()), {}
 
 
 def _all_arms() -> list[str]:
