@@ -38,7 +38,7 @@ def runs_of(study):
 def test_every_preset_is_a_study_of_any_base(name, size, base):
     study = PRESETS[name].make(BASES[base], size)
     assert study.preset == name and study.question == PRESETS[name].asks
-    assert "default_lora" == study.against
+    assert study.against == "default_lora"
     assert len(study.seeds) >= 6 and study.margin > 0
     # Enough seeds for the word "better" after Holm's correction: a preset that cannot say it is none.
     assert 2 * (len(arms_of(study)) - 1) / 2 ** len(study.seeds) <= 0.05
