@@ -7,7 +7,7 @@ cannot decide. The paper's own values stand here as marks, for charts to draw be
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,9 +26,6 @@ RANDOM, UNTRAINED_TEACHER = "random_offset", "untrained_teacher"
 RATE = "finetuning.learning_rate"
 SEED_SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 BUNDLED_RATE = 3e-3  # about where validation loss is lowest for the bundled students, which are tiny
-# How much lower than default LoRA's the best rate of an arm is; the middle of its grid, which tuning then leaves.
-# Qwen3-0.6B in "Learning Rate Matters", arXiv:2602.04998; full fine-tuning: a tenth, as is usual.
-LOWER_RATE = {"pissa": 10, "olora": 18, "lora_ga": 18, "milora": 3, "init_ab": 2, "full_finetuning": 10}
 AVERAGE = "average of its seven scores"  # what most of the paper's figures show
 POCKET = ", pocket size"  # ends the name of such a study
 _POCKET = {
@@ -122,7 +119,7 @@ class Preset:
             "arms": arms,
             "factors": factors,
             "seeds": list(range(_fewest_seeds(len(arms) - 1))),
-            "tuning": None if RATE in factors else _tuning(ready, arms, pocket),
+            "tuning": None if RATE in factors else {"points": 5 if pocket else 7},
         }
         for dotted, value in of_study.items():
             head, _, rest = dotted.partition(".")
@@ -221,12 +218,6 @@ def _recipe(base: RunSpec, pocket: bool) -> Fields:
 def _fewest_seeds(comparisons: int) -> int:
     """Return with how many seeds an exact sign-flip test can reach 5 %, two-sided, where Holm corrects for several."""
     return math.ceil(math.log2(2 * max(1, comparisons) / 0.05))
-
-
-def _tuning(base: RunSpec, arms: Sequence[str], pocket: bool) -> Fields:
-    centre = base.finetuning.learning_rate
-    centres = {arm: float(f"{centre / LOWER_RATE[arm]:.3g}") for arm in arms if arm in LOWER_RATE}
-    return {"points": 5 if pocket else 7, "centre": centre, "centres": centres, "seeds": [0]}
 
 
 def _tasks(base: RunSpec, pocket: bool) -> list[str]:

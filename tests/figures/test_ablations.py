@@ -87,7 +87,7 @@ def test_rates_show_loss_choice_and_divergence():
     lost = [t for t in figure.data if t.marker.symbol == "x-thin-open"]
     assert len(lost) == 2 and lost[1].x[0] < line.x[0]
     assert "nats per token" in figure.layout.yaxis.title.text
-    assert "PiSSA 0.000169" in alt(figure)
+    assert "chosen rates: default LoRA 0.000169; PiSSA" in alt(figure)
 
 
 def test_equal_curves_of_an_arm_are_drawn_once():

@@ -10,7 +10,7 @@ from paraknow_core.errors import SpecError
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.presets import PRESETS, find_preset, marks_of
 from paraknow_core.studies.same import computes
-from paraknow_core.studies.study import arms_of, groups_of, scored_cells, tuning_cells
+from paraknow_core.studies.study import arms_of, groups_of, rates_of, scored_cells, tuning_cells
 
 SIZES = ("full", "pocket")
 SCORED_SECONDS, TUNING_SECONDS = 4.0, 2.7  # of a pocket-size run of the bundled models, one after another
@@ -81,8 +81,9 @@ def test_rates_are_quarters_of_a_decade_apart_around_the_bases_own():
     assert 2e-4 in rates and max(rates) / min(rates) > 100
     steps = [math.log10(high / low) for low, high in zip(rates, rates[1:], strict=False)]
     assert steps == pytest.approx([0.25] * len(steps), abs=1e-3)
-    tuning = PRESETS["controls"].make(OWN, "full").tuning
-    assert tuning.centre == 2e-4 and tuning.centres["pissa"] == pytest.approx(2e-5)
+    study = PRESETS["controls"].make(OWN, "full")
+    grid = rates_of(study, next(group for group in groups_of(study) if group.key == "default_lora"))
+    assert len(grid) == 7 and grid[3] == 2e-4
 
 
 def test_an_own_task_keeps_to_itself_and_meets_other_seed_samples():
