@@ -217,7 +217,9 @@ def test_a_study_that_has_only_begun_can_be_reported():
 def test_hostile_names_of_a_study_stay_text():
     hostile = "</script><img src=x onerror=1>"
     own = {"name": "own", "label": hostile, "arm": "seeking"}
-    study = StudySpec(name=hostile, question=hostile, arms=("default_lora", own), factors={"factorisation.rank": (4, 8)})
+    study = StudySpec(
+        name=hostile, question=hostile, arms=("default_lora", own), factors={"factorisation.rank": (4, 8)}
+    )
     html = reports.report_html(made.outcome(study, warnings=[hostile]))
     page, text = parsed(html)
     assert page.tags.count("script") == 2 and "img" not in page.tags
