@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from paraknow_core.catalogue import ARMS as STUDY_ARMS
 from paraknow_core.catalogue import METHODS, SCORERS, UNTRAINED, Line
 
 NOT_MEASURED = "–"
@@ -19,7 +20,7 @@ GROUP_COLOURS = {
     "other": "#999999",
 }
 
-ARMS: dict[str, Line] = {**METHODS, **UNTRAINED}
+ARMS: dict[str, Line] = {**STUDY_ARMS, **METHODS, **UNTRAINED}
 
 
 def arm_of(name: str) -> Line:

@@ -1,18 +1,21 @@
-"""One comparison as one HTML file that needs no network, and a run's files as they are handed out.
+"""A comparison or a study as one HTML file that needs no network, and a run's files as they are handed out.
 
-`report.html.jinja` says how the file looks; here is what it says.
+`report.html.jinja` and `study.html.jinja` say how the files look; here is what they say.
 """
 
 import io
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paraknow_core.catalogue import BASELINE
-from paraknow_core.display import NOT_MEASURED, SHARE, score_text, scorer_label, source_label
+from paraknow_core.display import NOT_MEASURED, SHARE, score_text, scorer_label, significant, source_label
 from paraknow_core.errors import RunError
+from paraknow_core.figures import ablations
 from paraknow_core.figures import compare as charts
 from paraknow_core.files import packing
 from paraknow_core.files.packing import refuse_links, safe_name
@@ -21,15 +24,17 @@ from paraknow_core.runs.labels import Label, label_of
 from paraknow_core.studies import differences
 from paraknow_core.studies.arms import NO_EFFECT, Arm, settings_that_differ
 from paraknow_core.studies.differences import Contrast
+from paraknow_core.studies.report import methods_text
 from paraknow_core.studies.words import interval_text, p_text, points_text
 
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects as go
 
+    from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
+
 __all__ = ["adapter_zip", "html_report", "records_parquet", "records_table", "refuse_linked", "safe_name"]
 READ = ("spec.yaml", "result.json", "events.jsonl", "predictions.jsonl")  # of each run, for a report
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 def html_report(arms: Sequence[Arm], base_key: str = "", title: str = "") -> str:
@@ -57,7 +62,7 @@ def html_report(arms: Sequence[Arm], base_key: str = "", title: str = "") -> str
     scores = [_score(arms, base, scorer, pictures) for scorer in differences.scorers(arms)]
     curves = _curves(arms, pictures)
     runs = list(_runs(arms))
-    return _template().render(
+    return _template("report.html.jinja").render(
         heading=title or f"{pair}: {source_label(spec.task.source)}",
         date=time.strftime("%Y-%m-%d"),
         arms=list(arms),
@@ -75,18 +80,73 @@ def html_report(arms: Sequence[Arm], base_key: str = "", title: str = "") -> str
     )
 
 
-def _template():  # noqa: ANN202 - a template of jinja2, which is imported for a report only
-    from jinja2 import Environment, StrictUndefined
+def report_html(outcome: "StudyOutcome") -> str:
+    """Write a study as one HTML document: question, groups, charts, where a gain comes from, methods, spec and runs.
 
-    rules = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return rules.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    Returns:
+        HTML; figures and their library are inside, every text is escaped, and the reader's light or dark is followed.
+    """
+    study, pictures = outcome.study, Pictures()
+    makes = [ablations.forest, *(partial(_by_factor, factor=factor) for factor in study.factors)]
+    makes += [ablations.rate_curves] if outcome.curves else []
+    drawn = [pictures.add(partial(make, outcome)) for make in makes]
+    attributions = [(pictures.add(partial(ablations.waterfall, each)), each.says) for each in outcome.attribution]
+    return _template("study.html.jinja").render(
+        heading=study.name,
+        question=study.question,
+        state=outcome.state.capitalize(),
+        date=time.strftime("%Y-%m-%d"),
+        warnings=outcome.warnings,
+        head=_GROUP_HEAD,
+        numbers=range(1, 4),
+        lines=[_group_line(group, study.against) for group in outcome.groups],
+        untouched=[f"{name} {score_text(score)}" for name, score in outcome.references.items()],
+        pictures=drawn,
+        attributions=attributions,
+        methods=methods_text(outcome).split("\n\n"),
+        yaml=study.to_yaml(),
+        runs=[[g.label, ", ".join(f"{seed}: {run}" for seed, run in g.runs.items())] for g in outcome.groups],
+        library=_library() if pictures.scripts else "",
+        scripts=pictures.scripts,
+    )
+
+
+_GROUP_HEAD = ("group", "score", "seeds", "rate", "against, and verdict", "budget equal", "keeps the student")
+
+
+def _by_factor(outcome: "StudyOutcome", dark: bool, factor: str) -> "go.Figure":
+    return ablations.by_factor(outcome, factor, dark)
+
+
+def _group_line(group: "GroupOutcome", against: str) -> list[str]:
+    score = {"value": group.value, "low": group.low, "high": group.high, "unit": group.unit, "n": group.n}
+    judged = ablations.verdict_words(group.verdict, group.verdict_unit or group.unit) if group.verdict else NOT_MEASURED
+    rate = significant(group.rate) + (" (edge)" if group.rate_at_edge else "")
+    return [
+        group.label,
+        score_text(score),
+        str(len(group.seeds)),
+        rate,
+        "compared with" if group.arm == against else judged,
+        "yes" if group.equal else f"no{f': {group.note}' if group.note else ''}",
+        "yes" if group.keeps_student else "no",
+    ]
+
+
+def _template(name: str):  # noqa: ANN202 - a template of jinja2, which is imported for a report only
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    files = FileSystemLoader(Path(__file__).parent)
+    rules = Environment(loader=files, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return rules.get_template(name)
 
 
 class Picture(NamedTuple):
-    """The place where a figure is drawn: its number and height in pixels."""
+    """The place where a figure is drawn: its number, height in pixels, and what there is to see."""
 
     number: int
     height: int
+    alt: str
 
 
 class Pictures:
@@ -95,15 +155,18 @@ class Pictures:
     def __init__(self) -> None:
         self.scripts: list[str] = []
 
-    def add(self, figure: "go.Figure") -> Picture:
-        """Keep a figure's script, and return the place where it will be drawn."""
-        picture = Picture(len(self.scripts), figure.layout.height)
-        figure.update_layout(autosize=True)
+    def add(self, make: "Callable[[bool], go.Figure]") -> Picture:
+        """Keep the script of a figure, light and dark as the reader's browser is, and return where it will be drawn."""
+        light, dark = make(False), make(True)
+        alt = (light.layout.meta or {}).get("alt") or unescape(light.layout.title.text or "").replace("<br>", " ")
+        picture = Picture(len(self.scripts), light.layout.height, alt)
         # `<` as an escape: a name in a figure can never end the script.
-        data = figure.to_json().replace("<", "\\u003c")
-        options = "{displaylogo:false,responsive:true}"
+        data = ",".join(
+            figure.update_layout(autosize=True).to_json().replace("<", "\\u003c") for figure in (light, dark)
+        )
+        options = "{displaylogo:false,responsive:true,toImageButtonOptions:{format:'svg'}}"
         plot = f"Plotly.newPlot('figure-{picture.number}',f.data,f.layout,{options});"
-        self.scripts.append(f"{{const f={data};{plot}}}\n")
+        self.scripts.append(f"both(([{data}]),f=>{{{plot}}});\n")
         return picture
 
 
@@ -177,11 +240,12 @@ def _score(arms: Sequence[Arm], base: Arm, scorer: str, pictures: Pictures) -> d
     contrasts = differences.contrasts(ready, base, scorer) if base in ready else []
     by_label = {contrast.arm.label: contrast for contrast in contrasts}
     unit = (contrasts[0].unit if contrasts else rows[0].get("unit")) or "score"
-    drawn = [pictures.add(charts.score_forest(rows, "Test score", "lines: 95 % intervals over examples"))]
+    said = ("Test score", "lines: 95 % intervals over examples")
+    drawn = [pictures.add(lambda dark: charts.score_forest(rows, *said, dark=dark))]
     if contrasts:
         lines = [by_label.get(arm.label, arm) for arm in ready]
         words = (f"Difference to {base.label}", "paired by example; 95 % intervals")
-        drawn.append(pictures.add(charts.difference_forest(lines, *words)))
+        drawn.append(pictures.add(lambda dark: charts.difference_forest(lines, *words, dark=dark)))
     return {
         "name": scorer_label(rows[0]),
         "head": ("arm", "score", "seeds", f"difference [{'points' if unit == SHARE else unit}]")
@@ -211,10 +275,14 @@ def _curves(arms: Sequence[Arm], pictures: Pictures) -> list[Picture]:
     ]
     curves = [curve for curve in curves if "step" in curve.table]
     return [
-        pictures.add(charts.overlaid(curves, column, title, f"{len(curves)} runs"))
+        pictures.add(partial(_overlaid, curves, column, title))
         for column, title in (("loss", "Training loss on answers"), ("validation_loss", "Validation loss on answers"))
         if any(column in curve.table for curve in curves)
     ]
+
+
+def _overlaid(curves: Sequence[charts.RunCurve], column: str, title: str, dark: bool) -> "go.Figure":
+    return charts.overlaid(curves, column, title, f"{len(curves)} runs", dark=dark)
 
 
 def _origins(runs: Sequence[tuple[str, RunFolder]]) -> list[list[str]]:

@@ -6,6 +6,7 @@ models: fewer arms, fewer examples, smaller batches so that there are about as m
 cannot decide. The paper's own values stand here as marks, for charts to draw beside the study's.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,16 +19,17 @@ from paraknow_core.spec import GROUPS, RunSpec
 from paraknow_core.studies.study import QUARTER_DECADE, Group, StudySpec, groups_of, parse_study
 
 Size = Literal["full", "pocket"]
-Fields = dict[str, Any]  # of a study, as its file has them
+Fields = dict[str, Any]  # of a spec, as its file has them
+Grid = tuple[list[str], Fields]  # arms, and factors with their values
 
 RANDOM, UNTRAINED_TEACHER = "random_offset", "untrained_teacher"
+RATE = "finetuning.learning_rate"
 SEED_SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 BUNDLED_RATE = 3e-3  # about where validation loss is lowest for the bundled students, which are tiny
-# How much lower than default LoRA's the best rate of an arm is; the middle of its grid, which tuning then leaves.
-# Qwen3-0.6B in "Learning Rate Matters", arXiv:2602.04998; full fine-tuning: a tenth, as is usual.
-LOWER_RATE = {"pissa": 10, "olora": 18, "lora_ga": 18, "milora": 3, "init_ab": 2, "full_finetuning": 10}
+AVERAGE = "average of its seven scores"  # what most of the paper's figures show
+POCKET = ", pocket size"  # ends the name of such a study
 _POCKET = {
-    "task.sizes": {"train": 256, "validation": 64, "test": 200},
+    "task.sizes": {"train": 256, "validation": 64, "test": 400},
     "finetuning.batch_size": 16,  # 48 steps; the paper's recipe takes 45
     "finetuning.micro_batch_size": None,
     "finetuning.epochs": 3,
@@ -75,7 +77,7 @@ class Preset:
         title: as people read it.
         asks: its question, one sentence.
         figure: of the paper; empty: not in the paper.
-        fields: what is particular to the study, of the base run and of whether it is pocket size.
+        grid: gives its arms and factors, of the base run and of whether it is pocket size.
         pocket_limits: what its pocket size cannot decide.
         marks: the paper's values.
     """
@@ -84,7 +86,7 @@ class Preset:
     title: str
     asks: str
     figure: str
-    fields: Callable[[RunSpec, bool], Fields]
+    grid: Callable[[RunSpec, bool], Grid]
     pocket_limits: str
     marks: tuple[Mark, ...] = ()
 
@@ -108,14 +110,16 @@ class Preset:
         pocket = size == "pocket"
         given = (base or RunSpec()).with_changes(of_run)
         ready = given.with_changes(_recipe(given, pocket) | of_run | {"name": "", "until": "evaluation"})
+        arms, factors = self.grid(ready, pocket)
         data: Fields = {
-            "name": f"{self.title}{', pocket size' if pocket else ''}",
+            "name": f"{self.title}{POCKET if pocket else ''}",
             "question": self.asks,
             "preset": self.name,
             "base": ready.model_dump(mode="json"),
-            "seeds": list(range(6)),
-            "tuning": _tuning(ready, pocket),
-            **self.fields(ready, pocket),
+            "arms": arms,
+            "factors": factors,
+            "seeds": list(range(_fewest_seeds(len(arms) - 1))),
+            "tuning": None if RATE in factors else {"points": 5 if pocket else 7},
         }
         for dotted, value in of_study.items():
             head, _, rest = dotted.partition(".")
@@ -211,10 +215,9 @@ def _recipe(base: RunSpec, pocket: bool) -> Fields:
     return changes | (_POCKET if pocket else {})
 
 
-def _tuning(base: RunSpec, pocket: bool) -> Fields:
-    centre = base.finetuning.learning_rate
-    centres = {arm: float(f"{centre / lower:.3g}") for arm, lower in LOWER_RATE.items()}
-    return {"points": 5 if pocket else 7, "centre": centre, "centres": centres, "seeds": [0]}
+def _fewest_seeds(comparisons: int) -> int:
+    """Return with how many seeds an exact sign-flip test can reach 5 %, two-sided, where Holm corrects for several."""
+    return math.ceil(math.log2(2 * max(1, comparisons) / 0.05))
 
 
 def _tasks(base: RunSpec, pocket: bool) -> list[str]:
@@ -232,76 +235,73 @@ def _teachers(base: RunSpec) -> list[str]:
     return [base.teacher.source, *([small] if _is_bundled(base) and base.teacher.source == "bundled:teacher" else [])]
 
 
-def _table1(base: RunSpec, pocket: bool) -> Fields:
+def _table1(base: RunSpec, pocket: bool) -> Grid:
     tasks = [base.task.source] if pocket else _tasks(base, pocket)
     factors = {"task.source": tasks} if len(tasks) > 1 else {}
-    return {"arms": [BASELINE, PAPER_METHOD, RANDOM], "factors": factors}
+    return [BASELINE, PAPER_METHOD, RANDOM], factors
 
 
-def _task_transfer(base: RunSpec, pocket: bool) -> Fields:
+def _task_transfer(base: RunSpec, pocket: bool) -> Grid:
     tasks = _tasks(base, pocket)
     own = base.task.source
     sources = tasks if len(tasks) > 1 else [own, *(f"bundled:{name}" for name in TASKS)][: 2 if pocket else None]
-    return {"arms": [BASELINE, PAPER_METHOD], "factors": {"task.source": tasks, "sensitivity.task": sources}}
+    return [BASELINE, PAPER_METHOD], {"task.source": tasks, "sensitivity.task": sources}
 
 
-def _initialisations(base: RunSpec, pocket: bool) -> Fields:
+def _initialisations(base: RunSpec, pocket: bool) -> Grid:
     of_student = [name for name, row in METHODS.items() if not row.needs_teacher and not row.budget_note]
     chosen = [BASELINE, *_known("pissa", "init_ab")] if pocket else of_student
     arms = list(dict.fromkeys((*chosen, PAPER_METHOD, RANDOM)))
-    return {"arms": arms, "factors": {"teacher.source": _teachers(base)}}
+    return arms, {"teacher.source": _teachers(base)}
 
 
-def _seed_samples(base: RunSpec, pocket: bool) -> Fields:
+def _seed_samples(base: RunSpec, pocket: bool) -> Grid:
     del base
     counts = SEED_SAMPLES[1::3] if pocket else SEED_SAMPLES
-    return {"arms": [BASELINE, PAPER_METHOD], "factors": {"sensitivity.samples": list(counts)}}
+    return [BASELINE, PAPER_METHOD], {"sensitivity.samples": list(counts)}
 
 
-def _layers(base: RunSpec, pocket: bool) -> Fields:
+def _layers(base: RunSpec, pocket: bool) -> Grid:
     del base, pocket
     names = [name for name in catalogue.offered(STRATEGIES) if name != catalogue.MANUAL]
-    return {"arms": [BASELINE, PAPER_METHOD], "factors": {"mapping.strategy": names}}
+    return [BASELINE, PAPER_METHOD], {"mapping.strategy": names}
 
 
-def _origin(base: RunSpec, pocket: bool) -> Fields:
+def _origin(base: RunSpec, pocket: bool) -> Grid:
     del base, pocket
     origins = [[group] for group in reversed(GROUPS)]
-    return {"arms": [BASELINE, PAPER_METHOD], "factors": {"extraction.origin": [*origins, ["all"]]}}
+    return [BASELINE, PAPER_METHOD], {"extraction.origin": [*origins, ["all"]]}
 
 
-def _structure(base: RunSpec, pocket: bool) -> Fields:
+def _structure(base: RunSpec, pocket: bool) -> Grid:
     del base, pocket
-    return {"arms": [BASELINE, PAPER_METHOD], "factors": {"extraction.structure": list(catalogue.offered(STRUCTURES))}}
+    return [BASELINE, PAPER_METHOD], {"extraction.structure": list(catalogue.offered(STRUCTURES))}
 
 
-def _teacher_scale(base: RunSpec, pocket: bool) -> Fields:
+def _teacher_scale(base: RunSpec, pocket: bool) -> Grid:
     del pocket
-    return {
-        "arms": [BASELINE, PAPER_METHOD, *_known(UNTRAINED_TEACHER)],
-        "factors": {"teacher.source": _teachers(base)},
-    }
+    return [BASELINE, PAPER_METHOD, *_known(UNTRAINED_TEACHER)], {"teacher.source": _teachers(base)}
 
 
-def _injection_modes(base: RunSpec, pocket: bool) -> Fields:
+def _injection_modes(base: RunSpec, pocket: bool) -> Grid:
     del pocket
     students = {"student.source": ["bundled:stranger", "bundled:kin"]} if _is_bundled(base) else {}
     modes = {"injection.mode": list(catalogue.offered(catalogue.MODES))}
-    return {"arms": [BASELINE, PAPER_METHOD], "factors": {**students, **modes}}
+    return [BASELINE, PAPER_METHOD], {**students, **modes}
 
 
-def _learning_rates(base: RunSpec, pocket: bool) -> Fields:
+def _learning_rates(base: RunSpec, pocket: bool) -> Grid:
     centre = base.finetuning.learning_rate
     steps = range(-4, 2) if pocket else range(-6, 4)
     rates = [float(f"{centre * QUARTER_DECADE**step:.4g}") for step in steps]
     arms = [BASELINE, PAPER_METHOD, "pissa"] if pocket else _all_arms()
-    return {"arms": arms, "factors": {"finetuning.learning_rate": rates}, "tuning": None}
+    return arms, {RATE: rates}
 
 
-def _controls(base: RunSpec, pocket: bool) -> Fields:
+def _controls(base: RunSpec, pocket: bool) -> Grid:
     del base
     few = (BASELINE, PAPER_METHOD, RANDOM, "spectrum_matched", UNTRAINED_TEACHER, "wrong_task", "self_block", "pissa")
-    return {"arms": _known(*few) if pocket else _all_arms()}
+    return (_known(*few) if pocket else _all_arms()), {}
 
 
 def _all_arms() -> list[str]:
@@ -313,7 +313,6 @@ def _known(*names: str) -> list[str]:
 
 
 _L1, _L1_30, _L2 = "LLaMA-1 13B to 7B", "LLaMA-1 30B to 7B", "Llama-2 13B to 7B"
-_AVERAGE = "average of its seven scores"
 _LORA, _LORA_2 = 27.00, 32.28  # its default LoRA, averages
 
 
@@ -343,7 +342,7 @@ def _table1_marks() -> tuple[Mark, ...]:
 
 def _pair(key: str, value: Any, with_13b: float, with_30b: float) -> tuple[Mark, Mark]:
     """Return two values of Figure 5, digitised."""
-    words = f"{_AVERAGE}, digitised"
+    words = f"{AVERAGE}, digitised"
     return (
         Mark(with_13b, words, _L1, point={key: value}, against=_LORA),
         Mark(with_30b, words, _L1_30, point={key: value}, against=_LORA),
@@ -351,20 +350,20 @@ def _pair(key: str, value: Any, with_13b: float, with_30b: float) -> tuple[Mark,
 
 
 def _lora_mark(value: float = _LORA, model: str = _L1) -> Mark:
-    return Mark(value, _AVERAGE, model, arm=BASELINE)
+    return Mark(value, AVERAGE, model, arm=BASELINE)
 
 
 def _transfer_marks() -> tuple[Mark, ...]:
     rows = {"word_problems": (33.75, "GSM"), "multiple_choice": (33.94, "MMLU"), "instructions": (33.81, "SNI")}
     rows["open_writing"] = (34.15, "LIMA")
     return tuple(
-        Mark(value, f"block of {name}, {_AVERAGE}", _L2, point={"sensitivity.task": f"bundled:{task}"}, against=_LORA_2)
+        Mark(value, f"block of {name}, {AVERAGE}", _L2, point={"sensitivity.task": f"bundled:{task}"}, against=_LORA_2)
         for task, (value, name) in rows.items()
     )
 
 
 _MAPPING, _ORIGIN, _STRUCTURE = "mapping.strategy", "extraction.origin", "extraction.structure"
-_FEW_EXAMPLES = "200 test examples and 256 training examples: differences of a few points stay undecided."
+_FEW_EXAMPLES = "400 test examples and 256 training examples: differences of a few points stay undecided."
 
 _ALL = (
     Preset(

@@ -1,5 +1,6 @@
 """How a comparison is said: settings, p-values, differences and intervals in few words."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from paraknow_core.display import SHARE, compact, shorten, significant, source_label
@@ -46,6 +47,38 @@ def setting_text(key: str, value: Any) -> str:
     else:
         shown = "all" if value is None else str(value)
     return shorten(f"{word} {shown.replace('_', ' ')}".strip(), 34)
+
+
+_FACTORS = {
+    "task.source": "task",
+    "teacher.source": "teacher",
+    "student.source": "student",
+    "sensitivity.task": "task of the seed samples",
+    "sensitivity.samples": "number of seed samples",
+    "mapping.strategy": "layer mapping",
+    "extraction.origin": "modules",
+}
+
+
+def factor_text(key: str) -> str:
+    """Return what a study varies, for people: `structure`, `learning rate`, `number of seed samples`."""
+    return _FACTORS.get(key, key.rpartition(".")[2].replace("_", " "))
+
+
+def value_text(key: str, value: Any) -> str:
+    """Return one value of what a study varies, beside the name of it."""
+    if isinstance(value, list | tuple):
+        return ", ".join("–" if each is None else str(each) for each in value)
+    if isinstance(value, str) and (key.endswith("source") or key == "sensitivity.task"):
+        return source_label(value, 24)
+    if isinstance(value, float):
+        return compact(value)
+    return "own" if value is None else shorten(str(value).replace("_", " "), 24)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence has them: `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def p_text(p: float | None) -> str:

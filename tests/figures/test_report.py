@@ -15,7 +15,10 @@ from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import list_runs
 from paraknow_core.runs.labels import set_label
 from paraknow_core.studies.arms import arms_of
+from paraknow_core.studies.presets import PRESETS
+from paraknow_core.studies.study import StudySpec
 from tests.pages import compared
+from tests.studies import made
 
 
 class Loads(HTMLParser):
@@ -175,3 +178,49 @@ def test_records_go_through_csv_and_parquet(place):
 )
 def test_safe_names(text, name):
     assert reports.safe_name(text) == name
+
+
+def test_a_study_is_one_file_with_all_that_it_found():
+    outcome = made.outcome(PRESETS["structure"].make(None, "pocket"), warnings=["one run failed"])
+    html = reports.report_html(outcome)
+    page, text = parsed(html)
+    assert page.fetched == [] and "default-src 'none'" in html and len(html.encode()) < 8_000_000
+    assert "prefers-color-scheme: dark" in html
+    for part in (
+        outcome.study.name,
+        outcome.study.question,
+        "one run failed",
+        "seeking (the method), submatrix",
+        "compared with",
+        "Methods",
+        "the margin declared before the runs",
+        "study run study.yaml",
+        "preset: structure",
+        "0: 2026-0-0",
+    ):
+        assert part in text, part
+    table = text.split("Methods")[0]
+    for group in outcome.groups:  # each score stands there once
+        assert table.count(f"{100 * group.value:.1f} ± 2.0 %") == 1
+    figures = re.findall(r'<div id="(figure-\d+)" role="img" aria-label="([^"]+)"', html)
+    assert len(figures) == 3  # differences, the factor, learning rates
+    assert all(f"Plotly.newPlot('{name}'" in html and len(alt) > 40 for name, alt in figures)
+
+
+def test_a_study_that_has_only_begun_can_be_reported():
+    for done in (0, 1):
+        outcome = made.outcome(StudySpec(arms=("default_lora", "pissa")), done)
+        _, text = parsed(reports.report_html(outcome))
+        assert "Running." in text and "not finished" in text
+
+
+def test_hostile_names_of_a_study_stay_text():
+    hostile = "</script><img src=x onerror=1>"
+    own = {"name": "own", "label": hostile, "arm": "seeking"}
+    study = StudySpec(
+        name=hostile, question=hostile, arms=("default_lora", own), factors={"factorisation.rank": (4, 8)}
+    )
+    html = reports.report_html(made.outcome(study, warnings=[hostile]))
+    page, text = parsed(html)
+    assert page.tags.count("script") == 2 and "img" not in page.tags
+    assert hostile in text and html.count("</script>") == 2
