@@ -5,7 +5,6 @@ from typing import Any
 
 from paraknow_core.studies.folder import Curve, RatePoint
 from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
-
 from paraknow_core.studies.presets import marks_of
 from paraknow_core.studies.study import StudySpec, groups_of, rates_of
 
