@@ -1,12 +1,12 @@
 """Better, worse, equivalent or undecided: what paired scores of several seeds allow to say. Needs numpy and scipy.
 
-Scores are a table of seeds and examples, the same in both arms. A difference has two sources of chance: the seeds (data
-order, initialisation) and the choice of examples. The question is whether a *method* is better, so both count, and a word
-is said only if it holds against both:
+Scores are a table of seeds and examples, the same in both arms. A difference has two sources of chance: the seeds
+(data order, initialisation) and the choice of examples. The question is whether a *method* is better, so both count,
+and a word is said only if it holds against both:
 
 - an exact sign-flip test over the seeds' mean differences (no assumption but symmetry);
-- an interval that is the widest of three: a crossed bootstrap over seeds and examples; Student's t of seeds and of examples
-  together; and, where scores are right or wrong, an exact bound for examples that were not seen.
+- an interval that is the widest of three: a crossed bootstrap over seeds and examples; Student's t of seeds and of
+  examples together; and, where scores are right or wrong, an exact bound for examples that were not seen.
 """
 
 import math
@@ -24,7 +24,7 @@ from paraknow_core.ops.resampling import bounded_means, crossed_means, sign_flip
 BETTER, WORSE, EQUIVALENT, UNDECIDED = WORDS = ("better", "worse", "equivalent", "undecided")
 LEVEL = 0.05
 POWER = 0.8
-_DRAWS = 4000  # simulated studies behind a smallest detectable effect
+_DRAWS = 2000  # simulated studies behind a smallest detectable effect
 _SUBSETS = 1023  # of the seeds, at most, in each of them
 
 Spread = tuple[float, int]  # standard deviation over seeds, and its degrees of freedom
@@ -92,9 +92,9 @@ def paired_verdict(
         comparisons: size of the family that this one belongs to, for the smallest detectable effect alone.
 
     Returns:
-        "better" or "worse" if the sign-flip test and the interval both reject no difference at 5 %; else "equivalent" if
-        the 90 % interval lies inside the margin (two one-sided tests at 5 %); else "undecided". Fewer than 6 seeds are
-        always undecided. A difference that is sure and does not matter is called better or worse: see `within_margin`.
+        "better" or "worse" if the sign-flip test and the interval both reject no difference at 5 %; else "equivalent"
+        if the 90 % interval lies inside the margin (two one-sided tests at 5 %); else "undecided". Fewer than 6 seeds
+        are always undecided. A sure difference that does not matter is better or worse: see `within_margin`.
 
     Raises:
         ShapeError: different shapes, or not one or two dimensions; NumericError: fewer than two examples, NaN or
@@ -428,7 +428,7 @@ def smallest_detectable(
 
 
 def _expected(seeds: int, n: int, parts: _Variances, k: int, spread: Spread | None) -> tuple[float, float, float]:
-    """Return squared standard errors that are too small as often as too large; few seeds alone see too little spread."""
+    """Return squared standard errors that are too small as often as too large: few seeds often see too little."""
     from scipy.stats import chi2
 
     freedom = max(1, seeds - 1) if spread is None else spread[1]
@@ -480,43 +480,54 @@ def _smallest(
     common, cell = max(0.0, of.examples - of.rest) * n, of.rest * n * seeds
     shared = common / (common + cell) if common + cell > 0 else 1.0
     low, high = 0.0, 1.0
-    for _ in range(12):  # the effect that is as large as what its own noise lets detect
+    for _ in range(10):  # the effect that is as large as what its own noise lets detect
         middle = (low + high) / 2
         more = gain.added(middle) / n
         rest = more * (1 - shared) / seeds
         noisy = _Variances(of.seeds + rest, of.examples + more * shared + rest, of.rest + rest)
-        found = _normal_smallest(seeds, n, noisy, freedom, comparisons, unseen=1.0)
+        found = _normal_smallest(seeds, n, noisy, freedom, comparisons, shared + (1 - shared) / seeds)
         low, high = (middle, high) if found > middle else (low, middle)
     return None if high == 1 else high
 
 
-def _normal_smallest(seeds: int, n: int, of: _Variances, freedom: int, comparisons: int, unseen: float = 0.0) -> float:
+def _normal_smallest(
+    seeds: int, n: int, of: _Variances, freedom: int, comparisons: int, step: float | None = None
+) -> float:
     """As `_smallest`, of normal means.
 
     A study finds every effect above a threshold of its own: where its sign-flip test and its interval both reject.
 
     Args:
-        unseen: how much the example that was not seen may count.
+        step: by how much one right answer more moves an example's mean over seeds, for the bound that counts one unseen
+            example: 1 / seeds where seeds err apart, 1 where they err alike; None without that bound.
     """
-    from scipy.stats import norm, t
-
     level = LEVEL / comparisons
     draws = _simulated(seeds, n, comparisons)
-    z = norm.isf(level / 2)
+    z, t_seeds, t_examples = (_critical(level, of) for of in (math.inf, int(freedom), n - 1))
     spread = math.sqrt(of.seeds * seeds)
     # A pooled spread is steadier than the spread of one study's own seeds.
     from_seeds = of.seeds * (draws.variance if freedom == seeds - 1 else 1.0)
     from_examples = of.examples * draws.of_examples
-    student = np.sqrt(t.isf(level / 2, freedom) ** 2 * from_seeds + t.isf(level / 2, n - 1) ** 2 * from_examples)
+    student = np.sqrt(t_seeds**2 * from_seeds + t_examples**2 * from_examples)
     fewer_seeds, fewer_examples = 1 - 1 / seeds, 1 - 1 / n
     own_seeds = of.seeds * draws.variance * fewer_seeds
     crossed = own_seeds + from_examples * fewer_examples + of.rest * fewer_seeds * fewer_examples
     half = np.maximum(student, z * np.sqrt(crossed))
-    if unseen:
-        half = np.maximum(half, unseen / n + z * np.sqrt(from_examples + (unseen / n) ** 2))
+    if step is not None:
+        wide = n * n * from_examples + 1  # variance, in examples: the unseen one counts like an exponential of mean 1
+        half = np.maximum(half, (1 + z * np.sqrt(wide) + (z * z - 1) / (3 * wide)) / n)  # Cornish and Fisher
+        # Gains without a loss outweigh the unseen example, which counts 1, with probability 1 - (1 + step)^-gains.
+        half = np.maximum(half, math.log(2 / level) * step / math.log1p(step) / n)
     common = math.sqrt(max(0.0, of.examples - of.rest)) * draws.common
     thresholds = np.maximum(spread * draws.sign_flip, half - spread * draws.mean) - common
     return max(0.0, float(np.quantile(thresholds, POWER)))
+
+
+@lru_cache(maxsize=256)
+def _critical(level: float, freedom: float) -> float:
+    from scipy.stats import t
+
+    return float(t.isf(level / 2, freedom))
 
 
 @dataclass(frozen=True)
@@ -572,7 +583,7 @@ def _table(scores: ArrayLike) -> np.ndarray:
         raise ShapeError(
             f"verdict: scores of shape {data.shape}; a table of seeds and examples is needed; give one row a seed"
         )
-    return _finite(data)
+    return require_finite(data)
 
 
 def _seed_means(scores: ArrayLike) -> np.ndarray:
@@ -581,10 +592,11 @@ def _seed_means(scores: ArrayLike) -> np.ndarray:
         raise ShapeError(
             f"spread of seeds: scores of shape {data.shape}; one number or one row a seed is needed; check the arm"
         )
-    return _finite(data) if data.ndim == 1 else _finite(data).mean(axis=1)
+    return require_finite(data) if data.ndim == 1 else require_finite(data).mean(axis=1)
 
 
-def _finite(data: np.ndarray) -> np.ndarray:
+def require_finite(data: np.ndarray) -> np.ndarray:
+    """Return scores as they are, or refuse NaN and infinity."""
     if not np.isfinite(data).all():
         raise NumericError(
             f"verdict: {int((~np.isfinite(data)).sum())} of {data.size} scores are NaN or infinite; finite scores are "
