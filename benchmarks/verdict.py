@@ -18,10 +18,10 @@ STUDIES = 1000
 _AT_ONCE = 250
 _ARMS = 4
 NOTES = [
-    f"{STUDIES:,} studies a figure (standard error of 5 %: 0.7 points; of 80 %: 1.3 points); with --small 100. False better",
-    "or worse: no effect. False equivalent: the effect is exactly the margin. Smallest detectable: median of what studies",
-    "without an effect print. Power: how often an effect of that size is found; a dash: no effect up to 1 can be. The",
-    f"family: any false word among {_ARMS} arms against one, after Holm; the power of one of them.",
+    f"{STUDIES:,} studies a figure (standard error of 5 %: 0.7 points; of 80 %: 1.3 points); with --small 100. False",
+    "better or worse: no effect. False equivalent: the effect is exactly the margin. Smallest detectable: median of",
+    "what studies without an effect print. Power: how often an effect of that size is found; a dash: none is, however",
+    f"large. The family: any false word among {_ARMS} arms against one, after Holm; the power of one of them.",
 ]
 
 
@@ -31,7 +31,7 @@ class Situation:
 
     Attributes:
         name: in the table.
-        seeds, examples, rest: standard deviations of the difference; that of seeds shrinks with more examples no more.
+        seeds, examples, rest: standard deviations of a single difference, in its parts.
         tails: degrees of freedom of Student's t in place of normal noise.
         unequal: every third seed is six times as noisy as the others.
         rate: share of right answers, for scores of right and wrong; spreads then do not count.

@@ -229,6 +229,8 @@ def judge(
         own = _Variances(*_expected(seeds, n, parts, k, spread))
         gain = _Gain.of(a[k], b[k]) if exact[k] else None
         how = "nothing bounds scores that are all alike" if unbounded else f"interval: {ways[widest[k]]}"
+        if spread is None and seeds == 1:
+            how += ", of one seed: how others would differ is not in it"
         if spread is not None:
             how += f", spread of seeds pooled ({spread[1]} degrees of freedom)"
         result = Verdict(

@@ -172,7 +172,9 @@ def _paragraph(
         f"{_capital(step.name)} {_fill(phrases[step.result.verdict], step.result, unit, name)}." for step in steps
     ]
     bearing = [step for step in checks if step.name in {name for name, *_ in CHECKS[:_CONTENT]}]
-    told = "; ".join(f"{step.name} {_fill(phrases[step.result.verdict], step.result, unit, name)}" for step in bearing)
+    told = "; ".join(
+        f"{step.name}: {_fill(step.result.verdict + ', {difference}', step.result, unit, name)}" for step in bearing
+    )
     lacking = [against for _, _, against in CHECKS[:_NEEDED] if against in missing]
     if content:
         parts.append(f"The teacher's content counts: {told}.")
@@ -194,10 +196,14 @@ def _fill(phrase: str, result: Verdict, unit: str | None, name: str) -> str:
     sizes["difference"] = points_text(result.difference, unit)
     text = phrase.format(**{key: f"{value} {name}".strip() for key, value in sizes.items()})
     interval = "no interval" if result.low is None else interval_text(result.low, result.high, unit)
-    unseen = ""
+    more = ""
     if result.verdict == "undecided":
-        unseen = f"; smallest detectable {size_text(result.smallest_detectable, unit)}"
-    return f"{text} ({interval}{unseen})"
+        more = f"; smallest detectable {size_text(result.smallest_detectable, unit)}"
+    elif result.verdict == "equivalent":  # rests on the narrower interval
+        interval = f"90 %: {interval_text(result.equivalence_low, result.equivalence_high, unit)}"
+    elif result.within_margin:
+        more = "; below the declared margin"
+    return f"{text} ({interval}{more})"
 
 
 def _capital(text: str) -> str:

@@ -144,7 +144,8 @@ def verdict_sentence(result: Verdict, unit: str | None = SHARE) -> str:
         )
     if result.verdict == "equivalent":
         interval = within(result.equivalence_low, result.equivalence_high)
-        return f"Equivalent: any difference is below the declared margin of {sized(result.margin)} (90 % interval {interval})."
+        below = f"any difference is below the declared margin of {sized(result.margin)}"
+        return f"Equivalent: {below} (90 % interval {interval})."
     open_to = f"anything in {within(result.low, result.high)} is possible"
     why = "nothing bounds the difference" if result.low is None else open_to
     fewest = fewest_seeds(result.comparisons)

@@ -69,12 +69,13 @@ def test_the_line_of_a_verdict():
         ),
         (
             verdict("worse", margin=0.05),
-            "Worse by 1.4 points (95 % interval -0.3 to +3.1 points), below the declared margin of 5.0 points: more than "
-            "chance in seeds and examples explains.",
+            "Worse by 1.4 points (95 % interval -0.3 to +3.1 points), below the declared margin of 5.0 points: more "
+            "than chance in seeds and examples explains.",
         ),
         (
             verdict("equivalent", margin=0.05),
-            "Equivalent: any difference is below the declared margin of 5.0 points (90 % interval -0.1 to +2.8 points).",
+            "Equivalent: any difference is below the declared margin of 5.0 points (90 % interval -0.1 to +2.8 "
+            "points).",
         ),
         (
             verdict(),
