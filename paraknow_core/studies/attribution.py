@@ -108,13 +108,21 @@ def attribute(
         raise ShapeError(
             f"attribution: arms of different seeds or examples ({shapes}); all need the same; keep those that all have"
         )
-    pairs = [("gain", method, BASE), *_steps(chain, used), *(c for c in checks if c[1] in used and c[2] in used)]
-    judged = _judged(pairs, used, margin)
-    gain, rest = judged[0], judged[1:]
-    count = len(rest) - sum(c[1] in used and c[2] in used for c in checks)
-    family = adjust([step.result for step in rest[:count]])
-    steps = tuple(Step(s.name, s.arm, s.against, result) for s, result in zip(rest[:count], family, strict=True))
-    beside = tuple(rest[count:])
+    several = len(used) > 2 and len(used[BASE]) > 1
+    finite = [require_finite(table) for table in used.values()]
+    spread = pooled_spread(finite, paired=True) if several else None
+
+    def judged(pairs: list[tuple[str, str, str]], comparisons: int = 1) -> list[Step]:
+        a, b = (np.stack([used[pair[side]] for pair in pairs]) for side in (1, 2))
+        results = judge(a, b, margin, spread=spread, comparisons=comparisons)
+        results = adjust(results) if comparisons > 1 else results
+        return [Step(*pair, result) for pair, result in zip(pairs, results, strict=True)]
+
+    (gain,) = judged([("gain", method, BASE)])
+    pairs = _steps(chain, used)
+    steps = tuple(judged(pairs, len(pairs)))
+    there = [check for check in checks if check[1] in used and check[2] in used]
+    beside = tuple(judged(there)) if there else ()
     found = {step.name: step.result.verdict == "better" for step in beside}
     bearing = [name for name, *_ in CHECKS[:_CONTENT]]
     content = all(found.get(name, False) for name in bearing[:_NEEDED]) and all(found.get(n, True) for n in bearing)
@@ -129,18 +137,9 @@ def _steps(chain: Iterable[tuple[str, str]], there: Mapping[str, object]) -> lis
         between += [step] if step else []
         if arm in there:
             if before:
-                steps.append((" and ".join(between), arm, before))
+                steps.append((" and ".join(filter(None, (", ".join(between[:-1]), between[-1]))), arm, before))
             before, between = arm, []
     return steps
-
-
-def _judged(pairs: list[tuple[str, str, str]], tables: Mapping[str, np.ndarray], margin: float) -> list[Step]:
-    for table in tables.values():
-        require_finite(table)
-    several = len(tables) > 2 and len(next(iter(tables.values()))) > 1
-    spread = pooled_spread(list(tables.values()), paired=True) if several else None
-    a, b = (np.stack([tables[pair[side]] for pair in pairs]) for side in (1, 2))
-    return [Step(*pair, result) for pair, result in zip(pairs, judge(a, b, margin, spread=spread), strict=True)]
 
 
 def _paragraph(

@@ -107,3 +107,8 @@ def test_refusals():
         attribute(scores | {"permuted": scores["permuted"][:7]}, 0.1)
     with pytest.raises(NumericError):
         attribute(scores | {"permuted": scores["permuted"] * np.nan}, 0.1)
+    only = attribute({name: scores[name] for name in ("default_lora", "seeking")}, 0.2)
+    assert words(only) == {"scale, structure, teacher content and task": only.gain.result.verdict}
+    assert only.checks == () and not only.content
+    with pytest.raises(NumericError):
+        attribute({name: scores[name] * np.nan for name in ("default_lora", "seeking")}, 0.2)
