@@ -478,34 +478,33 @@ def _smallest(
     if seeds < fewest_seeds(comparisons):
         return None
     if gain is None:
-        return _normal_smallest(seeds, n, of, freedom, comparisons)
+        return max(0.0, float(np.quantile(_thresholds(seeds, n, of, freedom, comparisons), POWER)))
     common, cell = max(0.0, of.examples - of.rest) * n, of.rest * n * seeds
     shared = common / (common + cell) if common + cell > 0 else 1.0
     low, high = 0.0, 1.0
-    for _ in range(10):  # the effect that is as large as what its own noise lets detect
+    for _ in range(12):  # the effect that is as large as what its own noise lets detect
         middle = (low + high) / 2
         more = gain.added(middle) / n
         rest = more * (1 - shared) / seeds
         noisy = _Variances(of.seeds + rest, of.examples + more * shared + rest, of.rest + rest)
-        found = _normal_smallest(seeds, n, noisy, freedom, comparisons, shared + (1 - shared) / seeds)
-        low, high = (middle, high) if found > middle else (low, middle)
+        thresholds = _thresholds(seeds, n, noisy, freedom, comparisons, shared + (1 - shared) / seeds)
+        low, high = (low, middle) if (thresholds <= middle).mean() >= POWER else (middle, high)
     return None if high == 1 else high
 
 
-def _normal_smallest(
+def _thresholds(
     seeds: int, n: int, of: _Variances, freedom: int, comparisons: int, step: float | None = None
-) -> float:
-    """As `_smallest`, of normal means.
-
-    A study finds every effect above a threshold of its own: where its sign-flip test and its interval both reject.
+) -> np.ndarray:
+    """Return, of each simulated study, the effect above which its sign-flip test and its interval both reject.
 
     Args:
+        seeds, n, of, freedom, comparisons: as for `_smallest`; means are normal.
         step: by how much one right answer more moves an example's mean over seeds, for the bound that counts one unseen
             example: 1 / seeds where seeds err apart, 1 where they err alike; None without that bound.
     """
     level = LEVEL / comparisons
     draws = _simulated(seeds, n, comparisons)
-    z, t_seeds, t_examples = (_critical(level, of) for of in (math.inf, int(freedom), n - 1))
+    z, t_seeds, t_examples = (_critical(level, df) for df in (math.inf, int(freedom), n - 1))
     spread = math.sqrt(of.seeds * seeds)
     # A pooled spread is steadier than the spread of one study's own seeds.
     from_seeds = of.seeds * (draws.variance if freedom == seeds - 1 else 1.0)
@@ -521,8 +520,7 @@ def _normal_smallest(
         # Gains without a loss outweigh the unseen example, which counts 1, with probability 1 - (1 + step)^-gains.
         half = np.maximum(half, math.log(2 / level) * step / math.log1p(step) / n)
     common = math.sqrt(max(0.0, of.examples - of.rest)) * draws.common
-    thresholds = np.maximum(spread * draws.sign_flip, half - spread * draws.mean) - common
-    return max(0.0, float(np.quantile(thresholds, POWER)))
+    return np.maximum(spread * draws.sign_flip, half - spread * draws.mean) - common
 
 
 @lru_cache(maxsize=256)
