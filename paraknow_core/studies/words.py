@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from paraknow_core.display import SHARE, compact, shorten, significant, source_label
-from paraknow_core.ops.statistics import PairedResult
+from paraknow_core.display import SHARE, compact, counted, shorten, significant, source_label
+from paraknow_core.ops.statistics import PairedResult, Verdict, fewest_seeds
 
 _SMALL_POINTS = 5.0  # a null result that allows more is not said to be small
 
@@ -136,3 +136,56 @@ def says(result: PairedResult, unit: str = SHARE) -> str:
     if result.p_value is not None and " test" in result.method and "Holm" not in result.method:
         tested = f", p = {result.p_value:.2f}" if result.p_value >= 0.01 else ", p < 0.01"
     return f"No difference was found: {difference} {how[:-1]}{tested})."
+
+
+def verdict_line(result: Verdict, unit: str | None = SHARE) -> str:
+    """Return a verdict on one line.
+
+    `+1.4 (-0.3 to +3.1), 6 seeds x 1,319 examples, smallest detectable 2.6: undecided`; shares in points, anything else
+    in its own unit.
+    """
+    interval = "no interval" if result.low is None else interval_text(result.low, result.high, unit)
+    size = f"{counted(result.seeds, 'seed')} x {counted(result.n, 'example')}"
+    smallest = size_text(result.smallest_detectable, unit)
+    return (
+        f"{points_text(result.difference, unit)} ({interval}), {size}, smallest detectable {smallest}: {result.verdict}"
+    )
+
+
+def size_text(value: float | None, unit: str | None) -> str:
+    """Return the size of an effect, without a sign: `2.6`; `none` where no effect is large enough."""
+    if value is None:
+        return "none"
+    return f"{100 * value:.1f}" if unit == SHARE else significant(value)
+
+
+def verdict_sentence(result: Verdict, unit: str | None = SHARE) -> str:
+    """Return what a verdict means, in a plain sentence: a null result with what it leaves open."""
+    name = "points" if unit == SHARE else unit or ""
+
+    def sized(value: float | None) -> str:
+        return f"{size_text(value, unit)} {name}".strip()
+
+    def within(low: float | None, high: float | None) -> str:
+        return f"{interval_text(low, high, unit)} {name}".strip()
+
+    if result.verdict in ("better", "worse"):
+        matters = f", below the declared margin of {sized(result.margin)}" if result.within_margin else ""
+        return (
+            f"{result.verdict.capitalize()} by {sized(abs(result.difference))} (95 % interval "
+            f"{within(result.low, result.high)}){matters}: more than chance in seeds and examples explains."
+        )
+    if result.verdict == "equivalent":
+        interval = within(result.equivalence_low, result.equivalence_high)
+        below = f"any difference is below the declared margin of {sized(result.margin)}"
+        return f"Equivalent: {below} (90 % interval {interval})."
+    open_to = f"anything in {within(result.low, result.high)} is possible"
+    why = "nothing bounds the difference" if result.low is None else open_to
+    fewest = fewest_seeds(result.comparisons)
+    if result.seeds < fewest:
+        family = f" for {result.comparisons} comparisons" if result.comparisons > 1 else ""
+        seeds = counted(result.seeds, "seed")
+        return f"Undecided: {why}; {seeds} cannot tell an effect from chance, {fewest} are needed{family}."
+    if result.smallest_detectable is None:
+        return f"Undecided: {why}; no effect, however large, would be seen."
+    return f"Undecided: {why}; an effect below {sized(result.smallest_detectable)} would mostly be missed."

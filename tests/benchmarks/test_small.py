@@ -19,7 +19,7 @@ def run(name, folder) -> dict:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert "ratio" in done.stdout or name in ("streaming", "scaling", "pages")
+    assert "ratio" in done.stdout or name in ("streaming", "scaling", "pages", "verdict")
     return json.loads((folder / f"{name}_small.json").read_text(encoding="utf-8"))
 
 
@@ -101,6 +101,14 @@ def test_scaling_doubles_one_thing_at_a_time(tmp_path):
     rows = run("scaling", tmp_path)["rows"]
     assert [row["case"] for row in rows] == ["base", "2x layers", "2x width", "2x samples"]
     assert rows[3]["arithmetic"] == pytest.approx(1)
+
+
+def test_verdicts_are_rarely_false(tmp_path):
+    rows = run("verdict", tmp_path)["rows"]
+    assert len(rows) == 10
+    for row in rows:
+        assert row["false_better_or_worse"] <= 0.12 and row["false_equivalent"] <= 0.12  # of 100
+        assert row["power"] is None or row["power"] > 0.5
 
 
 def test_pages_are_drawn_and_clicked(tmp_path):
