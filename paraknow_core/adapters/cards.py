@@ -58,7 +58,7 @@ def start_note(record: Mapping[str, Any]) -> str:
     """Say in one or two sentences what the student computes with the initial adapter, and how it has to be loaded.
 
     Args:
-        record: content of extraction.json, of which `subtracted`, `modules` and `injection_mode` are read.
+        record: content of extraction.json, of which `subtracted`, `modules`, `method` and `injection_mode` are read.
     """
     if record.get("whole"):
         return "Training starts from the student as it is and changes its weights themselves: no adapter is put in."
@@ -68,10 +68,12 @@ def start_note(record: Mapping[str, Any]) -> str:
             "untouched student it changes what that computes. Subtract the product first (init_adapter/README.md has "
             "the lines); then the student computes what it always did, and training starts there."
         )
-    if record["modules"]:
+    method = METHODS[record["method"]] if record["modules"] else None
+    if method and ("injection" in method.reads or not method.keeps_student):
+        where = f"In {record['injection_mode']} mode" if "injection" in method.reads else f"As {method.label} starts,"
         return (
-            f"In {record['injection_mode']} mode nothing is taken off the student's weights: with this adapter the "
-            "student computes something else than without it, and that is where training starts."
+            f"{where} nothing is taken off the student's weights: with this adapter the student computes something "
+            "else than without it, and that is where training starts."
         )
     return "Its product is zero: with it the student computes what it always did."
 

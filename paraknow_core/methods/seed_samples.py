@@ -54,7 +54,7 @@ class _OfSeedSamples(Method):
         context, self.updates = inputs.context, []
         samples = context.encode(context.seed_samples, context.student, context.seed_task)
         if not samples:
-            raise DataError(f"{context.task.name}: no seed sample has a token to predict; give longer examples")
+            raise DataError(f"{context.seed_task.name}: no seed sample has a token to predict; give longer examples")
         sizes = {module: self.size(module) for module in context.student_modules}
         groups = list(in_groups(sizes, free_room(context.settings, inputs.student.device)))
         for number, group in enumerate(groups, start=1):

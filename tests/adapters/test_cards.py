@@ -96,6 +96,9 @@ def test_the_initial_adapter_s_card_gives_the_start_in_every_mode(mode, tiny, ma
 
 def test_default_lora_starts_as_the_student():
     assert start_note({"subtracted": [], "modules": {}}).startswith("Its product is zero")
+    started = {"subtracted": [], "modules": {"q": {}}, "injection_mode": "residual"}
+    assert start_note(started | {"method": "eva"}).startswith("Its product is zero")
+    assert start_note(started | {"method": "lora_one"}).startswith("As LoRA-One starts, nothing is taken off")
 
 
 def test_cards_name_the_base_and_never_where_it_lies():

@@ -140,7 +140,8 @@ def checks(run: RunFolder, facts: Facts, trained: Runs) -> None:
         difference(step0.get("max_abs")),
         border=True,
         help="Largest change of a logit by injecting, before any training. In residual mode 0 up to rounding "
-        f"(tolerance {difference(step0.get('tolerance'))}); additive and difference change the student on purpose.",
+        f"(tolerance {difference(step0.get('tolerance'))}); additive, difference and LoRA-One change the student on "
+        "purpose.",
     )
     passed = {True: "passed", False: "not passed"}.get(export.get("passed"), NOT_MEASURED)
     if export.get("passed") is True and export.get("merges") is False:
