@@ -83,8 +83,10 @@ class Model:
 
         return untrained(self.described, self.anatomy, seed, self._place.untrained, self._say)
 
-    def _say(self, message: str) -> None:
+    def _say(self, message: str, lasting: bool = False) -> None:
         self._report.check_stop()
+        if lasting:
+            self._report.event("untrained", message=message)
         self._report.progress(0, 0, message)
 
     @cached_property

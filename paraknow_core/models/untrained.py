@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+Say = Callable[..., None]  # (message), or (message, True) for one that is to be kept
+
 VERSION = 1  # raise when the same seed would give other weights
 WEIGHTS = "model.safetensors"
 _TEMPLATES = "additional_chat_templates"
@@ -42,9 +44,7 @@ def named_untrained(source: ModelSource, seed: int) -> ModelSource:
     return replace(source, label=f"{source.label} (untrained, seed {seed})")
 
 
-def untrained(
-    source: ModelSource, anatomy: Anatomy, seed: int, folder: Path, say: Callable[[str], None] = lambda _message: None
-) -> ModelSource:
+def untrained(source: ModelSource, anatomy: Anatomy, seed: int, folder: Path, say: Say) -> ModelSource:
     """Return the untrained model, made in the workspace if it is not there yet.
 
     Args:
@@ -52,7 +52,7 @@ def untrained(
         anatomy: its.
         seed: of the random weights.
         folder: of the workspace, that holds all untrained models, each under a hash of all that it depends on.
-        say: told what it takes before it is made, and whenever a part of it is done; may raise to stop.
+        say: told, to be kept, what it takes before it is made, and of every part that is done; may raise to stop.
 
     Returns:
         A source with the same label.
@@ -96,13 +96,7 @@ def untrained(
 
 
 def _make(
-    source: ModelSource,
-    anatomy: Anatomy,
-    seed: int,
-    final: Path,
-    layout: dict,
-    names: dict[str, str],
-    say: Callable[[str], None],
+    source: ModelSource, anatomy: Anatomy, seed: int, final: Path, layout: dict, names: dict[str, str], say: Say
 ) -> None:
     """Write the folder: small files as they are, then unit by unit what the architecture starts with."""
     import torch
@@ -117,7 +111,8 @@ def _make(
         )
     units = list(_units(model, FAMILIES[anatomy.family].layers))
     largest = max(4 * sum(parameter.numel() for parameter in unit.parameters()) for _, unit in units)
-    say(f"{source.label}: its random weights take {memory(needs)} of the workspace's disk, {memory(largest)} of memory")
+    need = f"{memory(needs)} of the workspace's disk and {memory(largest)} of memory"
+    say(f"{source.label}: making its random weights takes {need}", True)
     try:
         with build_folder(final, durable=True) as building:
             for name in ("config.json", GENERATION_CONFIG, *TOKENIZER_FILES):
