@@ -83,8 +83,20 @@ class Model:
 
         return untrained(self.described, self.anatomy, seed, self._place.untrained, self._say)
 
-    def _say(self, message: str) -> None:
+    @property
+    def is_made(self) -> bool:
+        """Whether weights are there to be read; the random ones of an untrained model are made for whoever asks."""
+        seed = self._spec.untrained
+        if seed is None:
+            return True
+        from paraknow_core.models.untrained import place_of
+
+        return place_of(self.described, seed, self._place.untrained).is_dir()
+
+    def _say(self, message: str, lasting: bool = False) -> None:
         self._report.check_stop()
+        if lasting:
+            self._report.event("untrained", message=message)
         self._report.progress(0, 0, message)
 
     @cached_property

@@ -124,10 +124,10 @@ class Progress:
         self.progress(0, 0, message)
 
     def event(self, name: str, **fields: Any) -> None:
-        """Show warnings and what a sensitivity will take and took; other events are for run folders."""
+        """Show warnings and what a sensitivity or random weights will take; other events are for run folders."""
         if name == "warning":
             say(f"warning: {fields.get('message', '')}")
-        elif name in ("plan", "measured"):
+        elif name in ("plan", "measured", "untrained"):
             self.close()
             say(fields["message"])
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+Say = Callable[..., None]  # (message), or (message, True) for one that is to be kept
+
 VERSION = 1  # raise when the same seed would give other weights
 WEIGHTS = "model.safetensors"
 _TEMPLATES = "additional_chat_templates"
@@ -42,9 +44,7 @@ def named_untrained(source: ModelSource, seed: int) -> ModelSource:
     return replace(source, label=f"{source.label} (untrained, seed {seed})")
 
 
-def untrained(
-    source: ModelSource, anatomy: Anatomy, seed: int, folder: Path, say: Callable[[str], None] = lambda _message: None
-) -> ModelSource:
+def untrained(source: ModelSource, anatomy: Anatomy, seed: int, folder: Path, say: Say) -> ModelSource:
     """Return the untrained model, made in the workspace if it is not there yet.
 
     Args:
@@ -52,7 +52,7 @@ def untrained(
         anatomy: its.
         seed: of the random weights.
         folder: of the workspace, that holds all untrained models, each under a hash of all that it depends on.
-        say: told what it takes before it is made, and whenever a part of it is done; may raise to stop.
+        say: told, to be kept, what it takes before it is made, and of every part that is done; may raise to stop.
 
     Returns:
         A source with the same label.
@@ -65,16 +65,7 @@ def untrained(
         In memory is one layer at a time, in float32. What a kill leaves behind is not looked at, and removed when the
         same model is made again.
     """
-    import torch
-
-    headers = parameter_headers(source)
-    layout = {
-        header.name: (getattr(torch, _DTYPES.get(header.dtype, "float32")), tuple(header.shape))
-        for header in headers.values()
-    }
-    listed = [[name, str(dtype), list(shape)] for name, (dtype, shape) in layout.items()]
-    depends = [VERSION, seed, source.config(), listed, tokenizer_fingerprint(source)]
-    final = folder / hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
+    final = place_of(source, seed, folder)
     made = ModelSource(source.label, "local", final, source.revision)
     if final.is_dir():
         return made
@@ -89,26 +80,30 @@ def untrained(
     with FileLock(lock, poll_interval=0.5).acquire(cancel_check=waiting):
         try:
             if not final.is_dir():
-                _make(source, anatomy, seed, final, layout, {name: h.name for name, h in headers.items()}, say)
+                _make(source, anatomy, seed, final, say)
         finally:
             lock.unlink(missing_ok=True)
     return made
 
 
-def _make(
-    source: ModelSource,
-    anatomy: Anatomy,
-    seed: int,
-    final: Path,
-    layout: dict,
-    names: dict[str, str],
-    say: Callable[[str], None],
-) -> None:
+def place_of(source: ModelSource, seed: int, folder: Path) -> Path:
+    """Return where an untrained model is, or would be: under a hash of all that it depends on; see `untrained`."""
+    listed = [[header.name, header.dtype, list(header.shape)] for header in parameter_headers(source).values()]
+    depends = [VERSION, seed, source.config(), listed, tokenizer_fingerprint(source)]
+    return folder / hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _make(source: ModelSource, anatomy: Anatomy, seed: int, final: Path, say: Say) -> None:
     """Write the folder: small files as they are, then unit by unit what the architecture starts with."""
     import torch
 
+    headers = parameter_headers(source)
+    layout = {
+        header.name: (getattr(torch, _DTYPES.get(header.dtype, "float32")), tuple(header.shape))
+        for header in headers.values()
+    }
     model = build_empty(source, anatomy, torch.float32, "cpu")
-    check_parameters(model, source, anatomy, parameter_headers(source))
+    check_parameters(model, source, anatomy, headers)
     needs, free = file_bytes(layout), shutil.disk_usage(final.parent).free
     if needs > free:
         raise RunError(
@@ -117,7 +112,8 @@ def _make(
         )
     units = list(_units(model, FAMILIES[anatomy.family].layers))
     largest = max(4 * sum(parameter.numel() for parameter in unit.parameters()) for _, unit in units)
-    say(f"{source.label}: its random weights take {memory(needs)} of the workspace's disk, {memory(largest)} of memory")
+    need = f"{memory(needs)} of the workspace's disk and {memory(largest)} of memory"
+    say(f"{source.label}: making its random weights takes {need}", True)
     try:
         with build_folder(final, durable=True) as building:
             for name in ("config.json", GENERATION_CONFIG, *TOKENIZER_FILES):
@@ -128,13 +124,13 @@ def _make(
             file = TensorFile(building / WEIGHTS, layout)
             for number, (name, unit) in enumerate(units, start=1):
                 for own, tensor in _drawn(model, name, unit, seed).items():
-                    if own in names:  # a tied output layer is in the file once, as the embedding
+                    if own in headers:  # a tied output layer is in the file once, as the embedding
                         if not tensor.isfinite().all():
                             raise ModelError(
                                 f"{source.label}: transformers does not say what {own} starts with; choose a teacher "
                                 "of another family for this control"
                             )
-                        file[names[own]].copy_(tensor)
+                        file[headers[own].name].copy_(tensor)
                 say(f"{source.label}: random weights, {number} of {len(units)}")
             file.flush()
     except OSError as error:

@@ -25,11 +25,13 @@ class Source:
         where: the key that names it, e.g. `task.judge`.
         text: bundled:NAME, hub:OWNER/NAME, OWNER/NAME, or a path.
         pinned: a revision of the hub is given.
+        untrained: random weights stand in place of its own; they are kept in the workspace.
     """
 
     where: str
     text: str
     pinned: bool = False
+    untrained: bool = False
 
     def stamps(self) -> Iterator[Stamp]:
         """Yield the stamps of its local files; for what is on a hub, without a revision, the day stands for them."""
@@ -43,7 +45,7 @@ class Source:
 def sources_of(part: object, where: str = "") -> Iterator[Source]:
     """Yield every source in a model of fields, however deep. A text names one only in a model, a task or a `Path`."""
     if isinstance(part, ModelSpec):
-        yield Source(where, part.source, bool(part.revision))
+        yield Source(where, part.source, bool(part.revision), part.untrained is not None)
     elif isinstance(part, TaskSpec):
         yield Source(where, part.source, bool(part.revision))
         if part.test_source:

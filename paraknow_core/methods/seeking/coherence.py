@@ -79,7 +79,7 @@ def incoherent(context: Context, structure: str) -> str:
     pair = f"extraction.structure {structure}, {teacher.label} -> {student.label}"
     if roles & set(ATTENTION_ROLES):
         problem = heads_problem(_heads(teacher), _heads(student), rotary=_rotary(teacher, student))
-        configs = [model.source.config() for model in (context.teacher, context.student)]
+        configs = [model.described.config() for model in (context.teacher, context.student)]
         partly = _rotary(teacher, student) and min(map(rotated_share, configs)) < 1
         if not problem and partly and teacher.head_dim != student.head_dim:
             problem = f"heads of {teacher.head_dim} and {student.head_dim} features, of which only a part is rotated"

@@ -16,7 +16,7 @@ from paraknow_core.paths import Workspace
 from paraknow_core.workbench.access import access
 from paraknow_core.workbench.desk.requests import Question
 from paraknow_core.workbench.inbox import Inbox
-from paraknow_core.workbench.sources import state_of
+from paraknow_core.workbench.sources import sources_of, state_of
 
 if TYPE_CHECKING:
     import numpy
@@ -70,9 +70,11 @@ def question_key(question: Question, place: Workspace) -> str:
     """Return a hash of the question and of what its answer depends on besides.
 
     That is the state of every local file, folder and bundled model that it names, the day for what a hub holds
-    without a revision, and the settings of this machine.
+    without a revision, which untrained models were made if it names one, and the settings of this machine.
     """
     machine = *file_stamp(place.settings_file), os.environ.get("HF_HUB_OFFLINE", "")
+    if any(source.untrained for source in sources_of(question)):
+        machine += file_stamp(place.untrained)
     content = [VERSION, question.to_dict(), state_of(question), machine]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 

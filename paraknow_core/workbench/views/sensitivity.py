@@ -87,7 +87,8 @@ def label(facts: Facts) -> str:
     when = f"{name[4:6]}-{name[6:8]} {name[9:11]}:{name[11:13]}" if name[:8].isdigit() else name[:24]
     own = f"{'★ ' if facts.label.starred else ''}{f'{facts.label.name} · ' if facts.label.name else ''}"
     return (
-        f"{own}{source_label(spec.teacher.source, 24)} · {task_label(spec.task.source, 24)} · "
+        f"{own}{source_label(spec.teacher.source, 24)}{'' if spec.teacher.untrained is None else ' (untrained)'} · "
+        f"{task_label(spec.sensitivity.task or spec.task.source, 24)} · "
         f"{counted(spec.sensitivity.samples, 'sample')} · {when}"
     )
 

@@ -4,10 +4,12 @@ import numpy
 import pytest
 
 from paraknow_core.methods.mapping import map_layers
+from paraknow_core.paths import workspace
 from paraknow_core.sensitivity.measure import sensitivity
 from paraknow_core.sensitivity.similarity import similarity
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.desk import requests
+from paraknow_core.workbench.desk.questions import question_key
 from paraknow_core.workbench.desk.serve import work_out
 from tests.tiny_models import edit_weights
 
@@ -117,3 +119,21 @@ def test_a_mapping_by_hidden_states_is_known_once_they_were_compared(tiny, teach
     module = "model.layers.0.mlp.up_proj"
     window, _ = work_out(session_place, requests.SensitivityWindow(spec=context.spec, store=store, module=module))
     assert "Mapping & extraction says which layers" in window["note"]
+
+
+def test_random_weights_are_not_made_for_a_look(teacher, tiny, make_context, tmp_path):
+    place = workspace(tmp_path)
+    context = make_context(tiny("llama"), {"teacher.untrained": 2}, place=place)
+    question = requests.TransferSource(spec=context.spec)
+    before = question_key(question, place)
+    value, _ = work_out(place, question)
+    assert (value["key"], "(untrained, seed 2)" in value["problem"]) == (None, True)
+    plan, _ = work_out(place, requests.TransferPlan(spec=context.spec, stores=[], structure="submatrix"))
+    assert plan["teacher_layers"] == 4
+    assert not place.untrained.exists()
+    trained = requests.TransferSource(spec=make_context(tiny("llama")).spec)
+    usual = question_key(trained, place)
+    store = sensitivity(context)
+    assert question_key(question, place) != before
+    assert question_key(trained, place) == usual
+    assert work_out(place, question)[0]["key"] == store.folder.name

@@ -53,6 +53,9 @@ def transfer_source(place: Workspace, settings: Settings, question: requests.Tra
     from paraknow_core.sensitivity.measure import seed_key
 
     context = Context(question.spec, settings, place)
+    if not context.teacher.is_made:  # then nobody has measured it
+        problem = f"{context.teacher.described.label}: its random weights are made when a run first measures it"
+        return {"fingerprint": "not made", "key": None, "problem": problem}
     context.teacher.source.weight_files()
     source = {"fingerprint": context.teacher.fingerprint, "key": None, "problem": ""}
     try:
