@@ -139,3 +139,6 @@ def test_what_a_choice_does_not_read():
     assert catalogue.unread(settings | {"method": "pissa"}) == settings.keys() - {"method", "seed"}
     seeking = settings | {"method": "seeking", "mapping.strategy": "top", "extraction.structure": "neuron"}
     assert catalogue.unread(seeking) == {"sensitivity.seed", "mapping.seed", "extraction.seed"}
+    scale = {"factorisation.rank": 16, "factorisation.lora_alpha": 16.0}
+    assert catalogue.unread(seeking | scale).isdisjoint(scale)
+    assert scale.keys() <= catalogue.unread(settings | scale | {"method": "full_finetuning"})

@@ -99,3 +99,12 @@ def test_every_method_has_its_own_colour_and_the_published_ones():
         "#B8A200",
     )
     assert display.arm_of("some_new_arm").label == "some new arm"
+
+
+def test_what_a_run_came_to_is_its_score_else_its_validation_loss():
+    score = {"value": 0.5, "low": 0.4, "high": 0.6, "unit": "share", "n": 100}
+    validation = {"validation": {"final": 1.2345}}
+    assert display.outcome_text({"scores": [score], **validation}) == display.score_text(score)
+    assert display.outcome_text(validation) == "validation loss 1.234"
+    assert display.outcome_text({"validation": {"final": None}, "diverged": {"step": 3}}) == "diverged"
+    assert display.outcome_text(None) == display.outcome_text({"validation": {"final": None}}) == ""
