@@ -153,6 +153,7 @@ def test_every_arm_says_whether_it_keeps_the_student_and_its_budget(capsys):
         (["run", "broken.yaml"], "unknown key 'armz'"),
         (["run", "numbers.yaml"], "seeds.0: '0' given"),
         (["run", "study.yaml", "--out", "full"], "already holds files"),
+        (["run", "no-task.yaml"], "no bundled task 'nothing'"),
         (["new", "nothing"], "preset 'nothing' is unknown; choose from"),
         (["new", "table1", "--set", "seeds"], "write KEY=VALUE"),
         (["new", "table1", "--set", "seeds=["], "not valid YAML"),
@@ -167,6 +168,7 @@ def test_every_arm_says_whether_it_keeps_the_student_and_its_budget(capsys):
 def test_what_cannot_be_done_is_said_in_one_sentence(spec, workspace, tmp_path, capsys, arguments, words):
     (tmp_path / "broken.yaml").write_text("armz: [seeking]\n")
     (tmp_path / "numbers.yaml").write_text('seeds: ["0"]\n')
+    (tmp_path / "no-task.yaml").write_text("base: {task: {source: bundled:nothing}}\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     made = StudyFolder.create(workspace, StudySpec(name="made"), workspace.studies / "made")
