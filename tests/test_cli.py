@@ -17,7 +17,9 @@ from paraknow_core.files.json_file import write_json
 from paraknow_core.paths import PROJECT_ROOT
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.runs.lifecycle import ask_to_stop, create_run
+from paraknow_core.runs.writer import RunWriter
 from paraknow_core.spec import RunSpec, read_spec
+from paraknow_core.studies.folder import list_studies
 from tests.tiny_models import build_tiny, edit_weights
 
 PYTHON = [sys.executable, "-m", "paraknow_core"]
@@ -555,31 +557,32 @@ def test_a_full_disk_is_a_sentence(workspace, monkeypatch, capsys):
 def test_the_demo_prints_a_table_with_paired_differences(workspace, monkeypatch, capsys):
     """The runs themselves are replaced: what is tested is arms, order, table and sentence."""
 
-    def executed(folders: list[RunFolder], *_: object) -> list[int]:
-        for folder in folders:
-            method = folder.spec().method
-            scores = [1.0] * (60 if method == "seeking" else 20) + [0.0] * (40 if method == "seeking" else 80)
-            lines = [{"scorer": "number_match", "id": str(i), "score": s} for i, s in enumerate(scores)]
+    def executed(folder: RunFolder, *_: object) -> None:
+        method = folder.spec().method
+        scores = [1.0] * (60 if method == "seeking" else 20) + [0.0] * (40 if method == "seeking" else 80)
+        lines = [{"scorer": "number_match", "id": str(i), "score": s} for i, s in enumerate(scores)]
+        score = {
+            "scorer": "number_match",
+            "unit": "share",
+            "value": sum(scores) / 100,
+            "low": 0.1,
+            "high": 0.7,
+            "n": 100,
+        }
+        result = {"scores": [score], "references": {"student": [score | {"value": 0.05}]}, "timings": {}}
+        with RunWriter(folder):
             folder.file("predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-            score = {
-                "scorer": "number_match",
-                "unit": "share",
-                "value": sum(scores) / 100,
-                "low": 0.1,
-                "high": 0.7,
-                "n": 100,
-            }
-            result = {"scores": [score], "references": {"student": [score | {"value": 0.05}]}, "timings": {}}
             folder.file("result.json").write_text(json.dumps(result))
-        return [0] * len(folders)
 
-    monkeypatch.setattr("paraknow_core.cli.run.execute_all", executed)
+    monkeypatch.setattr("paraknow_core.pipeline.execute", executed)
     assert main(["demo", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     by_name = {row["arm"]: row for row in shown["arms"]}
     assert by_name["seeking"]["difference"] == pytest.approx(0.4)
     assert by_name["untouched student"]["value"] == 0.05
     assert len(shown["runs"]) == 5
+    (study,) = list_studies(workspace)
+    assert sorted(cell.run.id for cell in study.cells()) == sorted(id for ids in shown["runs"].values() for id in ids)
     assert main(["demo", "--student", "kin", "--seeds", "2"]) == 0
     output = capsys.readouterr().out
     assert "seeking, difference" in output

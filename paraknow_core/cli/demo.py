@@ -9,7 +9,7 @@ from paraknow_core.catalogue import ARMS
 from paraknow_core.catalogue import PAPER_METHOD as METHOD
 from paraknow_core.cli.console import show, show_json, show_table, working
 from paraknow_core.cli.options import Json, with_settings
-from paraknow_core.cli.study import FAILED, STOPPED, run_study
+from paraknow_core.cli.study import FAILED, STOPPED, refuse_missing_tasks, run_study
 from paraknow_core.display import NOT_MEASURED, SHARE, percent, significant
 from paraknow_core.settings import Settings
 
@@ -48,6 +48,7 @@ def demo(
         arms=tuple(arms[name] for name in names),
         seeds=tuple(range(seeds)),
     )
+    refuse_missing_tasks(study)
     folder = StudyFolder.create(context.obj, study)
     with working() as progress:
         run_study(folder, settings, progress)

@@ -25,8 +25,9 @@ from paraknow_core.runs import lifecycle
 from paraknow_core.runs.labels import label_of, studies_of
 from paraknow_core.settings import Settings
 from paraknow_core.spec import read_spec
+from paraknow_core.studies.budgets import REAL_SIZES
 from paraknow_core.studies.folder import StudyFolder, find_study, list_studies
-from paraknow_core.studies.study import StudySpec, arms_of, parse_study_yaml
+from paraknow_core.studies.study import StudySpec, arms_of, groups_of, parse_study_yaml, spec_of
 from paraknow_core.studies.words import interval_text, points_text
 
 if TYPE_CHECKING:
@@ -223,11 +224,25 @@ def run_study(folder: StudyFolder, settings: Settings, progress: Progress, engin
 def _folder_of(target: str, place: Workspace, out: Path | None) -> StudyFolder:
     path = Path(target).expanduser()
     if path.is_file():
-        return StudyFolder.create(place, _study_of(target, place), out.expanduser().resolve() if out else None)
+        study = _study_of(target, place)
+        refuse_missing_tasks(study)
+        return StudyFolder.create(place, study, out.expanduser().resolve() if out else None)
     if out:
         raise RunError(f"--out: only for a study's spec, and {target} is none; leave it out to go on with a study")
     _refuse_missing(target)
     return find_study(place, target)
+
+
+def refuse_missing_tasks(study: StudySpec) -> None:
+    """Refuse a study before it begins if one of its tasks is not on this machine: all of its runs would fail.
+
+    Raises:
+        DataError: a task cannot be read. Those of a hub are left to the runs.
+    """
+    specs = [spec_of(study, group, study.seeds[0]) for group in groups_of(study)]
+    for spec in {spec.task.model_dump_json(): spec for spec in specs}.values():
+        if not spec.task.source.startswith("hub:"):
+            REAL_SIZES.test(spec)
 
 
 def _study_of(target: str, place: Workspace) -> StudySpec:

@@ -31,7 +31,7 @@ from paraknow_core.studies.study import Cell, groups_of, rates_of, scored_cells,
 
 MOST_EXTENSIONS = 2  # how often a grid grows whose best rate lies at its edge
 EXTENDED_BY = 2  # points
-LOOK_S = 0.05  # between two looks at the runs that are going on
+LOOK_S = 0.02  # between two looks at the runs that are going on
 OWN_STATES = ("done", "running", "stopping", "queued", "stopped", "lost", "failed")  # the best one first
 
 
@@ -247,7 +247,8 @@ class _Conductor:
         new = {cell.key: run.id for cell in cells}
         if any(self.answers.get(key) != name for key, name in new.items()):
             self.answers |= new
-            write_json(self.folder.file("runs.json"), self.answers)
+            # Not durable: what a power cut takes from it is found again by content.
+            write_json(self.folder.file("runs.json"), self.answers, durable=False)
 
     def _take_over(self, cells: Sequence[Cell]) -> None:
         """Note for cells without a run what other studies, or people, have computed already."""
@@ -258,6 +259,7 @@ class _Conductor:
         own = [run for run in runs if self.folder.path.name in studies_of(run.path)]
         self.answers |= answers(missing, runs, ("done",))
         self.answers |= answers([cell for cell in missing if self._run_of(cell) is None], own, OWN_STATES)
+        write_json(self.folder.file("runs.json"), self.answers)
 
     def _left(self, runs: int) -> str:
         if not self.seconds:

@@ -130,8 +130,9 @@ class StudySpec(Portable):
                 f"{groups:,} groups (every arm at every point of the factors); at most {MOST_GROUPS:,} are taken, so "
                 "vary fewer factors at a time"
             )
-        unknown = next((name for name in (self.tuning.centres if self.tuning else ()) if name not in names), None)
-        if unknown is not None and unknown not in catalogue.ARMS:
+        centred = self.tuning.centres if self.tuning else {}
+        unknown = next((name for name in centred if name not in (*names, *catalogue.ARMS)), None)
+        if unknown is not None:
             raise ValueError(f"tuning.centres: '{unknown}' is no arm; name one of {', '.join(names)}")
         return self
 

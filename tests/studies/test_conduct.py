@@ -1,0 +1,273 @@
+"""A study from its first run to its last: each run once, whatever ends it in between."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from paraknow_core.errors import RunError
+from paraknow_core.runs.folder import RunFolder, list_runs
+from paraknow_core.runs.labels import studies_of
+from paraknow_core.runs.lifecycle import ask_to_stop, create_run
+from paraknow_core.spec import RunSpec
+from paraknow_core.studies.conduct import extended
+from paraknow_core.studies.folder import StudyFolder
+from paraknow_core.studies.study import StudySpec
+from tests.conftest import ROOT
+from tests.studies.conducting import BEST_RATE, Fake, conducted, result_of
+
+SMALL = {"arms": ("default_lora", "seeking"), "seeds": (0, 1)}
+TUNED = {"tuning": {"points": 3, "centre": BEST_RATE, "centres": {"seeking": BEST_RATE}}}
+
+
+def study(place, **fields) -> StudyFolder:
+    return StudyFolder.create(place, StudySpec(**{**SMALL, **fields}))
+
+
+def states(folder: StudyFolder) -> list[str]:
+    return [cell.state for cell in folder.cells()]
+
+
+def test_every_cell_is_run_once_seed_by_seed(place):
+    fake, folder = Fake(), study(place)
+    conducted(folder, fake)
+    assert [(spec.seed, spec.method) for spec in fake.ran] == [
+        (0, "default_lora"),
+        (0, "seeking"),
+        (1, "default_lora"),
+        (1, "seeking"),
+    ]
+    assert all(spec.seed == spec.extraction.seed == spec.mapping.seed for spec in fake.ran)
+    assert folder.state() == "done"
+    assert states(folder) == ["done"] * 4
+    assert all(studies_of(run.path) == [folder.id] for run in list_runs(place))
+    conducted(folder, fake)  # again: nothing is left to do
+    assert len(fake.ran) == 4
+
+
+def test_what_another_study_or_a_person_has_computed_is_taken_over(place):
+    fake = Fake()
+    own = RunSpec(method="seeking", name="mine")
+    run = create_run(place, own)
+    fake(run)
+    conducted(study(place, seeds=(0,)), fake)
+    assert [spec.method for spec in fake.ran] == ["seeking", "default_lora"]
+    wider = study(place, arms=("default_lora", "seeking", "pissa"), seeds=(0,), name="another")
+    conducted(wider, fake)
+    assert [spec.method for spec in fake.ran[2:]] == ["pissa"]
+    assert len(studies_of(run.path)) == 2
+
+
+def test_equal_cells_are_one_run(place):
+    """Default LoRA does not read the structure of blocks that it has not."""
+    fake = Fake()
+    folder = study(place, factors={"extraction.structure": ("submatrix", "neuron")}, seeds=(0,))
+    conducted(folder, fake)
+    assert sorted(spec.method for spec in fake.ran) == ["default_lora", "seeking", "seeking"]
+    first, second = (cell.run for cell in folder.cells() if cell.cell.group.arm.name == "default_lora")
+    assert first == second
+
+
+def test_a_failed_run_does_not_end_the_study_and_is_tried_again(place):
+    fake, folder = Fake(fails=lambda spec: (spec.method, spec.seed) == ("seeking", 0)), study(place)
+    conducted(folder, fake)
+    assert folder.state() == "done"
+    assert states(folder) == ["done", "failed", "done", "done"]
+    assert folder.failed_runs() == 1
+    again = Fake()
+    conducted(folder, again)
+    assert [(spec.method, spec.seed) for spec in again.ran] == [("seeking", 0)]
+    assert states(folder) == ["done"] * 4
+    assert len(list_runs(place)) == 4
+
+
+def test_the_rate_with_the_lowest_validation_loss_is_chosen(place):
+    best = {"default_lora": BEST_RATE, "seeking": BEST_RATE / 10**0.25}
+    fake = Fake(best=lambda spec: best[spec.method])
+    folder = study(place, tuning={"points": 5, "centre": BEST_RATE, "centres": {"seeking": BEST_RATE}})
+    conducted(folder, fake)
+    assert folder.rates() == {"default_lora": pytest.approx(BEST_RATE), "seeking": pytest.approx(1.687e-3, rel=1e-3)}
+    scored = [spec for spec in fake.ran if spec.until == "evaluation"]
+    assert {spec.method: spec.finetuning.learning_rate for spec in scored} == folder.rates()
+    assert len(fake.ran) == 10 + 4
+    curve = folder.curves()["seeking"]
+    assert min(point.loss for point in curve) == curve.best.loss == pytest.approx(2)
+    assert curve.best.rate == curve.chosen == folder.rates()["seeking"]
+    assert not curve.edge
+
+
+def test_a_grid_grows_twice_where_its_best_lies_at_the_edge(place):
+    fake = Fake(best=lambda spec: 1e-5 if spec.method == "seeking" else BEST_RATE)
+    folder = study(place, **TUNED)
+    conducted(folder, fake)
+    curve = folder.curves()["seeking"]
+    assert len(curve) == 3 + 2 * 2
+    assert curve.edge == "low"  # accepted, and said
+    assert folder.rates()["seeking"] == min(point.rate for point in curve)
+    assert len(folder.curves()["default_lora"]) == 3
+    assert not folder.curves()["default_lora"].edge
+
+
+def test_a_grid_that_grows_far_enough_is_at_no_edge(place):
+    folder = study(place, **TUNED)
+    conducted(folder, Fake(best=lambda spec: BEST_RATE * (10 if spec.method == "seeking" else 1)))
+    curve = folder.curves()["seeking"]
+    assert folder.rates()["seeking"] == pytest.approx(BEST_RATE * 10, rel=1e-3)
+    assert not curve.edge
+
+
+def test_a_rate_that_diverges_or_fails_never_wins(place):
+    """The best rate of all is the one that fails; those beyond it diverge."""
+    fake = Fake(
+        fails=lambda spec: spec.until == "training" and abs(spec.finetuning.learning_rate - BEST_RATE) < 1e-6,
+        best=lambda spec: BEST_RATE,
+    )
+    folder = study(place, tuning={"points": 5, "centre": BEST_RATE, "centres": {"seeking": 0.3}}, seeds=(0,))
+    conducted(folder, fake)
+    assert folder.rates()["default_lora"] != pytest.approx(BEST_RATE)
+    curve = folder.curves()["seeking"]
+    assert [point.diverged for point in curve][-2:] == [True, True]
+    assert not curve.best.diverged
+    assert folder.curves()["default_lora"][2].failed == 1
+
+
+def test_a_group_that_trains_at_no_rate_is_left_out(place):
+    fake = Fake(fails=lambda spec: spec.method == "seeking")
+    folder = study(place, **TUNED)
+    conducted(folder, fake)
+    assert folder.state() == "done"
+    assert set(folder.rates()) == {"default_lora"}
+    scored = [cell for cell in folder.cells() if cell.cell.purpose == "test"]
+    assert {cell.cell.group.arm.name for cell in scored if cell.run} == {"default_lora"}
+
+
+@contextmanager
+def process_of(folder: StudyFolder):
+    command = [sys.executable, "-m", "tests.studies.conducting", str(folder.path), str(folder.place.root)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def until(what, within_s: float = 30.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_study_that_is_killed_in_the_middle_of_a_run_goes_on_there(place):
+    folder = study(place)
+    with process_of(folder) as process:
+        until(
+            lambda: (
+                [run.status().state for run in list_runs(place)].count("running") == 1 and len(list_runs(place)) == 2
+            )
+        )
+        with pytest.raises(RunError, match=f"study {folder.id}: another process is working on it"):
+            conducted(folder, Fake())
+        assert folder.state() == "running"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert folder.state() == "lost"
+    assert states(folder) == ["done", "lost", "waiting", "waiting"]
+    fake = Fake()
+    conducted(folder, fake)
+    assert [(spec.method, spec.seed) for spec in fake.ran] == [("seeking", 0), ("default_lora", 1), ("seeking", 1)]
+    assert states(folder) == ["done"] * 4
+    assert len(list_runs(place)) == 4  # the run that was cut off went on in its own folder
+
+
+@pytest.mark.parametrize("by", ["file", "signal"])
+def test_a_study_that_is_asked_to_stop_saves_its_active_run(place, by):
+    folder = study(place)
+    with process_of(folder) as process:
+        until(lambda: states(folder)[:2] == ["done", "running"])
+        ask_to_stop(folder) if by == "file" else process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert folder.state() == "stopped"
+    assert states(folder) == ["done", "stopped", "waiting", "waiting"]
+    conducted(folder, Fake())
+    assert states(folder) == ["done"] * 4
+
+
+def test_a_run_that_is_stopped_alone_leaves_the_others_going(place):
+    folder = study(place)
+    fake = Fake(slow=lambda spec: 20.0 if (spec.method, spec.seed) == ("seeking", 0) else 0.0)
+    thread = threading.Thread(target=conducted, args=(folder, fake))
+    thread.start()
+    until(lambda: states(folder)[1] == "running")
+    ask_to_stop(folder.cells()[1].run)
+    thread.join(30)
+    assert states(folder) == ["done", "stopped", "done", "done"]
+
+
+def test_damaged_files_of_a_study_are_rebuilt_from_its_runs(place):
+    fake, folder = Fake(), study(place, **TUNED)
+    conducted(folder, fake)
+    before, ran = {cell.cell.key: cell.run for cell in folder.cells()}, len(fake.ran)
+    rates = folder.rates()
+    folder.file("runs.json").write_text('{"a": [1')
+    assert {cell.cell.key: cell.run for cell in folder.cells()} == before
+    folder.file("runs.json").write_text("[]")
+    folder.file("rates.json").write_text("garbage")
+    conducted(folder, fake)
+    assert len(fake.ran) == ran
+    assert folder.rates() == rates
+    assert {cell.cell.key: cell.run for cell in folder.cells()} == before
+
+
+def test_a_run_folder_that_is_deleted_or_of_another_spec_is_run_again(place):
+    fake, folder = Fake(), study(place)
+    conducted(folder, fake)
+    first, second = (cell.run for cell in folder.cells()[:2])
+    (first.path / "spec.yaml").unlink()
+    second.file("spec.yaml").write_text(RunSpec(method="olora").to_yaml())
+    assert states(folder)[0] == "waiting"
+    conducted(folder, fake)
+    assert [(spec.method, spec.seed) for spec in fake.ran[4:]] == [("default_lora", 0), ("seeking", 0)]
+    assert states(folder) == ["done"] * 4
+
+
+def test_a_spec_that_is_changed_after_the_start_is_refused(place):
+    """A margin is declared before the first run."""
+    folder = study(place)
+    conducted(folder, Fake())
+    text = folder.file("study.yaml").read_text()
+    folder.file("study.yaml").write_text(text.replace("margin: 0.01", "margin: 0.2"))
+    with pytest.raises(RunError, match="study.yaml was changed since the study has started"):
+        conducted(folder, Fake())
+    folder.file("study.yaml").write_text(f"# the same\n{text}")
+    conducted(folder, Fake())
+
+
+def test_a_study_follows_its_runs(place):
+    seen, changes = [], []
+    folder = study(place, seeds=(0,))
+    conducted(folder, Fake(), follow=lambda *one: seen.append(one), on_change=changes.append)
+    labels = list(dict.fromkeys(label for label, _, _ in seen))
+    assert labels[0] == "test run 1 of 2, default LoRA, seed 0"
+    assert labels[1].startswith("test run 2 of 2, seeking (the method), seed 0, about")
+    assert seen[-1][2].state == "done"
+    assert (changes[-1].state, changes[-1].done, changes[-1].total) == ("done", 2, 2)
+
+
+def test_grids_grow_by_two_points_and_not_beyond_what_a_spec_takes():
+    assert extended([1e-3, 1.7783e-3], "low") == pytest.approx([3.1623e-4, 5.6234e-4, 1e-3, 1.7783e-3], rel=1e-4)
+    assert extended([1.0, 8.0], "high") == [1.0, 8.0]
+
+
+def test_fake_results_are_like_real_ones(place):
+    """What the tests here rest on: a result that readers take as it is."""
+    run = create_run(place, RunSpec())
+    written = result_of(run, RunSpec(), BEST_RATE)
+    run.file("result.json").write_text(json.dumps(written))
+    assert RunFolder(run.path).result() == written

@@ -1,0 +1,131 @@
+"""What a study has found, read from runs that were executed by a known rule."""
+
+import json
+
+import numpy
+import pytest
+
+from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.ops.verdict import pooled_spread, verdicts
+from paraknow_core.studies.folder import StudyFolder
+from paraknow_core.studies.outcome import outcome
+from paraknow_core.studies.study import StudySpec
+from tests.studies.conducting import BEST_RATE, EXAMPLES, Fake, conducted
+
+
+def run_study(place, fake=None, **fields) -> StudyFolder:
+    folder = StudyFolder.create(place, StudySpec(**{"arms": ("default_lora", "seeking", "pissa")} | fields))
+    conducted(folder, fake or Fake())
+    return folder
+
+
+def table(folder, arm) -> numpy.ndarray:
+    runs = [cell.run for cell in folder.cells() if cell.cell.group.arm.name == arm and cell.cell.purpose == "test"]
+    records = [sorted((p["id"], p["score"]) for p in run.predictions()) for run in runs]
+    return numpy.array([[score for _, score in own] for own in records])
+
+
+def test_scores_spread_and_verdicts_are_those_of_the_records(place):
+    folder = run_study(place, seeds=tuple(range(8)))
+    found = outcome(folder)
+    tables = {arm: table(folder, arm) for arm in ("default_lora", "seeking", "pissa")}
+    assert {group.arm: group.value for group in found.groups} == pytest.approx(
+        {arm: own.mean() for arm, own in tables.items()}
+    )
+    assert found.spread == pytest.approx(pooled_spread(list(tables.values())))
+    base = tables.pop("default_lora")
+    expected = verdicts(tables, base, 0.01)
+    for group in found.groups[1:]:
+        own, wanted = vars(group.verdict), vars(expected[group.arm])
+        assert own == {key: pytest.approx(v) if isinstance(v, float) else v for key, v in wanted.items()}
+        assert (group.n, group.unit, len(group.seeds)) == (EXAMPLES, "share", 8)
+        assert group.low < group.value < group.high
+    assert found.groups[0].verdict is None
+    assert found.groups[1].verdict.verdict == "better"
+    assert found.smallest_detectable == max(each.smallest_detectable for each in expected.values())
+    assert found.references["student"]["value"] == 0.1
+
+
+def test_an_unfinished_study_says_what_it_has(place):
+    folder = StudyFolder.create(place, StudySpec(arms=("default_lora", "seeking")))
+    empty = outcome(folder)
+    assert [group.value for group in empty.groups] == [None, None]
+    assert set(empty.groups[0].states.values()) == {"waiting"}
+    conducted(folder, Fake(fails=lambda spec: spec.seed > 1 or (spec.method, spec.seed) == ("seeking", 1)))
+    found = outcome(folder)
+    assert [list(group.seeds) for group in found.groups] == [[0, 1], [0]]
+    assert found.groups[1].verdict.seeds == 1
+    assert found.groups[1].verdict.verdict == "undecided"
+    assert "9 runs failed" in " ".join(found.warnings)
+    json.dumps(found.data(), allow_nan=False)
+
+
+def test_verdicts_are_made_at_each_point_of_the_factors(place):
+    folder = run_study(place, arms=("default_lora", "seeking"), factors={"factorisation.rank": (4, 8)}, seeds=(0, 1))
+    found = outcome(folder)
+    assert [bool(group.verdict) for group in found.groups] == [False, False, True, True]
+    assert {group.verdict.comparisons for group in found.groups[2:]} == {1}
+    assert all(group.equal for group in found.groups)  # at each rank both arms have as many parameters
+    assert [group.budget["parameters"] for group in found.groups] == [4000, 8000, 4000, 8000]
+
+
+def test_what_is_not_of_equal_budget_says_in_what(place):
+    folder = run_study(place, arms=("default_lora", "zero_step"), seeds=(0,))
+    found = {group.arm: group for group in outcome(folder).groups}
+    assert found["default_lora"].equal and not found["default_lora"].note
+    assert not found["zero_step"].equal
+    assert found["zero_step"].note == "trains nothing; 0 times the steps; 0 times the tokens"
+
+
+def test_an_arm_keeps_the_student_only_in_a_mode_that_does(place):
+    folder = run_study(
+        place, arms=("default_lora", "seeking"), factors={"injection.mode": ("residual", "difference")}, seeds=(0,)
+    )
+    assert [group.keeps_student for group in outcome(folder).groups] == [True, True, True, False]
+
+
+def test_tuned_rates_curves_and_their_edges_are_told(place):
+    folder = run_study(
+        place,
+        Fake(best=lambda spec: 1e-6 if spec.method == "seeking" else BEST_RATE),
+        arms=("default_lora", "seeking"),
+        tuning={"points": 3, "centre": BEST_RATE},
+        seeds=(0,),
+    )
+    found = outcome(folder)
+    assert [group.rate_at_edge for group in found.groups] == [False, True]
+    assert [group.rate for group in found.groups] == list(folder.rates().values())
+    assert any("lies at the low end of its grid (7 points)" in text for text in found.warnings)
+    data = found.data()["curves"]["seeking"]
+    assert data["edge"] == "low" and len(data["points"]) == 7
+
+
+def test_an_edge_beyond_which_all_diverges_is_none(place):
+    folder = run_study(
+        place, Fake(best=lambda spec: 0.3), arms=("default_lora",), tuning={"points": 3, "centre": 0.3}, seeds=(0,)
+    )
+    curve = outcome(folder).curves["default_lora"]
+    assert curve[-1].diverged and curve.chosen == pytest.approx(0.3)
+    assert not outcome(folder).groups[0].rate_at_edge
+
+
+def test_perplexity_is_judged_in_nats_and_less_is_better(place):
+    folder = run_study(place, arms=("default_lora", "seeking"), seeds=(0, 1), scorer="perplexity")
+    for cell in folder.cells():
+        factor = 0.5 if cell.cell.group.arm.name == "seeking" else 1.0
+        values = [factor * (2 + i / 10 + cell.cell.seed / 100) for i in range(20)]
+        lines = [{"scorer": "perplexity", "id": str(i), "score": value} for i, value in enumerate(values)]
+        cell.run.file("predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        result = read_json(cell.run.file("result.json"))
+        result["scores"] = [{"scorer": "perplexity", "unit": "ppl", "value": 10.0 * factor, "n": 20}]
+        write_json(cell.run.file("result.json"), result)
+    group = outcome(folder).groups[1]
+    assert group.verdict.difference == pytest.approx(numpy.log(2))
+    assert group.verdict_unit == "nats per token"
+
+
+def test_a_spec_that_was_changed_after_the_start_is_told(place):
+    folder = run_study(place, arms=("default_lora", "seeking"), seeds=(0,))
+    text = folder.file("study.yaml").read_text()
+    folder.file("study.yaml").write_text(text.replace("margin: 0.01", "margin: 0.3"))
+    assert "changed since the study has started" in " ".join(outcome(folder).warnings)
