@@ -280,7 +280,7 @@ def _structure(base: RunSpec, pocket: bool) -> Grid:
 
 def _teacher_scale(base: RunSpec, pocket: bool) -> Grid:
     del pocket
-    return [BASELINE, PAPER_METHOD, *_known(UNTRAINED_TEACHER)], {"teacher.source": _teachers(base)}
+    return [BASELINE, PAPER_METHOD, UNTRAINED_TEACHER], {"teacher.source": _teachers(base)}
 
 
 def _injection_modes(base: RunSpec, pocket: bool) -> Grid:
@@ -294,18 +294,14 @@ def _learning_rates(base: RunSpec, pocket: bool) -> Grid:
     centre = base.finetuning.learning_rate
     steps = range(-4, 2) if pocket else range(-6, 4)
     rates = [float(f"{centre * QUARTER_DECADE**step:.4g}") for step in steps]
-    arms = [BASELINE, PAPER_METHOD, "pissa"] if pocket else _all_arms()
+    arms = [BASELINE, PAPER_METHOD, "pissa"] if pocket else list(ARMS)
     return arms, {RATE: rates}
 
 
 def _controls(base: RunSpec, pocket: bool) -> Grid:
     del base
-    few = (BASELINE, PAPER_METHOD, RANDOM, "spectrum_matched", UNTRAINED_TEACHER, "wrong_task", "self_block", "pissa")
-    return (_known(*few) if pocket else _all_arms()), {}
-
-
-def _all_arms() -> list[str]:
-    return list(ARMS)
+    few = [BASELINE, PAPER_METHOD, RANDOM, "spectrum_matched", UNTRAINED_TEACHER, "wrong_task", "self_block", "pissa"]
+    return (few if pocket else list(ARMS)), {}
 
 
 def _known(*names: str) -> list[str]:
