@@ -294,8 +294,8 @@ def _learning_rates(base: RunSpec, pocket: bool) -> Grid:
     centre = base.finetuning.learning_rate
     steps = range(-4, 2) if pocket else range(-6, 4)
     rates = [step_of_grid(centre, step) for step in steps]
-    arms = [BASELINE, PAPER_METHOD, "pissa"] if pocket else list(ARMS)
-    return arms, {RATE: rates}
+    trained = [name for name, row in ARMS.items() if row.changes.get("finetuning.max_steps") != 0]
+    return [BASELINE, PAPER_METHOD, "pissa"] if pocket else trained, {RATE: rates}
 
 
 def _controls(base: RunSpec, pocket: bool) -> Grid:
