@@ -188,6 +188,11 @@ def _limits(outcome: "StudyOutcome") -> Iterator[str]:
     tasks = len(study.factors.get("task.source", (1,)))
     pairs = len(study.factors.get("teacher.source", (1,))) * len(study.factors.get("student.source", (1,)))
     yield f"All this is shown for {counted(pairs, 'pair')} and {counted(tasks, 'task')} alone, with this recipe."
+    if {"bundled:kin", "bundled:stranger"}.intersection(study.factors.get("teacher.source", ())):
+        yield (
+            "The smaller bundled teacher has the student's own size: every block of it is the whole weight, so that a "
+            "sensitive and a random one are the same."
+        )
     preset = PRESETS.get(study.preset)
     if preset is not None and study.name.endswith(POCKET):
         yield f"Pocket size: {preset.pocket_limits}"

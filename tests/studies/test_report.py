@@ -100,6 +100,11 @@ def test_a_whole_study_says_what_was_done():
             "and the order of the data.",
         ),
         (made.outcome(PRESETS["table1"].make()), "shown for 1 pair and 4 tasks alone", "on the task"),
+        (
+            made.outcome(PRESETS["teacher_scale"].make()),
+            "The smaller bundled teacher has the student's own size",
+            "for 1 pair",
+        ),
         (made.outcome(StudySpec(arms=("default_lora",))), "Only one arm was run: default LoRA", "same point"),
     ],
 )
