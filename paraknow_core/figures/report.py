@@ -90,7 +90,10 @@ def report_html(outcome: "StudyOutcome") -> str:
     makes = [ablations.forest, *(partial(_by_factor, factor=factor) for factor in study.factors)]
     makes += [ablations.rate_curves] if outcome.curves else []
     drawn = [pictures.add(partial(make, outcome)) for make in makes]
-    attributions = [(pictures.add(partial(ablations.waterfall, each)), each.says) for each in outcome.attribution]
+    unit = next((group.verdict_unit for group in outcome.groups if group.verdict), SHARE)
+    attributions = [
+        (pictures.add(partial(ablations.waterfall, each, unit=unit)), each.paragraph) for each in outcome.attribution
+    ]
     return _template("study.html.jinja").render(
         heading=study.name,
         question=study.question,
