@@ -210,7 +210,7 @@ def waterfall(attribution: "Attribution", dark: bool = False, unit: str | None =
     scale = 100.0 if unit == SHARE else 1.0
     parts = [*attribution.steps, attribution.gain, *attribution.checks]
     figure = blank(
-        f"Where the gain of {_arm_words(attribution.gain.arm)} over {_arm_words(attribution.gain.against)} comes from",
+        f"From {_arm_words(attribution.gain.against)} to {_arm_words(attribution.gain.arm)}, step by step",
         "bars of the steps add up to the gain; lines: 95 % intervals",
         dark,
         height=120 + (_ROW + 8) * len(parts),
@@ -350,11 +350,11 @@ def _lines(groups: Sequence["GroupOutcome"], factor: str) -> dict[str, list["Gro
     lines: dict[str, list[GroupOutcome]] = {}
     for group in groups:
         others = [setting_text(key, value) for key, value in group.point.items() if key != factor]
-        lines.setdefault(", ".join([_arm_label(group), *others]), []).append(group)
+        lines.setdefault(", ".join([arm_label(group), *others]), []).append(group)
     return lines
 
 
-def _arm_label(group: "GroupOutcome") -> str:
+def arm_label(group: "GroupOutcome") -> str:
     """Return an arm's own label, without the point that a group's label has as well."""
     tail = "".join(f", {setting_text(key, value)}" for key, value in group.point.items())
     return group.label.removesuffix(tail)
@@ -410,7 +410,7 @@ def _about(outcome: "StudyOutcome") -> str:
 
 
 def _against(outcome: "StudyOutcome") -> str:
-    return next((_arm_label(g) for g in outcome.groups if g.arm == outcome.study.against), outcome.study.against)
+    return next((arm_label(g) for g in outcome.groups if g.arm == outcome.study.against), outcome.study.against)
 
 
 def _unit(outcome: "StudyOutcome") -> str:

@@ -26,8 +26,8 @@ def with_groups(outcome, **changes):
 def test_a_whole_study_says_what_was_done():
     text = methods_text(made.outcome(STRUCTURE))
     for part in (
-        "seeking (the method) was compared with default LoRA on the task word problems",
-        "teacher teacher, student stranger.",
+        "Seeking (the method) was compared with default LoRA on the task word problems",
+        "teacher: teacher, student: stranger.",
         "Varied was the structure: submatrix; row column;",
         "same in all: rank 16, modules (all), batches of 16, 48 optimiser steps, 9,000 training tokens.",
         "Each arm trained as many parameters as default LoRA.",
@@ -37,7 +37,7 @@ def test_a_whole_study_says_what_was_done():
         "lies within 1.0 points either way, the margin declared before the runs",
         "judged by itself, and not with the other points",
         "The spread of seeds is pooled over arms (10 degrees of freedom).",
-        "The smallest effect that it detects in four of five cases is 2.6 points.",
+        "The smallest effect that such a study detects in four of five cases is 2.6 points.",
         "shown for 1 pair and 1 task alone",
         "Pocket size: 400 test examples",
         "Hu et al., ICLR 2022",
