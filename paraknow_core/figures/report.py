@@ -101,10 +101,10 @@ def report_html(outcome: "StudyOutcome") -> str:
         date=time.strftime("%Y-%m-%d"),
         warnings=outcome.warnings,
         head=(
-            *("group", "score", "seeds", "rate", f"difference [{'points' if unit == SHARE else unit}]"),
+            *("group", "score", "seeds × examples", "rate", f"difference [{'points' if unit == SHARE else unit}]"),
             *("smallest detectable", "verdict", "budget equal", "keeps the student"),
         ),
-        numbers=range(1, 6),
+        numbers=range(1, 7),
         lines=_group_lines(outcome),
         untouched=[f"{name} {score_text(score)}" for name, score in outcome.references.items()],
         pictures=drawn,
@@ -132,7 +132,7 @@ def _group_lines(outcome: "StudyOutcome") -> list[list[str]]:
 def _group_line(same: "Sequence[GroupOutcome]", against: str) -> list[str]:
     group, verdict = same[0], same[0].verdict
     unit = group.verdict_unit or group.unit
-    score = {"value": group.value, "low": group.low, "high": group.high, "unit": group.unit, "n": group.n}
+    score = {"value": group.value, "low": group.low, "high": group.high, "unit": group.unit}
     judged = [NOT_MEASURED] * 3
     if group.arm == against:
         judged = ["compared with", "", ""]
@@ -142,7 +142,7 @@ def _group_line(same: "Sequence[GroupOutcome]", against: str) -> list[str]:
     return [
         group.label if len(same) == 1 else f"{ablations.arm_label(group)}, at {len(same)} points",
         score_text(score),
-        str(len(group.seeds)),
+        f"{len(group.seeds)} × {group.n:,}" if group.n else "0",
         significant(group.rate) + (" (edge)" if group.rate_at_edge else ""),
         *judged,
         "yes" if group.equal else f"no{f': {group.note}' if group.note else ''}",
