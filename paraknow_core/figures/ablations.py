@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import plotly.graph_objects as go
 
-from paraknow_core.display import LOWER_IS_BETTER, SHARE, counted, shorten, significant, source_label
+from paraknow_core.display import LOWER_IS_BETTER, SHARE, arm_of, counted, shorten, significant, source_label
 from paraknow_core.figures import draw
 from paraknow_core.figures.compare import Look, look_of
-from paraknow_core.figures.style import blank, ink, legend_below, neutral, paper, text_on, wrapped
+from paraknow_core.figures.style import BLUE, HIGHLIGHT, blank, ink, legend_below, neutral, paper, text_on, wrapped
 from paraknow_core.studies.presets import AVERAGE
 from paraknow_core.studies.words import factor_text, interval_text, points_text, setting_text, value_text
 
 if TYPE_CHECKING:
+    from paraknow_core.studies.attribution import Attribution
     from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
 
 RATE = "finetuning.learning_rate"
@@ -195,6 +196,77 @@ def forest(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
     return _described(figure, title, [f"{g.label} {verdict_words(g.verdict, unit)}" for g in judged if g.verdict])
 
 
+def waterfall(attribution: "Attribution", dark: bool = False, unit: str | None = SHARE) -> go.Figure:
+    """Draw where a gain comes from: steps that add up to it, one below the other, and the checks beside them.
+
+    Bars begin where the one above ends; the whole gain and the checks begin at zero. An interval is that of its own
+    bar. Blue adds, orange costs, grey is not told from nothing; a word says it too.
+
+    Args:
+        attribution: of a study at one point of its factors.
+        dark: theme.
+        unit: of its numbers.
+    """
+    scale = 100.0 if unit == SHARE else 1.0
+    parts = [*attribution.steps, attribution.gain, *attribution.checks]
+    figure = blank(
+        f"From {_arm_words(attribution.gain.against)} to {_arm_words(attribution.gain.arm)}, step by step",
+        "bars of the steps add up to the gain; lines: 95 % intervals",
+        dark,
+        height=120 + (_ROW + 8) * len(parts),
+    )
+    figure.add_vline(x=0, line={"color": ink(dark), "width": 1.2})
+    ends, edges, words = 0.0, [0.0], []
+    for place, part in enumerate(parts):
+        result = part.result
+        start = ends if place < len(attribution.steps) else 0.0
+        end = start + scale * result.difference
+        if place < len(attribution.steps):
+            ends = end
+            figure.add_shape(
+                type="line",
+                x0=end,
+                x1=end,
+                y0=place,
+                y1=place + 1,
+                line={"color": neutral(dark), "width": 1, "dash": "dot"},
+            )
+        low, high = (None if bound is None else start + scale * bound for bound in (result.low, result.high))
+        edges += [edge for edge in (start, end, low, high) if edge is not None]
+        line = verdict_words(result, unit)
+        colour = {"better": BLUE, "worse": HIGHLIGHT}.get(result.verdict, neutral(dark))
+        draw.bars(
+            figure,
+            [end - start],
+            [place],
+            f"{escape(_step_words(part))}<br>{escape(line)}",
+            base=[start],
+            orientation="h",
+            width=0.34,
+            marker={"color": colour, "pattern": {"shape": {"worse": "/"}.get(result.verdict, "")}},
+            error_x=draw.error_bars([end], [low], [high], dark),
+        )
+        words.append((end, place, line))
+    room = _room(edges)
+    for x, place, text in words:
+        look = {"bgcolor": paper(dark), "font": {"size": 12.5}, "yshift": 17, "xanchor": _anchor(x, room)}
+        draw.write(figure, x, place, escape(text), **look)
+    if attribution.checks:
+        line = {"color": neutral(dark), "width": 1}
+        figure.add_hline(y=len(attribution.steps) + 0.5, line=line)
+    figure.update_xaxes(title_text=f"difference [{_points(unit)}]", range=room)
+    draw.named_rows(figure, [_short(_step_words(part)) for part in parts], 0.8, 0.6)
+    return _described(figure, "Where the gain comes from", [f"{p.name} {verdict_words(p.result, unit)}" for p in parts])
+
+
+def _step_words(step: Any) -> str:
+    return f"{step.name}: {_arm_words(step.arm)} against {_arm_words(step.against)}"
+
+
+def _arm_words(name: str) -> str:
+    return arm_of(name).label.removesuffix(" (the method)")
+
+
 def progress_grid(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
     """Draw the state of every run: a row a group, a column a seed; clicking one gives the group's key, seed and run."""
     title, study = "Progress", outcome.study
@@ -278,11 +350,11 @@ def _lines(groups: Sequence["GroupOutcome"], factor: str) -> dict[str, list["Gro
     lines: dict[str, list[GroupOutcome]] = {}
     for group in groups:
         others = [setting_text(key, value) for key, value in group.point.items() if key != factor]
-        lines.setdefault(", ".join([_arm_label(group), *others]), []).append(group)
+        lines.setdefault(", ".join([arm_label(group), *others]), []).append(group)
     return lines
 
 
-def _arm_label(group: "GroupOutcome") -> str:
+def arm_label(group: "GroupOutcome") -> str:
     """Return an arm's own label, without the point that a group's label has as well."""
     tail = "".join(f", {setting_text(key, value)}" for key, value in group.point.items())
     return group.label.removesuffix(tail)
@@ -338,15 +410,15 @@ def _about(outcome: "StudyOutcome") -> str:
 
 
 def _against(outcome: "StudyOutcome") -> str:
-    return next((_arm_label(g) for g in outcome.groups if g.arm == outcome.study.against), outcome.study.against)
+    return next((arm_label(g) for g in outcome.groups if g.arm == outcome.study.against), outcome.study.against)
 
 
 def _unit(outcome: "StudyOutcome") -> str:
     return next((group.unit for group in outcome.groups if group.unit), SHARE)
 
 
-def _points(unit: str) -> str:
-    return "points" if unit == SHARE else unit
+def _points(unit: str | None) -> str:
+    return "points" if unit == SHARE else unit or "score"
 
 
 def _score_title(outcome: "StudyOutcome") -> str:

@@ -90,16 +90,22 @@ def report_html(outcome: "StudyOutcome") -> str:
     makes = [ablations.forest, *(partial(_by_factor, factor=factor) for factor in study.factors)]
     makes += [ablations.rate_curves] if outcome.curves else []
     drawn = [pictures.add(partial(make, outcome)) for make in makes]
-    attributions = [(pictures.add(partial(ablations.waterfall, each)), each.says) for each in outcome.attribution]
+    unit = next((group.verdict_unit for group in outcome.groups if group.verdict), SHARE)
+    attributions = [
+        (pictures.add(partial(ablations.waterfall, each, unit=unit)), each.paragraph) for each in outcome.attribution
+    ]
     return _template("study.html.jinja").render(
         heading=study.name,
         question=study.question,
         state=outcome.state.capitalize(),
         date=time.strftime("%Y-%m-%d"),
         warnings=outcome.warnings,
-        head=_GROUP_HEAD,
-        numbers=range(1, 4),
-        lines=[_group_line(group, study.against) for group in outcome.groups],
+        head=(
+            *("group", "score", "seeds × examples", "rate", f"difference [{'points' if unit == SHARE else unit}]"),
+            *("smallest detectable", "verdict", "budget equal", "keeps the student"),
+        ),
+        numbers=range(1, 7),
+        lines=_group_lines(outcome),
         untouched=[f"{name} {score_text(score)}" for name, score in outcome.references.items()],
         pictures=drawn,
         attributions=attributions,
@@ -111,23 +117,34 @@ def report_html(outcome: "StudyOutcome") -> str:
     )
 
 
-_GROUP_HEAD = ("group", "score", "seeds", "rate", "against, and verdict", "budget equal", "keeps the student")
-
-
 def _by_factor(outcome: "StudyOutcome", dark: bool, factor: str) -> "go.Figure":
     return ablations.by_factor(outcome, factor, dark)
 
 
-def _group_line(group: "GroupOutcome", against: str) -> list[str]:
-    score = {"value": group.value, "low": group.low, "high": group.high, "unit": group.unit, "n": group.n}
-    judged = ablations.verdict_words(group.verdict, group.verdict_unit or group.unit) if group.verdict else NOT_MEASURED
-    rate = significant(group.rate) + (" (edge)" if group.rate_at_edge else "")
+def _group_lines(outcome: "StudyOutcome") -> list[list[str]]:
+    """Return a row for each group; one for all points at which an arm is the same runs, because it reads no factor."""
+    by_runs: dict[Any, list[GroupOutcome]] = {}
+    for group in outcome.groups:
+        by_runs.setdefault((group.arm, tuple(group.runs.values()) or group.key), []).append(group)
+    return [_group_line(same, outcome.study.against) for same in by_runs.values()]
+
+
+def _group_line(same: "Sequence[GroupOutcome]", against: str) -> list[str]:
+    group, verdict = same[0], same[0].verdict
+    unit = group.verdict_unit or group.unit
+    score = {"value": group.value, "low": group.low, "high": group.high, "unit": group.unit}
+    judged = [NOT_MEASURED] * 3
+    if group.arm == against:
+        judged = ["compared with", "", ""]
+    elif verdict is not None:
+        difference = f"{points_text(verdict.difference, unit)} ({interval_text(verdict.low, verdict.high, unit)})"
+        judged = [difference, points_text(verdict.smallest_detectable, unit).lstrip("+"), verdict.verdict]
     return [
-        group.label,
+        group.label if len(same) == 1 else f"{ablations.arm_label(group)}, at {len(same)} points",
         score_text(score),
-        str(len(group.seeds)),
-        rate,
-        "compared with" if group.arm == against else judged,
+        f"{len(group.seeds)} × {group.n:,}" if group.n else "0",
+        significant(group.rate) + (" (edge)" if group.rate_at_edge else ""),
+        *judged,
         "yes" if group.equal else f"no{f': {group.note}' if group.note else ''}",
         "yes" if group.keeps_student else "no",
     ]

@@ -16,7 +16,7 @@ from paraknow_core.catalogue import ARMS, BASELINE, METHODS, PAPER_METHOD, STRAT
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.errors import SpecError
 from paraknow_core.spec import GROUPS, RunSpec
-from paraknow_core.studies.study import QUARTER_DECADE, Group, StudySpec, groups_of, parse_study
+from paraknow_core.studies.study import Group, StudySpec, groups_of, parse_study, step_of_grid
 
 Size = Literal["full", "pocket"]
 Fields = dict[str, Any]  # of a spec, as its file has them
@@ -250,7 +250,7 @@ def _task_transfer(base: RunSpec, pocket: bool) -> Grid:
 
 def _initialisations(base: RunSpec, pocket: bool) -> Grid:
     of_student = [name for name, row in METHODS.items() if not row.needs_teacher and not row.budget_note]
-    chosen = [BASELINE, *_known("pissa", "init_ab")] if pocket else of_student
+    chosen = [BASELINE, "pissa", "init_ab"] if pocket else of_student
     arms = list(dict.fromkeys((*chosen, PAPER_METHOD, RANDOM)))
     return arms, {"teacher.source": _teachers(base)}
 
@@ -280,7 +280,7 @@ def _structure(base: RunSpec, pocket: bool) -> Grid:
 
 def _teacher_scale(base: RunSpec, pocket: bool) -> Grid:
     del pocket
-    return [BASELINE, PAPER_METHOD, *_known(UNTRAINED_TEACHER)], {"teacher.source": _teachers(base)}
+    return [BASELINE, PAPER_METHOD, UNTRAINED_TEACHER], {"teacher.source": _teachers(base)}
 
 
 def _injection_modes(base: RunSpec, pocket: bool) -> Grid:
@@ -293,23 +293,15 @@ def _injection_modes(base: RunSpec, pocket: bool) -> Grid:
 def _learning_rates(base: RunSpec, pocket: bool) -> Grid:
     centre = base.finetuning.learning_rate
     steps = range(-4, 2) if pocket else range(-6, 4)
-    rates = [float(f"{centre * QUARTER_DECADE**step:.4g}") for step in steps]
-    arms = [BASELINE, PAPER_METHOD, "pissa"] if pocket else _all_arms()
-    return arms, {RATE: rates}
+    rates = [step_of_grid(centre, step) for step in steps]
+    trained = [name for name, row in ARMS.items() if row.changes.get("finetuning.max_steps") != 0]
+    return [BASELINE, PAPER_METHOD, "pissa"] if pocket else trained, {RATE: rates}
 
 
 def _controls(base: RunSpec, pocket: bool) -> Grid:
     del base
-    few = (BASELINE, PAPER_METHOD, RANDOM, "spectrum_matched", UNTRAINED_TEACHER, "wrong_task", "self_block", "pissa")
-    return (_known(*few) if pocket else _all_arms()), {}
-
-
-def _all_arms() -> list[str]:
-    return list(ARMS)
-
-
-def _known(*names: str) -> list[str]:
-    return [name for name in names if name in ARMS]
+    few = [BASELINE, PAPER_METHOD, RANDOM, "spectrum_matched", "permuted", UNTRAINED_TEACHER, "wrong_task", "pissa"]
+    return (few if pocket else list(ARMS)), {}
 
 
 _L1, _L1_30, _L2 = "LLaMA-1 13B to 7B", "LLaMA-1 30B to 7B", "Llama-2 13B to 7B"

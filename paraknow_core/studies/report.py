@@ -85,7 +85,8 @@ def _compared(outcome: "StudyOutcome") -> Iterator[str]:
     whom = f"{listed(others)} {were} compared with" if others else "Only one arm was run:"
     teacher, student = source_label(base.teacher.source), source_label(base.student.source)
     varied = " unless varied" if {"teacher.source", "student.source"} & study.factors.keys() else ""
-    yield f"{whom} {_against(outcome).label}{task}; teacher {teacher}, student {student}{varied}."
+    told = f"{whom} {_against(outcome).label}{task}; teacher: {teacher}, student: {student}{varied}."
+    yield told[0].upper() + told[1:]
     for factor, values in study.factors.items():
         yield f"Varied was the {factor_text(factor)}: {'; '.join(value_text(factor, value) for value in values)}."
     if study.factors and others:
@@ -169,8 +170,8 @@ def _tests(outcome: "StudyOutcome") -> Iterator[str]:
         yield f"The spread of seeds is pooled over arms ({outcome.spread[1]} degrees of freedom)."
     seen = [verdict.smallest_detectable for verdict in verdicts if verdict.smallest_detectable is not None]
     if seen:
-        ends = dict.fromkeys(points_text(end, unit).lstrip("+") for end in (min(seen), max(seen)))
-        yield f"The smallest effect that it detects in four of five cases is {' to '.join(ends)} {_points(unit)}."
+        ends = " to ".join(dict.fromkeys(points_text(end, unit).lstrip("+") for end in (min(seen), max(seen))))
+        yield f"The smallest effect that such a study detects in four of five cases is {ends} {_points(unit)}."
 
 
 def _limits(outcome: "StudyOutcome") -> Iterator[str]:
@@ -188,6 +189,11 @@ def _limits(outcome: "StudyOutcome") -> Iterator[str]:
     tasks = len(study.factors.get("task.source", (1,)))
     pairs = len(study.factors.get("teacher.source", (1,))) * len(study.factors.get("student.source", (1,)))
     yield f"All this is shown for {counted(pairs, 'pair')} and {counted(tasks, 'task')} alone, with this recipe."
+    if {"bundled:kin", "bundled:stranger"}.intersection(study.factors.get("teacher.source", ())):
+        yield (
+            "The smaller bundled teacher has the student's own size: every block of it is the whole weight, so that a "
+            "sensitive and a random one are the same."
+        )
     preset = PRESETS.get(study.preset)
     if preset is not None and study.name.endswith(POCKET):
         yield f"Pocket size: {preset.pocket_limits}"

@@ -151,3 +151,17 @@ def test_without_data_a_picture_says_what_will_be_there():
     for draw in (lambda o: ablations.by_factor(o, "extraction.structure"), ablations.rate_curves, ablations.forest):
         assert "appear here" in texts(draw(empty))
     assert "tunes no rates" in texts(ablations.rate_curves(made.outcome(StudySpec(), done=0)))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_steps_of_a_gain_lead_from_nothing_to_it(dark):
+    figure = ablations.waterfall(made.attribution(scale="better", structure="worse"), dark)
+    bars = [trace for trace in figure.data if trace.type == "bar"]
+    assert [round(bar.base[0], 1) for bar in bars] == [0, 1.0, 0.6, 2.6, 0, 0]
+    assert [round(bar.base[0] + bar.x[0], 1) for bar in bars] == [1.0, 0.6, 2.6, 3.1, 3.1, 2.2]
+    assert bars[1].error_x.array[0] == pytest.approx(1.7)  # the step's own interval, at its end
+    assert len({bar.marker.color for bar in bars[:3]}) == 3 and bars[1].marker.pattern.shape == "/"
+    assert "scale: spectrum matched against<br>default LoRA" in figure.layout.yaxis.ticktext[0]
+    assert "structure -0.4 (-2.1 to +1.3): worse" in alt(figure)
+    nats = ablations.waterfall(made.attribution(), dark, "nats per token")
+    assert nats.layout.xaxis.title.text == "difference [nats per token]" and nats.data[0].x[0] == pytest.approx(0.01)

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import zipfile
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pandas
@@ -224,3 +225,12 @@ def test_hostile_names_of_a_study_stay_text():
     page, text = parsed(html)
     assert page.tags.count("script") == 2 and "img" not in page.tags
     assert hostile in text and html.count("</script>") == 2
+
+
+def test_an_arm_that_reads_no_factor_has_one_row():
+    outcome = made.outcome(PRESETS["structure"].make(None, "pocket"))
+    lora = [group for group in outcome.groups if group.arm == "default_lora"]
+    shared = [replace(group, runs=lora[0].runs, value=0.3) if group in lora else group for group in outcome.groups]
+    _, text = parsed(reports.report_html(replace(outcome, groups=shared)))
+    assert f"default LoRA, at {len(lora)} points" in text
+    assert text.split("Methods")[0].count("30.0 ± 2.0 %") == 1

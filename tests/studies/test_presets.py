@@ -70,8 +70,9 @@ def test_presets_hold_what_the_catalogue_offers():
     assert set(values("layers", "mapping.strategy")) == set(catalogue.STRATEGIES) - {"manual"}
     assert values("injection_modes", "injection.mode") == tuple(catalogue.MODES)
     assert values("seed_samples", "sensitivity.samples") == (1, 2, 4, 8, 16, 32, 64, 128)
-    for name in ("controls", "learning_rates"):
-        assert PRESETS[name].make(None, "full").arms == tuple(catalogue.ARMS)
+    assert PRESETS["controls"].make(None, "full").arms == tuple(catalogue.ARMS)
+    trained = PRESETS["learning_rates"].make(None, "full").arms
+    assert set(catalogue.ARMS) - set(trained) == {"zero_step"}
     tasks = values("task_transfer", "task.source")
     assert len(tasks) == 4 and values("task_transfer", "sensitivity.task") == tasks
 

@@ -1,12 +1,16 @@
 """The methods of a study in words: every sentence is there when it is true, and only then."""
 
+import hashlib
 from dataclasses import replace
+from types import SimpleNamespace
 
+import pandas
 import pytest
 
+from paraknow_core.errors import RunError
 from paraknow_core.studies.presets import PRESETS
-from paraknow_core.studies.report import methods_text
-from paraknow_core.studies.study import StudySpec
+from paraknow_core.studies.report import methods_text, records_parquet, records_table
+from paraknow_core.studies.study import StudySpec, scored_cells, tuning_cells
 from tests.studies import made
 
 STRUCTURE = PRESETS["structure"].make(None, "pocket")
@@ -22,8 +26,8 @@ def with_groups(outcome, **changes):
 def test_a_whole_study_says_what_was_done():
     text = methods_text(made.outcome(STRUCTURE))
     for part in (
-        "seeking (the method) was compared with default LoRA on the task word problems",
-        "teacher teacher, student stranger.",
+        "Seeking (the method) was compared with default LoRA on the task word problems",
+        "teacher: teacher, student: stranger.",
         "Varied was the structure: submatrix; row column;",
         "same in all: rank 16, modules (all), batches of 16, 48 optimiser steps, 9,000 training tokens.",
         "Each arm trained as many parameters as default LoRA.",
@@ -33,7 +37,7 @@ def test_a_whole_study_says_what_was_done():
         "lies within 1.0 points either way, the margin declared before the runs",
         "judged by itself, and not with the other points",
         "The spread of seeds is pooled over arms (10 degrees of freedom).",
-        "The smallest effect that it detects in four of five cases is 2.6 points.",
+        "The smallest effect that such a study detects in four of five cases is 2.6 points.",
         "shown for 1 pair and 1 task alone",
         "Pocket size: 400 test examples",
         "Hu et al., ICLR 2022",
@@ -100,6 +104,11 @@ def test_a_whole_study_says_what_was_done():
             "and the order of the data.",
         ),
         (made.outcome(PRESETS["table1"].make()), "shown for 1 pair and 4 tasks alone", "on the task"),
+        (
+            made.outcome(PRESETS["teacher_scale"].make()),
+            "The smaller bundled teacher has the student's own size",
+            "for 1 pair",
+        ),
         (made.outcome(StudySpec(arms=("default_lora",))), "Only one arm was run: default LoRA", "same point"),
     ],
 )
@@ -107,3 +116,47 @@ def test_sentences_follow_from_the_outcome(outcome, said, unsaid):
     text = methods_text(outcome)
     assert said in text
     assert unsaid not in text
+
+
+class Run:
+    """A run folder with two records, or with a linked file."""
+
+    def __init__(self, path, number):
+        self.path, self.id = path / str(number), str(number)
+        self.path.mkdir()
+
+    def predictions(self):
+        for name, score in (("a", 1.0), ("b", 0.0)):
+            yield {"scorer": "number_match", "id": name, "prompt": "2 + 2", "output": "4", "score": score}
+
+
+def folder(tmp_path):
+    study = PRESETS["structure"].make(None, "pocket", {"seeds": [0, 1]})
+    cells = [*list(tuning_cells(study))[:2], *list(scored_cells(study))[:5]]
+    runs = [Run(tmp_path, number) for number in range(len(cells))]
+    states = ["done"] * (len(cells) - 2) + ["failed", "done"]
+    found = [
+        SimpleNamespace(cell=cell, run=run, state=state)
+        for cell, run, state in zip(cells, [*runs[:-1], None], states, strict=True)
+    ]
+    return SimpleNamespace(id="made", cells=lambda: found)
+
+
+def test_records_are_one_row_a_run_and_example(tmp_path):
+    place = folder(tmp_path)
+    records_parquet(place, tmp_path / "records.parquet")
+    table = pandas.read_parquet(tmp_path / "records.parquet")
+    assert len(table) == 3 * 2  # tuning, failed and waiting runs have no scores
+    assert list(table["example"][:2]) == ["a", "b"] and list(table["score"][:2]) == [1.0, 0.0]
+    assert table["prompt_sha256"][0] == hashlib.sha256(b"2 + 2").hexdigest()
+    assert list(table["extraction.structure"].unique()) == ["submatrix", "row column", "neuron"]
+    assert {"group", "arm", "seed", "rate", "run", "scorer", "output"} <= set(table.columns)
+
+
+def test_records_of_a_study_without_runs_or_with_a_link_are_refused(tmp_path):
+    with pytest.raises(RunError, match="no run is done yet"):
+        records_parquet(SimpleNamespace(id="made", cells=list), tmp_path / "records.parquet")
+    place = folder(tmp_path)
+    (tmp_path / "2" / "predictions.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="link"):
+        records_table(place)
