@@ -12,6 +12,7 @@ from typing import Any
 import streamlit as st
 
 from pages._ui.frame import state
+from pages._ui.frame.layout import say_unknown
 from paraknow_core.display import source_label
 from paraknow_core.spec import GROUP_OF_ROLE, GROUPS, ROLES, RunSpec, normal_origin
 from paraknow_core.workbench import offers
@@ -56,6 +57,44 @@ def kept(widget: Callable[..., Any], label: str, key: str, first: Any, **options
 
     store(mirror(widget, label, f"{key}.widget", st.session_state.get(key, first), store, **options))
     return st.session_state[key]
+
+
+def linked(
+    page: str,
+    widget: Callable[..., Any],
+    label: str,
+    name: str,
+    options: Sequence[str],
+    default: str | None = None,
+    **more: Any,
+) -> str:
+    """Draw a choice that is kept in the address and over a change of pages.
+
+    Args:
+        page: whose choice it is.
+        widget: selectbox or segmented_control.
+        label: its label.
+        name: of the address's parameter.
+        options: what can be chosen, not empty.
+        default: where nothing was; the first by default.
+        more: for the widget.
+    """
+    kept = f"{page}.{name}"
+    asked = st.query_params.get(name, "")
+    current = asked or st.session_state.get(kept)
+    if current not in options:
+        current = default if default in options else options[0]
+        if asked and asked != st.session_state.get(kept):  # not what was there until another choice took it away
+            say_unknown(name, asked, options, current)
+    elif asked:
+        st.session_state[kept] = asked
+
+    def store(value: str | None) -> None:
+        if value is not None:
+            st.session_state[kept] = value
+            st.query_params[name] = value
+
+    return mirror(widget, label, f"{kept}.widget", current, store, options=options, **more) or current
 
 
 def field(

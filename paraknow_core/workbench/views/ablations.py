@@ -1,23 +1,26 @@
 """What Ablations draws: the factors that can be ticked, what a study would compute, and what came of studies."""
 
-import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-import yaml
-
 from paraknow_core.catalogue import ARMS, MANUAL, METHODS, MODES, SCORERS, SPLITS, STRATEGIES, STRUCTURES, Row, offered
-from paraknow_core.display import compact, counted
-from paraknow_core.errors import SpecError
+from paraknow_core.display import compact, counted, shorten
+from paraknow_core.errors import ParaknowError, RunError, SpecError
 from paraknow_core.files.yaml_file import load_yaml
+from paraknow_core.paths import Workspace
+from paraknow_core.runs.status import Status
 from paraknow_core.spec import GROUPS, RunSpec
-from paraknow_core.studies.study import QUARTER_DECADE, OwnArm, StudySpec, arms_of, parse_study
+from paraknow_core.studies.folder import StudyFolder, list_studies
+from paraknow_core.studies.presets import PRESETS
+from paraknow_core.studies.study import QUARTER_DECADE, OwnArm, StudySpec, arms_of, groups_of, parse_study, rates_of
 from paraknow_core.studies.words import setting_text
+from paraknow_core.workbench import reading
 
 RATE = "finetuning.learning_rate"
 RATES_AROUND = 4  # quarter decades offered on either side of the draft's rate
-LIMITS = ("margin", "seeds")
 
 
 @dataclass(frozen=True)
@@ -166,11 +169,6 @@ def margin_of(study: StudySpec, shown: float) -> float:
     return shown / 100 if is_share(study) else shown
 
 
-def study_yaml(study: StudySpec) -> str:
-    """Return a study as YAML, all keys written out."""
-    return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
 def imported(text: str) -> tuple[StudySpec, bool]:
     """Return the study that a YAML text holds, and whether it has a base of its own.
 
@@ -200,6 +198,150 @@ def base_words(study: StudySpec) -> str:
     return f"{length} of {tuning.batch_size}, rank {base.factorisation.rank}, {tested} test examples"
 
 
-def finite(value: float | None) -> bool:
-    """Tell whether there is a number that can be drawn."""
-    return value is not None and math.isfinite(value)
+@dataclass(frozen=True)
+class Line:
+    """A study in a list.
+
+    Attributes:
+        folder: of the study.
+        study: its spec; None where that cannot be read.
+        problem: why it cannot be read.
+        status: what its process is doing.
+    """
+
+    folder: StudyFolder
+    study: StudySpec | None
+    problem: str
+    status: Status
+
+    @property
+    def name(self) -> str:
+        return self.study.name if self.study is not None else self.folder.id
+
+    def words(self) -> str:
+        """Say how far it is, in few words."""
+        if self.study is None:
+            return self.problem
+        amount = f"{self.status.done:g} of {self.status.total:g} runs" if self.status.total else ""
+        return ", ".join(filter(None, [grid_words(self.study), amount]))
+
+
+def line_of(folder: StudyFolder) -> Line:
+    """Return a study as a list shows it."""
+    study, problem = _spec(folder)
+    return Line(folder, study, problem, reading.status(folder))
+
+
+def lines(place: Workspace) -> list[Line]:
+    """Return all studies, newest first."""
+    return [line_of(folder) for folder in list_studies(place)]
+
+
+@reading.while_unchanged(lambda folder: [folder.file("study.yaml")], most=500)
+def _spec(folder: StudyFolder) -> tuple[StudySpec | None, str]:
+    try:
+        return folder.spec(), ""
+    except ParaknowError as error:
+        return None, str(error)
+
+
+def named(place: Workspace, name: str) -> StudyFolder:
+    """Return the study that an address names.
+
+    Raises:
+        RunError: there is none, whatever the text is.
+    """
+    try:
+        if len(name) > reading.MAX_ID:
+            raise ValueError
+        return next(folder for folder in list_studies(place) if folder.id == name)
+    except (StopIteration, OSError, ValueError):
+        raise RunError(f"study '{shorten(name)}': no study has this id; choose one from the list") from None
+
+
+def made(name: str, size: str, base: RunSpec) -> StudySpec | str:
+    """Return the study that a preset makes of a base, or why it cannot."""
+    return _made(name, size, base.model_dump_json())
+
+
+@lru_cache(64)
+def _made(name: str, size: str, base: str) -> StudySpec | str:
+    try:
+        return PRESETS[name].make(RunSpec.model_validate_json(base), size)
+    except SpecError as error:
+        return str(error)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The cells of a study, laid out: one row a group, one column a seed.
+
+    Attributes:
+        seeds: the columns.
+        rows: group's label -> for each seed the state and the id of its run, empty where there is none.
+        tuning: state -> how many tuning runs are in it.
+        counts: state -> how many scored runs are in it; equal cells share one run, and count once each.
+    """
+
+    seeds: list[int]
+    rows: dict[str, list[tuple[str, str]]]
+    tuning: Mapping[str, int]
+    counts: Mapping[str, int]
+
+    def words(self) -> str:
+        """Say how far the study is."""
+        parts = []
+        for what, counts in (("tuning", self.tuning), ("scored", self.counts)):
+            total = sum(counts.values())
+            if total:
+                others = [f"{number} {state}" for state, number in counts.items() if state not in ("done", "waiting")]
+                parts.append(f"{what}: {counts.get('done', 0)} of {total} done" + "".join(f", {o}" for o in others))
+        return "; ".join(parts)
+
+    @property
+    def fraction(self) -> float:
+        """How much of it is done, 0 to 1."""
+        total = sum(self.tuning.values()) + sum(self.counts.values())
+        return (self.tuning.get("done", 0) + self.counts.get("done", 0)) / total if total else 0.0
+
+    @property
+    def ids(self) -> list[str]:
+        """The runs that are scored, each once."""
+        return list(dict.fromkeys(run_id for row in self.rows.values() for state, run_id in row if state == "done"))
+
+
+def progress(folder: StudyFolder) -> Progress:
+    """Return how far each cell of a study is.
+
+    Raises:
+        ParaknowError: the study cannot be read.
+    """
+    cells = folder.cells()
+    seeds = list(folder.spec().seeds)
+    rows: dict[str, list[tuple[str, str]]] = {}
+    for cell in cells:
+        if cell.cell.purpose == "test":
+            row = rows.setdefault(cell.cell.group.label, [("waiting", "")] * len(seeds))
+            row[seeds.index(cell.cell.seed)] = (cell.state, cell.run.id if cell.run else "")
+    by_purpose = {name: Counter(c.state for c in cells if c.cell.purpose == name) for name in ("tuning", "test")}
+    return Progress(seeds, rows, by_purpose["tuning"], by_purpose["test"])
+
+
+def rules_words(study: StudySpec) -> str:
+    """Say what was declared before the start."""
+    unit = "points" if is_share(study) else "in the scorer's unit"
+    tuned = f"learning rate tuned over {study.tuning.points} rates" if study.tuning else "learning rate as given"
+    held = f"held equal: {', '.join(study.hold)}" if study.hold else "nothing held equal"
+    return f"margin {shown_margin(study):g} {unit}, declared before the start; {tuned}; {held}"
+
+
+def cost_in_short(place: Workspace, study: StudySpec) -> str:
+    """Return runs and time of a study in few words."""
+    del place
+    scored, tuning = len(groups_of(study)) * len(study.seeds), sum(len(rates_of(study, g)) for g in groups_of(study))
+    return f"{scored + tuning} runs"
+
+
+def cost(place: Workspace, study: StudySpec) -> list[str]:
+    """Say what starting a study would take."""
+    return [cost_in_short(place, study)]
