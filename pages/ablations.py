@@ -25,7 +25,9 @@ def asked() -> StudyFolder | None:
 def prepare() -> None:
     """Draw the studies that are there, and what a new one is made from."""
     study.listed()
-    with st.expander("**Presets**  each asks one question", expanded=state.whole_study() == StudyDraft()):
+    untouched = state.whole_study() == StudyDraft()  # then a preset is the way to begin
+    label = "**Presets**  each asks one question"
+    with st.expander(label, expanded=untouched, icon=":material/apps:", key=f"ablations.presets.{untouched}"):
         presets.draw()
     st.subheader("New study", anchor=False)
     launch.draw(draft.draw())

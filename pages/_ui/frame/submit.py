@@ -13,9 +13,10 @@ from paraknow_core.errors import DataError, ParaknowError
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.spec import RunSpec
+from paraknow_core.studies import conduct
 from paraknow_core.studies.folder import StudyFolder
 from paraknow_core.studies.study import StudySpec, groups_of, spec_of
-from paraknow_core.workbench import starting, studying
+from paraknow_core.workbench import starting
 
 AGAIN = "launching.again"  # whether runs that are there already are wanted once more
 
@@ -135,7 +136,8 @@ def start_study(study: StudySpec) -> StudyFolder | None:
         return None
     try:
         _check_study(study)
-        folder = studying.start(state.place(), study)
+        folder = StudyFolder.create(state.place(), study)
+        conduct.launch(folder)
     except (ParaknowError, OSError) as error:
         say(unwritable(error) if isinstance(error, OSError) else error)
         return None
@@ -151,7 +153,7 @@ def resume_study(folder: StudyFolder) -> None:
         OSError: the workspace cannot be written.
     """
     _check_study(folder.spec())
-    studying.resume(folder)
+    conduct.launch(folder)
 
 
 def _check_study(study: StudySpec) -> None:
