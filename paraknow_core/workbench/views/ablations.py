@@ -72,6 +72,9 @@ FACTORS = {
 }
 
 
+VARIED = (*FACTORS, "method")
+
+
 def choice_of(value: Any) -> Any:
     """Return a factor's value as one that can be ticked: lists as one text."""
     return "+".join(value) if isinstance(value, list | tuple) else value
@@ -104,7 +107,7 @@ def with_factor(study: StudySpec, key: str, choices: Iterable[Any]) -> dict[str,
     return change
 
 
-def varied(study: StudySpec, key: str) -> dict[str, Any]:
+def vary(study: StudySpec, key: str) -> dict[str, Any]:
     """Return the change of a study that varies a setting over everything that the catalogue has for it."""
     if key == "method":
         own = [arm for arm in study.arms if isinstance(arm, OwnArm)]
@@ -113,6 +116,20 @@ def varied(study: StudySpec, key: str) -> dict[str, Any]:
     ticked = {choice_of(value) for value in study.factors.get(key, ())}
     options = [*FACTORS[key].values(study.base)]
     return with_factor(study, key, [*options, *(choice for choice in ticked if choice not in options)])
+
+
+def vary_words(study: StudySpec, key: str) -> str:
+    """Say what `vary` would add."""
+    if key == "method":
+        return "Vary this: adds the method and its usual controls as arms of the study on Ablations."
+    shown = ", ".join(map(choice_text, FACTORS[key].values(study.base)))
+    return f"Vary this: adds {FACTORS[key].label.lower()} ({shown}) to the study on Ablations."
+
+
+def varied_words(study: StudySpec, key: str) -> str:
+    """Say what the study varies now."""
+    added = "The study has all usual arms" if key == "method" else f"The study varies {FACTORS[key].label.lower()}"
+    return f"{added}: {grid_words(study)}."
 
 
 def with_arms(study: StudySpec, names: Sequence[str]) -> dict[str, Any]:
