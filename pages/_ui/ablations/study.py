@@ -4,10 +4,11 @@ from html import escape
 
 import streamlit as st
 
-from pages._ui.frame import run_panel, state, submit
-from pages._ui.frame.layout import chip, info, plain, say, warn
+from pages._ui.ablations import results
+from pages._ui.frame import layout, run_panel, state, submit
+from pages._ui.frame.layout import chip, info, plain, say, sentences, warn
 from paraknow_core.display import duration
-from paraknow_core.errors import ParaknowError
+from paraknow_core.figures import ablations as charts
 from paraknow_core.runs import lifecycle
 from paraknow_core.studies.folder import StudyFolder
 from paraknow_core.workbench.study_draft import StudyDraft
@@ -15,7 +16,8 @@ from paraknow_core.workbench.views import ablations as view
 
 PARAMETER = "study"
 FIRST = 5  # studies that are listed before the rest is folded
-COMPARED = 60  # runs that a link to Compare names
+MOST_FAILED = 5  # runs that failed and are named
+CLICKED = "ablations.clicked"  # id of the run that was clicked in the grid
 
 
 def open_study(name: str | None) -> None:
@@ -76,6 +78,8 @@ def draw(folder: StudyFolder) -> None:
         st.markdown(f"**{plain(line.study.question)}**")
     st.caption(plain(f"{view.grid_words(line.study)}; {view.rules_words(line.study)}"))
     _follow(folder)
+    results.draw(folder)
+    run_panel.log_tail(folder)
 
 
 def _follow(folder: StudyFolder) -> None:
@@ -83,12 +87,11 @@ def _follow(folder: StudyFolder) -> None:
     was_active = folder.status().active
 
     def tick() -> None:
-        line = view.line_of(folder)
-        now = folder.status()
-        if now.active != was_active:
+        if folder.status().active != was_active:
             st.rerun()
-        _state(folder, line)
-        _grid(folder)
+        _state(folder, view.line_of(folder))
+        with sentences():
+            _grid(folder, was_active)
 
     st.fragment(tick, run_every=1.5 if was_active else None)()
 
@@ -115,13 +118,27 @@ def _state(folder: StudyFolder, line: view.Line) -> None:
     _tools(folder, line)
 
 
-def _grid(folder: StudyFolder) -> None:
-    try:
-        progress = view.progress(folder)
-    except ParaknowError as error:
-        say(error)
-        return
+def _grid(folder: StudyFolder, unfolded: bool) -> None:
+    progress = view.progress(folder)
     st.progress(progress.fraction, text=plain(progress.words()))
+    wanted = st.session_state.pop(CLICKED, None)
+    if wanted:
+        st.switch_page("pages/train.py", query_params={"run": wanted})
+    key = "ablations.grid"
+
+    def clicked() -> None:
+        st.session_state[CLICKED] = (layout.chosen_point(key) or [""])[-1]
+
+    with st.expander("Runs, arm by seed: click one to open it", expanded=unfolded, icon=":material/grid_on:"):
+        figure = charts.progress_grid(progress.outcome, dark=layout.is_dark())
+        chosen = {"selection_mode": "points", "on_select": clicked}
+        layout.chart(figure, key, figure.layout.meta["alt"], without=layout.NO_SELECTION, **chosen)
+        for run_id, words in list(progress.failed.items())[:MOST_FAILED]:
+            st.page_link(
+                "pages/train.py", label=plain(f"Failed: {words}"), icon=":material/error:", query_params={"run": run_id}
+            )
+        if len(progress.failed) > MOST_FAILED:
+            st.caption(f"and {len(progress.failed) - MOST_FAILED} more that failed")
 
 
 def _tools(folder: StudyFolder, line: view.Line) -> None:

@@ -23,9 +23,8 @@ from paraknow_core.workbench.views import ablations
 STYLE = Path(__file__).parents[1] / "style.css"
 IMPORTED = "import.outcome"  # sentence, and the spec that it made the draft
 # Streamlit makes an entry of the browser's history of every change of the address. What a page notes there by itself,
-# and how it is looked at, are no steps: Back leaves the page. Another lesson, another study, other answers are. Text of
-# nobody is
-# ever put into this script.
+# and how it is looked at, are no steps: Back leaves the page. Another lesson, study and other answers are. Nobody's
+# text is ever put into this script.
 HISTORY = """<script type="text/javascript">
 if (!window.pkHistory) {
   window.pkHistory = true;

@@ -1,22 +1,36 @@
 """What Ablations draws: the factors that can be ticked, what a study would compute, and what came of studies."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from paraknow_core.catalogue import ARMS, MANUAL, METHODS, MODES, SCORERS, SPLITS, STRATEGIES, STRUCTURES, Row, offered
-from paraknow_core.display import compact, counted, shorten
+from paraknow_core.display import NOT_MEASURED, compact, counted, score_text, shorten, significant
 from paraknow_core.errors import ParaknowError, RunError, SpecError
 from paraknow_core.files.yaml_file import load_yaml
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.status import Status
 from paraknow_core.spec import GROUPS, RunSpec
 from paraknow_core.studies.folder import StudyFolder, list_studies
+from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
+from paraknow_core.studies.outcome import outcome as outcome_of
 from paraknow_core.studies.presets import PRESETS
-from paraknow_core.studies.study import QUARTER_DECADE, OwnArm, StudySpec, arms_of, groups_of, parse_study, rates_of
-from paraknow_core.studies.words import setting_text
+from paraknow_core.studies.report import records_table
+from paraknow_core.studies.study import (
+    QUARTER_DECADE,
+    Group,
+    OwnArm,
+    StudySpec,
+    arms_of,
+    groups_of,
+    parse_study,
+    rates_of,
+)
+from paraknow_core.studies.words import factor_text, interval_text, points_text, setting_text
 from paraknow_core.workbench import reading
 
 RATE = "finetuning.learning_rate"
@@ -30,14 +44,21 @@ class Factor:
     Attributes:
         key: of the spec.
         label: of its row.
-        rows: what can be said about its values, where they are names.
         values: what is offered, of a base; names of `rows` where there are any.
+        rows: what can be said about its values, where they are names.
+        many: one of its values, to be counted, where the label does not say it.
     """
 
     key: str
     label: str
     values: Callable[[RunSpec], Sequence[Any]]
     rows: Mapping[str, Row] | None = None
+    many: str = ""
+
+    @property
+    def noun(self) -> str:
+        """What one of its values is, to count them."""
+        return self.many or self.label.lower()
 
     def tip(self) -> str:
         """Return what its values mean."""
@@ -66,6 +87,7 @@ FACTORS = {
             "sensitivity.samples",
             "Seed samples",
             _numbers(1, 2, 4, 8, 16, 32, 64, 128, of=lambda base: base.sensitivity.samples),
+            many="seed-sample count",
         ),
         Factor(RATE, "Learning rate", _rates),
     )
@@ -165,9 +187,8 @@ def grid_words(study: StudySpec) -> str:
     """Say what the grid is: `5 arms x 3 structures x 6 seeds`."""
     parts = [counted(len(study.arms), "arm")]
     for key, values in study.factors.items():
-        label = FACTORS[key].label.lower() if key in FACTORS else key
-        parts.append(f"{len(values)} x {label}" if len(values) != 1 else f"one {label}")
-    return " × ".join([*parts, counted(len(study.seeds), "seed")]).replace(" x ", " ")
+        parts.append(counted(len(values), FACTORS[key].noun if key in FACTORS else factor_text(key)))
+    return " × ".join([*parts, counted(len(study.seeds), "seed")])
 
 
 def is_share(study: StudySpec) -> bool:
@@ -291,40 +312,41 @@ def _made(name: str, size: str, base: str) -> StudySpec | str:
 
 @dataclass(frozen=True)
 class Progress:
-    """The cells of a study, laid out: one row a group, one column a seed.
+    """How far a study is.
 
     Attributes:
-        seeds: the columns.
-        rows: group's label -> for each seed the state and the id of its run, empty where there is none.
-        tuning: state -> how many tuning runs are in it.
-        counts: state -> how many scored runs are in it; equal cells share one run, and count once each.
+        outcome: its groups with nothing but the states and ids of their runs: what a grid of progress needs.
+        tuning: state -> how many tuning cells are in it.
+        scored: state -> how many scored cells are in it.
+        failed: runs that failed, each once, with their group's label and seed.
     """
 
-    seeds: list[int]
-    rows: dict[str, list[tuple[str, str]]]
+    outcome: StudyOutcome
     tuning: Mapping[str, int]
-    counts: Mapping[str, int]
+    scored: Mapping[str, int]
+    failed: Mapping[str, str]
 
     def words(self) -> str:
         """Say how far the study is."""
         parts = []
-        for what, counts in (("tuning", self.tuning), ("scored", self.counts)):
-            total = sum(counts.values())
-            if total:
-                others = [f"{number} {state}" for state, number in counts.items() if state not in ("done", "waiting")]
-                parts.append(f"{what}: {counts.get('done', 0)} of {total} done" + "".join(f", {o}" for o in others))
+        for what, counts in (("learning rates", self.tuning), ("scored", self.scored)):
+            if counts:
+                others = [f", {number} {word}" for word, number in counts.items() if word not in ("done", "waiting")]
+                parts.append(f"{what}: {counts.get('done', 0)} of {sum(counts.values())} done{''.join(others)}")
         return "; ".join(parts)
 
     @property
     def fraction(self) -> float:
         """How much of it is done, 0 to 1."""
-        total = sum(self.tuning.values()) + sum(self.counts.values())
-        return (self.tuning.get("done", 0) + self.counts.get("done", 0)) / total if total else 0.0
+        total = sum(self.tuning.values()) + sum(self.scored.values())
+        return (self.tuning.get("done", 0) + self.scored.get("done", 0)) / total if total else 0.0
 
     @property
-    def ids(self) -> list[str]:
-        """The runs that are scored, each once."""
-        return list(dict.fromkeys(run_id for row in self.rows.values() for state, run_id in row if state == "done"))
+    def done(self) -> list[str]:
+        """The scored runs that are done, each once."""
+        groups = self.outcome.groups
+        ids = (run for group in groups for seed, run in group.runs.items() if group.states[seed] == "done")
+        return list(dict.fromkeys(ids))
 
 
 def progress(folder: StudyFolder) -> Progress:
@@ -333,15 +355,153 @@ def progress(folder: StudyFolder) -> Progress:
     Raises:
         ParaknowError: the study cannot be read.
     """
-    cells = folder.cells()
-    seeds = list(folder.spec().seeds)
-    rows: dict[str, list[tuple[str, str]]] = {}
-    for cell in cells:
-        if cell.cell.purpose == "test":
-            row = rows.setdefault(cell.cell.group.label, [("waiting", "")] * len(seeds))
-            row[seeds.index(cell.cell.seed)] = (cell.state, cell.run.id if cell.run else "")
-    by_purpose = {name: Counter(c.state for c in cells if c.cell.purpose == name) for name in ("tuning", "test")}
-    return Progress(seeds, rows, by_purpose["tuning"], by_purpose["test"])
+    states: dict[str, dict[int, str]] = {}
+    runs: dict[str, dict[int, str]] = {}
+    groups: dict[str, Group] = {}
+    counts: dict[str, Counter] = {"tuning": Counter(), "test": Counter()}
+    failed: dict[str, str] = {}
+    for one in folder.cells():
+        cell = one.cell
+        counts[cell.purpose][one.state] += 1
+        if one.state == "failed" and one.run is not None:
+            where = f"seed {cell.seed}" if cell.purpose == "test" else f"learning rate {compact(cell.rate)}"
+            failed.setdefault(one.run.id, f"{cell.group.label}, {where}")
+        if cell.purpose == "test":
+            groups[cell.group.key] = cell.group
+            states.setdefault(cell.group.key, {})[cell.seed] = one.state
+            if one.run is not None:
+                runs.setdefault(cell.group.key, {})[cell.seed] = one.run.id
+    bare = [
+        GroupOutcome(
+            key, group.label, group.arm.name, dict(group.point), "", states=states[key], runs=runs.get(key, {})
+        )
+        for key, group in groups.items()
+    ]
+    outcome = StudyOutcome(folder.id, folder.spec(), folder.state(), bare)
+    return Progress(outcome, counts["tuning"], counts["test"], failed)
+
+
+def result(folder: StudyFolder, progress: Progress) -> StudyOutcome:
+    """Return what a study has found so far, worked out anew only when a run has ended or a rate was chosen."""
+    ended = tuple(sorted((word, n) for word, n in progress.scored.items() if word in ("done", "failed")))
+    return _result(folder, progress.outcome.state, ended)
+
+
+def _files(folder: StudyFolder, *_: object) -> list[Path]:
+    runs = (folder.place.runs / run / "result.json" for run in dict.fromkeys(folder.runs().values()))
+    return [*map(folder.file, ("study.yaml", "runs.json", "rates.json")), *runs]
+
+
+@reading.while_unchanged(_files, most=12)
+def _result(folder: StudyFolder, state: str, ended: tuple) -> StudyOutcome:
+    del state, ended  # only part of the key under which the result is kept
+    return outcome_of(folder)
+
+
+def verdict_line(group: GroupOutcome, against: str) -> str:
+    """Say how a group compares: `+1.4 (-0.3 to +3.1), 6 seeds x 1,319 examples, smallest detectable 2.6: undecided`."""
+    if group.arm == against:
+        return "judged against"
+    verdict = group.verdict
+    if verdict is None:
+        return "no seed in common yet"
+    unit = group.verdict_unit
+    least = points_text(verdict.smallest_detectable, unit).lstrip("+")
+    return (
+        f"{points_text(verdict.difference, unit)} ({interval_text(verdict.low, verdict.high, unit)}), "
+        f"{counted(verdict.seeds, 'seed')} × {counted(verdict.n, 'example')}, smallest detectable {least}: "
+        f"{verdict.verdict}"
+    )
+
+
+ARM_COLUMNS = ("arm", "score", "against", "learning rate", "keeps student at step 0", "equal budget")
+
+
+def arm_rows(outcome: StudyOutcome) -> list[list[str]]:
+    """Return one line a group for the table of arms; see `ARM_COLUMNS`."""
+    rows = []
+    for group in outcome.groups:
+        score = {"value": group.value, "low": group.low, "high": group.high, "unit": group.unit, "n": group.n}
+        rate = significant(group.rate) + (", at the edge of its grid" if group.rate_at_edge else "")
+        rows.append(
+            [
+                group.label,
+                score_text(score) if group.value is not None else NOT_MEASURED,
+                verdict_line(group, outcome.study.against),
+                rate,
+                "yes" if group.keeps_student else "no",
+                "yes" if group.equal else f"no: {group.note}",
+            ]
+        )
+    return rows
+
+
+def flat_rows(outcome: StudyOutcome) -> list[dict[str, Any]]:
+    """Return every number of a study's groups as rows for a file."""
+    rows = []
+    for group in outcome.groups:
+        verdict = group.verdict
+        judged = {name: getattr(verdict, name, None) for name in JUDGED}
+        rows.append(
+            {
+                "group": group.key,
+                "arm": group.arm,
+                **{key: choice_of(value) for key, value in group.point.items()},
+                "score": group.value,
+                "low": group.low,
+                "high": group.high,
+                "n": group.n,
+                "unit": group.unit,
+                "seeds": " ".join(map(str, group.seeds)),
+                "scores": " ".join(map(str, group.scores_by_seed)),
+                **{f"{name} of the difference" if name in ("low", "high") else name: v for name, v in judged.items()},
+                "difference unit": group.verdict_unit,
+                "learning rate": group.rate,
+                "rate at edge": group.rate_at_edge,
+                "keeps student": group.keeps_student,
+                "equal budget": group.equal,
+                "budget note": group.note,
+            }
+        )
+    return rows
+
+
+JUDGED = ("difference", "low", "high", "p_value", "p_adjusted", "smallest_detectable", "verdict")
+
+
+def attributions(outcome: StudyOutcome) -> list[tuple[str, Any]]:
+    """Return where a gain comes from, one a point of the factors, each after the point's name."""
+    found = outcome.attribution
+    return list(found.items()) if isinstance(found, Mapping) else [("", one) for one in found]
+
+
+def runs_of(group: GroupOutcome, outcome: StudyOutcome) -> tuple[dict[int, str], list[str]]:
+    """Return a group's runs by seed, and beside them those of the arm it is judged against, for a link to Compare."""
+    base = [g for g in outcome.groups if g.arm == outcome.study.against and g.point == group.point]
+    ids = [run for g in dict.fromkeys((group.key, *(g.key for g in base))) for run in _done(outcome, g)]
+    return dict(group.runs), list(dict.fromkeys(ids))
+
+
+def _done(outcome: StudyOutcome, key: str) -> list[str]:
+    group = next(g for g in outcome.groups if g.key == key)
+    return [run for seed, run in group.runs.items() if group.states.get(seed) == "done"]
+
+
+def records(folder: StudyFolder) -> bytes:
+    """Return the records of a study's runs as a Parquet file.
+
+    Raises:
+        RunError: no run is done yet, or a file of a run is a link.
+    """
+    table = records_table(folder)
+    if table.empty:
+        raise RunError(f"study {folder.id}: no run is done yet, so there are no records; run it first")
+    return table.to_parquet(index=False)
+
+
+def file_name(study: StudySpec) -> str:
+    """Return a study's name as part of the name of a file."""
+    return "-".join(filter(None, re.split(r"[^a-z0-9]+", study.name.lower())))[:40] or "study"
 
 
 def rules_words(study: StudySpec) -> str:
