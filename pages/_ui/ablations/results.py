@@ -1,4 +1,4 @@
-"""What a study has found so far: verdicts, where a gain comes from, charts, the table of arms, and files to take away."""
+"""What a study has found so far: verdicts, where a gain comes from, charts, the table of arms, files to take away."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -102,12 +102,11 @@ def _arms(outcome: StudyOutcome) -> None:
             icon = ":material/show_chart:"
             st.page_link("pages/train.py", label=f"seed {seed}", icon=icon, query_params={"run": run})
     if compared:
-        _compare("Compare them example by example", compared)
+        _compare("Compare them example by example", run=",".join(compared[:COMPARED]))
 
 
-def _compare(label: str, ids: list[str], **query: str) -> None:
-    runs = {"run": ",".join(ids[:COMPARED]), **query}
-    st.page_link("pages/compare.py", label=label, icon=":material/balance:", query_params=runs)
+def _compare(label: str, **query: str) -> None:
+    st.page_link("pages/compare.py", label=label, icon=":material/balance:", query_params=query)
 
 
 def _warnings(outcome: StudyOutcome) -> None:
@@ -133,9 +132,8 @@ def _take(folder: StudyFolder, outcome: StudyOutcome) -> None:
         with st.popover("Methods text", icon=":material/notes:"):
             st.caption("What was held equal, seeds, tests and limits, as a paper would say it.")
             st.code(methods_text(outcome), language=None, wrap_lines=True)
-        done = list(dict.fromkeys(scored))
-        if done:
-            _compare("Compare these runs", done, study=outcome.id)
+        if scored:
+            _compare("Compare these runs", study=outcome.id)
 
 
 def _download(label: str, make: Callable[[], object], name: str, **options: object) -> None:

@@ -62,9 +62,12 @@ def _from_link(table: "pandas.DataFrame", runs: str, study: str) -> tuple[list[s
         except RunError as error:
             problems.append(str(error))
     if not ids and study:
-        ids = of_study(table, study)[:MOST]
+        ids = of_study(table, study, state.place())
         if not ids:
             problems.append(f"study '{study[:60]}': no run has a name that begins with it; choose runs in the table")
+        if len(ids) > MOST:
+            problems.append(f"study '{study[:60]}': has {len(ids)} runs; the first {MOST} are compared, seed by seed")
+        ids = ids[:MOST]
     return list(dict.fromkeys(ids)) or suggestion(table, state.place()), problems
 
 
