@@ -25,7 +25,10 @@ TUNING_HELP = (
     "Each arm trains at so many rates, a quarter of a decade apart, is judged by its validation loss alone, and is "
     "tested at the best one. At one fixed rate, an arm may win because the rate suits it."
 )
-SEEDS_HELP = "With fewer than 6 seeds no difference can be more than undecided: an exact test cannot reach 5 %."
+SEEDS_HELP = (
+    "With fewer than 6 seeds no difference can be more than undecided: an exact test cannot reach 5 %. More arms need "
+    "more seeds, as each is one more comparison (Holm)."
+)
 
 
 def draw() -> StudySpec:
@@ -64,7 +67,7 @@ def _base(study: StudySpec) -> None:
 
 def _row(label: str, tip: str = "") -> Any:
     """Return the box beside a label."""
-    left, right = st.container(key=f"ablations-row-{label}").columns([1, 6.5], vertical_alignment="center")
+    left, right = st.container(key=f"ablations-row-{label}").columns([1.25, 6.5], vertical_alignment="center")
     left.markdown(f"**{label}**", help=plain(tip) if tip else None)
     return right
 

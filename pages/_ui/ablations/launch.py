@@ -10,11 +10,7 @@ from paraknow_core.workbench.study_draft import StudyDraft
 from paraknow_core.workbench.views import ablations as view
 
 IMPORTED = "ablations.imported"  # what came of the last import
-
-
-def in_short(study: StudySpec) -> str:
-    """Return runs and minutes in few words."""
-    return view.cost_in_short(state.place(), study)
+WORKED_OUT = "ablations.worked_out"  # the large study whose cost was asked for
 
 
 def draw(study: StudySpec) -> None:
@@ -25,13 +21,30 @@ def draw(study: StudySpec) -> None:
         if problem:
             say(problem)
         else:
-            for sentence in view.cost(state.place(), study):
-                st.markdown(plain(sentence))
+            _cost(study)
         with st.container(horizontal=True, vertical_alignment="center"):
             with st.container(key="guarded-study", width="content"):
                 _start(study, problem)
             _file(study)
             _clear()
+
+
+def _cost(study: StudySpec) -> None:
+    """Say what the study takes and what it will be able to see."""
+    key = study.model_dump_json()
+    if view.size_of(study) > view.LARGE and st.session_state.get(WORKED_OUT) != key:
+        st.markdown(f"Up to {view.size_of(study):,} runs.")
+        if st.button("Work out time and disk", icon=":material/timer:", type="tertiary"):
+            st.session_state[WORKED_OUT] = key
+            st.rerun()
+        return
+    found = view.cost(state.place(), study)
+    st.markdown(plain(view.cost_words(found)))
+    st.markdown(plain(view.detectable_words(found, study)))
+    if found.shared:
+        st.caption(plain(f"Shared: {'; '.join(found.shared)}."))
+    for words in found.warnings:
+        st.caption(f":material/warning: {plain(words)}")
 
 
 def _start(study: StudySpec, problem: str) -> None:

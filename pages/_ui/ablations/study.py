@@ -99,8 +99,9 @@ def _follow(folder: StudyFolder) -> None:
 def _state(folder: StudyFolder, line: view.Line) -> None:
     status = line.status
     spent = duration((status.ended or status.heartbeat) - status.started) if status.started else ""
+    stage = escape(status.stage) if status.active else ""
     st.html(
-        f'<div class="pk-line" data-testid="headline">{chip(status.state)}<span>{escape(status.stage)}</span>'
+        f'<div class="pk-line" data-testid="headline">{chip(status.state)}<span>{stage}</span>'
         f'<span class="pk-quiet">{escape(spent)}</span><code>{escape(folder.id)}</code></div>'
     )
     if status.state == "failed":

@@ -1,6 +1,7 @@
 """What Ablations draws: the factors that can be ticked, what a study would compute, and what came of studies."""
 
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from paraknow_core.catalogue import ARMS, MANUAL, METHODS, MODES, SCORERS, SPLITS, STRATEGIES, STRUCTURES, Row, offered
-from paraknow_core.display import NOT_MEASURED, compact, counted, score_text, shorten, significant
+from paraknow_core.display import NOT_MEASURED, compact, counted, duration, memory, score_text, shorten, significant
 from paraknow_core.errors import ParaknowError, RunError, SpecError
+from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.yaml_file import load_yaml
+from paraknow_core.ops.verdict import fewest_seeds
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.status import Status
 from paraknow_core.spec import GROUPS, RunSpec
@@ -19,19 +22,12 @@ from paraknow_core.studies.folder import StudyFolder, list_studies
 from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
 from paraknow_core.studies.outcome import outcome as outcome_of
 from paraknow_core.studies.presets import PRESETS
+from paraknow_core.studies.preview import StudyPreview, preview
 from paraknow_core.studies.report import records_table
-from paraknow_core.studies.study import (
-    QUARTER_DECADE,
-    Group,
-    OwnArm,
-    StudySpec,
-    arms_of,
-    groups_of,
-    parse_study,
-    rates_of,
-)
+from paraknow_core.studies.study import QUARTER_DECADE, Group, OwnArm, StudySpec, arms_of, groups_of, parse_study
 from paraknow_core.studies.words import factor_text, interval_text, points_text, setting_text
 from paraknow_core.workbench import reading
+from paraknow_core.workbench.past_runs import estimate_runs
 
 RATE = "finetuning.learning_rate"
 RATES_AROUND = 4  # quarter decades offered on either side of the draft's rate
@@ -406,7 +402,8 @@ def verdict_line(group: GroupOutcome, against: str) -> str:
     if verdict is None:
         return "no seed in common yet"
     unit = group.verdict_unit
-    least = points_text(verdict.smallest_detectable, unit).lstrip("+")
+    known = verdict.smallest_detectable is not None
+    least = points_text(verdict.smallest_detectable, unit).lstrip("+") if known else "not known with so few seeds"
     return (
         f"{points_text(verdict.difference, unit)} ({interval_text(verdict.low, verdict.high, unit)}), "
         f"{counted(verdict.seeds, 'seed')} × {counted(verdict.n, 'example')}, smallest detectable {least}: "
@@ -512,13 +509,82 @@ def rules_words(study: StudySpec) -> str:
     return f"margin {shown_margin(study):g} {unit}, declared before the start; {tuned}; {held}"
 
 
-def cost_in_short(place: Workspace, study: StudySpec) -> str:
-    """Return runs and time of a study in few words."""
-    del place
-    scored, tuning = len(groups_of(study)) * len(study.seeds), sum(len(rates_of(study, g)) for g in groups_of(study))
-    return f"{scored + tuning} runs"
+LARGE = 1_000  # cells; what more of them take is worked out when it is asked for
+SOON_S = 0.4  # how long the costs of cards may be worked out in one go
 
 
-def cost(place: Workspace, study: StudySpec) -> list[str]:
-    """Say what starting a study would take."""
-    return [cost_in_short(place, study)]
+def size_of(study: StudySpec) -> int:
+    """Return how many cells a study has, before equal ones are counted once."""
+    groups, tuning = len(groups_of(study)), study.tuning
+    return groups * (len(study.seeds) + (tuning.points * len(tuning.seeds) if tuning else 0))
+
+
+def cost(place: Workspace, study: StudySpec) -> StudyPreview:
+    """Return what starting a study would take; looked at anew when a run has come, and every minute."""
+    return _cost(place, study.model_dump_json(), file_stamp(place.runs), int(time.time() // 60))
+
+
+@lru_cache(16)
+def _cost(place: Workspace, study: str, *changes: object) -> StudyPreview:
+    del changes  # only part of the key under which the result is kept
+    return preview(StudySpec.model_validate_json(study), place, estimate_runs)
+
+
+def cost_words(found: StudyPreview) -> str:
+    """Say how many runs a study takes, how long, and how much of the disk."""
+    tuning = f", {found.tuning_runs:,} of them to choose learning rates" if found.tuning_runs else ""
+    there = f"; {found.already:,} are there already" if found.already else ""
+    takes = "no estimate of time and disk"
+    if found.seconds is not None and found.bytes is not None:
+        takes = f"about {duration(found.seconds)} one after the other, {memory(found.bytes)} of disk"
+    return f"{counted(found.runs, 'run')}{tuning}{there}; {takes}."
+
+
+def detectable_words(found: StudyPreview, study: StudySpec) -> str:
+    """Say what a study will be able to see."""
+    if found.smallest_detectable is None and is_share(study):
+        others = max(1, len(study.arms) - 1)
+        return (
+            f"Smallest detectable effect: none. With {counted(len(study.seeds), 'seed')} and "
+            f"{counted(others, 'comparison')} (Holm) nothing can be more than undecided; take at least "
+            f"{fewest_seeds(others)} seeds."
+        )
+    if found.smallest_detectable is None:
+        return f"Smallest detectable effect: not known ({found.assumes})."
+    least = f"{100 * found.smallest_detectable:.1f} points"
+    wide = found.smallest_detectable > study.margin
+    more = f" That is more than the margin of {shown_margin(study):g}: small differences will stay undecided." * wide
+    return f"Smallest detectable effect: about {least} ({found.assumes}).{more}"
+
+
+_short: dict[tuple, str] = {}  # what a preset's study takes, in few words, by what it depends on
+
+
+def costs_in_short(place: Workspace, size: str, base: RunSpec) -> dict[str, str]:
+    """Return preset -> runs and time in few words, of those for which it is known by now.
+
+    Each call works out some more of them; when all are there, it costs nothing.
+    """
+    until = time.monotonic() + SOON_S
+    known, data = {}, base.model_dump_json()
+    for name in PRESETS:
+        key = (place, name, size, data)
+        if key not in _short and time.monotonic() < until:
+            if len(_short) > 500:
+                _short.clear()
+            _short[key] = _in_short(place, made(name, size, base))
+        if key in _short:
+            known[name] = _short[key]
+    return known
+
+
+def _in_short(place: Workspace, study: StudySpec | str) -> str:
+    if isinstance(study, str):
+        return ""
+    if size_of(study) > LARGE:
+        return f"up to {size_of(study):,} runs"
+    found = preview(study, place, estimate_runs)
+    if not found.seconds:
+        return counted(found.runs, "run")
+    takes = duration(found.seconds) if found.seconds >= 3600 else f"{max(1, round(found.seconds / 60))} min"
+    return f"{counted(found.runs, 'run')}, about {takes}"

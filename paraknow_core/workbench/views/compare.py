@@ -79,7 +79,7 @@ def suggestion(table: pandas.DataFrame, place: Workspace) -> list[str]:
 
 
 def of_study(table: pandas.DataFrame, study: str, place: Workspace) -> list[str]:
-    """Return the scored runs of the study with this id, seed by seed; else those whose name is it, or begins with it."""
+    """Return the scored runs of the study with this id, seed by seed; else the runs whose name begins with it."""
     folder = next((folder for folder in list_studies(place) if folder.id == study), None)
     if folder is not None:
         cells = (one for one in folder.cells() if one.cell.purpose == "test" and one.state == "done" and one.run)
