@@ -1,12 +1,12 @@
 """What Compare keeps in its address, so that a link shows the same comparison: runs, study, view, base, scorer."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from pages._ui.frame import layout, state
-from pages._ui.frame.fields import mirror
+from pages._ui.frame import fields, layout, state
 from paraknow_core.errors import RunError
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.views.compare import of_study, suggestion
@@ -62,38 +62,13 @@ def _from_link(table: "pandas.DataFrame", runs: str, study: str) -> tuple[list[s
         except RunError as error:
             problems.append(str(error))
     if not ids and study:
-        ids = of_study(table, study)[:MOST]
+        ids = of_study(table, study, state.place())
         if not ids:
             problems.append(f"study '{study[:60]}': no run has a name that begins with it; choose runs in the table")
+        if len(ids) > MOST:
+            problems.append(f"study '{study[:60]}': has {len(ids)} runs; the first {MOST} are compared, seed by seed")
+        ids = ids[:MOST]
     return list(dict.fromkeys(ids)) or suggestion(table, state.place()), problems
 
 
-def linked(
-    widget: Callable[..., Any], label: str, name: str, options: Sequence[str], default: str | None = None, **more: Any
-) -> str:
-    """Draw a choice that is kept in the address and over a change of pages.
-
-    Args:
-        widget: selectbox or segmented_control.
-        label: its label.
-        name: of the address's parameter.
-        options: what can be chosen, not empty.
-        default: where nothing was; the first by default.
-        more: for the widget.
-    """
-    kept = f"compare.{name}"
-    asked = st.query_params.get(name, "")
-    current = asked or st.session_state.get(kept)
-    if current not in options:
-        current = default if default in options else options[0]
-        if asked and asked != st.session_state.get(kept):  # not what was there until another choice took it away
-            layout.say_unknown(name, asked, options, current)
-    elif asked:
-        st.session_state[kept] = asked
-
-    def store(value: str | None) -> None:
-        if value is not None:
-            st.session_state[kept] = value
-            st.query_params[name] = value
-
-    return mirror(widget, label, f"{kept}.widget", current, store, options=options, **more) or current
+linked = partial(fields.linked, "compare")

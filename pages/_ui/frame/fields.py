@@ -12,6 +12,8 @@ from typing import Any
 import streamlit as st
 
 from pages._ui.frame import state
+from pages._ui.frame.layout import say_unknown
+from pages._ui.frame.vary import varied
 from paraknow_core.display import source_label
 from paraknow_core.spec import GROUP_OF_ROLE, GROUPS, ROLES, RunSpec, normal_origin
 from paraknow_core.workbench import offers
@@ -56,6 +58,44 @@ def kept(widget: Callable[..., Any], label: str, key: str, first: Any, **options
 
     store(mirror(widget, label, f"{key}.widget", st.session_state.get(key, first), store, **options))
     return st.session_state[key]
+
+
+def linked(
+    page: str,
+    widget: Callable[..., Any],
+    label: str,
+    name: str,
+    options: Sequence[str],
+    default: str | None = None,
+    **more: Any,
+) -> str:
+    """Draw a choice that is kept in the address and over a change of pages.
+
+    Args:
+        page: whose choice it is.
+        widget: selectbox or segmented_control.
+        label: its label.
+        name: of the address's parameter.
+        options: what can be chosen, not empty.
+        default: where nothing was; the first by default.
+        more: for the widget.
+    """
+    kept = f"{page}.{name}"
+    asked = st.query_params.get(name, "")
+    current = asked or st.session_state.get(kept)
+    if current not in options:
+        current = default if default in options else options[0]
+        if asked and asked != st.session_state.get(kept):  # not what was there until another choice took it away
+            say_unknown(name, asked, options, current)
+    elif asked:
+        st.session_state[kept] = asked
+
+    def store(value: str | None) -> None:
+        if value is not None:
+            st.session_state[kept] = value
+            st.query_params[name] = value
+
+    return mirror(widget, label, f"{kept}.widget", current, store, options=options, **more) or current
 
 
 def field(
@@ -207,7 +247,7 @@ def number(dotted: str, box: Any = st, *, label: str = "", tip: str = "") -> Non
         box: where.
         label, tip: in place of the table's, where the page has more to say.
     """
-    asked, (low, high) = NUMBERS[dotted], bounds_of(dotted)
+    asked, (low, high), box = NUMBERS[dotted], bounds_of(dotted), varied(dotted, box)
     label = label or asked.label
     shown = {"min_value": low, "max_value": high, "step": asked.step, "help": tip or asked.help or None}
     if asked.optional:
@@ -238,7 +278,7 @@ def choice(
     names = list(options)
     current = state.value_of(dotted)
     names += [] if current in names else [current]
-    field(box.selectbox, label, dotted, options=names, help=tip, format_func=shown)
+    field(varied(dotted, box).selectbox, label, dotted, options=names, help=tip, format_func=shown)
 
 
 def model_field(label: str, dotted: str, tip: str, box: Any = st) -> None:
@@ -325,6 +365,15 @@ def origin_pills(student_roles: Sequence[str]) -> None:
     left, right = st.container(key="stack-fields-origin").columns([1, 2.1])
     pills = {"selection_mode": "multi", "wrap": True}
     tip = "Which modules give a block; a group is all its roles."
-    mirror(left.pills, "Origin by group", GROUP_KEY, whole, take_groups, options=groups, help=tip, **pills)
+    mirror(
+        varied("extraction.origin", left).pills,
+        "Origin by group",
+        GROUP_KEY,
+        whole,
+        take_groups,
+        options=groups,
+        help=tip,
+        **pills,
+    )
     tip = "Only these modules get an adapter; the rest stays as it is."
     mirror(right.pills, "Origin by role", ROLE_KEY, chosen, take_roles, options=roles, help=tip, **pills)

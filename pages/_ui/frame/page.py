@@ -16,20 +16,22 @@ from paraknow_core.runs.folder import list_runs
 from paraknow_core.spec import RunSpec, parse_yaml
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.draft import differing
+from paraknow_core.workbench.study_draft import StudyDraft
 from paraknow_core.workbench.uploads import task_label
+from paraknow_core.workbench.views import ablations
 
 STYLE = Path(__file__).parents[1] / "style.css"
 IMPORTED = "import.outcome"  # sentence, and the spec that it made the draft
 # Streamlit makes an entry of the browser's history of every change of the address. What a page notes there by itself,
-# and how it is looked at, are no steps: Back leaves the page. Another lesson and other answers are. Nobody's text is
-# ever put into this script.
+# and how it is looked at, are no steps: Back leaves the page. Another lesson, study and other answers are. Nobody's
+# text is ever put into this script.
 HISTORY = """<script type="text/javascript">
 if (!window.pkHistory) {
   window.pkHistory = true;
   const push = history.pushState.bind(history), replace = history.replaceState.bind(history);
   history.pushState = (state, title, url) => {
     const to = new URL(url ?? "", location.href), here = new URL(location.href);
-    const steps = ["lesson", "generation"].some(
+    const steps = ["lesson", "generation", "study"].some(
       name => to.searchParams.has(name) && to.searchParams.get(name) !== here.searchParams.get(name));
     (to.pathname !== here.pathname || steps ? push : replace)(state, title, url);
   };
@@ -174,8 +176,22 @@ def _strip_text(active: list[tuple[str, str, str, float]]) -> None:
     task = f'<span class="pk-quiet">task</span> {escape(task_label(draft.task.source, 32))}'
     st.html(
         f'<div class="pk-strip" data-testid="strip">{pair}<span>{task}</span>'
-        f'<span title="{hint}"><span class="pk-quiet">draft</span> {edits}</span><span>{_jobs(active)}</span></div>'
+        f'<span title="{hint}"><span class="pk-quiet">draft</span> {edits}</span>{_studies()}'
+        f"<span>{_jobs(active)}</span></div>"
     )
+
+
+def _studies() -> str:
+    """Return the study draft in few words, where it was touched, and the studies that are going on."""
+    parts = []
+    if state.whole_study() != StudyDraft():
+        study = state.study()
+        words = shorten(ablations.grid_words(study), 48)
+        parts.append(f'<span title="{escape(study.name)}"><span class="pk-quiet">study</span> {escape(words)}</span>')
+    going = [line for line in ablations.lines(state.place()) if line.status.active]
+    parts += [f"<span>{chip(line.status.state)} {escape(shorten(line.name, 32))}</span>" for line in going[:2]]
+    parts += [f"<span>{len(going) - 2} more studies</span>"] if len(going) > 2 else []
+    return "".join(parts)
 
 
 def _active() -> list[tuple[str, str, str, float]]:

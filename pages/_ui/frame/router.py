@@ -15,6 +15,7 @@ PAGES = (
     ("mapping", "Mapping & extraction", "conversion_path"),
     ("train", "Train", "show_chart"),
     ("compare", "Compare", "balance"),
+    ("ablations", "Ablations", "science"),
     ("playground", "Playground", "chat"),
     ("lessons", "Lessons", "school"),
 )

@@ -13,17 +13,21 @@ from paraknow_core.errors import ParaknowError, RunError, SpecError
 from paraknow_core.paths import Workspace, workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.spec import RunSpec
+from paraknow_core.studies.study import StudySpec, groups_of, parse_study, spec_of
 from paraknow_core.workbench import draft as drafts
+from paraknow_core.workbench import study_draft as study_drafts
 from paraknow_core.workbench.access import Access, declare
 from paraknow_core.workbench.access import access as access_of
 from paraknow_core.workbench.draft import Draft
 from paraknow_core.workbench.reading import run_named
+from paraknow_core.workbench.study_draft import StudyDraft
 
 DRAFT = "draft"
 STAMP = "draft.stamp"  # of the file as this window last read or wrote it
 PROBLEM = "draft.problem"
 READ = "draft.read"  # how many changes of other windows this one has read
 SHOWN = "draft.shown"  # how many of them it shows
+STUDY, STUDY_STAMP, STUDY_READ = "study", "study.stamp", "study.read"  # the same of the study draft
 OWN = "own.runs"  # ids of the runs that this window has started
 
 
@@ -72,20 +76,26 @@ def _say_what_changed(before: Draft | None, draft_now: Draft) -> None:
         )
 
 
-def changes_read() -> int:
-    """Return how many changes of other windows this one has read."""
+def changes_read() -> tuple[int, int]:
+    """Return how many changes of other windows this one has read: of the draft, and of the study draft."""
     whole_draft()
-    return st.session_state.get(READ, 0)
+    whole_study()
+    return st.session_state.get(READ, 0), st.session_state.get(STUDY_READ, 0)
 
 
-def show_changes(number: int) -> None:
+def show_changes(numbers: tuple[int, int]) -> None:
     """Note that this window shows so many changes of other windows: it was drawn from top to bottom after them."""
-    st.session_state[SHOWN] = number
+    st.session_state[SHOWN] = numbers
 
 
-def changed_unseen() -> str:
-    """Return why nothing may be started at this click: it was made on settings that are no longer the draft's."""
-    if changes_read() == st.session_state.get(SHOWN, 0):
+def changed_unseen(*, study: bool = False) -> str:
+    """Return why nothing may be started at this click: it was made on settings that are no longer the draft's.
+
+    Args:
+        study: whether the study draft counts, too.
+    """
+    kinds = 2 if study else 1
+    if changes_read()[:kinds] == st.session_state.get(SHOWN, (0, 0))[:kinds]:
         return ""
     return (
         "draft: the settings were changed in another window after this one was drawn; they are shown now, so check "
@@ -149,6 +159,58 @@ def change_beside(**changes: Any) -> None:
 def tell(problem: object) -> None:
     """Say a sentence about something the user can mend on the next draw, on top of the page."""
     st.session_state[PROBLEM] = str(problem)
+
+
+def whole_study() -> StudyDraft:
+    """Return the study draft; a new window continues with the workspace's file, as `whole_draft` does."""
+    shared = not access().demo
+    stamp = study_drafts.stamp(place()) if shared else (0, 0)
+    if STUDY not in st.session_state or (shared and stamp != st.session_state.get(STUDY_STAMP, stamp)):
+        before = st.session_state.get(STUDY)
+        try:
+            st.session_state[STUDY] = study_drafts.load_study_draft(place()) if shared else StudyDraft()
+        except SpecError as error:
+            st.session_state[STUDY] = StudyDraft()
+            st.session_state[PROBLEM] = str(error)
+        if before is not None and before != st.session_state[STUDY]:
+            st.session_state[STUDY_READ] = st.session_state.get(STUDY_READ, 0) + 1
+            st.toast("The study draft was changed in another window.", icon=":material/sync:", duration="long")
+    st.session_state[STUDY_STAMP] = stamp
+    return st.session_state[STUDY]
+
+
+def study() -> StudySpec:
+    """Return the study draft as Start would run it."""
+    return whole_study().on(draft())
+
+
+def replace_study(new: StudyDraft) -> bool:
+    """Make this the study draft, here and in the workspace's file; see `replace_draft`."""
+    before = study()
+    try:
+        for group in groups_of(new.on(draft())):
+            access().check_spec(spec_of(new.on(draft()), group, new.study.seeds[0]), before.base)
+        if new.study.wrong_task and new.study.wrong_task != before.wrong_task:
+            access().check_source(new.study.wrong_task, "wrong_task")
+        st.session_state[STUDY] = new
+        if not access().demo:
+            study_drafts.save_study_draft(place(), new)
+    except ParaknowError as error:
+        st.session_state[PROBLEM] = str(error)
+        if st.session_state[STUDY] is not new:
+            return False
+    st.session_state[STUDY_STAMP] = study_drafts.stamp(place()) if not access().demo else (0, 0)
+    return True
+
+
+def change_study(**changes: Any) -> bool:
+    """Replace parts of the study draft; a refused value leaves it as it was and is told on the next draw."""
+    try:
+        changed = parse_study({**study().model_dump(mode="json"), **changes}, "study draft")
+    except SpecError as error:
+        st.session_state[PROBLEM] = str(error)
+        return False
+    return replace_study(whole_study().model_copy(update={"study": changed}))
 
 
 def changed_settings() -> list[str]:

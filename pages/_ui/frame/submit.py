@@ -1,4 +1,4 @@
-"""Starting and resuming runs: what this visitor may compute, what nobody could, and the way into the queue."""
+"""Starting and resuming runs and studies: what this visitor may compute, what nobody could, and the way there."""
 
 import time
 from contextlib import suppress
@@ -13,6 +13,9 @@ from paraknow_core.errors import DataError, ParaknowError
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.spec import RunSpec
+from paraknow_core.studies import conduct
+from paraknow_core.studies.folder import StudyFolder
+from paraknow_core.studies.study import StudySpec, groups_of, spec_of
 from paraknow_core.workbench import starting
 
 AGAIN = "launching.again"  # whether runs that are there already are wanted once more
@@ -58,14 +61,18 @@ def resume(run: RunFolder) -> None:
     engine_of(state.place()).submit(run)
 
 
-def _check(*specs: RunSpec) -> None:
+def _check(*specs: RunSpec, seeds: int = 0, runs: int = 0) -> None:
     """Refuse what this visitor may not compute here, or nobody could; checked before every start, also of an old run.
+
+    Args:
+        specs: of what is started.
+        seeds, runs: how many there are, where the specs are only one of each kind.
 
     Raises:
         DataError: one sentence.
     """
     place, access = state.place(), state.access()
-    access.check_limit("seeds", len({spec.seed for spec in specs}))
+    access.check_limit("seeds", seeds or len({spec.seed for spec in specs}))
     for spec in specs:
         access.check_spec(spec)
     asked = {repr((s.method, s.task, s.sensitivity, s.teacher, s.student, s.until, s.references)): s for s in specs}
@@ -76,7 +83,7 @@ def _check(*specs: RunSpec) -> None:
         if problem:
             raise DataError(problem)
     order = queue.read(place)
-    access.check_amount(sum(queue.is_active(run, order) for run in list_runs(place)[:200]), len(specs))
+    access.check_amount(sum(queue.is_active(run, order) for run in list_runs(place)[:200]), runs or len(specs))
 
 
 def plan() -> starting.Plan:
@@ -107,3 +114,49 @@ def start_draft(planned: starting.Plan) -> RunFolder | None:
     if run is not None:
         st.session_state.pop(AGAIN, None)
     return run
+
+
+def study_problem(study: StudySpec, patience_s: float = 0.0) -> str:
+    """Return why no run of a group of a study could begin, as far as that is known; else nothing.
+
+    Args:
+        study: the study.
+        patience_s: how long an answer is waited for.
+    """
+    specs = [spec_of(study, group, study.seeds[0]) for group in groups_of(study)]
+    kinds = {repr((spec.student, spec.factorisation.rank, spec.extraction.origin)): spec for spec in specs}
+    return next(filter(None, (asking.rank_problem(spec, patience_s) for spec in kinds.values())), "")
+
+
+def start_study(study: StudySpec) -> StudyFolder | None:
+    """Make a study's folder and start its process; None where that was refused, which is said."""
+    problem = state.changed_unseen(study=True) or study_problem(study, asking.BEFORE_START_S)
+    if problem:
+        say(problem)
+        return None
+    try:
+        _check_study(study)
+        folder = StudyFolder.create(state.place(), study)
+        conduct.launch(folder)
+    except (ParaknowError, OSError) as error:
+        say(unwritable(error) if isinstance(error, OSError) else error)
+        return None
+    state.own(folder.id)
+    return folder
+
+
+def resume_study(folder: StudyFolder) -> None:
+    """Start a process for a study that is there.
+
+    Raises:
+        ParaknowError: this visitor may not, or the study is going on.
+        OSError: the workspace cannot be written.
+    """
+    _check_study(folder.spec())
+    conduct.launch(folder)
+
+
+def _check_study(study: StudySpec) -> None:
+    """Check a study as each of its runs would be checked."""
+    specs = [spec_of(study, group, study.seeds[0]) for group in groups_of(study)]
+    _check(*specs, seeds=len(study.seeds), runs=len(specs) * len(study.seeds))

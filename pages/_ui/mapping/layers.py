@@ -5,6 +5,7 @@ import streamlit as st
 from pages._ui.frame import layout, state
 from pages._ui.frame.fields import mirror, number
 from pages._ui.frame.layout import info, plain
+from pages._ui.frame.vary import varied
 from pages._ui.mapping.actions import extract
 from paraknow_core.catalogue import MANUAL, STRATEGIES
 from paraknow_core.figures.mapping import layer_links, layer_similarity
@@ -50,7 +51,7 @@ def _strategy(choice: Choice) -> None:
     layers = choice.plan["layers"] or fitted(choice)
     words = "; ".join(f"{name}: {row.text}" for name, row in STRATEGIES.items())
     mirror(
-        left.segmented_control,
+        varied("mapping.strategy", left).segmented_control,
         "Strategy",
         "mapping.strategy.widget",
         strategy,

@@ -8,6 +8,7 @@ import streamlit as st
 from pages._ui.frame import state
 from pages._ui.frame.fields import field, number, origin_pills
 from pages._ui.frame.layout import plain, say
+from pages._ui.frame.vary import varied
 from paraknow_core.catalogue import MODES, SPLITS, STRUCTURES, Row, offered
 from paraknow_core.workbench.views.mapping import Choice
 
@@ -24,7 +25,7 @@ def settings(choice: Choice) -> None:
     factors = state.draft().factorisation
     alpha.caption(plain(f"s = {factors.lora_alpha:g} / {factors.rank:,} = {factors.lora_alpha / factors.rank:.3g}"))
     field(
-        split.selectbox,
+        varied("factorisation.split", split).selectbox,
         "Split of the singular values",
         "factorisation.split",
         options=list(SPLITS),
@@ -42,6 +43,6 @@ def _explained(label: str, dotted: str, rows: Mapping[str, Row], box: Any) -> No
     names = {name: name.replace("_", "/") for name in rows}
     tip = "; ".join(f"{name}: {row.text}" for name, row in rows.items()) + "."
     shown = {"required": True, "wrap": True, "format_func": names.get, "help": tip}
-    field(box.segmented_control, label, dotted, options=list(rows), **shown)
+    field(varied(dotted, box).segmented_control, label, dotted, options=list(rows), **shown)
     chosen = state.value_of(dotted)
     box.caption(plain(f"{names[chosen]}: {rows[chosen].text}."))

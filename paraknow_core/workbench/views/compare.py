@@ -10,6 +10,7 @@ from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.table import differing_settings
 from paraknow_core.studies.arms import suggest
+from paraknow_core.studies.folder import list_studies
 from paraknow_core.studies.words import setting_text
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.uploads import task_label
@@ -77,8 +78,12 @@ def suggestion(table: pandas.DataFrame, place: Workspace) -> list[str]:
     return [run.id for run in suggest([(run, spec) for run, spec in specs.items() if spec is not None])]
 
 
-def of_study(table: pandas.DataFrame, study: str) -> list[str]:
-    """Return the runs whose name is a study's, or begins with it."""
+def of_study(table: pandas.DataFrame, study: str, place: Workspace) -> list[str]:
+    """Return the scored runs of the study with this id, seed by seed; else the runs whose name begins with it."""
+    folder = next((folder for folder in list_studies(place) if folder.id == study), None)
+    if folder is not None:
+        cells = (one for one in folder.cells() if one.cell.purpose == "test" and one.state == "done" and one.run)
+        return list(dict.fromkeys(one.run.id for one in cells))
     if "spec.name" not in table:
         return []
     names = table["spec.name"].fillna("").astype(str)
