@@ -1,4 +1,4 @@
-"""Ablations in a real browser: from Start to a study of real, tiny runs and its verdict; a link, two windows, widths."""
+"""Ablations in a real browser: from Start to a study of real, tiny runs; a link, two windows, widths."""
 
 import re
 
