@@ -19,7 +19,7 @@ def run(name, folder) -> dict:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert "ratio" in done.stdout or name in ("streaming", "scaling", "pages", "verdict")
+    assert "ratio" in done.stdout or name in ("streaming", "scaling", "pages", "verdict", "instrument")
     return json.loads((folder / f"{name}_small.json").read_text(encoding="utf-8"))
 
 
@@ -121,3 +121,11 @@ def test_pages_are_drawn_and_clicked(tmp_path):
     for what in ("rerun", "click on the map"):
         assert 0 < rows["Sensitivity", what]["median"] < 20  # the machine may be busy; that it is measured is tested
     assert rows["Train, live", "memory over 0.1 min"]["resident"] > 0
+
+
+def test_the_instrument_counts_claims_of_every_case(tmp_path, monkeypatch):
+    monkeypatch.setenv("PARAKNOW_WORKSPACE", str(tmp_path / "workspace"))
+    rows = run("instrument", tmp_path)["rows"]
+    content = [row for row in rows if row["claim"] == "teacher content claimed"]
+    assert [row["case"] for row in content] == ["planted", "stranger", "untrained"]
+    assert all(row["low"] <= row["share"] <= row["high"] and row["studies"] == 20 for row in rows)
