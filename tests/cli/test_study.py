@@ -66,7 +66,7 @@ def test_a_study_from_its_plan_to_its_verdict(spec, fake, workspace, capsys):
     verdict = json.loads(told(capsys, "verdict", folder.path, "--json"))
     assert verdict["groups"][1]["verdict"]["verdict"] == "undecided"  # two seeds
     text = told(capsys, "verdict", folder.id)
-    assert "undecided; smallest detectable" in text and "warning: 2 seeds" in text
+    assert "2 seeds x 50 examples, smallest detectable none: undecided" in text and "warning: 2 seeds" in text
     runs = json.loads(main(["runs", "list", "--study", folder.id, "--json"]) or capsys.readouterr().out)
     assert len(runs) == 4 and runs[0]["studies"] == [folder.id]
 
