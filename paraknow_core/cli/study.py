@@ -28,7 +28,7 @@ from paraknow_core.spec import read_spec
 from paraknow_core.studies.budgets import REAL_SIZES
 from paraknow_core.studies.folder import StudyFolder, find_study, list_studies
 from paraknow_core.studies.study import StudySpec, arms_of, groups_of, parse_study_yaml, spec_of
-from paraknow_core.studies.words import interval_text, points_text
+from paraknow_core.studies.words import points_text
 
 if TYPE_CHECKING:
     from paraknow_core.runs.status import Status
@@ -400,9 +400,8 @@ def verdict(context: typer.Context, study_id: Id, json: Json = False) -> None:
     against = next(group for group in found.groups if group.arm == found.study.against)
     label = next(arm.label for arm in arms_of(found.study) if arm.name == found.study.against)
     rows = [_verdict_row(group, against.arm) for group in found.groups]
-    columns = ("group", "score", "95 % interval", "seeds", "n", "rate", f"against {label}", "verdict")
-    more = ("keeps student", "budget")
-    show_table((*columns, *more), rows, f"{found.study.name}: {found.state}", right=columns[1:6])
+    columns = ("group", "score", "95 % interval", "rate", f"against {label}", "keeps student", "budget")
+    show_table(columns, rows, f"{found.study.name}: {found.state}", right=columns[1:4])
     rest = [
         f"untouched {name}: {percent(score['value']) if score['unit'] == SHARE else significant(score['value'])}"
         for name, score in found.references.items()
@@ -411,27 +410,24 @@ def verdict(context: typer.Context, study_id: Id, json: Json = False) -> None:
         sd, df = found.spread
         unit = against.unit or SHARE
         rest.append(f"spread of seeds: {_points(sd, unit)}, pooled over the study, {df} degrees of freedom")
-    rest += [str(getattr(one, "text", one)) for one in found.attribution]
+    rest += [one.paragraph for one in found.attribution]
     show(*rest, *(f"warning: {text}" for text in found.warnings))
 
 
 def _verdict_row(group: "GroupOutcome", against: str) -> tuple:
+    from paraknow_core.studies.words import verdict_line
+
     number = percent if group.unit == SHARE else significant
     interval = NOT_MEASURED if group.low is None else f"{number(group.low)} to {number(group.high)}"
-    line = word = "" if group.arm == against else NOT_MEASURED
+    line = "" if group.arm == against else NOT_MEASURED
     if group.verdict is not None:
-        found, unit = group.verdict, group.verdict_unit
-        line = f"{points_text(found.difference, unit)} ({interval_text(found.low, found.high, unit)})"
-        word = f"{found.verdict}; smallest detectable {_points(found.smallest_detectable, unit)}"
+        line = verdict_line(group.verdict, group.verdict_unit)
     return (
         group.label,
         number(group.value),
         interval,
-        len(group.seeds),
-        group.n,
         f"{significant(group.rate)}{' (edge)' if group.rate_at_edge else ''}",
         line,
-        word,
         "yes" if group.keeps_student else "no",
         "equal" if group.equal else group.note,
     )

@@ -8,9 +8,11 @@ what the study asks about, and is left as it is.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
+from paraknow_core.files.disk import file_stamp
+from paraknow_core.files.naming import named
 from paraknow_core.spec import RunSpec, TaskSpec
 
 STEPS, PARAMETERS = ("finetuning.max_steps", "finetuning.epochs"), "factorisation.rank"
@@ -100,9 +102,15 @@ def _adapts_otherwise(spec: RunSpec, base: RunSpec) -> bool:
     return spec.student != base.student or spec.extraction.origin != base.extraction.origin
 
 
-@cache
-def _examples(task: str) -> tuple[int | None, int]:
+def _sizes_of(task: TaskSpec) -> tuple[int | None, int]:
+    path = named(task.source).path
+    return _examples(task.model_dump_json(), None if path is None else file_stamp(path))
+
+
+@lru_cache(256)
+def _examples(task: str, stamp: tuple | None) -> tuple[int | None, int]:
     """Return the entries of an epoch (None: they depend on the tokenizer), and the test examples."""
+    del stamp  # a file that has changed is read again
     from paraknow_core.tasks.examples import load_task
 
     loaded = load_task(TaskSpec.model_validate_json(task))
@@ -120,9 +128,9 @@ def _width(source: str, revision: str | None, roles: tuple[str, ...]) -> int:
 
 # Read from a student's headers and a task's files, each once.
 REAL_SIZES = Sizes(
-    lambda spec: _examples(spec.task.model_dump_json())[0],
+    lambda spec: _sizes_of(spec.task)[0],
     lambda spec: _width(spec.student.source, spec.student.revision, spec.extraction.roles),
-    lambda spec: _examples(spec.task.model_dump_json())[1],
+    lambda spec: _sizes_of(spec.task)[1],
 )
 
 

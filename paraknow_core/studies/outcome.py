@@ -5,13 +5,13 @@ number is that of finished runs; nothing is computed with a model.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import lru_cache
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core.catalogue import METHODS
+from paraknow_core.catalogue import BASELINE, METHODS, PAPER_METHOD
 from paraknow_core.display import counted
 from paraknow_core.errors import ParaknowError
 from paraknow_core.files.disk import file_stamp
@@ -22,6 +22,7 @@ from paraknow_core.studies.conduct import was_changed
 from paraknow_core.studies.folder import CellState, Curve, StudyFolder, curves_of
 from paraknow_core.studies.scores import example_scores, plain, same_content, score_of
 from paraknow_core.studies.study import Group, StudySpec, groups_of, rates_of
+from paraknow_core.studies.words import setting_text
 
 if TYPE_CHECKING:
     import numpy
@@ -86,7 +87,8 @@ class StudyOutcome:
     Attributes:
         id, study, state: of the study.
         groups: in the order of its arms.
-        attribution: where a gain comes from, one a point of the factors; empty where the arms do not tell.
+        attribution: where a gain comes from (`attribution.Attribution`), one a point of the factors; empty where the
+            arms do not tell.
         spread: standard deviation of a seed's score pooled over the groups, and its degrees of freedom; None without.
         smallest_detectable: the largest one of the verdicts'.
         references: untrained model -> its score.
@@ -315,8 +317,31 @@ def _array(one: _Read, seeds: Sequence[int], ids: Sequence[str]) -> "numpy.ndarr
 
 
 def _attribution(study: StudySpec, read: Sequence[_Read]) -> list[Any]:
-    del study, read
-    return []
+    """Return where the method's gain over default LoRA comes from, at each point that has controls to tell it."""
+    from paraknow_core.studies.attribution import attribute
+
+    found = []
+    for point in dict.fromkeys(_point_key(one.group) for one in read):
+        there = {one.group.arm.name: one for one in read if _point_key(one.group) == point and one.tables}
+        if not {BASELINE, PAPER_METHOD} <= there.keys():
+            continue
+        base, method = there[BASELINE], there[PAPER_METHOD]
+        seeds = _shared(method, base)[0]
+        # An arm that lacks a seed would cost the others theirs; the attribution names it as missing.
+        there = {name: one for name, one in there.items() if seeds and set(seeds) <= one.tables.keys()}
+        tables = [one.tables[seed] for one in there.values() for seed in seeds]
+        ids = sorted(set.intersection(*map(set, tables))) if tables else []
+        ids = [name for name in ids if same_content(table[name][1] for table in tables)]
+        if len(ids) < 2:
+            continue
+        scores = {name: _array(one, seeds, ids) for name, one in there.items()}
+        attribution = attribute(scores, study.margin, unit=base.unit)
+        if len(attribution.steps) < 2:
+            continue  # no control parts the gain
+        at = ", ".join(setting_text(key, value) for key, value in base.group.point.items())
+        words = f"{at}: {attribution.paragraph}" if at else attribution.paragraph
+        found.append(replace(attribution, paragraph=words))
+    return found
 
 
 def _references(run: RunFolder | None, scorer: str | None) -> dict[str, dict[str, Any]]:

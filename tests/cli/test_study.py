@@ -15,6 +15,7 @@ from paraknow_core.studies.folder import StudyFolder, list_studies
 from paraknow_core.studies.presets import PRESETS
 from paraknow_core.studies.study import StudySpec, parse_study_yaml
 from tests.studies.conducting import Fake
+from tests.tiny_models import build_tiny
 
 STUDY = "name: small\narms: [default_lora, seeking]\nseeds: [0, 1]\n"
 
@@ -66,7 +67,7 @@ def test_a_study_from_its_plan_to_its_verdict(spec, fake, workspace, capsys):
     verdict = json.loads(told(capsys, "verdict", folder.path, "--json"))
     assert verdict["groups"][1]["verdict"]["verdict"] == "undecided"  # two seeds
     text = told(capsys, "verdict", folder.id)
-    assert "undecided; smallest detectable" in text and "warning: 2 seeds" in text
+    assert "2 seeds x 50 examples, smallest detectable none: undecided" in text and "warning: 2 seeds" in text
     runs = json.loads(main(["runs", "list", "--study", folder.id, "--json"]) or capsys.readouterr().out)
     assert len(runs) == 4 and runs[0]["studies"] == [folder.id]
 
@@ -177,3 +178,49 @@ def test_what_cannot_be_done_is_said_in_one_sentence(spec, workspace, tmp_path, 
     damaged.file("study.yaml").write_text("arms: [")
     assert words in refused(capsys, *arguments)
     assert "failed" in told(capsys, "list")  # one damaged study does not hide the others
+
+
+def lines_of_sums(count: int) -> str:
+    """Return a data file of questions that tiny models can be trained on in a moment."""
+    pairs = ((f"{i} + {i}?", f"#### {2 * i}") for i in range(count))
+    return "".join(
+        json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}) + "\n"
+        for q, a in pairs
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["inline", "queue", "local"])
+def test_a_tuned_study_of_real_runs_by_every_engine(workspace, tmp_path, capsys, monkeypatch, engine):
+    build_tiny("llama", tmp_path / "teacher", seed=1, hidden_size=48, num_hidden_layers=3, tie_word_embeddings=True)
+    build_tiny("llama", tmp_path / "student", seed=2, tie_word_embeddings=True)
+    (tmp_path / "sums.jsonl").write_text(lines_of_sums(40))
+    base = {
+        "teacher": {"source": str(tmp_path / "teacher")},
+        "student": {"source": str(tmp_path / "student")},
+        "task": {
+            "source": str(tmp_path / "sums.jsonl"),
+            "max_new_tokens": 4,
+            "sizes": {"train": 24, "validation": 4, "test": 8},
+        },
+        "sensitivity": {"samples": 2},
+        "factorisation": {"rank": 2},
+        "finetuning": {"epochs": 1, "batch_size": 8, "validations": 1},
+    }
+    study = {
+        "base": base,
+        "arms": ["default_lora", "seeking"],
+        "factors": {"finetuning.batch_size": [4, 8]},
+        "tuning": {"points": 2, "centre": 0.01, "seeds": [0]},
+        "seeds": [0],
+    }
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    told(capsys, "run", tmp_path / "study.yaml", "--engine", engine, "--offline", "--threads", "1")
+    (folder,) = list_studies(workspace)
+    data = json.loads(told(capsys, "verdict", folder.id, "--json"))
+    assert data["state"] == "done"
+    assert {group["budget"]["steps"] for group in data["groups"]} == {3}  # the base's, whatever the batch
+    assert all(group["rate"] and group["value"] is not None for group in data["groups"])
+    before = {run.id for run in list_runs(workspace)}
+    told(capsys, "run", folder.id, "--engine", engine)
+    assert {run.id for run in list_runs(workspace)} == before

@@ -9,7 +9,7 @@ import pytest
 from paraknow_core.cli import main
 from paraknow_core.errors import RunError
 from paraknow_core.paths import Workspace
-from paraknow_core.runs.labels import FILE, MOST_NAME, MOST_NOTE, Label, label_of, set_label
+from paraknow_core.runs.labels import FILE, MOST_NAME, MOST_NOTE, Label, add_study, label_of, set_label, studies_of
 from tests.pages import fabricate
 
 
@@ -112,3 +112,13 @@ def test_no_label_keeps_a_token(tmp_path):
             set_label(tmp_path, **change)
         assert "secret" not in str(refused.value) and "ghp_" not in str(refused.value)
     assert label_of(tmp_path) == Label()
+
+
+def test_a_run_names_the_studies_that_it_answers_for(tmp_path):
+    assert studies_of(tmp_path) == []
+    for study in ("one", "two", "one"):
+        add_study(tmp_path, study)
+    assert studies_of(tmp_path) == ["one", "two"]
+    for damaged in ("{", "[]", '{"studies": 5}', '{"studies": [5, null]}'):
+        (tmp_path / "studies.json").write_text(damaged)
+        assert studies_of(tmp_path) == []

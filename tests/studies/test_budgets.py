@@ -90,3 +90,14 @@ def test_differences_are_said():
         "2 times the parameters",
     ]
     assert differences({"steps": 5}, {"steps": 0}) == ["5 steps in place of none"]
+
+
+def test_a_data_file_that_grows_is_counted_again(tmp_path):
+    line = '{{"messages": [{{"role": "user", "content": "{0} + {0}?"}}, {{"role": "assistant", "content": "#### {1}"}}]}}\n'
+    file = tmp_path / "sums.jsonl"
+    counts = []
+    for size in (40, 80):
+        file.write_text("".join(line.format(i, 2 * i) for i in range(size)))
+        sizes = {"train": None, "validation": 4, "test": 8}
+        counts.append(REAL_SIZES.examples(RunSpec().with_changes({"task.source": str(file), "task.sizes": sizes})))
+    assert counts[1] - counts[0] == 40

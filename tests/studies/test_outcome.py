@@ -129,3 +129,15 @@ def test_a_spec_that_was_changed_after_the_start_is_told(place):
     text = folder.file("study.yaml").read_text()
     folder.file("study.yaml").write_text(text.replace("margin: 0.01", "margin: 0.3"))
     assert "changed since the study has started" in " ".join(outcome(folder).warnings)
+
+
+def test_a_gain_is_taken_apart_where_there_are_controls(place):
+    arms = ("default_lora", "seeking", "spectrum_matched", "untrained_teacher", "wrong_task")
+    folder = run_study(place, arms=arms, factors={"factorisation.rank": (4, 8)}, seeds=(0, 1))
+    found = outcome(folder).attribution
+    assert len(found) == 2
+    assert [each.paragraph.partition(":")[0] for each in found] == ["rank 4", "rank 8"]
+    for each in found:
+        total = sum(step.result.difference for step in each.steps)
+        assert total == pytest.approx(each.gain.result.difference)
+    assert outcome(run_study(place, arms=arms[:2], seeds=(0, 1))).attribution == []
