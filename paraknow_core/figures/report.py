@@ -88,6 +88,7 @@ def report_html(outcome: "StudyOutcome") -> str:
     """
     study, pictures = outcome.study, Pictures()
     makes = [ablations.forest, *(partial(_by_factor, factor=factor) for factor in study.factors)]
+    makes += [] if study.factors else [ablations.by_arm]
     makes += [ablations.rate_curves] if outcome.curves else []
     drawn = [pictures.add(partial(make, outcome)) for make in makes]
     unit = next((group.verdict_unit for group in outcome.groups if group.verdict), SHARE)
