@@ -22,6 +22,7 @@ from paraknow_core.studies.words import factor_text, interval_text, points_text,
 if TYPE_CHECKING:
     from paraknow_core.studies.attribution import Attribution
     from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
+    from paraknow_core.studies.presets import Mark
 
 RATE = "finetuning.learning_rate"
 _STATE_COLOURS = {  # light, dark; a word says it too
@@ -115,7 +116,7 @@ def by_arm(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
     places = {group.key: float(place) for place, group in enumerate(groups)}
     names = _published(figure, outcome, places, dark, upright=False)
     if names:
-        drawn = [trace.x[0] for trace in figure.data if trace.marker.symbol == "diamond-open"]
+        drawn = [trace.x[0] for trace in figure.data if str(trace.marker.symbol).startswith("diamond-")]
         low, high = figure.layout.xaxis.range
         figure.update_xaxes(range=[min(low, *(x - 1 for x in drawn)), max(high, *(x + 1 for x in drawn))])
         legend_below(figure, names)
@@ -218,7 +219,7 @@ def forest(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
             f"{mark.label}: gain over its own default LoRA",
             f"{gain:+.2f} points<br>{mark.words}<br>{mark.model}",
         )
-        _diamond(figure, gain, place + 0.22, hover, dark, name=name, showlegend=name not in seen)
+        _diamond(figure, gain, place + 0.22, hover, dark, mark, name=name, showlegend=name not in seen)
         seen.append(name)
     ends = _room(edges)
     for x, place, text in words:
@@ -414,16 +415,22 @@ def _published(
     for mark, key in outcome.marks:
         if key not in places or _unit(outcome) != SHARE:
             continue
-        name = mark.label if mark.benchmark else f"{mark.label}, {AVERAGE}"
+        name = f"{mark.label}, {mark.benchmark or AVERAGE}"
         hover = f"{mark.label}: {mark.value:.2f} %<br>{mark.words}<br>{mark.model}"
         at = (places[key], mark.value) if upright else (mark.value, places[key] + 0.3)
-        _diamond(figure, *at, hover, dark, name=name, showlegend=name not in seen)
+        _diamond(figure, *at, hover, dark, mark, name=name, showlegend=name not in seen)
         seen.append(name)
     return list(dict.fromkeys(seen))
 
 
-def _diamond(figure: go.Figure, x: float, y: float, hover: str, dark: bool, **more: Any) -> None:
-    marker = {"symbol": "diamond-open", "size": 10, "color": ink(dark), "line": {"width": 1.6}}
+def _diamond(figure: go.Figure, x: float, y: float, hover: str, dark: bool, mark: "Mark", **more: Any) -> None:
+    """Draw a value of the paper: hollow, and of another form for each of its two generations of models."""
+    marker = {
+        "symbol": "diamond-open" if mark.model.startswith("LLaMA-1") else "diamond-tall-open",
+        "size": 10,
+        "color": ink(dark),
+        "line": {"width": 1.6},
+    }
     shown = {"showlegend": False, **more}
     draw.scatter(figure, [x], [y], "markers", hover, marker=marker, **shown)
 

@@ -206,6 +206,9 @@ def _sources(outcome: "StudyOutcome") -> Iterator[str]:
             sources.setdefault(arm.row.source, []).append(arm.label)
     if sources:
         yield f"Sources: {'; '.join(f'{listed(arms)}: {source}' for source, arms in sources.items())}."
+    if outcome.versions:
+        used = [f"{package} {' and '.join(numbers)}" for package, numbers in outcome.versions.items()]
+        yield f"Made with {', '.join(used)}."
 
 
 def _against(outcome: "StudyOutcome") -> StudyArm:

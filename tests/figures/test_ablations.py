@@ -23,7 +23,7 @@ def texts(figure):
 
 
 def diamonds(figure):
-    return [trace for trace in figure.data if trace.marker.symbol == "diamond-open"]
+    return [trace for trace in figure.data if str(trace.marker.symbol).startswith("diamond-")]
 
 
 def every(outcome, dark=False):
@@ -148,7 +148,7 @@ def test_scores_by_arm_have_the_untouched_models_and_the_papers_values_within_th
     low, high = figure.layout.xaxis.range
     assert all(low < trace.x[0] < high for trace in diamonds(figure))
     shown = [trace.name for trace in figure.data if trace.showlegend]
-    assert shown == ["paper (LLaMA-1)", "paper (Llama-2)"]
+    assert shown == ["paper (LLaMA-1), GSM8K", "paper (Llama-2), GSM8K"]
 
 
 def test_a_study_that_goes_on_says_how_many_seeds_it_has():
