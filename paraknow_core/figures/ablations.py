@@ -425,12 +425,8 @@ def _published(
 
 def _diamond(figure: go.Figure, x: float, y: float, hover: str, dark: bool, mark: "Mark", **more: Any) -> None:
     """Draw a value of the paper: hollow, and of another form for each of its two generations of models."""
-    marker = {
-        "symbol": "diamond-open" if mark.model.startswith("LLaMA-1") else "diamond-tall-open",
-        "size": 10,
-        "color": ink(dark),
-        "line": {"width": 1.6},
-    }
+    symbol = "diamond-open" if mark.model.startswith("LLaMA-1") else "diamond-tall-open"
+    marker = {"symbol": symbol, "size": 10, "color": ink(dark), "line": {"width": 1.6}}
     shown = {"showlegend": False, **more}
     draw.scatter(figure, [x], [y], "markers", hover, marker=marker, **shown)
 
