@@ -17,7 +17,7 @@ from paraknow_core.figures import draw
 from paraknow_core.figures.compare import Look, look_of, score_forest
 from paraknow_core.figures.style import BLUE, HIGHLIGHT, blank, ink, legend_below, neutral, paper, text_on, wrapped
 from paraknow_core.studies.presets import AVERAGE
-from paraknow_core.studies.words import factor_text, interval_text, points_text, setting_text, value_text
+from paraknow_core.studies.words import factor_text, interval_text, points_text, setting_text, value_text, verdict_line
 
 if TYPE_CHECKING:
     from paraknow_core.studies.attribution import Attribution
@@ -205,7 +205,7 @@ def forest(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
         line = verdict_words(verdict, unit)
         marker = {"color": look.colour, "size": 11, "symbol": look.symbol, "line": {"color": ink(dark), "width": 0.8}}
         bar = draw.error_bars([value], [low], [high], dark)
-        hover = f"{escape(group.label)}<br>{escape(line)}"
+        hover = f"{escape(group.label)}<br>{escape(verdict_line(verdict, unit))}"
         draw.scatter(figure, [value], [place], "markers", hover, marker=marker, error_x=bar, showlegend=False)
         words.append((value, place, line))
     seen: list[str] = []
