@@ -14,14 +14,15 @@ import plotly.graph_objects as go
 
 from paraknow_core.display import LOWER_IS_BETTER, SHARE, arm_of, counted, shorten, significant, source_label
 from paraknow_core.figures import draw
-from paraknow_core.figures.compare import Look, look_of
+from paraknow_core.figures.compare import Look, look_of, score_forest
 from paraknow_core.figures.style import BLUE, HIGHLIGHT, blank, ink, legend_below, neutral, paper, text_on, wrapped
 from paraknow_core.studies.presets import AVERAGE
-from paraknow_core.studies.words import factor_text, interval_text, points_text, setting_text, value_text
+from paraknow_core.studies.words import factor_text, interval_text, points_text, setting_text, value_text, verdict_line
 
 if TYPE_CHECKING:
     from paraknow_core.studies.attribution import Attribution
     from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
+    from paraknow_core.studies.presets import Mark
 
 RATE = "finetuning.learning_rate"
 _STATE_COLOURS = {  # light, dark; a word says it too
@@ -85,6 +86,41 @@ def by_factor(outcome: "StudyOutcome", factor: str, dark: bool = False) -> go.Fi
     figure.update_yaxes(title_text=_score_title(outcome))
     figure.update_xaxes(title_text=word, **axis.layout())
     legend_below(figure, [shorten(name, _LABEL) for name in names])
+    return _described(figure, title, [f"{group.label} {_number(group)}" for group in groups])
+
+
+def by_arm(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
+    """Draw the score of every group, one below the other, the untrained models as lines, and the paper's values."""
+    title = "Score by arm"
+    groups = [group for group in outcome.groups if group.value is not None]
+    if not groups:
+        return _empty(title, outcome, dark, "Scores appear here as soon as the first runs are done.")
+    rows = [
+        {
+            "label": group.label,
+            "method": group.arm,
+            "value": group.value,
+            "low": group.low,
+            "high": group.high,
+            "unit": group.unit,
+            "n": group.n,
+            "seeds": len(group.seeds),
+            "points": group.scores_by_seed,
+        }
+        for group in groups
+    ]
+    rows += [{**score, "label": arm_of(name).label, "method": name} for name, score in outcome.references.items()]
+    figure = score_forest(
+        rows, title, f"{_about(outcome)}; lines: 95 % intervals, small points: single seeds", dark=dark
+    )
+    places = {group.key: float(place) for place, group in enumerate(groups)}
+    names = _published(figure, outcome, places, dark, upright=False)
+    if names:
+        drawn = [trace.x[0] for trace in figure.data if str(trace.marker.symbol).startswith("diamond-")]
+        low, high = figure.layout.xaxis.range
+        figure.update_xaxes(range=[min(low, *(x - 1 for x in drawn)), max(high, *(x + 1 for x in drawn))])
+        legend_below(figure, names)
+        figure.for_each_trace(lambda trace: trace.update(showlegend=bool(trace.name and trace.showlegend)))
     return _described(figure, title, [f"{group.label} {_number(group)}" for group in groups])
 
 
@@ -169,7 +205,7 @@ def forest(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
         line = verdict_words(verdict, unit)
         marker = {"color": look.colour, "size": 11, "symbol": look.symbol, "line": {"color": ink(dark), "width": 0.8}}
         bar = draw.error_bars([value], [low], [high], dark)
-        hover = f"{escape(group.label)}<br>{escape(line)}"
+        hover = f"{escape(group.label)}<br>{escape(verdict_line(verdict, unit))}"
         draw.scatter(figure, [value], [place], "markers", hover, marker=marker, error_x=bar, showlegend=False)
         words.append((value, place, line))
     seen: list[str] = []
@@ -183,7 +219,7 @@ def forest(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
             f"{mark.label}: gain over its own default LoRA",
             f"{gain:+.2f} points<br>{mark.words}<br>{mark.model}",
         )
-        _diamond(figure, gain, place + 0.22, hover, dark, name=name, showlegend=name not in seen)
+        _diamond(figure, gain, place + 0.22, hover, dark, mark, name=name, showlegend=name not in seen)
         seen.append(name)
     ends = _room(edges)
     for x, place, text in words:
@@ -366,21 +402,31 @@ def _look(group: "GroupOutcome", lines: Mapping[str, Sequence["GroupOutcome"]], 
     return look_of(group.arm, same.index(name), dark)
 
 
-def _published(figure: go.Figure, outcome: "StudyOutcome", places: Mapping[str, float], dark: bool) -> list[str]:
-    """Draw the paper's values as hollow diamonds beside their groups; return what the legend names."""
+def _published(
+    figure: go.Figure, outcome: "StudyOutcome", places: Mapping[str, float], dark: bool, upright: bool = True
+) -> list[str]:
+    """Draw the paper's values as hollow diamonds beside their groups; return what the legend names.
+
+    Args:
+        places: of groups by their keys, on the horizontal axis, or on the other one.
+        upright: whether scores lie on the vertical axis.
+    """
     seen: list[str] = []
     for mark, key in outcome.marks:
         if key not in places or _unit(outcome) != SHARE:
             continue
-        name = mark.label if mark.benchmark else f"{mark.label}, {AVERAGE}"
+        name = f"{mark.label}, {mark.benchmark or AVERAGE}"
         hover = f"{mark.label}: {mark.value:.2f} %<br>{mark.words}<br>{mark.model}"
-        _diamond(figure, places[key], mark.value, hover, dark, name=name, showlegend=name not in seen)
+        at = (places[key], mark.value) if upright else (mark.value, places[key] + 0.3)
+        _diamond(figure, *at, hover, dark, mark, name=name, showlegend=name not in seen)
         seen.append(name)
     return list(dict.fromkeys(seen))
 
 
-def _diamond(figure: go.Figure, x: float, y: float, hover: str, dark: bool, **more: Any) -> None:
-    marker = {"symbol": "diamond-open", "size": 10, "color": ink(dark), "line": {"width": 1.6}}
+def _diamond(figure: go.Figure, x: float, y: float, hover: str, dark: bool, mark: "Mark", **more: Any) -> None:
+    """Draw a value of the paper: hollow, and of another form for each of its two generations of models."""
+    symbol = "diamond-open" if mark.model.startswith("LLaMA-1") else "diamond-tall-open"
+    marker = {"symbol": symbol, "size": 10, "color": ink(dark), "line": {"width": 1.6}}
     shown = {"showlegend": False, **more}
     draw.scatter(figure, [x], [y], "markers", hover, marker=marker, **shown)
 
@@ -406,7 +452,9 @@ def _about(outcome: "StudyOutcome") -> str:
     task = [] if "task.source" in factors else [source_label(base.task.source, 20)]
     n = max((group.n or 0 for group in outcome.groups), default=0)
     many = [f"n = {n:,}"] if n else []
-    return ", ".join([" → ".join(pair), *task, *many, counted(len(outcome.study.seeds), "seed")])
+    done, wanted = max((len(group.seeds) for group in outcome.groups), default=0), len(outcome.study.seeds)
+    seeds = f"{done} of {counted(wanted, 'seed')}" if done < wanted else counted(wanted, "seed")
+    return ", ".join([" → ".join(pair), *task, *many, seeds])
 
 
 def _against(outcome: "StudyOutcome") -> str:

@@ -25,7 +25,7 @@ from paraknow_core.studies import differences
 from paraknow_core.studies.arms import NO_EFFECT, Arm, settings_that_differ
 from paraknow_core.studies.differences import Contrast
 from paraknow_core.studies.report import methods_text
-from paraknow_core.studies.words import interval_text, p_text, points_text
+from paraknow_core.studies.words import interval_text, p_text, points_text, size_text
 
 if TYPE_CHECKING:
     import pandas
@@ -88,6 +88,7 @@ def report_html(outcome: "StudyOutcome") -> str:
     """
     study, pictures = outcome.study, Pictures()
     makes = [ablations.forest, *(partial(_by_factor, factor=factor) for factor in study.factors)]
+    makes += [] if study.factors else [ablations.by_arm]
     makes += [ablations.rate_curves] if outcome.curves else []
     drawn = [pictures.add(partial(make, outcome)) for make in makes]
     unit = next((group.verdict_unit for group in outcome.groups if group.verdict), SHARE)
@@ -138,7 +139,7 @@ def _group_line(same: "Sequence[GroupOutcome]", against: str) -> list[str]:
         judged = ["compared with", "", ""]
     elif verdict is not None:
         difference = f"{points_text(verdict.difference, unit)} ({interval_text(verdict.low, verdict.high, unit)})"
-        judged = [difference, points_text(verdict.smallest_detectable, unit).lstrip("+"), verdict.verdict]
+        judged = [difference, size_text(verdict.smallest_detectable, unit), verdict.verdict]
     return [
         group.label if len(same) == 1 else f"{ablations.arm_label(group)}, at {len(same)} points",
         score_text(score),

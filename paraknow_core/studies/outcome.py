@@ -95,6 +95,7 @@ class StudyOutcome:
         curves: of tuned groups, by their key.
         warnings: sentences.
         marks: the paper's values, each with the key of its group; see `presets.marks_of`.
+        versions: package -> its versions, in the first finished run of each group.
     """
 
     id: str
@@ -108,6 +109,7 @@ class StudyOutcome:
     curves: Mapping[str, Curve] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     marks: Sequence[tuple[Any, str]] = ()
+    versions: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def data(self) -> dict[str, Any]:
         """Return all of it as plain data for JSON."""
@@ -159,6 +161,7 @@ def outcome(folder: StudyFolder, place: Workspace | None = None) -> StudyOutcome
         curves,
         _warnings(folder, study, groups, cells, curves),
         _marks(study),
+        _versions(read),
     )
 
 
@@ -355,6 +358,13 @@ def _references(run: RunFolder | None, scorer: str | None) -> dict[str, dict[str
         for score in scores
         if score["scorer"] == name
     }
+
+
+def _versions(read: "Sequence[_Read]") -> dict[str, list[str]]:
+    first = [next(iter(one.done.values())) for one in read if one.done]
+    found = [(run.result() or {}).get("versions") or {} for run in {run.id: run for run in first}.values()]
+    packages = dict.fromkeys(name for versions in found for name in versions)
+    return {name: sorted({versions[name] for versions in found if name in versions}) for name in packages}
 
 
 def _marks(study: StudySpec) -> list[tuple[Any, str]]:

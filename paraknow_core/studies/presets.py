@@ -6,7 +6,6 @@ models: fewer arms, fewer examples, smaller batches so that there are about as m
 cannot decide. The paper's own values stand here as marks, for charts to draw beside the study's.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from paraknow_core import catalogue
 from paraknow_core.catalogue import ARMS, BASELINE, METHODS, PAPER_METHOD, STRATEGIES, STRUCTURES
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.errors import SpecError
+from paraknow_core.ops.statistics import fewest_seeds
 from paraknow_core.spec import GROUPS, RunSpec
 from paraknow_core.studies.study import Group, StudySpec, groups_of, parse_study, step_of_grid
 
@@ -118,7 +118,7 @@ class Preset:
             "base": ready.model_dump(mode="json"),
             "arms": arms,
             "factors": factors,
-            "seeds": list(range(_fewest_seeds(len(arms) - 1))),
+            "seeds": list(range(fewest_seeds(len(arms) - 1))),
             "tuning": None if RATE in factors else {"points": 5 if pocket else 7},
         }
         for dotted, value in of_study.items():
@@ -213,11 +213,6 @@ def _recipe(base: RunSpec, pocket: bool) -> Fields:
         if base.task == RunSpec(task={"source": base.task.source}).task:
             changes["task.sizes"] = {"train": 1000, "validation": 200, "test": 500}  # all there are
     return changes | (_POCKET if pocket else {})
-
-
-def _fewest_seeds(comparisons: int) -> int:
-    """Return with how many seeds an exact sign-flip test can reach 5 %, two-sided, where Holm corrects for several."""
-    return math.ceil(math.log2(2 * max(1, comparisons) / 0.05))
 
 
 def _tasks(base: RunSpec, pocket: bool) -> list[str]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from paraknow_core.display import SHARE, counted, significant, source_label
 from paraknow_core.errors import RunError
 from paraknow_core.files.packing import refuse_links
+from paraknow_core.ops.statistics import fewest_seeds
 from paraknow_core.studies.presets import POCKET, PRESETS
 from paraknow_core.studies.study import StudyArm, arms_of
-from paraknow_core.studies.words import factor_text, listed, points_text, value_text
+from paraknow_core.studies.words import factor_text, listed, size_text, value_text
 
 if TYPE_CHECKING:
     import pandas
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from paraknow_core.studies.folder import StudyFolder
     from paraknow_core.studies.outcome import StudyOutcome
 
-FEWEST_SEEDS = 6  # with which an exact sign-flip test can reach 5 %, two-sided
 RATE = "finetuning.learning_rate"
 
 
@@ -157,7 +157,7 @@ def _tests(outcome: "StudyOutcome") -> Iterator[str]:
     family = max(verdict.comparisons for verdict in verdicts)
     holm = f", after Holm's correction for {family} comparisons" if family > 1 else ""
     unit = next(group.verdict_unit or group.unit for group in outcome.groups if group.verdict is not None)
-    margin = points_text(outcome.study.margin, unit).lstrip("+")
+    margin = size_text(outcome.study.margin, unit)
     yield (
         "Better or worse is said only where an exact sign-flip test over seeds and the 95 % interval, over seeds and "
         f"examples, both rule out no difference{holm}; equivalent where the 90 % interval lies within {margin} "
@@ -170,13 +170,13 @@ def _tests(outcome: "StudyOutcome") -> Iterator[str]:
         yield f"The spread of seeds is pooled over arms ({outcome.spread[1]} degrees of freedom)."
     seen = [verdict.smallest_detectable for verdict in verdicts if verdict.smallest_detectable is not None]
     if seen:
-        ends = " to ".join(dict.fromkeys(points_text(end, unit).lstrip("+") for end in (min(seen), max(seen))))
+        ends = " to ".join(dict.fromkeys(size_text(end, unit) for end in (min(seen), max(seen))))
         yield f"The smallest effect that such a study detects in four of five cases is {ends} {_points(unit)}."
 
 
 def _limits(outcome: "StudyOutcome") -> Iterator[str]:
     study = outcome.study
-    if len(study.seeds) < FEWEST_SEEDS:
+    if len(study.seeds) < fewest_seeds():
         few = counted(len(study.seeds), "seed")
         yield f"With {few} no test over seeds can reach 5 %, so that everything is undecided."
     states = [group.states.get(seed, "waiting") for group in outcome.groups for seed in study.seeds]
@@ -206,6 +206,9 @@ def _sources(outcome: "StudyOutcome") -> Iterator[str]:
             sources.setdefault(arm.row.source, []).append(arm.label)
     if sources:
         yield f"Sources: {'; '.join(f'{listed(arms)}: {source}' for source, arms in sources.items())}."
+    if outcome.versions:
+        used = [f"{package} {' and '.join(numbers)}" for package, numbers in outcome.versions.items()]
+        yield f"Made with {', '.join(used)}."
 
 
 def _against(outcome: "StudyOutcome") -> StudyArm:

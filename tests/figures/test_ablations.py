@@ -23,14 +23,17 @@ def texts(figure):
 
 
 def diamonds(figure):
-    return [trace for trace in figure.data if trace.marker.symbol == "diamond-open"]
+    return [trace for trace in figure.data if str(trace.marker.symbol).startswith("diamond-")]
 
 
 def every(outcome, dark=False):
     factors = outcome.study.factors
     return [
         *(ablations.by_factor(outcome, factor, dark) for factor in factors),
-        *(draw(outcome, dark) for draw in (ablations.rate_curves, ablations.forest, ablations.progress_grid)),
+        *(
+            draw(outcome, dark)
+            for draw in (ablations.by_arm, ablations.rate_curves, ablations.forest, ablations.progress_grid)
+        ),
     ]
 
 
@@ -133,6 +136,25 @@ def test_progress_shows_each_runs_state_and_leads_to_it():
     assert targets.customdata[3][2] == ""
     assert list(figure.layout.xaxis.ticktext) == ["3", "5"]
     assert "1 done" in alt(figure) and "1 failed" in alt(figure)
+
+
+def test_scores_by_arm_have_the_untouched_models_and_the_papers_values_within_the_axis():
+    student = {"value": 0.3, "low": 0.28, "high": 0.32, "unit": "share", "n": 400}
+    outcome = made.outcome(PRESETS["table1"].make(None, "pocket"), references={"student": student})
+    figure = ablations.by_arm(outcome)
+    assert list(figure.layout.yaxis.ticktext) == ["default LoRA", "seeking (the method)", "random offset"]
+    assert "student, untouched" in texts(figure)
+    assert [(t.x[0], t.y[0]) for t in diamonds(figure)][1] == (18.73, 1.3)
+    low, high = figure.layout.xaxis.range
+    assert all(low < trace.x[0] < high for trace in diamonds(figure))
+    shown = [trace.name for trace in figure.data if trace.showlegend]
+    assert shown == ["paper (LLaMA-1), GSM8K", "paper (Llama-2), GSM8K"]
+
+
+def test_a_study_that_goes_on_says_how_many_seeds_it_has():
+    assert "1 of 6 seeds" in ablations.forest(made.outcome(STRUCTURE, 1)).layout.title.subtitle.text.replace(
+        "<br>", " "
+    )
 
 
 def test_many_arms_and_long_names_stay_apart_and_text():

@@ -109,6 +109,11 @@ def test_a_whole_study_says_what_was_done():
             "The smaller bundled teacher has the student's own size",
             "for 1 pair",
         ),
+        (
+            made.outcome(PLAIN, versions={"torch": ["2.13.0"], "peft": ["0.21.1", "0.21.2"]}),
+            "Made with torch 2.13.0, peft 0.21.1 and 0.21.2.",
+            "Varied",
+        ),
         (made.outcome(StudySpec(arms=("default_lora",))), "Only one arm was run: default LoRA", "same point"),
     ],
 )
