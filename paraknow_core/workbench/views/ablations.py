@@ -503,7 +503,7 @@ def file_name(study: StudySpec) -> str:
 
 def rules_words(study: StudySpec) -> str:
     """Say what was declared before the start."""
-    unit = "points" if is_share(study) else "in the scorer's unit"
+    unit = f"point{'' if shown_margin(study) == 1 else 's'}" if is_share(study) else "in the scorer's unit"
     tuned = f"learning rate tuned over {study.tuning.points} rates" if study.tuning else "learning rate as given"
     held = f"held equal: {', '.join(study.hold)}" if study.hold else "nothing held equal"
     return f"margin {shown_margin(study):g} {unit}, declared before the start; {tuned}; {held}"
