@@ -33,7 +33,17 @@ from tests.pages import fabricate
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-PAGES = ("Start", "Models & task", "Sensitivity", "Mapping & extraction", "Train", "Compare", "Playground", "Lessons")
+PAGES = (
+    "Start",
+    "Models & task",
+    "Sensitivity",
+    "Mapping & extraction",
+    "Train",
+    "Compare",
+    "Ablations",
+    "Playground",
+    "Lessons",
+)
 LISTING = ("Start", "Compare")
 # 80 layers of 8192 x 8192 and 8192 x 28672 weights with grouped queries: the shapes of a 70B model.
 LARGE = {

@@ -185,7 +185,7 @@ def test_results_say_a_verdict_of_each_arm_with_what_it_rests_on(place, ablation
     for view in ("verdict", "factors", "rates"):
         group(app, "ablations.view.widget").set_value(view).run()
         assert not app.exception
-    assert "margin 1 points, declared before the start" in words(app)
+    assert "margin 1 point, declared before the start" in words(app)
 
 
 def test_failed_runs_are_named_and_the_rest_is_judged(place, ablations):

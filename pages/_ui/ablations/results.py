@@ -1,6 +1,7 @@
 """What a study has found so far: verdicts, where a gain comes from, charts, the table of arms, files to take away."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -24,8 +25,9 @@ COMPARED = 60  # runs that a link to Compare names
 MOST_WARNINGS = 4
 
 
-def draw(folder: StudyFolder) -> None:
+def draw(folder: StudyFolder, progress: view.Progress) -> None:
     """Draw the results, and while the study is going on what there is so far."""
+    known = [progress]
     st.subheader("Results", anchor=False)
     views = {"verdict": "Verdict", "factors": "By factor", "rates": "Learning rates", "arms": "Arms and runs"}
     shown = linked(
@@ -41,7 +43,8 @@ def draw(folder: StudyFolder) -> None:
 
     def tick() -> None:
         with sentences():
-            outcome = view.result(folder, view.progress(folder))
+            now = known.pop() if known else view.progress(folder)
+            outcome = view.result(now)
             if not any(group.seeds for group in outcome.groups) and shown != "rates":
                 info(
                     "Verdicts with their intervals, charts by factor and the table of arms appear here as soon as the "
@@ -49,27 +52,28 @@ def draw(folder: StudyFolder) -> None:
                     "hourglass_empty",
                 )
                 return
-            VIEWS[shown](outcome)
+            VIEWS[shown](outcome, now.version)
             if shown != "rates":
                 _warnings(outcome)
 
     st.fragment(tick, run_every=EVERY_S if folder.status().active else None)()
     with sentences():
-        _take(folder, view.result(folder, view.progress(folder)))
+        _take(folder, view.result(progress))
 
 
-def _chart(name: str, outcome: StudyOutcome, make: Callable[..., "go.Figure"], *of: Any) -> None:
-    figure = make(*of, dark=layout.is_dark())
-    layout.chart(figure, f"ablations.{name}:{outcome.id}", figure.layout.meta["alt"], without=layout.NO_SELECTION)
+def _chart(name: str, version: tuple, make: Callable[..., "go.Figure"], *of: Any) -> None:
+    """Draw a chart; anew only when the study has found something else."""
+    figure = layout.kept_picture(f"ablations.{name}", version, partial(make, *of, dark=layout.is_dark()))
+    layout.chart(figure, f"ablations.{name}:{version[0]}", figure.layout.meta["alt"], without=layout.NO_SELECTION)
 
 
-def _verdict(outcome: StudyOutcome) -> None:
+def _verdict(outcome: StudyOutcome, version: tuple) -> None:
     for point, attribution in view.attributions(outcome):
         if point:
             st.markdown(f"**{plain(point)}**")
         st.markdown(plain(attribution.says))
-        _chart(f"waterfall:{point}", outcome, charts.waterfall, attribution)
-    _chart("forest", outcome, charts.forest, outcome)
+        _chart(f"waterfall:{point}", version, charts.waterfall, attribution)
+    _chart("forest", version, charts.forest, outcome)
     untouched = [f"{name} {score_text(score)}" for name, score in outcome.references.items()]
     if untouched:
         st.caption(plain(f"Untouched beside them: {'; '.join(untouched)}."))
@@ -77,19 +81,19 @@ def _verdict(outcome: StudyOutcome) -> None:
         st.caption("Partial: of the runs that are done so far. Words may still change.")
 
 
-def _factors(outcome: StudyOutcome) -> None:
+def _factors(outcome: StudyOutcome, version: tuple) -> None:
     if not outcome.study.factors:
         info("This study varies its arms alone: tick a factor in a new one, and its chart appears here.", "tune")
         return
     for factor in outcome.study.factors:
-        _chart(f"factor:{factor}", outcome, charts.by_factor, outcome, factor)
+        _chart(f"factor:{factor}", version, charts.by_factor, outcome, factor)
 
 
-def _rates(outcome: StudyOutcome) -> None:
-    _chart("rates", outcome, charts.rate_curves, outcome)
+def _rates(outcome: StudyOutcome, version: tuple) -> None:
+    _chart("rates", version, charts.rate_curves, outcome)
 
 
-def _arms(outcome: StudyOutcome) -> None:
+def _arms(outcome: StudyOutcome, _: tuple) -> None:
     grid(view.ARM_COLUMNS, view.arm_rows(outcome), "arms")
     download("Numbers as CSV", view.flat_rows(outcome), f"{view.file_name(outcome.study)}.csv", key="ablations.csv")
     groups = {group.key: group for group in outcome.groups}

@@ -1,5 +1,6 @@
 """Studies that were started: the list of all, and one with its live grid and what can be done with it."""
 
+from functools import partial
 from html import escape
 
 import streamlit as st
@@ -8,6 +9,7 @@ from pages._ui.ablations import results
 from pages._ui.frame import layout, run_panel, state, submit
 from pages._ui.frame.layout import chip, info, plain, say, sentences, warn
 from paraknow_core.display import duration
+from paraknow_core.errors import ParaknowError
 from paraknow_core.figures import ablations as charts
 from paraknow_core.runs import lifecycle
 from paraknow_core.studies.folder import StudyFolder
@@ -77,21 +79,27 @@ def draw(folder: StudyFolder) -> None:
     if line.study.question:
         st.markdown(f"**{plain(line.study.question)}**")
     st.caption(plain(f"{view.grid_words(line.study)}; {view.rules_words(line.study)}"))
-    _follow(folder)
-    results.draw(folder)
+    try:
+        progress = view.progress(folder)
+    except ParaknowError as error:
+        say(error)
+        _tools(folder, line)
+        return
+    _follow(folder, progress)
+    results.draw(folder, progress)
     run_panel.log_tail(folder)
 
 
-def _follow(folder: StudyFolder) -> None:
+def _follow(folder: StudyFolder, progress: view.Progress) -> None:
     """Draw how far it is, again and again while it is going on; when that ends, draw the whole page once."""
-    was_active = folder.status().active
+    was_active, known = folder.status().active, [progress]  # reading all runs is dear: the first draw has what is known
 
     def tick() -> None:
         if folder.status().active != was_active:
             st.rerun()
         _state(folder, view.line_of(folder))
         with sentences():
-            _grid(folder, was_active)
+            _grid(known.pop() if known else view.progress(folder), was_active)
 
     st.fragment(tick, run_every=1.5 if was_active else None)()
 
@@ -119,8 +127,7 @@ def _state(folder: StudyFolder, line: view.Line) -> None:
     _tools(folder, line)
 
 
-def _grid(folder: StudyFolder, unfolded: bool) -> None:
-    progress = view.progress(folder)
+def _grid(progress: view.Progress, unfolded: bool) -> None:
     st.progress(progress.fraction, text=plain(progress.words()))
     wanted = st.session_state.pop(CLICKED, None)
     if wanted:
@@ -131,7 +138,9 @@ def _grid(folder: StudyFolder, unfolded: bool) -> None:
         st.session_state[CLICKED] = (layout.chosen_point(key) or [""])[-1]
 
     with st.expander("Runs, arm by seed: click one to open it", expanded=unfolded, icon=":material/grid_on:"):
-        figure = charts.progress_grid(progress.outcome, dark=layout.is_dark())
+        shown = (progress.folder.id, progress.states)
+        make = partial(charts.progress_grid, progress.outcome, dark=layout.is_dark())
+        figure = layout.kept_picture("ablations.grid", shown, make)
         chosen = {"selection_mode": "points", "on_select": clicked}
         layout.chart(figure, key, figure.layout.meta["alt"], without=layout.NO_SELECTION, **chosen)
         for run_id, words in list(progress.failed.items())[:MOST_FAILED]:

@@ -5,8 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import cached_property, lru_cache
 from typing import Any
 
 from paraknow_core.catalogue import ARMS, MANUAL, METHODS, MODES, SCORERS, SPLITS, STRATEGIES, STRUCTURES, Row, offered
@@ -16,7 +15,7 @@ from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.yaml_file import load_yaml
 from paraknow_core.ops.verdict import fewest_seeds
 from paraknow_core.paths import Workspace
-from paraknow_core.runs.status import Status
+from paraknow_core.runs.status import ENDED, Status
 from paraknow_core.spec import GROUPS, RunSpec
 from paraknow_core.studies.folder import StudyFolder, list_studies
 from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
@@ -311,16 +310,35 @@ class Progress:
     """How far a study is.
 
     Attributes:
+        folder: of the study.
         outcome: its groups with nothing but the states and ids of their runs: what a grid of progress needs.
         tuning: state -> how many tuning cells are in it.
         scored: state -> how many scored cells are in it.
         failed: runs that failed, each once, with their group's label and seed.
     """
 
+    folder: StudyFolder
     outcome: StudyOutcome
     tuning: Mapping[str, int]
     scored: Mapping[str, int]
     failed: Mapping[str, str]
+
+    @cached_property
+    def version(self) -> tuple:
+        """What changes whenever the study may have found something else; a name of its pictures."""
+        runs = tuple(
+            (run, file_stamp(self.folder.place.runs / run / "result.json"))
+            for group in self.outcome.groups
+            for seed, run in group.runs.items()
+            if group.states[seed] in ENDED
+        )
+        rates = file_stamp(self.folder.file("rates.json"))
+        return self.folder.id, self.outcome.state, runs, rates, tuple(sorted(self.tuning.items()))
+
+    @property
+    def states(self) -> tuple:
+        """The state of every scored run: all that a grid of them shows."""
+        return tuple(tuple(group.states.items()) for group in self.outcome.groups)
 
     def words(self) -> str:
         """Say how far the study is."""
@@ -336,13 +354,6 @@ class Progress:
         """How much of it is done, 0 to 1."""
         total = sum(self.tuning.values()) + sum(self.scored.values())
         return (self.tuning.get("done", 0) + self.scored.get("done", 0)) / total if total else 0.0
-
-    @property
-    def done(self) -> list[str]:
-        """The scored runs that are done, each once."""
-        groups = self.outcome.groups
-        ids = (run for group in groups for seed, run in group.runs.items() if group.states[seed] == "done")
-        return list(dict.fromkeys(ids))
 
 
 def progress(folder: StudyFolder) -> Progress:
@@ -374,23 +385,17 @@ def progress(folder: StudyFolder) -> Progress:
         for key, group in groups.items()
     ]
     outcome = StudyOutcome(folder.id, folder.spec(), folder.state(), bare)
-    return Progress(outcome, counts["tuning"], counts["test"], failed)
+    return Progress(folder, outcome, counts["tuning"], counts["test"], failed)
 
 
-def result(folder: StudyFolder, progress: Progress) -> StudyOutcome:
+def result(progress: Progress) -> StudyOutcome:
     """Return what a study has found so far, worked out anew only when a run has ended or a rate was chosen."""
-    ended = tuple(sorted((word, n) for word, n in progress.scored.items() if word in ("done", "failed")))
-    return _result(folder, progress.outcome.state, ended)
+    return _result(progress.folder, progress.version)
 
 
-def _files(folder: StudyFolder, *_: object) -> list[Path]:
-    runs = (folder.place.runs / run / "result.json" for run in dict.fromkeys(folder.runs().values()))
-    return [*map(folder.file, ("study.yaml", "runs.json", "rates.json")), *runs]
-
-
-@reading.while_unchanged(_files, most=12)
-def _result(folder: StudyFolder, state: str, ended: tuple) -> StudyOutcome:
-    del state, ended  # only part of the key under which the result is kept
+@reading.while_unchanged(lambda folder, _: [folder.file(name) for name in ("study.yaml", "rates.json")], most=12)
+def _result(folder: StudyFolder, version: tuple) -> StudyOutcome:
+    del version  # only part of the key under which the result is kept
     return outcome_of(folder)
 
 
@@ -503,7 +508,7 @@ def file_name(study: StudySpec) -> str:
 
 def rules_words(study: StudySpec) -> str:
     """Say what was declared before the start."""
-    unit = "points" if is_share(study) else "in the scorer's unit"
+    unit = f"point{'' if shown_margin(study) == 1 else 's'}" if is_share(study) else "in the scorer's unit"
     tuned = f"learning rate tuned over {study.tuning.points} rates" if study.tuning else "learning rate as given"
     held = f"held equal: {', '.join(study.hold)}" if study.hold else "nothing held equal"
     return f"margin {shown_margin(study):g} {unit}, declared before the start; {tuned}; {held}"
