@@ -1,5 +1,7 @@
 """Ablations: the study draft, what it costs, studies in every state, and what is said of their results."""
 
+from dataclasses import replace
+
 import pytest
 
 from paraknow_core.studies import conduct
@@ -186,6 +188,24 @@ def test_results_say_a_verdict_of_each_arm_with_what_it_rests_on(place, ablation
         group(app, "ablations.view.widget").set_value(view).run()
         assert not app.exception
     assert "margin 1 point, declared before the start" in words(app)
+
+
+def test_where_a_gain_comes_from_is_drawn_and_said_or_what_it_needs(place, ablations, monkeypatch):
+    from numpy.random import default_rng
+
+    from paraknow_core.studies.attribution import CHAIN, attribute
+    from paraknow_core.workbench.views import ablations as view
+
+    folder = studied.study(place, asked=studied.spec(factors={}))
+    assert "is drawn for studies that have these arms, too: spectrum" in words(ablations(study=folder.id))
+    draws = default_rng(0)
+    found = attribute({name: draws.random((6, 20)).round() for name, _ in CHAIN}, 0.01)
+    read = view.outcome_of
+    monkeypatch.setattr(view, "outcome_of", lambda folder: replace(read(folder), attribution=[found]))
+    folder.file("rates.json").write_text("{}")  # else what was read before is remembered
+    app = ablations(study=folder.id)
+    assert found.paragraph in words(app)
+    assert any("waterfall" in chart.proto.id for chart in app.get("plotly_chart"))
 
 
 def test_failed_runs_are_named_and_the_rest_is_judged(place, ablations):

@@ -68,12 +68,14 @@ def _chart(name: str, version: tuple, make: Callable[..., "go.Figure"], *of: Any
 
 
 def _verdict(outcome: StudyOutcome, version: tuple) -> None:
-    for point, attribution in view.attributions(outcome):
-        if point:
-            st.markdown(f"**{plain(point)}**")
-        st.markdown(plain(attribution.says))
-        _chart(f"waterfall:{point}", version, charts.waterfall, attribution)
+    for number, (point, found, unit) in enumerate(view.attributions(outcome)):
+        st.markdown(f"{f'**{plain(point)}**: ' if point else ''}{plain(found.paragraph)}")
+        _chart(f"waterfall:{number}", version, partial(charts.waterfall, unit=unit), found)
     _chart("forest", version, charts.forest, outcome)
+    missing = view.missing_controls(outcome.study)
+    if missing:
+        words = f"Where a gain comes from is drawn for studies that have these arms, too: {', '.join(missing)}."
+        st.caption(plain(f"{words} The preset of the full control set has them."))
     untouched = [f"{name} {score_text(score)}" for name, score in outcome.references.items()]
     if untouched:
         st.caption(plain(f"Untouched beside them: {'; '.join(untouched)}."))

@@ -9,7 +9,17 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from paraknow_core.catalogue import ARMS, MANUAL, METHODS, MODES, SCORERS, SPLITS, STRATEGIES, STRUCTURES, Row, offered
-from paraknow_core.display import NOT_MEASURED, compact, counted, duration, memory, score_text, shorten, significant
+from paraknow_core.display import (
+    NOT_MEASURED,
+    SHARE,
+    compact,
+    counted,
+    duration,
+    memory,
+    score_text,
+    shorten,
+    significant,
+)
 from paraknow_core.errors import ParaknowError, RunError, SpecError
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.yaml_file import load_yaml
@@ -17,6 +27,7 @@ from paraknow_core.ops.verdict import fewest_seeds
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.status import ENDED, Status
 from paraknow_core.spec import GROUPS, RunSpec
+from paraknow_core.studies.attribution import CHAIN, Attribution
 from paraknow_core.studies.folder import StudyFolder, list_studies
 from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
 from paraknow_core.studies.outcome import outcome as outcome_of
@@ -127,9 +138,8 @@ def with_factor(study: StudySpec, key: str, choices: Iterable[Any]) -> dict[str,
 def vary(study: StudySpec, key: str) -> dict[str, Any]:
     """Return the change of a study that varies a setting over everything that the catalogue has for it."""
     if key == "method":
-        own = [arm for arm in study.arms if isinstance(arm, OwnArm)]
-        wanted = {name for name, row in METHODS.items() if row.standard} | {study.base.method, *map(str, study.arms)}
-        return {"arms": [*(name for name in ARMS if name in wanted), *own]}
+        wanted = {name for name, row in METHODS.items() if row.standard} | {study.base.method, *arms_to_tick(study)[1]}
+        return {"arms": [*(name for name in ARMS if name in wanted), *_own_arms(study)]}
     ticked = {choice_of(value) for value in study.factors.get(key, ())}
     options = [*FACTORS[key].values(study.base)]
     return with_factor(study, key, [*options, *(choice for choice in ticked if choice not in options)])
@@ -151,12 +161,15 @@ def varied_words(study: StudySpec, key: str) -> str:
 
 def with_arms(study: StudySpec, names: Sequence[str]) -> dict[str, Any]:
     """Return the change of a study that ticks these arms; arms of its own stay, and so does one to judge against."""
-    own = [arm for arm in study.arms if isinstance(arm, OwnArm)]
-    arms = [*(name for name in ARMS if name in names), *own]
+    arms = [*(name for name in ARMS if name in names), *_own_arms(study)]
     if not arms:
         raise SpecError("arms: nothing would be compared; keep at least one")
-    known = [arm if isinstance(arm, str) else arm.name for arm in arms]
+    known = [arm if isinstance(arm, str) else arm["name"] for arm in arms]
     return {"arms": arms, "against": study.against if study.against in known else known[0]}
+
+
+def _own_arms(study: StudySpec) -> list[dict[str, Any]]:
+    return [arm.model_dump(mode="json") for arm in study.arms if isinstance(arm, OwnArm)]
 
 
 def arms_to_tick(study: StudySpec) -> tuple[list[str], list[str]]:
@@ -471,10 +484,22 @@ def flat_rows(outcome: StudyOutcome) -> list[dict[str, Any]]:
 JUDGED = ("difference", "low", "high", "p_value", "p_adjusted", "smallest_detectable", "verdict")
 
 
-def attributions(outcome: StudyOutcome) -> list[tuple[str, Any]]:
-    """Return where a gain comes from, one a point of the factors, each after the point's name."""
-    found = outcome.attribution
-    return list(found.items()) if isinstance(found, Mapping) else [("", one) for one in found]
+def attributions(outcome: StudyOutcome) -> list[tuple[str, Attribution, str | None]]:
+    """Return where a gain comes from, one a point of the factors: the point's name, what was found, and its unit."""
+    points = list(dict.fromkeys(_point_words(group) for group in outcome.groups))
+    named = points if len(points) == len(outcome.attribution) else [""] * len(outcome.attribution)
+    unit = next((group.verdict_unit for group in outcome.groups if group.verdict_unit), SHARE)
+    return [(name, found, unit) for name, found in zip(named, outcome.attribution, strict=True)]
+
+
+def _point_words(group: GroupOutcome) -> str:
+    return ", ".join(setting_text(key, value) for key, value in group.point.items())
+
+
+def missing_controls(study: StudySpec) -> list[str]:
+    """Return the labels of the arms that a study lacks to say where a gain comes from."""
+    there = {arm.name for arm in arms_of(study)}
+    return [ARMS[name].label for name, _ in CHAIN if name in ARMS and name not in there]
 
 
 def runs_of(group: GroupOutcome, outcome: StudyOutcome) -> tuple[dict[int, str], list[str]]:
