@@ -1,6 +1,7 @@
 """Commands on studies: what they print, what they refuse, and their exit codes. Runs are executed by a known rule."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -189,13 +190,13 @@ def lines_of_sums(count: int) -> str:
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["inline", "queue", "local"])
-def test_a_tuned_study_of_real_runs_by_every_engine(workspace, tmp_path, capsys, monkeypatch, engine):
+@pytest.fixture
+def tiny_base(tmp_path) -> dict:
+    """Return the base of studies whose runs take a second each."""
     build_tiny("llama", tmp_path / "teacher", seed=1, hidden_size=48, num_hidden_layers=3, tie_word_embeddings=True)
     build_tiny("llama", tmp_path / "student", seed=2, tie_word_embeddings=True)
     (tmp_path / "sums.jsonl").write_text(lines_of_sums(40))
-    base = {
+    return {
         "teacher": {"source": str(tmp_path / "teacher")},
         "student": {"source": str(tmp_path / "student")},
         "task": {
@@ -207,20 +208,34 @@ def test_a_tuned_study_of_real_runs_by_every_engine(workspace, tmp_path, capsys,
         "factorisation": {"rank": 2},
         "finetuning": {"epochs": 1, "batch_size": 8, "validations": 1},
     }
+
+
+@pytest.mark.slow
+def test_a_tuned_study_of_real_runs(tiny_base, workspace, tmp_path, capsys):
     study = {
-        "base": base,
+        "base": tiny_base,
         "arms": ["default_lora", "seeking"],
         "factors": {"finetuning.batch_size": [4, 8]},
         "tuning": {"points": 2, "centre": 0.01, "seeds": [0]},
         "seeds": [0],
     }
     (tmp_path / "study.yaml").write_text(json.dumps(study))
-    told(capsys, "run", tmp_path / "study.yaml", "--engine", engine, "--offline", "--threads", "1")
+    told(capsys, "run", tmp_path / "study.yaml", "--offline", "--threads", "1")
     (folder,) = list_studies(workspace)
     data = json.loads(told(capsys, "verdict", folder.id, "--json"))
     assert data["state"] == "done"
     assert {group["budget"]["steps"] for group in data["groups"]} == {3}  # the base's, whatever the batch
     assert all(group["rate"] and group["value"] is not None for group in data["groups"])
     before = {run.id for run in list_runs(workspace)}
-    told(capsys, "run", folder.id, "--engine", engine)
+    told(capsys, "run", folder.id)
     assert {run.id for run in list_runs(workspace)} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["queue", "local"])
+def test_a_study_may_leave_its_runs_to_an_engine(tiny_base, workspace, tmp_path, capsys, engine):
+    study = {"base": tiny_base, "arms": ["default_lora"], "seeds": [0]}
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    told(capsys, "run", tmp_path / "study.yaml", "--engine", engine)
+    (run,) = list_runs(workspace)
+    assert run.status().state == "done" and run.status().pid != os.getpid()

@@ -93,7 +93,8 @@ def test_differences_are_said():
 
 
 def test_a_data_file_that_grows_is_counted_again(tmp_path):
-    line = '{{"messages": [{{"role": "user", "content": "{0} + {0}?"}}, {{"role": "assistant", "content": "#### {1}"}}]}}\n'
+    pair = '{{"role": "user", "content": "{0} + {0}?"}}, {{"role": "assistant", "content": "#### {1}"}}'
+    line = f'{{{{"messages": [{pair}]}}}}\n'
     file = tmp_path / "sums.jsonl"
     counts = []
     for size in (40, 80):
