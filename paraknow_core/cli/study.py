@@ -32,7 +32,7 @@ from paraknow_core.studies.words import points_text
 
 if TYPE_CHECKING:
     from paraknow_core.runs.status import Status
-    from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
+    from paraknow_core.studies.outcome import Contrast, GroupOutcome, StudyOutcome
 
 app = typer.Typer(help="Plan, run and judge studies: arms and factors, each with the same seeds; ids may be shortened.")
 
@@ -399,9 +399,18 @@ def verdict(context: typer.Context, study_id: Id, json: Json = False) -> None:
         return
     against = next(group for group in found.groups if group.arm == found.study.against)
     label = next(arm.label for arm in arms_of(found.study) if arm.name == found.study.against)
-    rows = [_verdict_row(group, against.arm) for group in found.groups]
+    by_runs: dict[tuple, list[GroupOutcome]] = {}  # an arm that does not read a factor is the same runs at all points
+    for group in found.groups:
+        by_runs.setdefault((group.arm, tuple(group.runs.values()) or group.key), []).append(group)
+    labels = {arm.name: arm.label for arm in arms_of(found.study)}
+    rows = [
+        _verdict_row(same[0], against.arm, same[0].label if len(same) == 1 else labels[same[0].arm])
+        for same in by_runs.values()
+    ]
     columns = ("group", "score", "95 % interval", "rate", f"against {label}", "keeps student", "budget")
     show_table(columns, rows, f"{found.study.name}: {found.state}", right=columns[1:4])
+    for factor in dict.fromkeys(contrast.factor for contrast in found.contrasts):
+        _print_contrasts([contrast for contrast in found.contrasts if contrast.factor == factor])
     rest = [
         f"untouched {name}: {percent(score['value']) if score['unit'] == SHARE else significant(score['value'])}"
         for name, score in found.references.items()
@@ -414,7 +423,15 @@ def verdict(context: typer.Context, study_id: Id, json: Json = False) -> None:
     show(*rest, *(f"warning: {text}" for text in found.warnings))
 
 
-def _verdict_row(group: "GroupOutcome", against: str) -> tuple:
+def _print_contrasts(contrasts: "list[Contrast]") -> None:
+    from paraknow_core.studies.words import factor_text, verdict_line
+
+    rows = [(c.label, verdict_line(c.verdict, c.unit), c.note or "equal") for c in contrasts]
+    title = f"by {factor_text(contrasts[0].factor)}"
+    show_table(("value, arm", f"against {contrasts[0].against_label}", "budget"), rows, title)
+
+
+def _verdict_row(group: "GroupOutcome", against: str, label: str) -> tuple:
     from paraknow_core.studies.words import verdict_line
 
     number = percent if group.unit == SHARE else significant
@@ -423,7 +440,7 @@ def _verdict_row(group: "GroupOutcome", against: str) -> tuple:
     if group.verdict is not None:
         line = verdict_line(group.verdict, group.verdict_unit)
     return (
-        group.label,
+        label,
         number(group.value),
         interval,
         f"{significant(group.rate)}{' (edge)' if group.rate_at_edge else ''}",

@@ -178,13 +178,36 @@ def rate_curves(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
 
 def forest(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
     """Draw every arm's difference to the arm it is judged against, with its interval, its word, and the margin."""
-    against = _against(outcome)
-    title = f"Difference to {against}"
     judged = [group for group in outcome.groups if group.arm != outcome.study.against]
-    if not any(group.verdict for group in judged):
-        words = "Differences appear here as soon as an arm and the arm it is judged against share a seed."
-        return _empty(title, outcome, dark, words)
-    unit = next(group.verdict_unit or group.unit for group in judged if group.verdict)
+    rows = [_Judged(g.label, g.arm, g.verdict, g.verdict_unit or g.unit, g.key) for g in judged]
+    missing = "Differences appear here as soon as an arm and the arm it is judged against share a seed."
+    return _forest(outcome, f"Difference to {_against(outcome)}", rows, missing, dark)
+
+
+def levels(outcome: "StudyOutcome", factor: str, dark: bool = False) -> go.Figure:
+    """Draw how each value of a factor differs from the base run's, within one arm: submatrix or scattered?"""
+    judged = [contrast for contrast in outcome.contrasts if contrast.factor == factor]
+    than = judged[0].against_label if judged else "the base run's"
+    rows = [_Judged(c.label, c.arm, c.verdict, c.unit) for c in judged]
+    missing = "Differences appear here as soon as two values share a seed."
+    return _forest(outcome, f"By {factor_text(factor)}: difference to {than}, within each arm", rows, missing, dark)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A line of a forest: `key` names the group that a value of the paper belongs to."""
+
+    label: str
+    arm: str
+    verdict: Any
+    unit: str | None
+    key: str = ""
+
+
+def _forest(outcome: "StudyOutcome", title: str, judged: Sequence[_Judged], missing: str, dark: bool) -> go.Figure:
+    if not any(row.verdict for row in judged):
+        return _empty(title, outcome, dark, missing)
+    unit = next(row.unit for row in judged if row.verdict)
     factor = 100.0 if unit == SHARE else 1.0
     margin = factor * outcome.study.margin
     room = 130 + _ROW * len(judged)

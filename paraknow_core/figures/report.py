@@ -88,6 +88,7 @@ def report_html(outcome: "StudyOutcome") -> str:
     """
     study, pictures = outcome.study, Pictures()
     makes = [ablations.forest, *(partial(_by_factor, factor=factor) for factor in study.factors)]
+    makes += [partial(_levels, factor=factor) for factor in dict.fromkeys(c.factor for c in outcome.contrasts)]
     makes += [] if study.factors else [ablations.by_arm]
     makes += [ablations.rate_curves] if outcome.curves else []
     drawn = [pictures.add(partial(make, outcome)) for make in makes]
@@ -116,6 +117,10 @@ def report_html(outcome: "StudyOutcome") -> str:
         library=_library() if pictures.scripts else "",
         scripts=pictures.scripts,
     )
+
+
+def _levels(outcome: "StudyOutcome", dark: bool, *, factor: str) -> "go.Figure":
+    return ablations.levels(outcome, factor, dark)
 
 
 def _by_factor(outcome: "StudyOutcome", dark: bool, factor: str) -> "go.Figure":

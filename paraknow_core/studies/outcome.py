@@ -17,6 +17,7 @@ from paraknow_core.errors import ParaknowError
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.table import flat_settings
 from paraknow_core.studies.budgets import differences
 from paraknow_core.studies.conduct import was_changed
 from paraknow_core.studies.folder import CellState, Curve, StudyFolder, curves_of
@@ -81,12 +82,38 @@ class GroupOutcome:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """One value of a factor against another, in one arm with all else equal: submatrix or scattered?
+
+    Attributes:
+        factor: its dotted key.
+        arm, label: of the group that has the value; the label names the value and the arm.
+        key, against: keys of the two groups.
+        against_label: the other value, as people read it.
+        verdict: with Holm over the values of this factor in this arm.
+        unit: of its numbers.
+        note: in what the two budgets differ.
+    """
+
+    factor: str
+    arm: str
+    label: str
+    key: str
+    against: str
+    against_label: str
+    verdict: Any
+    unit: str | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class StudyOutcome:
     """What a study has found.
 
     Attributes:
         id, study, state: of the study.
         groups: in the order of its arms.
+        contrasts: of each factor's values with the base run's, or with the first where that is not among them.
         attribution: where a gain comes from (`attribution.Attribution`), one a point of the factors; empty where the
             arms do not tell.
         spread: standard deviation of a seed's score pooled over the groups, and its degrees of freedom; None without.
@@ -102,6 +129,7 @@ class StudyOutcome:
     study: StudySpec
     state: str
     groups: Sequence[GroupOutcome]
+    contrasts: Sequence[Contrast] = ()
     attribution: Sequence[Any] = ()
     spread: tuple[float, int] | None = None
     smallest_detectable: float | None = None
@@ -154,6 +182,7 @@ def outcome(folder: StudyFolder, place: Workspace | None = None) -> StudyOutcome
         study,
         folder.state(),
         groups,
+        _contrasts(study, read),
         _attribution(study, read),
         spread,
         max((value for value in found if value is not None), default=None),
@@ -271,6 +300,35 @@ def _judged(
             )
         )
     return groups, spread
+
+
+def _contrasts(study: StudySpec, read: Sequence[_Read]) -> list[Contrast]:
+    """Judge the values of each factor within each arm, as a family, at each point of the other factors."""
+    by_key = {one.group.key: one for one in read}
+    base, contrasts = flat_settings(study.base.model_dump(mode="json")), []
+    for factor, values in study.factors.items():
+        own = next((value for value in values if _plain_data(value) == base.get(factor)), values[0])
+        for one in read:
+            if one.group.point[factor] != own:
+                continue
+            keys = [replace(one.group, point={**one.group.point, factor: value}).key for value in values]
+            others = [by_key[key] for key in keys if key != one.group.key and by_key[key].done != one.done]
+            verdicts = _verdicts(study, one, others)
+            for other in others:
+                if other.group.key in verdicts:
+                    apart = "; ".join(differences(other.budget, one.budget))
+                    words, than = (setting_text(factor, each.group.point[factor]) for each in (other, one))
+                    contrasts.append(
+                        Contrast(
+                            *(factor, other.group.arm.name, f"{words}, {_without(other.group, factor)}"),
+                            *(other.group.key, one.group.key, than, verdicts[other.group.key], other.unit, apart),
+                        )
+                    )
+    return contrasts
+
+
+def _without(group: Group, factor: str) -> str:
+    return replace(group, point={key: value for key, value in group.point.items() if key != factor}).label
 
 
 def _point_key(group: Group) -> str:

@@ -166,6 +166,12 @@ def _tests(outcome: "StudyOutcome") -> Iterator[str]:
     if len(verdicts) > family:
         at_once = "are corrected together" if family > 1 else "is judged by itself"
         yield f"What is compared at one point of what was varied {at_once}, and not with the other points."
+    for factor in dict.fromkeys(contrast.factor for contrast in outcome.contrasts):
+        than = next(contrast.against_label for contrast in outcome.contrasts if contrast.factor == factor)
+        yield (
+            f"Values of the {factor_text(factor)} are judged in the same way against {than}, within each arm and "
+            "corrected together there."
+        )
     if outcome.spread:
         yield f"The spread of seeds is pooled over arms ({outcome.spread[1]} degrees of freedom)."
     seen = [verdict.smallest_detectable for verdict in verdicts if verdict.smallest_detectable is not None]

@@ -6,6 +6,7 @@ import pytest
 
 from paraknow_core.catalogue import ARMS
 from paraknow_core.figures import ablations
+from paraknow_core.studies.outcome import Contrast
 from paraknow_core.studies.presets import PRESETS
 from paraknow_core.studies.study import StudySpec
 from tests.studies import made
@@ -187,3 +188,15 @@ def test_the_steps_of_a_gain_lead_from_nothing_to_it(dark):
     assert "structure -0.4 (-2.1 to +1.3): worse" in alt(figure)
     nats = ablations.waterfall(made.attribution(), dark, "nats per token")
     assert nats.layout.xaxis.title.text == "difference [nats per token]" and nats.data[0].x[0] == pytest.approx(0.01)
+
+
+def test_values_of_a_factor_are_drawn_against_the_base_runs_or_said_to_be_missing():
+    contrast = Contrast(
+        *("extraction.structure", "seeking", f"row column, {HOSTILE}", "b", "a", "submatrix"),
+        *(made.verdict(0.02, "better"), "share"),
+    )
+    figure = ablations.levels(made.outcome(STRUCTURE, contrasts=[contrast]), "extraction.structure")
+    assert figure.layout.title.text.startswith("By structure: difference to submatrix, within each arm")
+    assert "better" in texts(figure) and "</script>" not in str(figure.layout.yaxis.ticktext)
+    empty = ablations.levels(made.outcome(STRUCTURE, 0), "extraction.structure")
+    assert "as soon as two values share a seed" in texts(empty)

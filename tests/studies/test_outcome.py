@@ -69,6 +69,41 @@ def test_verdicts_are_made_at_each_point_of_the_factors(place):
     assert [group.budget["parameters"] for group in found.groups] == [4000, 8000, 4000, 8000]
 
 
+def test_values_of_a_factor_are_judged_within_each_arm_against_the_base_runs(place):
+    folder = run_study(
+        place, arms=("default_lora", "seeking"), factors={"factorisation.rank": (4, 16, 8)}, seeds=tuple(range(7))
+    )
+    found = outcome(folder)
+    assert [(c.arm, c.label, c.against_label) for c in found.contrasts] == [
+        ("default_lora", "rank 4, default LoRA", "rank 16"),
+        ("default_lora", "rank 8, default LoRA", "rank 16"),
+        ("seeking", "rank 4, seeking (the method)", "rank 16"),
+        ("seeking", "rank 8, seeking (the method)", "rank 16"),
+    ]
+    tables = {}
+    for cell in folder.cells():
+        key = (cell.cell.group.arm.name, cell.cell.group.point["factorisation.rank"])
+        own = sorted((record["id"], record["score"]) for record in cell.run.predictions())
+        tables.setdefault(key, []).append([score for _, score in own])
+    for arm in ("default_lora", "seeking"):
+        own = {rank: numpy.array(tables[arm, rank]) for rank in (4, 8)}
+        expected = verdicts(own, numpy.array(tables[arm, 16]), 0.01)
+        for contrast, rank in zip([c for c in found.contrasts if c.arm == arm], (4, 8), strict=True):
+            assert contrast.verdict.difference == pytest.approx(expected[rank].difference)
+            assert contrast.verdict.verdict == expected[rank].verdict
+            assert contrast.verdict.comparisons == 2
+            assert "parameters" in contrast.note
+    json.dumps(found.data(), allow_nan=False)
+
+
+def test_a_factor_that_an_arm_does_not_read_is_no_contrast_of_it(place):
+    structures = {"extraction.structure": ("neuron", "row_column")}
+    found = outcome(run_study(place, arms=("default_lora", "seeking"), factors=structures, seeds=(0, 1)))
+    assert [(c.arm, c.label, c.against_label) for c in found.contrasts] == [
+        ("seeking", "row column, seeking (the method)", "neuron")
+    ]
+
+
 def test_what_is_not_of_equal_budget_says_in_what(place):
     folder = run_study(place, arms=("default_lora", "zero_step"), seeds=(0,))
     found = {group.arm: group for group in outcome(folder).groups}

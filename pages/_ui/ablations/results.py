@@ -89,6 +89,8 @@ def _factors(outcome: StudyOutcome, version: tuple) -> None:
         return
     for factor in outcome.study.factors:
         _chart(f"factor:{factor}", version, charts.by_factor, outcome, factor)
+        if any(contrast.factor == factor for contrast in outcome.contrasts):
+            _chart(f"levels:{factor}", version, charts.levels, outcome, factor)
 
 
 def _rates(outcome: StudyOutcome, version: tuple) -> None:
