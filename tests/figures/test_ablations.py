@@ -196,7 +196,9 @@ def test_values_of_a_factor_are_drawn_against_the_base_runs_or_said_to_be_missin
         *(made.verdict(0.02, "better"), "share"),
     )
     figure = ablations.levels(made.outcome(STRUCTURE, contrasts=[contrast]), "extraction.structure")
-    assert figure.layout.title.text.startswith("By structure: difference to submatrix, within each arm")
+    assert figure.layout.title.text.replace("<br>", " ").startswith(
+        "By structure: difference to submatrix, within each arm"
+    )
     assert "better" in texts(figure) and "</script>" not in str(figure.layout.yaxis.ticktext)
     empty = ablations.levels(made.outcome(STRUCTURE, 0), "extraction.structure")
     assert "as soon as two values share a seed" in texts(empty)
