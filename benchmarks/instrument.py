@@ -36,7 +36,7 @@ ARMS = (
     *("default_lora", "spectrum_matched", "permuted", "random_offset"),
     *("untrained_teacher", "wrong_task", "seeking"),
 )
-SEEDS_A_STUDY, MARGIN = 6, 0.01
+SIZES, MARGIN = (6, 8), 0.01  # seeds of a small study: the fewest that can decide one question, and four at once
 BASE = {
     "task.sizes": {"train": 256, "validation": 16, "test": 300},
     "finetuning.batch_size": 32,
@@ -77,12 +77,13 @@ def pool_of(place: Workspace, case: str, seeds: int, small: bool, threads: int |
     return {name: np.array(table) for name, table in tables.items()}
 
 
-def claims(pool: Mapping[str, np.ndarray], repetitions: int, seed: int = 0) -> dict[str, int]:
+def claims(pool: Mapping[str, np.ndarray], repetitions: int, size: int, seed: int = 0) -> dict[str, int]:
     """Count what small studies drawn from a pool claim.
 
     Args:
         pool: (seeds, examples) of each arm; the same seeds and examples.
         repetitions: how many studies are drawn.
+        size: their seeds.
         seed: of the drawing.
 
     Returns:
@@ -91,7 +92,7 @@ def claims(pool: Mapping[str, np.ndarray], repetitions: int, seed: int = 0) -> d
     generator, counts = np.random.default_rng(seed), {"teacher content claimed": 0}
     seeds, examples = next(iter(pool.values())).shape
     for _ in range(repetitions):
-        rows = generator.choice(seeds, size=min(SEEDS_A_STUDY, seeds), replace=False)
+        rows = generator.choice(seeds, size=min(size, seeds), replace=False)
         columns = generator.integers(examples, size=examples)
         result = attribute({name: table[np.ix_(rows, columns)] for name, table in pool.items()}, MARGIN)
         counts["teacher content claimed"] += result.content
@@ -111,30 +112,29 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     options = arguments(__doc__ or "", _options)
-    seeds, repetitions = (6, 20) if options.small else (options.seeds, options.repetitions)
+    seeds, repetitions = (8, 20) if options.small else (options.seeds, options.repetitions)
     place = workspace(options.workspace or workspace().root / "instrument")
     rows, facts = [], machine()
     for case in (options.case,) if options.case else CASES:
         pool = pool_of(place, case, seeds, options.small, options.threads)
         means = {name: round(100 * float(table.mean()), 2) for name, table in pool.items()}
-        for claim, count in claims(pool, repetitions).items():
-            low, high = proportion_interval(count, repetitions)
-            rows.append(
-                {
-                    "case": case,
-                    "claim": claim,
-                    "studies": repetitions,
-                    "share": count / repetitions,
-                    "low": low,
-                    "high": high,
-                    "seeds": seeds,
-                    "scores": means,
-                }
-            )
+        for size in SIZES:
+            for claim, count in claims(pool, repetitions, size).items():
+                low, high = proportion_interval(count, repetitions)
+                about = {"case": case, "seeds": size, "claim": claim, "studies": repetitions}
+                rows.append(about | {"share": count / repetitions, "low": low, "high": high, "scores": means})
     percent = "{:.1%}".format
-    columns = {"case": str, "claim": str, "studies": str, "share": percent, "low": percent, "high": percent}
+    columns = {
+        "case": str,
+        "seeds": str,
+        "claim": str,
+        "studies": str,
+        "share": percent,
+        "low": percent,
+        "high": percent,
+    }
     notes = [f"pools of {seeds} seeds; 95 % Wilson intervals; better: after Holm, where there are several steps"]
-    show(f"What studies of {SEEDS_A_STUDY} seeds claim", notes, rows, columns)
+    show("What small studies claim", notes, rows, columns)
     print("wrote", write(options.out, f"instrument{'_small' if options.small else ''}", facts, rows))
 
 

@@ -127,5 +127,6 @@ def test_the_instrument_counts_claims_of_every_case(tmp_path, monkeypatch):
     monkeypatch.setenv("PARAKNOW_WORKSPACE", str(tmp_path / "workspace"))
     rows = run("instrument", tmp_path)["rows"]
     content = [row for row in rows if row["claim"] == "teacher content claimed"]
-    assert [row["case"] for row in content] == ["planted", "stranger", "untrained"]
+    cases = [(case, seeds) for case in ("planted", "stranger", "untrained") for seeds in (6, 8)]
+    assert [(row["case"], row["seeds"]) for row in content] == cases
     assert all(row["low"] <= row["share"] <= row["high"] and row["studies"] == 20 for row in rows)
