@@ -7,7 +7,6 @@ number is that of finished runs; nothing is computed with a model.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from functools import lru_cache
-from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -250,8 +249,8 @@ def _scored(path: Path, stamps: tuple, scorer: str | None) -> tuple[dict[str, An
     score = plain(score_of(run, scorer))
     if score["unit"] == "ppl":
         records = example_scores(run, scorer, means_only=False)
-        # Each example's perplexity counts by its logarithm; less is better, and a verdict's gain is better.
-        return score, {key: (-log(value), text) for key, (value, text) in records.items() if value > 0}, NATS
+        # A perplexity's records are nats per token; less is better, and a verdict's gain is better.
+        return score, {key: (-value, text) for key, (value, text) in records.items()}, NATS
     return score, example_scores(run, scorer), score["unit"]
 
 

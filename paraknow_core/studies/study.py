@@ -24,7 +24,7 @@ from paraknow_core.studies.budgets import REAL_SIZES, Sizes, held
 from paraknow_core.studies.words import setting_text
 
 QUARTER_DECADE = 10**0.25
-MOST_GROUPS, MOST_SEEDS = 2_000, 1_000
+MOST_GROUPS, MOST_SEEDS, MOST_RUNS = 2_000, 1_000, 50_000
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # How much lower than default LoRA's an arm's best learning rate is expected, by its method: there its grid is centred.
 # Starts that are not zero want 2 to 18 times less, as the curvature at step 0 grows; "Learning Rate Matters",
@@ -41,6 +41,7 @@ LOWER_RATE = {
     "full_finetuning": 10.0,
 }
 OTHERWISE_LOWER = 10**0.5
+RATE = "finetuning.learning_rate"
 NO_FACTORS = ("name", "until", "version", "references")
 BY_SEED = ("seed", "extraction.seed", "mapping.seed")  # all that is drawn by chance in a run of a study, but the data
 
@@ -97,7 +98,7 @@ class StudySpec(Portable):
     margin: float = Field(
         0.01, gt=0, description="a smaller difference does not matter; in the scorer's unit, 0.01 = 1 point"
     )
-    scorer: str | None = Field(None, description="null: the task's first")
+    scorer: Literal[*catalogue.SCORERS] | None = Field(None, description="null: the task's first")
     wrong_task: Source | None = Field(None, description="for arm wrong_task; null: another bundled task")
 
     def to_yaml(self) -> str:
@@ -110,6 +111,9 @@ class StudySpec(Portable):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice:
             raise ValueError(f"arms: '{twice}' is given twice; give every arm once")
+        taken = next((arm.name for arm in self.arms if isinstance(arm, OwnArm) and arm.name in catalogue.ARMS), None)
+        if taken:  # by these names verdicts know what an arm is
+            raise ValueError(f"arms: '{taken}' is the name of another arm already; call an arm of your own otherwise")
         if self.against not in names:
             raise ValueError(f"against: '{self.against}' is not among the arms {', '.join(names)}; name one of them")
         for where, seeds in (("seeds", self.seeds), ("tuning.seeds", self.tuning.seeds if self.tuning else ())):
@@ -122,19 +126,43 @@ class StudySpec(Portable):
                 raise ValueError(f"factors: '{key}' is set by the study itself; leave it out")
             if not values:
                 raise ValueError(f"factors: '{key}' has no values; give some, or leave it out")
-            if any(value in values[:place] for place, value in enumerate(values)):
+            # Groups are named by their values: 8 and "8" would be one.
+            if any(value in values[:place] for place, value in enumerate(values)) or len({*map(str, values)}) < len(
+                values
+            ):
                 raise ValueError(f"factors: '{key}' has a value twice; give every value once")
+            if key == RATE and self.tuning:
+                raise ValueError(f"factors: '{key}' is chosen by tuning; set tuning to null, or leave the factor out")
+            arm = next((arm for arm in self.arms if any(_overlap(key, own) for own in _sets(arm))), None)
+            if arm is not None:
+                name = arm if isinstance(arm, str) else arm.name
+                raise ValueError(f"factors: '{key}' is what arm '{name}' sets; leave out the factor, or the arm")
         groups = len(names) * prod(map(len, self.factors.values()))
         if groups > MOST_GROUPS:
             raise ValueError(
                 f"{groups:,} groups (every arm at every point of the factors); at most {MOST_GROUPS:,} are taken, so "
                 "vary fewer factors at a time"
             )
+        runs = groups * (len(self.seeds) + (self.tuning.points * len(self.tuning.seeds) if self.tuning else 0))
+        if runs > MOST_RUNS:
+            raise ValueError(f"{runs:,} runs; at most {MOST_RUNS:,} are taken, so give fewer seeds, or vary less")
         centred = self.tuning.centres if self.tuning else {}
         unknown = next((name for name in centred if name not in (*names, *catalogue.ARMS)), None)
         if unknown is not None:
             raise ValueError(f"tuning.centres: '{unknown}' is no arm; name one of {', '.join(names)}")
         return self
+
+
+def _sets(arm: "AnyArm") -> dict[str, Any]:
+    """Return what makes an arm this arm; the mode that arms have unless a study says otherwise is no part of it."""
+    if not isinstance(arm, str):
+        return _sets(arm.arm) | arm.changes
+    usual = ("injection.mode", "residual")
+    return {key: value for key, value in catalogue.ARMS[arm].changes.items() if (key, value) != usual}
+
+
+def _overlap(key: str, other: str) -> bool:
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 @dataclass(frozen=True)
@@ -233,10 +261,13 @@ def spec_of(
     Raises:
         SpecError: a key of an arm or of a factor is unknown, or a value is refused.
     """
-    known = {"$student": study.base.student.model_dump(mode="json"), "$seed": seed, "$wrong_task": other_task(study)}
     varied = {**group.arm.changes, **group.point}
+    wrong = other_task(study, varied.get("task.source", study.base.task.source))
+    known = {"$student": study.base.student.model_dump(mode="json"), "$seed": seed, "$wrong_task": wrong}
     changes = {key: known.get(value, value) if isinstance(value, str) else value for key, value in varied.items()}
     spec = study.base.with_changes(changes | dict.fromkeys(BY_SEED, seed))
+    if "$wrong_task" in varied.values() and spec.sensitivity.task == spec.task.source:
+        raise SpecError(f"spec: wrong_task: {wrong} is the run's own task; give another one, or null")
     return _variant(held(spec, study.base, study.hold, varied, sizes), study, group, seed, rate, tuning)
 
 
@@ -258,11 +289,11 @@ def _specs_of(study: StudySpec, group: Group) -> Callable[..., RunSpec]:
     return lambda seed, rate=None, tuning=False: _variant(first, study, group, seed, rate, tuning)
 
 
-def other_task(study: StudySpec) -> str:
-    """Return the task whose seed samples arm `wrong_task` takes."""
+def other_task(study: StudySpec, own: str) -> str:
+    """Return the task whose seed samples arm `wrong_task` takes, where runs have this task of their own."""
     from paraknow_core.demo.tasks import TASKS
 
-    return study.wrong_task or next(f"bundled:{name}" for name in TASKS if f"bundled:{name}" != study.base.task.source)
+    return study.wrong_task or next(f"bundled:{name}" for name in TASKS if f"bundled:{name}" != own)
 
 
 def rates_of(study: StudySpec, group: Group, spec: RunSpec | None = None) -> list[float]:
@@ -331,6 +362,11 @@ def parse_study(data: Any, where: str = "study") -> StudySpec:
             spec = spec_of(study, group, study.seeds[0])
         except SpecError as error:
             raise SpecError(f"{where}: in '{group.key}': {str(error).removeprefix('spec: ')}") from None
+        if study.scorer and spec.task.scorers and study.scorer not in spec.task.scorers:
+            raise SpecError(
+                f"{where}: scorer: '{study.scorer}' is none of '{group.key}', which is scored by "
+                f"{', '.join(spec.task.scorers)}; choose one of these, or add it to task.scorers"
+            )
         if study.tuning and (spec.task.sizes.validation == 0 or spec.finetuning.validations == 0):
             raise SpecError(
                 f"{where}: tuning: '{group.key}' measures no validation loss, by which rates are chosen; give "

@@ -118,6 +118,19 @@ def test_nothing_is_tuned_that_is_not_trained():
         ({"factors": {"factorisation.rank": [8, 8]}}, "factors: 'factorisation.rank' has a value twice"),
         ({"factors": {"factorisation.rank": []}}, "factors: 'factorisation.rank' has no values"),
         ({"factors": {"factorisation.rank": list(range(1, 1001))}}, "5,000 groups"),
+        ({"factors": {"task.subset": [None, "None"]}}, "factors: 'task.subset' has a value twice"),
+        ({"factors": {"method": ["pissa", "eva"]}}, "factors: 'method' is what arm 'seeking' sets"),
+        ({"arms": ["default_lora", "self_block"], "factors": {"teacher.source": ["a", "b"]}}, "arm 'self_block' sets"),
+        ({"arms": ["default_lora", "difference"], "factors": {"injection.mode": ["residual"]}}, "'difference' sets"),
+        ({"factors": {"finetuning.learning_rate": [1e-3, 1e-4]}, "tuning": {}}, "is chosen by tuning"),
+        ({"arms": ["default_lora", {"name": "seeking", "arm": "pissa"}]}, "arms: 'seeking' is the name of another arm"),
+        ({"seeds": list(range(1000)), "factors": {"factorisation.rank": list(range(1, 301))}}, "1,500,000 runs"),
+        ({"scorer": "x"}, "scorer: 'x' given"),
+        ({"scorer": "rouge_l", "base": {"task": {"scorers": ["number_match"]}}}, "'rouge_l' is none of 'seeking'"),
+        (
+            {"arms": ["default_lora", "wrong_task"], "wrong_task": "bundled:word_problems"},
+            "in 'wrong_task': wrong_task: bundled:word_problems is the run's own task",
+        ),
         ({"hold": ["x"]}, "hold.0: 'x' given"),
         ({"version": 2}, "version: 2 given"),
         ({"name": "hf_abcdefghijklmnopqrstuvwxyzabcdefgh"}, "password or a token"),
@@ -140,3 +153,11 @@ def test_a_study_is_the_same_after_yaml():
     again = parse_study_yaml(study.to_yaml())
     assert again.to_yaml() == study.to_yaml()
     assert [cell.spec for cell in scored_cells(again)] == [cell.spec for cell in scored_cells(study)]
+
+
+def test_the_wrong_task_is_another_one_at_every_point():
+    tasks = ("bundled:word_problems", "bundled:multiple_choice", "bundled:instructions")
+    study = StudySpec(arms=("default_lora", "wrong_task"), factors={"task.source": tasks})
+    for group in groups_of(study)[3:]:
+        spec = spec_of(study, group, 0)
+        assert spec.sensitivity.task not in (None, spec.task.source)
