@@ -15,7 +15,7 @@ def haar_columns(rows: int, count: int, generator: torch.Generator) -> Tensor:
         generator: decides the draw; of the CPU.
 
     Returns:
-        (rows, count) float32 on the CPU; drawn and made orthonormal in float64.
+        (rows, count) float64 on the CPU.
 
     Raises:
         ShapeError: more columns than rows.
@@ -30,7 +30,7 @@ def haar_columns(rows: int, count: int, generator: torch.Generator) -> Tensor:
     if count > rows:
         raise ShapeError(f"random directions: {count} orthonormal columns do not fit {rows} rows; draw at most {rows}")
     q, r = torch.linalg.qr(torch.randn(rows, count, generator=generator, dtype=torch.float64))
-    return (q * r.diagonal().sign()).float()
+    return q * r.diagonal().sign()
 
 
 def rotated(matrix: Tensor, generator: torch.Generator) -> Tensor:

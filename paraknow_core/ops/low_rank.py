@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from paraknow_core.errors import NumericError, ShapeError
+from paraknow_core.ops.haar import haar_columns
 from paraknow_core.ops.metrics import sum_of_squares
 
 
@@ -110,14 +111,8 @@ def random_twin(b: Tensor, a: Tensor, generator: torch.Generator) -> tuple[Tenso
     """
     b, a = _factors(b, a)
     values = torch.linalg.svdvals(torch.linalg.qr(b).R @ torch.linalg.qr(a.T).R.T)
-    u, v = (_orthonormal(rows, len(values), generator).to(b.device) for rows in (b.shape[0], a.shape[1]))
+    u, v = (haar_columns(rows, len(values), generator).to(b.device) for rows in (b.shape[0], a.shape[1]))
     return u * values, v.T
-
-
-def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    """Draw orthonormal columns uniformly: QR of a Gaussian matrix, with the signs of R's diagonal taken out."""
-    q, r = torch.linalg.qr(torch.randn(rows, columns, generator=generator, dtype=torch.float64))
-    return q * r.diagonal().sign()
 
 
 def _factors(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:

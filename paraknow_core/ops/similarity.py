@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from paraknow_core.errors import ShapeError
+from paraknow_core.errors import NumericError, ShapeError
 
 RIDGE = 0.1  # strength, relative to the mean eigenvalue of the kernel
 
@@ -28,7 +28,16 @@ class States:
     """The hidden states of one layer, as inner products of tokens."""
 
     def __init__(self, states: Tensor, half: Tensor) -> None:
-        """Args: states: (n, width) of any floating dtype. half: (n,) bool: which tokens are the first half."""
+        """Args: states: (n, width) of any floating dtype. half: (n,) bool: which tokens are the first half.
+
+        Raises:
+            NumericError: a state is NaN or infinite.
+        """
+        if not torch.isfinite(states).all():
+            raise NumericError(
+                "layer similarity: a hidden state is NaN or infinite; compute in float32, check the model's weights, "
+                "or take another mapping.strategy"
+            )
         states = states.double()
         states = states - states.mean(dim=0)  # nothing below depends on it, except for rounding
         self._gram, self._half = states @ states.T, half

@@ -103,7 +103,7 @@ def similarity(context: Context) -> dict[str, Any]:
         "version": VERSION,
         "teacher": context.teacher.source.label,
         "student": context.student.source.label,
-        "task": context.task.name,
+        "task": context.seed_task.name,
         "samples": len(reading.pairs),
         "tokens": reading.tokens,
         "ridge": RIDGE,
@@ -141,7 +141,7 @@ Text = tuple[str, list[int], list[int] | None]  # a text, its tokens, and after 
 
 def _read(example: "Example", context: Context, model: Model) -> Text:
     """Return a sample as a model reads it, cut where its context or the task's limit ends."""
-    task, tokenizer = context.whole_task, model.tokenizer
+    task, tokenizer = context.seed_task, model.tokenizer
     rendered = render(example, task.template, tokenizer)
     text = rendered.prompt + rendered.answer
     more = {"add_special_tokens": task.template != "chat" or task.is_text, "return_offsets_mapping": tokenizer.is_fast}

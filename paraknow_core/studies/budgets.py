@@ -123,7 +123,8 @@ def _width(source: str, revision: str | None, roles: tuple[str, ...]) -> int:
     from paraknow_core.models.source import resolve_model
     from paraknow_core.training.estimates import adapter_parameters
 
-    return adapter_parameters(read_anatomy(resolve_model(source, revision), tokenizer=False), roles, 1)
+    headers = resolve_model(source, revision, weights=False)
+    return adapter_parameters(read_anatomy(headers, tokenizer=False), roles, 1)
 
 
 # Read from a student's headers and a task's files, each once.

@@ -150,8 +150,39 @@ def _warnings(study: StudySpec, size: float | None, place: Workspace) -> list[st
     for arm in arms_of(study):
         if arm.row.budget_note:
             said.append(f"{arm.label}: not of equal budget ({arm.row.budget_note})")
+    said += _vacuous(study)
     root = next(folder for folder in (place.root, *place.root.parents) if folder.is_dir())
     free = shutil.disk_usage(root).free
     if size is not None and size > free:
         said.append(f"disk: about {memory(size)} are needed and {memory(free)} are free; free some, or run it in parts")
+    return said
+
+
+def _vacuous(study: StudySpec) -> list[str]:
+    """Name the arms that are the method itself on this pair: it leaves no other layers, or no other blocks, to take."""
+    from paraknow_core.models.anatomy import read_anatomy
+    from paraknow_core.models.source import resolve_model
+
+    base, roles = study.base, study.base.extraction.roles
+    try:
+        teacher, student = (
+            read_anatomy(resolve_model(model.source, model.revision, offline=True, weights=False), tokenizer=False)
+            for model in (base.teacher, base.student)
+        )
+    except ParaknowError:  # not here yet, or unfit: its runs say so
+        return []
+    layers = base.mapping.strategy == "sensitivity" and teacher.num_hidden_layers <= student.num_hidden_layers
+    largest, room = ({m.role: m.shape for m in model.modules if m.role in roles} for model in (teacher, student))
+    whole = all(
+        shape[1] <= room[role][1] and (role in ("embed", "head") or shape[0] <= room[role][0])
+        for role, shape in largest.items()
+        if role in room
+    )
+    said = []
+    for arm in arms_of(study):
+        structure = METHODS[arm.changes.get("method", base.method)].structure
+        if layers and arm.changes.get("mapping.strategy") == "random":
+            said.append(f"{arm.label}: is the method itself here, as the teacher has no more layers than the student")
+        if whole and structure:
+            said.append(f"{arm.label}: is the method itself here, as the teacher's weights are taken whole")
     return said

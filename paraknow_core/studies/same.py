@@ -47,10 +47,15 @@ def effective(spec: RunSpec) -> dict[str, Any]:
     """Return every setting that the run's numbers can depend on, by its dotted key."""
     settings = flat_settings(spec.model_dump(mode="json"))
     without = _unread(settings)
-    by_judge = asks_judge(spec.task.scorers) or (not spec.task.scorers and spec.task.source in _JUDGED)
-    if by_judge and spec.task.judge is None:  # then the teacher judges, whatever the method
+    if judged_by_teacher(spec):
         without -= {"teacher.source", "teacher.revision", "teacher.untrained"}
     return {key: value for key, value in settings.items() if key not in without}
+
+
+def judged_by_teacher(spec: RunSpec) -> bool:
+    """Tell whether the teacher judges what the student writes, whatever the method: nobody else is named."""
+    by_judge = asks_judge(spec.task.scorers) or (not spec.task.scorers and spec.task.source in _JUDGED)
+    return by_judge and spec.task.judge is None
 
 
 def _unread(settings: Mapping[str, Any]) -> set[str]:

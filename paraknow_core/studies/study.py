@@ -21,6 +21,7 @@ from paraknow_core.errors import SpecError
 from paraknow_core.files.yaml_file import load_yaml
 from paraknow_core.spec import Portable, RunSpec, Source, validated
 from paraknow_core.studies.budgets import REAL_SIZES, Sizes, held
+from paraknow_core.studies.same import judged_by_teacher
 from paraknow_core.studies.words import setting_text
 
 QUARTER_DECADE = 10**0.25
@@ -268,7 +269,10 @@ def spec_of(
     spec = study.base.with_changes(changes | dict.fromkeys(BY_SEED, seed))
     if "$wrong_task" in varied.values() and spec.sensitivity.task == spec.task.source:
         raise SpecError(f"spec: wrong_task: {wrong} is the run's own task; give another one, or null")
-    return _variant(held(spec, study.base, study.hold, varied, sizes), study, group, seed, rate, tuning)
+    spec = held(spec, study.base, study.hold, varied, sizes)
+    if spec.teacher != study.base.teacher and judged_by_teacher(spec):  # all arms have one judge: the base's teacher
+        spec = spec.model_copy(update={"task": spec.task.model_copy(update={"judge": study.base.teacher})})
+    return _variant(spec, study, group, seed, rate, tuning)
 
 
 def _variant(spec: RunSpec, study: StudySpec, group: Group, seed: int, rate: float | None, tuning: bool) -> RunSpec:

@@ -51,8 +51,8 @@ def more_fingerprints(context: "Context") -> dict[str, str]:
     hashes["generation"] = hashlib.sha256(generation.read_bytes()).hexdigest() if generation.is_file() else "none"
     if asks_judge(context.task.scorers):
         hashes["judge"] = context.judge.fingerprint
-    spec = context.spec
-    if spec.sensitivity.task and (METHODS[spec.method].needs_teacher or spec.until == "sensitivity"):
+    spec, row = context.spec, METHODS[context.spec.method]
+    if spec.sensitivity.task and (row.needs_teacher or row.reads_samples or spec.until == "sensitivity"):
         hashes["seed_task"] = context.seed_task.fingerprint("train")
     return hashes
 

@@ -30,8 +30,8 @@ def gram_schmidt(rows, count, generator):
 def test_columns_are_those_of_gram_schmidt(rows, count):
     columns = haar_columns(rows, count, generator(5))
     twin = gram_schmidt(rows, count, generator(5)) if count else torch.zeros(rows, 0, dtype=torch.float64)
-    torch.testing.assert_close(columns.double(), twin, atol=1e-6, rtol=0)
-    torch.testing.assert_close(columns.T @ columns, torch.eye(count), atol=1e-6, rtol=0)
+    torch.testing.assert_close(columns, twin, atol=1e-12, rtol=0)
+    torch.testing.assert_close(columns.T @ columns, torch.eye(count, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
 def test_no_sign_is_preferred():

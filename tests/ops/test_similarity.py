@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paraknow_core.errors import ShapeError
+from paraknow_core.errors import NumericError, ShapeError
 from paraknow_core.ops.similarity import layer_similarities, linear_cka, ordered_assignment, stitch_r2
 from tests.ops.matrices import orthonormal
 
@@ -37,6 +37,13 @@ def test_cka_is_one_for_the_same_and_blind_to_rotation_scale_and_shift():
     assert linear_cka(first, 3.5 * first @ turn + 9) == pytest.approx(1)
     assert linear_cka(first, states(5)) < 0.5
     assert linear_cka(first, torch.ones(40, 3)) == 0
+
+
+def test_states_that_are_not_finite_are_refused():
+    broken = states(1).half()
+    broken[3, 2] = float("inf")
+    with pytest.raises(NumericError, match="hidden state is NaN or infinite"):
+        layer_similarities([states(2)], [broken], halves())
 
 
 def ridge_by_lstsq(source, target, half, ridge) -> float:

@@ -166,3 +166,14 @@ def test_what_is_found_in_the_bundled_kin_pair(strategy, found, session_place):
     table = similarity(context)[strategy]
     true = [0, 2, 3, 5]
     assert all(abs(table[i][a] - table[i][b]) < 0.06 for i, (a, b) in enumerate(zip(true, found, strict=True)))
+
+
+def test_samples_of_another_task_are_read_as_that_task_is(tiny, make_context, tmp_path):
+    """A text has the marks that texts get, whatever the run's own task and template are."""
+    text = tmp_path / "plain.txt"
+    text.write_text("A dog ran over the road and came back. " * 20)
+    changes = {"sensitivity.task": str(text), "sensitivity.samples": 1, "task.max_length": 64}
+    context = make_context(tiny("llama"), changes, place=workspace(tmp_path / "w"))
+    reading, encoded = read_samples(context), context.encode(context.seed_samples, context.student, context.seed_task)
+    assert reading.student[0] == tuple(encoded[0].input_ids[:64])
+    assert similarity(context)["task"] == context.seed_task.name == "plain"

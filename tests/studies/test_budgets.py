@@ -102,3 +102,18 @@ def test_a_data_file_that_grows_is_counted_again(tmp_path):
         sizes = {"train": None, "validation": 4, "test": 8}
         counts.append(REAL_SIZES.examples(RunSpec().with_changes({"task.source": str(file), "task.sizes": sizes})))
     assert counts[1] - counts[0] == 40
+
+
+def test_of_a_hub_student_no_weight_is_fetched(monkeypatch):
+    from paraknow_core.models import source
+
+    asked = []
+
+    def resolve(name, revision=None, *, offline=False, weights=True):  # noqa: ARG001
+        asked.append(weights)
+        return real("bundled:kin")
+
+    real = source.resolve_model
+    monkeypatch.setattr(source, "resolve_model", resolve)
+    assert REAL_SIZES.width(RunSpec().with_changes({"student.source": "owner/large"})) > 0
+    assert asked == [False]

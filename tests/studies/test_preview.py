@@ -61,3 +61,12 @@ def test_a_disk_that_is_too_small_is_told(place):
 def test_an_arm_of_another_budget_is_told(place, arm):
     seen = preview(StudySpec(arms=("default_lora", arm)), place)
     assert any("not of equal budget" in text for text in seen.warnings)
+
+
+def test_an_arm_that_a_pair_leaves_no_choice_is_told(place):
+    arms = ("default_lora", "seeking", "random_mapping", "random_offset", "least_sensitive", "permuted")
+    alike = {"teacher": {"source": "bundled:stranger"}}
+    said = [preview(StudySpec(arms=arms, base=base), place).warnings for base in ({}, alike)]
+    vacuous = [[text for text in warnings if "is the method itself" in text] for warnings in said]
+    assert vacuous[0] == []
+    assert [text.partition(":")[0] for text in vacuous[1]] == ["random layers", "random offset", "least sensitive"]

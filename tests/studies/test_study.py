@@ -46,6 +46,18 @@ def test_cells_are_the_specs_that_validation_gives(name):
         assert cell.spec == RunSpec.model_validate(cell.spec.model_dump())
 
 
+@pytest.mark.parametrize("name", ["untrained_teacher", "self_block", "seeking"])
+def test_arms_with_another_teacher_keep_the_judge(name):
+    """Who judges where nobody is named is the teacher: that of the base, or scores would differ by their judge."""
+    base = {"task": {"source": "bundled:open_writing"}}
+    study = parse_study({"arms": [name], "against": name, "base": base})
+    spec = spec_of(study, groups_of(study)[0], 1)
+    assert (spec.task.judge or spec.teacher) == study.base.teacher
+    assert (spec.task.judge is None) == (name == "seeking")
+    study = parse_study({"arms": [name], "against": name})
+    assert spec_of(study, groups_of(study)[0], 1).task.judge is None
+
+
 def test_an_arm_of_its_own_changes_an_arm_of_the_catalogue():
     study = parse_study(
         {"arms": ["default_lora", {"name": "cold", "arm": "seeking", "changes": {"mapping.strategy": "last"}}]}

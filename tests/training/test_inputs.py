@@ -2,10 +2,12 @@
 
 import pytest
 
+from paraknow_core.context import Context
 from paraknow_core.errors import RunError
 from paraknow_core.runs.table import flat_settings
+from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
-from paraknow_core.training.inputs import other_circumstances, pinned, refuse_changed
+from paraknow_core.training.inputs import more_fingerprints, other_circumstances, pinned, refuse_changed
 
 
 def noted(**changes):
@@ -90,3 +92,9 @@ def test_a_hub_model_goes_on_at_the_commit_it_began_with():
     assert pinned(found, {"revisions": {"student": "c" * 40}}) == found
     for nothing in ({}, {"revisions": None}, {"revisions": {}}):
         assert pinned(spec, nothing) == spec
+
+
+@pytest.mark.parametrize(("method", "reads"), [("seeking", True), ("lora_ga", True), ("default_lora", False)])
+def test_seed_samples_of_another_task_are_noted_for_whoever_reads_them(method, reads, workspace):
+    spec = RunSpec().with_changes({"method": method, "sensitivity.task": "bundled:multiple_choice"})
+    assert ("seed_task" in more_fingerprints(Context(spec, Settings(offline=True), workspace))) == reads

@@ -142,6 +142,6 @@ def _directions(size: int, places: Tensor, count: int, generator: torch.Generato
     """
     fitting = min(count, len(places))
     columns = torch.zeros(size, count)
-    columns[places.cpu()[:, None], torch.arange(fitting)] = haar_columns(len(places), fitting, generator)
-    columns[:, fitting:] = haar_columns(size, count - fitting, generator)
+    columns[places.cpu()[:, None], torch.arange(fitting)] = haar_columns(len(places), fitting, generator).float()
+    columns[:, fitting:] = haar_columns(size, count - fitting, generator).float()
     return columns

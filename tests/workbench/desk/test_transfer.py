@@ -128,6 +128,8 @@ def test_random_weights_are_not_made_for_a_look(teacher, tiny, make_context, tmp
     before = question_key(question, place)
     value, _ = work_out(place, question)
     assert (value["key"], "(untrained, seed 2)" in value["problem"]) == (None, True)
+    alike = work_out(place, requests.TransferSimilarity(spec=context.spec.with_changes({"mapping.strategy": "cka"})))[0]
+    assert alike == {"key": None, "problem": ""}
     plan, _ = work_out(place, requests.TransferPlan(spec=context.spec, stores=[], structure="submatrix"))
     assert plan["teacher_layers"] == 4
     assert not place.untrained.exists()

@@ -68,8 +68,11 @@ def transfer_similarity(place: Workspace, settings: Settings, question: requests
     """Return the `key` of the pair's layer similarity (None with a `problem`); whether it is there, pages look."""
     from paraknow_core.sensitivity.similarity import similarity_key
 
+    context = Context(question.spec, settings, place)
+    if not (context.teacher.is_made and context.student.is_made):  # then nobody has compared them
+        return {"key": None, "problem": ""}
     try:
-        return {"key": similarity_key(Context(question.spec, settings, place)), "problem": ""}
+        return {"key": similarity_key(context), "problem": ""}
     except ParaknowError as error:
         return {"key": None, "problem": str(error)}
 
