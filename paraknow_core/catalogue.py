@@ -48,7 +48,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Line(Row):
-    """A row that is a line of comparisons: it keeps its colours and pattern on every screen."""
+    """A row that is a line of comparisons: it keeps its colours and pattern on every screen.
+
+    Attributes:
+        colour, dark_colour: on light and on dark pages. No two methods share one.
+        pattern: of bars, as Plotly has them (`/`, `\\`, `x`, `-`, `|`, `+`, `.`, or plain). No two lines, arms and
+            untrained models included, share both colour and pattern.
+    """
 
     colour: str
     dark_colour: str
@@ -93,7 +99,9 @@ class Arm(Line):
     Attributes:
         changes: dotted keys of the spec -> values; a text that starts with `$` stands for what only a study knows:
             `$student` for the base's student, `$seed` for the run's seed, `$wrong_task` for the study's other task.
-        keeps_student, budget_note: as of a method.
+            What a factor of the study sets goes before what its arms change.
+        keeps_student: as of a method.
+        budget_note: where it does not train as much as default LoRA beside it, a fixed rank included: what, in words.
     """
 
     changes: Mapping[str, Any]

@@ -1,6 +1,7 @@
 """Numbers and names as people read them: hand-computed values and properties."""
 
 import math
+from collections import defaultdict
 
 import pytest
 from hypothesis import given
@@ -91,8 +92,11 @@ def test_shorten_keeps_the_limit_and_both_ends(text, limit):
 
 
 def test_every_method_has_its_own_colour_and_the_published_ones():
-    colours = [display.ARMS[method].colour for method in METHODS]
-    assert len(set(colours)) == len(METHODS)
+    for shade in ("colour", "dark_colour"):
+        named = defaultdict(list)
+        for method in METHODS:
+            named[getattr(display.ARMS[method], shade)].append(method)
+        assert [f"{colour} of {names}" for colour, names in named.items() if len(names) > 1] == []
     assert (display.arm_of("seeking").colour, display.arm_of("default_lora").colour) == ("#0072B2", "#999999")
     assert (display.arm_of("olora").shade(dark=True), display.arm_of("olora").shade(dark=False)) == (
         "#F0E442",

@@ -1,6 +1,7 @@
 """What a transfer method is: a class with a few hooks, each with a default, so that a method writes only what it needs.
 
-To add a method (or a control), write its row in `catalogue.METHODS` and its class, in a file of its own here.
+To add a method (or a control), write its row in `catalogue.METHODS` and its class: a control of the student
+in `controls.py`, one of the method's block in `seeking/controls.py`, anything larger in a file of its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -78,7 +78,8 @@ class Preset:
         asks: its question, one sentence.
         figure: of the paper; empty: not in the paper.
         grid: gives its arms and factors, of the base run and of whether it is pocket size.
-        pocket_limits: what its pocket size cannot decide.
+        pocket_limits: what its pocket size cannot decide; ends with "undecided.", as `_FEW_EXAMPLES` does. That size
+            has the fewer runs, if only because its rates are tuned over fewer points.
         marks: the paper's values.
     """
 
