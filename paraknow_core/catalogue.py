@@ -457,7 +457,7 @@ ARMS = table(
     ),
     Arm(
         "zero_step",
-        "seeking, untrained",
+        "seeking, zero steps",
         "The method's start without a step of training: in residual mode the untouched student.",
         changes={**_SEEKING, "finetuning.max_steps": 0},
         control_of="seeking",

@@ -94,7 +94,7 @@ def estimate_runs(specs: Sequence[RunSpec], place: Workspace) -> list[Estimate |
             key = question(spec)
             if key not in past_of:
                 past_of[key] = past_runs(spec, trained)
-            known[alike] = _one(spec, past_of[key]), same.asked(spec, same.MEASUREMENT, same.NOT_MEASURED)
+            known[alike] = _one(spec, past_of[key], trained), same.asked(spec, same.MEASUREMENT, same.NOT_MEASURED)
         (found, measuring), measurement = known[alike]
         if found is not None and measuring:
             found = replace(found, seconds=found.seconds - measuring) if measurement in measured else found
@@ -103,11 +103,13 @@ def estimate_runs(specs: Sequence[RunSpec], place: Workspace) -> list[Estimate |
     return estimates
 
 
-def _one(spec: RunSpec, past: list[Past]) -> tuple[Estimate | None, float]:
+def _one(spec: RunSpec, past: list[Past], trained: Runs) -> tuple[Estimate | None, float]:
     """Return what a run takes alone, and the seconds of that which measure the teacher."""
     like = [p for p in past if METHODS[p.spec.method].whole == METHODS[spec.method].whole] or past
     if not like:
-        return _guess(spec)
+        guess, measuring = _guess(spec)
+        factor = _slowness(trained)
+        return guess and replace(guess, seconds=factor * guess.seconds), factor * measuring
     found = estimate(spec, like)
     return replace(found, **_by_shape(spec, found, like)), sensitivity_seconds(spec, like)
 
@@ -129,6 +131,21 @@ def _guess(spec: RunSpec) -> tuple[Estimate | None, float]:
         return None, 0.0
     need, measuring = guess_run(*shapes, spec, _rates())
     return Estimate(need.seconds, need.disk, need.memory, 0), measuring
+
+
+def _slowness(trained: Runs) -> float:
+    """Return by how much the newest finished runs, of whatever models, took longer than guessed; 1 without any."""
+    ratios: list[float] = []
+    for _, facts in trained:
+        timings = facts.result.get("timings")
+        if facts.spec is None or not facts.result.get("budget") or not isinstance(timings, dict) or not timings:
+            continue
+        guess, _ = _guess(facts.spec)
+        if guess is not None:
+            ratios.append(sum(timings.values()) / guess.seconds)
+        if len(ratios) == MOST:
+            break
+    return median(ratios or [1.0])
 
 
 @lru_cache(maxsize=64)

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from paraknow_core.files.json_file import write_json
 from paraknow_core.paths import PROJECT_ROOT, Workspace
 from paraknow_core.sensitivity.plan import Rates
 from paraknow_core.spec import RunSpec
@@ -118,3 +119,15 @@ def test_estimates_need_no_torch(tmp_path):
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, check=True)
+
+
+def test_a_guess_is_corrected_by_how_long_other_runs_took(tmp_path, monkeypatch):
+    place = Workspace(tmp_path)
+    monkeypatch.setattr(past_runs, "_rates", lambda: Rates(5e10, 1e10, 1e9))
+    spec = RunSpec().with_changes({"task.source": "bundled:instructions"})
+    plain, own = estimate_runs([spec, RunSpec()], place)
+    run = fabricate.run(place, "done")
+    result = run.result() | {"budget": {"steps": 3}, "timings": {"fine-tuning": 3 * own.seconds}}
+    write_json(run.file("result.json"), result)
+    slow = estimate_runs([spec], place)[0]
+    assert (slow.seconds, slow.disk, slow.runs) == (pytest.approx(3 * plain.seconds), plain.disk, 0)
