@@ -214,7 +214,7 @@ def tiny_base(tmp_path) -> dict:
 def test_a_tuned_study_of_real_runs(tiny_base, workspace, tmp_path, capsys):
     study = {
         "base": tiny_base,
-        "arms": ["default_lora", "seeking"],
+        "arms": ["default_lora"],
         "factors": {"finetuning.batch_size": [4, 8]},
         "tuning": {"points": 2, "centre": 0.01, "seeds": [0]},
         "seeds": [0],
