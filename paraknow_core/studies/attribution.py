@@ -153,13 +153,13 @@ def _paragraph(
     """Say it; each word follows from a verdict."""
     name = "points" if unit == SHARE else unit or ""
     says = {
-        "better": "{size} more than default LoRA",
-        "worse": "{size} less than default LoRA",
-        "equivalent": "neither more nor less than default LoRA, within the declared {margin}",
-        "undecided": "no gain over default LoRA that could be told from chance",
+        "better": "scores {size} more than default LoRA",
+        "worse": "scores {size} less than default LoRA",
+        "equivalent": "scores neither more nor less than default LoRA, within the declared {margin}",
+        "undecided": "shows no gain over default LoRA that could be told from chance",
     }
     parts = [
-        f"{gain.arm.replace('_', ' ').capitalize()} scores {_fill(says[gain.result.verdict], gain.result, unit, name)}."
+        f"{gain.arm.replace('_', ' ').capitalize()} {_fill(says[gain.result.verdict], gain.result, unit, name)}."
     ]
     phrases = {
         "better": "adds {size}",
