@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from paraknow_core.catalogue import ARMS
+from paraknow_core.catalogue import ARMS, SCORERS
 from paraknow_core.cli.console import Progress, say, show, show_json, show_table, show_text, working
 from paraknow_core.cli.options import Json, with_settings
 from paraknow_core.display import NOT_MEASURED, SHARE, counted, duration, memory, percent, significant
@@ -26,7 +26,8 @@ from paraknow_core.runs.labels import label_of, studies_of
 from paraknow_core.settings import Settings
 from paraknow_core.spec import read_spec
 from paraknow_core.studies.budgets import REAL_SIZES
-from paraknow_core.studies.folder import StudyFolder, find_study, list_studies
+from paraknow_core.studies.differences import NATS
+from paraknow_core.studies.folder import StudyFolder, find_study, list_studies, refuse_other_files
 from paraknow_core.studies.study import StudySpec, arms_of, groups_of, parse_study_yaml, spec_of
 from paraknow_core.studies.words import points_text
 
@@ -133,7 +134,8 @@ def plan(
     if json:
         show_json({name: getattr(seen, name) for name in seen.__dataclass_fields__})
         return
-    unit = None if study.scorer in ("perplexity",) else SHARE
+    scorer = study.scorer or next(iter(study.base.task.scorers), None)
+    unit = SHARE if scorer is None or SCORERS[scorer].unit == SHARE else NATS
     rows = [
         ("runs", f"{seen.runs:,}, of which {seen.tuning_runs:,} choose learning rates"),
         *(("shared", text) for text in seen.shared),
@@ -370,6 +372,7 @@ def delete(
     for folder in chosen.values():
         if folder.status().active and folder.claimed:
             raise RunError(f"study {folder.id}: is still {folder.state()}; stop it before deleting it")
+        refuse_other_files(folder)
     if not yes:
         if not sys.stdin.isatty():
             raise RunError(f"study delete: would delete {', '.join(chosen)}; add --yes to do it without asking")

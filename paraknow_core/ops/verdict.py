@@ -149,13 +149,23 @@ def verdicts(
     return dict(zip(tables, adjust(found), strict=True))
 
 
-def adjust(family: Sequence[Verdict]) -> list[Verdict]:
-    """Return the verdicts of a family with p-values adjusted by Holm, and the words that then follow."""
-    adjusted = holm([max(each.p_value, each.p_interval) for each in family])
-    return [
-        replace(each, p_adjusted=p, comparisons=len(family), verdict=_word(replace(each, p_adjusted=p)))
-        for each, p in zip(family, adjusted, strict=True)
-    ]
+def adjust(family: Sequence[Verdict], declared: int = 0) -> list[Verdict]:
+    """Return the verdicts of a family with p-values adjusted by Holm, and the words that then follow.
+
+    Args:
+        family: the comparisons that can be judged.
+        declared: how many there will be: those that are not there yet count as well, so that words do not depend on
+            which arm is done first.
+    """
+    size = max(declared, len(family))
+    adjusted = holm([*(max(each.p_value, each.p_interval) for each in family), *[1.0] * (size - len(family))])
+    return [within_family(each, p, size) for each, p in zip(family, adjusted[: len(family)], strict=True)]
+
+
+def within_family(result: Verdict, p_adjusted: float | None, comparisons: int) -> Verdict:
+    """Return a verdict as one of several comparisons, with its p-value in their family and the word that follows."""
+    adjusted = replace(result, p_adjusted=p_adjusted, comparisons=comparisons)
+    return replace(adjusted, verdict=_word(adjusted))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -1,18 +1,18 @@
 """Where a gain comes from: the way from default LoRA to the method, one control at a time. Needs numpy and scipy."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from paraknow_core.catalogue import BASELINE as BASE
+from paraknow_core.catalogue import PAPER_METHOD as METHOD
 from paraknow_core.display import SHARE
 from paraknow_core.errors import RunError, ShapeError
-from paraknow_core.ops.verdict import Verdict, adjust, judge, pooled_spread, require_finite
+from paraknow_core.ops.verdict import Verdict, adjust, judge, pooled_spread, require_finite, within_family
 from paraknow_core.studies.words import interval_text, points_text, size_text
 
-BASE = "default_lora"
-METHOD = "seeking"
 # Each arm has one thing more than the one before it, so that the steps add up to the whole gain.
 CHAIN = (
     (BASE, ""),
@@ -51,7 +51,7 @@ class Attribution:
     """Where the gain over default LoRA comes from.
 
     Attributes:
-        gain: method - default LoRA, judged by itself.
+        gain: method - default LoRA, judged by itself, or in the family of its study.
         steps: their differences add up to the gain's; judged as one family (Holm).
         checks: controls beside the waterfall, each judged by itself.
         content: whether teacher content is claimed.
@@ -68,7 +68,12 @@ class Attribution:
 
 
 def attribute(
-    scores: Mapping[str, ArrayLike], margin: float, *, method: str = METHOD, unit: str | None = SHARE
+    scores: Mapping[str, ArrayLike],
+    margin: float,
+    *,
+    method: str = METHOD,
+    unit: str | None = SHARE,
+    gain: Verdict | None = None,
 ) -> Attribution:
     """Take a method's gain over default LoRA apart.
 
@@ -78,6 +83,8 @@ def attribute(
         margin: differences below it do not matter; in the scores' unit.
         method: the arm that the study is about.
         unit: of the scores, for the words.
+        gain: of the method over default LoRA, as it was judged among all arms: its p-value holds for the word here,
+            so that a study does not say two words of one difference.
 
     Returns:
         Steps: scale (a random start of the block's singular values against none), structure (the block with rows and
@@ -115,10 +122,12 @@ def attribute(
     def judged(pairs: list[tuple[str, str, str]], comparisons: int = 1) -> list[Step]:
         a, b = (np.stack([used[pair[side]] for pair in pairs]) for side in (1, 2))
         results = judge(a, b, margin, spread=spread, comparisons=comparisons)
-        results = adjust(results) if comparisons > 1 else results
+        results = adjust(results) if len(pairs) == comparisons > 1 else results
         return [Step(*pair, result) for pair, result in zip(pairs, results, strict=True)]
 
-    (gain,) = judged([("gain", method, BASE)])
+    (whole,) = judged([("gain", method, BASE)], gain.comparisons if gain else 1)
+    if gain is not None:
+        whole = replace(whole, result=within_family(whole.result, gain.p_adjusted, gain.comparisons))
     pairs = _steps(chain, used)
     steps = tuple(judged(pairs, len(pairs)))
     there = [check for check in checks if check[1] in used and check[2] in used]
@@ -126,8 +135,8 @@ def attribute(
     found = {step.name: step.result.verdict == "better" for step in beside}
     bearing = [name for name, *_ in CHECKS[:_CONTENT]]
     content = all(found.get(name, False) for name in bearing[:_NEEDED]) and all(found.get(n, True) for n in bearing)
-    paragraph = _paragraph(gain, steps, beside, content, missing, unit)
-    return Attribution(gain, steps, beside, content, missing, paragraph)
+    paragraph = _paragraph(whole, steps, beside, content, missing, unit)
+    return Attribution(whole, steps, beside, content, missing, paragraph)
 
 
 def _steps(chain: Iterable[tuple[str, str]], there: Mapping[str, object]) -> list[tuple[str, str, str]]:

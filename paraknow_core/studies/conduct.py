@@ -107,7 +107,7 @@ def _freeze(folder: StudyFolder) -> None:
             f"study {folder.id}: its study.yaml was changed since the study has started; put back what it said, or "
             f"copy it and `study run` the copy, which takes over every run that is still the same"
         )
-    if not folder.file("started.json").exists():
+    if read_object(folder.file("started.json")).get("study") is None:  # none yet, or damaged
         write_json(folder.file("started.json"), {"study": _digest(folder), "time": time.time()})
 
 

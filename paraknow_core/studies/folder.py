@@ -32,6 +32,10 @@ from paraknow_core.spec import RunSpec
 from paraknow_core.studies.repeats import there_already
 from paraknow_core.studies.study import Cell, StudySpec, parse_study_yaml, scored_cells, tuning_cells
 
+FILES = (  # all that a study's folder holds
+    *("study.yaml", "runs.json", "rates.json", "started.json", "status.json", "process.json", "lock", "stop"),
+    *("events.jsonl", "log.txt"),
+)
 WAITING = "waiting"  # the state of a cell that no run answers for yet
 _RATES = shapes.Each({"grid": [shapes.NUMBER], "chosen": shapes.MAYBE_NUMBER})
 
@@ -265,6 +269,22 @@ def list_studies(place: Workspace) -> list[StudyFolder]:
         return []
     names = sorted((entry.name for entry in os.scandir(place.studies) if not entry.name.startswith(".")), reverse=True)
     return [StudyFolder(place.studies / name, place) for name in names if is_there(place.studies / name / "study.yaml")]
+
+
+def refuse_other_files(folder: StudyFolder) -> None:
+    """Refuse to delete a folder that holds more than a study: a spec that lies among a person's files makes it one.
+
+    Raises:
+        RunError: names some of what would be lost.
+    """
+    left = tuple(f".{name}." for name in FILES)  # of a process that was killed while it wrote
+    names = (entry.name for entry in os.scandir(folder.path))
+    others = sorted(name for name in names if name not in FILES and not name.startswith(left))
+    if others:
+        raise RunError(
+            f"study {folder.id}: its folder {folder.path} holds other files ({', '.join(others[:3])}), which would be "
+            "deleted, too; move them away, or give the study's own folder"
+        )
 
 
 def find_study(place: Workspace, name: str) -> StudyFolder:

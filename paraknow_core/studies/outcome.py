@@ -14,21 +14,21 @@ from paraknow_core.catalogue import BASELINE, METHODS, PAPER_METHOD
 from paraknow_core.display import counted
 from paraknow_core.errors import ParaknowError
 from paraknow_core.files.disk import file_stamp
+from paraknow_core.ops.statistics import fewest_seeds
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.table import flat_settings
 from paraknow_core.studies.budgets import differences
 from paraknow_core.studies.conduct import was_changed
+from paraknow_core.studies.differences import NATS
 from paraknow_core.studies.folder import CellState, Curve, StudyFolder, curves_of
-from paraknow_core.studies.scores import example_scores, plain, same_content, score_of
+from paraknow_core.studies.scores import NOT_PAIRED, example_scores, plain, same_content, score_of
 from paraknow_core.studies.study import Group, StudySpec, groups_of, rates_of
 from paraknow_core.studies.words import setting_text
 
 if TYPE_CHECKING:
     import numpy
 
-NATS = "nats per token"
-FEWEST_SEEDS = 6
 Table = dict[str, tuple[float, str]]  # example id -> score, hash of its content
 
 
@@ -41,7 +41,7 @@ class GroupOutcome:
         method: of its runs.
         seeds: those that are done.
         scores_by_seed: one score a seed of these.
-        value: their mean; low and high its 95 % interval, by the spread of seeds pooled over the study.
+        value: their mean; low and high its 95 % interval, by the spread of seeds pooled over the groups of its task.
         n: test examples of a run.
         unit: of the score.
         verdict: against the arm `against` at the same point, with Holm over the arms there; None without shared seeds.
@@ -115,7 +115,8 @@ class StudyOutcome:
         contrasts: of each factor's values with the base run's, or with the first where that is not among them.
         attribution: where a gain comes from (`attribution.Attribution`), one a point of the factors; empty where the
             arms do not tell.
-        spread: standard deviation of a seed's score pooled over the groups, and its degrees of freedom; None without.
+        spread: standard deviation of a seed's score pooled over the groups, and its degrees of freedom; None without,
+            and where groups are scored on several tasks: each task has its own.
         smallest_detectable: the largest one of the verdicts'.
         references: untrained model -> its score.
         curves: of tuned groups, by their key.
@@ -172,7 +173,11 @@ def outcome(folder: StudyFolder, place: Workspace | None = None) -> StudyOutcome
     del place
     study, cells, rates = folder.spec(), folder.cells(), folder.rates()
     curves = curves_of(cells, rates)
-    read = [_Read(study, group, [c for c in cells if _is_of(c, group)], curves) for group in groups_of(study)]
+    scored: dict[str, list[CellState]] = {}
+    for cell in cells:
+        if cell.cell.purpose == "test":
+            scored.setdefault(cell.cell.group.key, []).append(cell)
+    read = [_Read(study, group, scored[group.key], curves) for group in groups_of(study)]
     groups, spread = _judged(study, read, rates)
     found = [group.verdict.smallest_detectable for group in groups if group.verdict is not None]
     first = next((run for one in read for run in one.done.values()), None)
@@ -182,19 +187,15 @@ def outcome(folder: StudyFolder, place: Workspace | None = None) -> StudyOutcome
         folder.state(),
         groups,
         _contrasts(study, read),
-        _attribution(study, read),
+        _attribution(study, read, {group.key: group.verdict for group in groups}),
         spread,
         max((value for value in found if value is not None), default=None),
         _references(first, study.scorer),
         curves,
-        _warnings(folder, study, groups, cells, curves),
+        [*_warnings(folder, study, groups, cells, curves), *_troubles(read)],
         _marks(study),
         _versions(read),
     )
-
-
-def _is_of(cell: CellState, group: Group) -> bool:
-    return cell.cell.purpose == "test" and cell.cell.group.key == group.key
 
 
 class _Read:
@@ -208,13 +209,19 @@ class _Read:
         self.scores: dict[int, float] = {}
         self.tables: dict[int, Table] = {}
         self.unit: str | None = None
+        self.contents: set[tuple[str, str]] = set()  # part of the data -> what it held
+        self.trouble = ""
         for cell in cells:
             if cell.state != "done" or cell.run is None:
                 continue
             try:
-                self.score, table, unit = _scored(cell.run.path, _stamps(cell.run), study.scorer)
-            except ParaknowError:
+                self.score, table, unit, contents = _scored(cell.run.path, _stamps(cell.run), study.scorer)
+            except ParaknowError as error:
+                self.trouble = f"run {cell.run.id} is left out: {error}"
                 continue
+            self.contents |= contents
+            if not table:
+                self.trouble = f"run {cell.run.id}: {NOT_PAIRED}"
             self.done[cell.cell.seed] = cell.run
             self.scores[cell.cell.seed] = self.score["value"]
             if table:
@@ -232,6 +239,11 @@ class _Read:
         }
 
     @property
+    def scale(self) -> tuple[str, str | None]:
+        """What scores must share for their spreads to be alike: the task, and the unit."""
+        return self.spec.task.source, self.score.get("unit")
+
+    @property
     def keeps_student(self) -> bool:
         reads_mode = "injection" in METHODS[self.spec.method].reads
         return self.group.arm.row.keeps_student and (not reads_mode or self.spec.injection.mode == "residual")
@@ -242,16 +254,20 @@ def _stamps(run: RunFolder) -> tuple:
 
 
 @lru_cache(4096)
-def _scored(path: Path, stamps: tuple, scorer: str | None) -> tuple[dict[str, Any], Table, str | None]:
-    """Return a run's score, what pairs it example by example (empty: nothing does), and the unit of that."""
+def _scored(
+    path: Path, stamps: tuple, scorer: str | None
+) -> tuple[dict[str, Any], Table, str | None, frozenset[tuple[str, str]]]:
+    """Return a run's score, what pairs it example by example (empty: nothing does), the unit of that, and its data."""
     del stamps  # a file that has changed is read again
     run = RunFolder(path)
     score = plain(score_of(run, scorer))
+    prints = (run.result() or {}).get("fingerprints") or {}
+    contents = frozenset((part, prints[part]) for part in ("train", "validation", "test") if part in prints)
     if score["unit"] == "ppl":
         records = example_scores(run, scorer, means_only=False)
         # A perplexity's records are nats per token; less is better, and a verdict's gain is better.
-        return score, {key: (-value, text) for key, (value, text) in records.items()}, NATS
-    return score, example_scores(run, scorer), score["unit"]
+        return score, {key: (-value, text) for key, (value, text) in records.items()}, NATS, contents
+    return score, example_scores(run, scorer), score["unit"], contents
 
 
 def _judged(
@@ -259,8 +275,11 @@ def _judged(
 ) -> tuple[list[GroupOutcome], tuple[float, int] | None]:
     from paraknow_core.ops.verdict import pooled_spread, seed_interval
 
-    several = [list(one.scores.values()) for one in read if len(one.scores) > 1]
-    spread = pooled_spread(several) if several else None
+    several: dict[Any, list[list[float]]] = {}
+    for one in read:
+        if len(one.scores) > 1:
+            several.setdefault(one.scale, []).append(list(one.scores.values()))
+    spreads = {scale: pooled_spread(scores) for scale, scores in several.items()}
     verdicts: dict[str, Any] = {}
     bases = {_point_key(one.group): one for one in read if one.group.arm.name == study.against}
     for key, base in bases.items():
@@ -269,6 +288,7 @@ def _judged(
     groups = []
     for one in read:
         scores, base = list(one.scores.values()), bases[_point_key(one.group)]
+        spread = spreads.get(one.scale)
         low, high = seed_interval(scores, spread) if scores and spread and spread[0] > 0 else (None, None)
         apart = differences(one.budget, base.budget) if one is not base else []
         own_rate = one.spec.finetuning.learning_rate if not rates_of(study, one.group) else None
@@ -298,7 +318,7 @@ def _judged(
                 runs={cell.cell.seed: cell.run.id for cell in one.cells if cell.run is not None},
             )
         )
-    return groups, spread
+    return groups, next(iter(spreads.values())) if len(spreads) == 1 else None
 
 
 def _contrasts(study: StudySpec, read: Sequence[_Read]) -> list[Contrast]:
@@ -345,18 +365,17 @@ def _verdicts(study: StudySpec, base: _Read, others: Sequence[_Read]) -> dict[st
     seeds = [seed for seed in base.tables if all(seed in one.tables for one, _, _ in pairs)]
     spread = None
     if len(seeds) > 1 and len(pairs) > 1:
-        tables = [_array(one, seeds, ids).mean(1) for one, _, ids in pairs]
         common = [name for name in pairs[0][2] if all(name in ids for _, _, ids in pairs)]
         if len(common) > 1:
             tables = [_array(one, seeds, common) for one in (base, *(one for one, _, _ in pairs))]
             spread = pooled_spread(tables, paired=True)
     found = [
         paired_verdict(
-            _array(one, shared, ids), _array(base, shared, ids), study.margin, spread=spread, comparisons=len(pairs)
+            _array(one, shared, ids), _array(base, shared, ids), study.margin, spread=spread, comparisons=len(others)
         )
         for one, shared, ids in pairs
     ]
-    return {one.group.key: verdict for (one, _, _), verdict in zip(pairs, adjust(found), strict=True)}
+    return {one.group.key: verdict for (one, _, _), verdict in zip(pairs, adjust(found, len(others)), strict=True)}
 
 
 def _shared(one: _Read, base: _Read) -> tuple[list[int], list[str]]:
@@ -376,7 +395,7 @@ def _array(one: _Read, seeds: Sequence[int], ids: Sequence[str]) -> "numpy.ndarr
     return numpy.array([[one.tables[seed][name][0] for name in ids] for seed in seeds])
 
 
-def _attribution(study: StudySpec, read: Sequence[_Read]) -> list[Any]:
+def _attribution(study: StudySpec, read: Sequence[_Read], verdicts: Mapping[str, Any]) -> list[Any]:
     """Return where the method's gain over default LoRA comes from, at each point that has controls to tell it."""
     from paraknow_core.studies.attribution import attribute
 
@@ -395,7 +414,8 @@ def _attribution(study: StudySpec, read: Sequence[_Read]) -> list[Any]:
         if len(ids) < 2:
             continue
         scores = {name: _array(one, seeds, ids) for name, one in there.items()}
-        attribution = attribute(scores, study.margin, unit=base.unit)
+        gain = verdicts.get(method.group.key) if study.against == BASELINE else None
+        attribution = attribute(scores, study.margin, unit=base.unit, gain=gain)
         if len(attribution.steps) < 2:
             continue  # no control parts the gain
         at = ", ".join(setting_text(key, value) for key, value in base.group.point.items())
@@ -430,6 +450,40 @@ def _marks(study: StudySpec) -> list[tuple[Any, str]]:
     return marks_of(study)
 
 
+def few_seeds(study: StudySpec) -> list[str]:
+    """Say what a study's seeds are too few for; nothing where they suffice."""
+    seeds, others = counted(len(study.seeds), "seed"), max(1, len(study.arms) - 1)
+    if len(study.seeds) < fewest_seeds():
+        return [
+            f"{seeds}: with fewer than {fewest_seeds()} nothing can be better, worse or equivalent; everything is "
+            "undecided"
+        ]
+    if len(study.seeds) < fewest_seeds(others):
+        return [
+            f"{seeds}: with {counted(others, 'comparison')} nothing can be better or worse; that needs "
+            f"{fewest_seeds(others)}"
+        ]
+    return []
+
+
+def _troubles(read: Sequence[_Read]) -> list[str]:
+    """Say which runs could not be read or paired, and which data were other ones in some runs."""
+    found = [f"{one.group.label}: {one.trouble}" for one in read if one.trouble]
+    contents: dict[tuple[str, ...], set[tuple[str, str]]] = {}
+    for one in read:
+        key = (one.spec.task.model_dump_json(), one.spec.student.source, one.spec.task.source)
+        contents.setdefault(key, set()).update(one.contents)
+    for (*_, source), parts in contents.items():
+        names = [part for part, _ in parts]
+        changed = sorted({name for name in names if names.count(name) > 1})
+        if changed:
+            found.append(
+                f"{source}: its {' and '.join(changed)} examples were not the same in all runs; run a copy of it, "
+                "which takes over only what is still the same"
+            )
+    return found
+
+
 def _warnings(
     folder: StudyFolder,
     study: StudySpec,
@@ -440,11 +494,7 @@ def _warnings(
     found = []
     if was_changed(folder):
         found.append("study.yaml was changed since the study has started: what it declares now was not declared before")
-    if len(study.seeds) < FEWEST_SEEDS:
-        found.append(
-            f"{counted(len(study.seeds), 'seed')}: with fewer than {FEWEST_SEEDS} nothing can be better, worse or "
-            "equivalent; everything is undecided"
-        )
+    found += few_seeds(study)
     for group in groups:
         curve = curves.get(group.key)
         if group.rate_at_edge and curve is not None:

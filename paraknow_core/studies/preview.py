@@ -19,7 +19,7 @@ from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.budgets import REAL_SIZES
 from paraknow_core.studies.folder import answers_among
-from paraknow_core.studies.outcome import FEWEST_SEEDS
+from paraknow_core.studies.outcome import few_seeds
 from paraknow_core.studies.same import MEASUREMENT, NOT_MEASURED, asked, run_key
 from paraknow_core.studies.study import Cell, StudySpec, arms_of, scored_cells, tuning_cells
 
@@ -142,9 +142,7 @@ def _smallest(study: StudySpec) -> tuple[float | None, str]:
 
 
 def _warnings(study: StudySpec, size: float | None, place: Workspace) -> list[str]:
-    said = []
-    if len(study.seeds) < FEWEST_SEEDS:
-        said.append(f"{counted(len(study.seeds), 'seed')}: below {FEWEST_SEEDS} everything stays undecided")
+    said = few_seeds(study)
     if study.tuning is None and len(study.arms) > 1:
         said.append("learning rates are not tuned: a difference between arms may be one of rates")
     for arm in arms_of(study):

@@ -101,6 +101,8 @@ def _held_equal(outcome: "StudyOutcome") -> Iterator[str]:
         "extraction.origin": f"modules ({', '.join(base.extraction.origin)})",
         "finetuning.batch_size": f"batches of {base.finetuning.batch_size}",
     }
+    if "parameters" in outcome.study.hold and free & {"student.source", "extraction.origin"}:
+        del fixed["factorisation.rank"]  # it follows the number of parameters
     same = [words for key, words in fixed.items() if key not in free]
     for key, noun in (("steps", "optimiser step"), ("tokens", "training token")):
         numbers = sorted({group.budget[key] for group in groups if group.budget and group.budget.get(key) is not None})
@@ -113,11 +115,12 @@ def _held_equal(outcome: "StudyOutcome") -> Iterator[str]:
     noted = {group.label: group.note for group in groups if not group.equal}
     if noted:
         yield f"Not of equal budget: {'; '.join(f'{who} ({note})' if note else who for who, note in noted.items())}."
-    else:
+    elif all(group.budget.get("parameters") is not None for group in groups):
         yield f"Each arm trained as many parameters as {_against(outcome).label}."
-    moved = [arm.label for arm in arms_of(outcome.study) if not arm.row.keeps_student]
+    moved = [group.label for group in groups if not group.keeps_student]
     if moved:
-        yield f"Changed before the first step, unlike the others: the student of {listed(moved)}."
+        others = ", unlike the others" if len(moved) < len(groups) else ""
+        yield f"Changed before the first step{others}: the student of {listed(moved)}."
 
 
 def _seeds(outcome: "StudyOutcome") -> Iterator[str]:
@@ -136,8 +139,11 @@ def _tuning(outcome: "StudyOutcome") -> Iterator[str]:
         if RATE in study.factors:
             yield "The learning rate was varied, not chosen: arms are compared at one rate, not at the best of each."
         else:
-            rate = significant(study.base.finetuning.learning_rate)
-            yield f"Learning rates were not tuned (all {rate}): a difference may be one of rates."
+            rates = sorted({group.rate for group in outcome.groups if group.rate})
+            rates = rates or [study.base.finetuning.learning_rate]
+            told = " to ".join(dict.fromkeys(significant(rate) for rate in (rates[0], rates[-1])))
+            all_ = "" if len(rates) > 1 else "all "
+            yield f"Learning rates were not tuned ({all_}{told}): a difference may be one of rates."
         return
     seeds = counted(len(study.tuning.seeds), "seed")
     yield (

@@ -107,6 +107,9 @@ def test_a_study_is_deleted_with_its_runs_or_without(spec, fake, workspace, caps
     assert "add --yes" in refused(capsys, "delete", first)
     assert "2 runs of it, too" in told(capsys, "delete", first, "--runs", "--yes")
     assert len(list_runs(workspace)) == 2  # those that the other study has as well
+    (workspace.studies / other / "notes.txt").touch()
+    assert "holds other files (notes.txt)" in refused(capsys, "delete", other, "--yes")
+    (workspace.studies / other / "notes.txt").unlink()
     told(capsys, "delete", other, "--yes")
     assert len(list_runs(workspace)) == 2
     assert list_studies(workspace) == []

@@ -247,6 +247,11 @@ def test_a_spec_that_is_changed_after_the_start_is_refused(place):
         conducted(folder, Fake())
     folder.file("study.yaml").write_text(f"# the same\n{text}")
     conducted(folder, Fake())
+    folder.file("started.json").write_text("{")
+    conducted(folder, Fake())
+    folder.file("study.yaml").write_text(text.replace("margin: 0.01", "margin: 0.2"))
+    with pytest.raises(RunError, match="was changed"):  # what was damaged is noted again
+        conducted(folder, Fake())
 
 
 def test_a_study_follows_its_runs(place):

@@ -176,3 +176,53 @@ def test_a_gain_is_taken_apart_where_there_are_controls(place):
         total = sum(step.result.difference for step in each.steps)
         assert total == pytest.approx(each.gain.result.difference)
     assert outcome(run_study(place, arms=arms[:2], seeds=(0, 1))).attribution == []
+
+
+def rewritten(cell, unit, values, **result):
+    """Give the run of a cell other scores, of another scorer where the unit is another."""
+    scorer = "perplexity" if unit == "ppl" else "number_match"
+    lines = [{"scorer": scorer, "id": str(i), "score": value} for i, value in enumerate(values)]
+    cell.run.file("predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    score = {"scorer": scorer, "unit": unit, "value": sum(values) / len(values), "n": len(values)}
+    write_json(cell.run.file("result.json"), read_json(cell.run.file("result.json")) | {"scores": [score]} | result)
+
+
+def test_spreads_of_seeds_are_pooled_over_the_groups_of_one_task(place):
+    tasks = ("bundled:word_problems", "bundled:multiple_choice")
+    folder = run_study(place, arms=("default_lora", "seeking"), factors={"task.source": tasks}, seeds=(0, 1, 2))
+    for cell in folder.cells():
+        if cell.cell.group.point["task.source"] == tasks[1]:
+            rewritten(cell, "ppl", [50.0 + 10 * cell.cell.seed + i / 10 for i in range(20)])
+    found = outcome(folder)
+    assert found.spread is None
+    shares = [group for group in found.groups if group.unit == "share"]
+    assert len(shares) == 2 and all(group.high - group.low < 0.5 for group in shares)
+
+
+def test_a_family_has_the_arms_that_were_declared(place):
+    """A word that only the first arm that is done has, and that falls when the others are, would be none."""
+    seeds = tuple(range(6))
+    folder = run_study(place, Fake(fails=lambda spec: spec.method in ("pissa", "olora")), seeds=seeds)
+    verdict = outcome(folder).groups[1].verdict
+    assert (verdict.comparisons, verdict.verdict) == (2, "undecided")
+    assert verdict.p_adjusted >= 2 * verdict.p_value
+    assert "with 2 comparisons nothing can be better or worse; that needs 7" in " ".join(outcome(folder).warnings)
+
+
+def test_a_gain_has_the_same_word_in_the_table_and_where_it_is_taken_apart(place):
+    arms = ("default_lora", "seeking", "spectrum_matched", "untrained_teacher")
+    found = outcome(run_study(place, arms=arms, seeds=tuple(range(6))))
+    gain, listed = found.attribution[0].gain.result, found.groups[1].verdict
+    assert (gain.p_adjusted, gain.comparisons, gain.verdict) == (listed.p_adjusted, 3, listed.verdict)
+    assert gain.verdict == "undecided" and gain.difference == pytest.approx(listed.difference)
+
+
+def test_runs_that_cannot_be_read_or_paired_or_had_other_data_are_told(place):
+    folder = run_study(place, arms=("default_lora", "seeking"), seeds=(0, 1))
+    first, second, third, _ = folder.cells()
+    rewritten(first, "share", [0.0, 1.0], fingerprints={"train": "a", "test": "c"})
+    rewritten(second, "share", [0.0, 1.0], scores=[])
+    rewritten(third, "share", [0.0, 1.0], fingerprints={"train": "b", "test": "c"})
+    told = " ".join(outcome(folder).warnings)
+    assert "word_problems: its train examples were not the same in all runs" in told
+    assert f"run {second.run.id} is left out" in told

@@ -49,7 +49,7 @@ def test_more_seeds_see_smaller_effects_and_fewer_than_six_none(place):
     sizes = [preview(StudySpec(seeds=tuple(range(n))), place).smallest_detectable for n in (5, 10, 20)]
     assert sizes[0] is None
     assert sizes[1] > sizes[2] > 0
-    assert "5 seeds: below 6" in " ".join(preview(StudySpec(seeds=tuple(range(5))), place).warnings)
+    assert "5 seeds: with fewer than 6" in " ".join(preview(StudySpec(seeds=tuple(range(5))), place).warnings)
 
 
 def test_a_disk_that_is_too_small_is_told(place):

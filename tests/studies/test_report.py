@@ -62,6 +62,18 @@ def test_a_whole_study_says_what_was_done():
             "not finished",
         ),
         (made.outcome(PLAIN, done=0), "Nothing is judged yet", "sign-flip"),
+        (made.outcome(PLAIN, done=0), "Learning rates", "as many parameters"),
+        (
+            with_groups(made.outcome(PLAIN), keeps_student=False),
+            "Changed before the first step, unlike the others: the student of seeking (the method).",
+            "edge",
+        ),
+        (
+            made.outcome(PRESETS["origin"].make(None, "pocket", {"hold": ["steps", "parameters"]})),
+            "same in all: batches of 16",
+            "rank 16",
+        ),
+        (with_groups(made.outcome(PLAIN), rate=1e-2), "not tuned (all 0.0100)", "0.000300"),
         (made.outcome(PLAIN, done=4), "The study is not finished: 4 scored runs of 12 are missing.", "With 4 seeds"),
         (
             with_groups(made.outcome(PLAIN), states=dict.fromkeys(range(5), "done") | {5: "failed"}),
