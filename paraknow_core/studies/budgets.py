@@ -76,21 +76,26 @@ def held(spec: RunSpec, base: RunSpec, hold: Collection[str], varied: Collection
         sizes: of tasks and students; asked only where something would change the budget.
     """
     changes: dict[str, Any] = {}
-    if {"steps", "tokens"} & set(hold) and not set(STEPS) & set(varied) and _trains_otherwise(spec, base):
+    if {"steps", "tokens"} & set(hold) and not _is_set(STEPS, varied) and _trains_otherwise(spec, base):
         steps = _steps(base, sizes)
         if steps is not None and "steps" not in hold:
             steps = max(1, round(steps * base.finetuning.batch_size / spec.finetuning.batch_size)) if steps else 0
         if steps is not None and steps != _steps(spec, sizes):
             changes["finetuning.max_steps"] = steps
-    if "parameters" in hold and PARAMETERS not in varied and _adapts_otherwise(spec, base):
+    if "parameters" in hold and not _is_set((PARAMETERS,), varied) and _adapts_otherwise(spec, base):
         rank = round(base.factorisation.rank * sizes.width(base) / max(1, sizes.width(spec)))
         rank = min(MOST_RANK, max(1, rank))
         if rank != spec.factorisation.rank:
             changes[PARAMETERS] = rank
-            if "factorisation.lora_alpha" not in varied:
+            if not _is_set(("factorisation.lora_alpha",), varied):
                 scale = spec.factorisation.lora_alpha / spec.factorisation.rank
                 changes["factorisation.lora_alpha"] = scale * rank
     return spec.with_changes(changes) if changes else spec
+
+
+def _is_set(keys: Collection[str], varied: Collection[str]) -> bool:
+    """Tell whether one of the keys is varied, by itself or with the part of the spec that it is in."""
+    return any(f"{key}.".startswith(f"{own}.") for key in keys for own in varied)
 
 
 def _trains_otherwise(spec: RunSpec, base: RunSpec) -> bool:

@@ -27,7 +27,15 @@ from paraknow_core.runs.status import Status
 from paraknow_core.runs.writer import RunWriter, StopRequested, stopped_by_signals
 from paraknow_core.studies.folder import CellState, StudyFolder, answers, curves_of
 from paraknow_core.studies.same import computes, run_key
-from paraknow_core.studies.study import Cell, groups_of, rates_of, scored_cells, step_of_grid, tuning_cells
+from paraknow_core.studies.study import (
+    HIGHEST_RATE,
+    Cell,
+    groups_of,
+    rates_of,
+    scored_cells,
+    step_of_grid,
+    tuning_cells,
+)
 
 MOST_EXTENSIONS = 2  # how often a grid grows whose best rate lies at its edge
 EXTENDED_BY = 2  # points
@@ -280,5 +288,5 @@ class _Conductor:
 def extended(grid: Sequence[float], edge: str) -> list[float]:
     """Return a grid of learning rates with `EXTENDED_BY` more points at its `low` or `high` end; at most 10."""
     end, sign = (grid[0], -1) if edge == "low" else (grid[-1], 1)
-    more = [rate for step in range(1, EXTENDED_BY + 1) if (rate := step_of_grid(end, sign * step)) <= 10]
+    more = [rate for step in range(1, EXTENDED_BY + 1) if (rate := step_of_grid(end, sign * step)) <= HIGHEST_RATE]
     return sorted([*grid, *more])

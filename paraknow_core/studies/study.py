@@ -43,6 +43,7 @@ LOWER_RATE = {
 }
 OTHERWISE_LOWER = 10**0.5
 RATE = "finetuning.learning_rate"
+HIGHEST_RATE = 10.0  # that a spec takes
 NO_FACTORS = ("name", "until", "version", "references")
 BY_SEED = ("seed", "extraction.seed", "mapping.seed")  # all that is drawn by chance in a run of a study, but the data
 
@@ -113,6 +114,10 @@ class StudySpec(Portable):
         if twice:
             raise ValueError(f"arms: '{twice}' is given twice; give every arm once")
         taken = next((arm.name for arm in self.arms if isinstance(arm, OwnArm) and arm.name in catalogue.ARMS), None)
+        own = [key for arm in self.arms if isinstance(arm, OwnArm) for key in arm.changes]
+        fixed = next((key for key in own if key in (*BY_SEED, *NO_FACTORS)), None)
+        if fixed:
+            raise ValueError(f"arms: '{fixed}' is set by the study itself; leave it out")
         if taken:  # by these names verdicts know what an arm is
             raise ValueError(f"arms: '{taken}' is the name of another arm already; call an arm of your own otherwise")
         if self.against not in names:
@@ -315,7 +320,8 @@ def rates_of(study: StudySpec, group: Group, spec: RunSpec | None = None) -> lis
     centre = study.tuning.centres.get(group.arm.name) or study.tuning.centre
     centre = centre or own.learning_rate / LOWER_RATE.get(spec.method, OTHERWISE_LOWER)
     first = -(study.tuning.points // 2)
-    return [step_of_grid(centre, step) for step in range(first, first + study.tuning.points)]
+    steps = range(first, first + study.tuning.points)
+    return [rate for step in steps if (rate := step_of_grid(centre, step)) <= HIGHEST_RATE]
 
 
 def step_of_grid(rate: float, steps: int) -> float:

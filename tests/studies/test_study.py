@@ -88,6 +88,17 @@ def test_rates_are_a_quarter_of_a_decade_apart():
     assert all(b / a == pytest.approx(10**0.25, rel=1e-3) for a, b in zip(rates, rates[1:], strict=False))
 
 
+def test_a_grid_ends_where_a_spec_does():
+    study = StudySpec(arms=("default_lora",), tuning={"centre": 10.0})
+    assert rates_of(study, groups_of(study)[0]) == pytest.approx([10**0.5, 10**0.75, 10.0], rel=1e-4)
+
+
+def test_a_part_of_the_spec_that_is_varied_as_a_whole_is_not_undone():
+    recipes = ({"max_steps": 3, "batch_size": 8}, {"max_steps": 5, "batch_size": 16})
+    study = StudySpec(arms=("default_lora",), factors={"finetuning": recipes})
+    assert [spec_of(study, group, 0).finetuning.max_steps for group in groups_of(study)] == [3, 5]
+
+
 def test_nothing_is_tuned_that_is_not_trained():
     study = StudySpec(arms=("default_lora", "zero_step"), tuning={})
     assert [bool(rates_of(study, group)) for group in groups_of(study)] == [True, False]
@@ -137,6 +148,7 @@ def test_nothing_is_tuned_that_is_not_trained():
         ({"factors": {"finetuning.learning_rate": [1e-3, 1e-4]}, "tuning": {}}, "is chosen by tuning"),
         ({"arms": ["default_lora", {"name": "seeking", "arm": "pissa"}]}, "arms: 'seeking' is the name of another arm"),
         ({"seeds": list(range(1000)), "factors": {"factorisation.rank": list(range(1, 301))}}, "1,500,000 runs"),
+        ({"arms": ["default_lora", {"name": "a", "changes": {"seed": 3}}]}, "arms: 'seed' is set by the study itself"),
         ({"scorer": "x"}, "scorer: 'x' given"),
         ({"scorer": "rouge_l", "base": {"task": {"scorers": ["number_match"]}}}, "'rouge_l' is none of 'seeking'"),
         (
