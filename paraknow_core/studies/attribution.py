@@ -167,9 +167,7 @@ def _paragraph(
         "equivalent": "scores neither more nor less than default LoRA, within the declared {margin}",
         "undecided": "shows no gain over default LoRA that could be told from chance",
     }
-    parts = [
-        f"{gain.arm.replace('_', ' ').capitalize()} {_fill(says[gain.result.verdict], gain.result, unit, name)}."
-    ]
+    parts = [f"{gain.arm.replace('_', ' ').capitalize()} {_fill(says[gain.result.verdict], gain.result, unit, name)}."]
     phrases = {
         "better": "adds {size}",
         "worse": "costs {size}",
