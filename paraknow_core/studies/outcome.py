@@ -5,6 +5,7 @@ number is that of finished runs; nothing is computed with a model.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from paraknow_core.catalogue import BASELINE, METHODS, PAPER_METHOD
 from paraknow_core.display import counted
-from paraknow_core.errors import ParaknowError
+from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import file_stamp
+from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.ops.statistics import fewest_seeds
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
@@ -29,6 +31,7 @@ from paraknow_core.studies.words import setting_text
 if TYPE_CHECKING:
     import numpy
 
+_KEPT, _KEPT_VERSION = "scores.json", 1
 Table = dict[str, tuple[float, str]]  # example id -> score, hash of its content
 
 
@@ -171,6 +174,8 @@ def outcome(folder: StudyFolder, place: Workspace | None = None) -> StudyOutcome
         SpecError: its spec is not valid.
     """
     del place
+    state = folder.state()
+    ended = state == "done"
     study, cells, rates = folder.spec(), folder.cells(), folder.rates()
     curves = curves_of(cells, rates)
     scored: dict[str, list[CellState]] = {}
@@ -178,16 +183,16 @@ def outcome(folder: StudyFolder, place: Workspace | None = None) -> StudyOutcome
         if cell.cell.purpose == "test":
             scored.setdefault(cell.cell.group.key, []).append(cell)
     read = [_Read(study, group, scored[group.key], curves) for group in groups_of(study)]
-    groups, spread = _judged(study, read, rates)
+    groups, spread = _judged(study, read, rates, ended)
     found = [group.verdict.smallest_detectable for group in groups if group.verdict is not None]
     first = next((run for one in read for run in one.done.values()), None)
     return StudyOutcome(
         folder.id,
         study,
-        folder.state(),
+        state,
         groups,
-        _contrasts(study, read),
-        _attribution(study, read, {group.key: group.verdict for group in groups}),
+        _contrasts(study, read, ended),
+        _attribution(study, read, {group.key: group.verdict for group in groups}) if ended else [],
         spread,
         max((value for value in found if value is not None), default=None),
         _references(first, study.scorer),
@@ -258,20 +263,32 @@ def _scored(
     path: Path, stamps: tuple, scorer: str | None
 ) -> tuple[dict[str, Any], Table, str | None, frozenset[tuple[str, str]]]:
     """Return a run's score, what pairs it example by example (empty: nothing does), the unit of that, and its data."""
-    del stamps  # a file that has changed is read again
     run = RunFolder(path)
     score = plain(score_of(run, scorer))
     prints = (run.result() or {}).get("fingerprints") or {}
     contents = frozenset((part, prints[part]) for part in ("train", "validation", "test") if part in prints)
-    if score["unit"] == "ppl":
-        records = example_scores(run, scorer, means_only=False)
-        # A perplexity's records are nats per token; less is better, and a verdict's gain is better.
-        return score, {key: (-value, text) for key, (value, text) in records.items()}, NATS, contents
-    return score, example_scores(run, scorer), score["unit"], contents
+    nats = score["unit"] == "ppl"
+    table = _kept_table(run, [_KEPT_VERSION, *map(list, stamps), score["scorer"]], means_only=not nats)
+    if nats:  # a perplexity's records are nats per token; less is better, and a verdict's gain is better
+        return score, {key: (-value, text) for key, (value, text) in table.items()}, NATS, contents
+    return score, table, score["unit"], contents
+
+
+def _kept_table(run: RunFolder, of: list[Any], *, means_only: bool) -> Table:
+    """Return a run's scores by example from a small file beside its records, which take a hundred times as long."""
+    file = run.file(_KEPT)
+    kept = read_object(file)
+    if kept.get("of") == of:
+        with suppress(TypeError, ValueError, AttributeError):
+            return {str(name): (float(value), str(text)) for name, (value, text) in kept["table"].items()}
+    table = example_scores(run, of[-1], means_only=means_only)
+    with suppress(OSError, RunError):
+        write_json(file, {"of": of, "table": table})
+    return table
 
 
 def _judged(
-    study: StudySpec, read: Sequence[_Read], rates: Mapping[str, float]
+    study: StudySpec, read: Sequence[_Read], rates: Mapping[str, float], ended: bool
 ) -> tuple[list[GroupOutcome], tuple[float, int] | None]:
     from paraknow_core.ops.verdict import pooled_spread, seed_interval
 
@@ -284,7 +301,7 @@ def _judged(
     bases = {_point_key(one.group): one for one in read if one.group.arm.name == study.against}
     for key, base in bases.items():
         others = [one for one in read if _point_key(one.group) == key and one is not base]
-        verdicts |= _verdicts(study, base, others)
+        verdicts |= _verdicts(study, base, others, ended)
     groups = []
     for one in read:
         scores, base = list(one.scores.values()), bases[_point_key(one.group)]
@@ -321,7 +338,7 @@ def _judged(
     return groups, next(iter(spreads.values())) if len(spreads) == 1 else None
 
 
-def _contrasts(study: StudySpec, read: Sequence[_Read]) -> list[Contrast]:
+def _contrasts(study: StudySpec, read: Sequence[_Read], ended: bool) -> list[Contrast]:
     """Judge the values of each factor within each arm, as a family, at each point of the other factors."""
     by_key = {one.group.key: one for one in read}
     base, contrasts = flat_settings(study.base.model_dump(mode="json")), []
@@ -332,7 +349,7 @@ def _contrasts(study: StudySpec, read: Sequence[_Read]) -> list[Contrast]:
                 continue
             keys = [replace(one.group, point={**one.group.point, factor: value}).key for value in values]
             others = [by_key[key] for key in keys if key != one.group.key and by_key[key].done != one.done]
-            verdicts = _verdicts(study, one, others)
+            verdicts = _verdicts(study, one, others, ended)
             for other in others:
                 if other.group.key in verdicts:
                     apart = "; ".join(differences(other.budget, one.budget))
@@ -354,9 +371,13 @@ def _point_key(group: Group) -> str:
     return str(list(group.point.items()))
 
 
-def _verdicts(study: StudySpec, base: _Read, others: Sequence[_Read]) -> dict[str, Any]:
-    """Judge arms against the one at the same point, as a family, each by the seeds and examples that both have."""
-    from paraknow_core.ops.verdict import adjust, paired_verdict, pooled_spread
+def _verdicts(study: StudySpec, base: _Read, others: Sequence[_Read], ended: bool) -> dict[str, Any]:
+    """Judge arms against the one at the same point, as a family, each by the seeds and examples that both have.
+
+    A word is said when all declared seeds are there, or the study has ended without some of them. To look after every
+    seed, and to believe the first "better", would be wrong far more often than once in twenty.
+    """
+    from paraknow_core.ops.verdict import UNDECIDED, adjust, paired_verdict, pooled_spread
 
     pairs = [(one, *_shared(one, base)) for one in others]
     pairs = [(one, seeds, ids) for one, seeds, ids in pairs if seeds and len(ids) > 1]
@@ -375,7 +396,11 @@ def _verdicts(study: StudySpec, base: _Read, others: Sequence[_Read]) -> dict[st
         )
         for one, shared, ids in pairs
     ]
-    return {one.group.key: verdict for (one, _, _), verdict in zip(pairs, adjust(found, len(others)), strict=True)}
+    judged = {one.group.key: verdict for (one, _, _), verdict in zip(pairs, adjust(found, len(others)), strict=True)}
+    if ended:
+        return judged
+    whole = len(study.seeds)
+    return {key: v if v.seeds == whole else replace(v, verdict=UNDECIDED) for key, v in judged.items()}
 
 
 def _shared(one: _Read, base: _Read) -> tuple[list[int], list[str]]:
