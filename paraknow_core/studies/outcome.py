@@ -22,6 +22,7 @@ from paraknow_core.studies.conduct import was_changed
 from paraknow_core.studies.folder import CellState, Curve, StudyFolder, curves_of
 from paraknow_core.studies.scores import example_scores, plain, same_content, score_of
 from paraknow_core.studies.study import Group, StudySpec, groups_of, rates_of
+from paraknow_core.studies.vacuous import vacuous
 from paraknow_core.studies.words import setting_text
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class GroupOutcome:
         equal: whether that is the budget of the arm `against` at the same point; True where nothing is known yet.
         note: in what it is not.
         keeps_student: whether the student computes at step 0 what it computed before.
+        vacuous: why it is the method itself on this pair of models, so that it is not judged; empty where it is not.
         states: seed -> state of its run.
         runs: seed -> id of its run.
     """
@@ -76,6 +78,7 @@ class GroupOutcome:
     equal: bool = True
     note: str = ""
     keeps_student: bool = True
+    vacuous: str = ""
     states: Mapping[int, str] = field(default_factory=dict)
     runs: Mapping[int, str] = field(default_factory=dict)
 
@@ -173,7 +176,8 @@ def outcome(folder: StudyFolder, place: Workspace | None = None) -> StudyOutcome
     study, cells, rates = folder.spec(), folder.cells(), folder.rates()
     curves = curves_of(cells, rates)
     read = [_Read(study, group, [c for c in cells if _is_of(c, group)], curves) for group in groups_of(study)]
-    groups, spread = _judged(study, read, rates)
+    same = vacuous(study)
+    groups, spread = _judged(study, read, rates, same)
     found = [group.verdict.smallest_detectable for group in groups if group.verdict is not None]
     first = next((run for one in read for run in one.done.values()), None)
     return StudyOutcome(
@@ -182,7 +186,7 @@ def outcome(folder: StudyFolder, place: Workspace | None = None) -> StudyOutcome
         folder.state(),
         groups,
         _contrasts(study, read),
-        _attribution(study, read),
+        _attribution(study, read, same),
         spread,
         max((value for value in found if value is not None), default=None),
         _references(first, study.scorer),
@@ -255,7 +259,7 @@ def _scored(path: Path, stamps: tuple, scorer: str | None) -> tuple[dict[str, An
 
 
 def _judged(
-    study: StudySpec, read: Sequence[_Read], rates: Mapping[str, float]
+    study: StudySpec, read: Sequence[_Read], rates: Mapping[str, float], same: Mapping[str, str]
 ) -> tuple[list[GroupOutcome], tuple[float, int] | None]:
     from paraknow_core.ops.verdict import pooled_spread, seed_interval
 
@@ -265,6 +269,10 @@ def _judged(
     bases = {_point_key(one.group): one for one in read if one.group.arm.name == study.against}
     for key, base in bases.items():
         others = [one for one in read if _point_key(one.group) == key and one is not base]
+        # What is the method itself is judged once, as the method; where all are judged against it, not at all.
+        others = [one for one in others if one.group.key not in same]
+        if base.group.key in same:
+            others = [one for one in others if one.group.arm.name != PAPER_METHOD]
         verdicts |= _verdicts(study, base, others)
     groups = []
     for one in read:
@@ -294,6 +302,7 @@ def _judged(
                 equal=not apart and not one.group.arm.row.budget_note,
                 note="; ".join(dict.fromkeys(filter(None, [one.group.arm.row.budget_note, *apart]))),
                 keeps_student=one.keeps_student,
+                vacuous=same.get(one.group.key, ""),
                 states={cell.cell.seed: cell.state for cell in one.cells},
                 runs={cell.cell.seed: cell.run.id for cell in one.cells if cell.run is not None},
             )
@@ -376,7 +385,7 @@ def _array(one: _Read, seeds: Sequence[int], ids: Sequence[str]) -> "numpy.ndarr
     return numpy.array([[one.tables[seed][name][0] for name in ids] for seed in seeds])
 
 
-def _attribution(study: StudySpec, read: Sequence[_Read]) -> list[Any]:
+def _attribution(study: StudySpec, read: Sequence[_Read], same: Mapping[str, str]) -> list[Any]:
     """Return where the method's gain over default LoRA comes from, at each point that has controls to tell it."""
     from paraknow_core.studies.attribution import attribute
 
@@ -389,13 +398,15 @@ def _attribution(study: StudySpec, read: Sequence[_Read]) -> list[Any]:
         seeds = _shared(method, base)[0]
         # An arm that lacks a seed would cost the others theirs; the attribution names it as missing.
         there = {name: one for name, one in there.items() if seeds and set(seeds) <= one.tables.keys()}
+        alike = [name for name, one in there.items() if one.group.key in same]
+        there = {name: one for name, one in there.items() if name not in alike}
         tables = [one.tables[seed] for one in there.values() for seed in seeds]
         ids = sorted(set.intersection(*map(set, tables))) if tables else []
         ids = [name for name in ids if same_content(table[name][1] for table in tables)]
         if len(ids) < 2:
             continue
         scores = {name: _array(one, seeds, ids) for name, one in there.items()}
-        attribution = attribute(scores, study.margin, unit=base.unit)
+        attribution = attribute(scores, study.margin, unit=base.unit, alike=alike)
         if len(attribution.steps) < 2:
             continue  # no control parts the gain
         at = ", ".join(setting_text(key, value) for key, value in base.group.point.items())

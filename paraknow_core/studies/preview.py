@@ -21,7 +21,8 @@ from paraknow_core.studies.budgets import REAL_SIZES
 from paraknow_core.studies.folder import answers_among
 from paraknow_core.studies.outcome import FEWEST_SEEDS
 from paraknow_core.studies.same import MEASUREMENT, NOT_MEASURED, asked, run_key
-from paraknow_core.studies.study import Cell, StudySpec, arms_of, scored_cells, tuning_cells
+from paraknow_core.studies.study import Cell, StudySpec, arms_of, groups_of, scored_cells, tuning_cells
+from paraknow_core.studies.vacuous import vacuous
 
 # What a plan assumes of scores that are right or wrong, before any are seen: two arms differ on a fifth of the
 # examples, and seeds spread by half a point an arm. Miller, arXiv:2411.00640; arXiv:2602.04998.
@@ -150,7 +151,7 @@ def _warnings(study: StudySpec, size: float | None, place: Workspace) -> list[st
     for arm in arms_of(study):
         if arm.row.budget_note:
             said.append(f"{arm.label}: not of equal budget ({arm.row.budget_note})")
-    said += _vacuous(study)
+    said += _same_as_the_method(study)
     root = next(folder for folder in (place.root, *place.root.parents) if folder.is_dir())
     free = shutil.disk_usage(root).free
     if size is not None and size > free:
@@ -158,31 +159,15 @@ def _warnings(study: StudySpec, size: float | None, place: Workspace) -> list[st
     return said
 
 
-def _vacuous(study: StudySpec) -> list[str]:
-    """Name the arms that are the method itself on this pair: it leaves no other layers, or no other blocks, to take."""
-    from paraknow_core.models.anatomy import read_anatomy
-    from paraknow_core.models.source import resolve_model
-
-    base, roles = study.base, study.base.extraction.roles
-    try:
-        teacher, student = (
-            read_anatomy(resolve_model(model.source, model.revision, offline=True, weights=False), tokenizer=False)
-            for model in (base.teacher, base.student)
-        )
-    except ParaknowError:  # not here yet, or unfit: its runs say so
-        return []
-    layers = base.mapping.strategy == "sensitivity" and teacher.num_hidden_layers <= student.num_hidden_layers
-    largest, room = ({m.role: m.shape for m in model.modules if m.role in roles} for model in (teacher, student))
-    whole = all(
-        shape[1] <= room[role][1] and (role in ("embed", "head") or shape[0] <= room[role][0])
-        for role, shape in largest.items()
-        if role in room
-    )
+def _same_as_the_method(study: StudySpec) -> list[str]:
+    """Name the arms, and where a factor decides the groups, that are the method itself on this pair."""
+    same, groups = vacuous(study), groups_of(study)
     said = []
     for arm in arms_of(study):
-        structure = METHODS[arm.changes.get("method", base.method)].structure
-        if layers and arm.changes.get("mapping.strategy") == "random":
-            said.append(f"{arm.label}: is the method itself here, as the teacher has no more layers than the student")
-        if whole and structure:
-            said.append(f"{arm.label}: is the method itself here, as the teacher's weights are taken whole")
+        own = [group for group in groups if group.arm.name == arm.name]
+        found = [group for group in own if group.key in same]
+        if len(found) == len(own) and len({same[group.key] for group in found}) == 1:
+            said.append(f"{arm.label}: {same[found[0].key]}")
+        else:
+            said += [f"{group.label}: {same[group.key]}" for group in found]
     return said

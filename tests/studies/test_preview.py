@@ -64,9 +64,12 @@ def test_an_arm_of_another_budget_is_told(place, arm):
 
 
 def test_an_arm_that_a_pair_leaves_no_choice_is_told(place):
-    arms = ("default_lora", "seeking", "random_mapping", "random_offset", "least_sensitive", "permuted")
+    arms = ("default_lora", "seeking", "random_mapping", "random_offset", "permuted")
+    teachers = {"teacher.source": ("bundled:teacher", "bundled:stranger")}
     alike = {"teacher": {"source": "bundled:stranger"}}
-    said = [preview(StudySpec(arms=arms, base=base), place).warnings for base in ({}, alike)]
-    vacuous = [[text for text in warnings if "is the method itself" in text] for warnings in said]
-    assert vacuous[0] == []
-    assert [text.partition(":")[0] for text in vacuous[1]] == ["random layers", "random offset", "least sensitive"]
+    studies = [{}, {"base": alike}, {"factors": teachers}]
+    said = [preview(StudySpec(arms=arms, **more), place).warnings for more in studies]
+    none, all_points, one = [[text for text in warnings if "is the method itself" in text] for warnings in said]
+    assert none == []
+    assert [text.partition(":")[0] for text in all_points] == ["random layers", "random offset"]
+    assert len(one) == 2 and all("stranger" in text for text in one)
