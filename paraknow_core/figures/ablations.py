@@ -195,7 +195,7 @@ def levels(outcome: "StudyOutcome", factor: str, dark: bool = False) -> go.Figur
 
 @dataclass(frozen=True)
 class _Judged:
-    """A line of a forest: `key` names the group that a value of the paper belongs to; `why` says why it is not judged."""
+    """A line of a forest: `key` names the group that a value of the paper belongs to, `why` why it is not judged."""
 
     label: str
     arm: str
