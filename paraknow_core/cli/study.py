@@ -439,7 +439,7 @@ def _verdict_row(group: "GroupOutcome", against: str, label: str) -> tuple:
 
     number = percent if group.unit == SHARE else significant
     interval = NOT_MEASURED if group.low is None else f"{number(group.low)} to {number(group.high)}"
-    line = "" if group.arm == against else NOT_MEASURED
+    line = "" if group.arm == against else group.vacuous or NOT_MEASURED
     if group.verdict is not None:
         line = verdict_line(group.verdict, group.verdict_unit)
     return (

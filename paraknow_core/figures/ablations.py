@@ -179,7 +179,7 @@ def rate_curves(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
 def forest(outcome: "StudyOutcome", dark: bool = False) -> go.Figure:
     """Draw every arm's difference to the arm it is judged against, with its interval, its word, and the margin."""
     judged = [group for group in outcome.groups if group.arm != outcome.study.against]
-    rows = [_Judged(g.label, g.arm, g.verdict, g.verdict_unit or g.unit, g.key) for g in judged]
+    rows = [_Judged(g.label, g.arm, g.verdict, g.verdict_unit or g.unit, g.key, g.vacuous) for g in judged]
     missing = "Differences appear here as soon as an arm and the arm it is judged against share a seed."
     return _forest(outcome, f"Difference to {_against(outcome)}", rows, missing, dark)
 
@@ -195,13 +195,14 @@ def levels(outcome: "StudyOutcome", factor: str, dark: bool = False) -> go.Figur
 
 @dataclass(frozen=True)
 class _Judged:
-    """A line of a forest: `key` names the group that a value of the paper belongs to."""
+    """A line of a forest: `key` names the group that a value of the paper belongs to, `why` why it is not judged."""
 
     label: str
     arm: str
     verdict: Any
     unit: str | None
     key: str = ""
+    why: str = ""
 
 
 def _forest(outcome: "StudyOutcome", title: str, judged: Sequence[_Judged], missing: str, dark: bool) -> go.Figure:
@@ -220,7 +221,7 @@ def _forest(outcome: "StudyOutcome", title: str, judged: Sequence[_Judged], miss
     for place, group in enumerate(judged):
         verdict = group.verdict
         if verdict is None:
-            words.append((0.0, place, "no shared seeds yet"))
+            words.append((0.0, place, group.why or "no shared seeds yet"))
             continue
         value, low, high = (None if v is None else factor * v for v in (verdict.difference, verdict.low, verdict.high))
         look = look_of(group.arm, 0, dark)

@@ -142,6 +142,8 @@ def _group_line(same: "Sequence[GroupOutcome]", against: str) -> list[str]:
     judged = [NOT_MEASURED] * 3
     if group.arm == against:
         judged = ["compared with", "", ""]
+    elif group.vacuous:
+        judged[-1] = group.vacuous
     elif verdict is not None:
         difference = f"{points_text(verdict.difference, unit)} ({interval_text(verdict.low, verdict.high, unit)})"
         judged = [difference, size_text(verdict.smallest_detectable, unit), verdict.verdict]

@@ -1,6 +1,6 @@
 """Where a gain comes from: the way from default LoRA to the method, one control at a time. Needs numpy and scipy."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,7 +55,8 @@ class Attribution:
         steps: their differences add up to the gain's; judged as one family (Holm).
         checks: controls beside the waterfall, each judged by itself.
         content: whether teacher content is claimed.
-        missing: arms that were not there; a step without its arm is joined with the next one.
+        alike: arms that are the method itself on this pair of models: they tell nothing apart.
+        missing: other arms that were not there; a step without its arm is joined with the next one.
         paragraph: all of this in plain words.
     """
 
@@ -65,6 +66,7 @@ class Attribution:
     content: bool
     missing: tuple[str, ...]
     paragraph: str
+    alike: tuple[str, ...] = ()
 
 
 def attribute(
@@ -74,6 +76,7 @@ def attribute(
     method: str = METHOD,
     unit: str | None = SHARE,
     gain: Verdict | None = None,
+    alike: Sequence[str] = (),
 ) -> Attribution:
     """Take a method's gain over default LoRA apart.
 
@@ -85,6 +88,7 @@ def attribute(
         unit: of the scores, for the words.
         gain: of the method over default LoRA, as it was judged among all arms: its p-value holds for the word here,
             so that a study does not say two words of one difference.
+        alike: arms that were run, and left out of the scores because they are the method itself on this pair.
 
     Returns:
         Steps: scale (a random start of the block's singular values against none), structure (the block with rows and
@@ -108,7 +112,8 @@ def attribute(
     chain = [(names.get(arm, arm), step) for arm, step in CHAIN]
     checks = [(name, names.get(arm, arm), names.get(other, other)) for name, arm, other in CHECKS]
     wanted = list(dict.fromkeys([*(arm for arm, _ in chain), *(arm for _, *pair in checks for arm in pair)]))
-    missing = tuple(arm for arm in wanted if arm not in tables)
+    lost = tuple(arm for arm in wanted if arm not in tables)
+    alike, missing = (tuple(arm for arm in lost if (arm in alike) == same) for same in (True, False))
     used = {arm: tables[arm] for arm in wanted if arm in tables}
     if len({table.shape for table in used.values()}) > 1:
         shapes = ", ".join(f"{arm} {len(table)} x {table.shape[1]}" for arm, table in used.items())
@@ -135,8 +140,8 @@ def attribute(
     found = {step.name: step.result.verdict == "better" for step in beside}
     bearing = [name for name, *_ in CHECKS[:_CONTENT]]
     content = all(found.get(name, False) for name in bearing[:_NEEDED]) and all(found.get(n, True) for n in bearing)
-    paragraph = _paragraph(whole, steps, beside, content, missing, unit)
-    return Attribution(whole, steps, beside, content, missing, paragraph)
+    paragraph = _paragraph(whole, steps, beside, content, missing, alike, unit)
+    return Attribution(whole, steps, beside, content, missing, paragraph, alike)
 
 
 def _steps(chain: Iterable[tuple[str, str]], there: Mapping[str, object]) -> list[tuple[str, str, str]]:
@@ -157,6 +162,7 @@ def _paragraph(
     checks: tuple[Step, ...],
     content: bool,
     missing: tuple[str, ...],
+    alike: tuple[str, ...],
     unit: str | None,
 ) -> str:
     """Say it; each word follows from a verdict."""
@@ -182,15 +188,21 @@ def _paragraph(
         f"{step.name}: {_fill(step.result.verdict + ', {difference}', step.result, unit, name)}" for step in bearing
     )
     lacking = [against for _, _, against in CHECKS[:_NEEDED] if against in missing]
+    same = [against for _, _, against in CHECKS[:_NEEDED] if against in alike]
     if content:
         parts.append(f"The teacher's content counts: {told}.")
     else:
         why = (
             f"no run of {' or '.join(lacking).replace('_', ' ')}"
             if lacking
+            else f"{' and '.join(same).replace('_', ' ')} cannot differ from the method"
+            if same
             else "that takes each of these to be better"
         )
         parts.append(f"That the teacher's content counts is not shown ({why}){': ' if told else ''}{told}.")
+    if alike:
+        names = ", ".join(alike).replace("_", " ")
+        parts.append(f"Not told apart from the method on this pair, where they cannot differ from it: {names}.")
     if missing:
         parts.append(f"Not run: {', '.join(missing).replace('_', ' ')}.")
     return " ".join(parts)

@@ -26,6 +26,7 @@ from paraknow_core.studies.differences import NATS
 from paraknow_core.studies.folder import CellState, Curve, StudyFolder, curves_of
 from paraknow_core.studies.scores import NOT_PAIRED, example_scores, plain, same_content, score_of
 from paraknow_core.studies.study import Group, StudySpec, groups_of, rates_of
+from paraknow_core.studies.vacuous import vacuous
 from paraknow_core.studies.words import setting_text
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class GroupOutcome:
         equal: whether that is the budget of the arm `against` at the same point; True where nothing is known yet.
         note: in what it is not.
         keeps_student: whether the student computes at step 0 what it computed before.
+        vacuous: why it is the method itself on this pair of models, so that it is not judged; empty where it is not.
         states: seed -> state of its run.
         runs: seed -> id of its run.
     """
@@ -79,6 +81,7 @@ class GroupOutcome:
     equal: bool = True
     note: str = ""
     keeps_student: bool = True
+    vacuous: str = ""
     states: Mapping[int, str] = field(default_factory=dict)
     runs: Mapping[int, str] = field(default_factory=dict)
 
@@ -183,7 +186,8 @@ def outcome(folder: StudyFolder, place: Workspace | None = None) -> StudyOutcome
         if cell.cell.purpose == "test":
             scored.setdefault(cell.cell.group.key, []).append(cell)
     read = [_Read(study, group, scored[group.key], curves) for group in groups_of(study)]
-    groups, spread = _judged(study, read, rates, ended)
+    same = vacuous(study)
+    groups, spread = _judged(study, read, rates, ended, same)
     found = [group.verdict.smallest_detectable for group in groups if group.verdict is not None]
     first = next((run for one in read for run in one.done.values()), None)
     return StudyOutcome(
@@ -192,7 +196,7 @@ def outcome(folder: StudyFolder, place: Workspace | None = None) -> StudyOutcome
         state,
         groups,
         _contrasts(study, read, ended),
-        _attribution(study, read, {group.key: group.verdict for group in groups}) if ended else [],
+        _attribution(study, read, {group.key: group.verdict for group in groups}, same) if ended else [],
         spread,
         max((value for value in found if value is not None), default=None),
         _references(first, study.scorer),
@@ -288,7 +292,7 @@ def _kept_table(run: RunFolder, of: list[Any], *, means_only: bool) -> Table:
 
 
 def _judged(
-    study: StudySpec, read: Sequence[_Read], rates: Mapping[str, float], ended: bool
+    study: StudySpec, read: Sequence[_Read], rates: Mapping[str, float], ended: bool, same: Mapping[str, str]
 ) -> tuple[list[GroupOutcome], tuple[float, int] | None]:
     from paraknow_core.ops.verdict import pooled_spread, seed_interval
 
@@ -301,6 +305,10 @@ def _judged(
     bases = {_point_key(one.group): one for one in read if one.group.arm.name == study.against}
     for key, base in bases.items():
         others = [one for one in read if _point_key(one.group) == key and one is not base]
+        # What is the method itself is judged once, as the method; where all are judged against it, not at all.
+        others = [one for one in others if one.group.key not in same]
+        if base.group.key in same:
+            others = [one for one in others if one.group.arm.name != PAPER_METHOD]
         verdicts |= _verdicts(study, base, others, ended)
     groups = []
     for one in read:
@@ -331,6 +339,7 @@ def _judged(
                 equal=not apart and not one.group.arm.row.budget_note,
                 note="; ".join(dict.fromkeys(filter(None, [one.group.arm.row.budget_note, *apart]))),
                 keeps_student=one.keeps_student,
+                vacuous=same.get(one.group.key, ""),
                 states={cell.cell.seed: cell.state for cell in one.cells},
                 runs={cell.cell.seed: cell.run.id for cell in one.cells if cell.run is not None},
             )
@@ -420,7 +429,9 @@ def _array(one: _Read, seeds: Sequence[int], ids: Sequence[str]) -> "numpy.ndarr
     return numpy.array([[one.tables[seed][name][0] for name in ids] for seed in seeds])
 
 
-def _attribution(study: StudySpec, read: Sequence[_Read], verdicts: Mapping[str, Any]) -> list[Any]:
+def _attribution(
+    study: StudySpec, read: Sequence[_Read], verdicts: Mapping[str, Any], same: Mapping[str, str]
+) -> list[Any]:
     """Return where the method's gain over default LoRA comes from, at each point that has controls to tell it."""
     from paraknow_core.studies.attribution import attribute
 
@@ -433,6 +444,8 @@ def _attribution(study: StudySpec, read: Sequence[_Read], verdicts: Mapping[str,
         seeds = _shared(method, base)[0]
         # An arm that lacks a seed would cost the others theirs; the attribution names it as missing.
         there = {name: one for name, one in there.items() if seeds and set(seeds) <= one.tables.keys()}
+        alike = [name for name, one in there.items() if one.group.key in same]
+        there = {name: one for name, one in there.items() if name not in alike}
         tables = [one.tables[seed] for one in there.values() for seed in seeds]
         ids = sorted(set.intersection(*map(set, tables))) if tables else []
         ids = [name for name in ids if same_content(table[name][1] for table in tables)]
@@ -440,7 +453,7 @@ def _attribution(study: StudySpec, read: Sequence[_Read], verdicts: Mapping[str,
             continue
         scores = {name: _array(one, seeds, ids) for name, one in there.items()}
         gain = verdicts.get(method.group.key) if study.against == BASELINE else None
-        attribution = attribute(scores, study.margin, unit=base.unit, gain=gain)
+        attribution = attribute(scores, study.margin, unit=base.unit, gain=gain, alike=alike)
         if len(attribution.steps) < 2:
             continue  # no control parts the gain
         at = ", ".join(setting_text(key, value) for key, value in base.group.point.items())

@@ -16,12 +16,15 @@ from paraknow_core.errors import ParaknowError
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder, list_runs
-from paraknow_core.spec import RunSpec
+from paraknow_core.sensitivity.plan import F32, sizes_of
+from paraknow_core.spec import ModelSpec, RunSpec
 from paraknow_core.studies.budgets import REAL_SIZES
 from paraknow_core.studies.folder import answers_among
 from paraknow_core.studies.outcome import few_seeds
 from paraknow_core.studies.same import MEASUREMENT, NOT_MEASURED, asked, run_key
-from paraknow_core.studies.study import Cell, StudySpec, arms_of, scored_cells, tuning_cells
+from paraknow_core.studies.study import Cell, StudySpec, arms_of, groups_of, scored_cells, tuning_cells
+from paraknow_core.studies.vacuous import vacuous
+from paraknow_core.studies.words import factor_text, listed
 
 # What a plan assumes of scores that are right or wrong, before any are seen: two arms differ on a fifth of the
 # examples, and seeds spread by half a point an arm. Miller, arXiv:2411.00640; arXiv:2602.04998.
@@ -40,7 +43,8 @@ class StudyPreview:
         cells: how many it would need if none were shared.
         shared: what is computed once for several runs, in sentences.
         already: how many of the runs are there.
-        seconds, bytes: of those that are not; None where nothing is known of such runs.
+        seconds, bytes: of those that are not, the untrained models that they share and what is measured with these
+            among the bytes; None where nothing is known of such runs.
         smallest_detectable: the effect that it finds in four of five cases, by what `assumes` says; in the scorer's
             unit; None where there are too few seeds, or the scorer is none of right and wrong.
         assumes: in words.
@@ -80,6 +84,8 @@ def preview(study: StudySpec, place: Workspace, estimate: Estimator | None = Non
     takes = estimate([cell.spec for cell in missing], place) if estimate else [None]
     known = bool(takes) and all(one is not None for one in takes)
     seconds, size = (sum(getattr(one, name) for one in takes) if known else None for name in ("seconds", "disk"))
+    if size is not None:
+        size += _untrained_bytes([cell.spec for cell in missing], place)
     smallest, assumes = _smallest(study)
     return StudyPreview(
         len(kept),
@@ -93,6 +99,32 @@ def preview(study: StudySpec, place: Workspace, estimate: Estimator | None = Non
         assumes,
         _warnings(study, size, place),
     )
+
+
+def _untrained_bytes(specs: Sequence[RunSpec], place: Workspace) -> float:
+    """Return the bytes of untrained models that are not there yet, and of the sensitivity that is measured on them."""
+    from paraknow_core.models.anatomy import read_anatomy
+    from paraknow_core.models.source import resolve_model
+    from paraknow_core.models.untrained import named_untrained, place_of
+
+    models: dict[ModelSpec, set[frozenset]] = {}
+    for spec in specs:
+        measures = METHODS[spec.method].needs_teacher
+        if spec.student.untrained is not None:
+            models.setdefault(spec.student, set())
+        if spec.teacher.untrained is not None and (measures or "teacher" in spec.references):
+            of_teacher = models.setdefault(spec.teacher, set())
+            of_teacher |= {asked(spec, MEASUREMENT, NOT_MEASURED)} if measures else set()
+    total = 0
+    for model, measurements in models.items():
+        try:
+            source = resolve_model(model.source, model.revision, offline=True)
+            if not place_of(named_untrained(source, model.untrained), model.untrained, place.untrained).is_dir():
+                anatomy = read_anatomy(source, tokenizer=False)
+                total += anatomy.bytes + len(measurements) * (F32 * anatomy.parameters + sizes_of(anatomy).reductions)
+        except ParaknowError:  # its runs say so
+            continue
+    return total
 
 
 def _spec(run: RunFolder) -> RunSpec | None:
@@ -109,11 +141,11 @@ def _spec_once(path: Path, stamp: tuple) -> RunSpec | None:
 
 
 def _shared(cells: Sequence[Cell], kept: Sequence[Cell]) -> list[str]:
-    said = []
-    if len(kept) < len(cells):
-        said.append(
-            f"{counted(len(cells) - len(kept), 'run')} computed once with others: their arms do not read what is varied"
-        )
+    first: dict[Any, Cell] = {}
+    twice = [(cell, first.setdefault(run_key(cell.spec), cell)) for cell in cells]
+    again = [cell.group.arm.name == other.group.arm.name for cell, other in twice if cell is not other]
+    ways = ((True, "their arms do not read what is varied"), (False, "another arm asks for the same"))
+    said = [f"{counted(again.count(own), 'run')} computed once with others: {why}" for own, why in ways if own in again]
     measured = [cell.spec for cell in kept if METHODS[cell.spec.method].needs_teacher]
     different = len({asked(spec, MEASUREMENT, NOT_MEASURED) for spec in measured})
     if measured:
@@ -148,7 +180,11 @@ def _warnings(study: StudySpec, size: float | None, place: Workspace) -> list[st
     for arm in arms_of(study):
         if arm.row.budget_note:
             said.append(f"{arm.label}: not of equal budget ({arm.row.budget_note})")
-    said += _vacuous(study)
+    for key in study.factors:
+        own = [arm.label for arm in arms_of(study) if key in arm.changes]
+        if own:
+            said.append(f"{factor_text(key)}: the values that are varied go before the own ones of {listed(own)}")
+    said += _same_as_the_method(study)
     root = next(folder for folder in (place.root, *place.root.parents) if folder.is_dir())
     free = shutil.disk_usage(root).free
     if size is not None and size > free:
@@ -156,31 +192,15 @@ def _warnings(study: StudySpec, size: float | None, place: Workspace) -> list[st
     return said
 
 
-def _vacuous(study: StudySpec) -> list[str]:
-    """Name the arms that are the method itself on this pair: it leaves no other layers, or no other blocks, to take."""
-    from paraknow_core.models.anatomy import read_anatomy
-    from paraknow_core.models.source import resolve_model
-
-    base, roles = study.base, study.base.extraction.roles
-    try:
-        teacher, student = (
-            read_anatomy(resolve_model(model.source, model.revision, offline=True, weights=False), tokenizer=False)
-            for model in (base.teacher, base.student)
-        )
-    except ParaknowError:  # not here yet, or unfit: its runs say so
-        return []
-    layers = base.mapping.strategy == "sensitivity" and teacher.num_hidden_layers <= student.num_hidden_layers
-    largest, room = ({m.role: m.shape for m in model.modules if m.role in roles} for model in (teacher, student))
-    whole = all(
-        shape[1] <= room[role][1] and (role in ("embed", "head") or shape[0] <= room[role][0])
-        for role, shape in largest.items()
-        if role in room
-    )
+def _same_as_the_method(study: StudySpec) -> list[str]:
+    """Name the arms, and where a factor decides the groups, that are the method itself on this pair."""
+    same, groups = vacuous(study), groups_of(study)
     said = []
     for arm in arms_of(study):
-        structure = METHODS[arm.changes.get("method", base.method)].structure
-        if layers and arm.changes.get("mapping.strategy") == "random":
-            said.append(f"{arm.label}: is the method itself here, as the teacher has no more layers than the student")
-        if whole and structure:
-            said.append(f"{arm.label}: is the method itself here, as the teacher's weights are taken whole")
+        own = [group for group in groups if group.arm.name == arm.name]
+        found = [group for group in own if group.key in same]
+        if len(found) == len(own) and len({same[group.key] for group in found}) == 1:
+            said.append(f"{arm.label}: {same[found[0].key]}")
+        else:
+            said += [f"{group.label}: {same[group.key]}" for group in found]
     return said

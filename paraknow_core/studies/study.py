@@ -44,6 +44,7 @@ LOWER_RATE = {
 OTHERWISE_LOWER = 10**0.5
 RATE = "finetuning.learning_rate"
 HIGHEST_RATE = 10.0  # that a spec takes
+LISTED = (("mapping", "layers"), ("sensitivity", "ids"))  # what a person lists of one teacher, of one task
 NO_FACTORS = ("name", "until", "version", "references")
 BY_SEED = ("seed", "extraction.seed", "mapping.seed")  # all that is drawn by chance in a run of a study, but the data
 
@@ -372,6 +373,7 @@ def parse_study(data: Any, where: str = "study") -> StudySpec:
             spec = spec_of(study, group, study.seeds[0])
         except SpecError as error:
             raise SpecError(f"{where}: in '{group.key}': {str(error).removeprefix('spec: ')}") from None
+        _refuse_others_list(study, group, spec, where)
         if study.scorer and spec.task.scorers and study.scorer not in spec.task.scorers:
             raise SpecError(
                 f"{where}: scorer: '{study.scorer}' is none of '{group.key}', which is scored by "
@@ -385,6 +387,24 @@ def parse_study(data: Any, where: str = "study") -> StudySpec:
         if study.tuning and spec.finetuning.learning_rate == 0 and not (study.tuning.centre or study.tuning.centres):
             raise SpecError(f"{where}: tuning: '{group.key}' has learning rate 0; give tuning.centre, or a rate")
     return study
+
+
+def _refuse_others_list(study: StudySpec, group: Group, spec: RunSpec, where: str) -> None:
+    """Refuse a group that takes from one model or task what is listed of another one."""
+    changes = group.arm.changes
+    own_layers, own_ids = ({part, f"{part}.{key}"} & changes.keys() for part, key in LISTED)
+    by_hand, name = catalogue.MANUAL, group.arm.name
+    other_teacher = changes.get("teacher") == "$student" and spec.teacher != study.base.teacher
+    if other_teacher and spec.mapping.strategy == by_hand and not own_layers:
+        raise SpecError(
+            f"{where}: mapping.strategy: '{name}' takes the student's layers, and those listed by hand are the "
+            "teacher's; choose another strategy, or leave out the arm"
+        )
+    if "$wrong_task" in changes.values() and spec.sensitivity.selection == by_hand and not own_ids:
+        raise SpecError(
+            f"{where}: sensitivity.selection: '{name}' takes seed samples of another task, and those listed by hand "
+            "are of the run's own; choose another selection, or leave out the arm"
+        )
 
 
 def parse_study_yaml(text: str, where: str = "study") -> StudySpec:

@@ -9,11 +9,14 @@ The effect is what that costs on the test split, example by example.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from paraknow_core.catalogue import SCORERS
+from paraknow_core.catalogue import METHODS, SCORERS
 from paraknow_core.context import Context
+from paraknow_core.display import count
 from paraknow_core.errors import RunError
 from paraknow_core.files.json_file import read_object, write_json
+from paraknow_core.memory import require_memory
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.training.estimates import trained_parameters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +30,8 @@ NATS = "perplexity"  # the scorer whose records are nats per token of the refere
 EDITS = ("twin", "without")
 _ROUNDING = 1e-6  # of a product: what is left of a difference of two equal ones
 _VERSION = 1
+BYTES_A_WEIGHT = 8  # value, and the untouched one
+MOST_WHOLE = 50_000_000  # weights that were trained themselves: a twin of full rank costs the cube of a weight's side
 
 
 def file_of(by: By) -> str:
@@ -50,7 +55,8 @@ def causal_check(context: Context, run: RunFolder, *, by: By = "layer", examples
         each of nats and score, Spearman's rho between sensitivity and the twin's effect, low, high, units.
 
     Raises:
-        RunError: the run has no trained adapter, or changed nothing. ModelError: it does not fit the student.
+        RunError: the run has no trained adapter, or changed nothing; its changes are of full rank and too many; memory
+            is short. ModelError: it does not fit the student.
     """
     from paraknow_core.adapters.saved import RECORD, saved_changes
     from paraknow_core.ops.low_rank import product_norm
@@ -59,7 +65,11 @@ def causal_check(context: Context, run: RunFolder, *, by: By = "layer", examples
     kept = read_object(run.file(file_of(by)))
     if kept.get("key") == key:
         return kept
+    _refuse_large_whole(context, run)
     changes = list(saved_changes(run.path, context.student.anatomy))
+    student = context.student
+    weights = student.anatomy.parameters
+    require_memory(BYTES_A_WEIGHT * weights, f"{student.source.label}: editing its {count(weights)} weights here")
     units = _units(changes, by)
     sums = {name: record.get("window_sum") for name, record in read_object(run.file(RECORD)).get("modules", {}).items()}
     tested = context.task.split("test")[:examples]
@@ -91,6 +101,15 @@ def causal_check(context: Context, run: RunFolder, *, by: By = "layer", examples
     _add_effects(result, as_trained, edits)
     write_json(run.file(file_of(by)), result)
     return result
+
+
+def _refuse_large_whole(context: Context, run: RunFolder) -> None:
+    trained = trained_parameters(context.student.anatomy, context.spec)
+    if METHODS[context.spec.method].whole and trained > MOST_WHOLE:
+        raise RunError(
+            f"run {run.id}: trained {count(trained)} weights themselves, and random twins of full rank of more than "
+            f"{count(MOST_WHOLE)} would take hours; choose a run that trained an adapter, or a smaller student"
+        )
 
 
 def _units(changes: "Sequence[Change]", by: By) -> "dict[str, list[Change]]":

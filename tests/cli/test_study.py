@@ -3,18 +3,21 @@
 import json
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from paraknow_core.catalogue import ARMS
 from paraknow_core.cli import main
+from paraknow_core.cli.study import _verdict_row
 from paraknow_core.runs.folder import list_runs
 from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.folder import StudyFolder, list_studies
 from paraknow_core.studies.presets import PRESETS
 from paraknow_core.studies.study import StudySpec, parse_study_yaml
+from tests.studies import made
 from tests.studies.conducting import Fake
 from tests.tiny_models import build_tiny
 
@@ -242,3 +245,9 @@ def test_a_study_may_leave_its_runs_to_an_engine(tiny_base, workspace, tmp_path,
     told(capsys, "run", tmp_path / "study.yaml", "--engine", engine)
     (run,) = list_runs(workspace)
     assert run.status().state == "done" and run.status().pid != os.getpid()
+
+
+def test_an_arm_that_is_the_method_itself_says_so_in_the_table():
+    found = made.outcome(StudySpec(arms=("default_lora", "random_offset")))
+    same = replace(found.groups[1], verdict=None, vacuous="is the method itself here")
+    assert "is the method itself here" in _verdict_row(same, "default_lora", same.label)

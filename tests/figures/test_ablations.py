@@ -202,3 +202,10 @@ def test_values_of_a_factor_are_drawn_against_the_base_runs_or_said_to_be_missin
     assert "better" in texts(figure) and "</script>" not in str(figure.layout.yaxis.ticktext)
     empty = ablations.levels(made.outcome(STRUCTURE, 0), "extraction.structure")
     assert "as soon as two values share a seed" in texts(empty)
+
+
+def test_an_arm_that_is_the_method_itself_says_so_in_place_of_a_difference():
+    found = made.outcome(StudySpec(arms=("default_lora", "random_offset", "seeking")))
+    group = replace(found.groups[1], verdict=None, vacuous="is the method itself here")
+    figure = ablations.forest(replace(found, groups=[found.groups[0], group, found.groups[2]]))
+    assert "is the method itself here" in texts(figure) and "no shared seeds yet" not in texts(figure)

@@ -234,3 +234,11 @@ def test_an_arm_that_reads_no_factor_has_one_row():
     _, text = parsed(reports.report_html(replace(outcome, groups=shared)))
     assert f"default LoRA, at {len(lora)} points" in text
     assert text.split("Methods")[0].count("30.0 ± 2.0 %") == 1
+
+
+def test_an_arm_that_is_the_method_itself_has_that_in_place_of_a_verdict():
+    found = made.outcome(StudySpec(arms=("default_lora", "random_offset", "seeking")))
+    why = "is the method itself here, as the teacher's weights are taken whole"
+    group = replace(found.groups[1], verdict=None, vacuous=why)
+    found = replace(found, groups=[found.groups[0], group, found.groups[2]])
+    assert [why in line for line in reports._group_lines(found)] == [False, True, False]

@@ -226,3 +226,25 @@ def test_runs_that_cannot_be_read_or_paired_or_had_other_data_are_told(place):
     told = " ".join(outcome(folder).warnings)
     assert "word_problems: its train examples were not the same in all runs" in told
     assert f"run {second.run.id} is left out" in told
+
+
+def test_an_arm_that_is_the_method_itself_is_not_judged_and_tells_nothing_apart(place):
+    arms = ("default_lora", "spectrum_matched", "permuted", "wrong_task", "random_offset", "seeking")
+    alike = {"teacher": {"source": "bundled:stranger"}}
+    found = outcome(run_study(place, arms=arms, base=alike, seeds=(0, 1)))
+    same = {group.arm: group for group in found.groups if group.vacuous}
+    assert list(same) == ["wrong_task", "random_offset"]
+    assert all(group.verdict is None and group.value is not None for group in same.values())
+    assert {group.verdict.comparisons for group in found.groups if group.verdict} == {3}
+    (attribution,) = found.attribution
+    assert attribution.alike == ("wrong_task", "random_offset") and attribution.missing == ("untrained_teacher",)
+    assert [step.name for step in attribution.steps] == ["scale", "structure", "teacher content and task"]
+    assert "where they cannot differ from it: wrong task, random offset." in attribution.paragraph
+
+
+def test_nothing_is_judged_against_what_is_the_same_runs(place):
+    alike = {"teacher": {"source": "bundled:stranger"}}
+    found = outcome(
+        run_study(place, arms=("random_offset", "seeking", "pissa"), base=alike, against="random_offset", seeds=(0, 1))
+    )
+    assert [group.verdict is None for group in found.groups] == [True, True, False]

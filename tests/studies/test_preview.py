@@ -4,7 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from paraknow_core.models.anatomy import read_anatomy
+from paraknow_core.models.source import resolve_model
+from paraknow_core.models.untrained import named_untrained, place_of
 from paraknow_core.runs.folder import list_runs
+from paraknow_core.sensitivity.plan import sizes_of
 from paraknow_core.studies.folder import StudyFolder
 from paraknow_core.studies.preview import preview
 from paraknow_core.studies.study import StudySpec
@@ -64,9 +68,35 @@ def test_an_arm_of_another_budget_is_told(place, arm):
 
 
 def test_an_arm_that_a_pair_leaves_no_choice_is_told(place):
-    arms = ("default_lora", "seeking", "random_mapping", "random_offset", "least_sensitive", "permuted")
+    arms = ("default_lora", "seeking", "random_mapping", "random_offset", "permuted")
+    teachers = {"teacher.source": ("bundled:teacher", "bundled:stranger")}
     alike = {"teacher": {"source": "bundled:stranger"}}
-    said = [preview(StudySpec(arms=arms, base=base), place).warnings for base in ({}, alike)]
-    vacuous = [[text for text in warnings if "is the method itself" in text] for warnings in said]
-    assert vacuous[0] == []
-    assert [text.partition(":")[0] for text in vacuous[1]] == ["random layers", "random offset", "least sensitive"]
+    studies = [{}, {"base": alike}, {"factors": teachers}]
+    said = [preview(StudySpec(arms=arms, **more), place).warnings for more in studies]
+    none, all_points, one = [[text for text in warnings if "is the method itself" in text] for warnings in said]
+    assert none == []
+    assert [text.partition(":")[0] for text in all_points] == ["random layers", "random offset"]
+    assert len(one) == 2 and all("stranger" in text for text in one)
+
+
+def test_what_a_factor_sets_in_place_of_arms_is_told_in_true_words(place):
+    own = {"name": "mine", "arm": "permuted"}
+    study = StudySpec(
+        arms=("default_lora", "permuted", own), factors={"injection.mode": ("residual", "additive")}, seeds=(0,)
+    )
+    seen = preview(study, place)
+    assert "mode: the values that are varied go before the own ones of permuted block and mine" in seen.warnings
+    assert seen.shared[:2] == [
+        "1 run computed once with others: their arms do not read what is varied",
+        "2 runs computed once with others: another arm asks for the same",
+    ]
+
+
+def test_untrained_teachers_and_what_is_measured_on_them_take_disk(place):
+    study = StudySpec(arms=("seeking", "untrained_teacher"), against="seeking", seeds=(0, 1))
+    source = resolve_model("bundled:teacher", None)
+    anatomy = read_anatomy(source, tokenizer=False)
+    one = anatomy.bytes + 4 * anatomy.parameters + sizes_of(anatomy).reductions
+    assert preview(study, place, takes).bytes == 4 * 100.0 + 2 * one
+    place_of(named_untrained(source, 0), 0, place.untrained).mkdir(parents=True)
+    assert preview(study, place, takes).bytes == 4 * 100.0 + one

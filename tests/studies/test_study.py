@@ -155,6 +155,20 @@ def test_nothing_is_tuned_that_is_not_trained():
             {"arms": ["default_lora", "wrong_task"], "wrong_task": "bundled:word_problems"},
             "in 'wrong_task': wrong_task: bundled:word_problems is the run's own task",
         ),
+        (
+            {
+                "arms": ["default_lora", "self_block"],
+                "base": {"mapping": {"strategy": "manual", "layers": [0, 1, 2, 3]}},
+            },
+            "mapping.strategy: 'self_block' takes the student's layers",
+        ),
+        (
+            {
+                "arms": ["default_lora", "wrong_task"],
+                "base": {"sensitivity": {"selection": "manual", "ids": ["train-0"]}},
+            },
+            "sensitivity.selection: 'wrong_task' takes seed samples of another task",
+        ),
         ({"hold": ["x"]}, "hold.0: 'x' given"),
         ({"version": 2}, "version: 2 given"),
         ({"name": "hf_abcdefghijklmnopqrstuvwxyzabcdefgh"}, "password or a token"),
@@ -166,6 +180,18 @@ def test_what_is_wrong_is_said_in_one_sentence(data, words):
     text = str(refusal.value)
     assert text.startswith("study.yaml: ") and words in text
     assert "\n" not in text and len(text) < 700
+
+
+def test_an_own_arm_may_list_what_is_of_its_own_teacher_or_task():
+    by_hand = {
+        "mapping": {"strategy": "manual", "layers": [0, 1]},
+        "sensitivity": {"selection": "manual", "ids": ["a"]},
+    }
+    own = [
+        {"name": "self", "arm": "self_block", "changes": {"mapping.layers": [1, 0]}},
+        {"name": "wrong", "arm": "wrong_task", "changes": {"sensitivity.ids": ["b"]}},
+    ]
+    assert len(parse_study({"arms": ["default_lora", *own], "base": by_hand}).arms) == 3
 
 
 def test_a_study_is_the_same_after_yaml():

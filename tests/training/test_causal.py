@@ -71,6 +71,17 @@ def test_a_run_that_changed_nothing_is_refused(trained):
         causal.causal_check(context, run)
 
 
+def test_what_would_take_too_much_is_refused_before_the_student_is_loaded(trained, monkeypatch):
+    context, run = trained(method="full_finetuning")
+    context.student.load = None
+    monkeypatch.setattr("paraknow_core.memory.available_bytes", lambda: 1000)
+    with pytest.raises(RunError, match="editing its .* weights here takes about .* more memory"):
+        causal.causal_check(context, run)
+    monkeypatch.setattr(causal, "MOST_WHOLE", 100)
+    with pytest.raises(RunError, match="trained .* weights themselves, and random twins .* more than 100 would"):
+        causal.causal_check(context, run)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
 def test_edits_leave_all_other_weights_as_trained(trained, family):
     """Weights merged by PEFT are the truth: an edit of one module changes that module, and is taken back."""

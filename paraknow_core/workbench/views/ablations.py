@@ -416,6 +416,8 @@ def verdict_line(group: GroupOutcome, against: str) -> str:
     """Say how a group compares: `+1.4 (-0.3 to +3.1), 6 seeds x 1,319 examples, smallest detectable 2.6: undecided`."""
     if group.arm == against:
         return "judged against"
+    if group.vacuous:
+        return group.vacuous
     verdict = group.verdict
     if verdict is None:
         return "no seed in common yet"
@@ -476,6 +478,7 @@ def flat_rows(outcome: StudyOutcome) -> list[dict[str, Any]]:
                 "keeps student": group.keeps_student,
                 "equal budget": group.equal,
                 "budget note": group.note,
+                "why it is not judged": group.vacuous,
             }
         )
     return rows

@@ -1,5 +1,7 @@
 """What Ablations draws: factors as changes of a study, costs in words, progress and lines of the table of arms."""
 
+from dataclasses import replace
+
 import pytest
 
 from paraknow_core.catalogue import MANUAL, STRATEGIES, STRUCTURES, offered
@@ -9,6 +11,7 @@ from paraknow_core.spec import RunSpec
 from paraknow_core.studies.study import StudySpec, parse_study
 from paraknow_core.workbench.views import ablations as view
 from tests.pages import studied
+from tests.studies import made
 
 
 def changed(study: StudySpec, change: dict) -> StudySpec:
@@ -118,3 +121,9 @@ def test_records_before_any_run_are_refused(tmp_path):
 @pytest.mark.parametrize(("text", "own"), [("arms: [default_lora]", False), ("base: {seed: 1}", True)])
 def test_an_imported_study_has_a_base_of_its_own_or_not(text, own):
     assert view.imported(text)[1] is own
+
+
+def test_an_arm_that_is_the_method_itself_says_so_in_place_of_a_verdict():
+    same = replace(made.outcome(StudySpec(arms=("default_lora", "random_offset"))).groups[1], verdict=None)
+    assert view.verdict_line(same, "default_lora") == "no seed in common yet"
+    assert view.verdict_line(replace(same, vacuous="is the method itself here"), "default_lora").startswith("is the")

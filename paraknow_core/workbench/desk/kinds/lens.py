@@ -4,8 +4,9 @@ from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core.display import count, memory
+from paraknow_core.display import count
 from paraknow_core.errors import DataError, RunError
+from paraknow_core.memory import require_memory
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.settings import Settings
@@ -88,7 +89,9 @@ def sensitivity_change(place: Workspace, settings: Settings, question: requests.
         over the module's weights).
     """
     run, context = _run(place, settings, question.run)
-    _require_memory(context)
+    student = context.student
+    weights = student.anatomy.parameters
+    require_memory(BYTES_A_WEIGHT * weights, f"{student.source.label}: measuring its {count(weights)} weights here")
     number = max(1, min(MOST_SAMPLES, question.samples))
     encoded = list(context.encode(context.seed_samples[:number], context.student, context.seed_task))[:number]
     if not encoded:
@@ -114,18 +117,6 @@ def causal_check(place: Workspace, settings: Settings, question: requests.Causal
 
     run, context = _run(place, settings, question.run)
     return causal.causal_check(context, run, by=question.by, examples=question.examples)
-
-
-def _require_memory(context: "Context") -> None:
-    from paraknow_core.memory import available_bytes
-
-    parameters = context.student.anatomy.parameters
-    needs, free = BYTES_A_WEIGHT * parameters, available_bytes()
-    if needs > free:
-        raise RunError(
-            f"{context.student.source.label}: measuring its {count(parameters)} weights here takes about "
-            f"{memory(needs)}, and {memory(free)} are free; use a machine with more memory"
-        )
 
 
 def _measure(context: "Context", encoded: list, run: RunFolder | None) -> tuple[dict[str, float], list[float]]:
