@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from paraknow_core.catalogue import ARMS
+from paraknow_core.catalogue import ARMS, METHODS
 from paraknow_core.catalogue import PAPER_METHOD as METHOD
 from paraknow_core.cli.console import show, show_json, show_table, working
 from paraknow_core.cli.options import Json, with_settings
@@ -33,12 +33,12 @@ def demo(
     """Run the method and its controls on the bundled models and compare their scores, all on this machine."""
     from paraknow_core.studies.folder import StudyFolder
     from paraknow_core.studies.scores import compare, verdict
-    from paraknow_core.studies.spec import STANDARD
     from paraknow_core.studies.study import StudySpec, arms_of
 
     settings = settings.model_copy(update={"offline": True})
     # The names that this command has always shown, and their arms.
-    names = (*STANDARD, "seeking, difference") if student == "kin" else STANDARD
+    controls = [row.label for row in METHODS.values() if row.standard and row.name != METHOD]
+    names = [*controls, METHOD, *(["seeking, difference"] if student == "kin" else [])]
     arms = {METHOD: METHOD} | {row.label: row.name for row in ARMS.values() if row.name != METHOD}
     base = _base(task, student)
     study = StudySpec(

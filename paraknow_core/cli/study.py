@@ -6,7 +6,6 @@ import sys
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -128,9 +127,10 @@ def plan(
 ) -> None:
     """Say what a study will take and what it will be able to see, without running anything."""
     from paraknow_core.studies.preview import preview
+    from paraknow_core.workbench.past_runs import estimate_runs
 
     study = _study_of(target, context.obj)
-    seen = preview(study, context.obj, _estimator())
+    seen = preview(study, context.obj, estimate_runs)
     if json:
         show_json({name: getattr(seen, name) for name in seen.__dataclass_fields__})
         return
@@ -154,12 +154,6 @@ def _points(value: float | None, unit: str | None) -> str:
     if value is None:
         return "none is large enough" if unit == SHARE else NOT_MEASURED
     return f"{points_text(value, unit).lstrip('+')} {'points' if unit == SHARE else unit or ''}".strip()
-
-
-def _estimator() -> Callable | None:
-    from paraknow_core.workbench import past_runs
-
-    return getattr(past_runs, "estimate_runs", None)
 
 
 @app.command()

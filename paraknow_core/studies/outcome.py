@@ -17,7 +17,6 @@ from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.ops.statistics import fewest_seeds
-from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.table import flat_settings
 from paraknow_core.studies.budgets import differences
@@ -166,17 +165,15 @@ def _plain_data(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
-def outcome(folder: StudyFolder, place: Workspace | None = None) -> StudyOutcome:
+def outcome(folder: StudyFolder) -> StudyOutcome:
     """Read what a study has found so far.
 
     Args:
         folder: of the study.
-        place: not needed: a study's folder knows its workspace.
 
     Raises:
         SpecError: its spec is not valid.
     """
-    del place
     state = folder.state()
     ended = state == "done"
     study, cells, rates = folder.spec(), folder.cells(), folder.rates()

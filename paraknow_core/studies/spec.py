@@ -1,29 +1,16 @@
-"""What a study runs: a base spec, what each arm changes in it, and seeds, turned into labelled run specs.
+"""Runs that are planned without a study: a base spec, what each arm changes in it, and seeds, as labelled run specs.
 
-Train's "also run", the command `demo` and the lessons all plan their runs here.
+Train's "also run" and the lessons plan their runs here; a study plans its own, in `study`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from paraknow_core.catalogue import BASELINE, METHODS, PAPER_METHOD
-from paraknow_core.errors import RunError
 from paraknow_core.spec import RunSpec
 
 Changes = Mapping[str, Any]  # dotted keys of a spec and their values
 METHOD, BASELINE_LABEL = PAPER_METHOD, METHODS[BASELINE].label
-# What makes the run of a method an arm beside others; all else (modules, rank, steps, data, seed) is the same in all.
-CONTROLS: dict[str, Changes] = {
-    name: {"method": name, **({"injection.mode": "residual"} if "injection" in row.reads else {})}
-    for name, row in METHODS.items()
-}
-# Arms by the name people see, the method last.
-STANDARD = (*(row.label for name, row in METHODS.items() if row.standard and name != METHOD), METHOD)
-ARMS: dict[str, Changes] = {
-    **{METHODS[name].label: changes for name, changes in CONTROLS.items() if name != METHOD},
-    METHOD: CONTROLS[METHOD],
-    f"{METHOD}, difference": {"method": METHOD, "injection.mode": "difference"},
-}
 SEEDS = 2**32  # a seed lies below
 
 
@@ -48,16 +35,3 @@ def labelled(
             named = {} if title is None else {"name": title(label, seed)[:120]}
             planned[label, seed] = spec.model_copy(update={"seed": seed % SEEDS, **named})
     return planned
-
-
-def standard(base: RunSpec, seeds: Iterable[int], names: Sequence[str] = STANDARD) -> dict[tuple[str, int], RunSpec]:
-    """Return the specs of a comparison of `ARMS`, each named after the base and its arm; see `labelled`.
-
-    Raises:
-        RunError: an arm is unknown.
-    """
-    unknown = [name for name in names if name not in ARMS]
-    if unknown:
-        raise RunError(f"study: arm '{unknown[0]}' is unknown; choose from {', '.join(ARMS)}")
-    prefix = f"{base.name} " if base.name else ""
-    return labelled(base, {name: ARMS[name] for name in names}, seeds, lambda name, _: prefix + name)

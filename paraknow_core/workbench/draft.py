@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from paraknow_core.catalogue import BASELINE, METHODS
+from paraknow_core.catalogue import ARMS, BASELINE, METHODS
 from paraknow_core.errors import RunError, SpecError
 from paraknow_core.files.atomic import write_atomic
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.json_file import read_json
 from paraknow_core.paths import Workspace
 from paraknow_core.spec import RunSpec, Strict
-from paraknow_core.studies.spec import CONTROLS, labelled
+from paraknow_core.studies.spec import labelled
 
 FILE = "draft.json"
 
@@ -38,9 +38,9 @@ class Draft(Strict):
     def planned(self) -> list[RunSpec]:
         """Return the specs of all runs that Start creates: the draft first, then its arms, seed by seed.
 
-        The draft's own method runs as it is set up; the others run as the arms of a study do (`CONTROLS`).
+        The draft's own method runs as it is set up; the others run as the arms of a study do (`catalogue.ARMS`).
         """
-        arms = {self.spec.method: {}, **{name: CONTROLS[name] for name in self.arms if name != self.spec.method}}
+        arms = {self.spec.method: {}, **{name: ARMS[name].changes for name in self.arms if name != self.spec.method}}
         base = self.spec.model_copy(update={"until": "evaluation"})
         return list(labelled(base, arms, range(self.spec.seed, self.spec.seed + self.seeds)).values())
 
