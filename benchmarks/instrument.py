@@ -104,8 +104,8 @@ def claims(pool: Mapping[str, np.ndarray], repetitions: int, size: int, seed: in
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workspace", type=Path, help="keeps the runs (default: cache/instrument of the project)")
-    parser.add_argument("--seeds", type=int, default=16, help="runs of each arm in a pool")
-    parser.add_argument("--repetitions", type=int, default=400, help="small studies drawn from each pool")
+    parser.add_argument("--seeds", type=int, default=12, help="runs of each arm in a pool")
+    parser.add_argument("--repetitions", type=int, default=250, help="small studies drawn from each pool")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--case", choices=tuple(CASES), help="only this pool")
 
@@ -133,7 +133,10 @@ def main() -> None:
         "low": percent,
         "high": percent,
     }
-    notes = [f"pools of {seeds} seeds; 95 % Wilson intervals; better: after Holm, where there are several steps"]
+    notes = [
+        f"pools of {seeds} seeds; better: after Holm, where there are several steps",
+        "95 % Wilson intervals, of the drawing alone: studies that are drawn from one pool share its runs",
+    ]
     show("What small studies claim", notes, rows, columns)
     print("wrote", write(options.out, f"instrument{'_small' if options.small else ''}", facts, rows))
 
