@@ -171,18 +171,13 @@ def test_what_is_wrong_is_said_in_one_sentence(data, words):
 
 
 def test_an_own_arm_may_list_what_is_of_its_own_teacher_or_task():
-    by_hand = {
-        "mapping": {"strategy": "manual", "layers": [0, 1]},
-        "sensitivity": {"selection": "manual", "ids": ["a"]},
-    }
+    layers, samples = {"strategy": "manual", "layers": [0, 1]}, {"selection": "manual", "ids": ["a"]}
     own = [
         {"name": "self", "arm": "self_block", "changes": {"mapping.layers": [1, 0]}},
         {"name": "wrong", "arm": "wrong_task", "changes": {"sensitivity.ids": ["b"]}},
     ]
-    assert (
-        len(parse_study({"arms": ["default_lora", *own], "base": {"mapping": layers, "sensitivity": samples}}).arms)
-        == 3
-    )
+    base = {"mapping": layers, "sensitivity": samples}
+    assert len(parse_study({"arms": ["default_lora", *own], "base": base}).arms) == 3
 
 
 def test_a_study_is_the_same_after_yaml():
