@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from paraknow_core.catalogue import METHODS, asks_judge
-from paraknow_core.errors import ModelError
+from paraknow_core.display import count, memory
+from paraknow_core.errors import ModelError, RunError
 from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.fingerprint import tokenizer_fingerprint, weights_fingerprint
@@ -185,6 +186,26 @@ class Model:
         loaded = load_model(self.source, device=pick_device(self._settings.device), dtype=self.dtype)
         self.refuse_replaced()
         return loaded
+
+    def require_memory(self, bytes_a_weight: int, doing: str) -> None:
+        """Refuse what this machine has no room for now.
+
+        Args:
+            bytes_a_weight: that it takes, the weight's own among them.
+            doing: what is done with the weights, as in `measuring`.
+
+        Raises:
+            RunError: fewer bytes are free.
+        """
+        from paraknow_core.memory import available_bytes
+
+        weights = self.anatomy.parameters
+        needs, free = bytes_a_weight * weights, available_bytes()
+        if needs > free:
+            raise RunError(
+                f"{self.source.label}: {doing} its {count(weights)} weights here takes about {memory(needs)}, and "
+                f"{memory(free)} are free; use a machine with more memory"
+            )
 
 
 @dataclass

@@ -13,9 +13,6 @@ from pathlib import Path
 
 import psutil
 
-from paraknow_core.display import memory
-from paraknow_core.errors import RunError
-
 _STATUS = "/proc/{}/status"
 _INTERVAL_S = 0.02
 _CGROUPS = (
@@ -56,23 +53,6 @@ def total_bytes() -> int:
 def available_bytes() -> int:
     """Return the bytes that could be had without swapping, within the limit of the container if there is one."""
     return max(0, min([psutil.virtual_memory().available, *(limit - used for limit, used in _containers())]))
-
-
-def require_memory(needs: int, what: str) -> None:
-    """Refuse what this machine has no room for now.
-
-    Args:
-        needs: bytes.
-        what: takes them: the beginning of the sentence.
-
-    Raises:
-        RunError: fewer are free.
-    """
-    free = available_bytes()
-    if needs > free:
-        raise RunError(
-            f"{what} takes about {memory(needs)}, and {memory(free)} are free; use a machine with more memory"
-        )
 
 
 def _containers() -> Iterator[tuple[int, int]]:

@@ -14,7 +14,6 @@ from paraknow_core.context import Context
 from paraknow_core.display import count
 from paraknow_core.errors import RunError
 from paraknow_core.files.json_file import read_object, write_json
-from paraknow_core.memory import require_memory
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.training.estimates import trained_parameters
 
@@ -67,9 +66,7 @@ def causal_check(context: Context, run: RunFolder, *, by: By = "layer", examples
         return kept
     _refuse_large_whole(context, run)
     changes = list(saved_changes(run.path, context.student.anatomy))
-    student = context.student
-    weights = student.anatomy.parameters
-    require_memory(BYTES_A_WEIGHT * weights, f"{student.source.label}: editing its {count(weights)} weights here")
+    context.student.require_memory(BYTES_A_WEIGHT, "editing")
     units = _units(changes, by)
     sums = {name: record.get("window_sum") for name, record in read_object(run.file(RECORD)).get("modules", {}).items()}
     tested = context.task.split("test")[:examples]

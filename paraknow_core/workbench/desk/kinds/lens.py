@@ -4,9 +4,7 @@ from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core.display import count
 from paraknow_core.errors import DataError, RunError
-from paraknow_core.memory import require_memory
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.settings import Settings
@@ -89,9 +87,7 @@ def sensitivity_change(place: Workspace, settings: Settings, question: requests.
         over the module's weights).
     """
     run, context = _run(place, settings, question.run)
-    student = context.student
-    weights = student.anatomy.parameters
-    require_memory(BYTES_A_WEIGHT * weights, f"{student.source.label}: measuring its {count(weights)} weights here")
+    context.student.require_memory(BYTES_A_WEIGHT, "measuring")
     number = max(1, min(MOST_SAMPLES, question.samples))
     encoded = list(context.encode(context.seed_samples[:number], context.student, context.seed_task))[:number]
     if not encoded:
