@@ -539,6 +539,9 @@ def _warnings(
             )
         elif curve is not None and curve.best is None and all(p.diverged or p.failed for p in curve):
             found.append(f"{group.label}: it could be trained at none of its learning rates, so it is not scored")
+        elif curve is not None and any(point.failed for point in curve):
+            lost = counted(sum(point.failed > 0 for point in curve), "learning rate")
+            found.append(f"{group.label}: runs of {lost} failed, so that a better one may have been passed over")
     failed = {cell.run.id for cell in cells if cell.run is not None and cell.state == "failed"}
     if failed:
         found.append(f"{counted(len(failed), 'run')} failed, and is left out: {', '.join(sorted(failed)[:3])}")

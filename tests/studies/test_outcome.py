@@ -135,6 +135,15 @@ def test_tuned_rates_curves_and_their_edges_are_told(place):
     assert data["edge"] == "low" and len(data["points"]) == 7
 
 
+def test_a_rate_whose_run_failed_may_have_been_the_best_one_and_is_told(place):
+    def fails(spec):
+        return spec.until == "training" and spec.finetuning.learning_rate < BEST_RATE
+
+    tuning = {"points": 5, "centre": BEST_RATE}
+    found = outcome(run_study(place, Fake(fails), arms=("default_lora",), tuning=tuning, seeds=(0,)))
+    assert any("runs of 2 learning rates failed" in text for text in found.warnings)
+
+
 def test_an_edge_beyond_which_all_diverges_is_none(place):
     folder = run_study(
         place, Fake(best=lambda spec: 0.3), arms=("default_lora",), tuning={"points": 3, "centre": 0.3}, seeds=(0,)
