@@ -11,6 +11,8 @@ from paraknow_core.errors import ParaknowError
 from paraknow_core.figures import lessons as charts
 from paraknow_core.runs.folder import find_run
 from paraknow_core.studies.lessons import LESSONS, Explanation, Lesson
+from paraknow_core.studies.presets import PRESETS
+from paraknow_core.workbench.study_draft import StudyDraft
 from paraknow_core.workbench.views import lessons as view
 from paraknow_core.workbench.views.lessons import LessonRuns
 
@@ -202,6 +204,12 @@ def _next(lesson: Lesson) -> None:
             icon=":material/arrow_forward:",
             query_params={"preset": preset.name},
         )
+    preset = PRESETS[lesson.study]
+    words = f"As a study, with as many seeds as an answer takes: {preset.title}"
+    if st.button(plain(words), icon=":material/science:") and state.replace_study(
+        StudyDraft(study=lesson.as_study(), own_base=True)
+    ):
+        st.switch_page("pages/ablations.py")
     following = next((other for other in LESSONS if other.number == lesson.number + 1), None)
     if following is not None:
         st.button(

@@ -11,6 +11,7 @@ from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.studies import same
 from paraknow_core.studies.lessons import LESSONS, PRESETS
+from paraknow_core.workbench.study_draft import load_study_draft
 from tests.pages import fabricate
 from tests.pages.conftest import button, words
 from tests.studies.lessons.outcomes import finish
@@ -185,6 +186,19 @@ def test_the_prediction_is_judged_by_the_numbers(place, open_app):
     assert "Only kin" in predict(open_lesson(open_app, 3), "kin").success[0].value
     text = words(predict(open_lesson(open_app, 3), "both"))
     assert "You predicted: Both. The numbers say: Only kin" in text
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_lesson_goes_on_as_a_study_on_its_own_models_and_task(place, open_app, number):
+    lesson = LESSONS[number - 1]
+    finish(place, lesson)
+    app = predict(open_lesson(open_app, number), next(iter(lesson.options)))
+    next(b for b in app.button if b.label.startswith("As a study, with as many seeds")).click().run()
+    assert not app.exception, app.exception
+    taken = load_study_draft(place).study
+    own = next(iter(lesson.specs.values()))
+    assert (taken.preset, taken.base.student, taken.base.task.source) == (lesson.study, own.student, own.task.source)
+    assert len(taken.seeds) >= 6 and taken.base.until == "evaluation"
 
 
 def test_a_preset_replaces_an_untouched_draft_and_asks_before_one_that_is_not(place, open_app):

@@ -12,8 +12,10 @@ from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.sensitivity.store import SensitivityStore
 from paraknow_core.spec import RunSpec
+from paraknow_core.studies.presets import PRESETS
 from paraknow_core.studies.scores import difference
 from paraknow_core.studies.spec import Changes, labelled
+from paraknow_core.studies.study import StudySpec
 from paraknow_core.studies.words import says
 
 say = says  # a paired difference in words; a null result as such
@@ -114,6 +116,7 @@ class Lesson:
         explain: called with a finished run for each label.
         presets: what to try next.
         after: why one would try that.
+        study: the preset of a study that asks the same with as many seeds as an answer takes (`studies.presets`).
     """
 
     number: int
@@ -126,6 +129,12 @@ class Lesson:
     explain: Callable[[Workspace, Runs], Explanation]
     presets: tuple[Preset, ...] = field(default=())
     after: str = ""
+    study: str = ""
+
+    def as_study(self) -> StudySpec:
+        """Return the study that asks the same on the same models and task."""
+        base = next(iter(self.specs.values()))
+        return PRESETS[self.study].make(base.model_copy(update={"until": "evaluation"}), "pocket")
 
 
 def specs_of(number: int, arms: Mapping[str, Changes], seeds: Sequence[int] = (0,)) -> dict[str, RunSpec]:

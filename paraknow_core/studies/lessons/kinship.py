@@ -132,4 +132,5 @@ LESSON = Lesson(
         ),
     ),
     "Published pairs are strangers in this sense. In residual mode nothing is destroyed: does anything arrive?",
+    study="injection_modes",
 )

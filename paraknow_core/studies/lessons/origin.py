@@ -140,4 +140,5 @@ LESSON = Lesson(
         ),
     ),
     "A learning rate that suits one start may not suit another: a fair comparison tunes it for every arm.",
+    study="origin",
 )

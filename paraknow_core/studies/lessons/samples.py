@@ -118,4 +118,5 @@ LESSON = Lesson(
         ),
     ),
     "Modules may keep their order while the windows inside them move: look at the windows with few samples.",
+    study="seed_samples",
 )

@@ -153,4 +153,5 @@ LESSON = Lesson(
         ),
     ),
     "Click a cell of the map: which rows and columns carry the module? Compare two tasks there, cell by cell.",
+    study="task_transfer",
 )

@@ -170,4 +170,5 @@ LESSON = Lesson(
         ),
     ),
     "In the paper's mode (residual) the student's function is the same at the start: is structure as decisive there?",
+    study="structure",
 )

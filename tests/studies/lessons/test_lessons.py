@@ -30,6 +30,7 @@ def test_lessons_are_numbered_and_their_options_and_costs_are_small():
         assert len({spec.model_copy(update={"name": ""}).model_dump_json() for spec in one.specs.values()}) == len(
             one.specs
         )
+        assert one.as_study().preset == one.study
 
 
 def test_lessons_fit_into_demo_mode(place, monkeypatch):
