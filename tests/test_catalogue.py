@@ -24,7 +24,7 @@ module = types.ModuleType("paraknow_core.new")
 module.New, module.new = type("New", (), {}), lambda score, height, width: "chosen"
 sys.modules["paraknow_core.new"] = module
 row = dataclasses.replace(catalogue.METHODS["pissa"], name="new", label="New", code="new:New", needs=("activations",))
-catalogue.METHODS["new"] = row
+catalogue.METHODS["new"], catalogue.ARMS["new"] = row, catalogue._arm_of_method(row)  # as where the tables are made
 catalogue.STRUCTURES["new"] = catalogue.Row("new", "new", "as new", "new:new")
 catalogue.SCORERS["new"] = catalogue.Scorer("new", "newest", "as new", "new:scored", by="writing")
 module.scored = lambda example, evidence: (float(evidence.text == example.reference), {"seen": evidence.text})

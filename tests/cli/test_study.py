@@ -106,7 +106,8 @@ def test_a_study_is_deleted_with_its_runs_or_without(spec, fake, workspace, caps
     told(capsys, "run", spec)
     spec.write_text(STUDY.replace("small", "other").replace("[0, 1]", "[0]"))
     told(capsys, "run", spec)
-    other, first = (folder.id for folder in list_studies(workspace))
+    ids = {folder.spec().name: folder.id for folder in list_studies(workspace)}
+    other, first = ids["other"], ids["small"]
     assert "add --yes" in refused(capsys, "delete", first)
     assert "2 runs of it, too" in told(capsys, "delete", first, "--runs", "--yes")
     assert len(list_runs(workspace)) == 2  # those that the other study has as well
