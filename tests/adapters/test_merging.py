@@ -15,6 +15,7 @@ from paraknow_core.errors import NumericError, RunError
 from paraknow_core.files.json_file import read_json
 from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.source import resolve_model
+from tests.marking import mostly_slow
 from tests.methods.test_start import STUDENTS, disturb, samples, start
 from tests.tiny_models import build_tiny, edit_config
 
@@ -48,7 +49,7 @@ def loaded(folder, dtype="auto"):
     return model.eval()
 
 
-@pytest.mark.parametrize(("family", "overrides"), STUDENTS)
+@pytest.mark.parametrize(("family", "overrides"), mostly_slow(STUDENTS, *STUDENTS[:2]))
 def test_merged_logits_are_the_trained_model_s(family, overrides, tiny, make_context, tmp_path):
     context = make_context(tiny(family, **overrides))
     model, result = trained(context, tmp_path / "run")

@@ -9,6 +9,7 @@ from paraknow_core.figures import ablations
 from paraknow_core.studies.outcome import Contrast
 from paraknow_core.studies.presets import PRESETS
 from paraknow_core.studies.study import StudySpec
+from tests.marking import mostly_slow
 from tests.studies import made
 
 STRUCTURE = PRESETS["structure"].make(None, "pocket")
@@ -38,7 +39,7 @@ def every(outcome, dark=False):
     ]
 
 
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("dark", mostly_slow([False, True], False))
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_can_be_drawn_whole_begun_and_empty(name, dark):
     study = PRESETS[name].make(None, "pocket")

@@ -10,6 +10,7 @@ from paraknow_core.studies.presets import PRESETS
 from paraknow_core.workbench.access import DEMO_VARIABLE
 from paraknow_core.workbench.draft import load_draft
 from paraknow_core.workbench.study_draft import FILE, StudyDraft, load_study_draft
+from tests.marking import mostly_slow
 from tests.pages import studied
 from tests.pages.conftest import button, select, words
 
@@ -163,7 +164,10 @@ def test_demo_mode_refuses_what_is_too_large(place, ablations, launched, monkeyp
     assert not launched and "in demo mode at most" in words(app)
 
 
-@pytest.mark.parametrize("state", ["queued", "running", "stopping", "stopped", "failed", "lost", "done"])
+STATES = ("queued", "running", "stopping", "stopped", "failed", "lost", "done")
+
+
+@pytest.mark.parametrize("state", mostly_slow(STATES, "running", "done"))
 def test_a_study_in_every_state_is_listed_and_drawn(place, ablations, state):
     folder = studied.study(place, state, of_cell=lambda cell: "done" if cell.seed < 2 else "")
     assert "structure" in words(ablations())

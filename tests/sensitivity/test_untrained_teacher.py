@@ -15,6 +15,7 @@ from paraknow_core.pipeline import execute
 from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.sensitivity.measure import sensitivity
 from paraknow_core.settings import Settings
+from tests.marking import mostly_slow
 
 UNTRAINED = {"teacher.untrained": 7}
 
@@ -32,7 +33,7 @@ def measured(make_context, tiny, tmp_path):
     return get
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", mostly_slow(["llama", "gpt2"], "llama"))
 def test_streamed_and_held_whole_give_the_same_numbers_and_a_sound_start(family, measured, tiny, tmp_path):
     own = {"teacher.source": tiny(family)}
     whole, other = measured(family, "never", **own), measured(family, "always", **own)
@@ -54,7 +55,7 @@ def test_it_is_another_teacher_than_the_trained_one(measured):
     assert len(set(numbers)) == 3
 
 
-@pytest.mark.parametrize("name", ["least_sensitive", "permuted", "spectrum_matched"])
+@pytest.mark.parametrize("name", mostly_slow(["least_sensitive", "permuted", "spectrum_matched"], "least_sensitive"))
 def test_controls_need_no_more_than_reductions(name, measured, tmp_path):
     results = []
     for streaming, keep in (("never", "full"), ("always", "reductions")):

@@ -13,6 +13,7 @@ from paraknow_core.pipeline import execute
 from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.settings import Settings
 from paraknow_core.training import causal
+from tests.marking import mostly_slow
 
 SETTINGS = Settings(threads=1)
 TRAINING = {
@@ -82,7 +83,7 @@ def test_what_would_take_too_much_is_refused_before_the_student_is_loaded(traine
         causal.causal_check(context, run)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
+@pytest.mark.parametrize("family", mostly_slow(["llama", "gpt2", "phi3"], "phi3"))
 def test_edits_leave_all_other_weights_as_trained(trained, family):
     """Weights merged by PEFT are the truth: an edit of one module changes that module, and is taken back."""
     from peft import PeftModel

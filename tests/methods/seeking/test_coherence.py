@@ -138,7 +138,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("family", "both", "teacher", "student", "said"), REFUSED)
-@pytest.mark.parametrize("structure", COHERENT)
+@pytest.mark.parametrize("structure", mostly_slow(COHERENT, COHERENT[0]))
 def test_what_cannot_be_coherent_is_refused_before_anything_is_measured(
     family, both, teacher, student, said, structure, pair, tmp_path
 ):
