@@ -40,7 +40,7 @@ def settings(choice: Choice) -> None:
 
 def _explained(label: str, dotted: str, rows: Mapping[str, Row], box: Any) -> None:
     """Draw a choice with the sentence of what is chosen below it."""
-    names = {name: name.replace("_", "/") for name in rows}
+    names = {name: row.label if "_" in name else name for name, row in rows.items()}
     tip = "; ".join(f"{name}: {row.text}" for name, row in rows.items()) + "."
     shown = {"required": True, "wrap": True, "format_func": names.get, "help": tip}
     field(varied(dotted, box).segmented_control, label, dotted, options=list(rows), **shown)
