@@ -106,7 +106,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workspace", type=Path, help="keeps the runs (default: cache/instrument of the project)")
     parser.add_argument("--seeds", type=int, default=12, help="runs of each arm in a pool")
     parser.add_argument("--repetitions", type=int, default=250, help="small studies drawn from each pool")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--case", choices=tuple(CASES), help="only this pool")
 
 
