@@ -112,7 +112,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     options = arguments(__doc__ or "", _options)
-    seeds, repetitions = (8, 20) if options.small else (options.seeds, options.repetitions)
+    seeds, repetitions = (2, 2) if options.small else (options.seeds, options.repetitions)
     place = workspace(options.workspace or workspace().root / "instrument")
     rows, facts = [], machine()
     for case in (options.case,) if options.case else CASES:

@@ -129,4 +129,4 @@ def test_the_instrument_counts_claims_of_every_case(tmp_path, monkeypatch):
     content = [row for row in rows if row["claim"] == "teacher content claimed"]
     cases = [(case, seeds) for case in ("planted", "stranger", "untrained") for seeds in (6, 8)]
     assert [(row["case"], row["seeds"]) for row in content] == cases
-    assert all(row["low"] <= row["share"] <= row["high"] and row["studies"] == 20 for row in rows)
+    assert all(row["low"] <= row["share"] <= row["high"] and row["studies"] == 2 for row in rows)
