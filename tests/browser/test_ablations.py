@@ -94,7 +94,7 @@ def test_back_reload_and_a_click_in_the_grid(page, site, place):
 
 def test_vary_this_on_train_leads_to_the_draft(page, site):
     visit(page, f"{site}/train")
-    page.locator(".st-key-vary-factorisation-rank button").first.click()  # the second one is for touch, hidden here
+    page.locator(".st-key-vary-factorisation-rank button[kind='tertiary']").first.click()  # the second is for touch
     page.get_by_role("link", name="See it on Ablations").click()
     expect(page.locator("h1")).to_have_text("Ablations")
     expect(page.get_by_text(re.compile("5 arms × 7 ranks × 6 seeds")).first).to_be_visible()
