@@ -95,9 +95,11 @@ def test_back_reload_and_a_click_in_the_grid(page, site, place):
 def test_vary_this_on_train_leads_to_the_draft(page, site):
     visit(page, f"{site}/train")
     page.locator(".st-key-vary-factorisation-rank button[kind='tertiary']").first.click()  # the second is for touch
-    page.get_by_role("link", name="See it on Ablations").click()
-    expect(page.locator("h1")).to_have_text("Ablations")
-    expect(page.get_by_text(re.compile("5 arms × 7 ranks × 6 seeds")).first).to_be_visible()
+    with page.expect_popup() as opened:  # links in texts open a window of their own
+        page.get_by_role("link", name="See it on Ablations").click()
+    ablations = opened.value
+    expect(ablations.locator("h1")).to_have_text("Ablations", timeout=PATIENCE_MS)
+    expect(ablations.get_by_text(re.compile("5 arms × 7 ranks × 6 seeds")).first).to_be_visible(timeout=PATIENCE_MS)
 
 
 def test_every_view_fits_in_both_themes_and_in_a_narrow_window(browser, site, place):
