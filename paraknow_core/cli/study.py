@@ -7,12 +7,11 @@ import time
 import zipfile
 from collections import Counter
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from paraknow_core.catalogue import ARMS, SCORERS
+from paraknow_core.catalogue import ARMS
 from paraknow_core.cli.console import Progress, say, show, show_json, show_table, show_text, working
 from paraknow_core.cli.options import Json, with_settings
 from paraknow_core.display import NOT_MEASURED, SHARE, counted, duration, memory, percent, significant
@@ -25,10 +24,9 @@ from paraknow_core.runs.labels import label_of, studies_of
 from paraknow_core.settings import Settings
 from paraknow_core.spec import read_spec
 from paraknow_core.studies.budgets import REAL_SIZES
-from paraknow_core.studies.differences import NATS
 from paraknow_core.studies.folder import StudyFolder, find_study, list_studies, refuse_other_files
 from paraknow_core.studies.study import StudySpec, arms_of, groups_of, parse_study_yaml, spec_of
-from paraknow_core.studies.words import points_text
+from paraknow_core.studies.words import size_text, unit_text
 
 if TYPE_CHECKING:
     from paraknow_core.runs.status import Status
@@ -134,26 +132,25 @@ def plan(
     if json:
         show_json({name: getattr(seen, name) for name in seen.__dataclass_fields__})
         return
-    scorer = study.scorer or next(iter(study.base.task.scorers), None)
-    unit = SHARE if scorer is None or SCORERS[scorer].unit == SHARE else NATS
+    unit = study.unit
     rows = [
         ("runs", f"{seen.runs:,}, of which {seen.tuning_runs:,} choose learning rates"),
         *(("shared", text) for text in seen.shared),
         ("there already", f"{seen.already:,}"),
         ("time", duration(seen.seconds)),
         ("disk", memory(seen.bytes)),
-        ("smallest detectable effect", f"{_points(seen.smallest_detectable, unit)}, {seen.assumes}"),
-        ("margin", f"{_points(study.margin, unit)}: a smaller difference does not matter"),
+        ("smallest detectable effect", f"{_size(seen.smallest_detectable, unit)}, {seen.assumes}"),
+        ("margin", f"{_size(study.margin, unit)}: a smaller difference does not matter"),
     ]
     show_table(("study", study.name), rows)
     show(*(f"warning: {text}" for text in seen.warnings))
 
 
-def _points(value: float | None, unit: str | None) -> str:
-    """Return an effect without its sign: shares in points."""
+def _size(value: float | None, unit: str | None) -> str:
+    """Return the size of an effect: shares in points."""
     if value is None:
         return "none is large enough" if unit == SHARE else NOT_MEASURED
-    return f"{points_text(value, unit).lstrip('+')} {'points' if unit == SHARE else unit or ''}".strip()
+    return f"{size_text(value, unit)} {unit_text(unit)}".strip()
 
 
 @app.command()
@@ -264,7 +261,7 @@ def list_(context: typer.Context, json: Json = False) -> None:
         show("no studies yet; `study presets` lists what there is, `study run STUDY.yaml` runs one")
     else:
         show_table(
-            ("id", "name", "state", "done", "failed", "phase", "started"),
+            ("id", "name", "state", "done", "failed", "stage", "started"),
             [
                 (
                     r["id"],
@@ -272,7 +269,7 @@ def list_(context: typer.Context, json: Json = False) -> None:
                     r["state"],
                     f"{r['runs'].get('done', 0)} of {sum(r['runs'].values())}",
                     r["failed_runs"] or "",
-                    r["phase"],
+                    r["stage"],
                     time.strftime("%Y-%m-%d %H:%M", time.localtime(r["started"])) if r["started"] else "",
                 )
                 for r in records
@@ -289,7 +286,7 @@ def _record(folder: StudyFolder) -> dict[str, Any]:
         "name": folder.id,
         "preset": "",
         "state": status.state,
-        "phase": status.stage,
+        "stage": status.stage,
         "message": status.message,
         "started": status.started or None,
         "ended": status.ended or None,
@@ -316,7 +313,7 @@ def show_study(context: typer.Context, study_id: Id, json: Json = False) -> None
         show_json(record | {"outcome": found.data()})
         return
     study = found.study
-    show(f"{folder.id}: {', '.join(filter(None, (record['state'], record['phase'])))}", f"name: {study.name}")
+    show(f"{folder.id}: {', '.join(filter(None, (record['state'], record['stage'])))}", f"name: {study.name}")
     show(*([f"asks: {study.question}"] if study.question else []), f"folder: {folder.path}")
     show(*([f"message: {record['message']}"] if record["message"] else []))
     if found.curves:
@@ -415,7 +412,7 @@ def verdict(context: typer.Context, study_id: Id, json: Json = False) -> None:
     if found.spread:
         sd, df = found.spread
         unit = against.unit or SHARE
-        rest.append(f"spread of seeds: {_points(sd, unit)}, pooled over the study, {df} degrees of freedom")
+        rest.append(f"spread of seeds: {_size(sd, unit)}, pooled over the study, {df} degrees of freedom")
     rest += [one.paragraph for one in found.attribution]
     show(*rest, *(f"warning: {text}" for text in found.warnings))
 
@@ -492,18 +489,14 @@ def export(
         "methods.txt": methods_text(found),
         "report.html": _report_html(found),
     }
-    with TemporaryDirectory() as scratch, build_file(file) as target:
-        records = Path(scratch) / "records.parquet"
-        records_parquet(folder, records)
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as packed:
-            for name, text in texts.items():
-                packed.writestr(f"{folder.id}/{name}", text)
-            packed.write(records, f"{folder.id}/records.parquet")
-    names = [*texts, "records.parquet"]
+    contents = {**texts, "records.parquet": records_parquet(folder)}
+    with build_file(file) as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in contents.items():
+            packed.writestr(f"{folder.id}/{name}", content)
     if json:
-        show_json({"study": folder.id, "file": str(file), "bytes": file.stat().st_size, "files": names})
+        show_json({"study": folder.id, "file": str(file), "bytes": file.stat().st_size, "files": list(contents)})
     else:
-        show(f"{file}: {', '.join(names)} of {folder.id}")
+        show(f"{file}: {', '.join(contents)} of {folder.id}")
 
 
 def _new_file(file: Path) -> Path:

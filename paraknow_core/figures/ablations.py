@@ -17,14 +17,22 @@ from paraknow_core.figures import draw
 from paraknow_core.figures.compare import Look, look_of, score_forest
 from paraknow_core.figures.style import BLUE, HIGHLIGHT, blank, ink, legend_below, neutral, paper, text_on, wrapped
 from paraknow_core.studies.presets import AVERAGE
-from paraknow_core.studies.words import factor_text, interval_text, points_text, setting_text, value_text, verdict_line
+from paraknow_core.studies.study import RATE
+from paraknow_core.studies.words import (
+    factor_text,
+    interval_text,
+    points_text,
+    setting_text,
+    unit_text,
+    value_text,
+    verdict_line,
+)
 
 if TYPE_CHECKING:
     from paraknow_core.studies.attribution import Attribution
     from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
     from paraknow_core.studies.presets import Mark
 
-RATE = "finetuning.learning_rate"
 _STATE_COLOURS = {  # light, dark; a word says it too
     "waiting": ("#ECEEEC", "#23292D"),
     "queued": ("#D9DCD8", "#343C41"),
@@ -212,7 +220,7 @@ def _forest(outcome: "StudyOutcome", title: str, judged: Sequence[_Judged], miss
     factor = 100.0 if unit == SHARE else 1.0
     margin = factor * outcome.study.margin
     room = 130 + _ROW * len(judged)
-    band = f"band: differences below {significant(margin)} {_points(unit)} do not matter"
+    band = f"band: differences below {significant(margin)} {unit_text(unit)} do not matter"
     figure = blank(title, f"{_about(outcome)}; lines: 95 % intervals; {band}", dark, height=room)
     figure.add_vrect(x0=-margin, x1=margin, fillcolor=neutral(dark), opacity=0.18, line_width=0, layer="below")
     figure.add_vline(x=0, line={"color": ink(dark), "width": 1.2})
@@ -249,7 +257,7 @@ def _forest(outcome: "StudyOutcome", title: str, judged: Sequence[_Judged], miss
     for x, place, text in words:
         look = {"bgcolor": paper(dark), "font": {"size": 12.5}, "yshift": 15, "xanchor": _anchor(x, ends)}
         draw.write(figure, x, place, escape(text), **look)
-    figure.update_xaxes(title_text=f"difference [{_points(unit)}]", range=ends)
+    figure.update_xaxes(title_text=f"difference [{unit_text(unit)}]", range=ends)
     draw.named_rows(figure, [_short(group.label) for group in judged], 0.7, 0.6)
     if seen:
         legend_below(figure, list(dict.fromkeys(seen)))
@@ -314,7 +322,7 @@ def waterfall(attribution: "Attribution", dark: bool = False, unit: str | None =
     if attribution.checks:
         line = {"color": neutral(dark), "width": 1}
         figure.add_hline(y=len(attribution.steps) + 0.5, line=line)
-    figure.update_xaxes(title_text=f"difference [{_points(unit)}]", range=room)
+    figure.update_xaxes(title_text=f"difference [{unit_text(unit)}]", range=room)
     draw.named_rows(figure, [_short(_step_words(part)) for part in parts], 0.8, 0.6)
     return _described(figure, "Where the gain comes from", [f"{p.name} {verdict_words(p.result, unit)}" for p in parts])
 
@@ -487,10 +495,6 @@ def _against(outcome: "StudyOutcome") -> str:
 
 def _unit(outcome: "StudyOutcome") -> str:
     return next((group.unit for group in outcome.groups if group.unit), SHARE)
-
-
-def _points(unit: str | None) -> str:
-    return "points" if unit == SHARE else unit or "score"
 
 
 def _score_title(outcome: "StudyOutcome") -> str:

@@ -1,6 +1,5 @@
 """Controls that use no teacher, and of the student its weights alone. Same modules, rank and scaling as the method."""
 
-import hashlib
 from collections.abc import Iterator
 
 import torch
@@ -10,6 +9,7 @@ from paraknow_core.adapters.update import Update, to_linear
 from paraknow_core.errors import ShapeError
 from paraknow_core.methods.base import Method, MethodInputs
 from paraknow_core.models.modules import LogicalModule, logical_weight
+from paraknow_core.ops.chance import generator_of
 from paraknow_core.ops.initialisation import minor_factors, uniform_factors
 from paraknow_core.ops.svd import factorise
 
@@ -89,8 +89,7 @@ class InitAB(Method):
 
 def random_factors(module: LogicalModule, rank: int, seed: int) -> tuple[Tensor, Tensor]:
     """Draw A (rank, in) and B (out, rank) of a module, always the same for its name and the seed."""
-    name = f"{seed}:{module.name}".encode()
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:6], "big"))
+    generator = generator_of(seed, module.name)
     out_features, in_features = reversed(module.shape) if module.role == "embed" else module.shape
     return uniform_factors(out_features, in_features, rank, generator)
 

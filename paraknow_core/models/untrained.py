@@ -157,10 +157,11 @@ def _drawn(model: "PreTrainedModel", name: str, unit: "nn.Module", seed: int) ->
     """
     import torch
 
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    from paraknow_core.ops.chance import seed_of
+
     unit.to_empty(device="cpu")
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int.from_bytes(digest[:6], "big"))
+        torch.manual_seed(seed_of(seed, name))
         for parameter in unit.parameters():
             parameter.fill_(float("nan"))
         unit.apply(model._init_weights)  # noqa: SLF001 - what from_config calls

@@ -8,16 +8,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from paraknow_core.errors import NumericError, ShapeError
+from paraknow_core.ops.detectable import fewest_seeds, smallest_detectable
 from paraknow_core.ops.resampling import CHUNK, RESAMPLES, parts, random_sign_flip_p
 from paraknow_core.ops.verdict import (
     Spreads,
     Verdict,
-    fewest_seeds,
     holm,
     paired_verdict,
     pooled_spread,
     seed_interval,
-    smallest_detectable,
     spreads,
     verdicts,
 )

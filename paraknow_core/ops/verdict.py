@@ -12,22 +12,15 @@ and a word is said only if it holds against both:
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from paraknow_core.errors import NumericError, ShapeError
+from paraknow_core.ops.detectable import LEVEL, Gain, Spread, expected, fewest_seeds, smallest, variances
 from paraknow_core.ops.resampling import bounded_means, crossed_means, sign_flip_p
 
 BETTER, WORSE, EQUIVALENT, UNDECIDED = WORDS = ("better", "worse", "equivalent", "undecided")
-LEVEL = 0.05
-POWER = 0.8
-_DRAWS = 2000  # simulated studies behind a smallest detectable effect
-_SUBSETS = 1023  # of the seeds, at most, in each of them
-
-Spread = tuple[float, int]  # standard deviation over seeds, and its degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -71,11 +64,6 @@ class Verdict:
         """Whether the 90 % interval lies inside the margin: a difference, if any, that does not matter."""
         low, high = self.equivalence_low, self.equivalence_high
         return low is not None and high is not None and -self.margin < low and high < self.margin
-
-
-def fewest_seeds(comparisons: int = 1) -> int:
-    """Return with how many seeds a sign-flip test can reach 5 % two-sided: 6, more where Holm corrects for several."""
-    return math.ceil(math.log2(2 * comparisons / LEVEL))
 
 
 def paired_verdict(
@@ -211,7 +199,7 @@ def judge(
     if n < 2:
         raise NumericError("verdict: 1 example; at least two are needed to see a spread; test on more examples")
     means = tables.mean(axis=2)
-    parts = _variances(tables)
+    parts = variances(tables)
     difference = means.mean(axis=1)
     counted = (np.isin(a, (0, 1)) & np.isin(b, (0, 1))).all(axis=(1, 2))
     in_range = np.minimum(a, b).min(axis=(1, 2)) >= 0
@@ -236,8 +224,8 @@ def judge(
     for k in range(len(tables)):
         unbounded = bool(alike[k] and not exact[k])
         ends = (None,) * 4 if unbounded else tuple(map(float, (low[k], high[k], ninety_low[k], ninety_high[k])))
-        own = _Variances(*_expected(seeds, n, parts, k, spread))
-        gain = _Gain.of(a[k], b[k]) if exact[k] else None
+        own = expected(seeds, n, parts, k, spread)
+        gain = Gain.of(a[k], b[k]) if exact[k] else None
         how = "nothing bounds scores that are all alike" if unbounded else f"interval: {ways[widest[k]]}"
         if spread is None and seeds == 1:
             how += ", of one seed: how others would differ is not in it"
@@ -248,7 +236,7 @@ def judge(
             low=ends[0],
             high=ends[1],
             p_value=sign_flip_p(means[k]),
-            smallest_detectable=None if unbounded else _smallest(seeds, n, own, freedom[k], comparisons, gain),
+            smallest_detectable=None if unbounded else smallest(seeds, n, own, freedom[k], comparisons, gain),
             verdict=UNDECIDED,
             seeds=seeds,
             n=n,
@@ -271,30 +259,6 @@ def _word(result: Verdict) -> str:
     if p <= LEVEL and not result.low <= 0 <= result.high:
         return BETTER if result.difference > 0 else WORSE
     return EQUIVALENT if result.within_margin else UNDECIDED
-
-
-@dataclass(frozen=True)
-class _Variances:
-    """Squared standard errors of a table's mean, or of many: from seeds' means, from examples' means, from the rest.
-
-    In expectation, with s, e and r the variances of seeds, examples and the rest: seeds = s/S + r/(Sn),
-    examples = e/n + r/(Sn), rest = r/(Sn).
-    """
-
-    seeds: Any
-    examples: Any
-    rest: Any
-
-
-def _variances(tables: np.ndarray) -> _Variances:
-    _, seeds, n = tables.shape
-    by_seed, by_example = tables.mean(axis=2), tables.mean(axis=1)
-    of_examples = by_example.var(axis=1, ddof=1) / n
-    if seeds == 1:
-        return _Variances(np.zeros(len(tables)), of_examples, np.zeros(len(tables)))
-    residual = tables - by_seed[:, :, None] - by_example[:, None] + by_example.mean(axis=1)[:, None, None]
-    of_rest = (residual**2).sum(axis=(1, 2)) / ((seeds - 1) * (n - 1)) / (seeds * n)
-    return _Variances(by_seed.var(axis=1, ddof=1) / seeds, of_examples, of_rest)
 
 
 def _seed_variance(own: np.ndarray, seeds: int, spread: Spread | None) -> tuple[np.ndarray, np.ndarray]:
@@ -405,186 +369,9 @@ def spreads(a: ArrayLike, b: ArrayLike) -> Spreads:
     """
     table = _table(a) - _table(b)
     seeds, n = table.shape
-    of = _variances(table[None])
+    of = variances(table[None])
     seed, example = (max(0.0, float(own[0] - of.rest[0])) for own in (of.seeds, of.examples))
     return Spreads(math.sqrt(seed * seeds), math.sqrt(example * n), math.sqrt(float(of.rest[0]) * seeds * n))
-
-
-def smallest_detectable(
-    seeds: int, examples: int, sd_seed: float, sd_example: float, sd_rest: float = 0.0, *, comparisons: int = 1
-) -> float | None:
-    """Return the effect that a study would find in 80 % of cases with the test of `paired_verdict`.
-
-    Args:
-        seeds, examples: of the study.
-        sd_seed: standard deviation over seeds of the difference that endless examples would show.
-        sd_example: over examples, of the difference that endless seeds would show.
-        sd_rest: what is left in a single score: for scores of right and wrong usually the largest part.
-        comparisons: arms compared with the same one; Holm then asks for more.
-
-    Returns:
-        In the scores' unit; None where no effect is large enough, because there are too few seeds.
-
-    Raises:
-        NumericError: fewer than one seed or two examples, or a spread that is negative or not finite.
-    """
-    given = (sd_seed, sd_example, sd_rest)
-    if seeds < 1 or examples < 2 or not all(math.isfinite(sd) and sd >= 0 for sd in given):
-        raise NumericError(
-            f"smallest detectable effect: {seeds} seeds, {examples} examples, spreads {given}; at least 1 seed, 2 "
-            "examples and finite spreads from 0 on are needed"
-        )
-    rest = sd_rest**2 / (seeds * examples)
-    variances = _Variances(sd_seed**2 / seeds + rest, sd_example**2 / examples + rest, rest)
-    return _smallest(seeds, examples, variances, max(1, seeds - 1), comparisons)
-
-
-def _expected(seeds: int, n: int, parts: _Variances, k: int, spread: Spread | None) -> tuple[float, float, float]:
-    """Return squared standard errors that are too small as often as too large: few seeds often see too little."""
-    from scipy.stats import chi2
-
-    freedom = max(1, seeds - 1) if spread is None else spread[1]
-    of_seeds = parts.seeds[k] if spread is None else spread[0] ** 2 / seeds
-    return (
-        float(of_seeds * freedom / chi2.median(freedom)),
-        float(parts.examples[k] * (n - 1) / chi2.median(n - 1)),
-        float(parts.rest[k]),
-    )
-
-
-@dataclass(frozen=True)
-class _Gain:
-    """How scores of right and wrong grow noisier with an effect, which a normal model does not know.
-
-    Attributes:
-        slope: what a difference adds to the mean square of a single difference, for each unit of its size.
-        seen: the size of the difference that the table already has.
-    """
-
-    slope: float
-    seen: float
-
-    @classmethod
-    def of(cls, a: np.ndarray, b: np.ndarray) -> Self:
-        rate = float(b.mean())
-        within = float(b.var(axis=0, ddof=1).mean()) if len(b) > 1 else 0.0
-        return cls(max(0.0, 1 - 2 * within / max(rate, 1 - rate)), abs(float(a.mean()) - rate))
-
-    def added(self, effect: float) -> float:
-        return max(0.0, self.slope * max(0.0, effect - self.seen) - effect**2 + self.seen**2)
-
-
-def _smallest(
-    seeds: int, n: int, of: _Variances, freedom: int, comparisons: int, gain: _Gain | None = None
-) -> float | None:
-    """Return the effect that 80 % of simulated studies with these squared standard errors find.
-
-    Args:
-        of: of one table.
-        freedom: degrees of freedom of the seeds' spread.
-        comparisons: size of the family.
-        gain: for scores of right and wrong, whose noise depends on the effect; they are at most 1.
-    """
-    if seeds < fewest_seeds(comparisons):
-        return None
-    if gain is None:
-        return max(0.0, float(np.quantile(_thresholds(seeds, n, of, freedom, comparisons), POWER)))
-    common, cell = max(0.0, of.examples - of.rest) * n, of.rest * n * seeds
-    shared = common / (common + cell) if common + cell > 0 else 1.0
-    low, high = 0.0, 1.0
-    for _ in range(12):  # the effect that is as large as what its own noise lets detect
-        middle = (low + high) / 2
-        more = gain.added(middle) / n
-        rest = more * (1 - shared) / seeds
-        noisy = _Variances(of.seeds + rest, of.examples + more * shared + rest, of.rest + rest)
-        thresholds = _thresholds(seeds, n, noisy, freedom, comparisons, shared + (1 - shared) / seeds)
-        low, high = (low, middle) if (thresholds <= middle).mean() >= POWER else (middle, high)
-    return None if high == 1 else high
-
-
-def _thresholds(
-    seeds: int, n: int, of: _Variances, freedom: int, comparisons: int, step: float | None = None
-) -> np.ndarray:
-    """Return, of each simulated study, the effect above which its sign-flip test and its interval both reject.
-
-    Args:
-        seeds, n, of, freedom, comparisons: as for `_smallest`; means are normal.
-        step: by how much one right answer more moves an example's mean over seeds, for the bound that counts one unseen
-            example: 1 / seeds where seeds err apart, 1 where they err alike; None without that bound.
-    """
-    level = LEVEL / comparisons
-    draws = _simulated(seeds, n, comparisons)
-    z, t_seeds, t_examples = (_critical(level, df) for df in (math.inf, int(freedom), n - 1))
-    spread = math.sqrt(of.seeds * seeds)
-    # A pooled spread is steadier than the spread of one study's own seeds.
-    from_seeds = of.seeds * (draws.variance if freedom == seeds - 1 else 1.0)
-    from_examples = of.examples * draws.of_examples
-    student = np.sqrt(t_seeds**2 * from_seeds + t_examples**2 * from_examples)
-    fewer_seeds, fewer_examples = 1 - 1 / seeds, 1 - 1 / n
-    own_seeds = of.seeds * draws.variance * fewer_seeds
-    crossed = own_seeds + from_examples * fewer_examples + of.rest * fewer_seeds * fewer_examples
-    half = np.maximum(student, z * np.sqrt(crossed))
-    if step is not None:
-        wide = n * n * from_examples + 1  # variance, in examples: the unseen one counts like an exponential of mean 1
-        half = np.maximum(half, (1 + z * np.sqrt(wide) + (z * z - 1) / (3 * wide)) / n)  # Cornish and Fisher
-        # Gains without a loss outweigh the unseen example, which counts 1, with probability 1 - (1 + step)^-gains.
-        half = np.maximum(half, math.log(2 / level) * step / math.log1p(step) / n)
-    common = math.sqrt(max(0.0, of.examples - of.rest)) * draws.common
-    return np.maximum(spread * draws.sign_flip, half - spread * draws.mean) - common
-
-
-@lru_cache(maxsize=256)
-def _critical(level: float, freedom: float) -> float:
-    from scipy.stats import t
-
-    return float(t.isf(level / 2, freedom))
-
-
-@dataclass(frozen=True)
-class _Simulated:
-    """Studies with seeds' means of mean 0 and variance 1, (draws,) each.
-
-    Attributes:
-        mean, variance: of the seeds' means.
-        sign_flip: the effect above which the sign-flip test rejects.
-        common: shift of all seeds by the choice of examples, of variance 1.
-        of_examples: estimate of the examples' variance, over its expectation.
-    """
-
-    mean: np.ndarray
-    variance: np.ndarray
-    sign_flip: np.ndarray
-    common: np.ndarray
-    of_examples: np.ndarray
-
-
-@lru_cache(maxsize=32)
-def _simulated(seeds: int, n: int, comparisons: int) -> _Simulated:
-    """Simulate studies once; spreads only scale them.
-
-    With an effect added, flipping a subset of the seeds makes the sum no smaller just when the subset's mean is at or
-    below minus the effect. So the test rejects when few enough subset means are: its threshold is one of them.
-
-    Source:
-        Hartigan, Journal of the American Statistical Association 64 (1969), "Using subsample values as typical values".
-    """
-    generator = np.random.default_rng(0)
-    means = generator.standard_normal((_DRAWS, seeds))
-    if 2**seeds - 1 <= _SUBSETS:
-        chosen = (np.arange(1, 2**seeds)[:, None] >> np.arange(seeds)) & 1
-        place = math.floor(LEVEL / comparisons * 2 ** (seeds - 1)) - 1
-    else:
-        chosen = generator.integers(2, size=(_SUBSETS, seeds))
-        chosen[chosen.sum(axis=1) == 0] = 1
-        place = math.floor(LEVEL / comparisons / 2 * _SUBSETS)
-    subset_means = means @ (chosen / chosen.sum(axis=1, keepdims=True)).T
-    return _Simulated(
-        means.mean(axis=1),
-        means.var(axis=1, ddof=1),
-        -np.partition(subset_means, place, axis=1)[:, place],
-        generator.standard_normal(_DRAWS),
-        generator.chisquare(n - 1, _DRAWS) / (n - 1),
-    )
 
 
 def _table(scores: ArrayLike) -> np.ndarray:

@@ -11,7 +11,7 @@ from paraknow_core.catalogue import PAPER_METHOD as METHOD
 from paraknow_core.display import SHARE
 from paraknow_core.errors import RunError, ShapeError
 from paraknow_core.ops.verdict import Verdict, adjust, judge, pooled_spread, require_finite, within_family
-from paraknow_core.studies.words import interval_text, points_text, size_text
+from paraknow_core.studies.words import interval_text, points_text, size_text, unit_text
 
 # Each arm has one thing more than the one before it, so that the steps add up to the whole gain.
 CHAIN = (
@@ -166,7 +166,7 @@ def _paragraph(
     unit: str | None,
 ) -> str:
     """Say it; each word follows from a verdict."""
-    name = "points" if unit == SHARE else unit or ""
+    name = unit_text(unit)
     says = {
         "better": "scores {size} more than default LoRA",
         "worse": "scores {size} less than default LoRA",

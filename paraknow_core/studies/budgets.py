@@ -17,6 +17,8 @@ from paraknow_core.spec import RunSpec, TaskSpec
 
 STEPS, PARAMETERS = ("finetuning.max_steps", "finetuning.epochs"), "factorisation.rank"
 MOST_RANK = 65_536
+# Equal but for rounding: a rank is a whole number, and batches of other seeds hold other examples.
+TOLERANCE = {"steps": 0.0, "tokens": 0.02, "parameters": 0.02}
 
 
 @dataclass(frozen=True)
@@ -32,29 +34,6 @@ class Sizes:
     examples: Callable[[RunSpec], int | None]
     width: Callable[[RunSpec], int]
     test: Callable[[RunSpec], int] = lambda spec: spec.task.sizes.test or 0
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a run spends; None where it is not known beforehand.
-
-    Attributes:
-        steps: of the optimiser.
-        examples: seen, each as often as it is.
-        parameters: trainable ones.
-    """
-
-    steps: int | None
-    examples: int | None
-    parameters: int | None
-
-
-def budget_of(spec: RunSpec, sizes: Sizes) -> Budget:
-    """Return what a run will spend, if it trains an adapter of the spec's rank."""
-    steps = _steps(spec, sizes)
-    whole = spec.method == "full_finetuning"
-    parameters = None if whole else spec.factorisation.rank * sizes.width(spec)
-    return Budget(steps, None if steps is None else steps * spec.finetuning.batch_size, parameters)
 
 
 def _steps(spec: RunSpec, sizes: Sizes) -> int | None:
@@ -152,7 +131,3 @@ def differences(own: Mapping[str, float | None], other: Mapping[str, float | Non
         if ours is not None and theirs is not None and abs(ours - theirs) > TOLERANCE[part] * theirs:
             words.append(f"{ours / theirs:.2g} times the {part}" if theirs else f"{ours:,} {part} in place of none")
     return words
-
-
-# Equal but for rounding: a rank is a whole number, and batches of other seeds hold other examples.
-TOLERANCE = {"steps": 0.0, "tokens": 0.02, "parameters": 0.02}

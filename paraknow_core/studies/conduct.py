@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,6 +30,7 @@ from paraknow_core.studies.same import computes, run_key
 from paraknow_core.studies.study import (
     HIGHEST_RATE,
     Cell,
+    Group,
     groups_of,
     rates_of,
     scored_cells,
@@ -178,16 +179,16 @@ class _Conductor:
             if not grown:
                 return
 
-    def _grid(self, group) -> list[float]:
+    def _grid(self, group: Group) -> list[float]:
         return list(self.grids.get(group.key) or rates_of(self.study, group))
 
-    def _note_rates(self, groups) -> None:
+    def _note_rates(self, groups: Mapping[str, Group]) -> None:
         rows = {key: {"grid": self._grid(group), "chosen": self.rates.get(key)} for key, group in groups.items()}
         write_json(self.folder.file("rates.json"), {key: row for key, row in rows.items() if row["grid"]})
 
-    def _compute(self, cells: Sequence[Cell], phase: str) -> None:
+    def _compute(self, cells: Sequence[Cell], stage: str) -> None:
         """Have a run for each cell, as far as there can be one; those that are equal get the same one."""
-        self.writer.stage(phase)
+        self.writer.stage(stage)
         by_key: dict[Hashable, list[Cell]] = {}
         for cell in cells:
             by_key.setdefault(run_key(cell.spec), []).append(cell)
@@ -202,7 +203,7 @@ class _Conductor:
                 if run is None:
                     done += 1
                 else:
-                    place = f"{phase} run {done + len(active) + 1} of {len(by_key)}"
+                    place = f"{stage} run {done + len(active) + 1} of {len(by_key)}"
                     left = self._left(len(waiting) + len(active) + 1)
                     active[run.id] = _Active(run, same[0], f"{place}, {same[0].group.label}, seed {same[0].seed}{left}")
             self.writer.progress(done, len(by_key), "; ".join(one.label for one in active.values()))

@@ -13,9 +13,8 @@ from paraknow_core.spec import RunSpec
 from paraknow_core.studies import scores
 from paraknow_core.studies.arms import Arm
 from paraknow_core.studies.same import content, differing, effective
-from paraknow_core.studies.words import p_words, says
+from paraknow_core.studies.words import NATS, p_words, says
 
-NATS = "nats per token"  # what the records of a perplexity hold
 FEW_EXAMPLES, FEW_SEEDS = 100, 3
 _CONTENT = {
     "test": "the test examples are not the same",

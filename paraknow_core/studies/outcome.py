@@ -6,27 +6,28 @@ number is that of finished runs; nothing is computed with a model.
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_jsonable_python
 
 from paraknow_core.catalogue import BASELINE, METHODS, PAPER_METHOD
 from paraknow_core.display import counted
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.json_file import read_object, write_json
-from paraknow_core.ops.statistics import fewest_seeds
+from paraknow_core.ops.detectable import fewest_seeds
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.table import flat_settings
 from paraknow_core.studies.budgets import differences
 from paraknow_core.studies.conduct import was_changed
-from paraknow_core.studies.differences import NATS
 from paraknow_core.studies.folder import CellState, Curve, StudyFolder, curves_of
 from paraknow_core.studies.scores import NOT_PAIRED, example_scores, plain, same_content, score_of
 from paraknow_core.studies.study import Group, StudySpec, groups_of, rates_of
 from paraknow_core.studies.vacuous import vacuous
-from paraknow_core.studies.words import setting_text
+from paraknow_core.studies.words import NATS, setting_text
 
 if TYPE_CHECKING:
     import numpy
@@ -146,23 +147,12 @@ class StudyOutcome:
 
     def data(self) -> dict[str, Any]:
         """Return all of it as plain data for JSON."""
-        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("study", "curves")}
-        study = self.study.model_dump(mode="json")
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
         curves = {
-            key: {"points": _plain_data(list(curve)), "chosen": curve.chosen, "edge": curve.edge}
+            key: {"points": list(curve), "chosen": curve.chosen, "edge": curve.edge}
             for key, curve in self.curves.items()
         }
-        return {**_plain_data(own), "study": study, "curves": curves}
-
-
-def _plain_data(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain_data({name: getattr(value, name) for name in value.__dataclass_fields__})
-    if isinstance(value, Mapping):
-        return {str(key): _plain_data(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain_data(inner) for inner in value]
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+        return to_jsonable_python({**own, "curves": curves}, fallback=str)
 
 
 def outcome(folder: StudyFolder) -> StudyOutcome:
@@ -349,7 +339,7 @@ def _contrasts(study: StudySpec, read: Sequence[_Read], ended: bool) -> list[Con
     by_key = {one.group.key: one for one in read}
     base, contrasts = flat_settings(study.base.model_dump(mode="json")), []
     for factor, values in study.factors.items():
-        own = next((value for value in values if _plain_data(value) == base.get(factor)), values[0])
+        own = next((value for value in values if to_jsonable_python(value) == base.get(factor)), values[0])
         for one in read:
             if one.group.point[factor] != own:
                 continue

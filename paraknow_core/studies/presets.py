@@ -14,16 +14,15 @@ from paraknow_core import catalogue
 from paraknow_core.catalogue import ARMS, BASELINE, METHODS, PAPER_METHOD, STRATEGIES, STRUCTURES
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.errors import SpecError
-from paraknow_core.ops.statistics import fewest_seeds
+from paraknow_core.ops.detectable import fewest_seeds
 from paraknow_core.spec import GROUPS, RunSpec
-from paraknow_core.studies.study import Group, StudySpec, groups_of, parse_study, step_of_grid
+from paraknow_core.studies.study import RATE, Group, StudySpec, groups_of, parse_study, step_of_grid
 
 Size = Literal["full", "pocket"]
 Fields = dict[str, Any]  # of a spec, as its file has them
 Grid = tuple[list[str], Fields]  # arms, and factors with their values
 
 RANDOM, UNTRAINED_TEACHER = "random_offset", "untrained_teacher"
-RATE = "finetuning.learning_rate"
 SEED_SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 BUNDLED_RATE = 3e-3  # about where validation loss is lowest for the bundled students, which are tiny
 AVERAGE = "average of its seven scores"  # what most of the paper's figures show

@@ -156,11 +156,9 @@ def _shared(cells: Sequence[Cell], kept: Sequence[Cell]) -> list[str]:
 
 
 def _smallest(study: StudySpec) -> tuple[float | None, str]:
-    from paraknow_core.catalogue import SCORERS
-    from paraknow_core.ops.verdict import smallest_detectable
+    from paraknow_core.ops.detectable import smallest_detectable
 
-    scorers = (study.scorer,) if study.scorer else study.base.task.scorers[:1]
-    if any(SCORERS[name].unit != SHARE for name in scorers):
+    if study.unit != SHARE:
         return None, "of this scorer's spread nothing is assumed beforehand"
     n = study.base.task.sizes.test or REAL_SIZES.test(study.base)
     others = max(1, len(study.arms) - 1)

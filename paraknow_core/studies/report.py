@@ -5,24 +5,21 @@ Every sentence follows from the outcome; none is there that is not true of this 
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paraknow_core.display import SHARE, counted, significant, source_label
+from paraknow_core.display import counted, significant, source_label
 from paraknow_core.errors import RunError
 from paraknow_core.files.packing import refuse_links
-from paraknow_core.ops.statistics import fewest_seeds
+from paraknow_core.ops.detectable import fewest_seeds
 from paraknow_core.studies.presets import POCKET, PRESETS
-from paraknow_core.studies.study import StudyArm, arms_of
-from paraknow_core.studies.words import factor_text, listed, size_text, value_text
+from paraknow_core.studies.study import RATE, StudyArm, arms_of
+from paraknow_core.studies.words import factor_text, listed, size_text, unit_text, value_text
 
 if TYPE_CHECKING:
     import pandas
 
     from paraknow_core.studies.folder import StudyFolder
     from paraknow_core.studies.outcome import StudyOutcome
-
-RATE = "finetuning.learning_rate"
 
 
 def methods_text(outcome: "StudyOutcome") -> str:
@@ -37,7 +34,7 @@ def records_table(folder: "StudyFolder") -> "pandas.DataFrame":
     Columns: group, arm, one a factor (as text), seed, rate, run, scorer, example, score, prompt_sha256, output.
 
     Raises:
-        RunError: a file of a run is a link.
+        RunError: a file of a run is a link, or no run is done yet.
     """
     import pandas
 
@@ -51,6 +48,8 @@ def records_table(folder: "StudyFolder") -> "pandas.DataFrame":
         rate = cell.spec.finetuning.learning_rate
         about = {"group": cell.group.key, "arm": cell.group.arm.name, **point, "seed": cell.seed, "rate": rate}
         rows += [{**about, "run": run.id, **_record(record)} for record in run.predictions()]
+    if not rows:
+        raise RunError(f"study {folder.id}: no run is done yet, so there are no records; run it first")
     return pandas.DataFrame(rows)
 
 
@@ -65,16 +64,9 @@ def _record(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def records_parquet(folder: "StudyFolder", path: Path) -> None:
-    """Write `records_table` as a Parquet file.
-
-    Raises:
-        RunError: a file of a run is a link, or no run is done yet.
-    """
-    table = records_table(folder)
-    if table.empty:
-        raise RunError(f"study {folder.id}: no run is done yet, so there are no records; run it first")
-    table.to_parquet(path, index=False)
+def records_parquet(folder: "StudyFolder") -> bytes:
+    """Return `records_table` as a Parquet file."""
+    return records_table(folder).to_parquet(index=False)
 
 
 def _compared(outcome: "StudyOutcome") -> Iterator[str]:
@@ -167,7 +159,7 @@ def _tests(outcome: "StudyOutcome") -> Iterator[str]:
     yield (
         "Better or worse is said only where an exact sign-flip test over seeds and the 95 % interval, over seeds and "
         f"examples, both rule out no difference{holm}; equivalent where the 90 % interval lies within {margin} "
-        f"{_points(unit)} either way, the margin declared before the runs; all else is undecided."
+        f"{unit_text(unit)} either way, the margin declared before the runs; all else is undecided."
     )
     if len(verdicts) > family:
         at_once = "are corrected together" if family > 1 else "is judged by itself"
@@ -183,7 +175,7 @@ def _tests(outcome: "StudyOutcome") -> Iterator[str]:
     seen = [verdict.smallest_detectable for verdict in verdicts if verdict.smallest_detectable is not None]
     if seen:
         ends = " to ".join(dict.fromkeys(size_text(end, unit) for end in (min(seen), max(seen))))
-        yield f"The smallest effect that such a study detects in four of five cases is {ends} {_points(unit)}."
+        yield f"The smallest effect that such a study detects in four of five cases is {ends} {unit_text(unit)}."
 
 
 def _limits(outcome: "StudyOutcome") -> Iterator[str]:
@@ -229,7 +221,3 @@ def _against(outcome: "StudyOutcome") -> StudyArm:
 
 def _be(number: int) -> str:
     return "is" if number == 1 else "are"
-
-
-def _points(unit: str) -> str:
-    return "points" if unit == SHARE else unit

@@ -16,32 +16,17 @@ import yaml
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from paraknow_core import catalogue
-from paraknow_core.display import significant
+from paraknow_core.display import SHARE, significant
 from paraknow_core.errors import SpecError
 from paraknow_core.files.yaml_file import load_yaml
 from paraknow_core.spec import Portable, RunSpec, Source, validated
 from paraknow_core.studies.budgets import REAL_SIZES, Sizes, held
 from paraknow_core.studies.same import judged_by_teacher
-from paraknow_core.studies.words import setting_text
+from paraknow_core.studies.words import NATS, setting_text
 
 QUARTER_DECADE = 10**0.25
 MOST_GROUPS, MOST_SEEDS, MOST_RUNS = 2_000, 1_000, 50_000
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-# How much lower than default LoRA's an arm's best learning rate is expected, by its method: there its grid is centred.
-# Starts that are not zero want 2 to 18 times less, as the curvature at step 0 grows; "Learning Rate Matters",
-# arXiv:2602.04998 (Qwen3-0.6B). Of methods that it has not measured: two points of a grid, so that five
-# points reach from default LoRA's rate down to a tenth of it. Full fine-tuning: a tenth, as is usual.
-LOWER_RATE = {
-    "default_lora": 1.0,
-    "eva": 1.0,  # B is zero
-    "pissa": 10.0,
-    "olora": 18.0,
-    "lora_ga": 18.0,
-    "milora": 3.2,
-    "init_ab": 1.8,
-    "full_finetuning": 10.0,
-}
-OTHERWISE_LOWER = 10**0.5
 RATE = "finetuning.learning_rate"
 HIGHEST_RATE = 10.0  # that a spec takes
 LISTED = (("mapping", "layers"), ("sensitivity", "ids"))  # what a person lists of one teacher, of one task
@@ -104,6 +89,23 @@ class StudySpec(Portable):
     scorer: Literal[*catalogue.SCORERS] | None = Field(None, description="null: the task's first")
     wrong_task: Source | None = Field(None, description="for arm wrong_task; null: another bundled task")
 
+    @property
+    def groups(self) -> int:
+        """How many groups it has: every arm at every point of the factors."""
+        return len(self.arms) * prod(map(len, self.factors.values()))
+
+    @property
+    def runs(self) -> int:
+        """How many runs it has, before equal ones are counted once, and before any grid of rates is extended."""
+        tuned = self.tuning.points * len(self.tuning.seeds) if self.tuning else 0
+        return self.groups * (len(self.seeds) + tuned)
+
+    @property
+    def unit(self) -> str:
+        """What its margin and its verdicts are in: shares, unless a scorer is named that gives perplexities."""
+        scorer = self.scorer or next(iter(self.base.task.scorers), None)
+        return SHARE if scorer is None or catalogue.SCORERS[scorer].unit == SHARE else NATS
+
     def to_yaml(self) -> str:
         """Return the study as YAML, all keys written out, in the order of the fields."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -144,15 +146,13 @@ class StudySpec(Portable):
             if arm is not None:
                 name = arm if isinstance(arm, str) else arm.name
                 raise ValueError(f"factors: '{key}' is what arm '{name}' sets; leave out the factor, or the arm")
-        groups = len(names) * prod(map(len, self.factors.values()))
-        if groups > MOST_GROUPS:
+        if self.groups > MOST_GROUPS:
             raise ValueError(
-                f"{groups:,} groups (every arm at every point of the factors); at most {MOST_GROUPS:,} are taken, so "
-                "vary fewer factors at a time"
+                f"{self.groups:,} groups (every arm at every point of the factors); at most {MOST_GROUPS:,} are taken, "
+                "so vary fewer factors at a time"
             )
-        runs = groups * (len(self.seeds) + (self.tuning.points * len(self.tuning.seeds) if self.tuning else 0))
-        if runs > MOST_RUNS:
-            raise ValueError(f"{runs:,} runs; at most {MOST_RUNS:,} are taken, so give fewer seeds, or vary less")
+        if self.runs > MOST_RUNS:
+            raise ValueError(f"{self.runs:,} runs; at most {MOST_RUNS:,} are taken, so give fewer seeds, or vary less")
         centred = self.tuning.centres if self.tuning else {}
         unknown = next((name for name in centred if name not in (*names, *catalogue.ARMS)), None)
         if unknown is not None:
@@ -278,10 +278,12 @@ def spec_of(
     spec = held(spec, study.base, study.hold, varied, sizes)
     if spec.teacher != study.base.teacher and judged_by_teacher(spec):  # all arms have one judge: the base's teacher
         spec = spec.model_copy(update={"task": spec.task.model_copy(update={"judge": study.base.teacher})})
-    return _variant(spec, study, group, seed, rate, tuning)
+    return _run_of_group(spec, study, group, seed, rate, tuning)
 
 
-def _variant(spec: RunSpec, study: StudySpec, group: Group, seed: int, rate: float | None, tuning: bool) -> RunSpec:
+def _run_of_group(
+    spec: RunSpec, study: StudySpec, group: Group, seed: int, rate: float | None, tuning: bool
+) -> RunSpec:
     """Return the spec of a group's run with another seed, rate and end; all values are known to be valid."""
     at = "" if rate is None else f", rate {significant(rate)}"
     recipe = spec.finetuning if rate is None else spec.finetuning.model_copy(update={"learning_rate": rate})
@@ -296,7 +298,7 @@ def _specs_of(study: StudySpec, group: Group) -> Callable[..., RunSpec]:
     if "$seed" in [*group.arm.changes.values(), *group.point.values()]:
         return lambda seed, rate=None, tuning=False: spec_of(study, group, seed, rate, tuning=tuning)
     first = spec_of(study, group, study.seeds[0])
-    return lambda seed, rate=None, tuning=False: _variant(first, study, group, seed, rate, tuning)
+    return lambda seed, rate=None, tuning=False: _run_of_group(first, study, group, seed, rate, tuning)
 
 
 def other_task(study: StudySpec, own: str) -> str:
@@ -310,7 +312,7 @@ def rates_of(study: StudySpec, group: Group, spec: RunSpec | None = None) -> lis
     """Return the learning rates that a group is tuned over, in rising order; empty where nothing is tuned.
 
     A quarter of a decade apart, and centred on the arm's own centre or the study's; where neither is given, on the rate
-    of the group's spec (given where it is known), or lower where its start needs it (`LOWER_RATE`).
+    of the group's spec (given where it is known), or lower where its start needs it (`catalogue.Method.lower_rate`).
     """
     if study.tuning is None:
         return []
@@ -319,7 +321,7 @@ def rates_of(study: StudySpec, group: Group, spec: RunSpec | None = None) -> lis
     if own.max_steps == 0 or (own.max_steps is None and own.epochs == 0):
         return []  # nothing is trained
     centre = study.tuning.centres.get(group.arm.name) or study.tuning.centre
-    centre = centre or own.learning_rate / LOWER_RATE.get(spec.method, OTHERWISE_LOWER)
+    centre = centre or own.learning_rate / catalogue.METHODS[spec.method].lower_rate
     first = -(study.tuning.points // 2)
     steps = range(first, first + study.tuning.points)
     return [rate for step in steps if (rate := step_of_grid(centre, step)) <= HIGHEST_RATE]

@@ -6,6 +6,7 @@ from typing import Any
 from paraknow_core.display import SHARE, compact, counted, shorten, significant, source_label
 from paraknow_core.ops.statistics import PairedResult, Verdict, fewest_seeds
 
+NATS = "nats per token"  # what the records of a perplexity hold
 _SMALL_POINTS = 5.0  # a null result that allows more is not said to be small
 
 _WORDS = {
@@ -138,18 +139,23 @@ def says(result: PairedResult, unit: str = SHARE) -> str:
     return f"No difference was found: {difference} {how[:-1]}{tested})."
 
 
-def verdict_line(result: Verdict, unit: str | None = SHARE) -> str:
+def verdict_line(result: Verdict, unit: str | None = SHARE, times: str = "x") -> str:
     """Return a verdict on one line.
 
     `+1.4 (-0.3 to +3.1), 6 seeds x 1,319 examples, smallest detectable 2.6: undecided`; shares in points, anything else
-    in its own unit.
+    in its own unit. `times` stands between seeds and examples.
     """
     interval = "no interval" if result.low is None else interval_text(result.low, result.high, unit)
-    size = f"{counted(result.seeds, 'seed')} x {counted(result.n, 'example')}"
+    size = f"{counted(result.seeds, 'seed')} {times} {counted(result.n, 'example')}"
     smallest = size_text(result.smallest_detectable, unit)
     return (
         f"{points_text(result.difference, unit)} ({interval}), {size}, smallest detectable {smallest}: {result.verdict}"
     )
+
+
+def unit_text(unit: str | None) -> str:
+    """Return what differences are counted in: shares in points."""
+    return "points" if unit == SHARE else unit or ""
 
 
 def size_text(value: float | None, unit: str | None) -> str:
@@ -161,7 +167,7 @@ def size_text(value: float | None, unit: str | None) -> str:
 
 def verdict_sentence(result: Verdict, unit: str | None = SHARE) -> str:
     """Return what a verdict means, in a plain sentence: a null result with what it leaves open."""
-    name = "points" if unit == SHARE else unit or ""
+    name = unit_text(unit)
 
     def sized(value: float | None) -> str:
         return f"{size_text(value, unit)} {name}".strip()

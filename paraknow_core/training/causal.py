@@ -145,6 +145,7 @@ class _Bench:
 
     def edited(self, unit: "Sequence[Change]", edit: str) -> dict[str, list[float]]:
         """Measure with one unit's change replaced by its twin, or left out; then put the change back."""
+        from paraknow_core.ops.chance import generator_of
         from paraknow_core.ops.low_rank import random_twin
 
         edited = {change.module.name for change in unit}
@@ -155,7 +156,7 @@ class _Bench:
             self._add(change, change.total)
         if edit == "twin":
             for change in unit:
-                self._add(change, random_twin(*change.total, self._generator(change.module.name)))
+                self._add(change, random_twin(*change.total, generator_of(self.context.spec.seed, change.module.name)))
         measured = self.measure()
         self._restore(sharing)
         for change in [*beside, *unit]:
@@ -176,15 +177,6 @@ class _Bench:
         ids = [example.id for example in self.examples if example.id in by_id[NATS]]
         sides = {"nats": NATS} | ({"score": main} if main in scorers and main != NATS else {})
         return {side: [by_id[scorer][name] for name in ids] for side, scorer in sides.items()}
-
-    def _generator(self, name: str) -> Any:
-        """Return a generator of this module's own numbers, whatever else is edited."""
-        import hashlib
-
-        import torch
-
-        digest = hashlib.sha256(f"{self.context.spec.seed}:{name}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
 
     def _add(self, change: "Change", factors: "tuple[Tensor, Tensor]") -> None:
         from paraknow_core.models.modules import add_product_

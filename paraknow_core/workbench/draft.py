@@ -1,7 +1,8 @@
 """The draft: what a person is preparing in the browser. One file a workspace, so that it survives every restart."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -58,34 +59,52 @@ def differing(spec: RunSpec, other: RunSpec) -> list[str]:
     return list(compare(spec.model_dump(mode="json"), other.model_dump(mode="json"), ""))
 
 
-def load_draft(place: Workspace) -> Draft:
-    """Read the workspace's draft; the defaults where there is none.
+AnyDraft = TypeVar("AnyDraft", bound=Strict)
+
+
+def read_draft(file: Path, form: type[AnyDraft], noun: str) -> AnyDraft:
+    """Read a draft; the defaults of its form where there is none.
+
+    Args:
+        file: of the workspace.
+        form: what it has to fit.
+        noun: what people call it.
 
     Raises:
         SpecError: the file is there but holds no valid draft (of another version, or edited by hand).
     """
-    data = read_json(place.root / FILE)
+    data = read_json(file)
     if data is None:
-        return Draft()
+        return form()
     try:
-        return Draft.model_validate(data)
+        return form.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"{FILE}: {where}: {first['msg']}; the draft starts from the defaults again") from None
+        raise SpecError(f"{file.name}: {where}: {first['msg']}; the {noun} starts from the defaults again") from None
 
 
-def save_draft(place: Workspace, draft: Draft) -> None:
-    """Keep the draft.
+def write_draft(file: Path, draft: Strict, noun: str) -> None:
+    """Keep a draft; see `read_draft`.
 
     Raises:
         RunError: the workspace cannot be written.
     """
     try:
-        write_atomic(place.root / FILE, draft.model_dump_json(indent=1), durable=False)
+        write_atomic(file, draft.model_dump_json(indent=1), durable=False)
     except OSError as error:
         reason = error.strerror or "not writable"
-        raise RunError(f"draft: cannot be saved ({reason}); it lasts only as long as this window is open") from None
+        raise RunError(f"{noun}: cannot be saved ({reason}); it lasts only as long as this window is open") from None
+
+
+def load_draft(place: Workspace) -> Draft:
+    """Read the workspace's draft; see `read_draft`."""
+    return read_draft(place.root / FILE, Draft, "draft")
+
+
+def save_draft(place: Workspace, draft: Draft) -> None:
+    """Keep the workspace's draft; see `write_draft`."""
+    write_draft(place.root / FILE, draft, "draft")
 
 
 def stamp(place: Workspace) -> tuple[int, int]:

@@ -1,14 +1,10 @@
 """The study draft: the study a person is preparing in the browser, one file a workspace, beside the draft of a run."""
 
-from pydantic import ValidationError
-
-from paraknow_core.errors import RunError, SpecError
-from paraknow_core.files.atomic import write_atomic
 from paraknow_core.files.disk import file_stamp
-from paraknow_core.files.json_file import read_json
 from paraknow_core.paths import Workspace
 from paraknow_core.spec import RunSpec, Strict
 from paraknow_core.studies.study import StudySpec
+from paraknow_core.workbench.draft import read_draft, write_draft
 
 FILE = "study_draft.json"
 
@@ -30,35 +26,13 @@ class StudyDraft(Strict):
 
 
 def load_study_draft(place: Workspace) -> StudyDraft:
-    """Read the workspace's study draft; the defaults where there is none.
-
-    Raises:
-        SpecError: the file is there but holds no valid draft (of another version, or edited by hand).
-    """
-    data = read_json(place.root / FILE)
-    if data is None:
-        return StudyDraft()
-    try:
-        return StudyDraft.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"{FILE}: {where}: {first['msg']}; the study draft starts from the defaults again") from None
+    """Read the workspace's study draft; see `read_draft`."""
+    return read_draft(place.root / FILE, StudyDraft, "study draft")
 
 
 def save_study_draft(place: Workspace, draft: StudyDraft) -> None:
-    """Keep the study draft.
-
-    Raises:
-        RunError: the workspace cannot be written.
-    """
-    try:
-        write_atomic(place.root / FILE, draft.model_dump_json(indent=1), durable=False)
-    except OSError as error:
-        reason = error.strerror or "not writable"
-        raise RunError(
-            f"study draft: cannot be saved ({reason}); it lasts only as long as this window is open"
-        ) from None
+    """Keep the workspace's study draft; see `write_draft`."""
+    write_draft(place.root / FILE, draft, "study draft")
 
 
 def stamp(place: Workspace) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from io import BytesIO
 from types import SimpleNamespace
 
 import pandas
@@ -161,8 +162,7 @@ def folder(tmp_path):
 
 def test_records_are_one_row_a_run_and_example(tmp_path):
     place = folder(tmp_path)
-    records_parquet(place, tmp_path / "records.parquet")
-    table = pandas.read_parquet(tmp_path / "records.parquet")
+    table = pandas.read_parquet(BytesIO(records_parquet(place)))
     assert len(table) == 3 * 2  # tuning, failed and waiting runs have no scores
     assert list(table["example"][:2]) == ["a", "b"] and list(table["score"][:2]) == [1.0, 0.0]
     assert table["prompt_sha256"][0] == hashlib.sha256(b"2 + 2").hexdigest()
@@ -172,7 +172,7 @@ def test_records_are_one_row_a_run_and_example(tmp_path):
 
 def test_records_of_a_study_without_runs_or_with_a_link_are_refused(tmp_path):
     with pytest.raises(RunError, match="no run is done yet"):
-        records_parquet(SimpleNamespace(id="made", cells=list), tmp_path / "records.parquet")
+        records_parquet(SimpleNamespace(id="made", cells=list))
     place = folder(tmp_path)
     (tmp_path / "2" / "predictions.jsonl").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunError, match="link"):

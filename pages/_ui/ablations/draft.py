@@ -7,12 +7,13 @@ import streamlit as st
 from pages._ui.frame import state
 from pages._ui.frame.fields import mirror
 from pages._ui.frame.layout import plain
-from paraknow_core.catalogue import ARMS, SCORERS
+from paraknow_core.catalogue import ARMS
 from paraknow_core.display import source_label
 from paraknow_core.errors import SpecError
-from paraknow_core.studies.study import StudySpec, Tuning
+from paraknow_core.studies.study import RATE, StudySpec, Tuning
+from paraknow_core.studies.words import unit_text
 from paraknow_core.workbench.uploads import task_label
-from paraknow_core.workbench.views import ablations as view
+from paraknow_core.workbench.views import study_draft as view
 
 POINTS = (0, 3, 5, 7, 9)
 HOLD = {"steps": "steps", "tokens": "tokens", "parameters": "trainable parameters"}
@@ -125,7 +126,7 @@ def _rules(study: StudySpec) -> None:
     words = {0: "not tuned"}
     tuned = {"options": options, "format_func": lambda n: words.get(n, f"{n} rates"), "help": TUNING_HELP}
     mirror(boxes[2].selectbox, "Learning rates", "ablations.tuning", points, _tune, **tuned)
-    unit = "points" if view.is_share(study) else SCORERS[study.scorer or study.base.task.scorers[0]].unit
+    unit = unit_text(study.unit)
     margin = {"min_value": 0.01, "step": 0.1, "format": "%g", "help": MARGIN_HELP}
     mirror(boxes[3].number_input, f"Margin [{unit}]", "ablations.margin", view.shown_margin(study), _margin, **margin)
     hold = {"options": list(HOLD), "format_func": HOLD.get, "selection_mode": "multi", "help": HOLD_HELP}
@@ -151,7 +152,7 @@ def _tune(points: int) -> None:
         state.change_study(tuning=None)
         return
     tuning = (study.tuning or Tuning()).model_dump(mode="json")
-    change = view.with_factor(study, view.RATE, ())  # a rate is either chosen by the study or varied by hand
+    change = view.with_factor(study, RATE, ())  # a rate is either chosen by the study or varied by hand
     state.change_study(**change, tuning={**tuning, "points": points})
 
 

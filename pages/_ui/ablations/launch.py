@@ -7,7 +7,7 @@ from pages._ui.frame.layout import download, plain, say
 from paraknow_core.errors import ParaknowError
 from paraknow_core.studies.study import StudySpec
 from paraknow_core.workbench.study_draft import StudyDraft
-from paraknow_core.workbench.views import ablations as view
+from paraknow_core.workbench.views import study_draft as view
 
 IMPORTED = "ablations.imported"  # what came of the last import
 WORKED_OUT = "ablations.worked_out"  # the large study whose cost was asked for
@@ -32,8 +32,8 @@ def draw(study: StudySpec) -> None:
 def _cost(study: StudySpec) -> None:
     """Say what the study takes and what it will be able to see."""
     key = study.model_dump_json()
-    if view.size_of(study) > view.LARGE and st.session_state.get(WORKED_OUT) != key:
-        st.markdown(f"Up to {view.size_of(study):,} runs.")
+    if study.runs > view.LARGE and st.session_state.get(WORKED_OUT) != key:
+        st.markdown(f"Up to {study.runs:,} runs.")
         if st.button("Work out time and disk", icon=":material/timer:", type="tertiary"):
             st.session_state[WORKED_OUT] = key
             st.rerun()

@@ -8,7 +8,7 @@ from pages._ui.frame.layout import plain, say
 from paraknow_core.studies.presets import PRESETS, Preset
 from paraknow_core.studies.study import StudySpec
 from paraknow_core.workbench.study_draft import StudyDraft
-from paraknow_core.workbench.views import ablations as view
+from paraknow_core.workbench.views import study_draft as view
 
 SIZES = {"pocket": "Pocket", "full": "Full"}
 ABOUT = {

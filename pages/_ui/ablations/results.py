@@ -14,7 +14,7 @@ from paraknow_core.figures import ablations as charts
 from paraknow_core.figures import report as reports
 from paraknow_core.studies.folder import StudyFolder
 from paraknow_core.studies.outcome import StudyOutcome
-from paraknow_core.studies.report import methods_text
+from paraknow_core.studies.report import methods_text, records_parquet
 from paraknow_core.workbench.views import ablations as view
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _take(folder: StudyFolder, outcome: StudyOutcome) -> None:
             report = {"icon": "description", "type": "primary"}
             _download("Report as HTML", lambda: reports.report_html(outcome), f"{name}.html", **report)
             tip = "One line a run, scorer and example."
-            _download("Records as Parquet", lambda: view.records(folder), f"{name}.parquet", help=tip)
+            _download("Records as Parquet", lambda: records_parquet(folder), f"{name}.parquet", help=tip)
         _download("study.yaml", outcome.study.to_yaml, f"{name}.yaml")
         with st.popover("Methods text", icon=":material/notes:"):
             st.caption("What was held equal, seeds, tests and limits, as a paper would say it.")

@@ -15,6 +15,7 @@ from paraknow_core.runs import lifecycle
 from paraknow_core.studies.folder import StudyFolder
 from paraknow_core.workbench.study_draft import StudyDraft
 from paraknow_core.workbench.views import ablations as view
+from paraknow_core.workbench.views.study_draft import grid_words, rules_words
 
 PARAMETER = "study"
 FIRST = 5  # studies that are listed before the rest is folded
@@ -78,7 +79,7 @@ def draw(folder: StudyFolder) -> None:
     st.header(plain(line.name), anchor=False)
     if line.study.question:
         st.markdown(f"**{plain(line.study.question)}**")
-    st.caption(plain(f"{view.grid_words(line.study)}; {view.rules_words(line.study)}"))
+    st.caption(plain(f"{grid_words(line.study)}; {rules_words(line.study)}"))
     try:
         progress = view.progress(folder)
     except ParaknowError as error:

@@ -19,6 +19,7 @@ from paraknow_core.workbench.draft import differing
 from paraknow_core.workbench.study_draft import StudyDraft
 from paraknow_core.workbench.uploads import task_label
 from paraknow_core.workbench.views import ablations
+from paraknow_core.workbench.views.study_draft import grid_words
 
 STYLE = Path(__file__).parents[1] / "style.css"
 IMPORTED = "import.outcome"  # sentence, and the spec that it made the draft
@@ -186,7 +187,7 @@ def _studies() -> str:
     parts = []
     if state.whole_study() != StudyDraft():
         study = state.study()
-        words = shorten(ablations.grid_words(study), 48)
+        words = shorten(grid_words(study), 48)
         parts.append(f'<span title="{escape(study.name)}"><span class="pk-quiet">study</span> {escape(words)}</span>')
     going = [line for line in ablations.lines(state.place()) if line.status.active]
     parts += [f"<span>{chip(line.status.state)} {escape(shorten(line.name, 32))}</span>" for line in going[:2]]

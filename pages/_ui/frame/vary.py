@@ -6,7 +6,7 @@ import streamlit as st
 
 from pages._ui.frame import state
 from pages._ui.frame.layout import plain
-from paraknow_core.workbench.views import ablations as view
+from paraknow_core.workbench.views import study_draft as view
 
 
 def varied(dotted: str, box: Any = st) -> Any:

@@ -19,6 +19,7 @@ from paraknow_core.context import Context
 from paraknow_core.methods.plan import plan_transfer
 from paraknow_core.methods.seeking.coherence import coherence, is_coherent
 from paraknow_core.models.modules import LogicalModule, logical_weight
+from paraknow_core.ops.chance import generator_of
 from paraknow_core.ops.metrics import total
 from paraknow_core.ops.structure import Selection, unpack
 from paraknow_core.sensitivity.build import Request
@@ -134,9 +135,7 @@ class Cut:
         row, size = STRUCTURES[self.structure], self._block_shape(shape)
         if "extraction.seed" not in row.reads:
             return implementation(row)(shape, *size)
-        # Seed and module name together, so that every module draws its own numbers whatever else is extracted.
-        name = f"{self.context.spec.extraction.seed}:{self.target.name}".encode()
-        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:6], "big"))
+        generator = generator_of(self.context.spec.extraction.seed, self.target.name)
         return implementation(row)(shape, *size, generator)
 
     def _same_rows(self, teacher_rows: int) -> bool:

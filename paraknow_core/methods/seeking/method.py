@@ -4,7 +4,6 @@ Some of its controls are the same with another structure; their rows in the cata
 block; see `controls`.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -17,6 +16,7 @@ from paraknow_core.methods.plan import Plan
 from paraknow_core.methods.seeking.blocks import Block, extract_blocks
 from paraknow_core.methods.seeking.choice import choices_to_keep
 from paraknow_core.models.modules import logical_weight
+from paraknow_core.ops.chance import generator_of
 from paraknow_core.ops.svd import Factors, factorise
 from paraknow_core.sensitivity.build import Request
 
@@ -54,8 +54,7 @@ class Seeking(Method):
 
     def generator(self, block: Block, inputs: MethodInputs) -> torch.Generator:
         """Return what draws for one module: its own numbers, whatever else is extracted and by which method."""
-        name = f"{inputs.context.spec.extraction.seed}:{block.student.name}:{self.row.name}".encode()
-        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:6], "big"))
+        return generator_of(inputs.context.spec.extraction.seed, block.student.name, self.row.name)
 
     def _target(self, block: Block, inputs: MethodInputs) -> Tensor:
         """What scaling * B @ A should be close to (difference), or what B @ A should (residual, additive)."""
