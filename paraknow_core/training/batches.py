@@ -1,7 +1,7 @@
 """What a student reads when it is trained: which examples make a step, how they are padded, and the loss on them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -114,21 +114,6 @@ class Collator:
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
 
-def supervised(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return how many tokens of a batch count in the loss, as a scalar tensor on its device."""
-    return (batch["labels"][:, 1:] != IGNORED).sum()
-
-
-def mean_loss(model: torch.nn.Module, collate: Collator, encoded: "Sequence[Encoded]", micro: int) -> float:
-    """Return the mean cross-entropy over all supervised tokens, nats per token; leaves the model's mode as it was."""
-    was_training = model.training
-    model.eval()
-    nats = tokens = 0.0
-    with torch.inference_mode():
-        for start in range(0, len(encoded), micro):
-            batch = collate(encoded[start : start + micro])
-            count = supervised(batch).item()
-            nats += model(**batch, use_cache=False).loss.item() * count
-            tokens += count
-    model.train(was_training)
-    return nats / max(tokens, 1)
+def labelled(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return which positions of a batch have a label that counts in the loss: (examples, longest - 1), of bool."""
+    return batch["labels"][:, 1:] != IGNORED

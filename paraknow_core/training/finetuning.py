@@ -1,24 +1,17 @@
 """Stage training: train the adapter in one loop, from its newest save, until the last step or a stop request."""
 
 import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
-from torch import Tensor
 
 from paraknow_core.context import OF_TRAINED
 from paraknow_core.errors import DivergedError
-from paraknow_core.runs.writer import StopRequested
 from paraknow_core.sensitivity.plan import sizes_of
-from paraknow_core.training import checkpoints
-from paraknow_core.training.amounts import micro_batch_size
-from paraknow_core.training.batches import Collator, mean_loss, seen_after, steps_from, supervised
+from paraknow_core.training.batches import seen_after
+from paraknow_core.training.loop import LOWER, Training, trainable_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,9 +21,6 @@ if TYPE_CHECKING:
     from paraknow_core.context import Context, Work
     from paraknow_core.methods.base import LossTerm
     from paraknow_core.tasks.templates import Encoded
-
-
-_LOWER = "lower finetuning.learning_rate or lora_alpha"  # the way on for a training that diverges
 
 
 def train(work: "Work") -> None:
@@ -73,7 +63,7 @@ def train(work: "Work") -> None:
     if final is not None and summary["steps"] and final > guessing:
         work.warn(
             f"fine-tuning: ended with a validation loss of {final:,.2f}, worse than the {guessing:.2f} of guessing all "
-            f"tokens alike; {_LOWER}"
+            f"tokens alike; {LOWER}"
         )
     work.result["training"] = {
         **summary,
@@ -125,173 +115,21 @@ def finetune(
     folder: Path,
     term: "LossTerm | None" = None,
 ) -> dict[str, Any]:
-    """Train the adapter in place, from its newest sound checkpoint if there is one; no step is left after the last one.
-
-    Args:
-        context: its spec (`finetuning`, `data_seed`), its settings (`checkpoint_seconds`, `gradient_checkpointing`),
-            and its report, which is told of every step and asked after it whether to stop.
-        model: adapter trainable, base frozen.
-        train, validation: encoded examples; the loss is on their labels only.
-        folder: where checkpoints go.
-        term: what the method adds to the loss (see `methods.base.LossTerm`).
+    """Train an adapter in place, from its newest sound checkpoint if there is one: see `Training`.
 
     Returns:
-        steps, micro_batch_size, examples, resumed, padding (its share of what the model read here; null if nothing was
-        trained), trainable_parameters, weights (their SHA-256), warnings (about checkpoints that could not be used).
+        `Training.summary`.
 
     Raises:
         StopRequested: asked to stop; a checkpoint was saved.
         DivergedError: a loss is not finite.
     """
-    from accelerate import Accelerator
-    from transformers import get_scheduler, set_seed
-
-    spec, settings, report = context.spec, context.settings, context.report
-    recipe = spec.finetuning
-    steps = recipe.steps(len(train))
-    last = steps if recipe.learning_rate else 0
-    micro = micro_batch_size(recipe, max(len(example.input_ids) for example in train), model.device.type)
-    validate_every = math.ceil(steps / recipe.validations) if validation and recipe.validations else 0
-    collate = Collator(context.student.tokenizer.pad_token_id, model)
-
-    set_seed(spec.data_seed)
-    # The student stays on its device and in its number format, whatever accelerate is configured to.
-    accelerator = Accelerator(device_placement=False, mixed_precision="no")
-    adamw = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
-    model, optimiser = accelerator.prepare(model, adamw)
-    schedule = get_scheduler(
-        {"constant": "constant_with_warmup"}.get(recipe.schedule, recipe.schedule),
-        optimiser,
-        num_warmup_steps=math.ceil(recipe.warmup_ratio * steps),
-        num_training_steps=steps,
-    )
-    state = checkpoints.State(model, optimiser, schedule, spec.student.source)
-    save = checkpoints.newest(folder, steps)
-    if save.path:
-        state.load(save.path)
-    report.progress(save.step, steps, "optimiser steps")
-    pace, saved_at, process = Pace(), time.monotonic(), psutil.Process()
-
-    def validate(step: int) -> None:
-        with pace.paused():
-            loss = mean_loss(model, collate, validation, micro)
-            if not math.isfinite(loss):
-                raise DivergedError(f"fine-tuning: at step {step} the validation loss is {loss}; {_LOWER}", step)
-            report.event("metrics", step=step, validation_loss=loss)
-
-    model.train()
-    if settings.gradient_checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    try:
-        if validation and recipe.validations and not save.step:
-            validate(0)
-        rest = steps_from(save.step, train, recipe.batch_size, micro, spec.data_seed)
-        for step, examples in zip(range(save.step + 1, last + 1), rest, strict=False):
-            batches = [collate(part) for part in examples.passes]
-            tokens = sum(supervised(batch) for batch in batches)
+    with Training(context, model, train, validation, folder, term) as training:
+        for step in training.steps():
             loss = torch.zeros((), device=model.device)
-            for batch in batches:
-                share = _loss(model, batch, tokens, term)
-                accelerator.backward(share)
+            for batch in step.passes:
+                share = training.losses.share(batch, step.labelled)
+                share.backward()
                 loss += share.detach()
-                pace.count(batch)
-            norm = accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-            optimiser.step()
-            learning_rate = schedule.get_last_lr()[0]
-            schedule.step()
-            model.zero_grad()
-
-            figures = {"loss": loss.item(), "grad_norm": norm.item()}
-            if not all(map(math.isfinite, figures.values())):
-                raise DivergedError(
-                    f"fine-tuning: at step {step} the loss is {figures['loss']} and the gradient norm "
-                    f"{figures['grad_norm']}; {_LOWER}",
-                    step,
-                )
-            report.event(
-                "metrics",
-                step=step,
-                epoch=examples.epoch,
-                **figures,
-                learning_rate=learning_rate,
-                tokens_per_s=round(pace.rate(), 1),
-                memory_bytes=process.memory_info().rss,
-            )
-            report.progress(step, steps, "optimiser steps")
-            if validate_every and (step % validate_every == 0 or step == last):
-                validate(step)
-            stopped = step < last and report.stop_requested
-            if stopped or step == last or time.monotonic() - saved_at >= settings.checkpoint_seconds:
-                state.save(folder, step, steps)
-                saved_at = time.monotonic()
-                report.event("saved", step=step)
-            if stopped:
-                raise StopRequested
-    finally:
-        checkpoints.prune(folder, checkpoints.KEPT)  # what was not saved to its end takes room
-        if settings.gradient_checkpointing:
-            model.activation_checkpointing_disable()
-    model.eval()
-    return {
-        "steps": steps,
-        "micro_batch_size": micro,
-        "examples": len(train),
-        "resumed": save.path is not None,
-        "padding": pace.padding,
-        "trainable_parameters": trainable_parameters(model),
-        "weights": checkpoints.weights_digest(model),
-        "warnings": save.warnings,
-    }
-
-
-def trainable_parameters(model: torch.nn.Module) -> int:
-    """Count what is trained. Tied factors are views of one another: each storage counts once."""
-    owners = {p.untyped_storage().data_ptr(): p.numel() for p in model.parameters() if p.requires_grad}
-    return sum(owners.values())
-
-
-def _loss(model: "PeftModel", batch: dict[str, Tensor], tokens: Tensor, term: "LossTerm | None") -> Tensor:
-    """Return a pass's share in the mean loss of its step; a function, so that its logits are freed at once."""
-    outputs = model(**batch, num_items_in_batch=tokens, use_cache=False)
-    if term is None:
-        return outputs.loss
-    return outputs.loss + term(model, batch, outputs) * (supervised(batch) / tokens)
-
-
-@dataclass
-class Pace:
-    """How much a training reads, and how fast."""
-
-    tokens: int = 0  # without padding
-    read: int = 0  # with padding
-    rated: int = 0
-    since: float = field(default_factory=time.monotonic)
-
-    def count(self, batch: dict[str, Tensor]) -> None:
-        """Add the tokens of a pass."""
-        self.tokens += int(batch["attention_mask"].sum())
-        self.read += batch["attention_mask"].numel()
-
-    def rate(self) -> float:
-        """Return the tokens a second since the last call."""
-        moment = time.monotonic()
-        rate = (self.tokens - self.rated) / max(moment - self.since, 1e-9)
-        self.rated, self.since = self.tokens, moment
-        return rate
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave the time inside the `with` block out of the rate."""
-        began = time.monotonic()
-        yield
-        self.since += time.monotonic() - began
-
-    @property
-    def padding(self) -> float | None:
-        """The share of padding in what was read; None if nothing was."""
-        return 1 - self.tokens / self.read if self.read else None
+            training.take(step, loss)
+    return training.summary()

@@ -9,7 +9,9 @@ from paraknow_core.models.source import resolve_model
 from paraknow_core.tasks.generation import generate
 from paraknow_core.tasks.likelihood import Row, label_row, log_probabilities
 from paraknow_core.tasks.templates import Encoded
-from paraknow_core.training.batches import Collator, mean_loss
+from paraknow_core.training.batches import Collator
+from paraknow_core.training.loop import mean_loss
+from paraknow_core.training.losses import Losses
 from tests.tasks.test_generation import plain_loop
 from tests.tiny_models import build_tiny
 
@@ -136,7 +138,7 @@ def test_losses_of_training_do_not_depend_on_the_micro_batch(name, models):
     nats = -sum(alone(model, label_row(entry)) for entry in encoded)
     expected = nats / sum(len(entry.labels) - 1 for entry in encoded)
     for size in (1, 3, 8):
-        assert mean_loss(model, Collator(0, model), encoded, size) == pytest.approx(expected, rel=1e-5)
+        assert mean_loss(Losses(model), Collator(0, model), encoded, size) == pytest.approx(expected, rel=1e-5)
 
 
 def test_most_models_are_left_as_they_are(tiny):

@@ -8,7 +8,7 @@ from paraknow_core.context import Silent
 from paraknow_core.errors import DivergedError
 from paraknow_core.runs.writer import StopRequested
 from paraknow_core.settings import Settings
-from paraknow_core.training import finetuning
+from paraknow_core.training import finetuning, loop
 from paraknow_core.training.batches import IGNORED
 from tests.training.test_batches import examples
 
@@ -82,14 +82,14 @@ def test_splitting_a_step_changes_neither_losses_nor_factors_but_saves_padding(t
 
 def test_the_loop_takes_the_steps_that_a_bare_one_takes(train, monkeypatch):
     """The slow twin: the mean over all supervised tokens of a step, one example at a time; AdamW, warm-up, decay."""
-    taken, real = [], finetuning.steps_from
+    taken, real = [], loop.steps_from
 
     def record(*arguments):
         for step in real(*arguments):
             taken.append([example for part in step.passes for example in part])
             yield step
 
-    monkeypatch.setattr(finetuning, "steps_from", record)
+    monkeypatch.setattr(loop, "steps_from", record)
     kept = []
     losses, _, model = train(
         2, watch=lambda fresh: kept.append({n: p.detach().clone() for n, p in fresh.named_parameters()})
@@ -136,7 +136,7 @@ def test_training_whole_weights_takes_the_steps_that_adamw_takes_on_them(train, 
         pass
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetuning.checkpoints.State, "save", save_nothing)
+        patch.setattr(loop.checkpoints.State, "save", save_nothing)
         patch.setattr("tests.training.test_finetuning.inject", lambda *_, **__: plain)
         expected, twin, _ = train(folder="plain", family=family, changes=changes)
     assert losses == pytest.approx(expected, rel=1e-5)
@@ -223,8 +223,8 @@ def test_validation_is_measured_before_the_first_step_and_at_the_last(train):
 
 def test_the_rate_of_tokens_leaves_validation_out(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(finetuning.time, "monotonic", lambda: clock[0])
-    pace = finetuning.Pace(since=0.0)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    pace = loop.Pace(since=0.0)
     pace.count({"attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])})
     with pace.paused():
         clock[0] += 100
