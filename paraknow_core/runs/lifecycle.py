@@ -46,6 +46,7 @@ from paraknow_core.runs.status import Status
 from paraknow_core.runs.writer import RunWriter
 from paraknow_core.spec import RunSpec
 
+NOTE = "engine.json"  # what an engine notes about a run that it holds; readers of runs ignore it
 # What a run says that was stopped while no process of its own was there to say it.
 CANCELLED = "taken out of the queue before it began"
 CUT_OFF = "ended before it could save"
@@ -97,7 +98,7 @@ def requeue(*runs: JobFolder) -> list[int]:
             raise RunError(f"{run.noun} {run.id}: is already {status.state}; watch it, or stop it first")
         attempts.append(status.attempt)
     for run, attempt in zip(runs, attempts, strict=True):
-        for name in ("stop", "process.json"):
+        for name in ("stop", "process.json", NOTE):
             run.file(name).unlink(missing_ok=True)
         write_json(run.file("status.json"), asdict(Status(attempt=attempt)))
     return attempts
