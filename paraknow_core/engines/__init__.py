@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from paraknow_core.engines.base import Engine, Standing, note_of
+from paraknow_core.engines.base import Engine, Standing
 from paraknow_core.engines.local import LocalEngine
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.errors import ParaknowError, RunError
@@ -64,5 +64,5 @@ def engine_of(
 
 def holder_of(place: Workspace, run: RunFolder, otherwise: str = "queue") -> Engine:
     """Return the engine that a run was given to and that only it can ask about the run; else that of the workspace."""
-    name = note_of(run).get("engine")
+    name = run.note().get("engine")
     return engine_class(name)(place) if name in ENGINES else engine_of(place, otherwise)

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.runs.lifecycle import NOTE
 from paraknow_core.settings import Settings, load_settings
 
 HERE = "this machine"
@@ -53,12 +51,20 @@ class Engine(ABC):
         """
         return load_settings(self.place, **self.changes)
 
+    def together(self) -> int:
+        """Return how many runs a study gives the engine at a time.
+
+        Raises:
+            SpecError: the settings are not valid.
+        """
+        return self.settings().workers
+
     @abstractmethod
     def submit(self, *runs: RunFolder, first: bool = False) -> None:
         """Have runs executed in this order, new ones as well as those that have ended; returns at once.
 
         An implementation calls `lifecycle.requeue` before it starts anything, and `lifecycle.claim` as soon as it
-        knows the process. A run that fails does not keep the next one from being executed.
+        knows the process, or `lifecycle.hold` where that is not one of this machine. A run that fails does not keep the next one from being executed.
 
         Args:
             runs: folders with a valid spec, each only once.
@@ -98,17 +104,3 @@ class Engine(ABC):
         if status.state == "queued":
             return Standing("waiting")
         return Standing("working", where=HERE if status.host in ("", socket.gethostname()) else status.host)
-
-
-def note_of(run: RunFolder) -> dict[str, Any]:
-    """Return what an engine has noted about a run that it holds (`note`); empty where no engine has."""
-    return read_object(run.file(NOTE))
-
-
-def note(run: RunFolder, engine: str, **facts: Any) -> None:
-    """Note in a run's folder which engine holds it and what finds it there, such as the id of a job.
-
-    Every engine whose runs are not processes of this machine does so after `lifecycle.requeue`, which takes the note
-    of an earlier attempt away; so another process, with other settings, asks the right engine (`holder_of`).
-    """
-    write_json(run.file(NOTE), {"engine": engine, **facts})
