@@ -187,7 +187,7 @@ def run(
 
 def run_study(folder: StudyFolder, settings: Settings, progress: Progress, engine: EngineName = "inline") -> None:
     """Run a study with this engine, drawing progress; see `conduct`."""
-    from paraknow_core.engines import ENGINES
+    from paraknow_core.engines import engine_of
     from paraknow_core.engines.inline import InlineEngine
     from paraknow_core.studies.conduct import conduct
 
@@ -196,7 +196,7 @@ def run_study(folder: StudyFolder, settings: Settings, progress: Progress, engin
 
         executor = InlineEngine(folder.place, lambda run: pipeline.execute(run, folder.place, settings))
     else:
-        executor = ENGINES[engine](folder.place)
+        executor = engine_of(folder.place, name=engine)
     shown = ""
 
     def follow(label: str, run: str, status: "Status") -> None:

@@ -1,10 +1,34 @@
-"""What an engine does: submit runs, stop one, tell whether it is still going on, show its log."""
+"""What an engine does: submit runs, stop one, tell whether it is still going on and where, show its log."""
 
+import socket
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.settings import Settings, load_settings
+
+HERE = "this machine"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands with its engine.
+
+    Attributes:
+        state: it waits for its turn, is being executed, or neither.
+        ahead: how many runs wait before it; None where the engine does not tell, or it does not wait.
+        where: the machine that it is on, in words; empty where it is on none.
+        message: one sentence that a person should know, such as what it waits for; mostly empty.
+    """
+
+    state: Literal["waiting", "working", "over"]
+    ahead: int | None = None
+    where: str = ""
+    message: str = ""
 
 
 class Engine(ABC):
@@ -15,16 +39,32 @@ class Engine(ABC):
     process, can stop the run as well.
     """
 
-    def __init__(self, place: Workspace) -> None:
-        """Args: place, the workspace whose runs are executed."""
-        self.place = place
+    def __init__(self, place: Workspace, **changes: Mapping[str, Any]) -> None:
+        """Args: place, the workspace whose runs are executed; changes, which win over its settings."""
+        self.place, self.changes = place, changes
+
+    def settings(self) -> Settings:
+        """Read the settings of the workspace, with this engine's changes.
+
+        Raises:
+            SpecError: they are not valid.
+        """
+        return load_settings(self.place, **self.changes)
+
+    def together(self) -> int:
+        """Return how many runs a study gives the engine at a time.
+
+        Raises:
+            SpecError: the settings are not valid.
+        """
+        return self.settings().workers
 
     @abstractmethod
     def submit(self, *runs: RunFolder, first: bool = False) -> None:
         """Have runs executed in this order, new ones as well as those that have ended; returns at once.
 
         An implementation calls `lifecycle.requeue` before it starts anything, and `lifecycle.claim` as soon as it
-        knows the process. A run that fails does not keep the next one from being executed.
+        knows the process, or `lifecycle.hold` where that is not one of this machine. A run that fails does not keep the next one from being executed.
 
         Args:
             runs: folders with a valid spec, each only once.
@@ -55,3 +95,12 @@ class Engine(ABC):
     def logs(self, run: RunFolder, lines: int = 40) -> str:
         """Return the last lines that the run's process has printed; empty where there are none."""
         return run.log_tail(lines)
+
+    def standing(self, run: RunFolder) -> Standing:
+        """Say where a run stands: whether it waits, how many wait before it, where it is executed."""
+        status = run.status()
+        if not self.alive(run):
+            return Standing("over", message=status.message)
+        if status.state == "queued":
+            return Standing("waiting")
+        return Standing("working", where=HERE if status.host in ("", socket.gethostname()) else status.host)

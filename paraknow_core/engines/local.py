@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 
 from paraknow_core.engines.base import Engine
@@ -52,7 +53,7 @@ def signal_group(run: RunFolder, number: signal.Signals) -> None:
     """Send a signal to the process of a run and to all that it has started."""
     status = run.status()
     process = vars(status) if status.pid else run.process()  # in its first second it has not written its state
-    if is_alive(process):
+    if is_alive(process) and process["host"] == socket.gethostname():  # its number elsewhere is another process here
         try:
             group = os.getpgid(process["pid"])
             # A run started by hand shares the shell's group: then only the process itself may be hit.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from paraknow_core.engines.base import Engine
+from paraknow_core.engines.base import HERE, Engine, Standing
 from paraknow_core.engines.local import LocalEngine
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import ParaknowError, RunError
@@ -161,6 +161,11 @@ class QueueEngine(Engine):
     def alive(self, run: RunFolder) -> bool:
         """Tell whether a run waits or goes on: see `Engine.alive`."""
         return is_active(run, read(self.place))
+
+    def standing(self, run: RunFolder) -> Standing:
+        """Say how many wait before a run, or where it goes on: see `Engine.standing`."""
+        waiting = read(self.place).waiting
+        return Standing("waiting", waiting.index(run.id), HERE) if run.id in waiting else super().standing(run)
 
 
 def never_started(run: RunFolder, order: Order) -> bool:

@@ -18,6 +18,7 @@ from paraknow_core.runs.status import STATES, Status
 from paraknow_core.spec import RunSpec, read_spec
 
 LISTED = "`runs list` shows them all"
+NOTE = "engine.json"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ class JobFolder:
         if data.get("state") not in STATES and is_there(file):
             return Status("failed", message=self._damaged(file.name, "it does not say what the run is doing"))
         status = Status.from_dict(data)
+        note = self.note() if status.active or status.state == "stopped" else {}
+        if isinstance(note.get("gone"), str):
+            return replace(status, state="stopped" if note.get("wanted") is True else "lost", message=note["gone"])
         if status.state == "queued":
             process = self.process()
             lost = process.get("attempt") == status.attempt and not is_alive(process, "launched")
@@ -72,8 +76,12 @@ class JobFolder:
 
     @property
     def claimed(self) -> bool:
-        """True once a process was started for the run or has taken it on, alive or not."""
-        return (self.path / "process.json").exists()
+        """True once a process was started for the run or has taken it on, alive or not, or an engine holds it."""
+        return (self.path / "process.json").exists() or (self.path / NOTE).exists()
+
+    def note(self) -> dict:
+        """Return which engine holds the run, and what finds it there (`lifecycle.hold`); empty for a plain process."""
+        return read_object(self.path / NOTE)
 
     def way_on(self, stage: str) -> str:
         """Return a sentence that says where `resume` goes on if this stage was cut off."""

@@ -21,7 +21,8 @@ A folder says what its run is doing in three files. `status.json` holds the stat
 own process writes it (`writer.py`, under the lock). `process.json` names the process that was started for a queued run
 (`claim`): when that is gone before it began, the run is lost. A file `stop` asks the run to save and stop
 (`ask_to_stop`): readers see `stopping` at once, the run takes note at its next step. `lost` is never written: a reader
-infers it (`RunFolder.status`) from a process that is gone. Attempts are numbered, so that nobody mistakes a process or
+infers it (`RunFolder.status`) from a process that is gone. `engine.json` names an engine that has more to say than a
+process of this machine could (`hold`), and why what it held is gone (`lose`). Attempts are numbered, so that nobody mistakes a process or
 a request of an earlier attempt for one of this.
 """
 
@@ -40,7 +41,7 @@ from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.atomic import GRAVE, write_atomic
 from paraknow_core.files.json_file import write_json, write_json_anyhow
 from paraknow_core.paths import Workspace
-from paraknow_core.runs.folder import JobFolder, RunFolder
+from paraknow_core.runs.folder import NOTE, JobFolder, RunFolder
 from paraknow_core.runs.processes import held
 from paraknow_core.runs.status import Status
 from paraknow_core.runs.writer import RunWriter
@@ -92,12 +93,12 @@ def requeue(*runs: JobFolder) -> list[int]:
     attempts = []
     for run in runs:
         status = run.status()
-        starting = status.state == "queued" and run.process().get("attempt") == status.attempt
+        starting = status.state == "queued" and (run.process().get("attempt") == status.attempt or bool(run.note()))
         if starting or status.state in ("running", "stopping"):
             raise RunError(f"{run.noun} {run.id}: is already {status.state}; watch it, or stop it first")
         attempts.append(status.attempt)
     for run, attempt in zip(runs, attempts, strict=True):
-        for name in ("stop", "process.json"):
+        for name in ("stop", "process.json", NOTE):
             run.file(name).unlink(missing_ok=True)
         write_json(run.file("status.json"), asdict(Status(attempt=attempt)))
     return attempts
@@ -112,6 +113,32 @@ def claim(run: JobFolder, process: Mapping[str, Any], attempt: int) -> None:
         attempt: the number of its last attempt, as `requeue` returned it.
     """
     write_json(run.file("process.json"), {**process, "launched": time.time(), "attempt": attempt})
+
+
+def hold(run: JobFolder, engine: str, **facts: Any) -> None:
+    """Note which engine holds a queued run and what finds it there, such as the id of a job; `requeue` removes that.
+
+    So the run waits, as far as readers can see, until its process begins it or the engine says that it never will
+    (`lose`), and any process knows which engine to ask.
+    """
+    write_json(run.file(NOTE), {"engine": engine, **facts})
+
+
+def lose(run: JobFolder, why: str, wanted: bool = False) -> None:
+    """Note that what an engine held for this attempt of a run is gone; a run that has ended by itself stays as it is.
+
+    Args:
+        run: one that an engine holds.
+        why: one sentence with the next step; the run's message from now on.
+        wanted: somebody ended it, or trying again would not help: it is stopped, not lost.
+    """
+    write_json(run.file(NOTE), {**run.note(), "gone": why, "wanted": wanted})
+
+
+def put_back(run: JobFolder, status: Status) -> None:
+    """Undo `requeue` for a run that an engine did not take: it says again what it said before."""
+    run.file(NOTE).unlink(missing_ok=True)
+    write_json(run.file("status.json"), asdict(status))
 
 
 def ask_to_stop(run: JobFolder) -> None:

@@ -2,14 +2,15 @@
 
 First every tuned group trains at each learning rate of its grid and takes the one with the lowest validation loss;
 then the scored runs follow, seed by seed. What there is already is taken over, whoever computed it: a study that was
-cut off goes on where it stopped, and one that shares runs with another does not repeat them. A run that fails is left
-out, and tried again when the study is run again.
+cut off goes on where it stopped, and one that shares runs with another does not repeat them. A run that is lost, because
+its process was killed or its machine went away, goes on from its last save. A run that fails is left out, and tried
+again when the study is run again.
 """
 
 import hashlib
 import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -40,7 +41,9 @@ from paraknow_core.studies.study import (
 
 MOST_EXTENSIONS = 2  # how often a grid grows whose best rate lies at its edge
 EXTENDED_BY = 2  # points
-LOOK_S = 0.02  # between two looks at the runs that are going on
+MOST_AGAIN = 3  # how often a run that is lost is submitted again
+LOOK_S = 0.02  # between two looks at the runs that are going on, for each of them
+MOST_NAMED = 3  # of the runs that are going on, in the study's message
 OWN_STATES = ("done", "running", "stopping", "queued", "stopped", "lost", "failed")  # the best one first
 
 
@@ -141,6 +144,7 @@ class _Conductor:
         self.answers = folder.runs()
         self.rates, self.grids = folder.rates(), folder.grids()
         self.tried: set[str] = set()  # ids of runs that this attempt has submitted
+        self.again: Counter[str] = Counter()  # how often each was submitted again
         self.seconds: list[float] = []  # of the runs that this attempt has computed
         write_json(folder.file("runs.json"), self.answers)
 
@@ -206,20 +210,45 @@ class _Conductor:
                     place = f"{stage} run {done + len(active) + 1} of {len(by_key)}"
                     left = self._left(len(waiting) + len(active) + 1)
                     active[run.id] = _Active(run, same[0], f"{place}, {same[0].group.label}, seed {same[0].seed}{left}")
-            self.writer.progress(done, len(by_key), "; ".join(one.label for one in active.values()))
+            named = [one.label for one in active.values()][:MOST_NAMED]
+            more = [f"and {len(active) - len(named)} more"] if len(active) > len(named) else []
+            self.writer.progress(done, len(by_key), "; ".join([*named, *more]))
             self._stop_if_asked([one.run for one in active.values()])
             for name, one in list(active.items()):
                 is_over = not self.engine.alive(one.run)
                 if self.follow:
                     self.follow(one.label, name, one.run.status())
-                if is_over:
+                if is_over and not self._goes_on(one.run):
                     del active[name]
                     done += 1
                     self.seconds.append(time.monotonic() - one.began)
                     self.writer.event("run", run=name, cell=one.cell.key, state=one.run.status().state)
             if active:
-                time.sleep(LOOK_S)
+                time.sleep(LOOK_S * len(active))
         self.writer.progress(done, len(by_key))
+
+    def _goes_on(self, run: RunFolder) -> bool:
+        """Submit a run again whose process is gone though nobody asked it to stop; False where it is over."""
+        status = run.status()
+        if status.state != "lost" or run.file("stop").exists():
+            return False
+        if self.again[run.id] == MOST_AGAIN:
+            self.writer.event("warning", message=f"run {run.id}: {status.message}; given up after {MOST_AGAIN} repeats")
+            return False
+        self.again[run.id] += 1
+        nth = f"submitted again, {self.again[run.id]} of at most {MOST_AGAIN} times"
+        self.writer.event("resubmitted", run=run.id, number=self.again[run.id], message=status.message)
+        self.writer.event("warning", message=f"run {run.id}: {status.message}; {nth}")
+        return self._submit(run)
+
+    def _submit(self, run: RunFolder) -> bool:
+        try:
+            self.engine.submit(run)
+        except (ParaknowError, OSError) as error:
+            lifecycle.give_up(run, error)
+            self.writer.event("warning", message=f"run {run.id}: could not be submitted: {error}")
+            return False
+        return True
 
     def _begin(self, cells: Sequence[Cell]) -> RunFolder | None:
         """Have the run of equal cells executed; returns it while it is going on, None where there is nothing to do."""
@@ -235,13 +264,8 @@ class _Conductor:
         if state == "done" or run.id in self.tried:
             return None
         self.tried.add(run.id)
-        if not self.engine.alive(run):  # else somebody else is executing it
-            try:
-                self.engine.submit(run)
-            except (ParaknowError, OSError) as error:
-                lifecycle.give_up(run, error)
-                return None
-        return run
+        # If it is alive, somebody else is executing it.
+        return run if self.engine.alive(run) or self._submit(run) else None
 
     def _run_of(self, cell: Cell) -> RunFolder | None:
         """Return the run that is noted for a cell, if it is there and computes what the cell asks."""
@@ -273,7 +297,7 @@ class _Conductor:
     def _left(self, runs: int) -> str:
         if not self.seconds:
             return ""
-        return f", about {duration(sum(self.seconds) / len(self.seconds) * runs / self.together)} left"
+        return f", about {duration(sum(self.seconds) / len(self.seconds) * runs / min(self.together, runs))} left"
 
     def _stop_if_asked(self, active: Sequence[RunFolder]) -> None:
         if not self.writer.stop_requested:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -10,14 +11,18 @@ import pytest
 
 from paraknow_core import engines
 from paraknow_core.engines.inline import InlineEngine
-from paraknow_core.errors import RunError
+from paraknow_core.errors import RunError, SpecError
 from paraknow_core.files.json_file import write_json
-from paraknow_core.settings import Settings
+from paraknow_core.settings import EngineName
 from tests.conftest import ROOT
 from tests.engines.following import make, until, wait
 from tests.slow_worker import work
 
-ENGINES = {**engines.ENGINES, "inline": lambda place: InlineEngine(place, work)}
+HERE = ("local", "queue")  # the others need a cluster, which their own tests make
+ENGINES = {
+    **{name: partial(engines.engine_of, name=name) for name in HERE},
+    "inline": lambda place: InlineEngine(place, work),
+}
 WITH_PROCESSES = ("local", "queue")  # of their own, which can be killed
 
 
@@ -133,9 +138,37 @@ def test_a_process_that_does_not_listen_is_ended_after_the_grace_period(engine, 
 
 
 def test_the_settings_pick_an_engine_and_broken_ones_pick_none(place):
-    assert get_args(get_args(Settings.model_fields["engine"].annotation)[0]) == tuple(engines.ENGINES)
+    assert get_args(EngineName) == ("auto", *engines.ENGINES)
     assert isinstance(engines.engine_of(place), engines.QueueEngine)
     assert isinstance(engines.engine_of(place, otherwise="local"), engines.LocalEngine)
-    for content, kind in (({"engine": "local"}, engines.LocalEngine), ({"engine": "abacus"}, engines.QueueEngine)):
+    kinds = {"local": engines.LocalEngine, "abacus": engines.QueueEngine, "auto": engines.QueueEngine}
+    for name, kind in kinds.items():
+        content = {"engine": name}
         write_json(place.settings_file, content)  # JSON is YAML, too
         assert isinstance(engines.engine_of(place), kind)
+
+
+def test_a_command_picks_another_engine_and_changes_its_settings_for_itself(place):
+    write_json(place.settings_file, {"engine": "queue", "slurm": {"partition": "long", "account": "us"}})
+    assert isinstance(engines.engine_of(place, name="local"), engines.LocalEngine)
+    changed = engines.engine_of(place, slurm={"partition": "short"}).settings()
+    assert (changed.slurm.partition, changed.slurm.account, changed.engine) == ("short", "us", "queue")
+    with pytest.raises(SpecError, match=r"slurm.memory.*16G"):
+        engines.engine_of(place, slurm={"memory": "much"})
+    with pytest.raises(SpecError, match="'engine'"):
+        engines.engine_of(place, name="abacus")
+
+
+@every_engine
+def test_an_engine_says_where_a_run_stands(engine, place):
+    slow, waiting, other = make(place, "slow", "next", "never submitted")
+    engine.submit(slow, waiting)
+    wait(slow, "running")
+    assert engine.standing(slow).state == "working"
+    assert engine.standing(slow).where
+    until(lambda: engine.standing(waiting).state == "waiting")
+    assert engine.standing(waiting).ahead in (0, None)
+    assert engine.standing(other).state == "over"
+    engine.stop(slow)
+    wait(waiting, "done")
+    until(lambda: engine.standing(slow).state == engine.standing(waiting).state == "over")

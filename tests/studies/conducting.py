@@ -1,7 +1,7 @@
 """Studies whose runs are executed without a model: each writes what a real one writes, by a rule that tests know.
 
 As a program (`python -m tests.studies.conducting FOLDER WORKSPACE`) it conducts a study whose every second run goes on
-until it is killed.
+until it is killed. `executing` makes it what engines start in place of the pipeline.
 """
 
 import math
@@ -87,6 +87,38 @@ def result_of(run: RunFolder, spec: RunSpec, best: float) -> dict:
     run.file("predictions.jsonl").write_text("".join(lines))
     score = {"scorer": "number_match", "unit": "share", "value": sum(scores) / EXAMPLES, "n": EXAMPLES}
     return result | {"scores": [score], "references": {name: [score | {"value": 0.1}] for name in spec.references}}
+
+
+EXECUTING = """#!{python}
+import os, signal, sys
+from pathlib import Path
+from tests.studies.conducting import Fake, RunFolder
+
+def dies(spec):
+    times = Path({deaths!r}) / spec.method
+    left = int(times.read_text()) if times.exists() else 0
+    if left:
+        times.write_text(str(left - 1))
+        if (Path({deaths!r}) / f"{{spec.method}} asked").exists():
+            Path(folder, "stop").write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return (Path({deaths!r}) / f"{{spec.method}} fails").exists()
+
+for folder in sys.argv[4:]:
+    Fake(fails=dies)(RunFolder(Path(folder)))
+"""
+
+
+def executing(folder: Path) -> Path:
+    """Write a program that engines can start in place of Python and that executes runs by `Fake`.
+
+    A file `METHOD` in this folder says how many more times a run of this method is killed in the middle; with a file
+    `METHOD asked` it was asked to stop before; `METHOD fails` makes it fail.
+    """
+    script = folder / "worker"
+    script.write_text(EXECUTING.format(python=sys.executable, deaths=str(folder)))
+    script.chmod(0o755)
+    return script
 
 
 def conducted(folder: StudyFolder, fake: Fake, **more: object) -> None:

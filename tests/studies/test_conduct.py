@@ -10,16 +10,17 @@ from contextlib import contextmanager
 
 import pytest
 
+from paraknow_core.engines.local import LocalEngine
 from paraknow_core.errors import RunError
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.runs.labels import studies_of
 from paraknow_core.runs.lifecycle import ask_to_stop, create_run
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies.conduct import extended
+from paraknow_core.studies.conduct import conduct, extended
 from paraknow_core.studies.folder import StudyFolder
 from paraknow_core.studies.study import StudySpec
 from tests.conftest import ROOT
-from tests.studies.conducting import BEST_RATE, Fake, conducted, result_of
+from tests.studies.conducting import BEST_RATE, Fake, conducted, executing, result_of
 
 SMALL = {"arms": ("default_lora", "seeking"), "seeds": (0, 1)}
 TUNED = {"tuning": {"points": 3, "centre": BEST_RATE, "centres": {"seeking": BEST_RATE}}}
@@ -144,6 +145,41 @@ def test_a_group_that_trains_at_no_rate_is_left_out(place):
     assert set(folder.rates()) == {"default_lora"}
     scored = [cell for cell in folder.cells() if cell.cell.purpose == "test"]
     assert {cell.cell.group.arm.name for cell in scored if cell.run} == {"default_lora"}
+
+
+@pytest.fixture
+def dying(tmp_path, monkeypatch):
+    """Runs of the local engine are executed by `Fake`, and killed as often as a file of their method's name says."""
+    monkeypatch.setattr(sys, "executable", str(executing(tmp_path)))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("kills", "state"), [(1, "done"), (4, "lost")])
+def test_a_run_that_is_killed_is_submitted_again_at_most_three_times(place, dying, kills, state):
+    (dying / "seeking").write_text(str(kills))
+    folder = study(place, seeds=(0,))
+    conduct(folder, LocalEngine(place))
+    assert folder.state() == "done"
+    assert states(folder) == ["done", state]
+    [run] = [cell.run for cell in folder.cells() if cell.cell.group.arm.name == "seeking"]
+    again = [event for event in folder.events() if event["event"] == "resubmitted"]
+    assert [(event["run"], event["number"]) for event in again] == [(run.id, n + 1) for n in range(min(kills, 3))]
+    warnings = [event["message"] for event in folder.events() if event["event"] == "warning"]
+    assert f"{run.id}: the process is gone" in warnings[0]
+    assert "submitted again, 1 of at most 3 times" in warnings[0]
+    assert ("given up" in warnings[-1]) == (state == "lost")
+    assert len([event for event in run.events() if event["event"] == "started"]) == min(kills, 3) + 1
+
+
+def test_a_run_that_failed_or_was_to_stop_is_not_submitted_again(place, dying):
+    (dying / "seeking fails").write_text("")
+    (dying / "default_lora").write_text("1")
+    (dying / "default_lora asked").write_text("")
+    folder = study(place, seeds=(0,))
+    conduct(folder, LocalEngine(place))
+    assert states(folder) == ["lost", "failed"]
+    assert not [event for event in folder.events() if event["event"] == "resubmitted"]
 
 
 @contextmanager
