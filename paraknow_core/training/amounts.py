@@ -2,8 +2,9 @@
 
 from paraknow_core.spec import FinetuningSpec
 
-# Padded tokens of one forward pass: enough to fill the cores (more passes a step: less padding), or a GPU.
-TOKENS_PER_PASS, TOKENS_PER_GPU_PASS = 2_048, 16_384
+# Padded tokens of one forward pass: enough to fill a core (more passes a step: less padding, and what a layer makes of
+# one stays in the cache), or a GPU.
+TOKENS_PER_PASS, TOKENS_PER_GPU_PASS = 1_024, 16_384
 
 
 def micro_batch_size(spec: FinetuningSpec, longest: int, device: str) -> int:
