@@ -24,8 +24,9 @@ from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.tasks.templates import Encoded
 from paraknow_core.training.amounts import micro_batch_size
-from paraknow_core.training.batches import IGNORED, Collator, steps_from
+from paraknow_core.training.batches import Collator, labelled, steps_from
 from paraknow_core.training.finetuning import finetune
+from paraknow_core.training.loop import Training
 
 STEPS, ROUNDS = 45, 3
 SMALL_STEPS, SMALL_ROUNDS = 2, 1
@@ -72,7 +73,7 @@ class Case:
         """Train with the project's stage, into a run folder of its own; return the last loss."""
         run = create_run(self.place, self.spec)
         with RunWriter(run) as writer:
-            finetune(replace(self.context, report=writer), model, self.train, [], run.file("checkpoints"))
+            finetune(Training(replace(self.context, report=writer), model, self.train, [], run.file("checkpoints")))
         return run.metrics()[-1]["loss"]
 
     def bare(self, model: Any) -> float:
@@ -94,7 +95,7 @@ class Case:
         model.train()
         for passes in steps:
             batches = [collate(examples) for examples in passes]
-            counts = [int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batches]
+            counts = [int(labelled(batch).sum()) for batch in batches]
             last = 0.0
             for batch, tokens in zip(batches, counts, strict=True):
                 loss = model(**batch).loss * (tokens / sum(counts))

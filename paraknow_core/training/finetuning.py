@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,10 +15,7 @@ from paraknow_core.training.loop import LOWER, Training, trainable_parameters
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peft import PeftModel
-
-    from paraknow_core.context import Context, Work
-    from paraknow_core.methods.base import LossTerm
+    from paraknow_core.context import Work
     from paraknow_core.tasks.templates import Encoded
 
 
@@ -27,23 +23,61 @@ def train(work: "Work") -> None:
     """Fine-tune the started adapter on the task, and put losses, counts and the budget into the result.
 
     Raises:
+        StopRequested: asked to stop; a checkpoint was saved.
         DivergedError: the loss is not finite. A run that ends after training has found out that its learning rate
             diverges, which is what it was for: its result says so, and nothing is raised.
     """
-    context, model = work.context, work.started.peft_model
-    work.result.pop("diverged", None)
-    task, before = context.task, work.result.get("training") or {}
-    splits = [context.encode(task.split(name), context.student) for name in ("train", "validation")]
+    training = begin(work)
     try:
-        summary = finetune(context, model, *splits, work.folder.file("checkpoints"), work.started.loss)
+        finetune(training)
     except DivergedError as error:
-        work.result["trainable_parameters"] = trainable_parameters(model)
-        work.result |= _budget(work, splits[0], error.step) | _validation(work.folder.metrics(), diverged=True)
-        work.result["diverged"] = {"step": error.step, "message": str(error)}
-        if work.spec.until != "training":
-            raise
-        work.warn(str(error))
-        return
+        note_divergence(work, training, error)
+    else:
+        note(work, training)
+
+
+def begin(work: "Work") -> Training:
+    """Return the training of a run, from its newest sound checkpoint if there is one."""
+    work.result.pop("diverged", None)
+    context, task = work.context, work.context.task
+    splits = [context.encode(task.split(name), context.student) for name in ("train", "validation")]
+    return Training(context, work.started.peft_model, *splits, work.folder.file("checkpoints"), work.started.loss)
+
+
+def finetune(training: Training) -> None:
+    """Train an adapter in place, step by step: see `Training`.
+
+    Raises:
+        StopRequested: asked to stop; a checkpoint was saved.
+        DivergedError: a loss is not finite.
+    """
+    with training:
+        for step in training.steps():
+            loss = torch.zeros((), device=training.model.device)
+            for batch in step.passes:
+                share = training.losses.share(batch, step.labelled)
+                share.backward()
+                loss += share.detach()
+            training.take(step, loss)
+
+
+def note_divergence(work: "Work", training: Training, error: DivergedError) -> None:
+    """Put into a run's result that its training diverged, which is all that a run wants to know that ends there.
+
+    Raises:
+        DivergedError: the run goes on after training.
+    """
+    work.result["trainable_parameters"] = trainable_parameters(training.model)
+    work.result |= _budget(work, training.train, error.step) | _validation(work.folder.metrics(), diverged=True)
+    work.result["diverged"] = {"step": error.step, "message": str(error)}
+    if work.spec.until != "training":
+        raise error
+    work.warn(str(error))
+
+
+def note(work: "Work", training: Training) -> None:
+    """Put into a run's result what its training was, once that is at its end."""
+    context, before, summary = work.context, work.result.get("training") or {}, training.summary()
     for warning in summary.pop("warnings"):
         work.warn(warning)
         before.setdefault("weights", None)  # an earlier version noted none: what it made is of other weights
@@ -57,7 +91,7 @@ def train(work: "Work") -> None:
     losses = [line["loss"] for line in metrics if "loss" in line] or [None]
     validations = [line["validation_loss"] for line in metrics if "validation_loss" in line] or [None]
     work.result["trainable_parameters"] = summary.pop("trainable_parameters")
-    work.result |= _budget(work, splits[0], summary["steps"] if work.spec.finetuning.learning_rate else 0)
+    work.result |= _budget(work, training.train, summary["steps"] if work.spec.finetuning.learning_rate else 0)
     work.result |= _validation(metrics)
     final, guessing = work.result["validation"]["final"], math.log(context.student.anatomy.vocab_size)
     if final is not None and summary["steps"] and final > guessing:
@@ -105,31 +139,3 @@ def _validation(metrics: "Sequence[Mapping[str, Any]]", *, diverged: bool = Fals
     final = (None, None) if diverged or not losses else losses[-1]
     best = min(losses, default=(None, None))
     return {"validation": {"final": final[0], "final_step": final[1], "best": best[0], "best_step": best[1]}}
-
-
-def finetune(
-    context: "Context",
-    model: "PeftModel",
-    train: "Sequence[Encoded]",
-    validation: "Sequence[Encoded]",
-    folder: Path,
-    term: "LossTerm | None" = None,
-) -> dict[str, Any]:
-    """Train an adapter in place, from its newest sound checkpoint if there is one: see `Training`.
-
-    Returns:
-        `Training.summary`.
-
-    Raises:
-        StopRequested: asked to stop; a checkpoint was saved.
-        DivergedError: a loss is not finite.
-    """
-    with Training(context, model, train, validation, folder, term) as training:
-        for step in training.steps():
-            loss = torch.zeros((), device=model.device)
-            for batch in step.passes:
-                share = training.losses.share(batch, step.labelled)
-                share.backward()
-                loss += share.detach()
-            training.take(step, loss)
-    return training.summary()

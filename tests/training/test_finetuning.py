@@ -66,8 +66,9 @@ def train(make_context, tiny, tmp_path):
             watch(model)
         context.settings, context.report = Settings(**settings), recorder or Recorder()
         validation = examples()[:2] if validations else []
-        summary = finetuning.finetune(context, model, examples(), validation, tmp_path / folder, term)
-        return context.report.losses, summary, model
+        training = loop.Training(context, model, examples(), validation, tmp_path / folder, term)
+        finetuning.finetune(training)
+        return context.report.losses, training.summary(), model
 
     return run
 
