@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from paraknow_core.context import OF_TRAINED
 from paraknow_core.errors import DivergedError
 from paraknow_core.sensitivity.plan import sizes_of
@@ -53,12 +51,7 @@ def finetune(training: Training) -> None:
     """
     with training:
         for step in training.steps():
-            loss = torch.zeros((), device=training.model.device)
-            for batch in step.passes:
-                share = training.losses.share(batch, step.labelled)
-                share.backward()
-                loss += share.detach()
-            training.take(step, loss)
+            training.take(step, training.gradients(step))
 
 
 def note_divergence(work: "Work", training: Training, error: DivergedError) -> None:

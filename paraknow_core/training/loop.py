@@ -139,6 +139,15 @@ class Training:
             passes = [self._collate(part) for part in read.passes]
             yield Step(number, read.epoch, passes, sum(labelled(batch).sum() for batch in passes))
 
+    def gradients(self, step: Step) -> Tensor:
+        """Compute the gradients of a step; return its loss: the mean over its labelled tokens, nats."""
+        loss = torch.zeros((), device=self.model.device)
+        for batch in step.passes:
+            share = self.losses.share(batch, step.labelled)
+            share.backward()
+            loss += share.detach()
+        return loss
+
     def take(self, step: Step, loss: Tensor) -> None:
         """Move the adapter along its gradients, record the step, and do what is due: validate, save, stop.
 

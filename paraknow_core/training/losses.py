@@ -26,6 +26,11 @@ class Losses:
         self.model, self.term = model, term
         self._head = model.get_output_embeddings() if term is None and _is_usual(model) else None
 
+    @property
+    def usual(self) -> bool:
+        """Whether the loss is the usual one, of the positions with a label alone."""
+        return self._head is not None
+
     def share(self, batch: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
         """Return a pass's share in the mean loss of its step, nats per token, with a gradient.
 
