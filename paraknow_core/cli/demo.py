@@ -51,7 +51,7 @@ def demo(
     refuse_missing_tasks(study)
     folder = StudyFolder.create(context.obj, study)
     with working() as progress:
-        run_study(folder, settings, progress)
+        run_study(folder, settings, progress, "inline")
         cells = [cell for cell in folder.cells() if cell.cell.purpose == "test"]
         if any(cell.state != "done" for cell in cells):
             raise typer.Exit(STOPPED if folder.state() == "stopped" else FAILED)

@@ -10,7 +10,8 @@ import typer
 from pydantic import ByteSize
 
 from paraknow_core.errors import RunError, SpecError
-from paraknow_core.settings import Settings, load_settings
+from paraknow_core.paths import Workspace
+from paraknow_core.settings import EngineName, Settings, load_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Teacher = Annotated[str, typer.Option(metavar="MODEL", help="bundled:NAME, a local folder, or a hub id.")]
@@ -70,6 +71,26 @@ def with_settings(*names: str) -> Callable[[Callable], Callable]:
 
 
 Offline = setting("offline")
+
+
+EngineOption = Annotated[EngineName | None, typer.Option("--engine", help="Who executes it (default: settings file).")]
+Address = Annotated[
+    str | None, typer.Option(metavar="A", help="Of a Ray cluster, with the engine ray (default: settings file).")
+]
+
+
+def engine_changes(place: Workspace, engine: str | None, address: str | None) -> dict[str, dict[str, str]]:
+    """Return what `--address` changes of an engine's settings, for `engine_of`.
+
+    Raises:
+        RunError: an address is given, and the engine is not Ray.
+    """
+    if address is None:
+        return {}
+    chosen = engine or load_settings(place).engine
+    if chosen != "ray":
+        raise RunError(f"--address: only for the engine ray, and {chosen or 'none'} is chosen; add --engine ray")
+    return {"ray": {"address": address}}
 
 
 def columns_of(pairs: list[str] | None) -> dict[str, str]:

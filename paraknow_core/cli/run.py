@@ -41,7 +41,7 @@ def run(
     """
     if out and len(targets) > 1:
         raise RunError(f"--out: {len(targets)} runs given, and one folder; give one spec with --out")
-    folders = [_folder_of(target, context.obj, out) for target in targets]
+    folders = [folder_of(target, context.obj, out) for target in targets]
     with working() as progress:
         outcomes = execute_all(folders, context.obj, settings, progress)
     records = [_record(folder) for folder in folders]
@@ -54,7 +54,12 @@ def run(
     raise typer.Exit(worst)
 
 
-def _folder_of(target: str, place: Workspace, out: Path | None) -> RunFolder:
+def folder_of(target: str, place: Workspace, out: Path | None) -> RunFolder:
+    """Return the run that a target names: a new one of a spec, else the one of a folder or an id.
+
+    Raises:
+        RunError: there is none; SpecError: the spec is not valid.
+    """
     path = Path(target).expanduser()
     if path.is_file():
         return create_run(place, read_spec(path), out.expanduser().resolve() if out else None)

@@ -1,16 +1,18 @@
-"""Commands on runs: list, show, label, stop, resume, delete, export."""
+"""Commands on runs: list, show, label, submit, stop, resume, delete, export."""
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from paraknow_core.cli.console import say, show, show_json, show_table, working
-from paraknow_core.cli.options import Json, Offline, new_folder, with_settings
+from paraknow_core.cli.options import Address, EngineOption, Json, Offline, engine_changes, new_folder, with_settings
+from paraknow_core.cli.run import folder_of
 from paraknow_core.display import NOT_MEASURED, counted, duration, memory, outcome_text, score_text, significant
-from paraknow_core.engines import engine_of
+from paraknow_core.engines import engine_of, holder_of
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.atomic import build_file
 from paraknow_core.files.disk import file_stamp
@@ -26,7 +28,7 @@ from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.folder import find_study
 
-app = typer.Typer(help="List, show, label, stop, resume, delete and export runs; an id may be shortened.")
+app = typer.Typer(help="List, show, label, submit, stop, resume, delete and export runs; an id may be shortened.")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="A run's id or its beginning.")]
 
@@ -181,22 +183,58 @@ def stop(
 ) -> None:
     """Ask a run to save and stop."""
     run = find_run(context.obj, run_id)
-    engine_of(context.obj).stop(run, grace)
+    holder_of(context.obj, run).stop(run, grace)
     status = run.status()
     reached = status.state if grace is not None or not status.active else "asked to save and stop"
     show(f"{run.id}: {reached}; `runs resume {run.id}` goes on later")
 
 
 @app.command()
-def resume(context: typer.Context, run_id: Id) -> None:
+def resume(context: typer.Context, run_id: Id, engine: EngineOption = None, address: Address = None) -> None:
     """Go on with a stopped, failed or lost run in the background."""
     run = find_run(context.obj, run_id)
     if run.status().state == "done":
         raise RunError(f"run {run.id}: is done; there is nothing to resume")
     run.spec()  # a folder without a valid spec is refused here, not in the background
-    engine_of(context.obj, otherwise="local").submit(run)
-    how = f"goes on as process {run.process()['pid']}" if run.claimed else "waits for its turn"
+    changes = engine_changes(context.obj, engine, address)
+    engine_of(context.obj, otherwise="local", name=engine, **changes).submit(run)
+    process = run.process()
+    how = f"goes on as process {process['pid']}" if process else "waits for its turn"
     show(f"{run.id}: {how}; `runs show {run.id}` follows it")
+
+
+@app.command()
+def submit(
+    context: typer.Context,
+    targets: Annotated[list[str], typer.Argument(metavar="SPEC.yaml|FOLDER...", help="Specs, or run folders.")],
+    engine: EngineOption = None,
+    address: Address = None,
+    json: Json = False,
+) -> None:
+    """Have runs executed in the background, in this order, and print their ids at once."""
+    place = context.obj
+    changes = engine_changes(place, engine, address)
+    executor = engine_of(place, otherwise="local", name=engine, **changes)  # refused before there is a folder
+    new: list[RunFolder] = []
+    try:
+        runs = []
+        for target in targets:
+            run = folder_of(target, place, None)
+            new += [run] if Path(target).expanduser().is_file() else []
+            if run.status().state == "done":
+                raise RunError(f"run {run.id}: is done; give its spec to compute it again")
+            run.spec()
+            runs.append(run)
+        executor.submit(*runs)
+    except (ParaknowError, OSError):
+        for run in new:  # nobody would ever start them
+            with suppress(ParaknowError, OSError):
+                lifecycle.delete(run)
+        raise
+    if json:
+        show_json([{"id": run.id, "folder": str(run.path)} for run in runs])
+    else:
+        show(*(run.id for run in runs))
 
 
 @app.command()

@@ -6,6 +6,7 @@ import sys
 import time
 import zipfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ import typer
 
 from paraknow_core.catalogue import ARMS
 from paraknow_core.cli.console import Progress, say, show, show_json, show_table, show_text, working
-from paraknow_core.cli.options import Json, with_settings
+from paraknow_core.cli.options import Address, EngineOption, Json, engine_changes, with_settings
 from paraknow_core.display import NOT_MEASURED, SHARE, counted, duration, memory, percent, significant
 from paraknow_core.errors import ParaknowError, RunError, SpecError
 from paraknow_core.files.atomic import build_file, write_atomic
@@ -21,7 +22,7 @@ from paraknow_core.files.yaml_file import load_yaml, read_text
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.labels import label_of, studies_of
-from paraknow_core.settings import Settings
+from paraknow_core.settings import EngineName, Settings
 from paraknow_core.spec import read_spec
 from paraknow_core.studies.budgets import REAL_SIZES
 from paraknow_core.studies.folder import StudyFolder, find_study, list_studies, refuse_other_files
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Plan, run and judge studies: arms and factors, each with the same seeds; ids may be shortened.")
 
 Id = Annotated[str, typer.Argument(metavar="ID|FOLDER", help="A study's id, its beginning, or its folder.")]
-EngineName = Literal["inline", "queue", "local"]
+Executor = Literal["inline", EngineName]
 STOPPED, FAILED = 130, 2
 
 
@@ -160,8 +161,9 @@ def run(
     target: Annotated[str, typer.Argument(metavar="STUDY.yaml|ID|FOLDER", help="A study's spec, or a study.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The new study's folder.")] = None,
     engine: Annotated[
-        EngineName, typer.Option(help="Who executes its runs: this process, the queue, or a process for each.")
-    ] = "inline",
+        Executor | None, typer.Option(help="Who executes its runs (default: settings file, inline: this process).")
+    ] = None,
+    address: Address = None,
     *,
     settings: Settings,
     json: Json = False,
@@ -173,7 +175,7 @@ def run(
     folder = _folder_of(target, context.obj, out)
     say(f"study {folder.id}: in {folder.path}")
     with working() as progress:
-        run_study(folder, settings, progress, engine)
+        run_study(folder, settings, progress, engine, engine_changes(context.obj, engine, address))
     record = _record(folder)
     if json:
         show_json(record)
@@ -185,18 +187,35 @@ def run(
     raise typer.Exit(STOPPED if record["state"] == "stopped" else FAILED if record["failed_runs"] else 0)
 
 
-def run_study(folder: StudyFolder, settings: Settings, progress: Progress, engine: EngineName = "inline") -> None:
-    """Run a study with this engine, drawing progress; see `conduct`."""
+def run_study(
+    folder: StudyFolder,
+    settings: Settings,
+    progress: Progress,
+    engine: str | None = None,
+    changes: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Run a study, drawing progress; see `conduct`.
+
+    Args:
+        folder: of the study.
+        settings: of this machine.
+        progress: where to draw.
+        engine: who executes its runs; None: whom the settings name, else this process (`inline`).
+        changes: for the settings of the engine, see `engine_of`.
+    """
     from paraknow_core.engines import engine_of
     from paraknow_core.engines.inline import InlineEngine
     from paraknow_core.studies.conduct import conduct
 
-    if engine == "inline":
+    engine = engine or settings.engine or "inline"
+    if engine in ("inline", "auto"):
         from paraknow_core import pipeline
 
         executor = InlineEngine(folder.place, lambda run: pipeline.execute(run, folder.place, settings))
+        together = 1
     else:
-        executor = engine_of(folder.place, name=engine)
+        executor = engine_of(folder.place, name=engine, **changes or {})
+        together = executor.together()
     shown = ""
 
     def follow(label: str, run: str, status: "Status") -> None:
@@ -209,7 +228,7 @@ def run_study(folder: StudyFolder, settings: Settings, progress: Progress, engin
             say(f"run {run}: {status.message}")
 
     try:
-        conduct(folder, executor, follow, together=1 if engine == "inline" else settings.workers)
+        conduct(folder, executor, follow, together=together)
     except KeyboardInterrupt:  # the second one: a run that computes in a thread would keep this process for long
         os._exit(STOPPED)
 
@@ -341,13 +360,16 @@ def stop(context: typer.Context, study_id: Id) -> None:
 
 
 @app.command()
-def resume(context: typer.Context, study_id: Id) -> None:
+def resume(context: typer.Context, study_id: Id, engine: EngineOption = None, address: Address = None) -> None:
     """Go on with a stopped, failed or lost study in the background; runs that failed are tried again."""
+    from paraknow_core.engines import engine_of
     from paraknow_core.studies.conduct import launch
 
     folder = find_study(context.obj, study_id)
     folder.spec()  # a folder without a valid spec is refused here, not in the background
-    launch(folder)
+    engine_of(context.obj, name=engine, **engine_changes(context.obj, engine, address))  # refused here as well
+    options = {"--engine": engine, "--address": address}
+    launch(folder, *(part for option, value in options.items() if value for part in (option, value)))
     show(f"{folder.id}: goes on as process {folder.process().get('pid')}; `study show {folder.id}` follows it")
 
 

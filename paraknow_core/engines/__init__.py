@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from paraknow_core.engines import queue
 from paraknow_core.engines.base import Engine, Standing
 from paraknow_core.engines.local import LocalEngine
 from paraknow_core.engines.queue import QueueEngine
@@ -16,7 +17,17 @@ from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.settings import load_settings
 
-__all__ = ["ENGINES", "Engine", "LocalEngine", "QueueEngine", "Standing", "engine_class", "engine_of", "holder_of"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "LocalEngine",
+    "QueueEngine",
+    "Standing",
+    "end_now",
+    "engine_class",
+    "engine_of",
+    "holder_of",
+]
 
 # Name, which is also that of the file, and class; loaded when first wanted, because its package may be missing.
 ENGINES = {"local": "LocalEngine", "queue": "QueueEngine", "ray": "RayEngine", "slurm": "SlurmEngine"}
@@ -66,3 +77,16 @@ def holder_of(place: Workspace, run: RunFolder, otherwise: str = "queue") -> Eng
     """Return the engine that a run was given to and that only it can ask about the run; else that of the workspace."""
     name = run.note().get("engine")
     return engine_class(name)(place) if name in ENGINES else engine_of(place, otherwise)
+
+
+def end_now(place: Workspace, run: RunFolder) -> None:
+    """End a run that was asked to stop, by force if need be, without waiting for it.
+
+    Raises:
+        RunError: the run is not active, or the engine that holds it cannot be reached.
+    """
+    holder = holder_of(place, run)
+    if isinstance(holder, LocalEngine | QueueEngine):
+        queue.end(place, run)
+    else:
+        holder.stop(run, grace_s=0)

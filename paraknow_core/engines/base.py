@@ -64,7 +64,8 @@ class Engine(ABC):
         """Have runs executed in this order, new ones as well as those that have ended; returns at once.
 
         An implementation calls `lifecycle.requeue` before it starts anything, and `lifecycle.claim` as soon as it
-        knows the process, or `lifecycle.hold` where that is not one of this machine. A run that fails does not keep the next one from being executed.
+        knows the process, or `lifecycle.hold` where that is not one of this machine. A run that fails does not keep the
+        next one from being executed.
 
         Args:
             runs: folders with a valid spec, each only once.

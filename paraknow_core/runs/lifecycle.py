@@ -17,13 +17,13 @@
     lost      -> stopped            end: its process was killed because it did not stop when asked to
     stopped, failed, lost -> queued requeue
 
-A folder says what its run is doing in three files. `status.json` holds the state; from `running` on, only the run's
+A folder says what its run is doing in four files. `status.json` holds the state; from `running` on, only the run's
 own process writes it (`writer.py`, under the lock). `process.json` names the process that was started for a queued run
 (`claim`): when that is gone before it began, the run is lost. A file `stop` asks the run to save and stop
 (`ask_to_stop`): readers see `stopping` at once, the run takes note at its next step. `lost` is never written: a reader
 infers it (`RunFolder.status`) from a process that is gone. `engine.json` names an engine that has more to say than a
-process of this machine could (`hold`), and why what it held is gone (`lose`). Attempts are numbered, so that nobody mistakes a process or
-a request of an earlier attempt for one of this.
+process of this machine could (`hold`), and why what it held is gone (`lose`). Attempts are numbered, so that nobody
+mistakes a process or a request of an earlier attempt for one of this.
 """
 
 import re

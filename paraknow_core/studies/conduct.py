@@ -2,9 +2,9 @@
 
 First every tuned group trains at each learning rate of its grid and takes the one with the lowest validation loss;
 then the scored runs follow, seed by seed. What there is already is taken over, whoever computed it: a study that was
-cut off goes on where it stopped, and one that shares runs with another does not repeat them. A run that is lost, because
-its process was killed or its machine went away, goes on from its last save. A run that fails is left out, and tried
-again when the study is run again.
+cut off goes on where it stopped, and one that shares runs with another does not repeat them. A run that is lost (its
+process was killed, its machine is gone) goes on from its last save. A run that fails is left out, and tried again when
+the study is run again.
 """
 
 import hashlib

@@ -1,5 +1,6 @@
 """A workspace with a hostile name, and engines whose runs are real processes that load no model."""
 
+import os
 import sys
 from contextlib import suppress
 
@@ -12,11 +13,26 @@ from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import list_runs
 from paraknow_core.runs.lifecycle import ask_to_stop
 from tests.conftest import ROOT
+from tests.engines.clusters import SlurmCluster
+
+PYTHON = sys.executable
 
 
 @pytest.fixture
 def place(tmp_path) -> Workspace:
     return Workspace(tmp_path / "a folder with spaces; $(touch hacked) 'quotes'")
+
+
+@pytest.fixture
+def little_slurm(worker, tmp_path, monkeypatch):
+    """Put SLURM's commands on PATH, of a cluster that executes one job at a time; ended after the test."""
+    cluster = SlurmCluster(tmp_path / "slurm", PYTHON)
+    monkeypatch.setenv("PATH", f"{cluster.folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("paraknow_core.engines.slurm.POLL_S", 0.1)
+    monkeypatch.setattr("paraknow_core.engines.slurm.LAG_S", 0.5)
+    monkeypatch.setattr("paraknow_core.engines.slurm.UNKNOWN_S", 1)
+    yield cluster
+    cluster.end()
 
 
 @pytest.fixture

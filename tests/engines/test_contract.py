@@ -18,16 +18,18 @@ from tests.conftest import ROOT
 from tests.engines.following import make, until, wait
 from tests.slow_worker import work
 
-HERE = ("local", "queue")  # the others need a cluster, which their own tests make
+HERE = ("local", "queue", "slurm")  # Ray needs a cluster, which its own tests start
 ENGINES = {
     **{name: partial(engines.engine_of, name=name) for name in HERE},
     "inline": lambda place: InlineEngine(place, work),
 }
-WITH_PROCESSES = ("local", "queue")  # of their own, which can be killed
+WITH_PROCESSES = HERE  # of their own, which can be killed
 
 
 @pytest.fixture
 def engine(request, place, worker):
+    if request.param == "slurm":
+        request.getfixturevalue("little_slurm")
     return ENGINES[request.param](place)
 
 
@@ -124,7 +126,8 @@ def test_a_killed_run_is_lost_and_can_be_resumed(engine, place):
 
 @engines_with_processes
 def test_a_process_that_does_not_listen_is_ended_after_the_grace_period(engine, place, monkeypatch):
-    monkeypatch.setattr("paraknow_core.engines.local.HARDER_S", 0.5)
+    for name in ("local", "slurm"):
+        monkeypatch.setattr(f"paraknow_core.engines.{name}.HARDER_S", 0.5)
     [deaf] = make(place, "deaf")
     engine.submit(deaf)
     wait(deaf, "running")

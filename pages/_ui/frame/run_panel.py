@@ -10,7 +10,7 @@ from pages._ui.frame import state
 from pages._ui.frame.layout import chip, info, plain, say, warn
 from pages._ui.frame.submit import resume
 from paraknow_core.display import duration
-from paraknow_core.engines import engine_of, queue
+from paraknow_core.engines import end_now, holder_of, queue
 from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
@@ -132,7 +132,7 @@ def buttons(run: RunFolder, status: Status) -> None:
         icon=":material/close:",
         help="The run stays in the list as stopped; Resume puts it back.",
     ):
-        act(lambda: engine_of(place).stop(run))
+        act(lambda: holder_of(place, run).stop(run))
     working = status.active and not in_line and not idle
     if working and st.button(
         "Stop and save",
@@ -141,7 +141,7 @@ def buttons(run: RunFolder, status: Status) -> None:
         disabled=status.state == "stopping",
         help="Saves at the next step, then ends. Resume continues from there.",
     ):
-        act(lambda: engine_of(place).stop(run))
+        act(lambda: holder_of(place, run).stop(run))
     if status.state == "stopping" and st.button(
         "End now",
         key=f"end:{run.id}",
@@ -149,7 +149,7 @@ def buttons(run: RunFolder, status: Status) -> None:
         help="Ends the process after a few seconds even if it could not save. Resume continues from its last save, if "
         "there is one.",
     ):
-        act(lambda: queue.end(place, run))
+        act(lambda: end_now(place, run))
     if (idle or status.state in ("stopped", "failed", "lost")) and st.button(
         "Start" if idle else "Resume",
         key=f"resume:{run.id}",

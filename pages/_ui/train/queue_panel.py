@@ -9,7 +9,7 @@ import streamlit as st
 from pages._ui.frame import state
 from pages._ui.frame.layout import chip, plain
 from pages._ui.frame.run_panel import act, seed_beside
-from paraknow_core.engines import engine_of, queue
+from paraknow_core.engines import holder_of, queue
 from paraknow_core.engines.service import Service
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.workbench import reading
@@ -87,7 +87,7 @@ def _row(run: RunFolder, called: str, number: int, last: int, shown: RunFolder |
             _tool(run, "down", "arrow_downward", "Run it later", lambda: queue.move(place, run, 1), number == last)
         _tool(run, "show", "visibility", "Show it below", lambda: st.query_params.update(run=run.id), mark)
         tip = "Take it out of the queue" if number else "Stop and save"
-        _tool(run, "cancel", "close", tip, lambda: engine_of(place).stop(run), status.state == "stopping")
+        _tool(run, "cancel", "close", tip, lambda: holder_of(place, run).stop(run), status.state == "stopping")
 
 
 def _tool(run: RunFolder, what: str, icon: str, tip: str, do: Callable[[], object], disabled: bool) -> None:

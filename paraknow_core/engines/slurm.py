@@ -1,0 +1,399 @@
+"""The engine of SLURM: every run is a job of a cluster, submitted, asked about and cancelled by SLURM's own commands.
+
+The workspace lies on storage that the nodes see under the same path. A run that is executed says everything itself, in
+its folder; SLURM is asked only about runs of which nothing is heard: those that wait, and those that look lost.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from paraknow_core.display import one_line
+from paraknow_core.engines.base import Engine, Standing
+from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
+from paraknow_core.runs import lifecycle
+from paraknow_core.runs.folder import RunFolder, list_runs
+from paraknow_core.settings import SlurmSettings
+
+NAME = "slurm"
+TOGETHER = 100  # runs of a study that wait or go on at a time: clusters limit how many one person submits
+POLL_S = 5.0  # what SLURM has said holds for so long: a controller serves everybody
+COMMAND_S = 30.0  # patience with one of its commands
+LAG_S = 15.0  # how long shared storage may show an old state of a run whose job has ended
+UNKNOWN_S = 60.0  # how long a new job may be unknown to both commands
+HARDER_S = 5.0  # a process has so long to end after SIGTERM, and again after SIGKILL
+INTERPRETER = Path(sys.prefix, "bin", "python3")
+MOST_INTERPRETER = 120  # characters; the kernel cuts longer lines off
+
+# How a job can have ended, by SLURM's names; every other state is one of a job that waits or goes on.
+OVER = (
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
+    *("PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT", "UNKNOWN"),
+)
+BY_ITSELF = ("COMPLETED", "FAILED")  # its process ended, for whatever reason
+# What SLURM did to a job, and what to do then; whether another try makes no sense, or was not wanted.
+ENDINGS = {
+    "TIMEOUT": ("reached its time limit", "raise settings.slurm.time and resume", False),
+    "DEADLINE": ("could not have ended before its deadline", "submit it with a later one", True),
+    "NODE_FAIL": ("lost its node", "resume", False),
+    "BOOT_FAIL": ("lost its node, which did not start", "resume", False),
+    "LAUNCH_FAILED": ("could not be launched on its node", "resume", False),
+    "PREEMPTED": ("had to make room for another job", "resume", False),
+    "OUT_OF_MEMORY": ("ran out of memory", "raise settings.slurm.memory and resume", True),
+    "CANCELLED": ("was cancelled", "resume if that was not meant", True),
+    "UNKNOWN": ("is not known to SLURM any more", "resume", False),
+}
+ENDED = ("ended before its run did", "see the end of the log, and resume", False)
+# Why a job waits, by SLURM's names: how a person would say it.
+REASONS = {
+    "None": "SLURM has not looked at it yet",
+    "Priority": "other jobs come first",
+    "Resources": "waits until enough of the cluster is free",
+    "Dependency": "waits for another job",
+    "BeginTime": "may not begin yet",
+    "ReqNodeNotAvail": "a node that it asks for is not available",
+    "PartitionTimeLimit": "asks for more time than its partition allows; lower settings.slurm.time",
+    "PartitionNodeLimit": "asks for more nodes than its partition has; change settings.slurm.options",
+    "PartitionDown": "its partition is down; choose another in settings.slurm.partition",
+    "PartitionInactive": "its partition takes no jobs; choose another in settings.slurm.partition",
+    "JobHeldUser": "is held; `scontrol release` lets it go on",
+    "JobHeldAdmin": "is held by an administrator of the cluster",
+    "InvalidAccount": "its account is not valid; mend settings.slurm.account",
+    "InvalidQOS": "its quality of service is not valid; mend settings.slurm.options",
+    "QOSMaxJobsPerUserLimit": "waits for your other jobs: more may not run at a time",
+    "AssocMaxJobsLimit": "waits for your account's other jobs: more may not run at a time",
+}
+# What commands say on stderr, and what it means for a person.
+REFUSALS = (
+    (r"submit limit|MaxSubmit", "a limit of your account is reached; wait until some jobs have ended, or ask for less"),
+    (r"invalid account", "mend settings.slurm.account, `sacctmgr show associations` lists yours"),
+    (r"invalid partition", "mend settings.slurm.partition, `sinfo` lists them"),
+    (r"time limit", "mend settings.slurm.time, `sinfo` lists the limits"),
+    (r"memory", "mend settings.slurm.memory"),
+    (r"authenticat|munge|permission denied|not permitted", "the login is refused; log in to the cluster anew"),
+    (r"unable to contact|connect|timed out|socket", "the controller cannot be reached; try again when `sinfo` answers"),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What SLURM says of a job: its state and exit code by SLURM's names, why it waits, where it is."""
+
+    state: str
+    reason: str = ""
+    node: str = ""
+    code: str = ""
+
+    @property
+    def over(self) -> bool:
+        return self.state in OVER
+
+
+class SlurmEngine(Engine):
+    """Gives each run to SLURM as a job of its own."""
+
+    def __init__(self, place: Workspace, **changes: Mapping[str, Any]) -> None:
+        """Args: see `Engine`."""
+        super().__init__(place, **changes)
+        self.cluster = _cluster(place)
+
+    def together(self) -> int:
+        """Return how many runs a study hands in at a time: SLURM knows better than a study which can go on."""
+        return max(TOGETHER, super().together())
+
+    def submit(self, *runs: RunFolder, first: bool = False) -> None:
+        """Submit a job for each run: see `Engine.submit`. SLURM decides on the order.
+
+        Raises:
+            RunError: also where SLURM refuses a job, or cannot be asked; nothing was changed then.
+        """
+        del first  # SLURM's priorities are not ours to change
+        settings = self.settings().slurm
+        before, earlier = [run.written() for run in runs], [job_of(run) for run in runs]
+        _find("sbatch")
+        lifecycle.requeue(*runs)
+        taken: list[str] = []
+        try:
+            # A job of an earlier attempt may still be winding down, on a node that is cut off.
+            self.cluster.cancel(*(job for job in earlier if job))
+            for run in runs:
+                taken.append(_submit(run, settings, script(self.place, run)))
+                lifecycle.hold(run, NAME, job=taken[-1])
+        except (ParaknowError, OSError):
+            with suppress(RunError):
+                self.cluster.cancel(*taken)
+            for run, status in zip(runs, before, strict=True):
+                lifecycle.put_back(run, status)
+            raise
+        self.cluster.began(*taken)
+
+    def stop(self, run: RunFolder, grace_s: float | None = None) -> None:
+        """Take a waiting job back; ask a run that goes on to save and stop: see `Engine.stop`."""
+        job = job_of(run)
+        lifecycle.ask_to_stop(run)
+        if job is None:
+            return
+        lifecycle.hold(run, **{**run.note(), "asked": True})
+        if run.status().state == "queued":
+            self.cluster.cancel(job, how=["--state=PENDING"])
+            if self.cluster.look(job, fresh=True).state == "CANCELLED":
+                lifecycle.end(run, "stopped", lifecycle.CANCELLED)
+                return
+        if grace_s is None or self._ends(run, grace_s):
+            return
+        self.cluster.cancel(job, how=["--signal=TERM", "--full"])
+        if self._ends(run, HARDER_S if grace_s else 0):
+            return
+        self.cluster.cancel(job)
+        self._ends(run, HARDER_S if grace_s else 0)
+
+    def _ends(self, run: RunFolder, within_s: float) -> bool:
+        deadline = time.monotonic() + within_s
+        while run.status().active and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return not run.status().active
+
+    def alive(self, run: RunFolder) -> bool:
+        """Tell whether a run waits or goes on: see `Engine.alive`. What SLURM did to its job becomes its message."""
+        job, note, status = job_of(run), run.note(), run.status()
+        if job is None:
+            return super().alive(run)
+        if status.state in ("running", "stopping"):
+            return True
+        if status.state in ("done", "failed") or note.get("gone") or (status.state == "stopped" and note.get("asked")):
+            return False
+        seen = self.cluster.look(job)
+        if not seen.over or (seen.state in BY_ITSELF and status.active and self.cluster.over_for(job) < LAG_S):
+            return True
+        self._settle(run, job, seen)
+        return False
+
+    def _settle(self, run: RunFolder, job: str, seen: Job) -> None:
+        """Note what SLURM did to the job of a run that could not say how it ended, or stopped because of that."""
+        status, asked = run.status(), bool(run.note().get("asked"))
+        if status.state == "stopped" and seen.state in BY_ITSELF:
+            return  # somebody has asked it to stop who knows nothing of engines
+        if asked and status.state == "queued":
+            lifecycle.lose(run, lifecycle.CANCELLED, wanted=True)
+        elif asked:
+            lifecycle.lose(run, f"{lifecycle.CUT_OFF}; {run.way_on(status.stage)}")
+        else:
+            what, next_, wanted = ENDINGS.get(seen.state, ENDED)
+            code = f", exit code {seen.code}" if seen.state in BY_ITSELF and seen.code else ""
+            why = f"SLURM job {job}{f' on {seen.node}' if seen.node else ''} {what} ({seen.state}{code})"
+            lifecycle.lose(run, f"{why}; {next_}: {run.way_on(status.stage)}", wanted)
+
+    def standing(self, run: RunFolder) -> Standing:
+        """Say what SLURM's job waits for, or on which node it is: see `Engine.standing`."""
+        job = job_of(run)
+        if job is None:
+            return super().standing(run)
+        if not self.alive(run):
+            return Standing("over", message=run.status().message)
+        status, trouble = run.status(), self.cluster.trouble
+        if status.state in ("running", "stopping"):
+            return Standing("working", where=status.host)
+        seen = self.cluster.look(job)
+        if trouble:
+            return Standing("waiting", message=f"not known at the moment: {trouble}")
+        if seen.state == "PENDING":
+            reason = seen.reason.split(",")[0].strip("() ")
+            return Standing("waiting", message=f"SLURM job {job} {REASONS.get(reason, f'waits ({reason})')}")
+        return Standing("working", where=seen.node, message=f"SLURM job {job} is {seen.state.lower()}")
+
+
+def job_of(run: RunFolder) -> str | None:
+    """Return the id of a run's job; None where SLURM does not hold the run."""
+    note = run.note()
+    job = note.get("job") if note.get("engine") == NAME else None
+    return job if isinstance(job, str) and re.fullmatch(r"\d+", job) else None
+
+
+def script(place: Workspace, run: RunFolder) -> str:
+    """Return the batch script of a run: Python that becomes the run's process, so that no name meets a shell."""
+    usable = INTERPRETER.exists() and re.fullmatch(rf"[!-~]{{1,{MOST_INTERPRETER}}}", str(INTERPRETER))
+    environment = {WORKSPACE_VARIABLE: str(place.root.absolute()), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "paraknow_core", "run", str(run.path.absolute())]
+    return f"""#!{INTERPRETER if usable else "/usr/bin/env python3"}
+import os
+log = os.open({ascii(str(run.file("log.txt").absolute()))}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+os.dup2(log, 1)
+os.dup2(log, 2)
+os.environ.update({ascii(environment)})
+os.chdir({ascii(str(PROJECT_ROOT))})
+command = {ascii(command)}
+os.execv(command[0], command)
+"""
+
+
+def _options(run: RunFolder, settings: SlurmSettings) -> list[str]:
+    asked = {
+        "partition": settings.partition,
+        "account": settings.account,
+        "time": settings.time,
+        "mem": settings.memory,
+        "job-name": f"paraknow {run.id}"[:100],
+        "chdir": str(PROJECT_ROOT),
+        "output": os.devnull,  # the script opens the log itself: in a name given here, SLURM would replace every %
+    }
+    given = [f"--{option}={value}" for option, value in asked.items() if value is not None]
+    # A study submits a lost run again itself, and says so; settings may say --requeue, which then wins.
+    return ["--parsable", "--no-requeue", *given, *settings.options]
+
+
+def _submit(run: RunFolder, settings: SlurmSettings, text: str) -> str:
+    """Submit a batch script and return the id of its job."""
+    answer = _call("sbatch", *_options(run, settings), given=text).strip()
+    job = answer.partition(";")[0]  # the name of the cluster follows where there are several
+    if not re.fullmatch(r"\d+", job):
+        raise RunError(
+            f"engine slurm: sbatch answered '{one_line(answer)[:100]}', which is no job id; see `squeue --me`"
+        )
+    return job
+
+
+class _Unknown(RunError):
+    """SLURM does not know a job, or not any more."""
+
+
+def _call(command: str, *arguments: str, given: str = "") -> str:
+    """Run one of SLURM's commands, and return what it prints.
+
+    Raises:
+        RunError: one sentence, with what to do.
+    """
+    _find(command)
+    try:
+        done = subprocess.run(
+            [command, *arguments], input=given.encode(), capture_output=True, timeout=COMMAND_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise RunError(f"engine slurm: {command} has not answered for {COMMAND_S:.0f} s; try again later") from None
+    if done.returncode == 0:
+        return done.stdout.decode(errors="replace")
+    said = one_line(done.stderr.decode(errors="replace").strip())[:300]
+    if re.search(r"invalid job id|already complet", said, re.IGNORECASE):
+        raise _Unknown(f"engine slurm: {said}")
+    means = next(
+        (means for pattern, means in REFUSALS if re.search(pattern, said, re.IGNORECASE)), "mend what it names"
+    )
+    raise RunError(f"engine slurm: {means} ({said or f'{command} ended with code {done.returncode}'})")
+
+
+def _find(command: str) -> None:
+    if shutil.which(command) is None:
+        raise RunError(
+            f"engine slurm: there is no command {command} on this machine; work on a login node of the cluster, or "
+            "choose another engine (`--engine`, or `engine` in settings.yaml)"
+        )
+
+
+def _sacct(jobs: Iterable[str]) -> dict[str, Job]:
+    fields = "--format=JobID,State,ExitCode,NodeList"
+    lines = _call("sacct", "--noheader", "--parsable2", "--allocations", fields, f"--jobs={','.join(jobs)}")
+    rows = (line.split("|") for line in lines.splitlines() if line.count("|") == 3)
+    return {job: Job(_word(state), "", _node(node), code) for job, state, code, node in rows}
+
+
+def _squeue(jobs: Iterable[str]) -> dict[str, Job]:
+    lines = ""
+    with suppress(_Unknown):  # none of them is known any more
+        lines = _call("squeue", "--noheader", "--states=all", "--format=%i|%T|%r|%N", f"--jobs={','.join(jobs)}")
+    rows = (line.split("|") for line in lines.splitlines() if line.count("|") == 3)
+    return {job.strip(): Job(_word(state), reason, _node(node)) for job, state, reason, node in rows}
+
+
+def _word(state: str) -> str:
+    return (state.split() or [""])[0]  # `CANCELLED by 1000`
+
+
+def _node(name: str) -> str:
+    return "" if name in ("None assigned", "n/a", "(null)") else name
+
+
+@cache
+def _cluster(place: Workspace) -> "Cluster":
+    return Cluster(place)
+
+
+class Cluster:
+    """What is known of the jobs of a workspace; one call asks about all of them, and its answer holds for a while.
+
+    Attributes:
+        trouble: why SLURM could not be asked the last time; empty where it could.
+    """
+
+    def __init__(self, place: Workspace) -> None:
+        """Args: place, the workspace."""
+        self.place, self.trouble = place, ""
+        self._lock = threading.Lock()
+        self._jobs: dict[str, Job] = {}
+        self._since: dict[str, float] = {}  # when each was first wanted, and then when it was first seen to be over
+        self._asked = -float("inf")
+
+    def began(self, *jobs: str) -> None:
+        """Remember jobs that were submitted a moment ago: until the next look at all jobs, they wait."""
+        with self._lock:
+            self._add(jobs)
+
+    def look(self, job: str, fresh: bool = False) -> Job:
+        """Return what SLURM says of a job, or has said a moment ago; where it cannot be asked, what it said before."""
+        with self._lock:
+            if job not in self._jobs:
+                self._add([job, *filter(None, map(job_of, list_runs(self.place)))])
+                fresh = True
+            if not self._jobs[job].over and (fresh or time.monotonic() - self._asked >= POLL_S):
+                self._ask()
+            return self._jobs[job]
+
+    def over_for(self, job: str) -> float:
+        """Return for how many seconds a job has been known to be over."""
+        return time.monotonic() - self._since[job]
+
+    def cancel(self, *jobs: str, how: Iterable[str] = ()) -> None:
+        """Have jobs cancelled, or what the options say done to them; those that are over stay so.
+
+        Raises:
+            RunError: SLURM cannot be asked, or refuses.
+        """
+        if jobs:
+            with suppress(_Unknown):
+                _call("scancel", *how, *jobs)
+
+    def _add(self, jobs: Iterable[str]) -> None:
+        for job in jobs:
+            if job not in self._jobs:
+                self._jobs[job], self._since[job] = Job("PENDING", "None"), time.monotonic()
+
+    def _ask(self) -> None:
+        """Ask about every job that is not over: by `sacct`, then by `squeue` about those that wait or are not there."""
+        wanted = [job for job, seen in self._jobs.items() if not seen.over]
+        found: dict[str, Job] = {}
+        self.trouble = ""
+        try:
+            with suppress(RunError):  # no accounting here: then squeue knows
+                found = _sacct(wanted)
+            open_ = [job for job in wanted if job not in found or found[job].state == "PENDING"]
+            if open_:
+                found |= _squeue(open_)
+        except RunError as error:
+            self.trouble = str(error)
+        moment = time.monotonic()
+        for job in wanted:
+            if job not in found and not self.trouble and moment - self._since[job] > UNKNOWN_S:
+                found[job] = Job("UNKNOWN")  # neither knows it any more
+            if job in found:
+                self._since[job] = moment if found[job].over else self._since[job]
+                self._jobs[job] = found[job]
+        self._asked = moment

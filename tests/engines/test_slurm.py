@@ -1,0 +1,252 @@
+"""The engine of SLURM against a small cluster that really executes jobs: what is its own beside the contract."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from paraknow_core import engines
+from paraknow_core.engines import slurm
+from paraknow_core.engines.slurm import SlurmEngine, job_of
+from paraknow_core.errors import RunError, SpecError
+from paraknow_core.files.json_file import write_json
+from paraknow_core.runs import lifecycle
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.lifecycle import create_run
+from paraknow_core.spec import RunSpec
+from tests.conftest import ROOT
+from tests.engines.following import make, until, wait
+
+
+@pytest.fixture
+def engine(place, little_slurm):
+    return SlurmEngine(place)
+
+
+def begun(engine, place, name: str = "slow") -> RunFolder:
+    """Return a run that has computed some steps."""
+    [run] = make(place, name)
+    engine.submit(run)
+    wait(run, "running")
+    until(run.metrics)
+    return run
+
+
+def over(engine, run: RunFolder) -> str:
+    """Wait until SLURM has ended a run, and return its state."""
+    until(lambda: not engine.alive(run))
+    return run.status().state
+
+
+def test_the_settings_reach_sbatch_and_options_come_last(place, little_slurm):
+    asked = {"partition": "long", "account": "us", "time": "1:00:00", "memory": "16G", "options": ["--gres=gpu:1"]}
+    write_json(place.settings_file, {"slurm": asked})
+    [run] = make(place, "short")
+    engines.engine_of(place, name="slurm", slurm={"partition": "short; rm"}).submit(run)
+    assert wait(run, "done")
+    [call] = little_slurm.calls("sbatch")
+    for part in ("--partition=short; rm", "--account=us", "--time=1:00:00", "--mem=16G", "--no-requeue"):
+        assert part in call
+    assert call.endswith("--gres=gpu:1")
+
+
+@pytest.mark.parametrize("name", ['it\'s "here"', "two\nlines", "$(touch hacked) `touch hacked`", "100%j \\ä", "-rf *"])
+def test_a_folder_may_have_any_name(engine, place, name):
+    folder = create_run(place, RunSpec(name="next"), place.runs / name)
+    engine.submit(folder)
+    assert wait(folder, "done") == "done"
+    until(lambda: "working on next" in engine.logs(folder))
+    assert not [*ROOT.glob("hacked"), *Path.cwd().glob("hacked"), *place.root.rglob("hacked")]
+
+
+@pytest.mark.parametrize(
+    ("ending", "state", "words"),
+    [
+        ("NODE_FAIL", "lost", "on node1 lost its node (NODE_FAIL); resume: no step was saved"),
+        ("TIMEOUT", "lost", "reached its time limit (TIMEOUT); raise settings.slurm.time and resume"),
+        ("PREEMPTED", "lost", "had to make room for another job"),
+        ("OUT_OF_MEMORY", "stopped", "ran out of memory (OUT_OF_MEMORY); raise settings.slurm.memory"),
+        ("CANCELLED", "stopped", "was cancelled"),
+    ],
+)
+def test_what_slurm_does_to_a_job_is_said_by_its_run(engine, place, little_slurm, ending, state, words):
+    run = begun(engine, place)
+    little_slurm.tell(job_of(run), ending)
+    assert over(engine, run) == state
+    assert words in run.status().message
+    assert f"SLURM job {job_of(run)}" in run.status().message
+    assert engine.standing(run) == engines.Standing("over", message=run.status().message)
+    assert SlurmEngine(place).alive(run) is False  # whoever looks
+    engine.submit(run)
+    assert wait(run, "running") == "running"
+    assert run.status().attempt == 2
+
+
+def test_a_run_that_saves_and_stops_because_slurm_ends_it_is_lost_all_the_same(engine, place, little_slurm):
+    """At its time limit a job gets SIGTERM first, and a run that hears it stops as if somebody had asked."""
+    run = begun(engine, place)
+    lifecycle.ask_to_stop(run)  # what the signal does in a real run; the stand-in does not hear signals
+    little_slurm.tell(job_of(run), "TIMEOUT")
+    until(lambda: run.written().state == "stopped")
+    assert over(engine, run) == "lost"
+    assert "settings.slurm.time" in run.status().message
+
+
+def test_a_run_that_somebody_stops_is_stopped_whoever_looks(engine, place):
+    run = begun(engine, place)
+    engines.holder_of(place, run).stop(run)
+    assert wait(run, "stopped") == "stopped"
+    assert not engine.alive(run)
+    assert over(SlurmEngine(place), run) == "stopped"
+
+
+def test_a_waiting_run_is_taken_back_and_never_begins(engine, place):
+    run = begun(engine, place)
+    [waiting] = make(place, "next")
+    engine.submit(waiting)
+    assert engine.standing(waiting) == engines.Standing(
+        "waiting", message=f"SLURM job {job_of(waiting)} other jobs come first"
+    )
+    engine.stop(waiting)
+    assert waiting.status().state == "stopped"
+    assert waiting.status().message == lifecycle.CANCELLED
+    engine.stop(run, grace_s=10)
+    assert run.status().state == "stopped"
+    assert waiting.events() == []
+
+
+def test_a_job_that_is_cancelled_while_it_waits_does_not_wait_for_ever(engine, place, little_slurm):
+    run = begun(engine, place)
+    [waiting] = make(place, "next")
+    engine.submit(waiting)
+    assert engine.alive(waiting)
+    engine.cluster.cancel(job_of(waiting))  # by hand
+    assert over(engine, waiting) == "stopped"
+    assert "was cancelled (CANCELLED)" in waiting.status().message
+    engine.stop(run)
+
+
+def test_a_process_that_dies_by_itself_is_lost_with_its_exit_code(engine, place, monkeypatch):
+    run = begun(engine, place)
+    os.kill(run.status().pid, signal.SIGKILL)
+    assert over(engine, run) == "lost"
+    assert "ended before its run did (FAILED, exit code 0:9)" in run.status().message
+
+
+def test_a_run_that_slurm_holds_is_not_started_elsewhere(engine, place):
+    run = begun(engine, place)
+    [waiting] = make(place, "next")
+    engine.submit(waiting)
+    for name in ("local", "queue"):
+        assert engines.engine_of(place, name=name).alive(waiting)
+        with pytest.raises(RunError, match="is already queued"):
+            engines.engine_of(place, name=name).submit(waiting)
+    with pytest.raises(RunError, match="stop it before"):
+        lifecycle.delete(waiting)
+    engine.stop(run)
+    assert wait(waiting, "done") == "done"
+
+
+@pytest.mark.parametrize("without", ["sacct", "squeue"])
+def test_one_of_the_two_commands_that_tell_the_state_is_enough(engine, place, little_slurm, without):
+    (little_slurm.folder / without).write_text("#!/bin/sh\necho Slurm accounting storage is disabled >&2\nexit 1\n")
+    run = begun(engine, place)
+    little_slurm.tell(job_of(run), "NODE_FAIL")
+    assert over(engine, run) == "lost"
+    assert "lost its node" in run.status().message
+
+
+def test_many_jobs_are_asked_about_in_one_call(place, little_slurm, monkeypatch):
+    monkeypatch.setattr(slurm, "POLL_S", 60)
+    engine, runs = SlurmEngine(place), make(place, "slow", *(["next"] * 11))
+    engine.submit(*runs)
+    before = len(little_slurm.calls())
+    assert all(engine.alive(run) for run in runs)
+    assert len(little_slurm.calls()) - before <= 2  # sacct, and squeue for those that wait
+    slurm._cluster.cache_clear()  # another process
+    other = SlurmEngine(place)
+    before = len(little_slurm.calls())
+    assert all(other.alive(run) for run in runs)
+    assert all(other.standing(run).message for run in runs[1:])
+    assert len(little_slurm.calls()) - before <= 2
+    for run in runs:
+        lifecycle.ask_to_stop(run)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("Invalid account or account/partition combination specified", "settings.slurm.account"),
+        ("invalid partition specified: long", "settings.slurm.partition"),
+        ("Requested time limit is invalid (missing or exceeds some limit)", "settings.slurm.time"),
+        ("Unable to contact slurm controller (connect failure)", "the controller cannot be reached"),
+        ("Protocol authentication error", "the login is refused"),
+        ("QOSMaxSubmitJobPerUserLimit", "wait until some jobs have ended"),
+        ("Requested node configuration is not available", "mend what it names"),
+    ],
+)
+def test_what_sbatch_refuses_is_one_sentence_and_changes_nothing(engine, place, little_slurm, said, words):
+    stopped = begun(engine, place)
+    engine.stop(stopped, grace_s=10)
+    before = stopped.status()
+    [new] = make(place, "next")
+    (little_slurm.folder / "refuses").write_text(f"sbatch: error: {said}\nsbatch: error: Batch job submission failed\n")
+    with pytest.raises(RunError, match=r"^engine slurm: ") as refused:
+        engine.submit(stopped, new)
+    assert words in str(refused.value)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert stopped.status() == before
+    assert not engine.alive(new)
+    assert not new.claimed
+
+
+def test_of_several_runs_all_are_taken_or_none(engine, place, monkeypatch):
+    runs = make(place, "slow", "next")
+    real = slurm._submit
+
+    def second_is_refused(run, *rest):
+        if run == runs[1]:
+            raise RunError("engine slurm: refused")
+        return real(run, *rest)
+
+    monkeypatch.setattr(slurm, "_submit", second_is_refused)
+    with pytest.raises(RunError, match="refused"):
+        engine.submit(*runs)
+    assert not any(run.claimed or engine.alive(run) for run in runs)
+
+
+def test_a_controller_that_does_not_answer_ends_nothing(engine, place, little_slurm):
+    run = begun(engine, place)
+    [waiting] = make(place, "next")
+    engine.submit(waiting)
+    (little_slurm.folder / "down").write_text("")
+    assert engine.alive(run)
+    assert engine.alive(waiting)
+    assert "the controller cannot be reached" in engine.standing(waiting).message
+    assert waiting.status().state == "queued"
+    (little_slurm.folder / "down").unlink()
+    engine.stop(run)
+    assert wait(waiting, "done") == "done"
+
+
+def test_without_slurm_it_says_where_to_go(place, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    [run] = make(place, "next")
+    with pytest.raises(RunError, match="no command sbatch on this machine; work on a login node"):
+        SlurmEngine(place).submit(run)
+    assert not run.claimed
+
+
+def test_settings_that_slurm_would_misread_are_refused(place):
+    for text, words in (
+        ("slurm: {time: 2:00:00}", "in quotes"),  # YAML reads 7200, SLURM would read minutes
+        ("slurm: {memory: plenty}", "such as 16G"),
+        ("slurm: {options: [gres]}", "--gres=gpu:1"),
+        ("slurm: {partitions: long}", "known settings are partition, account"),
+    ):
+        place.settings_file.parent.mkdir(parents=True, exist_ok=True)
+        place.settings_file.write_text(text)
+        with pytest.raises(SpecError, match=words):
+            SlurmEngine(place).settings()
