@@ -24,7 +24,7 @@ from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.status import Status
-from paraknow_core.settings import load_settings
+from paraknow_core.settings import load_settings, usable_cores
 from paraknow_core.training.amounts import threads_of_spec
 
 MOST_AHEAD = 24  # how many runs may overtake one that waits: two whole lessons
@@ -174,6 +174,10 @@ class QueueEngine(Engine):
                     lifecycle.end(run, "stopped", lifecycle.CANCELLED)
                     return
         LocalEngine(self.place).stop(run, grace_s)
+
+    def together(self) -> int:
+        """Return how many runs a study lets wait here: as many as could go on, if all were small."""
+        return self.settings().workers or usable_cores()
 
     def alive(self, run: RunFolder) -> bool:
         """Tell whether a run waits or goes on: see `Engine.alive`."""

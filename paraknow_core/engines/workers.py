@@ -151,6 +151,10 @@ class WorkersEngine(Engine):
         self._bell, self._ear = socket.socketpair()
         self._thread: threading.Thread | None = None
 
+    def together(self) -> int:
+        """Return how many runs are executed at a time."""
+        return self.count
+
     def submit(self, *runs: RunFolder, first: bool = False) -> None:
         """Let runs wait for a free worker: see `Engine.submit`."""
         del first
