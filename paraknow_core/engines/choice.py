@@ -96,20 +96,24 @@ def choose(
     needs = max((one.memory for one in takes), default=RUN_BYTES) or RUN_BYTES
     runs, elsewhere = counted(len(specs), "run"), _elsewhere(settings)
     if elsewhere:
-        about = f"; here, one after the other, about {duration(alone)}" if alone else ""
+        about = f"; here, one after the other, about {_about(alone)}" if alone else ""
         return Choice(elsewhere[0], 1, threads, (), None, alone, f"{runs} {elsewhere[1]}{about}")
     count = settings.workers or together([threads], machine, needs)
     count = max(1, min(count, len(specs)))
     engine = settings.engine if settings.engine in ("local", "queue") else "local"
     if count == 1:
-        about = f", about {duration(alone)}" if alone else ""
-        return Choice(
-            engine, 1, threads, (), alone, alone, f"{runs} one after the other{about}: {_why(threads, machine)}"
-        )
+        sentence = runs + (f", about {_about(alone)}" if alone else "")
+        if len(specs) > 1:
+            sentence = f"{sentence}, one after the other: {_why(threads, machine, settings)}"
+        return Choice(engine, 1, threads, (), alone, alone, sentence)
     seconds = None if alone is None else max(alone / count, max(one.seconds for one in takes)) + START_S
-    about = f", about {duration(seconds)}; one after the other about {duration(alone)}" if alone else ""
+    about = f", about {_about(seconds)}; one after the other about {_about(alone)}" if alone else ""
     sentence = f"{runs} by {count} workers of {counted(threads, 'thread')} each{about}"
     return Choice(engine, count, threads, (), seconds, alone, sentence)
+
+
+def _about(seconds: float) -> str:
+    return duration(round(seconds, -1) if seconds > 60 else seconds)
 
 
 def _elsewhere(settings: Settings) -> tuple[str, str] | None:
@@ -122,10 +126,12 @@ def _elsewhere(settings: Settings) -> tuple[str, str] | None:
     return None
 
 
-def _why(threads: int, machine: Machine) -> str:
+def _why(threads: int, machine: Machine, settings: Settings) -> str:
     """Say why no two runs are executed at the same time."""
     if machine.gpu:
         return "they share one GPU"
+    if settings.workers == 1:
+        return "the settings say so"
     if threads > 1:
         return f"models of this size use {counted(threads, 'thread')}"
-    return "there is one core" if machine.cores == 1 else "there is no memory for a second one, or no second run"
+    return "there is one core" if machine.cores == 1 else "there is no memory for a second one"
