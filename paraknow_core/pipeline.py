@@ -15,20 +15,22 @@ folder or, shared between runs, in the cache: a run that was stopped or killed g
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pkgutil import resolve_name
 from typing import Any
 
 from paraknow_core.context import Context, Work
+from paraknow_core.errors import ParaknowError
 from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.memory import peak_bytes
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.status import Status
 from paraknow_core.runs.writer import RunWriter, errors_told, stopped_by_signals
-from paraknow_core.settings import Settings, usable_cores
+from paraknow_core.settings import Settings
+from paraknow_core.training.amounts import threads_of
 from paraknow_core.training.checkpoints import prune
 from paraknow_core.training.inputs import pinned
 
@@ -117,9 +119,11 @@ def new_work(context: Context, folder: RunFolder, result: dict[str, Any]) -> Wor
 
     from paraknow_core.methods import method
 
-    # All of them even beside other runs: sums, and with them numbers, may depend on the count in their last digits.
-    torch.set_num_threads(context.settings.threads or usable_cores())
-    return Work(context, folder, method(context.spec.method), result)
+    work = Work(context, folder, method(context.spec.method), result)
+    with suppress(ParaknowError):  # a model that cannot be read: the first stage says so
+        teacher = context.teacher.anatomy.parameters if work.measured else 0
+        torch.set_num_threads(threads_of(context.student.anatomy.parameters, teacher, context.settings))
+    return work
 
 
 def _so_far(run: RunFolder) -> dict[str, Any]:

@@ -75,7 +75,9 @@ class Settings(Strict):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _flag(
         "float32", "What to compute in (default: settings file, float32); auto: 16 bits where faster here."
     )
-    threads: int | None = _flag(None, "CPU threads (default: settings file, all cores).", ge=1, le=4096)
+    threads: int | None = _flag(
+        None, "CPU threads (default: settings file, else by the models' size: one, or all cores).", ge=1, le=4096
+    )
     memory_budget: ByteSize | None = _flag(
         None, "Memory for measuring a teacher, e.g. 3.5GB (default: what is available).", ge=1
     )
@@ -92,7 +94,9 @@ class Settings(Strict):
     )
     ray: RaySettings = Field(RaySettings(), description="of the engine ray")
     slurm: SlurmSettings = Field(SlurmSettings(), description="of the engine slurm")
-    workers: int = Field(1, ge=1, le=64, description="runs of the queue that are executed at the same time")
+    workers: int | None = Field(
+        None, ge=1, le=64, description="runs that are executed here at the same time; null: by their size"
+    )
     student_bits: Literal[4] | None = Field(
         None, description="4: the student's frozen weights in 4 bits while it is trained and scored (bitsandbytes)"
     )

@@ -1,8 +1,9 @@
 """A stand-in for the Python that the local engine starts: executes run folders without a model.
 
 Called as `slow_worker.py -m paraknow_core run FOLDER...`. A folder's spec decides what happens: the name `fails` ends
-in a failure, `slow` goes on until it is stopped, `deaf` does not even hear that, `short` takes a second, anything else
-ends at once. Called with `serve queue`, it is the real queue, which then starts this very file.
+in a failure, `slow` goes on until it is stopped, `deaf` does not even hear that, `short` takes a second,
+`bug` breaks the process' code; anything else ends at once. Called with `work`, it is a warm worker that does the same
+for what its owner sends; with `serve queue`, it is the real queue, which then starts this very file.
 """
 
 import signal
@@ -26,6 +27,8 @@ def work(run: RunFolder) -> None:
         print(f"working on {name}", flush=True)
         if name == "fails":
             raise DataError("task: no such file; give a path that exists")
+        if name == "bug":
+            raise ZeroDivisionError
         for step in range(1, STEPS.get(name, 1) + 1):
             if name != "deaf":
                 writer.check_stop()
@@ -34,6 +37,17 @@ def work(run: RunFolder) -> None:
             time.sleep(0.1 if name in STEPS else 0)
     if run.status().state == "done":
         write_json(run.file("result.json"), {"scores": [], "timings": {}})
+
+
+def work_warm(run: RunFolder, settings: object) -> bool:
+    """Execute one folder for the owner of this process; False after a bug."""
+    try:
+        work(run)
+    except DataError as error:
+        print(error, file=sys.stderr, flush=True)
+    except ZeroDivisionError:
+        return False
+    return True
 
 
 def main(module: str, target: str, command: str, *rest: str) -> None:
@@ -47,6 +61,11 @@ def main(module: str, target: str, command: str, *rest: str) -> None:
         queue_service.GRACE_S = queue_service.HARDER_S = 0.5
         queue_service.serve(workspace())
         return
+    if command == "work":
+        from paraknow_core.engines import workers
+
+        workers.work(work_warm, tied="--tied" in rest)
+        return
     assert command == "run"
     for folder in rest:
         try:
@@ -56,6 +75,6 @@ def main(module: str, target: str, command: str, *rest: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[3] == "run":
+    if sys.argv[3] in ("run", "work"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as a run that is busy with one long computation
     main(*sys.argv[1:])

@@ -77,7 +77,8 @@ for command in (
 app.add_typer(runs.app, name="runs")
 app.add_typer(specs.app, name="spec")
 app.add_typer(study.app, name="study")
-app.command(hidden=True)(serve.serve)
+for command in (serve.serve, run.work):
+    app.command(hidden=True)(command)
 
 
 def main(arguments: list[str]) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from paraknow_core.runs.lifecycle import claim, create_run, give_up
 from paraknow_core.runs.processes import this_process
 from paraknow_core.runs.status import Status
 from paraknow_core.runs.writer import StopRequested
-from paraknow_core.settings import Settings
+from paraknow_core.settings import Settings, load_settings
 from paraknow_core.spec import read_spec
 
 STOPPED, BROKEN, REFUSED = 130, 1, 2
@@ -95,6 +96,27 @@ def execute_all(folders: list[RunFolder], place: Workspace, settings: Settings, 
         for folder in folders:  # nobody is left to begin those that are still queued
             give_up(folder, StopRequested())
     return outcomes
+
+
+def work(
+    context: typer.Context, tied: Annotated[bool, typer.Option("--tied", help="End with the parent process.")] = False
+) -> None:
+    """Be a warm worker: execute one run folder after the other for the process that has started this one."""
+    from paraknow_core.engines import workers
+
+    def execute(folder: RunFolder, flags: Mapping[str, Any]) -> bool:
+        try:
+            settings = load_settings(context.obj, **flags)
+        except ParaknowError as error:
+            say(str(error))
+            give_up(folder, error)
+            return True
+        with working() as progress:
+            outcome = _execute(folder, context.obj, settings, _Watch(folder, progress))
+        show(*_lines(_record(folder)))
+        return outcome != BROKEN
+
+    workers.work(execute, tied=tied)
 
 
 def _claim(folders: list[RunFolder]) -> None:

@@ -6,7 +6,8 @@ import sys
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,21 +23,22 @@ from paraknow_core.files.yaml_file import load_yaml, read_text
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.labels import label_of, studies_of
-from paraknow_core.settings import EngineName, Settings
+from paraknow_core.settings import EngineName, Settings, load_settings, usable_cores
 from paraknow_core.spec import read_spec
 from paraknow_core.studies.budgets import REAL_SIZES
 from paraknow_core.studies.folder import StudyFolder, find_study, list_studies, refuse_other_files
-from paraknow_core.studies.study import StudySpec, arms_of, groups_of, parse_study_yaml, spec_of
+from paraknow_core.studies.study import Cell, StudySpec, arms_of, groups_of, parse_study_yaml, spec_of
 from paraknow_core.studies.words import size_text, unit_text
 
 if TYPE_CHECKING:
+    from paraknow_core.engines.choice import Choice
     from paraknow_core.runs.status import Status
     from paraknow_core.studies.outcome import Contrast, GroupOutcome, StudyOutcome
 
 app = typer.Typer(help="Plan, run and judge studies: arms and factors, each with the same seeds; ids may be shortened.")
 
 Id = Annotated[str, typer.Argument(metavar="ID|FOLDER", help="A study's id, its beginning, or its folder.")]
-Executor = Literal["inline", EngineName]
+Executor = Literal["inline", "workers", EngineName]
 STOPPED, FAILED = 130, 2
 
 
@@ -125,20 +127,22 @@ def plan(
     context: typer.Context, target: Annotated[str, typer.Argument(metavar="STUDY.yaml|ID")], json: Json = False
 ) -> None:
     """Say what a study will take and what it will be able to see, without running anything."""
-    from paraknow_core.studies.preview import preview
+    from paraknow_core.studies.preview import missing_cells, preview
     from paraknow_core.workbench.past_runs import estimate_runs
 
     study = _study_of(target, context.obj)
     seen = preview(study, context.obj, estimate_runs)
+    choice = choice_of(context.obj, missing_cells(study, context.obj), load_settings(context.obj))
     if json:
-        show_json({name: getattr(seen, name) for name in seen.__dataclass_fields__})
+        show_json({name: getattr(seen, name) for name in seen.__dataclass_fields__} | {"choice": asdict(choice)})
         return
     unit = study.unit
     rows = [
         ("runs", f"{seen.runs:,}, of which {seen.tuning_runs:,} choose learning rates"),
         *(("shared", text) for text in seen.shared),
         ("there already", f"{seen.already:,}"),
-        ("time", duration(seen.seconds)),
+        ("time", duration(seen.seconds if choice.seconds is None else choice.seconds)),
+        *([("how", choice.sentence)] if seen.already < seen.runs else []),
         ("disk", memory(seen.bytes)),
         ("smallest detectable effect", f"{_size(seen.smallest_detectable, unit)}, {seen.assumes}"),
         ("margin", f"{_size(study.margin, unit)}: a smaller difference does not matter"),
@@ -161,7 +165,8 @@ def run(
     target: Annotated[str, typer.Argument(metavar="STUDY.yaml|ID|FOLDER", help="A study's spec, or a study.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The new study's folder.")] = None,
     engine: Annotated[
-        Executor | None, typer.Option(help="Who executes its runs (default: settings file, inline: this process).")
+        Executor | None,
+        typer.Option(help="Who executes its runs (default: settings file, auto); inline: this process."),
     ] = None,
     address: Address = None,
     *,
@@ -200,37 +205,59 @@ def run_study(
         folder: of the study.
         settings: of this machine.
         progress: where to draw.
-        engine: who executes its runs; None: whom the settings name, else this process (`inline`).
+        engine: who executes its runs; None: whom the settings name, else whom `choose` does.
         changes: for the settings of the engine, see `engine_of`.
     """
     from paraknow_core.engines import engine_of
-    from paraknow_core.engines.inline import InlineEngine
+    from paraknow_core.engines.workers import WorkersEngine
     from paraknow_core.studies.conduct import conduct
 
-    engine = engine or settings.engine or "inline"
-    if engine in ("inline", "auto"):
+    engine, workers = engine or settings.engine or "auto", settings.workers or usable_cores()
+    if engine == "auto":
+        choice = choice_of(folder.place, [cell.cell for cell in folder.cells() if cell.state != "done"], settings)
+        engine, workers = choice.engine, choice.workers
+        if engine == "local":
+            engine = "workers" if workers > 1 else "inline"
+        say(choice.sentence)
+    if engine == "inline":
         from paraknow_core import pipeline
+        from paraknow_core.engines.inline import InlineEngine
 
         executor = InlineEngine(folder.place, lambda run: pipeline.execute(run, folder.place, settings))
-        together = 1
+    elif engine == "workers":
+        executor = WorkersEngine(folder.place, workers, settings.model_dump(mode="json", exclude_none=True))
     else:
         executor = engine_of(folder.place, name=engine, **changes or {})
-        together = executor.together()
     shown = ""
 
     def follow(label: str, run: str, status: "Status") -> None:
         nonlocal shown
-        if label != shown:
+        if not shown:  # of several that go on, one is drawn until its end
             progress.label(label)
             shown = label
-        progress.on_status(status)
+        if label == shown:
+            progress.on_status(status)
+            shown = label if status.active else ""
         if status.state == "failed":
             say(f"run {run}: {status.message}")
 
     try:
-        conduct(folder, executor, follow, together=together)
+        conduct(folder, executor, follow, together=executor.together())
     except KeyboardInterrupt:  # the second one: a run that computes in a thread would keep this process for long
         os._exit(STOPPED)
+    finally:
+        if isinstance(executor, WorkersEngine):
+            executor.close()
+
+
+def choice_of(place: Workspace, cells: Sequence[Cell], settings: Settings) -> "Choice":
+    """Choose who executes the runs of some cells; those of equal cells are one."""
+    from paraknow_core.engines.choice import choose
+    from paraknow_core.studies.same import run_key
+    from paraknow_core.workbench.past_runs import estimate_runs
+
+    distinct = {run_key(cell.spec): cell.spec for cell in reversed(cells)}
+    return choose([*distinct.values()][::-1], place, settings, estimate_runs)
 
 
 def _folder_of(target: str, place: Workspace, out: Path | None) -> StudyFolder:

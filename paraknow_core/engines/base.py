@@ -57,7 +57,7 @@ class Engine(ABC):
         Raises:
             SpecError: the settings are not valid.
         """
-        return self.settings().workers
+        return self.settings().workers or 1
 
     @abstractmethod
     def submit(self, *runs: RunFolder, first: bool = False) -> None:

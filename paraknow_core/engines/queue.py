@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from paraknow_core.engines.base import HERE, Engine, Standing
+from paraknow_core.engines.choice import Machine, together
 from paraknow_core.engines.local import LocalEngine
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import ParaknowError, RunError
@@ -23,7 +24,8 @@ from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.status import Status
-from paraknow_core.settings import load_settings
+from paraknow_core.settings import load_settings, usable_cores
+from paraknow_core.training.amounts import threads_of_spec
 
 MOST_AHEAD = 24  # how many runs may overtake one that waits: two whole lessons
 _SHAPE = {
@@ -102,16 +104,31 @@ def run_of(place: Workspace, name: str) -> RunFolder:
     return RunFolder(place.runs / name)
 
 
-def workers(place: Workspace) -> int:
-    """Return how many runs of the queue are executed at the same time; the run itself will refuse broken settings."""
+def workers(place: Workspace, order: Order | None = None) -> int:
+    """Return how many runs of the queue are executed at the same time: the settings' number, else by the runs' size.
+
+    Args:
+        place: the workspace.
+        order: of its queue, if it was read; the first waiting run and those that are executed count.
+    """
     try:
-        return load_settings(place).workers
-    except ParaknowError:
+        settings = load_settings(place)
+    except ParaknowError:  # the run itself will refuse broken settings
         return 1
+    if settings.workers:
+        return settings.workers
+    order = order or read(place)
+    specs = []
+    for name in [*order.working, *order.waiting[:1]]:
+        with suppress(ParaknowError):  # one that cannot be read ends at once
+            specs.append(run_of(place, name).spec())
+    return together(
+        [threads_of_spec(spec, settings) for spec in specs], Machine.here(settings), going=len(order.working)
+    )
 
 
 class QueueEngine(Engine):
-    """Lets runs wait until it is their turn; then the queue's process gives each to the local engine."""
+    """Lets runs wait until it is their turn; then the queue's process gives each to a warm worker (`workers.py`)."""
 
     def submit(self, *runs: RunFolder, first: bool = False) -> None:
         """Put runs at the end of the queue, or first: see `Engine.submit`.
@@ -157,6 +174,10 @@ class QueueEngine(Engine):
                     lifecycle.end(run, "stopped", lifecycle.CANCELLED)
                     return
         LocalEngine(self.place).stop(run, grace_s)
+
+    def together(self) -> int:
+        """Return how many runs a study lets wait here: as many as could go on, if all were small."""
+        return self.settings().workers or usable_cores()
 
     def alive(self, run: RunFolder) -> bool:
         """Tell whether a run waits or goes on: see `Engine.alive`."""

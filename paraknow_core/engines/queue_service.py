@@ -1,7 +1,7 @@
-"""The queue's process: starts the first waiting run as a process of its own, waits for its end, takes the next one.
+"""The queue's process: gives the first waiting run to a warm worker, waits for its end, takes the next one.
 
-All that it knows is in the queue's file, and runs outlive it: when it was killed and is started again, it finds which
-runs are still going on and which wait.
+All that it knows is in the queue's file, and runs outlive it: when it was killed, its workers finish what they are at,
+and when it is started again, it finds which runs are still going on and which wait.
 """
 
 import os
@@ -12,6 +12,7 @@ from contextlib import suppress
 from paraknow_core.engines import local
 from paraknow_core.engines.queue import Order, attempt_of, changing, folder_of, run_of, workers
 from paraknow_core.engines.service import Service
+from paraknow_core.engines.workers import WORKER, Pool
 from paraknow_core.errors import RunError
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
@@ -35,13 +36,13 @@ def serve(place: Workspace) -> None:
         if not mine:
             return
         folder_of(place).mkdir(parents=True, exist_ok=True)
-        last = time.monotonic()
+        last, pool = time.monotonic(), Pool(place)
         while folder_of(place).is_dir() and not service.asked_to_stop:
-            if _one_turn(place):
+            if _one_turn(place, pool):
                 last = time.monotonic()
             elif (service.left_alone or time.monotonic() - last > IDLE_S) and _leave(place, service):
                 return
-            time.sleep(POLL_S)
+            pool.wait(POLL_S)
 
 
 def _leave(place: Workspace, service: Service) -> bool:
@@ -52,9 +53,9 @@ def _leave(place: Workspace, service: Service) -> bool:
         return order.empty
 
 
-def _one_turn(place: Workspace) -> bool:
+def _one_turn(place: Workspace, pool: Pool) -> bool:
     try:
-        return turn(place)
+        return turn(place, pool)
     except OSError as error:  # a full disk passes; the order is as it was
         _say(f"queue: {error}")
         return True
@@ -66,33 +67,33 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-def turn(place: Workspace) -> bool:
+def turn(place: Workspace, pool: Pool) -> bool:
     """Check on the runs that are executed and start the next ones; False when there is nothing to do."""
     _reap()
     with changing(place) as order:
         for name in list(order.ending):
             if _has_ended(run_of(place, name), *order.ending[name]):
                 del order.ending[name]
-        for name in [name for name in order.working if not _is_busy(run_of(place, name))]:
+        for name in [name for name in order.working if not _is_busy(run_of(place, name), pool)]:
             order.working.remove(name)
             _say(f"{name}: {run_of(place, name).status().state}")
-        while order.waiting and len(order.working) < workers(place):
-            _start_next(place, order)
+        while order.waiting and len(order.working) < workers(place, order):
+            _start_next(place, order, pool)
         return not order.empty
 
 
-def _start_next(place: Workspace, order: Order) -> None:
-    """Start the process of the first waiting run; one that cannot be started is marked failed or left out."""
+def _start_next(place: Workspace, order: Order, pool: Pool) -> None:
+    """Give the first waiting run to a worker; one that cannot be started is marked failed or left out."""
     run = run_of(place, order.waiting.pop(0))
-    if _is_busy(run):  # started by hand, or by this queue just before it was killed
+    if _is_busy(run, pool):  # started by hand, or by this queue just before it was killed
         order.working.append(run.id)
         return
     if run.file("stop").exists():
         lifecycle.end(run, "stopped", lifecycle.CANCELLED)
         return
     try:
-        local.LocalEngine(place).submit(run)
-        _say(f"{run.id}: starts as process {run.process().get('pid')}")
+        (attempt,) = lifecycle.requeue(run)
+        _say(f"{run.id}: starts in process {pool.give(run, attempt)}")
         order.working.append(run.id)
     except RunError as error:  # done or going on elsewhere meanwhile
         _say(str(error))
@@ -103,12 +104,15 @@ def _start_next(place: Workspace, order: Order) -> None:
             lifecycle.end(run, "failed", message)
 
 
-def _is_busy(run: RunFolder) -> bool:
+def _is_busy(run: RunFolder, pool: Pool) -> bool:
     """Tell whether the run's process is still working, or has only just written how the run ended."""
-    if not is_alive(run.process(), "launched"):
+    process = run.process()
+    if not pool.has(run) and not is_alive(process, "launched"):
         return False
     status = run.status()
-    return status.active or 0 <= time.time() - status.ended < LINGER_S
+    lingers = 0 <= time.time() - status.ended < LINGER_S
+    # A worker of this queue says when it is through; one of another owner lives on with other runs.
+    return status.active or (lingers and (pool.has(run) or not process.get(WORKER)))
 
 
 def _has_ended(run: RunFolder, asked: float, attempt: float) -> bool:

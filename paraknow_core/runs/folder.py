@@ -4,6 +4,7 @@
 """
 
 import os
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +14,7 @@ from paraknow_core.files import shapes
 from paraknow_core.files.json_file import open_plain, read_json, read_lines, read_object
 from paraknow_core.files.naming import is_there
 from paraknow_core.paths import Workspace, contained
-from paraknow_core.runs.processes import is_alive
+from paraknow_core.runs.processes import is_alive, is_held
 from paraknow_core.runs.status import STATES, Status
 from paraknow_core.spec import RunSpec, read_spec
 
@@ -61,10 +62,23 @@ class JobFolder:
             process = self.process()
             lost = process.get("attempt") == status.attempt and not is_alive(process, "launched")
             return replace(status, state="lost", message="the process ended before it began") if lost else status
-        if status.active and not is_alive(vars(status), "heartbeat", self.path / "lock"):
+        if status.active and not self._is_worked_on(status):
+            now = self.written()
+            if now.state in STATES and (now.state, now.attempt) != (status.state, status.attempt):
+                return self.status()  # it has ended, or begun anew, since its state was read
             return replace(status, state="lost", message=f"the process is gone; {self.way_on(status.stage)}")
         asked = status.state == "running" and (self.path / "stop").exists()
         return replace(status, state="stopping") if asked else status
+
+    def _is_worked_on(self, status: Status) -> bool:
+        """Tell whether the process of a running run is alive and still works on it.
+
+        One process may execute many runs, so that it is alive is not enough: it holds the lock while it works.
+        """
+        lock = self.path / "lock"
+        if not is_alive(vars(status), "heartbeat", lock):
+            return False
+        return status.host != socket.gethostname() or not lock.is_file() or is_held(lock)
 
     def written(self) -> Status:
         """Return the content of status.json, which may be out of date: the process may be gone (see `status`)."""

@@ -34,18 +34,21 @@ _MOST_HEARD = 10_000  # entries of `_heard`
 _heard: dict[tuple, tuple[float, float, bool]] = {}
 
 
-def start_detached(place: Workspace, *command: str, log: IO, **environment: str) -> subprocess.Popen:
+def start_detached(
+    place: Workspace, *command: str, log: IO, stdin: IO | int = subprocess.DEVNULL, **environment: str
+) -> subprocess.Popen:
     """Start a command of this program as a process in a group of its own, which outlives this one.
 
     Args:
         place: the workspace it works in.
         command: as typed, without the program's name.
         log: an open file for its output; never a pipe, which would break when this process ends.
+        stdin: what it reads.
         environment: variables beside those that this process has.
     """
     return subprocess.Popen(
         [sys.executable, "-m", "paraknow_core", *command],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=log,
         stderr=subprocess.STDOUT,
         cwd=PROJECT_ROOT,

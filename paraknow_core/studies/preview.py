@@ -72,15 +72,8 @@ def preview(study: StudySpec, place: Workspace, estimate: Estimator | None = Non
         estimate: what runs take, `workbench.past_runs.estimate_runs`; None: nothing is said of time and disk.
     """
     cells = [*tuning_cells(study), *scored_cells(study)]
-    distinct: dict[Any, Cell] = {}
-    for cell in cells:
-        distinct.setdefault(run_key(cell.spec), cell)
-    kept = list(distinct.values())
-    found = answers_among(
-        kept, [(run, spec) for run in list_runs(place) if (spec := _spec(run)) is not None], ("done",)
-    )
-    # A tuned group's scored runs are not known before its rate is: one of the grid stands for them.
-    missing = [cell for cell in kept if cell.key not in found]
+    kept = _distinct(cells)
+    missing = missing_cells(study, place)
     takes = estimate([cell.spec for cell in missing], place) if estimate else [None]
     known = bool(takes) and all(one is not None for one in takes)
     seconds, size = (sum(getattr(one, name) for one in takes) if known else None for name in ("seconds", "disk"))
@@ -92,13 +85,32 @@ def preview(study: StudySpec, place: Workspace, estimate: Estimator | None = Non
         sum(cell.purpose == "tuning" for cell in kept),
         len(cells),
         _shared(cells, kept),
-        len(found),
+        len(kept) - len(missing),
         0.0 if not missing else seconds,
         0.0 if not missing else size,
         smallest,
         assumes,
         _warnings(study, size, place),
     )
+
+
+def missing_cells(study: StudySpec, place: Workspace) -> list[Cell]:
+    """Return the cells of a study whose runs are not there yet, in their order; equal ones once.
+
+    A tuned group's scored runs are not known before its rate is: one of the grid stands for them.
+    """
+    kept = _distinct([*tuning_cells(study), *scored_cells(study)])
+    runs = [(run, spec) for run in list_runs(place) if (spec := _spec(run)) is not None]
+    found = answers_among(kept, runs, ("done",))
+    return [cell for cell in kept if cell.key not in found]
+
+
+def _distinct(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the first of each group of equal cells."""
+    distinct: dict[Any, Cell] = {}
+    for cell in cells:
+        distinct.setdefault(run_key(cell.spec), cell)
+    return list(distinct.values())
 
 
 def _untrained_bytes(specs: Sequence[RunSpec], place: Workspace) -> float:

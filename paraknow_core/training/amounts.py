@@ -1,10 +1,46 @@
-"""How many steps and passes a recipe makes of so many examples. Needs no torch."""
+"""How many steps and passes a recipe makes of so many examples, and how many threads a run takes. Needs no torch."""
 
-from paraknow_core.spec import FinetuningSpec
+from functools import lru_cache
+
+from paraknow_core.catalogue import METHODS
+from paraknow_core.errors import ParaknowError
+from paraknow_core.models.anatomy import read_anatomy
+from paraknow_core.models.source import resolve_model
+from paraknow_core.settings import Settings, usable_cores
+from paraknow_core.spec import FinetuningSpec, RunSpec
 
 # Padded tokens of one forward pass: enough to fill a core (more passes a step: less padding, and what a layer makes of
 # one stays in the cache), or a GPU.
 TOKENS_PER_PASS, TOKENS_PER_GPU_PASS = 1_024, 16_384
+
+# Parameters up to which a second thread is worth less than a second run beside it (`benchmarks.engines --threads`).
+ONE_THREAD = 20_000_000
+
+
+def threads_of(student: int, teacher: int = 0, settings: Settings | None = None) -> int:
+    """Return how many threads a run's products take: by the models alone, one for small ones, else all cores.
+
+    Args:
+        student, teacher: their parameters; 0 for a teacher that is not measured.
+        settings: their `threads` win.
+    """
+    asked = settings.threads if settings else None
+    return asked or (1 if max(student, teacher) <= ONE_THREAD else usable_cores())
+
+
+def threads_of_spec(spec: RunSpec, settings: Settings | None = None) -> int:
+    """Return `threads_of` a spec, of which only the models' headers are read; all cores where they are not here."""
+    measured = METHODS[spec.method].needs_teacher or spec.until == "sensitivity"
+    try:
+        sizes = [_parameters(model.source, model.revision) for model in (spec.student, spec.teacher)[: 1 + measured]]
+    except ParaknowError:
+        return threads_of(ONE_THREAD + 1, settings=settings)
+    return threads_of(*sizes, settings=settings)
+
+
+@lru_cache(maxsize=64)
+def _parameters(source: str, revision: str | None) -> int:
+    return read_anatomy(resolve_model(source, revision, offline=True), tokenizer=False).parameters
 
 
 def micro_batch_size(spec: FinetuningSpec, longest: int, device: str) -> int:

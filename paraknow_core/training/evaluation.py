@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from paraknow_core.catalogue import asks_judge
 from paraknow_core.context import Context, Model, Work
 from paraknow_core.files.atomic import build_folder
@@ -92,14 +94,33 @@ def reference_scores(context: Context, name: str) -> list[dict]:
     folder = context.place.evaluations / reference_key(context, model)
     scores = _saved_scores(folder, context)
     if scores is None:
-        if folder.exists():
-            message = f"the kept scores of {model.source.label} ({folder.name}) are damaged and are computed again"
-            context.report.event("warning", message=message)
-            shutil.rmtree(folder, ignore_errors=True)
-        with build_folder(folder, durable=True) as building:
-            loaded = model.load()
-            scores = evaluate(context, loaded, model.tokenizer, building / PREDICTIONS)
-            write_json(building / SCORES, {"model": model.source.label, "task": context.task.name, "scores": scores})
+        lock = folder.parent / f".{folder.name}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+
+        def waiting() -> bool:
+            context.report.check_stop()
+            context.report.progress(0, 0, f"another run is scoring the untouched {name}; waiting for it")
+            return False
+
+        # Its last holder removes the file; whoever waits for the removed one opens it anew (FileLock sees to that).
+        with FileLock(lock, poll_interval=0.1).acquire(cancel_check=waiting):
+            try:
+                scores = _saved_scores(folder, context) or _score_reference(context, model, folder)
+            finally:
+                lock.unlink(missing_ok=True)
+    return scores
+
+
+def _score_reference(context: Context, model: Model, folder: Path) -> list[dict]:
+    """Score an untouched model, and keep its scores and records in a new folder."""
+    if folder.exists():
+        message = f"the kept scores of {model.source.label} ({folder.name}) are damaged and are computed again"
+        context.report.event("warning", message=message)
+        shutil.rmtree(folder, ignore_errors=True)
+    with build_folder(folder, durable=True) as building:
+        loaded = model.load()
+        scores = evaluate(context, loaded, model.tokenizer, building / PREDICTIONS)
+        write_json(building / SCORES, {"model": model.source.label, "task": context.task.name, "scores": scores})
     return scores
 
 

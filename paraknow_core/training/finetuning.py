@@ -71,6 +71,8 @@ def note_divergence(work: "Work", training: Training, error: DivergedError) -> N
 def note(work: "Work", training: Training) -> None:
     """Put into a run's result what its training was, once that is at its end."""
     context, before, summary = work.context, work.result.get("training") or {}, training.summary()
+    if training.threads.note:
+        work.warn(training.threads.note)
     for warning in summary.pop("warnings"):
         work.warn(warning)
         before.setdefault("weights", None)  # an earlier version noted none: what it made is of other weights

@@ -22,6 +22,7 @@ from paraknow_core.training import checkpoints
 from paraknow_core.training.amounts import micro_batch_size
 from paraknow_core.training.batches import Collator, labelled, steps_from
 from paraknow_core.training.losses import Losses
+from paraknow_core.training.pace import Threads
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -112,6 +113,8 @@ class Training:
         if self._save.path:
             self._state.load(self._save.path)
         self.report.progress(self._save.step, self.steps_in_all, "optimiser steps")
+        threads = torch.get_num_threads() if model.device.type == "cpu" else 1
+        self._threads = Threads(threads, torch.set_num_threads, self._tell_threads)
         self.pace, self._saved_at, self._process = Pace(), time.monotonic(), psutil.Process()
 
     def __enter__(self) -> Self:
@@ -142,10 +145,11 @@ class Training:
     def gradients(self, step: Step) -> Tensor:
         """Compute the gradients of a step; return its loss: the mean over its labelled tokens, nats."""
         loss = torch.zeros((), device=self.model.device)
-        for batch in step.passes:
-            share = self.losses.share(batch, step.labelled)
-            share.backward()
-            loss += share.detach()
+        with self._threads.timed(sum(batch["input_ids"].numel() for batch in step.passes)):
+            for batch in step.passes:
+                share = self.losses.share(batch, step.labelled)
+                share.backward()
+                loss += share.detach()
         return loss
 
     def take(self, step: Step, loss: Tensor) -> None:
@@ -213,6 +217,9 @@ class Training:
             "weights": checkpoints.weights_digest(self.model),
             "warnings": self._save.warnings,
         }
+
+    def _tell_threads(self, count: int, message: str) -> None:
+        self.report.event("threads", threads=count, message=message)
 
     def _validate(self, number: int) -> None:
         with self.pace.paused():

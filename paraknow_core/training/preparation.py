@@ -16,6 +16,8 @@ def prepare(work: Work) -> None:
         ParaknowError: the task, a model or the pair is not fit for the run. RunError: what is in the folder was
             computed with other data, models or precision.
     """
+    import torch
+
     from paraknow_core.adapters.quantise import require_package
 
     context, spec = work.context, work.spec
@@ -49,6 +51,7 @@ def prepare(work: Work) -> None:
             "student": context.student.source.revision,
             "task": task.revision,
         },
+        "threads": torch.get_num_threads(),  # not among `machine`: numbers do not depend on it
         **facts,
     }
 

@@ -9,6 +9,7 @@ import pytest
 
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import RunError
+from paraknow_core.files.json_file import write_json
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import list_runs
 from paraknow_core.runs.lifecycle import ask_to_stop
@@ -37,7 +38,8 @@ def little_slurm(worker, tmp_path, monkeypatch):
 
 @pytest.fixture
 def worker(place, tmp_path, monkeypatch):
-    """Let engines start `slow_worker.py` in place of the pipeline; everything is ended after the test."""
+    """Let engines start `slow_worker.py` in place of the pipeline, one run at a time; all is ended after the test."""
+    write_json(place.settings_file, {"workers": 1})  # JSON is YAML, too
     script = tmp_path / "worker"
     script.write_text(f"#!{sys.executable}\n{(ROOT / 'tests' / 'slow_worker.py').read_text()}")
     script.chmod(0o755)
@@ -51,4 +53,5 @@ def worker(place, tmp_path, monkeypatch):
             ask_to_stop(run)
     for process in psutil.process_iter(["cmdline"]):
         if str(script) in (process.info["cmdline"] or []):
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # a worker without an owner ends by itself
+                process.kill()

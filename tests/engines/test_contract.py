@@ -11,6 +11,7 @@ import pytest
 
 from paraknow_core import engines
 from paraknow_core.engines.inline import InlineEngine
+from paraknow_core.engines.workers import WorkersEngine
 from paraknow_core.errors import RunError, SpecError
 from paraknow_core.files.json_file import write_json
 from paraknow_core.settings import EngineName
@@ -22,8 +23,9 @@ HERE = ("local", "queue", "slurm")  # Ray needs a cluster, which its own tests s
 ENGINES = {
     **{name: partial(engines.engine_of, name=name) for name in HERE},
     "inline": lambda place: InlineEngine(place, work),
+    "workers": WorkersEngine,
 }
-WITH_PROCESSES = HERE  # of their own, which can be killed
+WITH_PROCESSES = (*HERE, "workers")  # of their own, which can be killed
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from paraknow_core.engines import local, queue, queue_service
 from paraknow_core.engines.local import LocalEngine
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.engines.service import Service
+from paraknow_core.engines.workers import Pool
 from paraknow_core.errors import RunError
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.runs.folder import RunFolder
@@ -204,8 +205,8 @@ def test_a_resumed_run_is_not_ended_by_what_was_asked_of_the_attempt_before(plac
     order = queue.read(place)
     assert (order.waiting, order.working, list(order.ending)) == (ids(resumed), [], ids(by_hand, deaf))
     at_work(by_hand, 2)  # from the command line, which knows no queue
-    monkeypatch.setattr(LocalEngine, "submit", lambda *_: 1)
-    queue_service.turn(place)
+    monkeypatch.setattr(Pool, "give", lambda *_: 1)
+    queue_service.turn(place, Pool(place))
     assert killed == ids(deaf)
     assert list(queue.read(place).ending) == ids(deaf)
 
@@ -262,7 +263,7 @@ def test_broken_settings_do_not_stop_the_queue_and_a_full_disk_is_said_in_the_ru
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(LocalEngine, "submit", full)
-    assert queue_service.turn(place) is False
+    monkeypatch.setattr(Pool, "give", full)
+    assert queue_service.turn(place, Pool(place)) is False
     assert run.status().state == "failed"
     assert "No space left on device" in run.status().message

@@ -11,6 +11,7 @@ from pages._ui.task import upload
 from pages._ui.train import live as train_live
 from paraknow_core.engines import queue, queue_service
 from paraknow_core.engines.service import Service
+from paraknow_core.engines.workers import Pool
 from paraknow_core.errors import DataError
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.runs.folder import list_runs
@@ -165,7 +166,7 @@ def test_damaged_run_folders_break_no_page(place, open_app):
         (place.root / "services" / "queue").mkdir(parents=True, exist_ok=True)
         (place.root / "services" / "queue" / "process.json").write_text(content)
         queue.ensure(place)
-        queue_service.turn(place)
+        queue_service.turn(place, Pool(place))
     for page in ("start", "playground", "lessons", "sensitivity", "compare", "train"):
         open_app(page if page != "start" else None)
     for run in list_runs(place):

@@ -10,6 +10,7 @@ import pytest
 
 from paraknow_core.engines import local, queue, queue_service
 from paraknow_core.engines.service import Service
+from paraknow_core.engines.workers import Pool
 from paraknow_core.errors import RunError
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.paths import workspace
@@ -188,15 +189,15 @@ def test_the_queue_gives_a_run_its_time_to_save_by_its_own_watch(place, set_cloc
     run = create_run(place, RunSpec())
     with RunWriter(run):
         queue.end(place, run)
-        queue_service.turn(place)
+        queue_service.turn(place, Pool(place))
         set_clock(step)
-        queue_service.turn(place)
+        queue_service.turn(place, Pool(place))
         assert sent == []
         moment = time.monotonic()
         monkeypatch.setattr(time, "monotonic", lambda: moment + queue_service.GRACE_S + 1)
-        queue_service.turn(place)
+        queue_service.turn(place, Pool(place))
         monkeypatch.setattr(time, "monotonic", lambda: moment + queue_service.GRACE_S + queue_service.HARDER_S + 1)
-        queue_service.turn(place)
+        queue_service.turn(place, Pool(place))
         assert sent == ["SIGTERM", "SIGKILL"]
 
 

@@ -1,0 +1,137 @@
+"""Choosing for people who executes runs here and how many at a time, and saying why in one line. Arithmetic only."""
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paraknow_core.display import counted, duration
+from paraknow_core.memory import available_bytes
+from paraknow_core.paths import Workspace
+from paraknow_core.settings import Settings, usable_cores
+from paraknow_core.spec import RunSpec
+from paraknow_core.training.amounts import threads_of_spec
+
+RUN_BYTES = 1.5e9  # what a run of small models takes, where nothing says more
+LEFT_FREE = 0.1  # of the memory that is free
+START_S = 6.0  # until a new worker has loaded its libraries
+_GPU = (Path("/proc/driver/nvidia/version"), Path("/dev/kfd"))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to compute with: cores, bytes of free memory, whether a GPU would be used."""
+
+    cores: int
+    free: float
+    gpu: bool = False
+
+    @classmethod
+    def here(cls, settings: Settings) -> "Machine":
+        """Look at this machine."""
+        found = any(file.exists() for file in _GPU) or (platform.system(), platform.machine()) == ("Darwin", "arm64")
+        gpu = found if settings.device == "auto" else settings.device != "cpu"
+        return cls(usable_cores(), available_bytes(), gpu)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who executes runs, and how.
+
+    Attributes:
+        engine: as the settings name it; `local` is this command's own process and its workers.
+        workers: how many runs are executed at the same time.
+        threads: of each run, the most of them.
+        packs: groups of runs, by their place, that are trained in one pass together.
+        seconds: that it takes; None where nothing is known of such runs.
+        alternative_seconds: one run after the other.
+        sentence: all of that for people.
+    """
+
+    engine: str
+    workers: int
+    threads: int
+    packs: tuple[tuple[int, ...], ...] = field(default=())
+    seconds: float | None = None
+    alternative_seconds: float | None = None
+    sentence: str = ""
+
+
+def together(threads: Sequence[int], machine: Machine, needs: float = RUN_BYTES, going: int = 0) -> int:
+    """Return how many runs may be executed here at the same time.
+
+    Args:
+        threads: that each of them takes (`training.amounts.threads_of_spec`).
+        machine: whose free memory is what is left beside those that are going on.
+        needs: bytes of memory that a run takes at most.
+        going: how many are going on.
+    """
+    if machine.gpu:
+        return 1  # runs would take the GPU from one another; they are packed instead
+    with_room = going + int((1 - LEFT_FREE) * machine.free // needs)
+    return max(1, min(machine.cores // max(threads, default=1), with_room))
+
+
+def choose(
+    specs: Sequence[RunSpec],
+    place: Workspace,
+    settings: Settings,
+    estimate: Callable[[Sequence[RunSpec], Workspace], Sequence[Any]],
+    machine: Machine | None = None,
+) -> Choice:
+    """Choose who executes runs.
+
+    Args:
+        specs: of the runs, in their order.
+        place: the workspace, whose earlier runs say what such runs take.
+        settings: `engine`, `workers` and `threads` win, where they are given.
+        estimate: `workbench.past_runs.estimate_runs`.
+        machine: this one by default.
+    """
+    machine = machine or Machine.here(settings)
+    takes = [one for one in estimate(specs, place) if one is not None] if specs else []
+    alone = sum(one.seconds for one in takes) if specs and len(takes) == len(specs) else None
+    threads = max((threads_of_spec(spec, settings) for spec in specs), default=1)
+    needs = max((one.memory for one in takes), default=RUN_BYTES) or RUN_BYTES
+    runs, elsewhere = counted(len(specs), "run"), _elsewhere(settings)
+    if elsewhere:
+        about = f"; here, one after the other, about {_about(alone)}" if alone else ""
+        return Choice(elsewhere[0], 1, threads, (), None, alone, f"{runs} {elsewhere[1]}{about}")
+    count = settings.workers or together([threads], machine, needs)
+    count = max(1, min(count, len(specs)))
+    engine = settings.engine if settings.engine in ("local", "queue") else "local"
+    if count == 1:
+        sentence = runs + (f", about {_about(alone)}" if alone else "")
+        if len(specs) > 1:
+            sentence = f"{sentence}, one after the other: {_why(threads, machine, settings)}"
+        return Choice(engine, 1, threads, (), alone, alone, sentence)
+    seconds = None if alone is None else max(alone / count, max(one.seconds for one in takes)) + START_S
+    about = f", about {_about(seconds)}; one after the other about {_about(alone)}" if alone else ""
+    sentence = f"{runs} by {count} workers of {counted(threads, 'thread')} each{about}"
+    return Choice(engine, count, threads, (), seconds, alone, sentence)
+
+
+def _about(seconds: float) -> str:
+    return duration(round(seconds, -1) if seconds > 60 else seconds)
+
+
+def _elsewhere(settings: Settings) -> tuple[str, str] | None:
+    """Return the cluster that the settings speak of, and where that is in words."""
+    ray, slurm = settings.ray, settings.slurm
+    if settings.engine == "ray" or (settings.engine in (None, "auto") and ray.address):
+        return "ray", f"by the Ray cluster at {ray.address}" if ray.address else "by Ray on this machine"
+    if settings.engine == "slurm" or (settings.engine in (None, "auto") and (slurm.partition or slurm.account)):
+        return "slurm", f"by SLURM, partition {slurm.partition}" if slurm.partition else "by SLURM"
+    return None
+
+
+def _why(threads: int, machine: Machine, settings: Settings) -> str:
+    """Say why no two runs are executed at the same time."""
+    if machine.gpu:
+        return "they share one GPU"
+    if settings.workers == 1:
+        return "the settings say so"
+    if threads > 1:
+        return f"models of this size use {counted(threads, 'thread')}"
+    return "there is one core" if machine.cores == 1 else "there is no memory for a second one"

@@ -1,0 +1,103 @@
+"""Who executes runs, and how many at a time: arithmetic on what runs take and on the machine."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from paraknow_core.engines import choice, queue
+from paraknow_core.engines.choice import Machine, choose, together
+from paraknow_core.files.json_file import write_json
+from paraknow_core.settings import Settings
+from paraknow_core.spec import RunSpec
+from paraknow_core.training import amounts
+from paraknow_core.training.amounts import ONE_THREAD, threads_of, threads_of_spec
+from tests.engines.following import make
+
+TWO_CORES = Machine(2, 16e9)
+
+
+@dataclass
+class Takes:
+    seconds: float = 60.0
+    memory: float = 0.7e9
+
+
+def chosen(place, count=12, machine=TWO_CORES, takes=None, **settings):
+    estimate = lambda specs, _place: [takes or Takes()] * len(specs)  # noqa: E731
+    return choose([RunSpec()] * count, place, Settings(**settings), estimate, machine)
+
+
+def test_small_models_take_one_thread_and_large_ones_all_cores_unless_the_settings_say(monkeypatch):
+    monkeypatch.setattr(amounts, "usable_cores", lambda: 8)
+    assert threads_of(1_000_000) == threads_of(ONE_THREAD, ONE_THREAD) == 1
+    assert threads_of(ONE_THREAD + 1) == threads_of(1_000_000, ONE_THREAD + 1) == 8
+    assert threads_of(1_000_000, settings=Settings(threads=3)) == 3
+    assert threads_of_spec(RunSpec()) == 1  # the bundled pair
+    assert threads_of_spec(RunSpec().with_changes({"student.source": "/nowhere"})) == 8
+    measured = RunSpec(method="seeking").with_changes({"teacher.source": "/nowhere"})
+    assert threads_of_spec(measured) == 8
+    assert threads_of_spec(measured.with_changes({"method": "default_lora"})) == 1
+
+
+def test_cores_and_memory_say_how_many_go_on_together_and_one_always_does():
+    assert together([1, 1], TWO_CORES) == 2
+    assert together([1, 2], TWO_CORES) == 1
+    assert together([4], Machine(16, 64e9)) == 4
+    assert together([1], Machine(16, 4e9), needs=1e9) == 3
+    assert together([1], Machine(16, 2e9), needs=1e9, going=3) == 4
+    assert together([1], Machine(16, 1e8)) == 1
+    assert together([1], Machine(16, 64e9, gpu=True)) == 1
+    assert together([], TWO_CORES) == 2
+
+
+def test_the_sentence_says_what_was_picked_and_what_it_saves(place):
+    picked = chosen(place)
+    assert (picked.engine, picked.workers, picked.threads, picked.packs) == ("local", 2, 1, ())
+    assert picked.seconds == 360 + choice.START_S
+    assert picked.alternative_seconds == 720
+    assert (
+        picked.sentence == "12 runs by 2 workers of 1 thread each, about 6 m 10 s; one after the other about 12 m 00 s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"count": 1}, "1 run, about 1 m"),
+        ({"machine": Machine(2, 1e9)}, "no memory for a second one"),
+        ({"machine": Machine(1, 16e9)}, "there is one core"),
+        ({"machine": Machine(8, 16e9, gpu=True)}, "they share one GPU"),
+        ({"threads": 2}, "models of this size use 2 threads"),
+        ({"workers": 1}, "12 runs, about 12 m 00 s, one after the other: the settings say so"),
+    ],
+)
+def test_where_two_do_not_fit_it_says_why(place, options, words):
+    picked = chosen(place, **options)
+    assert picked.workers == 1
+    assert words in picked.sentence
+
+
+def test_a_number_of_workers_in_the_settings_wins_and_unknown_times_are_left_out(place):
+    estimate = lambda specs, _place: [None] * len(specs)  # noqa: E731
+    picked = choose([RunSpec()] * 5, place, Settings(workers=4), estimate, TWO_CORES)
+    assert picked.workers == 4
+    assert picked.seconds is None
+    assert picked.sentence == "5 runs by 4 workers of 1 thread each"
+    assert choose([], place, Settings(), estimate, TWO_CORES).workers == 1
+
+
+def test_a_cluster_that_the_settings_speak_of_is_taken(place):
+    assert chosen(place, ray={"address": "ray://host:10001"}).engine == "ray"
+    assert "partition long" in chosen(place, slurm={"partition": "long"}).sentence
+    assert chosen(place, engine="local", slurm={"partition": "long"}).engine == "local"
+
+
+def test_the_queue_executes_small_runs_together_and_a_large_one_alone(place, monkeypatch):
+    monkeypatch.setattr(queue.Machine, "here", lambda _settings: TWO_CORES)
+    monkeypatch.setattr(queue, "threads_of_spec", lambda spec, _settings: 2 if spec.name == "large" else 1)
+    small, large = make(place, "small", "large")
+    assert queue.workers(place, queue.Order([small.id], [small.id])) == 2
+    assert queue.workers(place, queue.Order([large.id], [small.id])) == 1
+    assert queue.workers(place, queue.Order([small.id], [large.id])) == 1
+    write_json(place.settings_file, {"workers": 3})
+    assert queue.workers(place, queue.Order([large.id], [small.id])) == 3
