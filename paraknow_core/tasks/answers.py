@@ -7,6 +7,7 @@ its NFKC, which would make one text of 10² and 102, or of ½ and 1/2; `numerals
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 
 from paraknow_core.errors import DataError
@@ -41,6 +42,7 @@ _CALCULATOR = re.compile(r"<<[^<>\n]*>>")
 _TAG = re.compile(r"</?[A-Za-z][A-Za-z0-9]{0,9}[ ]?/?>")
 _BOLD = re.compile(r"(?<![0-9])\*\*|\*\*(?![0-9])|__|`")
 _SUFFIX = re.compile(r"[\s$€£¥%°*_.!]*")
+_SHORT = 2000  # characters of a text whose answer is remembered: all together take 8 MB at most
 _PREFIX = re.compile(r"[\s$€£¥*_+–-]*")
 
 
@@ -89,6 +91,10 @@ def read_answer(text: str, *, strict: bool = False) -> Answer:
         text: a reference or a model's output.
         strict: only the first place counts.
     """
+    return (_remembered if len(text) <= _SHORT else _read)(text, strict)
+
+
+def _read(text: str, strict: bool) -> Answer:
     plain, box = plain_latex(plain_characters(text))
     points, commas = decimal_marks(plain)
     comma = commas > points
@@ -104,6 +110,9 @@ def read_answer(text: str, *, strict: bool = False) -> Answer:
     if answer.form == "1,234" and commas:
         return replace(answer, doubt="other numbers in it have decimal commas")
     return replace(answer, form="") if commas else answer
+
+
+_remembered = lru_cache(maxsize=4096)(_read)  # a reference is read by every run of its task
 
 
 def check_numbers(

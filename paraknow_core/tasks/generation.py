@@ -11,6 +11,7 @@ from paraknow_core.tasks.thoughts import TAGS
 # A model that goes on after its answer writes the next turn's mark; the answer ends there.
 TURN_MARKS = ("<|user|>", "<|assistant|>", "<|system|>")
 _LOOKS_LIKE_A_MARK = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
+CACHE_BYTES = 2**26  # of the keys and values of small models: what a processor's cache still helps with
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,24 @@ def keeps_logits(model: Any) -> bool:
     """True if the model can compute the logits of the last positions only, which saves memory."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
+def rows_at_once(model: Any, length: int, least: int) -> int:
+    """Return how many answers to write at once: a small model's many, because a token costs it less than a call.
+
+    It depends on the model and the lengths alone, never on the machine: the number of rows may move a last digit.
+
+    Args:
+        length: tokens of the longest prompt and its answer together.
+        least: rows that a large model takes too.
+    """
+    if not (hasattr(model, "config") and keeps_logits(model)):
+        return least
+    size = model.config.get_text_config()
+    heads = getattr(size, "num_key_value_heads", None) or size.num_attention_heads
+    width = getattr(size, "head_dim", None) or size.hidden_size // size.num_attention_heads
+    a_row = 2 * 4 * size.num_hidden_layers * heads * width * length  # keys and values in float32
+    return max(least, CACHE_BYTES // a_row)
 
 
 class _Batch:

@@ -12,7 +12,7 @@ from typing import Any
 from paraknow_core.catalogue import SCORERS
 from paraknow_core.errors import DataError
 from paraknow_core.tasks.fitting import check_rows, rows_of
-from paraknow_core.tasks.generation import answer_text, context_limit, end_tokens, generate
+from paraknow_core.tasks.generation import answer_text, context_limit, end_tokens, generate, rows_at_once
 from paraknow_core.tasks.likelihood import Row, choice_rows, label_row, log_probabilities
 from paraknow_core.tasks.scorers import Evidence, Record, record, score_output
 from paraknow_core.tasks.task import Example, Task
@@ -22,6 +22,7 @@ from paraknow_core.tasks.thoughts import judged
 OnRecords = Callable[[list[Record]], None]
 Progress = Callable[[int, int], None]
 Skip = Collection[str] | Mapping[str, Collection[str]]
+AT_ONCE = 32  # examples
 
 
 def evaluate(
@@ -38,7 +39,7 @@ def evaluate_all(
     examples: Sequence[Example],
     scorers: Sequence[str],
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     max_new_tokens: int | None = None,
     judge: tuple[Any, Any] | None = None,
     skip: Skip = (),
@@ -51,7 +52,8 @@ def evaluate_all(
         model: a causal language model; put into evaluation mode for the time of the call.
         tokenizer: the model's.
         examples: of the task; only their prompts are shown to the model, answers are only scored.
-        batch_size: examples at once; results do not depend on it, up to rounding.
+        batch_size: examples at once; None: 32, and more where a small model writes. Results do not depend on it, up to
+            rounding.
         max_new_tokens: None takes the task's.
         judge: (model, tokenizer), for scorers that ask one.
         skip: ids that are already done, for all scorers, or for each scorer its own.
@@ -91,7 +93,7 @@ class _Job:
     model: Any
     tokenizer: Any
     task: Task
-    batch_size: int
+    batch_size: int | None
     max_new_tokens: int
     judge: tuple[Any, Any] | None
     on_records: OnRecords | None
@@ -119,7 +121,9 @@ class _Job:
             check_rows(prompts[example.id], rows, tokenizer, f"example {example.id}")
             rendered = render(example, template, tokenizer)
             ends, tails[example.id] = ends | answer_ends(rendered, tokenizer), rendered.tail
-        for batch in self._batches(examples, lambda e: len(prompts[e.id])):
+        longest = min(limit, max(map(len, prompts.values())) + self.max_new_tokens)
+        at_once = self.batch_size or rows_at_once(self.model, longest, AT_ONCE)
+        for batch in self._batches(examples, lambda e: len(prompts[e.id]), at_once):
             asked = [prompts[e.id] for e in batch]
             answers = generate(self.model, asked, max_new_tokens=self.max_new_tokens, limit=limit, ends=ends)
             by_id = {e.id: answer for e, answer in zip(batch, answers, strict=True)}
@@ -168,14 +172,17 @@ class _Job:
         for row in rows:
             asked = [token for group in row.asked for _, token in group]
             check_rows([*row.tokens, *asked], count, self.tokenizer, f"example {row.id}")
-        return log_probabilities(self.model, rows, self.batch_size)
+        return log_probabilities(self.model, rows, self.batch_size or AT_ONCE)
 
     def _batches(
-        self, examples: Sequence[Example], length: Callable[[Example], int] = lambda e: len(e.question + e.reference)
+        self,
+        examples: Sequence[Example],
+        length: Callable[[Example], int] = lambda e: len(e.question + e.reference),
+        at_once: int | None = None,
     ) -> Iterator[Sequence[Example]]:
-        order = sorted(examples, key=length, reverse=True)
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
+        order, size = sorted(examples, key=length, reverse=True), at_once or self.batch_size or AT_ONCE
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
 
     def _judge(self, scorer: str, examples: Sequence[Example], texts: Mapping[str, str]) -> list[Record]:
         """Ask the judge for the mean log-likelihood per token of output and reference; an empty output loses.
@@ -195,7 +202,7 @@ class _Job:
                 ends = {tokenizer.eos_token_id} | answer_ends(render(read, self.task.template, tokenizer), tokenizer)
                 last = entry.labels[-1]
                 rows.append(label_row(entry, drop_last=last if last in ends else None))
-        sums = log_probabilities(model, rows, self.batch_size)
+        sums = log_probabilities(model, rows, self.batch_size or AT_ONCE)
         means = [total / len(row.asked[0]) for row, (total,) in zip(rows, sums, strict=True)]
         return [
             record(scorer, example, texts[example.id], Evidence(answer, judge_means=pair))
