@@ -912,6 +912,7 @@ def training(check: Check) -> Iterator[dict[str, Any]]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from paraknow_core.training.batches import Collator
+    from paraknow_core.training.losses import Losses
 
     steps = 3 if check.small else 20
     with tempfile.TemporaryDirectory() as folder:
@@ -926,7 +927,7 @@ def training(check: Check) -> Iterator[dict[str, Any]]:
             losses[len(losses)], rate = _trained(context, model, encoded)
         batch = Collator(context.student.tokenizer.pad_token_id, model)(encoded[: context.spec.finetuning.batch_size])
         with FlopCounterMode(display=False) as counter:
-            model(**batch, use_cache=False).loss.backward()
+            Losses(model).nats(batch).backward()
         of_token = counter.get_total_flops() / batch["input_ids"].numel()
     off = [abs(b - a) / a for a, b in zip(*losses.values(), strict=True)]
     row = {
@@ -970,10 +971,11 @@ def _trained(context: Any, model: Any, encoded: Sequence[Any]) -> tuple[list[flo
     from paraknow_core.runs.writer import RunWriter
     from paraknow_core.training.batches import seen_after
     from paraknow_core.training.finetuning import finetune
+    from paraknow_core.training.loop import Training
 
     run, recipe = create_run(context.place, context.spec), context.spec.finetuning
     with RunWriter(run) as writer:
-        finetune(replace(context, report=writer), model, encoded, [], run.file("checkpoints"))
+        finetune(Training(replace(context, report=writer), model, encoded, [], run.file("checkpoints")))
     lines = run.metrics()
     first, last = (seen_after(n, encoded, recipe.batch_size, context.spec.data_seed).tokens for n in (1, len(lines)))
     return [line["loss"] for line in lines], (last - first) / max(1e-9, lines[-1]["time"] - lines[0]["time"])
