@@ -4,7 +4,7 @@ READY := .venv/.complete
 READY_DEV := .venv/.complete-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev app demo test test-slow test-all reference check lint lock bench clean
+.PHONY: help setup setup-dev app demo test test-slow test-all reference check lint lock bench gpu-check clean
 
 help:
 	@echo "make app     the workbench in the browser (sets everything up the first time)"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-all  the slow ones too: kills, every page in the browser, benchmarks"
 	@echo "make check   formatting, lint, the tests"
 	@echo "make bench   speed and memory against the plain way; make bench SIZE=small for a quick one"
+	@echo "make gpu-check  on a machine with CUDA: kernels, training, 13B -> 7B, against the processor and the limits"
 	@echo "make setup   only make or refresh .venv; make setup-dev with what tests need too"
 	@echo "make lock    resolve the requirements anew (needs uv)"
 	@echo "make clean   remove .venv and the tools' caches; runs in cache/ stay"
@@ -56,9 +57,13 @@ lint: setup-dev
 check: lint test
 
 bench: setup-dev
-	@for name in benchmarks/[a-z]*.py; do \
+	@for name in $(filter-out benchmarks/gpu_check.py,$(wildcard benchmarks/[a-z]*.py)); do \
 		$(PYTHON) -m benchmarks.$$(basename $$name .py) $(if $(filter small,$(SIZE)),--small) || exit 1; \
 	done
+
+# On a bare machine torch is enough: what else a part needs, it says. At most eight minutes.
+gpu-check:
+	@$(if $(wildcard $(PYTHON)),$(PYTHON),python3) -m benchmarks.gpu_check $(if $(filter small,$(SIZE)),--device cpu --small)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from paraknow_core.settings import usable_cores
-
 RESULTS = Path(__file__).parent / "results"
 _PROC = Path("/proc/self")
 
@@ -59,6 +57,8 @@ def child_extra_bytes(module: str, case: dict[str, Any]) -> int | None:
 def machine() -> dict[str, Any]:
     """Facts that a time depends on; nothing that names the machine."""
     import torch
+
+    from paraknow_core.settings import usable_cores
 
     return {
         "cpu": _cpu_model(),

@@ -46,11 +46,10 @@ def load_model(source: ModelSource, *, device: str = "cpu", dtype: str = "float3
     anatomy = read_anatomy(source, tokenizer=False)  # names whatever does not fit, before anything is loaded
     shards = Shards(source, getattr(torch, dtype))  # refuses a source whose weights are not on this machine
     model = build_checked(source, anatomy, shards)
-    weights = {name: shards.stored(name).to(shards.dtype, copy=True) for name in shards}  # never that of the file
-    model.load_state_dict(weights, strict=False, assign=True)
-    model.tie_weights()
-    parameters_of(model, anatomy)
     try:
+        model.load_state_dict({name: shards.copied(name, device) for name in shards}, strict=False, assign=True)
+        model.tie_weights()
+        parameters_of(model, anatomy)
         return model.to(device).eval()
     except torch.OutOfMemoryError:
         raise ModelError(

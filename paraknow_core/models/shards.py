@@ -43,6 +43,10 @@ class Shards(Mapping):
             return room.copy_(stored)
         return stored.to(device=self.device, dtype=self.dtype)
 
+    def copied(self, name: str, device: str) -> "Tensor":
+        """Return a parameter in memory of its own, on a device, with no copy on the way."""
+        return self.stored(name).to(device=device, dtype=self.dtype, copy=True)
+
     def converts(self, name: str) -> bool:
         """Return whether a parameter takes memory of its own, because it is not stored as it is used."""
         stored = self.stored(name)

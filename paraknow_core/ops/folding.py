@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 _CACHED, _CHUNK = 1 << 20, 1 << 24  # numbers in work at once: what a processor's cache holds, what occupies a GPU
 _STRIP = 1 << 22  # numbers of a sum that take a product at once: 16 MB; narrower products are slow
+_STRIP_ON_GPU = 1 << 25  # fewer would be calls that take longer than their work
 
 
 @contextmanager
@@ -72,7 +73,8 @@ def fold_outer_(total: Tensor, outer: Sequence[Tensor] | Tensor, inner: Sequence
         total: (rows, cols) float32.
         outer: (tokens, rows) of each sample; inner: (tokens, cols) of each.
     """
-    strips = total.split(max(1, _STRIP // total.shape[1]))
+    strip_size = _STRIP if total.device.type == "cpu" else _STRIP_ON_GPU
+    strips = total.split(max(1, strip_size // total.shape[1]))
     room = torch.empty(strips[0].shape, dtype=outer[0].dtype, device=total.device)
     start = 0
     for strip in strips:

@@ -9,7 +9,7 @@ from torch import Tensor
 from paraknow_core.errors import NumericError, ShapeError
 from paraknow_core.ops.chunks import require_matrix, row_chunks
 
-_STRIP = 1 << 18  # numbers converted to float64 at once
+_STRIP, _STRIP_ON_GPU = 1 << 18, 1 << 24  # numbers converted to float64 at once
 
 
 def row_sums(matrix: Tensor) -> Tensor:
@@ -52,7 +52,8 @@ def profile(matrix: Tensor, size: int = 256) -> tuple[Tensor, Tensor, Tensor]:
     rows = torch.empty(len(matrix), dtype=torch.float64, device=matrix.device)
     lines = torch.empty(len(row_edges) - 1, matrix.shape[1], dtype=torch.float64, device=matrix.device)
     room = None  # for one strip after the other: fresh memory costs more than the conversion
-    for blocks in _runs(row_edges, matrix.shape[1]):
+    strip_size = _STRIP if matrix.device.type == "cpu" else _STRIP_ON_GPU
+    for blocks in _runs(row_edges, matrix.shape[1], strip_size):
         start, stop = row_edges[blocks.start], row_edges[blocks.stop]
         if room is None or len(room) < stop - start:
             room = lines.new_empty(stop - start, matrix.shape[1])
@@ -115,9 +116,9 @@ def _edges(size: int, most: int) -> list[int]:
     return [i * size // blocks for i in range(blocks + 1)]
 
 
-def _runs(edges: list[int], cols: int) -> Iterator[slice]:
+def _runs(edges: list[int], cols: int, strip_size: int) -> Iterator[slice]:
     """Yield runs of row blocks of one height, as many as are worth one operation."""
-    most = max(1, _STRIP // max(1, cols * (edges[1] - edges[0])))
+    most = max(1, strip_size // max(1, cols * (edges[1] - edges[0])))
     first = 0
     for block in range(1, len(edges)):
         same = block < len(edges) - 1 and edges[block + 1] - edges[block] == edges[first + 1] - edges[first]

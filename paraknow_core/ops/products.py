@@ -19,13 +19,14 @@ class StripProducts:
     On a CPU the rows pass through a buffer that the cache holds. There half precision is converted, without a copy of
     the whole, and rows lie a little further apart: 4 KB apart or a multiple of that, as most weights' rows are, what
     the transposed product reads together competes for the same few places of the cache, and it takes half as long
-    again. An accelerator is given the whole matrix at once.
+    again. An accelerator is given the whole matrix at once, converted once.
     """
 
     def __init__(self, matrix: Tensor, dtype: torch.dtype) -> None:
         self.matrix, self.shape, self.dtype = matrix, matrix.shape, dtype
         rows, cols = matrix.shape
         on_cpu = matrix.device.type == "cpu"
+        self._source = matrix if on_cpu else matrix.to(dtype)
         self._step = min(rows, max(1, _STRIP // cols)) if on_cpu else rows
         self._room = matrix.new_empty(self._step, cols + _PADDING, dtype=dtype)[:, :cols] if on_cpu else None
 
@@ -49,5 +50,5 @@ class StripProducts:
         return total
 
     def _strips(self) -> Iterator[Tensor]:
-        for rows in self.matrix.split(self._step):
-            yield rows.to(self.dtype) if self._room is None else self._room[: len(rows)].copy_(rows)
+        for rows in self._source.split(self._step):
+            yield rows if self._room is None else self._room[: len(rows)].copy_(rows)

@@ -126,7 +126,7 @@ def _maps(source: States, ridge: float) -> list[tuple[Tensor, Tensor]]:
     for fold in source.folds():
         kernel, across = fold.fitted, fold.across
         strength = ridge * kernel.diagonal().mean().item() or 1.0  # of a constant layer, whose W is 0
-        kernel = kernel + strength * torch.eye(len(kernel), dtype=kernel.dtype)
+        kernel = kernel + strength * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
         weights = torch.cholesky_solve(across.T, torch.linalg.cholesky(kernel)).T
         maps.append((weights, weights.T @ weights))
     return maps

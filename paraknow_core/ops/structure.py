@@ -281,14 +281,23 @@ def neuron(score: Tensor, height: int, width: int) -> WeightsSelection:
     score = _require(score, height, width)
     value_range("neuron selection", score)
     count = height * width
-    values = score.to("cpu", torch.promote_types(score.dtype, torch.float32), copy=True).flatten().numpy()
-    values.partition(-count)
-    lowest = values[-count].item()
-    del values
+    lowest = _by_partition(score, count) if score.device.type == "cpu" else _by_sorting(score, count)
     mask = (score > lowest).flatten()
     ties = (score == lowest).flatten().nonzero().flatten()
     mask[ties[: count - int(mask.sum())]] = True
     return WeightsSelection(mask.view(score.shape), (height, width))
+
+
+def _by_partition(score: Tensor, count: int) -> float:
+    """Return the lowest of the `count` highest scores."""
+    values = score.to(torch.promote_types(score.dtype, torch.float32), copy=True).flatten().numpy()
+    values.partition(-count)
+    return values[-count].item()
+
+
+def _by_sorting(score: Tensor, count: int) -> float:
+    """Return the same where sorting all takes less time than a copy to the processor: on an accelerator."""
+    return score.flatten().sort().values[-count].item()
 
 
 def random_offset(shape: tuple[int, int], height: int, width: int, generator: torch.Generator) -> WindowSelection:

@@ -154,11 +154,13 @@ def trailing_svd(matrix: Tensor, rank: int) -> TruncatedSVD:
     for _, rows in row_chunks(matrix):
         gram.addmm_(rows.T, rows)
     energy = gram.trace().item()
-    lowest = eigh(gram.cpu().numpy(), subset_by_index=(0, rank - 1), overwrite_a=True)[1]
-    v = torch.from_numpy(lowest).to(gram)
+    if gram.device.type == "cpu":
+        v = torch.from_numpy(eigh(gram.numpy(), subset_by_index=(0, rank - 1), overwrite_a=True)[1])
+    else:  # an accelerator finds all eigenvectors in less time than a processor takes for a few
+        v = torch.linalg.eigh(gram).eigenvectors[:, :rank].contiguous()
     image = torch.cat([rows @ v for _, rows in row_chunks(matrix)])
     # The vectors of close values may be mixed up, their span is right: the triplets are those of the matrix on it.
-    u, s, turn = torch.linalg.svd(image, full_matrices=False)
+    u, s, turn = _thin_svd(image)
     return _signed(u, s, v @ turn.T, 0.0, True, energy)
 
 
@@ -208,6 +210,18 @@ def _exact(matrix: Tensor, rank: int) -> TruncatedSVD:
     return _signed(u[:, :rank], s[:rank], vh[:rank].T, 0.0, True, energy)
 
 
+def _thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Decompose a tall matrix of a few columns: U, S, V^T."""
+    return torch.linalg.svd(matrix, full_matrices=False) if matrix.device.type == "cpu" else _svd_of_triangle(matrix)
+
+
+def _svd_of_triangle(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Decompose a tall matrix by way of its QR, whose small triangle a processor decomposes faster than a GPU would."""
+    q, r = torch.linalg.qr(matrix)
+    u, s, vh = (part.to(matrix.device) for part in torch.linalg.svd(r.cpu(), full_matrices=False))
+    return q @ u, s, vh
+
+
 def _krylov(products: StripProducts, rank: int, block: int, tolerance: float, seed: int) -> TruncatedSVD | None:
     """Build the basis block by block until the check holds; None if it does not.
 
@@ -220,7 +234,7 @@ def _krylov(products: StripProducts, rank: int, block: int, tolerance: float, se
     empty = partial(products.matrix.new_empty, dtype=products.dtype)
     most = min(_MOST_STEPS, min(rows, cols) // block) * block
     basis, images, image = empty(most, cols), empty(most, rows), empty(rows, block)
-    gram = torch.zeros(most, most, dtype=torch.float64, device=basis.device)
+    gram = torch.zeros(most, most, dtype=torch.float64, device="cpu")  # a GPU is slower at decomposing what is small
     start = torch.randn(block, rows, generator=generator).to(basis)
     fresh = torch.linalg.qr(products.back(start.T.contiguous())).Q.T
     energies: list[float] = []
@@ -242,7 +256,7 @@ def _krylov(products: StripProducts, rank: int, block: int, tolerance: float, se
 def _extend_gram(gram: Tensor, images: Tensor, size: int, block: int) -> None:
     """Add the last block to the float64 Gram matrix of the images: all but its neighbours are orthogonal to it."""
     before, since = size - block, max(0, size - 2 * block)
-    fresh = images[before:size].double() @ images[since:size].double().T
+    fresh = (images[before:size].double() @ images[since:size].double().T).to(gram.device)
     gram[before:size, since:size] = fresh
     gram[since:size, before:size] = fresh.T
 
@@ -294,7 +308,7 @@ def _from_basis(
         return None
     turn = torch.linalg.eigh(gram).eigenvectors[:, -2 * rank :].flip(1).to(images)
     # Once more among the leading ones: the Gram matrix has lost what is small beside the largest value.
-    within, turn_again = torch.linalg.svd((turn.T @ images).T, full_matrices=False)[1:]
+    within, turn_again = _thin_svd((turn.T @ images).T)[1:]
     turn = turn @ turn_again[:rank].T
     onwards = products.back(images.T @ turn)  # of exact triplets, the right-hand vectors times the squared values
     residual = (onwards - within[:rank].square() * (basis.T @ turn)).norm().item()
@@ -302,7 +316,7 @@ def _from_basis(
         return None
     # Half a step more from the right-hand side: never loses energy, and mends what rounding did to the basis.
     v = torch.linalg.qr(onwards).Q.contiguous()
-    u, s, turn = torch.linalg.svd(products.there(v), full_matrices=False)
+    u, s, turn = _thin_svd(products.there(v))
     excess = _excess(loss, s.double().square().sum().item(), total)
     return _signed(u, s, v @ turn.T, excess, False, total)
 

@@ -215,8 +215,8 @@ class Stream:
 
     def put(self, states: Tensor, batch: Sequence[int], padded: Tensor) -> None:
         """Write a batch's hidden states (or gradients) back without their padding; the inverse of `get`."""
-        for row, j in zip(padded, batch, strict=True):
-            states[self.places[j]] = row[: len(self.ids[j])].cpu()
+        for row, j in zip(padded.detach().cpu(), batch, strict=True):
+            states[self.places[j]] = row[: len(self.ids[j])]
 
     def groups(self, vocabulary: int) -> list[list[int]]:
         """Return the samples in groups whose logits of supervised tokens are in memory together."""

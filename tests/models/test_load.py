@@ -11,6 +11,7 @@ from paraknow_core.models import tokenizer
 from paraknow_core.models.anatomy import read_anatomy
 from paraknow_core.models.load import load_model, parameters_of, pick_device
 from paraknow_core.models.modules import logical_weight
+from paraknow_core.models.shards import Shards
 from paraknow_core.models.source import bundled_names, resolve_model
 from paraknow_core.models.tokenizer import load_tokenizer, vocabulary
 from tests.tiny_models import FAMILIES, build_tokenizer, edit_config, edit_weights
@@ -79,12 +80,26 @@ def test_a_config_value_transformers_refuses(tiny_copy):
 
 
 def test_a_device_without_room(tiny, monkeypatch):
-    def full(self, device):
+    def full(self, name, device):
+        assert device == "cuda"
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(torch.nn.Module, "to", full)
+    monkeypatch.setattr(Shards, "copied", full)
     with pytest.raises(ModelError, match="does not fit into cuda's memory as float32"):
         load_model(resolve_model(str(tiny("llama"))), device="cuda")
+
+
+def test_weights_go_straight_from_their_file_to_the_device(tiny, monkeypatch):
+    moved, there = [], torch.nn.Module.to
+
+    def to(self, device):
+        moved.extend(p.device.type for p in self.parameters())
+        return there(self, device)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    model = load_model(resolve_model(str(tiny("llama"))), device="meta", dtype="bfloat16")
+    assert set(moved) == {"meta"}  # each was there already: none was copied in this process's memory before
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
 def test_another_shape_is_refused(tiny_copy):

@@ -122,3 +122,11 @@ def test_matching_equals_trying_every_choice(table):
 def test_no_layers_cannot_be_matched():
     with pytest.raises(ShapeError, match="give one for each pair"):
         ordered_assignment(torch.empty(0, 3))
+
+
+def test_what_is_made_on_the_way_is_on_the_device_of_the_states():
+    source, target = states(1, width=7), states(2, width=4)
+    half = torch.arange(len(source)) % 2 == 0
+    expected = stitch_r2(source, target, half)
+    with torch.device("meta"):  # whatever is made without a device lands there, and does not go with the states
+        assert stitch_r2(source, target, half) == expected

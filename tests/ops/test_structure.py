@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paraknow_core.errors import NumericError, ShapeError
+from paraknow_core.ops import structure
 from paraknow_core.ops.structure import (
     GridSelection,
     index_ranges,
@@ -54,6 +55,12 @@ def test_least_sensitive_equals_every_window_summed(case):
     assert selection.window == Window(*least, height, width)
     packed = unpack(selection.pack()[0], {**selection.pack()[1], "shape": list(selection.shape)})
     assert packed == selection
+
+
+@given(with_size(matrices() | matrices(tied=True)))
+def test_the_lowest_taken_score_is_the_same_in_both_ways(case):
+    score, height, width = case
+    assert structure._by_sorting(score, height * width) == structure._by_partition(score, height * width)
 
 
 def test_neuron_counts_both_zeros_as_equal():

@@ -234,6 +234,21 @@ def test_other_inputs_are_refused():
         factorise(torch.rand(3, 3), 1, "half")
 
 
+@pytest.mark.parametrize("name", ["noise", "decay", "rank 5", "a step at the rank"])
+def test_the_way_of_an_accelerator_gives_the_same(name, monkeypatch):
+    matrix = SPECTRA[name]
+    plain = truncated_svd(matrix, 16)
+    monkeypatch.setattr(svd, "_thin_svd", svd._svd_of_triangle)
+    found = truncated_svd(matrix, 16)
+    check_form(found, matrix, 16)
+    torch.testing.assert_close(found.s, plain.s, rtol=1e-5, atol=1e-5 * plain.s[0].item())
+    assert found.excess_error == pytest.approx(plain.excess_error, abs=1e-5)
+    tall = matrix[:, :20]
+    u, s, vh = svd._svd_of_triangle(tall)
+    torch.testing.assert_close((u * s) @ vh, tall, rtol=0, atol=1e-5 * s[0].item())
+    torch.testing.assert_close(s, torch.linalg.svdvals(tall), rtol=1e-4, atol=1e-5 * s[0].item())
+
+
 @pytest.mark.gpu
 def test_on_an_accelerator():
     matrix = SPECTRA["decay"]
