@@ -114,7 +114,7 @@ class Training:
             self._state.load(self._save.path)
         self.report.progress(self._save.step, self.steps_in_all, "optimiser steps")
         threads = torch.get_num_threads() if model.device.type == "cpu" else 1
-        self._threads = Threads(threads, torch.set_num_threads, self._tell_threads)
+        self.threads = Threads(threads, torch.set_num_threads, self._tell_threads)
         self.pace, self._saved_at, self._process = Pace(), time.monotonic(), psutil.Process()
 
     def __enter__(self) -> Self:
@@ -145,7 +145,7 @@ class Training:
     def gradients(self, step: Step) -> Tensor:
         """Compute the gradients of a step; return its loss: the mean over its labelled tokens, nats."""
         loss = torch.zeros((), device=self.model.device)
-        with self._threads.timed(sum(batch["input_ids"].numel() for batch in step.passes)):
+        with self.threads.timed(sum(batch["input_ids"].numel() for batch in step.passes)):
             for batch in step.passes:
                 share = self.losses.share(batch, step.labelled)
                 share.backward()
