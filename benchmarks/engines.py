@@ -99,13 +99,16 @@ def busy_core() -> Iterator[None]:
         process.wait()
 
 
-def measure(specs: Sequence[RunSpec]) -> list[dict[str, Any]]:
+CONDITIONS = {"idle": nullcontext, "busy": busy_core}
+
+
+def measure(specs: Sequence[RunSpec], conditions: Sequence[str]) -> list[dict[str, Any]]:
     """Execute the runs in all ways, on the machine as it is and beside a busy core."""
     rows, numbers = [], []
-    for condition, around in (("idle", nullcontext), ("busy", busy_core)):
+    for condition in conditions:
         before = None
         for way, execute in WAYS.items():
-            with tempfile.TemporaryDirectory() as folder, around():
+            with tempfile.TemporaryDirectory() as folder, CONDITIONS[condition]():
                 place = Workspace(Path(folder))
                 runs = [create_run(place, spec) for spec in specs]
                 start = time.perf_counter()
@@ -224,7 +227,7 @@ def main() -> None:
         shown = {"case": str, "tokens_per_s": "{:,.0f}".format, "ratio": "{:.2f}x".format, "equal": str}
         publish(options, "threads", "Two threads or two processes", THREAD_NOTES, facts, rows, shown)
         return
-    rows, time_of = measure(specs_of(options)), "{:.2f} s".format
+    rows, time_of = measure(specs_of(options), [*CONDITIONS][: 1 if options.small else 2]), "{:.2f} s".format
     shown = {"case": str, "way": str, "seconds": time_of, "ratio": "{:.2f}x".format}
     shown |= {"overhead": time_of, "work": time_of, "equal": str}
     name = "engines_middle" if options.middle else "engines"

@@ -575,6 +575,7 @@ def test_the_demo_prints_a_table_with_paired_differences(workspace, monkeypatch,
             folder.file("result.json").write_text(json.dumps(result))
 
     monkeypatch.setattr("paraknow_core.pipeline.execute", executed)
+    monkeypatch.setattr("paraknow_core.engines.choice.usable_cores", lambda: 1)  # one after the other, in this process
     assert main(["demo", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     by_name = {row["arm"]: row for row in shown["arms"]}

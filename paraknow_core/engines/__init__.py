@@ -1,7 +1,8 @@
 """Engines: who executes run folders. They start `python -m paraknow_core run <folder>` and never import the pipeline.
 
 `base.py` says what an engine does. To add one: a file with its class, a row in `ENGINES`, its name in
-`settings.EngineName`; `tests/engines/test_contract.py` then tests it like the others.
+`settings.EngineName`; `tests/engines/test_contract.py` then tests it like the others. `workers.py` is the
+warm processes of the queue and of studies; `choice.py` chooses for people.
 """
 
 from collections.abc import Mapping

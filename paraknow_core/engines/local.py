@@ -53,6 +53,8 @@ def signal_group(run: RunFolder, number: signal.Signals) -> None:
     """Send a signal to the process of a run and to all that it has started."""
     status = run.status()
     process = vars(status) if status.pid else run.process()  # in its first second it has not written its state
+    if not status.active:
+        return  # its process may be a worker, which is at another run by now
     if is_alive(process) and process["host"] == socket.gethostname():  # its number elsewhere is another process here
         try:
             group = os.getpgid(process["pid"])

@@ -48,7 +48,7 @@ def wait_of_new_first(place: Workspace, count: int) -> Wait | None:
     """
     order = queue.read(place)
     index = queue.place_of_first(order, count)
-    free = not index and len(order.working) < queue.workers(place)
+    free = not index and len(order.working) < queue.workers(place, order)
     return None if free else _wait(place, order, index)
 
 
@@ -83,7 +83,7 @@ def _wait(place: Workspace, order: queue.Order, index: int) -> Wait:
     left = [_left(run, durations.seconds(facts)) for run, facts in working]
     coming = [durations.seconds(facts) for _, facts in before]
     free_at = [seconds or 0.0 for seconds in left]
-    free_at += [0.0] * (queue.workers(place) - len(free_at))
+    free_at += [0.0] * (queue.workers(place, order) - len(free_at))
     heapq.heapify(free_at)
     for seconds in coming:
         heapq.heapreplace(free_at, free_at[0] + (seconds or 0.0))

@@ -87,6 +87,12 @@ def test_shared_runs_measure_the_sensitivity_once(tmp_path):
         assert min(row["finetuning"], row["rest"]) > 0
 
 
+def test_workers_come_to_the_numbers_of_cold_processes(tmp_path):
+    rows = run("engines", tmp_path)["rows"]
+    assert [row["way"] for row in rows] == ["cold processes", "warm workers"]
+    assert all(row["equal"] for row in rows)
+
+
 def test_streaming_measures_the_same_in_every_way(tmp_path):
     rows = {row["way"]: row for row in run("streaming", tmp_path)["rows"]}
     assert set(rows) == {"streamed", "resident", "published"}

@@ -20,7 +20,7 @@ def test_what_computes_takes_every_flag_of_the_settings(command):
 @pytest.mark.parametrize(
     ("arguments", "seen"),
     [
-        ([], (1, False, None)),
+        ([], (None, False, None)),
         (["--workers", "3", "--gradient-checkpointing", "--memory-budget", "2kB"], (3, True, 2000)),
     ],
 )

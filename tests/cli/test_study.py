@@ -29,6 +29,7 @@ def fake(monkeypatch) -> Fake:
     """Let commands execute runs by a rule, without a model."""
     fake = Fake()
     monkeypatch.setattr("paraknow_core.pipeline.execute", lambda run, *_: fake(run))
+    monkeypatch.setattr("paraknow_core.engines.choice.usable_cores", lambda: 1)  # one after the other, in this process
     return fake
 
 

@@ -15,8 +15,9 @@ from paraknow_core.engines.workers import Pool, WorkersEngine
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.runs.lifecycle import delete
+from paraknow_core.runs.lifecycle import create_run, delete
 from paraknow_core.runs.processes import is_alive
+from paraknow_core.spec import RunSpec
 from tests.conftest import ROOT
 from tests.engines.following import make, until, wait
 
@@ -138,3 +139,23 @@ def test_a_killed_queue_leaves_its_worker_to_finish_its_run_and_a_new_one_finds_
     lifecycle.ask_to_stop(slow)
     assert wait(slow, "stopped") == "stopped"
     until(lambda: gone(slow.status().pid))  # there is nobody left to work for
+
+
+def test_the_real_worker_reads_the_settings_before_each_run_and_fails_with_sentences(place):
+    changes = {"teacher.source": "/nowhere/at/all", "until": "sensitivity"}
+    refused, run = (create_run(place, RunSpec(name=name).with_changes(changes)) for name in ("one", "two"))
+    pool = Pool(place)
+    write_json(place.settings_file, {"device": "abacus"})
+    pool.give(refused, *lifecycle.requeue(refused))
+    assert wait(refused, "failed", seconds=120) == "failed"
+    assert "'device'" in refused.status().message
+    write_json(place.settings_file, {"device": "cpu"})
+    while pool.busy:
+        pool.wait(5.0)
+    pool.give(run, *lifecycle.requeue(run))
+    assert wait(run, "failed", seconds=120) == "failed"
+    assert "/nowhere/at/all" in run.status().message
+    assert refused.status().pid == run.status().pid
+    assert "/nowhere/at/all" in run.log_tail()
+    assert not any("Traceback" in one.log_tail() for one in (refused, run))
+    pool.close()

@@ -1,5 +1,7 @@
 """The training loop: what splitting a step and saving memory must not change, what a method adds, and stops."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from paraknow_core.runs.writer import StopRequested
 from paraknow_core.settings import Settings
 from paraknow_core.training import finetuning, loop
 from paraknow_core.training.batches import IGNORED
+from paraknow_core.training.pace import Threads
 from tests.training.test_batches import examples
 
 
@@ -79,6 +82,31 @@ def test_splitting_a_step_changes_neither_losses_nor_factors_but_saves_padding(t
     for one, other in zip(whole[2].parameters(), split[2].parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
     assert 0 < split[1]["padding"] < whole[1]["padding"] / 2
+
+
+def test_a_core_that_is_taken_makes_a_training_go_on_with_one_thread_and_say_so(train, monkeypatch):
+    """With all threads a step takes five seconds of this clock, with one it takes two; numbers stay."""
+    plain, moment, used = train(validations=0, changes={"finetuning.max_steps": 9}), [0.0], [2]
+
+    def clock():
+        moment[0] += 5.0 if used[-1] == 2 else 2.0
+        return moment[0]
+
+    class Told(Recorder):
+        def event(self, name, **fields):
+            super().event(name, **fields)
+            if name == "threads":
+                told.append(fields)
+
+    told = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    monkeypatch.setattr(loop, "Threads", partial(Threads, clock=clock))
+    changed = train(recorder=Told(), folder="busy", changes={"finetuning.max_steps": 9})
+    assert changed[0] == plain[0]
+    assert used == [2, 1]  # from the first probe on
+    assert [line["threads"] for line in told] == [1]
+    assert "2 threads are" in told[0]["message"] and "times slower than one" in told[0]["message"]
 
 
 def test_the_loop_takes_the_steps_that_a_bare_one_takes(train, monkeypatch):
