@@ -100,17 +100,31 @@ def execute(
     Raises:
         ParaknowError: what a user can mend, one sentence; the folder's state is then `failed`.
     """
+    with opened(run, place, settings, on_change) as work, stopped_by_signals(work.context.report.signal_stop):
+        run_stages(work, "prepare", work.spec.until, recorded)
+        return finished(work)
+
+
+@contextmanager
+def opened(
+    run: RunFolder, place: Workspace, settings: Settings, on_change: Callable[[Status], None] | None
+) -> Iterator[Work]:
+    """Take hold of a run folder, and write into it how what is done inside the `with` block ended."""
     spec = run.spec()
-    with errors_told(run), RunWriter(run, on_change) as writer, stopped_by_signals(writer), errors_told(run):
+    with errors_told(run), RunWriter(run, on_change) as writer, errors_told(run):
         result = _so_far(run)
-        work = new_work(Context(pinned(spec, result), settings, place, writer), run, result)
-        run_stages(work, "prepare", spec.until, _recorded)
-        result.pop("settings", None)  # the spec lies beside
-        write_json(run.file("result.json"), result)
-        run.file("partial.json").unlink(missing_ok=True)
-        # What ends before export leaves nothing that could go on from its last save.
-        prune(run.file("checkpoints"), 0 if spec.until == "training" else 1)
-        return result
+        yield new_work(Context(pinned(spec, result), settings, place, writer), run, result)
+
+
+def finished(work: Work) -> dict[str, Any]:
+    """Write the result of a run whose last stage is done."""
+    result, run = work.result, work.folder
+    result.pop("settings", None)  # the spec lies beside
+    write_json(run.file("result.json"), result)
+    run.file("partial.json").unlink(missing_ok=True)
+    # What ends before export leaves nothing that could go on from its last save.
+    prune(run.file("checkpoints"), 0 if work.spec.until == "training" else 1)
+    return result
 
 
 def new_work(context: Context, folder: RunFolder, result: dict[str, Any]) -> Work:
@@ -133,14 +147,17 @@ def _so_far(run: RunFolder) -> dict[str, Any]:
 
 
 @contextmanager
-def _recorded(work: Work, shown: str) -> Iterator[None]:
-    """Say that a stage begins; keep what it noted, how long it took, and how much memory, also when it is cut off."""
+def recorded(work: Work, shown: str, together: int = 1) -> Iterator[None]:
+    """Say that a stage begins; keep what it noted, how long it took, and how much memory, also when it is cut off.
+
+    Of a stage that several runs do together, each one notes its share of the time.
+    """
     work.context.report.stage(shown)
     began = time.monotonic()
     try:
         yield
     finally:  # a stage that is resumed adds to its own time
         timings = work.result["timings"]
-        timings[shown] = round(timings.get(shown, 0.0) + time.monotonic() - began, 3)
+        timings[shown] = round(timings.get(shown, 0.0) + (time.monotonic() - began) / together, 3)
         work.result["peak_memory_bytes"] = max(work.result.get("peak_memory_bytes", 0), peak_bytes())
         write_json(work.folder.file("partial.json"), work.result)

@@ -134,8 +134,8 @@ class RunWriter:
         if self.stop_requested:
             raise StopRequested
 
-    def signal_stop(self, *_: object) -> None:
-        """Ask this process itself to stop gracefully (a handler for SIGTERM and SIGINT)."""
+    def signal_stop(self) -> None:
+        """Ask this process itself to stop gracefully, as SIGTERM and SIGINT do."""
         self._stop_signal = True
 
     def _change(self, *, write: bool = True, **fields: Any) -> None:
@@ -159,18 +159,22 @@ class RunWriter:
 
 
 @contextmanager
-def stopped_by_signals(writer: RunWriter) -> Iterator[None]:
-    """Turn SIGTERM and the first Ctrl-C into a stop request while a run is going on (main thread only)."""
+def stopped_by_signals(stop: Callable[[], object]) -> Iterator[None]:
+    """Turn SIGTERM and the first Ctrl-C into a stop request while runs are going on (main thread only).
+
+    Args:
+        stop: `RunWriter.signal_stop` of the run, or what calls that of several.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def first_interrupt(*_: object) -> None:
-        writer.signal_stop()
+        stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends it hard
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, writer.signal_stop)
+    signal.signal(signal.SIGTERM, lambda *_: stop())
     signal.signal(signal.SIGINT, first_interrupt)
     try:
         yield

@@ -80,7 +80,7 @@ def conduct(
         SpecError: its spec is not valid.
     """
     folder.spec()
-    with RunWriter(folder, on_change) as writer, stopped_by_signals(writer):
+    with RunWriter(folder, on_change) as writer, stopped_by_signals(writer.signal_stop):
         _freeze(folder)
         _Conductor(folder, engine, follow, writer, together).all()
 

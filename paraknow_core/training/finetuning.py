@@ -25,13 +25,12 @@ def train(work: "Work") -> None:
         DivergedError: the loss is not finite. A run that ends after training has found out that its learning rate
             diverges, which is what it was for: its result says so, and nothing is raised.
     """
-    training = begin(work)
+    training, problem = begin(work), None
     try:
         finetune(training)
     except DivergedError as error:
-        note_divergence(work, training, error)
-    else:
-        note(work, training)
+        problem = error
+    conclude(work, training, problem)
 
 
 def begin(work: "Work") -> Training:
@@ -54,12 +53,24 @@ def finetune(training: Training) -> None:
             training.take(step, training.gradients(step))
 
 
-def note_divergence(work: "Work", training: Training, error: DivergedError) -> None:
-    """Put into a run's result that its training diverged, which is all that a run wants to know that ends there.
+def conclude(work: "Work", training: Training, error: Exception | None) -> None:
+    """Put into a run's result what its training was.
 
-    Raises:
-        DivergedError: the run goes on after training.
+    Args:
+        work: of the run.
+        training: at its end.
+        error: what ended it before; raised again, unless it is a divergence, which is all that a run wants to know that
+            ends after training.
     """
+    if isinstance(error, DivergedError):
+        _note_divergence(work, training, error)
+    elif error is not None:
+        raise error
+    else:
+        _note(work, training)
+
+
+def _note_divergence(work: "Work", training: Training, error: DivergedError) -> None:
     work.result["trainable_parameters"] = trainable_parameters(training.model)
     work.result |= _budget(work, training.train, error.step) | _validation(work.folder.metrics(), diverged=True)
     work.result["diverged"] = {"step": error.step, "message": str(error)}
@@ -68,8 +79,7 @@ def note_divergence(work: "Work", training: Training, error: DivergedError) -> N
     work.warn(str(error))
 
 
-def note(work: "Work", training: Training) -> None:
-    """Put into a run's result what its training was, once that is at its end."""
+def _note(work: "Work", training: Training) -> None:
     context, before, summary = work.context, work.result.get("training") or {}, training.summary()
     if training.threads.note:
         work.warn(training.threads.note)

@@ -1,0 +1,185 @@
+"""Runs that are executed together against the same runs alone: their numbers, ends, stops and resumes."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from paraknow_core import packs
+from paraknow_core.errors import DivergedError
+from paraknow_core.packs import execute_packed
+from paraknow_core.paths import workspace
+from paraknow_core.pipeline import execute
+from paraknow_core.runs.lifecycle import ask_to_stop, create_run, requeue
+from paraknow_core.settings import Settings
+from paraknow_core.training import packed
+
+SETTINGS = Settings(threads=1)
+BASE = {
+    "finetuning.batch_size": 8,
+    "finetuning.micro_batch_size": 4,
+    "finetuning.epochs": 2,
+    "finetuning.learning_rate": 0.01,
+    "finetuning.validations": 2,
+    "task.sizes": {"train": 20, "validation": 6, "test": 6},
+    "references": [],
+    "factorisation.rank": 2,
+}
+ARMS = (
+    {"method": "default_lora"},
+    {"method": "seeking", "seed": 3},
+    {"method": "pissa", "seed": 1, "finetuning.learning_rate": 0.003},
+    {"method": "seeking", "injection.mode": "additive", "finetuning.schedule": "cosine"},
+)
+
+
+@pytest.fixture(autouse=True)
+def together(monkeypatch):
+    """Choose the packed way, however fast it is for models as small as these."""
+    monkeypatch.setattr(packed, "WORTH_IT", float("inf"))
+
+
+@pytest.fixture
+def make(make_context, tiny, tmp_path):
+    """Return a maker of new runs in a workspace of this name, one for each set of changes."""
+
+    def runs(name, arms, family="llama"):
+        place = workspace(tmp_path / name)
+        specs = [make_context(tiny(family), {**BASE, **arm}).spec for arm in arms]
+        return [create_run(place, spec) for spec in specs], place
+
+    return runs
+
+
+def _compare(alone, together):
+    for one, other in zip(alone, together, strict=True):
+        lines, twins = one.metrics(), other.metrics()
+        assert [line["step"] for line in lines] == [twin["step"] for twin in twins]
+        for line, twin in zip(lines, twins, strict=True):
+            for key in ("loss", "validation_loss", "grad_norm"):
+                assert line.get(key, 0) == pytest.approx(twin.get(key, 0), rel=1e-5)
+            assert line.get("learning_rate") == twin.get("learning_rate")
+        result, twin = one.result(), other.result()
+        assert result["scores"] == twin["scores"]
+        assert result["budget"] == twin["budget"]
+        assert result["training"]["padding"] == twin["training"]["padding"]
+        ours, theirs = (load_file(run.file("adapter") / "adapter_model.safetensors") for run in (one, other))
+        for name, tensor in ours.items():
+            torch.testing.assert_close(tensor, theirs[name], atol=2e-4, rtol=1e-2)
+
+
+@pytest.mark.parametrize("family", ["llama", pytest.param("phi3", marks=pytest.mark.slow)])  # tied; fused weights
+def test_runs_together_have_the_numbers_that_they_have_alone(make, family, monkeypatch):
+    alone, place = make("alone", ARMS, family)
+    for run in alone:
+        execute(run, place, SETTINGS)
+    passes = []
+    real = packed.nats_of_runs
+    monkeypatch.setattr(packed, "nats_of_runs", lambda *given: passes.append(len(given[1])) or real(*given))
+    runs, place = make("together", ARMS, family)
+    outcomes = execute_packed(runs, place, SETTINGS)
+    assert set(passes) == {len(ARMS)}
+    assert [outcome["scores"] for outcome in outcomes] == [run.result()["scores"] for run in runs]
+    _compare(alone, runs)
+
+
+def test_runs_of_different_length_leave_one_after_the_other(make):
+    arms = ({"finetuning.max_steps": 1}, {"finetuning.epochs": 3}, {"seed": 2})
+    arms = [{"method": "default_lora", **arm} for arm in arms]
+    alone, place = make("alone", arms)
+    for run in alone:
+        execute(run, place, SETTINGS)
+    runs, place = make("together", arms)
+    execute_packed(runs, place, SETTINGS)
+    assert [run.metrics()[-1]["step"] for run in runs] == [1, 9, 6]
+    _compare(alone, runs)
+
+
+@pytest.mark.parametrize("alone_again", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_one_is_stopped_and_goes_on_later_while_the_others_go_to_their_end(make, monkeypatch, alone_again):
+    alone, place = make("alone", ARMS)
+    for run in alone:
+        execute(run, place, SETTINGS)
+    runs, place = make("together", ARMS)
+
+    def stop(run, status):
+        if (
+            run.id == runs[1].id
+            and status.stage == "fine-tuning"
+            and status.done == 3
+            and not run.file("stop").exists()
+        ):
+            ask_to_stop(run)
+
+    outcomes = execute_packed(runs, place, SETTINGS, stop)
+    assert outcomes[1] is None
+    assert [run.status().state for run in runs] == ["done", "stopped", "done", "done"]
+    assert runs[1].metrics()[-1]["step"] < 6
+    requeue(runs[1])
+    if alone_again:
+        execute(runs[1], place, SETTINGS)
+    else:  # beside one that begins
+        (new,) = make("together", [{"method": "default_lora", "seed": 9}])[0]
+        execute_packed([new, runs[1]], place, SETTINGS)
+        assert new.status().state == "done"
+    assert runs[1].result()["training"]["resumed"]
+    _compare(alone, runs)
+
+
+def test_one_that_diverges_or_cannot_begin_ends_alone(make):
+    arms = (
+        {"method": "default_lora"},
+        {"method": "default_lora", "finetuning.learning_rate": 10, "factorisation.lora_alpha": 1e6},
+        ARMS[0],
+    )
+    runs, place = make("together", [*arms, {"student.source": "/nowhere"}])
+    good, diverged, other, lost = execute_packed(runs, place, SETTINGS)
+    assert good["scores"] == other["scores"]
+    assert isinstance(diverged, DivergedError)
+    assert "/nowhere" in str(lost)
+    assert [run.status().state for run in runs] == ["done", "failed", "done", "failed"]
+    assert runs[1].status().message == str(diverged)
+
+
+@pytest.mark.parametrize(
+    ("arms", "family", "why"),
+    [
+        (({"method": "full_finetuning"}, ARMS[0]), "llama", "differ in shape"),
+        (({"method": "full_finetuning"}, {"method": "full_finetuning", "seed": 1}), "llama", "not plain LoRA"),
+        ((ARMS[0], {**ARMS[0], "factorisation.rank": 3}), "llama", "differ in shape"),
+        ((ARMS[0], {**ARMS[0], "seed": 1}), "gpt2", "dropout"),
+        ((ARMS[0], {**ARMS[0], "seed": 1}), "gemma2", "not plain LoRA"),  # its embedding scales what it gives
+    ],
+)
+def test_what_cannot_go_together_is_trained_alone_with_a_word(make, arms, family, why):
+    alone, place = make("alone", arms, family)
+    for run in alone:
+        execute(run, place, SETTINGS)
+    runs, place = make("together", arms, family)
+    execute_packed(runs, place, SETTINGS)
+    for one, other in zip(alone, runs, strict=True):
+        assert [line.get("loss") for line in one.metrics()] == [line.get("loss") for line in other.metrics()]
+        said = [
+            event for event in map(json.loads, other.file("events.jsonl").read_text().splitlines()) if "runs" in event
+        ]
+        assert why in said[0]["message"]
+
+
+def test_the_slower_way_is_left(make, monkeypatch):
+    monkeypatch.setattr(packed, "WORTH_IT", 0.0)
+    alone, place = make("alone", ARMS[:2])
+    for run in alone:
+        execute(run, place, SETTINGS)
+    runs, place = make("together", ARMS[:2])
+    execute_packed(runs, place, SETTINGS)
+    for one, other in zip(alone, runs, strict=True):
+        assert [line.get("loss") for line in one.metrics()] == [line.get("loss") for line in other.metrics()]
+
+
+def test_a_second_interrupt_leaves_no_run_open(make, monkeypatch):
+    runs, place = make("together", ARMS[:2])
+    monkeypatch.setattr(packs, "_train", lambda _members: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        execute_packed(runs, place, SETTINGS)
+    assert [run.status().state for run in runs] == ["failed", "failed"]
