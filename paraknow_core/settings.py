@@ -154,5 +154,5 @@ def load_settings(place: Workspace, **flags: object) -> Settings:
         key, part = ".".join(map(str, first["loc"])), {"ray": RaySettings, "slurm": SlurmSettings}
         names = ", ".join((part.get(first["loc"][0], Settings) if len(first["loc"]) > 1 else Settings).model_fields)
         _, ours, problem = first["msg"].rpartition("Value error, ")
-        problem = problem if ours else problem.lower()
+        problem = "must hold keys and values" if first["type"] == "model_type" else problem if ours else problem.lower()
         raise SpecError(f"settings: '{key}': {problem}; known settings are {names}") from None

@@ -42,19 +42,19 @@ OVER = (
     *("PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT", "UNKNOWN"),
 )
 BY_ITSELF = ("COMPLETED", "FAILED")  # its process ended, for whatever reason
-# What SLURM did to a job, and what to do then; whether another try makes no sense, or was not wanted.
+# What SLURM did to a job; what to do before the run is resumed; whether another try makes no sense, or was not wanted.
 ENDINGS = {
-    "TIMEOUT": ("reached its time limit", "raise settings.slurm.time and resume", False),
-    "DEADLINE": ("could not have ended before its deadline", "submit it with a later one", True),
-    "NODE_FAIL": ("lost its node", "resume", False),
-    "BOOT_FAIL": ("lost its node, which did not start", "resume", False),
-    "LAUNCH_FAILED": ("could not be launched on its node", "resume", False),
-    "PREEMPTED": ("had to make room for another job", "resume", False),
-    "OUT_OF_MEMORY": ("ran out of memory", "raise settings.slurm.memory and resume", True),
-    "CANCELLED": ("was cancelled", "resume if that was not meant", True),
-    "UNKNOWN": ("is not known to SLURM any more", "resume", False),
+    "TIMEOUT": ("reached its time limit", "raise settings.slurm.time", False),
+    "DEADLINE": ("could not have ended before its deadline", "choose a later one", True),
+    "NODE_FAIL": ("lost its node", "", False),
+    "BOOT_FAIL": ("lost its node, which did not start", "", False),
+    "LAUNCH_FAILED": ("could not be launched on its node", "", False),
+    "PREEMPTED": ("had to make room for another job", "", False),
+    "OUT_OF_MEMORY": ("ran out of memory", "raise settings.slurm.memory", True),
+    "CANCELLED": ("was cancelled", "", True),
+    "UNKNOWN": ("is not known to SLURM any more", "", False),
 }
-ENDED = ("ended before its run did", "see the end of the log, and resume", False)
+ENDED = ("ended before its run did", "the end of the log may say why", False)
 # Why a job waits, by SLURM's names: how a person would say it.
 REASONS = {
     "None": "SLURM has not looked at it yet",
@@ -185,14 +185,14 @@ class SlurmEngine(Engine):
         if status.state == "stopped" and seen.state in BY_ITSELF:
             return  # somebody has asked it to stop who knows nothing of engines
         if asked and status.state == "queued":
-            lifecycle.lose(run, lifecycle.CANCELLED, wanted=True)
+            lifecycle.lose(run, lifecycle.CANCELLED, wanted=True, job=job)
         elif asked:
-            lifecycle.lose(run, f"{lifecycle.CUT_OFF}; {run.way_on(status.stage)}")
+            lifecycle.lose(run, f"{lifecycle.CUT_OFF}; {run.way_on(status.stage)}", job=job)
         else:
             what, next_, wanted = ENDINGS.get(seen.state, ENDED)
             code = f", exit code {seen.code}" if seen.state in BY_ITSELF and seen.code else ""
             why = f"SLURM job {job}{f' on {seen.node}' if seen.node else ''} {what} ({seen.state}{code})"
-            lifecycle.lose(run, f"{why}; {next_}: {run.way_on(status.stage)}", wanted)
+            lifecycle.lose(run, "; ".join(filter(None, (why, next_, run.way_on(status.stage)))), wanted, job=job)
 
     def standing(self, run: RunFolder) -> Standing:
         """Say what SLURM's job waits for, or on which node it is: see `Engine.standing`."""
@@ -348,13 +348,21 @@ class Cluster:
             self._add(jobs)
 
     def look(self, job: str, fresh: bool = False) -> Job:
-        """Return what SLURM says of a job, or has said a moment ago; where it cannot be asked, what it said before."""
+        """Return what SLURM says of a job, or has said a moment ago; where it cannot be asked, what it said before.
+
+        Args:
+            job: its id.
+            fresh: ask about it now, and about no other.
+        """
         with self._lock:
-            if job not in self._jobs:
+            is_new = job not in self._jobs
+            if is_new:
                 self._add([job, *filter(None, map(job_of, list_runs(self.place)))])
-                fresh = True
-            if not self._jobs[job].over and (fresh or time.monotonic() - self._asked >= POLL_S):
-                self._ask()
+            if fresh:
+                self._ask([job])
+            elif not self._jobs[job].over and (is_new or time.monotonic() - self._asked >= POLL_S):
+                self._ask([job for job, seen in self._jobs.items() if not seen.over])
+                self._asked = time.monotonic()
             return self._jobs[job]
 
     def over_for(self, job: str) -> float:
@@ -376,9 +384,8 @@ class Cluster:
             if job not in self._jobs:
                 self._jobs[job], self._since[job] = Job("PENDING", "None"), time.monotonic()
 
-    def _ask(self) -> None:
-        """Ask about every job that is not over: by `sacct`, then by `squeue` about those that wait or are not there."""
-        wanted = [job for job, seen in self._jobs.items() if not seen.over]
+    def _ask(self, wanted: list[str]) -> None:
+        """Ask about jobs: by `sacct`, then by `squeue` about those that wait or are not there."""
         found: dict[str, Job] = {}
         self.trouble = ""
         try:
@@ -396,4 +403,3 @@ class Cluster:
             if job in found:
                 self._since[job] = moment if found[job].over else self._since[job]
                 self._jobs[job] = found[job]
-        self._asked = moment

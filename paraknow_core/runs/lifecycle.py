@@ -15,6 +15,8 @@
     stopping  -> stopped            the run itself, when it has saved; done or failed where that came first
               -> lost               its process is gone
     lost      -> stopped            end: its process was killed because it did not stop when asked to
+    queued, running, stopping, stopped -> lost, stopped
+                                    lose: an engine knows that what it held is gone, and why
     stopped, failed, lost -> queued requeue
 
 A folder says what its run is doing in four files. `status.json` holds the state; from `running` on, only the run's
@@ -124,15 +126,18 @@ def hold(run: JobFolder, engine: str, **facts: Any) -> None:
     write_json(run.file(NOTE), {"engine": engine, **facts})
 
 
-def lose(run: JobFolder, why: str, wanted: bool = False) -> None:
-    """Note that what an engine held for this attempt of a run is gone; a run that has ended by itself stays as it is.
+def lose(run: JobFolder, why: str, wanted: bool = False, **facts: Any) -> None:
+    """Note that what an engine held for this attempt of a run is gone; a run that is done or failed stays so.
 
     Args:
         run: one that an engine holds.
         why: one sentence with the next step; the run's message from now on.
         wanted: somebody ended it, or trying again would not help: it is stopped, not lost.
+        facts: of `hold`; where they are others now, somebody has submitted the run again meanwhile.
     """
-    write_json(run.file(NOTE), {**run.note(), "gone": why, "wanted": wanted})
+    note = run.note()
+    if note and facts.items() <= note.items():
+        write_json(run.file(NOTE), {**note, "gone": why, "wanted": wanted})
 
 
 def put_back(run: JobFolder, status: Status) -> None:

@@ -25,9 +25,15 @@ def place(tmp_path) -> Workspace:
 
 
 @pytest.fixture
-def little_slurm(worker, tmp_path, monkeypatch):
+def little_slurm(worker, slurm_commands):
+    """Let the engine's jobs be executed by `slow_worker.py`, on a small cluster."""
+    return slurm_commands
+
+
+@pytest.fixture
+def slurm_commands(tmp_path, monkeypatch):
     """Put SLURM's commands on PATH, of a cluster that executes one job at a time; ended after the test."""
-    cluster = SlurmCluster(tmp_path / "slurm", PYTHON)
+    cluster = SlurmCluster(tmp_path / "cluster", PYTHON)
     monkeypatch.setenv("PATH", f"{cluster.folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr("paraknow_core.engines.slurm.POLL_S", 0.1)
     monkeypatch.setattr("paraknow_core.engines.slurm.LAG_S", 0.5)

@@ -11,10 +11,14 @@ from paraknow_core.engines import slurm
 from paraknow_core.engines.slurm import SlurmEngine, job_of
 from paraknow_core.errors import RunError, SpecError
 from paraknow_core.files.json_file import write_json
+from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
-from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.spec import RunSpec
+from paraknow_core.studies.conduct import launch
+from paraknow_core.studies.folder import StudyFolder
+from paraknow_core.studies.study import StudySpec
 from tests.conftest import ROOT
 from tests.engines.following import make, until, wait
 
@@ -63,8 +67,8 @@ def test_a_folder_may_have_any_name(engine, place, name):
 @pytest.mark.parametrize(
     ("ending", "state", "words"),
     [
-        ("NODE_FAIL", "lost", "on node1 lost its node (NODE_FAIL); resume: no step was saved"),
-        ("TIMEOUT", "lost", "reached its time limit (TIMEOUT); raise settings.slurm.time and resume"),
+        ("NODE_FAIL", "lost", "on node1 lost its node (NODE_FAIL); no step was saved"),
+        ("TIMEOUT", "lost", "reached its time limit (TIMEOUT); raise settings.slurm.time; no step"),
         ("PREEMPTED", "lost", "had to make room for another job"),
         ("OUT_OF_MEMORY", "stopped", "ran out of memory (OUT_OF_MEMORY); raise settings.slurm.memory"),
         ("CANCELLED", "stopped", "was cancelled"),
@@ -250,3 +254,41 @@ def test_settings_that_slurm_would_misread_are_refused(place):
         place.settings_file.write_text(text)
         with pytest.raises(SpecError, match=words):
             SlurmEngine(place).settings()
+
+
+@pytest.mark.slow
+def test_a_study_on_the_cluster_survives_a_lost_node_with_the_numbers_of_this_machine(
+    slurm_commands, teacher, tiny, chat_file, tmp_path
+):
+    """Started as a page starts it: who executes its runs stands in the settings alone."""
+    base = {
+        "teacher": {"source": teacher},
+        "student": {"source": tiny("llama")},
+        "task": {"source": str(chat_file), "max_new_tokens": 4, "sizes": {"train": 24, "validation": 4, "test": 8}},
+        "sensitivity": {"samples": 2},
+        "factorisation": {"rank": 2},
+        "finetuning": {"max_steps": 60, "batch_size": 4, "validations": 2},
+    }
+    study = StudySpec.model_validate({"base": base, "arms": ["default_lora", "seeking"], "seeds": [0]})
+    folders = {}
+    for engine in ("slurm", "local"):
+        place = Workspace(tmp_path / engine)
+        folders[engine] = StudyFolder.create(place, study)
+        write_json(place.settings_file, {"engine": engine, "threads": 1, "checkpoint_seconds": 0, "offline": True})
+        launch(folders[engine])
+        if engine == "slurm":
+            until(lambda place=place: any(run.saved_step() for run in list_runs(place)), seconds=120)
+            [run] = [run for run in list_runs(place) if run.saved_step()]
+            slurm_commands.tell(job_of(run), "NODE_FAIL")
+        wait(folders[engine], "done", seconds=240)
+    again = [event for event in folders["slurm"].events() if event["event"] == "resubmitted"]
+    assert [event["run"] for event in again] == [run.id]
+    assert "lost" in again[0]["message"] or "is gone" in again[0]["message"]
+    assert len([event for event in run.events() if event["event"] == "started"]) == 2
+    assert slurm_commands.calls("sbatch")[2:] and not slurm_commands.calls("sbatch")[3:]
+    there, here = ([cell.run for cell in folders[engine].cells()] for engine in ("slurm", "local"))
+    for one, other in zip(there, here, strict=True):
+        losses = [[(m["step"], m.get("loss"), m.get("validation_loss")) for m in run.metrics()] for run in (one, other)]
+        assert losses[0] == losses[1] and len(losses[0]) > 60
+        assert one.result()["scores"] == other.result()["scores"]
+        assert one.predictions() == other.predictions()
