@@ -114,8 +114,11 @@ def measure(specs: Sequence[RunSpec], conditions: Sequence[str]) -> list[dict[st
                 start = time.perf_counter()
                 execute(place, runs)
                 took = time.perf_counter() - start
-                results = [run.result() or {"failed": run.status().message} for run in runs]
-            numbers.append([(result.get("scores"), result.get("training", {}).get("last_loss")) for result in results])
+                failed = [f"{run.status()}\n{run.log_tail()}" for run in runs if run.result() is None]
+                if failed:
+                    raise SystemExit(failed[0])
+                results = [run.result() for run in runs]
+            numbers.append([(result["scores"], result["training"]["last_loss"]) for result in results])
             before = before or took
             at_once = usable_cores() if execute is workers else 1
             own = statistics.mean(sum(r["timings"].get(name, 0.0) for name in OWN) for r in results)
