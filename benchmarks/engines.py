@@ -4,14 +4,16 @@ Run: python -m benchmarks.engines [--small | --middle] [--threads]
 """
 
 import json
+import math
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,10 @@ NOTES = [
     "Runs of 6 arms on the bundled pair, each way in a new workspace, one condition after the other in this one call.",
     "Cold: a process for each run, one after the other, with all cores, as the queue did before there were workers.",
     "Workers: as many warm processes of one thread as there are cores. Busy: another process keeps one core busy all",
-    "the time. Ratio: of the wall time to that of cold processes in the same condition. Overhead: a run's share of the",
-    "time beyond its fine-tuning, evaluation and sensitivity. Equal: scores and last losses are those of the first",
-    "way, to the last digit.",
+    "the time. Ratio: of the wall time to that of cold processes in the same condition. CPU seconds: of all processes,",
+    "which other work on the machine disturbs less than the clock. Overhead: a run's share of the time beyond its",
+    "fine-tuning, evaluation and sensitivity. Equal: scores are those of the first way, and last losses to 1e-5 of",
+    "themselves: the last digits of a decomposition depend on the number of threads.",
 ]
 THREAD_NOTES = [
     "Training steps (LoRA of rank 16 on all modules, 64 sequences of 53 tokens) of random models: one process of two",
@@ -83,6 +86,8 @@ def workers(place: Workspace, runs: Sequence[RunFolder]) -> None:
     while any(engine.alive(run) for run in runs):
         time.sleep(LOOK_S)
     engine.close()
+    while any(is_alive(run.process()) for run in runs):
+        time.sleep(LOOK_S)
 
 
 WAYS: dict[str, Callable[[Workspace, Sequence[RunFolder]], None]] = {"cold processes": cold, "warm workers": workers}
@@ -111,11 +116,14 @@ def measure(specs: Sequence[RunSpec], conditions: Sequence[str]) -> list[dict[st
             with tempfile.TemporaryDirectory() as folder, CONDITIONS[condition]():
                 place = Workspace(Path(folder))
                 runs = [create_run(place, spec) for spec in specs]
-                start = time.perf_counter()
+                start, used = time.perf_counter(), _children_seconds()
                 execute(place, runs)
-                took = time.perf_counter() - start
-                results = [run.result() or {"failed": run.status().message} for run in runs]
-            numbers.append([(result.get("scores"), result.get("training", {}).get("last_loss")) for result in results])
+                took, used = time.perf_counter() - start, _children_seconds() - used
+                failed = [f"{run.status()}\n{run.log_tail()}" for run in runs if run.result() is None]
+                if failed:
+                    raise SystemExit(failed[0])
+                results = [run.result() for run in runs]
+            numbers.append(results)
             before = before or took
             at_once = usable_cores() if execute is workers else 1
             own = statistics.mean(sum(r["timings"].get(name, 0.0) for name in OWN) for r in results)
@@ -125,12 +133,28 @@ def measure(specs: Sequence[RunSpec], conditions: Sequence[str]) -> list[dict[st
                     "way": way,
                     "seconds": took,
                     "ratio": took / before,
+                    "cpu_seconds": used,
                     "overhead": took * at_once / len(specs) - own,
                     "work": own,
-                    "equal": numbers[-1] == numbers[0],
+                    "equal": all(map(are_equal, results, numbers[0])),
                 }
             )
     return rows
+
+
+def _children_seconds() -> float:
+    """Return the processor seconds of all children that have ended, and of theirs."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def are_equal(result: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Tell whether two runs of one spec came to the same."""
+    losses = [one["training"]["last_loss"] for one in (result, other)]
+    return result["scores"] == other["scores"] and math.isclose(*losses, rel_tol=1e-5)
 
 
 def train(size: str, threads: int) -> None:
@@ -229,7 +253,7 @@ def main() -> None:
         return
     rows, time_of = measure(specs_of(options), [*CONDITIONS][: 1 if options.small else 2]), "{:.2f} s".format
     shown = {"case": str, "way": str, "seconds": time_of, "ratio": "{:.2f}x".format}
-    shown |= {"overhead": time_of, "work": time_of, "equal": str}
+    shown |= {"cpu_seconds": time_of, "overhead": time_of, "work": time_of, "equal": str}
     name = "engines_middle" if options.middle else "engines"
     publish(options, name, "Runs by cold processes and by warm workers", NOTES, facts, rows, shown)
 

@@ -240,7 +240,7 @@ def test_a_tuned_study_of_real_runs(tiny_base, workspace, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["queue", "local"])
+@pytest.mark.parametrize("engine", ["queue", "local", "workers"])
 def test_a_study_may_leave_its_runs_to_an_engine(tiny_base, workspace, tmp_path, capsys, engine):
     study = {"base": tiny_base, "arms": ["default_lora"], "seeds": [0]}
     (tmp_path / "study.yaml").write_text(json.dumps(study))
