@@ -3,21 +3,24 @@
 `Context` is what stages read, `Work` what they hand on to one another.
 """
 
+import hashlib
+import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from paraknow_core.catalogue import METHODS, asks_judge
 from paraknow_core.display import count, memory
 from paraknow_core.errors import ModelError, RunError
 from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
-from paraknow_core.models.fingerprint import tokenizer_fingerprint, weights_fingerprint
+from paraknow_core.models.fingerprint import folder_stamp, tokenizer_fingerprint, weights_fingerprint
 from paraknow_core.models.modules import LogicalModule
 from paraknow_core.models.source import ModelSource, resolve_model
 from paraknow_core.paths import Workspace
+from paraknow_core.remembered import Remembered
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.settings import Settings
 from paraknow_core.spec import ModelSpec, RunSpec, SplitSizes, TaskSpec
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from paraknow_core.models.tokenizer import TokenAlignment
     from paraknow_core.tasks.fitting import Reader, Readings
     from paraknow_core.tasks.templates import Encoded
+
+
+T = TypeVar("T")
 
 
 class Reporter(Protocol):
@@ -48,6 +54,11 @@ class Silent(Reporter):
     """A reporter that says nothing and never asks for a stop: the empty methods of `Reporter`."""
 
     stop_requested = False
+
+
+# Of the models of this process, by what their folders hold: what they are made of, and which were found to be sound.
+_ANATOMIES: Remembered[Anatomy] = Remembered(16)
+_SOUND: Remembered[bool] = Remembered(64)
 
 
 class Model:
@@ -102,7 +113,15 @@ class Model:
 
     @cached_property
     def anatomy(self) -> Anatomy:
-        return read_anatomy(self.described)
+        source = self.described
+        return self._remembered(_ANATOMIES, source, (), lambda: read_anatomy(source))
+
+    def _remembered(
+        self, memory: Remembered[T], source: ModelSource, more: tuple[str, ...], work: Callable[[], T]
+    ) -> T:
+        """Return what follows from a source's files, as this process found it before if they are the same."""
+        stamp = folder_stamp(source.folder) if source.remote is None else None
+        return memory.recall((source.label, source.revision, stamp, *more), work) if stamp else work()
 
     @cached_property
     def dtype(self) -> str:
@@ -156,13 +175,17 @@ class Model:
         Raises:
             ModelError: they cannot be; names the file.
         """
+        self._remembered(_SOUND, self.source, (self.dtype,), self._build)
+        self.tokenizer  # noqa: B018 - read now, so that a tokenizer that cannot be read is told at once
+
+    def _build(self) -> bool:
         import torch
 
         from paraknow_core.models.load import build_checked
         from paraknow_core.models.shards import Shards
 
         build_checked(self.source, self.anatomy, Shards(self.source, getattr(torch, self.dtype)))
-        self.tokenizer  # noqa: B018 - read now, so that a tokenizer that cannot be read is told at once
+        return True
 
     @cached_property
     def reader(self) -> "Reader":
@@ -170,7 +193,10 @@ class Model:
         from paraknow_core.tasks.fitting import Reader
 
         anatomy, who = self.anatomy, f"{self._who} {self.anatomy.label}"
-        return Reader(who, self.tokenizer, anatomy.max_position_embeddings, anatomy.vocab_size)
+        # What a tokenizer makes of a text follows from its files and from config.json, which says its class.
+        content = f"{self.tokenizer_fingerprint} {json.dumps(self.described.config(), sort_keys=True)}"
+        identity = hashlib.sha256(content.encode()).hexdigest()
+        return Reader(who, self.tokenizer, anatomy.max_position_embeddings, anatomy.vocab_size, identity)
 
     def weights(self) -> "Mapping[str, Tensor]":
         """Return the weights by parameter name; each is mapped from disk, as it is stored, when it is looked up."""

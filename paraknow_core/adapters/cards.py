@@ -6,12 +6,18 @@ right.
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from paraknow_core.catalogue import METHODS
 from paraknow_core.models.source import BUNDLED_PREFIX, ModelSource
 from paraknow_core.spec import RunSpec
+
+if TYPE_CHECKING:
+    from types import CodeType
+
+    from jinja2 import Environment
 
 CARD = "README.md"
 TEMPLATES = Path(__file__).with_name("cards.md.jinja")
@@ -31,9 +37,6 @@ def card(kind: Literal["adapter", "initial", "merged"], spec: RunSpec, student: 
             of the weights; bits, the run's `student_bits`; rounding, `max_abs` and `max_relative` of what rounding to
             dtype changed, zeros for nothing; files, the names of licence files that lie beside it.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    rules = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)  # noqa: S701 - no HTML
     path, where = student.label, "the folder of the untouched student"
     if student.kind == "bundled":
         path = f"{_BUNDLED_FOLDER}/{path.removeprefix(BUNDLED_PREFIX)}"
@@ -50,8 +53,18 @@ def card(kind: Literal["adapter", "initial", "merged"], spec: RunSpec, student: 
         "start_note": start_note,
         "whole": METHODS[spec.method].whole,
     }
-    template = rules.from_string(TEMPLATES.read_text(encoding="utf-8"), globals=common | facts)
+    rules, code = _texts()
+    template = rules.template_class.from_code(rules, code, rules.make_globals(common | facts))
     return str(getattr(template.module, kind)())
+
+
+@cache
+def _texts() -> "tuple[Environment, CodeType]":
+    """Return the rules of the texts, and the texts compiled, which takes longer than to write a card."""
+    from jinja2 import Environment, StrictUndefined
+
+    rules = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)  # noqa: S701 - no HTML
+    return rules, rules.compile(TEMPLATES.read_text(encoding="utf-8"))
 
 
 def start_note(record: Mapping[str, Any]) -> str:

@@ -71,6 +71,22 @@ def tokenizer_fingerprint(source: ModelSource) -> str:
     return total.hexdigest()
 
 
+def folder_stamp(folder: Path) -> tuple[tuple[str, str], ...] | None:
+    """Name what a model's folder holds, without reading it: name, inode, size and times of each file.
+
+    Returns:
+        None where that does not tell: a file is so young that it may change again without its time stamps moving, or
+        none can be listed.
+    """
+    try:
+        entries = [*folder.iterdir(), *folder.glob("additional_chat_templates/*")]
+        files = sorted(path for path in entries if path.is_file())
+        latest = max(max(path.stat().st_mtime, path.stat().st_ctime) for path in files)
+        return tuple((str(p), _identity(p)) for p in files) if time.time() - latest > SETTLED_SECONDS else None
+    except (OSError, ValueError):
+        return None
+
+
 def _read_memo(memo: Path | None) -> dict[str, str]:
     entries = read_json(memo, {}) if memo else {}
     return entries if isinstance(entries, dict) else {}

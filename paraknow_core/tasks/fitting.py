@@ -6,11 +6,13 @@ Needs tokenizers, but no weights: all of it is known before anything costly begi
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os.path import commonprefix
 from typing import Any, Literal
 
 from paraknow_core.catalogue import MANUAL, SCORERS
 from paraknow_core.errors import DataError, ModelError
+from paraknow_core.remembered import Remembered
 from paraknow_core.spec import SensitivitySpec
 from paraknow_core.tasks.chat import TODAY, asks_for_the_date, chat_parts
 from paraknow_core.tasks.likelihood import choice_rows
@@ -22,6 +24,10 @@ Use = Literal["learn", "write", "choose", "judge"]
 Step = Callable[[Sequence[Example], str], Iterable[Example]]  # yields them again, and tells of the progress
 
 
+# Of all readers of this process: up to a million tokens, about 50 MB.
+_TOKENS: Remembered[list[Encoded]] = Remembered(2**20, lambda entries: 8 + sum(len(e.input_ids) for e in entries))
+
+
 @dataclass(frozen=True)
 class Reader:
     """A model as a reader of examples.
@@ -31,6 +37,7 @@ class Reader:
         tokenizer: its own.
         context: tokens it can read at once.
         rows: of its embedding.
+        identity: names the content of its tokenizer, whose tokens are then shared by the runs of a process; "": not.
         encoded: what was tokenised for a loss already; used again for the same task.
     """
 
@@ -38,6 +45,7 @@ class Reader:
     tokenizer: Any
     context: int
     rows: int
+    identity: str = ""
     encoded: dict[Example, list[Encoded]] = field(default_factory=dict, repr=False)
 
     def encode(self, example: Example, task: Task) -> list[Encoded]:
@@ -47,10 +55,15 @@ class Reader:
             TooLongError: nothing of the answer is left. ModelError: a token has no row in the embedding.
         """
         if example not in self.encoded:
-            entries = encode_split([example], task, self.tokenizer, self.context)
-            self._check(example, (entry.input_ids for entry in entries))
-            self.encoded[example] = entries
+            how = (self.identity, self.context, self.rows, task.template, task.max_length, task.is_text)
+            work = partial(self._encode, example, task)
+            self.encoded[example] = _TOKENS.recall((*how, example), work) if self.identity else work()
         return self.encoded[example]
+
+    def _encode(self, example: Example, task: Task) -> list[Encoded]:
+        entries = encode_split([example], task, self.tokenizer, self.context)
+        self._check(example, (entry.input_ids for entry in entries))
+        return entries
 
     def read(self, example: Example, task: Task, uses: Iterable[Use]) -> None:
         """Try whether an example can be used as it will be.

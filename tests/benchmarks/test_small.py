@@ -93,6 +93,14 @@ def test_workers_come_to_the_numbers_of_cold_processes(tmp_path):
     assert all(row["equal"] for row in rows)
 
 
+def test_overhead_is_told_beside_its_floors(tmp_path):
+    rows = run("overhead", tmp_path)["rows"]
+    assert [row["case"] for row in rows] == ["rest"] * 3 + ["evaluation", "cold start"]
+    assert all(0 < row["share"] < 1 for row in rows[:3])
+    for row in rows[3:]:
+        assert row["floor"] > 0 and row["ratio"] == pytest.approx(row["cpu_seconds"] / row["floor"])
+
+
 def test_streaming_measures_the_same_in_every_way(tmp_path):
     rows = {row["way"]: row for row in run("streaming", tmp_path)["rows"]}
     assert set(rows) == {"streamed", "resident", "published"}

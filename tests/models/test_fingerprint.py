@@ -9,7 +9,7 @@ import pytest
 
 from paraknow_core.errors import ModelError
 from paraknow_core.models import fingerprint as module
-from paraknow_core.models.fingerprint import tokenizer_fingerprint, weights_fingerprint
+from paraknow_core.models.fingerprint import folder_stamp, tokenizer_fingerprint, weights_fingerprint
 from paraknow_core.models.source import resolve_model
 
 
@@ -99,3 +99,18 @@ def test_the_tokenizer(tiny, tiny_copy, tmp_path):
     prints = [tokenizer_fingerprint(resolve_model(str(folder))) for folder in (tiny("llama"), same, other, tmp_path)]
     assert prints[0] == prints[1] != prints[2]
     assert prints[3] == "none"
+
+
+def test_a_folders_stamp_changes_with_every_file_and_is_none_while_one_is_young(model, monkeypatch):
+    assert folder_stamp(model) is None  # it has just been copied
+    assert folder_stamp(model / "nowhere") is None
+    moment = time.time()
+    monkeypatch.setattr(module.time, "time", lambda: moment + 60)
+    before = folder_stamp(model)
+    assert before is not None and folder_stamp(model) == before
+    content = (model / "config.json").read_bytes()
+    (model / "config.json").write_bytes(content[::-1])
+    age(model)  # same size, same time
+    after = folder_stamp(model)
+    (model / "adapter_config.json").write_text("{}")
+    assert len({before, after, folder_stamp(model)}) == 3

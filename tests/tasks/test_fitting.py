@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from paraknow_core.errors import DataError, ModelError
+from paraknow_core.remembered import Remembered
 from paraknow_core.spec import SensitivitySpec
+from paraknow_core.tasks import fitting as fitting_module
 from paraknow_core.tasks.fitting import (
     Reader,
     check,
@@ -177,3 +179,30 @@ def test_chat_templates_say_what_a_reader_should_know():
     (said,), _ = notes(chatml().replace("m.content", "m.content | upper"))
     assert "the teacher t: would write 1 of the answers otherwise than the data has them (first: s0)" in said
     assert template_notes(SHORT, make_task(SHORT), [reader()]) == []
+
+
+def test_readers_of_one_tokenizer_share_tokens_and_no_others_do(monkeypatch):
+    examples, made = [ask(f"shared {i}", "ab", f"s{i}") for i in range(3)], []
+    real = fitting_module.encode_split
+    monkeypatch.setattr(fitting_module, "encode_split", lambda *all_: made.append(all_[0][0].id) or real(*all_))
+    monkeypatch.setattr(fitting_module, "_TOKENS", Remembered(100, fitting_module._TOKENS._size))  # noqa: SLF001
+    task, plain = make_task(examples), make_task(examples, template="plain")
+
+    def read(identity, of, context=1000, rows=259):
+        made.clear()
+        found = Reader("student m", build_tokenizer(), context, rows, identity).encode(examples[0], of)
+        return found, len(made)
+
+    first, count = read("one", task)
+    assert count == 1 and read("one", task) == (first, 0)
+    assert read("other", task) == (first, 1) and read("", task) == (first, 1)
+    other, count = read("one", plain)
+    assert count == 1 and other != first
+    assert read("one", task, context=999) == (first, 1)
+    with pytest.raises(ModelError):
+        read("one", task, rows=3)
+    with pytest.raises(ModelError):  # nor is what was refused taken for read
+        read("one", task, rows=3)
+    for example in examples * 3:
+        Reader("student m", build_tokenizer(), 1000, 259, "one").encode(example, task)
+        assert fitting_module._TOKENS.held <= 100  # noqa: SLF001

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from paraknow_core.tasks.generation import answer_text, context_limit, end_tokens, generate, keeps_logits
+from paraknow_core.tasks.generation import (
+    CACHE_BYTES,
+    answer_text,
+    context_limit,
+    end_tokens,
+    generate,
+    keeps_logits,
+    rows_at_once,
+)
 from tests.marking import mostly_slow
 from tests.tiny_models import FAMILIES
 
@@ -95,3 +103,14 @@ def test_answer_text_ends_at_the_next_turn(tokenizer):
     assert answer_text(tokenizer, [*tokens, 2], "tulu") == "12"
     assert answer_text(tokenizer, tokens, "plain").endswith("13")
     assert answer_text(tokenizer, [], "tulu") == ""
+
+
+def test_small_models_write_more_answers_at_once_by_their_size_alone(tiny):
+    model, _ = tiny("llama")
+    size = model.config
+    a_token = 2 * 4 * size.num_hidden_layers * size.num_key_value_heads * size.head_dim
+    rows = rows_at_once(model, 100, 32)
+    assert rows * 100 * a_token <= CACHE_BYTES < (rows + 1) * 100 * a_token
+    assert rows_at_once(model, 10**9, 32) == 32
+    assert rows_at_once(torch.nn.Linear(1, 1), 1, 32) == 32
+    assert rows_at_once(tiny("gpt2")[0], 100, 1) > 1  # its config has other names for its sizes
