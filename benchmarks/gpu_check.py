@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
@@ -1130,6 +1131,7 @@ def main() -> int:
         print(f"gpu_check: torch {torch.__version__} finds no CUDA device; on a processor give --device cpu --small")
         return 2
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # before a library reads them
+    warnings.simplefilter("ignore")  # of libraries, about each other
     torch.set_float32_matmul_precision("highest")
     check = Check(torch.device(options.device), options.small, began + options.budget)
     facts = facts_of(check)
