@@ -213,6 +213,8 @@ def test_a_teacher_is_measured_and_a_student_trained_on_another_device():
     rows = elsewhere("product", "training")
     assert not [row for row in rows if "state" in row]
     assert {row["part"] for row in rows} == {"product", "training"}
+    totals = {row["way"]: row["total"] for row in rows if "way" in row}
+    assert totals["streamed"] == pytest.approx(totals["resident"], rel=1e-5)
 
 
 @pytest.mark.slow
