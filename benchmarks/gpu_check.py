@@ -9,12 +9,14 @@ kernels are measured. Rows are printed as they end, and the file is written afte
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
@@ -766,6 +768,24 @@ def _judged(check: Check, case: str, seconds: float) -> dict[str, Any]:
 
 def extraction_by_the_product(check: Check) -> Iterator[dict[str, Any]]:
     """Measure and extract as a run does: from files on disk to a student with its adapter."""
+    teacher, student, *_, dtype = _task(check)
+    needed = dtype.itemsize * (teacher.weights + student.weights) * 1.15
+    if shutil.disk_usage(tempfile.gettempdir()).free < needed:
+        raise Lacking(f"{needed / 1e9:.0f} GB for temporary files (TMPDIR says where)")
+    check.require_memory(1.5 * dtype.itemsize * student.weights)
+    spent: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as name:
+        with check.timed(spent, "random weights to disk, not counted"):
+            write_llama(Path(name, "teacher"), teacher, dtype, check.device)
+            write_llama(Path(name, "student"), student, dtype, check.device)
+        for case, seconds in spent.items():
+            yield {"case": case, "seconds": seconds}
+        for streaming in ("always", "never") if check.small else ("auto",):
+            yield from _extracted(check, Path(name), streaming)
+
+
+def _extracted(check: Check, folder: Path, streaming: str) -> Iterator[dict[str, Any]]:
+    """Measure a teacher in one way and extract; a row a stage, then one for all."""
     from paraknow_core.context import Context, Silent
     from paraknow_core.methods import method
     from paraknow_core.methods.plan import plan_transfer
@@ -779,56 +799,44 @@ def extraction_by_the_product(check: Check) -> Iterator[dict[str, Any]]:
     from paraknow_core.tasks.templates import Encoded
 
     teacher, student, count, tokens, dtype = _task(check)
-    needed = dtype.itemsize * (teacher.weights + student.weights) * 1.15
-    free = os.statvfs(tempfile.gettempdir())
-    if free.f_bavail * free.f_frsize < needed:
-        raise Lacking(f"{needed / 1e9:.0f} GB for temporary files (TMPDIR says where)")
-    check.require_memory(1.5 * dtype.itemsize * student.weights)
     kind = str(dtype).removeprefix("torch.")
+    spec = RunSpec().with_changes(
+        {
+            "teacher.source": str(folder / "teacher"),
+            "student.source": str(folder / "student"),
+            "extraction.origin": ["attention", "ffn"],
+            "factorisation.rank": RANK,
+            "factorisation.lora_alpha": RANK,
+        }
+    )
+    settings = Settings(device=check.device.type, dtype=kind, keep="reductions", streaming=streaming)
+    place = folder / streaming
+    context = Context(spec, settings, Workspace(place / "workspace"))
+    ids = torch.randint(teacher.vocabulary, (count, tokens), generator=torch.Generator().manual_seed(1)).tolist()
+    encoded = [Encoded(str(j), tuple(each), tuple(each), 0) for j, each in enumerate(ids)]
+    for name in ("work", "run"):
+        (place / name).mkdir(parents=True)
+    if check.on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     spent: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with check.timed(spent, "random weights to disk, not counted"):
-            write_llama(folder / "teacher", teacher, dtype, check.device)
-            write_llama(folder / "student", student, dtype, check.device)
-        spec = RunSpec().with_changes(
-            {
-                "teacher.source": str(folder / "teacher"),
-                "student.source": str(folder / "student"),
-                "extraction.origin": ["attention", "ffn"],
-                "factorisation.rank": RANK,
-                "factorisation.lora_alpha": RANK,
-                "mapping.strategy": "top",
-            }
-        )
-        settings = Settings(device=check.device.type, dtype=kind, keep="reductions")
-        context = Context(spec, settings, Workspace(folder / "workspace"))
-        ids = torch.randint(teacher.vocabulary, (count, tokens), generator=torch.Generator().manual_seed(1)).tolist()
-        encoded = [Encoded(str(j), tuple(each), tuple(each), 0) for j, each in enumerate(ids)]
-        (folder / "work").mkdir()
-        (folder / "run").mkdir()
-        if check.on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        with check.timed(spent, "plan"):
-            plan = plan_for(context.teacher, settings, encoded, full=False)
-        with check.timed(spent, "sensitivity, windows and reductions"):
-            requests = choices_to_keep(context)
-            measure(context.teacher, encoded, folder / "work", Silent(), {}, plan=plan, full=False, requests=requests)
-        gc.collect()
-        if check.on_gpu:
-            torch.cuda.empty_cache()
-        store = SensitivityStore(folder / "work" / "store")
-        with check.timed(spent, "student read"):
-            loaded = context.student.load()
-        with check.timed(spent, "blocks, factors, injection"):
-            best = sorted(range(teacher.layers), key=lambda i: -store.layer_scores()[i])[: student.layers]
-            transfer = plan_transfer(context, sorted(best))
-            started = start_adapter(context, method("seeking"), store, transfer, folder / "run", loaded)
-        if len(transfer.pairings) != len(ROLES) * student.layers:
-            raise RuntimeError(f"{len(transfer.pairings)} modules were extracted")
-        del started, loaded
-    uncounted = spent.pop("random weights to disk, not counted")
-    yield {"case": "random weights to disk, not counted", "seconds": uncounted}
+    with check.timed(spent, "plan"):
+        plan = plan_for(context.teacher, settings, encoded, full=False)
+    with check.timed(spent, "sensitivity, windows and reductions"):
+        requests = choices_to_keep(context)
+        measure(context.teacher, encoded, place / "work", Silent(), {}, plan=plan, full=False, requests=requests)
+    gc.collect()
+    if check.on_gpu:
+        torch.cuda.empty_cache()
+    store = SensitivityStore(place / "work" / "store")
+    with check.timed(spent, "student read"):
+        loaded = context.student.load()
+    with check.timed(spent, "blocks, factors, injection"):
+        best = sorted(range(teacher.layers), key=lambda i: -store.layer_scores()[i])[: student.layers]
+        transfer = plan_transfer(context, sorted(best))
+        start_adapter(context, method("seeking"), store, transfer, place / "run", loaded)
+    if len(transfer.pairings) != len(ROLES) * student.layers:
+        raise RuntimeError(f"{len(transfer.pairings)} modules were extracted")
+    # Of the whole measurement: reading weights, windows and reductions included.
     work = (8 if plan.way == "streamed" else 6) * teacher.layers * teacher.layer_weights
     work = (work + 6 * teacher.vocabulary * teacher.hidden) * count * tokens
     for case, seconds in spent.items():
@@ -836,7 +844,7 @@ def extraction_by_the_product(check: Check) -> Iterator[dict[str, Any]]:
         if case.startswith("sensitivity"):
             tflops = work / seconds / 1e12
             row |= {"way": plan.way, "tflops": tflops, "of_products": check.share(tflops, kind)}
-            row["predicted_seconds"] = plan.need.seconds
+            row |= {"predicted_seconds": plan.need.seconds, "total": store.totals["total"]}
         yield row
     yield _judged(check, f"all, {count} samples of {tokens} tokens", sum(spent.values()))
 
@@ -1130,6 +1138,7 @@ def main() -> int:
         print(f"gpu_check: torch {torch.__version__} finds no CUDA device; on a processor give --device cpu --small")
         return 2
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # before a library reads them
+    warnings.simplefilter("ignore")  # of libraries, about each other
     torch.set_float32_matmul_precision("highest")
     check = Check(torch.device(options.device), options.small, began + options.budget)
     facts = facts_of(check)

@@ -103,9 +103,10 @@ class Stream:
         """Note how many steps are done.
 
         What was written survives a kill of this process at once, and a crash of the machine after a wait for the disk.
-        That wait takes longer than a small layer does: there, what was done counts until the machine is started anew.
+        That wait takes longer than a small layer does, or any on an accelerator: there, what was done counts until the
+        machine is started anew.
         """
-        durable = boot_id() is None or self.size.largest_layer >= SYNC_WEIGHTS
+        durable = boot_id() is None or outlasts_the_disk(self.device, self.size.largest_layer)
         if durable:
             self.store.sync()
             self.state.flush()
@@ -231,6 +232,11 @@ class Stream:
             self.report.check_stop()
             self.report.progress(before + work * number / len(groups), total, message)
             yield group
+
+
+def outlasts_the_disk(device: str, weights: int) -> bool:
+    """Tell whether a layer of so many weights takes longer than a wait for the disk."""
+    return device == "cpu" and weights >= SYNC_WEIGHTS
 
 
 def _can_go_on(file: Path) -> bool:

@@ -190,6 +190,33 @@ def test_what_cannot_be_measured_here_is_said(options, words, monkeypatch, capsy
     assert words in capsys.readouterr().out
 
 
+def elsewhere(*parts: str) -> list[dict]:
+    """Run parts in a process of their own, in which torch knows another device; see `other_device`."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.other_device", *parts]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.slow
+def test_kernels_and_the_extraction_run_on_another_device():
+    rows = elsewhere("kernels", "extraction")
+    compared = [row for row in rows if row["part"] == "kernels"]
+    assert len(compared) == len(KERNELS)
+    assert not [row for row in rows if "state" in row]
+    assert len(rows) == len(KERNELS) + 4
+
+
+@pytest.mark.slow
+def test_a_teacher_is_measured_and_a_student_trained_on_another_device():
+    rows = elsewhere("product", "training")
+    assert not [row for row in rows if "state" in row]
+    assert {row["part"] for row in rows} == {"product", "training"}
+    totals = {row["way"]: row["total"] for row in rows if "way" in row}
+    assert totals["streamed"] == pytest.approx(totals["resident"], rel=1e-5)
+
+
 @pytest.mark.slow
 def test_every_part_runs_at_its_small_size(tmp_path):
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--device", "cpu", "--small", "--out", str(tmp_path)]

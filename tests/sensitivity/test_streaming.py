@@ -244,6 +244,12 @@ def test_a_crash_of_the_machine_counts_what_the_disk_has(durable, tiny, tmp_path
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def test_a_wait_for_the_disk_is_for_large_layers_on_a_processor():
+    large = streaming.SYNC_WEIGHTS
+    assert streaming.outlasts_the_disk("cpu", large) and not streaming.outlasts_the_disk("cpu", large - 1)
+    assert not streaming.outlasts_the_disk("cuda", 40 * large)
+
+
 @pytest.mark.slow
 def test_a_killed_measurement_loses_one_layer_at_most(tiny, chat_file, tmp_path):
     folder, place = tiny("llama", num_hidden_layers=4), tmp_path / "place"
