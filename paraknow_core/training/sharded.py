@@ -10,46 +10,32 @@ they are ordered, line by line on their standard input, and which end when that 
 
 and process 0 goes on as in `loop.Training.take`. The adapter, 1 % of a student, is whole in every process, so that
 clipping, AdamW, saves and tied factors are the same code as alone; its optimiser is in process 0 only.
-
-accelerate decides what is sharded where (`fsdp2_prepare_model`), torch's `fully_shard` does it. accelerate's own
-`Accelerator` would not: it knows FSDP on accelerators only, wants an optimiser in every process, and its way of loading
-on one process takes no parameters that are left whole.
-
-The processes talk over gloo (CPU) or NCCL, on the loopback interface, and find each other by a file that only this
-user can read: nothing listens beyond this machine.
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
-import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from paraknow_core.adapters.inject import inject, tie_head, tied_head
-from paraknow_core.catalogue import METHODS
 from paraknow_core.context import Context
 from paraknow_core.errors import RunError
 from paraknow_core.memory import release
-from paraknow_core.models.load import build_empty, pick_device
+from paraknow_core.models.load import pick_device
 from paraknow_core.ops.chance import seed_of
 from paraknow_core.paths import PROJECT_ROOT, Workspace
-from paraknow_core.settings import Settings, usable_cores
-from paraknow_core.spec import parse_spec
-from paraknow_core.training.batches import Collator
+from paraknow_core.settings import usable_cores
+from paraknow_core.training import parts
 from paraknow_core.training.loop import Training
-from paraknow_core.training.losses import Losses
+from paraknow_core.training.parts import Part, Row, Share
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -57,25 +43,10 @@ if TYPE_CHECKING:
     from paraknow_core.training.loop import Step
 
 START_S = 300.0  # a process has so long to load its libraries
-ANSWER_S = 300.0  # and one that has not answered for so long, within one layer of one pass, is given up
 END_S = 5.0  # it has so long to end by itself
 DROPOUTS = (  # in the configs of all families
     "dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"
 )  # fmt: skip
-
-
-class Row(NamedTuple):
-    """An example as `Collator` needs it."""
-
-    input_ids: Sequence[int]
-    labels: Sequence[int]
-
-
-class Share(NamedTuple):
-    """What one process reads in one pass; all take part in every pass, so one without examples reads for nothing."""
-
-    rows: Sequence[Row]
-    counts: bool
 
 
 def refuse_unfit(context: Context, *, adds_term: bool) -> None:
@@ -197,7 +168,7 @@ class Sharded:
         self._exits.callback(torch.set_num_threads, threads)
         meeting = Path(self._exits.enter_context(tempfile.TemporaryDirectory(prefix="paraknow-"))) / "meeting"
         parameters = dict(self.model.named_parameters())
-        adapter = {name: p for name, p in parameters.items() if is_of_adapter(name)}
+        adapter = {name: p for name, p in parameters.items() if parts.is_of_adapter(name)}
         # Tied factors are views of others, and follow them.
         owners = {p.data_ptr(): name for name, p in reversed(adapter.items())}.values()
         hello = {
@@ -216,7 +187,7 @@ class Sharded:
             self._helpers.append(_started(self.context.place))
             self._order(hello | {"rank": rank}, rank)
         self._weights = {name: p for name, p in parameters.items() if name not in adapter}
-        store = _store(meeting, self.processes)
+        store = parts.meet(meeting, self.processes)
         self._part = Part(self.context, hello | {"rank": 0}, adapter)
         self._await(store)
         self._exits.callback(torch.distributed.destroy_process_group)
@@ -242,26 +213,30 @@ class Sharded:
         try:
             yield
         except (RuntimeError, BrokenPipeError, _SilentError) as error:
-            deadline = time.monotonic() + END_S
-            way_on = "resume goes on from the last save; `processes: 1` trains in one"
-            while time.monotonic() < deadline:
-                for number, (process, log) in enumerate(self._helpers, 2):
-                    if process.poll() is not None:
-                        raise RunError(
-                            f"fine-tuning: process {number} of {self.processes} has ended ({_why(process, log)}), and "
-                            f"with it its part of the student; {way_on}"
-                        ) from error
+            deadline, way_on = (
+                time.monotonic() + END_S,
+                "resume goes on from the last save; `processes: 1` trains in one",
+            )
+            while not any(process.poll() is not None for process, _ in self._helpers) and time.monotonic() < deadline:
                 time.sleep(0.05)
-            if isinstance(error, _SilentError | torch.distributed.DistError) or "timed out" in str(error).lower():
+            ended = [
+                (process, log, n) for n, (process, log) in enumerate(self._helpers, 2) if process.poll() is not None
+            ]
+            if ended:  # one that was killed takes the others with it
+                process, log, number = min(ended, key=lambda each: each[0].returncode)
                 raise RunError(
-                    f"fine-tuning: one of {self.processes} processes did not answer within {ANSWER_S:g} s; {way_on}"
+                    f"fine-tuning: process {number} of {self.processes} has ended ({_why(process, log)}), and with it "
+                    f"its part of the student; {way_on}"
                 ) from error
+            if isinstance(error, _SilentError | torch.distributed.DistError) or "timed out" in str(error).lower():
+                waited = f"did not answer within {parts.ANSWER_S:g} s"
+                raise RunError(f"fine-tuning: one of {self.processes} processes {waited}; {way_on}") from error
             raise
 
     def _end(self) -> None:
         """End the others: they do when their input ends."""
         for process, _ in self._helpers:
-            with _unbroken():
+            with suppress(BrokenPipeError):
                 process.stdin.close()
         for process, log in self._helpers:
             try:
@@ -276,180 +251,6 @@ class _SilentError(Exception):
     """A process is not there where it should be."""
 
 
-class Part:
-    """One process's part: the student with its adapter, of whose frozen weights it holds every n-th part."""
-
-    def __init__(self, context: Context, hello: Mapping[str, Any], adapter: Mapping[str, nn.Parameter] | None) -> None:
-        """Build the student without its weights.
-
-        Args:
-            context: of the run.
-            hello: what process 0 tells the others.
-            adapter: the parameters of process 0, which are trained in place; None in the others.
-        """
-        self.rank, self.processes, self._pad_id = hello["rank"], context.settings.processes, hello["pad_id"]
-        self.device = torch.device(pick_device(context.settings.device))
-        if self.device.type == "cuda":
-            self.device = torch.device("cuda", self.rank)
-            torch.cuda.set_device(self.device)
-        student, spec = context.student, context.spec
-        with torch.random.fork_rng():
-            base = build_empty(student.described, student.anatomy, getattr(torch, student.dtype), str(self.device))
-            base.tie_weights()
-            whole, modules = METHODS[spec.method].whole, context.student_modules
-            self.model = inject(base, student.anatomy, modules, spec.factorisation, (), spec.seed, whole=whole)
-        for name, (shape, dtype) in hello["adapter"].items():
-            made = torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
-            _replace(self.model, name, adapter[name] if adapter else nn.Parameter(made))
-        if not adapter:
-            if tied_head(base, student.anatomy, modules):
-                tie_head(self.model)
-            for name in hello["adapter"]:
-                self.model.get_parameter(name).requires_grad_(name in hello["trained"])
-        if context.settings.gradient_checkpointing:
-            self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        self._all = [self.model.get_parameter(name) for name in hello["owners"]]
-        self._trained = [p for p in self._all if p.requires_grad]
-
-    def join(self, store: "torch.distributed.Store") -> None:
-        """Meet the others, and shard what the student is without its weights."""
-        from torch.distributed.device_mesh import init_device_mesh
-
-        # The libraries would listen on the interface of the host's name.
-        is_loopback = {n: any(a.address == "127.0.0.1" for a in found) for n, found in psutil.net_if_addrs().items()}
-        loopback = next((name for name, yes in is_loopback.items() if yes), "lo")
-        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = loopback
-        torch.distributed.init_process_group(
-            "nccl" if self.device.type == "cuda" else "gloo",
-            store=store,
-            rank=self.rank,
-            world_size=self.processes,
-            timeout=timedelta(seconds=ANSWER_S),
-        )
-        self._mesh = init_device_mesh(self.device.type, (self.processes,), mesh_dim_names=("fsdp",))
-        _shard(self.model, self._mesh)
-
-    def scatter(self, weights: Mapping[str, nn.Parameter] | None) -> None:
-        """Take this process's part of the frozen weights from process 0, weight by weight.
-
-        Args:
-            weights: by name, in process 0, where each is emptied when the others have it; None in the others.
-        """
-        from torch.distributed.tensor import Shard, distribute_tensor
-
-        parts = {}
-        for name, parameter in self.model.named_parameters():
-            if not is_of_adapter(name):
-                made = torch.empty(parameter.shape, dtype=parameter.dtype, device=self.device)
-                whole = weights[name].data if weights else made
-                parts[name] = distribute_tensor(whole, self._mesh, [Shard(0)])
-                if weights:
-                    weights[name].data = made.new_empty(0)
-        self.model.load_state_dict(parts, strict=False, assign=True)
-        for parameter in self._all:
-            torch.distributed.broadcast(parameter.data, 0)
-        self._losses, self._collate = Losses(self.model), Collator(self._pad_id, self.model)
-
-    def gather(self, weights: Mapping[str, nn.Parameter] | None) -> None:
-        """Give the frozen weights back to process 0, weight by weight: the opposite of `scatter`."""
-        from torch.distributed.fsdp import FSDPModule
-
-        for module in self.model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
-        for name, parameter in self.model.named_parameters():
-            if not is_of_adapter(name):
-                whole = parameter.full_tensor()
-                if weights:
-                    weights[name].data = whole
-
-    def compute(self, order: Mapping[str, Any]) -> Tensor:
-        """Read this process's shares; return the sum of all processes' losses, in process 0.
-
-        Args:
-            order: adapter: whether to take it from process 0 first; shares: of each pass; do: train leaves gradients in
-                the adapter, in process 0 those of all; tokens: what the losses are divided by; seed: of dropout, so
-                that a run that resumes draws the same masks.
-        """
-        training = order["do"] == "train"
-        if order["adapter"]:
-            values = _joined(self._trained)
-            torch.distributed.broadcast(values, 0)
-            _divide(values, self._trained)
-        self.model.train(training)
-        loss = torch.zeros((), device=self.device)
-        with torch.random.fork_rng(), torch.set_grad_enabled(training):
-            torch.manual_seed(seed_of(order["seed"], self.rank))
-            for rows, counts in order["shares"]:
-                batch = self._collate([Row(*row) for row in rows])
-                share = self._losses.nats(batch) / order["tokens"] * counts
-                if training:
-                    share.backward()
-                loss += share.detach()
-        if not training:
-            torch.distributed.reduce(loss, 0)
-            return loss
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._trained]
-        values = _joined([*gradients, loss])
-        torch.distributed.reduce(values, 0)
-        _divide(values, [*gradients, loss])
-        for parameter, gradient in zip(self._trained, gradients, strict=True):
-            parameter.grad = gradient if self.rank == 0 else None
-        return loss
-
-
-def serve(orders: IO[str]) -> None:
-    """Hold a part of a student until the orders end: what the processes other than 0 do.
-
-    Args:
-        orders: one JSON object a line; the first is what process 0 says of the run.
-    """
-    line = orders.readline()
-    if not line:
-        return
-    hello = json.loads(line)
-    torch.set_num_threads(hello["threads"])
-    settings, spec = Settings.model_validate(hello["settings"]), parse_spec(hello["spec"], "spec")
-    context = Context(spec, settings, Workspace(Path(hello["workspace"])))
-    part, store = Part(context, hello, None), _store(Path(hello["meeting"]), settings.processes)
-    store.set(f"ready {part.rank}", "")
-    part.join(store)
-    part.scatter(None)
-    for line in orders:
-        order = json.loads(line)
-        if order["do"] == "gather":
-            part.gather(None)
-        else:
-            part.compute(order)
-    torch.distributed.destroy_process_group()
-
-
-def is_of_adapter(name: str) -> bool:
-    """Tell whether a parameter of a PEFT model is one of the adapter's factors."""
-    return ".lora_" in name
-
-
-def _shard(model: "PeftModel", mesh: "torch.distributed.DeviceMesh") -> None:
-    """Make a student's frozen weights, without content so far, shards: layer by layer, then what is at the ends."""
-    from accelerate.utils import FullyShardedDataParallelPlugin, fsdp2_prepare_model
-
-    plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", reshard_after_forward=True, cpu_offload=False
-    )
-    plugin.cpu_ram_efficient_loading = False
-    plugin.ignored_modules = [module for name, module in model.named_modules() if ".lora_" in f".{name}."]
-    # What `fsdp2_prepare_model` asks of an Accelerator.
-    asked = SimpleNamespace(
-        state=SimpleNamespace(fsdp_plugin=plugin),
-        is_main_process=mesh.get_rank() == 0,
-        mixed_precision="no",
-        device=torch.device(mesh.device_type),
-        torch_device_mesh=mesh,
-        parallelism_config=SimpleNamespace(fsdp_dim_names=mesh.mesh_dim_names),
-    )
-    fsdp2_prepare_model(asked, model)
-
-
 def _rows(batch: Mapping[str, Tensor]) -> list[Row]:
     """Return the examples of a batch, without padding."""
     lengths = batch["attention_mask"].sum(1).tolist()
@@ -460,26 +261,6 @@ def _rows(batch: Mapping[str, Tensor]) -> list[Row]:
 def _dealt(rows: Sequence[Row], processes: int) -> list[Share]:
     """Deal rows, longest first, to the processes in turn; who gets none reads the first one for nothing."""
     return [Share(rows[rank::processes] or rows[:1], rank < len(rows)) for rank in range(processes)]
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().flatten() for tensor in tensors])
-
-
-@torch.no_grad()
-def _divide(values: Tensor, tensors: Sequence[Tensor]) -> None:
-    """Write what `_joined` has joined back into the tensors."""
-    for tensor, part in zip(tensors, values.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(part.view_as(tensor))
-
-
-def _replace(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    path, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(path), leaf, parameter)
-
-
-def _store(meeting: Path, processes: int) -> "torch.distributed.FileStore":
-    return torch.distributed.FileStore(str(meeting), processes)
 
 
 def _started(place: Workspace) -> tuple[subprocess.Popen, IO]:
@@ -510,12 +291,3 @@ def _why(process: subprocess.Popen, log: IO) -> str:
         return f"killed by signal {-process.returncode}{short}"
     last = printed.strip().rpartition("\n")[2]
     return f"exit code {process.returncode}: {last[:200]}" if last else f"exit code {process.returncode}"
-
-
-@contextmanager
-def _unbroken() -> Iterator[None]:
-    """Pass over that a process is gone that was to be told something."""
-    try:
-        yield
-    except BrokenPipeError:
-        return

@@ -22,7 +22,7 @@ from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.runs.writer import StopRequested
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
-from paraknow_core.training import finetuning, loop, sharded
+from paraknow_core.training import finetuning, loop, parts, sharded
 from paraknow_core.training.batches import Collator
 from tests.conftest import ROOT
 from tests.training.test_batches import examples
@@ -82,7 +82,7 @@ def train(make_context, tiny, tmp_path):
 
 
 def _frozen(model):
-    return next(n for n, p in model.named_parameters() if p.dim() == 2 and not sharded.is_of_adapter(n))
+    return next(n for n, p in model.named_parameters() if p.dim() == 2 and not parts.is_of_adapter(n))
 
 
 def assert_same(two, alone):
@@ -95,7 +95,7 @@ def assert_same(two, alone):
     assert [line.keys() for line in two[0].lines] == [line.keys() for line in alone[0].lines]
     for (name, one), other in zip(two[2].named_parameters(), alone[2].parameters(), strict=True):
         assert one.requires_grad == other.requires_grad
-        if sharded.is_of_adapter(name):
+        if parts.is_of_adapter(name):
             torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
         else:
             assert torch.equal(one, other)  # given back bit for bit
@@ -103,7 +103,7 @@ def assert_same(two, alone):
 
 
 def test_examples_are_dealt_so_that_each_is_read_once_and_nobody_reads_nothing():
-    rows = [sharded.Row([n], [n]) for n in range(5)]
+    rows = [parts.Row([n], [n]) for n in range(5)]
     shares = sharded._dealt(rows, 2)
     assert [len(share.rows) for share in shares] == [3, 2]
     assert sorted(row.input_ids[0] for share in shares for row in share.rows) == list(range(5))
@@ -113,14 +113,14 @@ def test_examples_are_dealt_so_that_each_is_read_once_and_nobody_reads_nothing()
 
 def test_a_batch_is_taken_apart_into_what_it_was_made_of():
     rows = sharded._rows(Collator(0)(examples()[:4]))
-    assert rows == [sharded.Row(list(e.input_ids), list(e.labels)) for e in examples()[:4]]
+    assert rows == [parts.Row(list(e.input_ids), list(e.labels)) for e in examples()[:4]]
 
 
 def test_tensors_are_joined_and_divided_again():
     tensors = [torch.rand(2, 3), torch.rand(()), torch.rand(4, 2).T]
     kept = [tensor.clone() for tensor in tensors]
-    joined = sharded._joined(tensors)
-    sharded._divide(joined * 2, tensors)
+    joined = parts.joined(tensors)
+    parts.divide(joined * 2, tensors)
     assert all(torch.equal(tensor, 2 * before) for tensor, before in zip(tensors, kept, strict=True))
 
 
@@ -257,7 +257,7 @@ def test_a_process_that_is_killed_ends_the_training_with_a_sentence_and_the_save
 
 @pytest.mark.slow
 def test_a_process_that_stands_still_is_given_up(train, monkeypatch):
-    monkeypatch.setattr(sharded, "ANSWER_S", 8.0)
+    monkeypatch.setattr(parts, "ANSWER_S", 8.0)
     monkeypatch.setattr(sharded, "END_S", 0.5)
     with pytest.raises(RunError, match="one of 2 processes did not answer within 8 s; resume goes on"):
         train(2, recorder=Acting(3, lambda: helpers()[0].send_signal(signal.SIGSTOP)))
@@ -289,7 +289,7 @@ def test_a_run_that_is_killed_takes_its_helpers_with_it_and_resumes_to_the_same_
             "factorisation.rank": 4,
             "finetuning.batch_size": 6,
             "finetuning.micro_batch_size": 2,
-            "finetuning.max_steps": 100,
+            "finetuning.max_steps": 40,
             "finetuning.learning_rate": 0.002,
             "finetuning.validations": 2,
         }
@@ -321,8 +321,8 @@ def test_a_run_that_is_killed_takes_its_helpers_with_it_and_resumes_to_the_same_
     assert all(step < after for step, after in pairwise(sorted(by_step)))
     assert results["two"].keys() == results["alone"].keys() and results["two"]["export_check"]["passed"]
     assert results["two"]["training"]["resumed"]
-    assert [score["mean"] for score in results["two"]["scores"]] == [
-        score["mean"] for score in results["alone"]["scores"]
+    assert [score["value"] for score in results["two"]["scores"]] == [
+        score["value"] for score in results["alone"]["scores"]
     ]
     adapters = [load_file(run.file("adapter") / "adapter_model.safetensors") for run in runs.values()]
     assert adapters[0].keys() == adapters[1].keys()
