@@ -25,6 +25,6 @@ def serve(
 
 def hold_part() -> None:
     """Hold a part of a student in training, for the run whose process starts this and writes orders to it."""
-    from paraknow_core.training.sharded import serve as hold
+    from paraknow_core.training.parts import serve as hold
 
     hold(sys.stdin)
