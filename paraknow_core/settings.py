@@ -87,6 +87,9 @@ class Settings(Strict):
     keep: Literal["auto", "full", "reductions"] = _flag(
         "auto", "What to keep of a sensitivity (default: all of it where the teacher fits into memory)."
     )
+    processes: int = _flag(
+        1, "Processes that share the training of one run (FSDP2; default: settings file, 1).", ge=1, le=64
+    )
     offline: bool = _flag(False, "Never ask a hub; only what is on this machine.")
     checkpoint_seconds: float = Field(60, ge=0, description="at most this much training is lost by a kill")
     engine: EngineName | None = Field(

@@ -77,7 +77,7 @@ for command in (
 app.add_typer(runs.app, name="runs")
 app.add_typer(specs.app, name="spec")
 app.add_typer(study.app, name="study")
-for command in (serve.serve, run.work):
+for command in (serve.serve, serve.hold_part, run.work):
     app.command(hidden=True)(command)
 
 

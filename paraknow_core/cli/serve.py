@@ -1,5 +1,6 @@
 """The command behind the pages' helping processes; people do not need it."""
 
+import sys
 from typing import Annotated, Literal
 
 import typer
@@ -20,3 +21,10 @@ def serve(
 
     module = import_module(SERVICES[name])
     (module.work if name == "desk-hand" else module.serve)(context.obj)
+
+
+def hold_part() -> None:
+    """Hold a part of a student in training, for the run whose process starts this and writes orders to it."""
+    from paraknow_core.training.parts import serve as hold
+
+    hold(sys.stdin)

@@ -25,9 +25,11 @@ def train(work: "Work") -> None:
         DivergedError: the loss is not finite. A run that ends after training has found out that its learning rate
             diverges, which is what it was for: its result says so, and nothing is raised.
     """
-    training, problem = begin(work), None
+    training, drive, problem = begin(work), finetune, None
+    if work.context.settings.processes > 1:
+        from paraknow_core.training.sharded import finetune_sharded as drive
     try:
-        finetune(training)
+        drive(training)
     except DivergedError as error:
         problem = error
     conclude(work, training, problem)

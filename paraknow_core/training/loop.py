@@ -107,7 +107,7 @@ class Training:
             num_warmup_steps=math.ceil(recipe.warmup_ratio * self.steps_in_all),
             num_training_steps=self.steps_in_all,
         )
-        self.losses, self._validation_losses = Losses(self.model, term), Losses(self.model)
+        self.losses, self.validation_losses = Losses(self.model, term), Losses(self.model)
         self._state = checkpoints.State(self.model, self.optimiser, self.schedule, context.spec.student.source)
         self._save = checkpoints.newest(folder, self.steps_in_all)
         if self._save.path:
@@ -205,7 +205,7 @@ class Training:
         Returns:
             steps, micro_batch_size, examples, resumed, padding (its share of what the model read here; null if nothing
             was trained), trainable_parameters, weights (their SHA-256), warnings (about checkpoints that could not be
-            used).
+            used), processes (if several).
         """
         return {
             "steps": self.steps_in_all,
@@ -216,6 +216,7 @@ class Training:
             "trainable_parameters": trainable_parameters(self.model),
             "weights": checkpoints.weights_digest(self.model),
             "warnings": self._save.warnings,
+            **({"processes": self.settings.processes} if self.settings.processes > 1 else {}),
         }
 
     def _tell_threads(self, count: int, message: str) -> None:
@@ -223,7 +224,7 @@ class Training:
 
     def _validate(self, number: int) -> None:
         with self.pace.paused():
-            loss = mean_loss(self._validation_losses, self._collate, self.validation, self.micro)
+            loss = mean_loss(self.validation_losses, self._collate, self.validation, self.micro)
             if not math.isfinite(loss):
                 raise DivergedError(f"fine-tuning: at step {number} the validation loss is {loss}; {LOWER}", number)
             self.report.event("metrics", step=number, validation_loss=loss)

@@ -44,6 +44,8 @@ def obstacle(trainings: Sequence[Training]) -> str:
         return "the students differ"
     if any(training.settings.gradient_checkpointing for training in trainings):
         return "activations are computed twice (gradient_checkpointing)"
+    if any(training.settings.processes > 1 for training in trainings):
+        return "several processes share the training of each (processes)"
     shapes = [_shapes(training.model) for training in trainings]
     if any(other != shapes[0] for other in shapes):
         return "their adapters differ in shape or in the layers that they are on"

@@ -19,12 +19,18 @@ def prepare(work: Work) -> None:
     import torch
 
     from paraknow_core.adapters.quantise import require_package
+    from paraknow_core.methods.base import Method
+    from paraknow_core.training import sharded
 
     context, spec = work.context, work.spec
     if context.settings.student_bits:
         require_package()
+    in_parts = context.settings.processes > 1 and spec.until in ("training", "evaluation")
+    if in_parts:
+        sharded.refuse_unfit(context, adds_term=type(work.method).loss is not Method.loss)
     refuse_unfit(work)
     notes = [*context.teacher.anatomy.notes, *context.student.anatomy.notes, *context.task.warnings]
+    notes += sharded.notes(context) if in_parts else ()
     warnings = list(dict.fromkeys([*notes, *check_examples(context, needs_teacher=work.method.needs_teacher)]))
     for warning in warnings:
         context.report.event("warning", message=warning)
