@@ -9,7 +9,6 @@ import os
 import random
 import socket
 import time
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import yaml
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.status import Status
 from paraknow_core.spec import RunSpec
-from paraknow_core.studies.study import Cell, StudySpec, parse_study, scored_cells
+from paraknow_core.studies.study import StudySpec, parse_study, scored_cells
 
 ARMS = ("seeking", "default_lora", "pissa", "random_offset", "milora")
 FACTORS = {"factorisation.rank": (4, 8, 16, 32)}
@@ -102,7 +101,9 @@ def _study(place: Workspace, study: StudySpec, state: str | None, clock: "_Clock
     """Write a study's folder, and its runs where they have a state; return their ids."""
     folder = place.studies / clock.next(study.name.lower().replace(" ", "-"))
     _text(folder / "study.yaml", study.to_yaml())
-    _json(folder / "status.json", asdict(Status("queued" if state is None else "done" if state == "done" else "stopped")))
+    _json(
+        folder / "status.json", asdict(Status("queued" if state is None else "done" if state == "done" else "stopped"))
+    )
     if state is None:
         return []
     answers: dict[str, str] = {}
@@ -165,7 +166,9 @@ def _predictions(spec: RunSpec, value: float, examples: int) -> str:
 def _score(value: float, examples: int) -> dict[str, Any]:
     extra = {"strict_accuracy": value, "failed_extractions": 0.0, "unfinished": 0.0}
     return {"scorer": "number_match", "value": value, "low": value - 0.05, "high": value + 0.05} | {
-        "n": examples, "unit": "share", "extra": extra
+        "n": examples,
+        "unit": "share",
+        "extra": extra,
     }
 
 

@@ -31,10 +31,10 @@ LIST_S, CLICK_S = 2.0, 1.0
 FULL, SMALL = Size(10_000, 1_000, 1_000, 200), Size(300, 60, 40, 40)
 AGAIN = 5
 NOTES = [
-    "First: the first call in a new process, its imports done before; again: the median of later ones, which is what a",
-    "click or the next draw costs. CPU: of the first and of a later call; on a busy machine it says more than the clock.",
-    f"What opens must be there within {LIST_S:g} s, and whatever answers a click within {CLICK_S:g} s. Opened: files, in the first",
-    "call and in a later one. Memory: what the process holds more than before its first call.",
+    "First: the first call in a new process, its imports done before; again: the median of later ones, which is what",
+    "a click or the next draw costs. CPU: of the first and of a later call; on a busy machine it says more than the",
+    f"clock, and it decides. What opens must be there within {LIST_S:g} s, whatever answers a click within",
+    f"{CLICK_S:g} s. Opened: files, in the first call and in a later one. Memory: what the process has grown by.",
 ]
 Work = Callable[[], object]
 
@@ -52,8 +52,7 @@ def cases(place: Workspace, size: Size) -> dict[str, tuple[str, Callable[[], Wor
         "read the queue": ("start", lambda: _imported("paraknow_core.engines.queue", "read", place)),
         "submit one run, put first": ("start", lambda: _submit(place, 1)),
         f"submit {size.waiting:,} runs": ("start", lambda: _submit(place, size.waiting)),
-        "a turn of the queue's process": ("start", lambda: _imported("paraknow_core.engines.queue_service", "turn", place)),
-        "how long the last one waits": ("start", lambda: _wait(place, size)),
+        "how long the last one waits": ("start", lambda: _wait(place)),
         "what Start would do": ("start", lambda: _start(place)),
         "`study plan`, nothing there": ("start", lambda: _plan(place, size, NEW)),
         "`study plan`, all there": ("start", lambda: _plan(place, size, SAME)),
@@ -109,7 +108,7 @@ def _submit(place: Workspace, count: int) -> Work:
     return lambda: QueueEngine(place).submit(*ready.pop(), first=count == 1)
 
 
-def _wait(place: Workspace, size: Size) -> Work:
+def _wait(place: Workspace) -> Work:
     from paraknow_core.engines import queue
     from paraknow_core.workbench import waiting
 
@@ -275,7 +274,9 @@ def measure(place: Workspace, size: Size, case: str) -> dict[str, Any]:
 
 def _row(root: Path, size: Size, case: str, group: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.scale", "--child", json.dumps([str(root), asdict(size), case])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    print(f"{case} ...", file=sys.stderr, flush=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"scale: {case}: {done.stderr[-2000:]}")
     found = json.loads(done.stdout.splitlines()[-1])
@@ -305,11 +306,8 @@ def main() -> None:
         place = Workspace(root)
         if not place.runs.is_dir():
             _synthetic.write(place, size)
-        wanted = [(case, group) for case, (group, _) in cases(place, size).items() if options.only in (None, case, group)]
-        rows = []
-        for case, group in wanted:
-            rows.append(_row(root, size, case, group))
-            print(case, {k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, file=sys.stderr, flush=True)
+        groups = {case: group for case, (group, _) in cases(place, size).items()}
+        rows = [_row(root, size, case, g) for case, g in groups.items() if options.only in (None, case, g)]
     seconds = "{:.2f}".format
     columns = {"case": str, "first_s": seconds, "again_s": seconds, "cpu_first_s": seconds, "cpu_again_s": seconds}
     columns |= {"opened_first": "{:,}".format, "opened_again": "{:,}".format, "memory_mb": "{:.0f}".format}
