@@ -16,7 +16,6 @@ from paraknow_core.studies.arms import suggest
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.reading import Facts, Runs
 
-MOST_LISTED = 300  # runs to choose from
 SIDE_BY_SIDE = 20  # runs that the link to Compare names
 
 
@@ -41,13 +40,13 @@ def chosen_run(trained: Runs) -> RunFolder | None:
 
 def choose(run: RunFolder, trained: Runs) -> None:
     """Draw the list of all runs that train."""
-    labels = reading.options(state.place(), (r for r, _ in trained[:MOST_LISTED]), about=True)
+    labels = reading.options(state.place(), (r for r, _ in trained[: reading.MOST_LISTED]), about=True)
     if run.id not in labels:
         labels = reading.options(state.place(), [run], about=True) | labels
     ids = list(labels)
     shown = {"options": ids, "format_func": lambda run_id: labels.get(run_id, run_id), "label_visibility": "collapsed"}
-    if len(trained) > MOST_LISTED:
-        st.caption(f"The newest {MOST_LISTED} of {len(trained):,}; Compare finds older ones, and leads here.")
+    if len(trained) > reading.MOST_LISTED:
+        st.caption(f"The newest {reading.MOST_LISTED} of {len(trained):,}; Compare finds older ones, and leads here.")
     mirror(st.selectbox, "Run", "train.run", run.id, lambda run_id: st.query_params.update(run=run_id), **shown)
 
 

@@ -85,7 +85,7 @@ def _runs_in(place: Workspace, names: Iterable[str]) -> list[str]:
     for name in dict.fromkeys(names):
         with suppress(RunError, OSError, ValueError):
             # A plain folder lies where its name says; of a thousand that wait, resolving each is most of the time.
-            plain = "/" not in name and not name.startswith(".") and stat.S_ISDIR(os.lstat(f"{root}/{name}").st_mode)
+            plain = name and "/" not in name and name[0] != "." and stat.S_ISDIR(os.lstat(f"{root}/{name}").st_mode)
             folder = f"{root}/{name}" if plain else contained(place.runs, name)
             if os.path.exists(f"{folder}/spec.yaml"):  # noqa: PTH110 - text, as above
                 runs.append(name)

@@ -135,7 +135,7 @@ def fit(value: Any, shape: Any, where: str = "") -> tuple[Any, list[str]]:
     Returns:
         What is left (`MISSING`: nothing), and the dotted keys of what was left out.
     """
-    if fits(value, shape):
+    if shape is None or fits(value, shape):
         return value, []
     if isinstance(shape, Kind):
         return (value, []) if shape.holds(value) else (MISSING, [where])

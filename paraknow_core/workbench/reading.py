@@ -30,6 +30,7 @@ from paraknow_core.studies.names import Named, run_names
 from paraknow_core.workbench.uploads import task_label
 
 MAX_ID = 200
+MOST_LISTED = 300  # runs in a list to choose from
 MOST_CURVES = 12  # of other runs beside one
 MOST_ALIKE = 1_000  # of the newest that may have one, which are looked at
 CHOOSE = "choose one from the list on Start"

@@ -239,3 +239,16 @@ def test_flat_settings_name_every_value_once():
         "a.e": {},
         "f": None,
     }
+
+
+def test_a_table_of_the_same_rows_is_the_same_table(place):
+    done = create_run(place, RunSpec(seed=1))
+    with RunWriter(done):
+        pass
+    memo: dict = {}
+    first = runs_table([done], memo)
+    assert runs_table([done], memo) is first
+    create_run(place, RunSpec(seed=2))
+    assert len(runs_table(list_runs(place), memo)) == 2
+    write_json(done.file("result.json"), {"scores": [{"scorer": "number_match", "value": 0.5}]})
+    assert runs_table([done], memo) is not first
