@@ -40,9 +40,13 @@ def chosen_run(trained: Runs) -> RunFolder | None:
 
 def choose(run: RunFolder, trained: Runs) -> None:
     """Draw the list of all runs that train."""
-    labels = reading.options(state.place(), (r for r, _ in trained), about=True)
-    ids = list(labels) if run.id in labels else [run.id, *labels]
+    labels = reading.options(state.place(), (r for r, _ in trained[: reading.MOST_LISTED]), about=True)
+    if run.id not in labels:
+        labels = reading.options(state.place(), [run], about=True) | labels
+    ids = list(labels)
     shown = {"options": ids, "format_func": lambda run_id: labels.get(run_id, run_id), "label_visibility": "collapsed"}
+    if len(trained) > reading.MOST_LISTED:
+        st.caption(f"The newest {reading.MOST_LISTED} of {len(trained):,}; Compare finds older ones, and leads here.")
     mirror(st.selectbox, "Run", "train.run", run.id, lambda run_id: st.query_params.update(run=run_id), **shown)
 
 

@@ -7,7 +7,7 @@ structure, a layer-mapping strategy or a scorer, its row and its function. Nothi
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from typing import Any, Literal, TypeVar
 
@@ -676,19 +676,25 @@ def asks_judge(scorers: Iterable[str]) -> bool:
     return any(SCORERS[name].judged for name in scorers)
 
 
-def unread(settings: Mapping[str, Any]) -> set[str]:
+def unread(settings: Mapping[str, Any]) -> frozenset[str]:
     """Return the keys that a run does not read because of its method, or of another choice.
 
     Args:
         settings: every setting of a spec by its dotted key.
     """
+    return _unread(tuple(settings), tuple(map(settings.get, CHOICES)))
+
+
+@lru_cache(1024)
+def _unread(keys: tuple[str, ...], chosen: tuple[str, ...]) -> frozenset[str]:
+    """Return `unread` of specs with these keys and choices: thousands of runs make the same ones."""
     read: set[str] = set()
     ignored: set[str] = set()
-    for key, rows in CHOICES.items():
+    for (key, rows), name in zip(CHOICES.items(), chosen, strict=True):
         if read.issuperset(_special(key)):  # what is chosen where nobody looks reads nothing
-            read.update(rows[settings[key]].reads)
-            ignored.update(rows[settings[key]].ignores)
-    return {key for key in settings if not read.issuperset(_special(key))} | (ignored & settings.keys())
+            read.update(rows[name].reads)
+            ignored.update(rows[name].ignores)
+    return frozenset(key for key in keys if key in ignored or not read.issuperset(_special(key)))
 
 
 @cache

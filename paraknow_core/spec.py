@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from datetime import date
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -38,6 +40,8 @@ GROUP_OF_ROLE = {
 }
 ROLES, GROUPS = tuple(GROUP_OF_ROLE), tuple(dict.fromkeys(GROUP_OF_ROLE.values()))
 HIDDEN_TAG = "~"  # how the tag of a union begins: it is no key that a person has written
+_PART = re.compile(r"^[a-z_]+:.*\n(?:(?: |- ).*\n)*", re.MULTILINE)  # a key at the margin and what is indented under it
+_LONGEST_PART = 4_000  # characters
 HIDDEN = "hidden"  # the type of a validation error whose message must not repeat the value
 
 
@@ -342,7 +346,37 @@ def _as_text(value: Any) -> str:
 
 def parse_yaml(text: str, where: str = "spec") -> RunSpec:
     """Validate a YAML (or JSON) text as a spec; see `parse_spec`."""
-    return parse_spec(load_yaml(text, where), where)
+    return _from_parts(text) or parse_spec(load_yaml(text, where), where)
+
+
+def _from_parts(text: str) -> RunSpec | None:
+    """Put a spec together from its top-level keys, each validated once; None where it is no such text, or not valid.
+
+    Thousands of runs differ in a seed and a rate: what their files share is read and validated only once, which takes
+    a tenth of the time. No part can reach beyond its lines: what is open at its end, or refers to another, is refused.
+    """
+    lines = _PART.findall(text if text.endswith("\n") else f"{text}\n")
+    if len("".join(lines)) < len(text):
+        return None
+    parts = [_part_of_spec(part) if len(part) <= _LONGEST_PART else None for part in lines]
+    values = dict(filter(None, parts))
+    if len(values) < max(1, len(lines)):  # a key twice, or a part that is refused
+        return None
+    try:
+        return RunSpec.model_validate(values, strict=True)
+    except ValidationError:
+        return None
+
+
+@lru_cache(maxsize=20_000)
+def _part_of_spec(text: str) -> tuple[str, Any] | None:
+    """Return the one key that a part of a spec's text gives, and its valid value; None where it is something else."""
+    try:
+        data = load_yaml(text, "spec")
+        key = next(iter(data)) if isinstance(data, dict) and len(data) == 1 else None
+        return None if key is None else (key, getattr(parse_spec(data), key))
+    except SpecError:
+        return None
 
 
 def read_spec(path: Path) -> RunSpec:

@@ -9,8 +9,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from paraknow_core import spec as spec_module
 from paraknow_core.errors import SpecError
 from paraknow_core.files.naming import holds_secret
+from paraknow_core.files.yaml_file import load_yaml
 from paraknow_core.paths import Workspace
 from paraknow_core.settings import load_settings
 from paraknow_core.spec import (
@@ -391,3 +393,67 @@ def test_keys_of_controls_leave_old_files_as_they_were():
         parse_spec({"teacher": {"source": "bundled:teacher", "untrained": -1}})
     with pytest.raises(SpecError, match=r"sensitivity\.task"):
         parse_spec({"sensitivity": {"task": ""}})
+
+
+ODD_TEXTS = (
+    "",
+    "{}",
+    "seed: 3",
+    "seed: 3\nseed: 4",
+    "name: a\rseed: 3",
+    'name: "a\nseed: 3"',
+    "name: a\n  b\nseed: 3",
+    "name: |\n  a\n\nseed: 3",
+    "name: >-\n  a\n\n  b\nseed: 3\n\n",
+    "# a note\nseed: 3",
+    "seed: 3 # a note",
+    "---\nseed: 3",
+    "seed: 3\n...\n",
+    "seed: 3\n---\nseed: 4",
+    "teacher: &a {source: x}\nstudent: *a",
+    "task: {source: x,\nsizes: {train: 3}}",
+    "references:\n- student\n- teacher\nseed: 1",
+    "references: [student,\nteacher]",
+    "? seed\n: 3",
+    "seed: 3\n name: x",
+    "seed:\n  3",
+    "seed: '3'",
+    "seed: true",
+    "seed: -1",
+    "colour: blue",
+    "name: hf_abcdefghijklmnopqrstuvwx",
+    "method: seeking\nmethod : pissa",
+    "extraction:\n  origin: [q, k, v, o]",
+    "finetuning:\n  batch_size: 8\n  micro_batch_size: 3",
+    "\tseed: 3",
+    "seed: !!int 3",
+    "name: x\u2028seed: 3",
+    "name: x\x85seed: 3",
+)
+
+
+@pytest.mark.parametrize("text", [*ODD_TEXTS, *(f"{text}\nuntil: training\n" for text in ODD_TEXTS)])
+def test_a_spec_put_together_from_its_parts_is_what_its_whole_text_says(text):
+    def outcome(read):
+        try:
+            return read()
+        except SpecError as error:
+            return str(error)
+
+    whole = outcome(lambda: parse_spec(load_yaml(text, "spec"), "spec"))
+    found = outcome(lambda: parse_yaml(text))
+    assert found == whole
+    if not isinstance(whole, str):
+        assert found.model_fields_set == whole.model_fields_set
+
+
+def test_what_many_specs_share_is_read_once(monkeypatch):
+    read = []
+    monkeypatch.setattr(spec_module, "load_yaml", lambda *given: read.append(given) or load_yaml(*given))
+    base = RunSpec(name="a name that no other test has").to_yaml()
+    spec_module._part_of_spec.cache_clear()
+    assert parse_yaml(base) == parse_yaml(base)
+    parts = len(read)
+    assert parts == len(RunSpec.model_fields)
+    assert parse_yaml(base.replace("\nseed: 0", "\nseed: 77")).seed == 77
+    assert len(read) == parts + 1

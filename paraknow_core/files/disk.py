@@ -86,10 +86,10 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def file_stamp(path: Path) -> tuple[int, int]:
+def file_stamp(path: Path | str) -> tuple[int, int]:
     """Return a file's time of change in nanoseconds and its size in bytes; zeros if there is none."""
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116 - text is a path, too
     except OSError:
         return (0, 0)
     return (status.st_mtime_ns, status.st_size)

@@ -6,6 +6,7 @@
 import os
 import socket
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from paraknow_core.errors import RunError
 from paraknow_core.files import shapes
 from paraknow_core.files.json_file import open_plain, read_json, read_lines, read_object
 from paraknow_core.files.naming import is_there
+from paraknow_core.files.remember import EVERY_RUN, while_unchanged
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs.processes import is_alive, is_held
 from paraknow_core.runs.status import STATES, Status
@@ -43,6 +45,10 @@ class JobFolder:
 
     def file(self, name: str) -> Path:
         return self.path / name
+
+    def name_of(self, file: str) -> str:
+        """Return the same as text, for those who look at thousands of folders."""
+        return f"{self.path}/{file}"
 
     def status(self) -> Status:
         """Return the true state: `lost` for a run whose process is gone, `stopping` for one that was asked to stop.
@@ -135,7 +141,7 @@ class RunFolder(JobFolder):
         Raises:
             SpecError: the folder holds no valid spec.
         """
-        return read_spec(self.path / "spec.yaml")
+        return _spec(self)
 
     def saved_step(self) -> int | None:
         """Return the newest optimiser step that was saved completely; None if there is none."""
@@ -193,6 +199,11 @@ class RunFolder(JobFolder):
         return list({(record["scorer"], record["id"]): record for record in records if record}.values())
 
 
+@while_unchanged(lambda run: [run.name_of("spec.yaml")], most=EVERY_RUN)
+def _spec(run: RunFolder) -> RunSpec:
+    return read_spec(run.path / "spec.yaml")
+
+
 def _fitting(data: object, shape: object) -> dict:
     valid, _ = shapes.fit(data, shape)
     return {} if valid is shapes.MISSING else valid
@@ -218,6 +229,12 @@ def list_runs(place: Workspace) -> list[RunFolder]:
     """Return all run folders, newest first (ids begin with the time)."""
     if not place.runs.is_dir():
         return []
-    root = str(place.runs)  # plain text: pages list hundreds of runs several times a draw, and paths cost more
+    root = str(place.runs)  # plain text: pages list thousands of runs several times a draw, and paths cost more
     names = sorted((entry.name for entry in os.scandir(root) if not entry.name.startswith(".")), reverse=True)
-    return [RunFolder(Path(f"{root}/{name}")) for name in names if os.path.lexists(f"{root}/{name}/spec.yaml")]
+    return [_run_at(f"{root}/{name}") for name in names if os.path.lexists(f"{root}/{name}/spec.yaml")]
+
+
+@lru_cache(EVERY_RUN)
+def _run_at(path: str) -> RunFolder:
+    """Return the same object for the same folder: what is remembered of it is found by its path, parsed once."""
+    return RunFolder(Path(path))

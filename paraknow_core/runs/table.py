@@ -10,22 +10,28 @@ from paraknow_core.runs.status import ACTIVE
 if TYPE_CHECKING:
     import pandas
 
+_TABLE = "table"  # the key of a memo under which the last table is kept
+
 
 def runs_table(runs: list[RunFolder], memo: dict | None = None) -> "pandas.DataFrame":
     """Return one row a run: id, state, stage, progress, main score with interval, and every setting as `spec.<key>`.
 
     Args:
         runs: the rows, in this order.
-        memo: keeps the rows of ended runs between calls; a row is read again when a file of its run has changed.
+        memo: keeps the rows of ended runs between calls, and the table, which must not be changed; a row is read again
+            when a file of its run has changed.
     """
     import pandas
 
     memo = {} if memo is None else memo
-    return pandas.DataFrame([_remembered_row(run, memo) for run in runs])
+    rows = [_remembered_row(run, memo) for run in runs]
+    if _TABLE not in memo or memo[_TABLE][0] != rows:
+        memo[_TABLE] = rows, pandas.DataFrame(rows)
+    return memo[_TABLE][1]
 
 
 def _remembered_row(run: RunFolder, memo: dict) -> dict[str, Any]:
-    stamps = tuple(file_stamp(run.file(name)) for name in ("spec.yaml", "status.json", "result.json"))
+    stamps = tuple([file_stamp(run.name_of(name)) for name in ("spec.yaml", "status.json", "result.json")])
     if run.path in memo and memo[run.path][0] == stamps:
         return memo[run.path][1]
     row = _row(run)
@@ -63,6 +69,8 @@ def flat_settings(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return dotted key -> value of a spec as plain data; an empty part counts as a value."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
-        is_part = isinstance(value, dict) and value
-        flat |= flat_settings(value, f"{prefix}{key}.") if is_part else {f"{prefix}{key}": value}
+        if isinstance(value, dict) and value:
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
     return flat

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from paraknow_core.catalogue import METHODS, PAPER_METHOD
@@ -119,4 +120,4 @@ def suggest(runs: Sequence[tuple[RunFolder, RunSpec]], most: int = 40) -> list[R
     if not runs:
         return []
     newest = question(runs[0][1])
-    return [run for run, spec in runs if question(spec) == newest][:most]
+    return list(islice((run for run, spec in runs if question(spec) == newest), most))

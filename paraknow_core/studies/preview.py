@@ -6,14 +6,11 @@ Arithmetic on specs and on what lies in the workspace; needs no torch.
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from paraknow_core.catalogue import METHODS
 from paraknow_core.display import SHARE, counted, memory
 from paraknow_core.errors import ParaknowError
-from paraknow_core.files.disk import file_stamp
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.sensitivity.plan import F32, sizes_of
@@ -140,14 +137,8 @@ def _untrained_bytes(specs: Sequence[RunSpec], place: Workspace) -> float:
 
 
 def _spec(run: RunFolder) -> RunSpec | None:
-    return _spec_once(run.path, file_stamp(run.file("spec.yaml")))
-
-
-@lru_cache(4096)
-def _spec_once(path: Path, stamp: tuple) -> RunSpec | None:
-    del stamp  # a file that has changed is read again
     try:
-        return RunFolder(path).spec()
+        return run.spec()
     except ParaknowError:
         return None
 

@@ -1,6 +1,7 @@
 """Which runs are there already: what two specs compute is the same, whatever their names and unread settings say."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import islice
 
 from paraknow_core.files.naming import named
 from paraknow_core.runs.folder import RunFolder
@@ -33,11 +34,12 @@ def there_already(
     A finished run counts only while the files that it read are as old as it: a data file or a model that was written
     since then would give other numbers under the same name. A run that lacks an untrained reference does not count.
     """
-    keys = [computes(spec) for spec in specs]
+    wanted: dict[Hashable, list[int]] = {}
+    for number, spec in enumerate(specs):
+        wanted.setdefault(computes(spec), []).append(number)
     best: dict[int, tuple[int, RunFolder]] = {}
     for run, spec_of_run in runs:
-        key = computes(spec_of_run)
-        places = [n for n, spec in enumerate(specs) if keys[n] == key and shows(spec_of_run, spec)]
+        places = [n for n in wanted.get(computes(spec_of_run), ()) if shows(spec_of_run, specs[n])]
         if not places:
             continue
         state = state_of(run)
@@ -67,19 +69,25 @@ def missing_seeds(
     Returns:
         Specs seed by seed; seeds that arms have already come first, then the next ones in order.
     """
-    arms = [(spec, computes(spec.model_copy(update={"seed": 0}))) for spec in specs]
-    used = {
-        key: {own.seed for _, own in runs if computes(own.model_copy(update={"seed": 0})) == key} for _, key in arms
-    }
+    used: dict[Hashable, set[int]] = {_arm(spec): set() for spec in specs}
+    for _, own in runs:
+        if (key := _arm(own)) in used:
+            used[key].add(own.seed)
     first = specs[0].seed
     fresh = [(first + number) % 2**32 for number in range(most + sum(map(len, used.values())))]
     tried = list(dict.fromkeys([first, *sorted({seed for own in used.values() for seed in own}), *fresh]))
-    grid = {seed: [spec.model_copy(update={"seed": seed}) for spec, _ in arms] for seed in tried}
-    there = {seed: there_already(own, runs, state_of) for seed, own in grid.items()}
+    grid = {seed: [spec.model_copy(update={"seed": seed}) for spec in specs] for seed in tried}
+    found = iter(there_already([spec for own in grid.values() for spec in own], runs, state_of))
+    there = {seed: list(islice(found, len(own))) for seed, own in grid.items()}
     # The first one stays; of the others those that most arms have been run with.
     order = sorted(tried[1:], key=lambda seed: -sum(run is not None for run in there[seed]))
     chosen = sorted([first, *order[: most - 1]], key=tried.index)
     return [spec for seed in chosen for spec, run in zip(grid[seed], there[seed], strict=True) if run is None]
+
+
+def _arm(spec: RunSpec) -> Hashable:
+    """Return what runs share that differ in their seed alone."""
+    return computes(spec.model_copy(update={"seed": 0}))
 
 
 def _is_stale(run: RunFolder, spec: RunSpec) -> bool:

@@ -15,6 +15,7 @@ import numpy
 
 from paraknow_core.catalogue import METHODS
 from paraknow_core.errors import ParaknowError
+from paraknow_core.files.remember import while_unchanged
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.source import resolve_model
 from paraknow_core.paths import Workspace
@@ -24,7 +25,7 @@ from paraknow_core.spec import FinetuningSpec, RunSpec
 from paraknow_core.studies import same
 from paraknow_core.training.estimates import guess_run, run_bytes, trained_parameters
 from paraknow_core.workbench import reading
-from paraknow_core.workbench.reading import Runs, while_unchanged
+from paraknow_core.workbench.reading import Facts, Runs
 
 MOST = 8  # earlier runs that are asked; the newest know the machine best
 # What an estimate does not depend on: runs of a study differ in little else.
@@ -179,9 +180,10 @@ def _rates() -> Rates:
 def past_runs(spec: RunSpec, trained: Runs, before: float = math.inf) -> list[Past]:
     """Return the newest finished runs of the same pair and task, those that ended before a moment."""
     past: list[Past] = []
+    asked = question(spec)
     for run, facts in trained:
         done = facts.scores or facts.result.get("budget")
-        if facts.spec is None or not done or question(facts.spec) != question(spec):
+        if facts.spec is None or not done or facts.asks(same.COST) != asked:
             continue
         try:
             ended = run.file("result.json").stat().st_mtime
@@ -194,17 +196,22 @@ def past_runs(spec: RunSpec, trained: Runs, before: float = math.inf) -> list[Pa
     return past
 
 
-def seconds_until(spec: RunSpec, runs: Runs) -> float | None:
-    """Return what the newest finished run took that ended at the same stage, on the same models and task source."""
+def newest_until(spec: RunSpec, runs: Runs) -> Facts | None:
+    """Return the newest finished run that ended at the same stage, on the same models and task source."""
+    asked = question(spec)
     for _, facts in runs:
         timings = facts.result.get("timings")
         if facts.spec is None or facts.spec.until != spec.until or not isinstance(timings, dict) or not timings:
             continue
-        if question(facts.spec) == question(spec):
-            samples = spec.sensitivity.samples / facts.spec.sensitivity.samples
-            measuring = timings.get("sensitivity", 0.0)
-            return sum(timings.values()) + measuring * (samples - 1)
+        if facts.asks(same.COST) == asked:
+            return facts
     return None
+
+
+def seconds_as(spec: RunSpec, newest: Facts) -> float:
+    """Return what a run will take if it takes what another did that ended at the same stage, seed samples apart."""
+    timings, samples = newest.result["timings"], spec.sensitivity.samples / newest.spec.sensitivity.samples
+    return sum(timings.values()) + timings.get("sensitivity", 0.0) * (samples - 1)
 
 
 def question(spec: RunSpec) -> frozenset:

@@ -1,11 +1,12 @@
 """Reading run folders for lists and pages: what cannot change any more is read once a process.
 
-`Facts` is what a list says of a run. A file that changes is read again: see `while_unchanged`.
+`Facts` is what a list says of a run. A file that changes is read again: see `files.remember`.
 """
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, wraps
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from paraknow_core.display import arm_of, outcome_text, source_label
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import file_stamp
+from paraknow_core.files.remember import EVERY_RUN, while_unchanged
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs import labels
 from paraknow_core.runs.folder import LISTED, RunFolder, find_run, list_runs
@@ -28,7 +30,9 @@ from paraknow_core.studies.names import Named, run_names
 from paraknow_core.workbench.uploads import task_label
 
 MAX_ID = 200
+MOST_LISTED = 300  # runs in a list to choose from
 MOST_CURVES = 12  # of other runs beside one
+MOST_ALIKE = 1_000  # of the newest that may have one, which are looked at
 CHOOSE = "choose one from the list on Start"
 
 
@@ -52,6 +56,16 @@ class Facts:
         """`same.computes` of the spec, worked out once."""
         return () if self.spec is None else same.computes(self.spec)
 
+    def asks(self, parts: tuple[str, ...]) -> frozenset | None:
+        """Return `same.asked` of the spec for one of the usual choices of parts, worked out once; None without one."""
+        if parts not in self._asked:
+            self._asked[parts] = None if self.spec is None else same.asked(self.spec, parts)
+        return self._asked[parts]
+
+    @cached_property
+    def _asked(self) -> dict[tuple[str, ...], frozenset | None]:
+        return {}
+
     @property
     def scores(self) -> list[dict]:
         return self.result.get("scores") or []
@@ -68,32 +82,6 @@ class Facts:
 
 
 Runs = list[tuple[RunFolder, Facts]]
-
-
-def while_unchanged(files: Callable[..., Iterable[Path]], most: int) -> Callable[[Callable], Callable]:
-    """Remember a function's last results, each until one of the files that it depends on is written again.
-
-    Results are shared between all windows and must not be changed. Streamlit's cache would copy them at every look,
-    which lists of hundreds of runs would feel.
-
-    Args:
-        files: from the arguments of a call, the files that its result depends on.
-        most: how many results are remembered.
-    """
-
-    def remember(read: Callable) -> Callable:
-        @lru_cache(maxsize=most)
-        def remembered(arguments: tuple, stamps: tuple) -> Any:
-            del stamps  # only part of the key under which the result is kept
-            return read(*arguments)
-
-        @wraps(read)
-        def look_up(*arguments: Any) -> Any:
-            return remembered(arguments, tuple(map(file_stamp, files(*arguments))))
-
-        return look_up
-
-    return remember
 
 
 def answer_files(*runs: RunFolder) -> list[Path]:
@@ -113,12 +101,14 @@ def status(run: RunFolder) -> Status:
     return last if last.state in ("done", "failed", "stopped") else run.status()
 
 
-@while_unchanged(lambda run: [run.file("status.json")], most=5000)
+@while_unchanged(lambda run: [run.name_of("status.json")], most=EVERY_RUN)
 def _status(run: RunFolder) -> Status:
     return run.status()
 
 
-@while_unchanged(lambda run: [run.file(name) for name in ("spec.yaml", "result.json", labels.FILE)], most=5000)
+@while_unchanged(
+    lambda run: [run.name_of("spec.yaml"), run.name_of("result.json"), run.name_of(labels.FILE)], most=EVERY_RUN
+)
 def facts(run: RunFolder) -> Facts:
     """Return spec, result and label of a run."""
     (result, damage), label = run.read_result(), labels.label_of(run.path)
@@ -144,7 +134,8 @@ def titles(place: Workspace) -> dict[str, str]:
 
 def _names_and_titles(place: Workspace) -> tuple[dict[str, str], dict[str, str]]:
     runs = tuple(list_runs(place))
-    return _named(runs, tuple(file_stamp(run.file(name)) for run in runs for name in ("spec.yaml", labels.FILE)))
+    files = (run.name_of(name) for run in runs for name in ("spec.yaml", labels.FILE))
+    return _named(runs, tuple(map(file_stamp, files)))
 
 
 @lru_cache(maxsize=8)  # more than one, because windows may look at several workspaces
@@ -273,8 +264,7 @@ def left_out(place: Workspace, facts: Facts) -> LeftOut:
     for _, other in all_facts(place):
         if facts.spec is None or other.spec is None or not other.scores or other.id == facts.id:
             continue
-        alike = same.asked(facts.spec, same.LOOKS_ALIKE) == same.asked(other.spec, same.LOOKS_ALIKE)
-        if not alike or is_comparable(facts, other):
+        if facts.asks(same.LOOKS_ALIKE) != other.asks(same.LOOKS_ALIKE) or is_comparable(facts, other):
             continue
         number += 1
         content = [f"the content of {name}" for name in _other_content(facts, other)]
@@ -306,7 +296,7 @@ def curves_beside(facts: Facts, trained: Runs) -> Runs:
     """
     if facts.spec is None:
         return []
-    order, asked = list(METHODS), question(facts.spec)
+    order, asked = list(METHODS), facts.asks(same.PAIR_AND_TASK)
 
     def rank(pair: tuple[RunFolder, Facts]) -> tuple:
         other = pair[1].spec
@@ -315,9 +305,14 @@ def curves_beside(facts: Facts, trained: Runs) -> Runs:
     alike = [
         (run, other)
         for run, other in trained
-        if other.id != facts.id and other.spec and question(other.spec) == asked and run.file("events.jsonl").exists()
+        if other.id != facts.id
+        and other.spec
+        and other.asks(same.PAIR_AND_TASK) == asked
+        and os.path.exists(run.name_of("events.jsonl"))  # noqa: PTH110 - of thousands of runs
     ]
-    return list(islice((pair for pair in sorted(alike, key=rank) if metrics_of(pair[0]).steps), MOST_CURVES))
+    return list(
+        islice((pair for pair in sorted(alike[:MOST_ALIKE], key=rank) if metrics_of(pair[0]).steps), MOST_CURVES)
+    )
 
 
 @while_unchanged(answer_files, most=500)

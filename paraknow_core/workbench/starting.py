@@ -66,17 +66,19 @@ def plan(place: Workspace, draft: Draft, again: bool = False) -> Plan:
     computed = {same.computes(spec) for spec in specs}
     runs = [(run, facts.spec) for run, facts in reading.all_facts(place) if facts.spec and facts.computes in computed]
 
+    order = queue.read(place)
+
     def state(run: RunFolder) -> str:
-        return state_of(place, run)
+        return state_of(run, order)
 
     there = repeats.there_already(specs, runs, state)
     return Plan(specs, there, ["" if run is None else state(run) or "there" for run in there], any(there) and again)
 
 
-def state_of(place: Workspace, run: RunFolder) -> str:
+def state_of(run: RunFolder, order: queue.Order) -> str:
     """Return a run's state; nothing where it will never have a score: never started, or its result was removed."""
     state = reading.status(run).state
-    if state == "queued" and queue.never_started(run, queue.read(place)):
+    if state == "queued" and queue.never_started(run, order):
         return ""
     return "" if state == "done" and not reading.facts(run).scores else state
 
@@ -91,7 +93,8 @@ def missing_seeds(place: Workspace, facts: Facts, controls: Sequence[Facts]) -> 
         for run, other in reading.all_facts(place)
         if other.spec is not None and other.spec.method in methods and reading.is_comparable(facts, other)
     ]
-    return repeats.missing_seeds(specs, runs, lambda run: state_of(place, run))
+    order = queue.read(place)
+    return repeats.missing_seeds(specs, runs, lambda run: state_of(run, order))
 
 
 def arms_and_seeds(specs: Sequence[RunSpec]) -> tuple[str, str]:

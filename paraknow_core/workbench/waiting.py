@@ -8,6 +8,7 @@ from paraknow_core.display import duration
 from paraknow_core.engines import queue
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.studies import same
 from paraknow_core.studies.lessons import LESSONS
 from paraknow_core.workbench import past_runs, reading
 from paraknow_core.workbench.past_runs import Past
@@ -100,22 +101,25 @@ class _Durations:
 
     def __init__(self, runs: Runs) -> None:
         self.runs = runs
-        self._of_question: dict[frozenset, list[Past]] = {}  # one look at all runs for each pair and task
+        # One look at all runs for each stage that runs end at, pair and task.
+        self._past: dict[tuple, list[Past]] = {}
+        self._newest: dict[tuple, Facts | None] = {}
 
     def seconds(self, facts: Facts) -> float | None:
         """Return what a run is likely to take; None where nothing is known of runs like it."""
         spec = facts.spec
         if spec is None:
             return None
+        key = spec.until, facts.asks(same.COST)
         if spec.until == "evaluation":
-            key = past_runs.question(spec)
-            if key not in self._of_question:
-                self._of_question[key] = past_runs.past_runs(spec, self.runs)
-            if self._of_question[key]:
-                return past_runs.estimate(spec, self._of_question[key]).seconds
+            if key not in self._past:
+                self._past[key] = past_runs.past_runs(spec, self.runs)
+            if self._past[key]:
+                return past_runs.estimate(spec, self._past[key]).seconds
         else:
-            seconds = past_runs.seconds_until(spec, self.runs)
-            if seconds is not None:
-                return seconds
+            if key not in self._newest:
+                self._newest[key] = past_runs.newest_until(spec, self.runs)
+            if self._newest[key] is not None:
+                return past_runs.seconds_as(spec, self._newest[key])
         lessons = (lesson for lesson in LESSONS if spec in lesson.specs.values())
         return next((lesson.seconds / len(lesson.specs) for lesson in lessons), None)

@@ -267,3 +267,23 @@ def test_broken_settings_do_not_stop_the_queue_and_a_full_disk_is_said_in_the_ru
     assert queue_service.turn(place, Pool(place)) is False
     assert run.status().state == "failed"
     assert "No space left on device" in run.status().message
+
+
+def test_a_thousand_names_are_looked_at_without_resolving_any(place, quiet, monkeypatch):
+    runs = make(place, *(f"run {number}" for number in range(5)))
+    QueueEngine(place).submit(*runs)
+    linked = place.runs / "linked"
+    linked.symlink_to(runs[0].path)
+    outside = place.root / "outside"
+    outside.mkdir()
+    (outside / "spec.yaml").write_text("")
+    (place.runs / "away").symlink_to(outside)
+    order = read_json(place.root / "queue" / "order.json")
+    resolved = []
+    contained = queue.contained
+    monkeypatch.setattr(queue, "contained", lambda root, name: resolved.append(name) or contained(root, name))
+    for odd in ("linked", "away", "../outside", "", ".", "gone", runs[1].id):
+        write_json(place.root / "queue" / "order.json", {**order, "waiting": [*order["waiting"], odd]})
+        waiting = queue.read(place).waiting
+        assert waiting == [*ids(*runs), *(["linked"] if odd == "linked" else [])]
+    assert resolved == ["linked", "away", "../outside", "", "."]

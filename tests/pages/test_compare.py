@@ -367,3 +367,16 @@ def test_a_damaged_record_file_is_a_sentence_or_left_out(place, compare):
     app = compare()
     assert "not paired" in words(app)
     view(app, "answers")
+
+
+def test_a_long_list_shows_the_newest_and_what_is_chosen_and_finds_the_others(place, compare, monkeypatch):
+    monkeypatch.setattr("paraknow_core.workbench.views.compare.MOST_ROWS", 3)
+    runs = [compared.run(place, "pissa", seed, name="old" if seed == 0 else "new") for seed in range(6)]
+    for seed, run in enumerate(runs):
+        run.path.rename(place.runs / f"2026010{seed + 1}-000000-run-{seed}")
+    app = compare(run="20260101-000000-run-0")
+    assert [name[-1] for name in app.dataframe[0].value["run"]] == ["5", "4", "3", "0"]
+    assert "Listed are the newest of 6 that match" in words(app)
+    app.text_input(key="compare.filter.text.widget").set_value("OLD").run()
+    assert [name[-1] for name in app.dataframe[0].value["run"]] == ["0"]
+    assert "Listed are" not in words(app)

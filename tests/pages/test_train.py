@@ -594,3 +594,14 @@ def test_hostile_names_and_rubbish_in_the_folder_are_drawn(place, open_app):
     app = open_app("train", run.id)
     assert "&lt;b&gt;x" in words(app)
     assert "<b>x" not in words(app)
+
+
+def test_a_long_list_of_runs_offers_the_newest_and_the_one_that_is_shown(place, open_app, monkeypatch):
+    runs = [fabricate.run(place, "done", {"seed": seed}) for seed in range(4)]
+    for seed, run in enumerate(runs):
+        run.path.rename(place.runs / f"2026010{seed + 1}-000000-run-{seed}")
+    monkeypatch.setattr("paraknow_core.workbench.reading.MOST_LISTED", 2)
+    app = open_app("train", run="20260101-000000-run-0")
+    assert len(select(app, "Run").options) == 3
+    assert select(app, "Run").value == "20260101-000000-run-0"
+    assert "The newest 2 of 4" in words(app)

@@ -12,7 +12,7 @@ import pytest
 from paraknow_core.errors import NumericError, RunError, SpecError
 from paraknow_core.files.json_file import write_json
 from paraknow_core.paths import workspace
-from paraknow_core.runs.folder import find_run, list_runs
+from paraknow_core.runs.folder import RunFolder, find_run, list_runs
 from paraknow_core.runs.lifecycle import ask_to_stop, create_run, delete
 from paraknow_core.runs.processes import this_process
 from paraknow_core.runs.status import Status
@@ -221,11 +221,11 @@ def test_a_memo_keeps_rows_of_ended_runs_until_a_file_changes(place, monkeypatch
         pass
     memo: dict = {}
     first = runs_table([done, active], memo)
-    assert set(memo) == {done.path}
+    assert {key for key in memo if key != "table"} == {done.path}
     read = []
-    monkeypatch.setattr("paraknow_core.runs.folder.read_spec", lambda path: read.append(path) or RunSpec(seed=9))
+    monkeypatch.setattr(RunFolder, "spec", lambda run: read.append(run.path) or RunSpec(seed=9))
     again = runs_table([done, active], memo)
-    assert [path.parent for path in read] == [active.path]
+    assert read == [active.path]
     assert list(first["spec.seed"]) == [1, 2]
     assert list(again["spec.seed"]) == [1, 9]
     write_json(done.file("result.json"), {"scores": [{"scorer": "number_match", "value": 0.5}]})
@@ -239,3 +239,16 @@ def test_flat_settings_name_every_value_once():
         "a.e": {},
         "f": None,
     }
+
+
+def test_a_table_of_the_same_rows_is_the_same_table(place):
+    done = create_run(place, RunSpec(seed=1))
+    with RunWriter(done):
+        pass
+    memo: dict = {}
+    first = runs_table([done], memo)
+    assert runs_table([done], memo) is first
+    create_run(place, RunSpec(seed=2))
+    assert len(runs_table(list_runs(place), memo)) == 2
+    write_json(done.file("result.json"), {"scores": [{"scorer": "number_match", "value": 0.5}]})
+    assert runs_table([done], memo) is not first

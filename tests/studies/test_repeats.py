@@ -5,6 +5,7 @@ import time
 
 from paraknow_core.runs.folder import list_runs
 from paraknow_core.spec import RunSpec
+from paraknow_core.studies import repeats
 from paraknow_core.studies.repeats import missing_seeds, there_already
 from tests.pages import fabricate
 
@@ -61,3 +62,16 @@ def test_missing_seeds_are_those_that_make_three_in_every_arm(place):
     assert [(spec.method, spec.seed) for spec in missing] == [("seeking", 7), ("seeking", 2), ("default_lora", 2)]
     runs += [fabricate.run(place, "queued", {"method": spec.method, "seed": spec.seed}) for spec in missing]
     assert missing_seeds(arms_, [(run, run.spec()) for run in runs], states) == []
+
+
+def test_each_run_and_each_spec_is_worked_out_once(place, monkeypatch):
+    runs = [(fabricate.run(place, "done", {"seed": seed}), RunSpec(seed=seed)) for seed in range(4)]
+    asked = []
+    monkeypatch.setattr(repeats, "computes", lambda spec, before=repeats.computes: asked.append(spec) or before(spec))
+    found = there_already([RunSpec(seed=seed) for seed in range(6)], runs, states)
+    assert [run and run.id for run in found] == [*(run.id for run, _ in runs), None, None]
+    assert len(asked) == 4 + 6
+    asked.clear()
+    missing_seeds([RunSpec(), RunSpec(method="pissa")], runs, states)
+    tried = 3 + 4  # as many seeds as are wanted, and as there are
+    assert len(asked) <= (2 + 4) + (4 + 2 * tried)

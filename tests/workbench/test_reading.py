@@ -1,11 +1,15 @@
 """What is kept of files that were read: a file that changes is read again."""
 
+import sys
+
 import pytest
 
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.labels import set_label
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
+from paraknow_core.studies import same
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.views.mapping import totals_of
 from tests.pages import fabricate
@@ -35,3 +39,45 @@ def test_the_state_of_an_ended_run_is_read_once_and_again_when_it_goes_on(place,
     assert read == [run.id for run in runs[3:]]  # what is active or lost may change without a file that says so
     QueueEngine(place).submit(runs[2])
     assert reading.status(runs[2]).state == "queued"
+
+
+@pytest.fixture
+def opened(place):
+    """Names of the files of this workspace's runs that were opened since it was cleared."""
+    names, wanted = [], [str(place.runs)]
+
+    def hook(event, arguments):  # it cannot be taken away again
+        if event == "open" and wanted and str(arguments[0]).startswith(wanted[0]):
+            names.append(str(arguments[0]))
+
+    sys.addaudithook(hook)
+    yield names
+    wanted.clear()
+
+
+def test_lists_open_each_file_once_and_then_only_those_that_changed(place, opened):
+    runs = [fabricate.run(place, "done", {"seed": seed}) for seed in range(30)]
+
+    def listed():
+        opened.clear()
+        titles, rows = reading.titles(place), reading.options(place, [run for run, _ in reading.all_facts(place)])
+        return titles, rows, list(opened)
+
+    titles, rows, first = listed()
+    assert len(titles) == len(rows) == 30
+    assert len(first) == len(set(first)) == 3 * 30  # spec, result, status
+    assert listed() == (titles, rows, [])
+    fabricate.run(place, "done", {"seed": 99})
+    assert len(listed()[2]) == 3
+    set_label(runs[3].path, name="mine")
+    titles, _, again = listed()
+    assert titles[runs[3].id] == "mine"
+    assert {name.split("/")[-2] for name in again} == {runs[3].id}
+
+
+def test_what_a_run_asks_is_worked_out_once(place, monkeypatch):
+    fabricate.run(place, "done")
+    (_, facts), asked = reading.all_facts(place)[0], []
+    monkeypatch.setattr(same, "asked", lambda *parts, before=same.asked: asked.append(parts) or before(*parts))
+    assert facts.asks(same.COST) == facts.asks(same.COST) != facts.asks(same.LOOKS_ALIKE)
+    assert len(asked) == 2

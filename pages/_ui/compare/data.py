@@ -7,6 +7,7 @@ import streamlit as st
 
 from pages._ui.frame import state
 from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.files.remember import while_unchanged
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.runs.metrics import records
 from paraknow_core.runs.table import runs_table
@@ -14,7 +15,7 @@ from paraknow_core.studies import scores as studies
 from paraknow_core.studies.arms import Arm, arms_of
 from paraknow_core.studies.scores import PairedResult
 from paraknow_core.workbench import reading
-from paraknow_core.workbench.reading import answer_files, while_unchanged
+from paraknow_core.workbench.reading import answer_files
 
 if TYPE_CHECKING:
     import pandas

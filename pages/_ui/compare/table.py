@@ -22,7 +22,8 @@ WIDTHS = {"state": 92, "arm": 150, "score": 190, "seed": 60, "name": 220, "run":
 
 def pick(table: "pandas.DataFrame", chosen: list[str]) -> None:
     """Draw filters and table; what is picked goes into the address."""
-    shown = _filtered(table)
+    matching = _filtered(table)
+    shown = runs_view.listed(matching, chosen)
     if shown.empty:
         info("No run matches these filters.", "filter_alt_off")
         if st.button("Clear the filters", icon=":material/filter_alt_off:"):
@@ -54,12 +55,16 @@ def pick(table: "pandas.DataFrame", chosen: list[str]) -> None:
         placeholder="",
         alt="Table of runs: state, arm, pair, task, score, and the settings in which they differ",
     )
-    _below(table, shown, chosen)
+    _below(table, matching, shown, chosen)
 
 
-def _below(table: "pandas.DataFrame", shown: "pandas.DataFrame", chosen: list[str]) -> None:
+def _below(
+    table: "pandas.DataFrame", matching: "pandas.DataFrame", shown: "pandas.DataFrame", chosen: list[str]
+) -> None:
     hidden = len(set(chosen) - set(shown["id"]))
     text = f"{len(chosen)} of {len(table)} runs chosen; tick rows to choose. Only settings that differ are columns."
+    if len(shown) < len(matching):
+        text += f" Listed are the newest of {len(matching):,} that match: filter or find for older ones."
     line = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
     line.caption(plain(text + (f" {hidden} chosen are hidden by the filters." if hidden else "")), width="content")
     buttons = line.container(horizontal=True, width="content")

@@ -11,6 +11,7 @@ from paraknow_core.catalogue import ARMS
 from paraknow_core.display import NOT_MEASURED, SHARE, compact, score_text, shorten, significant
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import file_stamp
+from paraknow_core.files.remember import while_unchanged
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.status import ENDED, Status
 from paraknow_core.studies.attribution import CHAIN, Attribution
@@ -63,7 +64,7 @@ def lines(place: Workspace) -> list[Line]:
     return [line_of(folder) for folder in list_studies(place)]
 
 
-@reading.while_unchanged(lambda folder: [folder.file("study.yaml")], most=500)
+@while_unchanged(lambda folder: [folder.file("study.yaml")], most=500)
 def _spec(folder: StudyFolder) -> tuple[StudySpec | None, str]:
     try:
         return folder.spec(), ""
@@ -173,7 +174,7 @@ def result(progress: Progress) -> StudyOutcome:
     return _result(progress.folder, progress.version)
 
 
-@reading.while_unchanged(lambda folder, _: [folder.file(name) for name in ("study.yaml", "rates.json")], most=12)
+@while_unchanged(lambda folder, _: [folder.file(name) for name in ("study.yaml", "rates.json")], most=12)
 def _result(folder: StudyFolder, version: tuple) -> StudyOutcome:
     del version  # only part of the key under which the result is kept
     return outcome_of(folder)

@@ -1,13 +1,13 @@
 """The table of all runs as people look through it: filtered, searched, with the settings that differ; suggestions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pandas
 
 from paraknow_core.display import arm_of, score_text
 from paraknow_core.paths import Workspace
-from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.table import differing_settings
 from paraknow_core.studies.arms import suggest
 from paraknow_core.studies.folder import list_studies
@@ -15,6 +15,7 @@ from paraknow_core.studies.words import setting_text
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.uploads import task_label
 
+MOST_ROWS = 500  # of the table; older runs are found by its filters and its search
 SHOWN_APART = ("spec.teacher.source", "spec.student.source", "spec.task.source", "spec.method", "spec.seed")
 
 
@@ -37,7 +38,16 @@ def filtered(table: pandas.DataFrame, choices: Mapping[str, str], text: str, pla
     for name, value in choices.items():
         mask &= columns[name] == value
     if text:
-        mask &= _searchable(table, place).str.contains(text.lower(), regex=False)
+        mask &= _found(table, text.lower(), place)
+    return table[mask]
+
+
+def listed(table: pandas.DataFrame, chosen: Collection[str]) -> pandas.DataFrame:
+    """Return the newest `MOST_ROWS` of the runs that match, and those among them that are chosen, however old."""
+    if len(table) <= MOST_ROWS:
+        return table
+    mask = table["id"].isin(list(chosen))
+    mask.iloc[:MOST_ROWS] = True
     return table[mask]
 
 
@@ -73,9 +83,9 @@ def suggestion(table: pandas.DataFrame, place: Workspace) -> list[str]:
     """Return the newest finished run and those that ask the same question with another method or seed."""
     if "score.value" not in table:
         return []
-    done = table[(table["state"] == "done") & table["score.value"].notna()]["id"]
-    specs = {run: reading.facts(run).spec for run in (RunFolder(place.runs / run_id) for run_id in done)}
-    return [run.id for run in suggest([(run, spec) for run, spec in specs.items() if spec is not None])]
+    done = set(table[(table["state"] == "done") & table["score.value"].notna()]["id"])
+    runs = ((run, facts.spec) for run, facts in reading.all_facts(place) if run.id in done)
+    return [run.id for run in suggest([(run, spec) for run, spec in runs if spec is not None])]
 
 
 def of_study(table: pandas.DataFrame, study: str, place: Workspace) -> list[str]:
@@ -146,15 +156,20 @@ def _arms(table: pandas.DataFrame) -> pandas.Series:
 
 def _mapped(table: pandas.DataFrame, column: str, words: Callable[[str], str], missing: str) -> pandas.Series:
     values: Any = table[column] if column in table else pandas.Series([None] * len(table), index=table.index)
-    return values.map(lambda value: words(value) if isinstance(value, str) else missing)
+    named = {value: words(value) if isinstance(value, str) else missing for value in values.unique()}
+    return values.map(lambda value: named.get(value, missing))
 
 
-def _searchable(table: pandas.DataFrame, place: Workspace) -> pandas.Series:
-    """Return everything that can be searched in a row, in lower case."""
-    columns = ["id", *(column for column in table.columns if column.startswith("spec."))]
+def _found(table: pandas.DataFrame, text: str, place: Workspace) -> pandas.Series:
+    """Tell of each row whether a text in lower case occurs in its id, its name, its note, or a setting."""
     titles = reading.titles(place)
-    texts = []
-    for row in table[columns].itertuples(index=False):
-        note = reading.facts(RunFolder(place.runs / row[0])).label.note
-        texts.append(" ".join([*map(str, row), titles.get(row[0], ""), note]).lower())
-    return pandas.Series(texts, index=table.index)
+    notes = {run.id: facts.label.note for run, facts in reading.all_facts(place)}
+    mask = table["id"].map(lambda run: text in f"{run}\n{titles.get(run, '')}\n{notes.get(run, '')}".lower())
+    for column in (column for column in table.columns if column.startswith("spec.")):
+        values = table[column]
+        with suppress(TypeError):  # of lists there are not many
+            kinds = values.unique()  # of thousands of runs, a setting has some values
+            mask |= values.isin([value for value in kinds if text in str(value).lower()])
+            continue
+        mask |= values.map(lambda value: text in str(value).lower())
+    return mask

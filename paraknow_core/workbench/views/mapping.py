@@ -11,12 +11,13 @@ import numpy
 from paraknow_core.catalogue import STRATEGIES
 from paraknow_core.display import NOT_MEASURED, count, counted, memory, percent, significant, source_label
 from paraknow_core.errors import DataError, ParaknowError
+from paraknow_core.files.remember import while_unchanged
 from paraknow_core.paths import Workspace
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.desk.questions import answer_in
 from paraknow_core.workbench.draft import differing
-from paraknow_core.workbench.reading import totals_file, while_unchanged
+from paraknow_core.workbench.reading import totals_file
 from paraknow_core.workbench.uploads import task_label
 
 if TYPE_CHECKING:

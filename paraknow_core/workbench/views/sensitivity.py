@@ -7,6 +7,7 @@ from paraknow_core.display import counted, duration, memory, shorten, source_lab
 from paraknow_core.errors import DataError
 from paraknow_core.figures.sensitivity import row_name
 from paraknow_core.files.disk import file_stamp
+from paraknow_core.files.remember import while_unchanged
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.metrics import Metrics
@@ -15,7 +16,7 @@ from paraknow_core.sensitivity.agreement import Agreement, agreement
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.spec import ModelSpec, RunSpec
 from paraknow_core.studies import same
-from paraknow_core.workbench.reading import Facts, Runs, store_of, totals_file, while_unchanged
+from paraknow_core.workbench.reading import Facts, Runs, store_of, totals_file
 from paraknow_core.workbench.uploads import task_label
 
 if TYPE_CHECKING:
