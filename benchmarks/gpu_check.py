@@ -1037,14 +1037,11 @@ def resume(check: Check) -> Iterator[dict[str, Any]]:
 def packed(check: Check) -> Iterator[dict[str, Any]]:
     """Train runs packed, and one after the other."""
     from paraknow_core import pipeline
+    from paraknow_core.packs import execute_packed
     from paraknow_core.paths import Workspace
     from paraknow_core.runs.lifecycle import create_run
     from paraknow_core.settings import Settings
 
-    execute_packed = getattr(pipeline, "execute_packed", None)
-    if execute_packed is None:
-        yield {"state": "skipped: not in this version"}
-        return
     count, steps = (2, 3) if check.small else (12, 24)
     specs = [_spec(check, steps, method="default_lora", until="training", seed=seed) for seed in range(count)]
     with tempfile.TemporaryDirectory() as folder:

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from paraknow_core import packs
+from paraknow_core.cli import main
 from paraknow_core.errors import DivergedError
 from paraknow_core.packs import execute_packed
 from paraknow_core.paths import workspace
@@ -183,3 +184,12 @@ def test_a_second_interrupt_leaves_no_run_open(make, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         execute_packed(runs, place, SETTINGS)
     assert [run.status().state for run in runs] == ["failed", "failed"]
+
+
+def test_the_command_executes_runs_together_and_says_how_each_ended(make, capsys):
+    runs, place = make("together", [ARMS[0], {**ARMS[0], "seed": 5}, {"student.source": "/nowhere"}])
+    code = main(["--workspace", str(place.root), "run", "--packed", *(str(run.path) for run in runs)])
+    assert code == 2  # of the one that cannot be read
+    assert [run.status().state for run in runs] == ["done", "done", "failed"]
+    assert "/nowhere" in capsys.readouterr().err
+    assert "/nowhere" in runs[2].log_tail()

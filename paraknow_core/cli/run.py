@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +32,9 @@ def run(
     context: typer.Context,
     targets: Annotated[list[str], typer.Argument(metavar="SPEC.yaml|FOLDER...", help="A spec, or run folders.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The new run's folder instead of runs/<id>.")] = None,
+    packed: Annotated[
+        bool, typer.Option("--packed", help="Train the runs in one pass, where that is faster; all else in turn.")
+    ] = False,
     *,
     settings: Settings,
     json: Json = False,
@@ -44,7 +47,8 @@ def run(
         raise RunError(f"--out: {len(targets)} runs given, and one folder; give one spec with --out")
     folders = [folder_of(target, context.obj, out) for target in targets]
     with working() as progress:
-        outcomes = execute_all(folders, context.obj, settings, progress)
+        execute = execute_together if packed and len(folders) > 1 else execute_all
+        outcomes = execute(folders, context.obj, settings, progress)
     records = [_record(folder) for folder in folders]
     if json:
         show_json(records if len(records) > 1 else records[0])
@@ -144,6 +148,57 @@ class _Watch:
         self.progress.on_status(status)
 
 
+def execute_together(folders: list[RunFolder], place: Workspace, settings: Settings, progress: Progress) -> list[int]:
+    """Execute run folders in one pass (see `packs`); returns one exit code for each."""
+    from paraknow_core.packs import execute_packed
+
+    shown = folders[0]
+
+    def watch(folder: RunFolder, status: Status) -> None:
+        if folder is shown:
+            progress.on_status(status)
+
+    _claim(folders)
+    open_ones = [folder for folder in folders if folder.status().state != "done"]
+    for folder in folders:
+        if folder not in open_ones:
+            say(f"run {folder.id}: is done already; `runs show {folder.id}` prints its result")
+    return told(open_ones, execute_packed(open_ones, place, settings, watch))
+
+
+def told(folders: Sequence[RunFolder], outcomes: "Sequence[dict[str, Any] | Exception | None]") -> list[int]:
+    """Say how runs ended that were executed together, and note it where they do not; returns their exit codes."""
+    codes = []
+    for folder, outcome in zip(folders, outcomes, strict=True):
+        if outcome is None:
+            say(f"run {folder.id}: stopped and saved; `runs resume {folder.id}` goes on")
+            codes.append(STOPPED)
+        elif isinstance(outcome, ParaknowError):
+            codes.append(_refused(folder, outcome))
+        elif isinstance(outcome, Exception):
+            codes.append(_broken(folder, outcome))
+        else:
+            codes.append(0)
+    return codes
+
+
+def _refused(folder: RunFolder, error: ParaknowError) -> int:
+    message = str(error) if folder.id in str(error) else f"run {folder.id}: {error}"
+    say(message)
+    _log(folder, message)
+    give_up(folder, error)
+    return REFUSED
+
+
+def _broken(folder: RunFolder, error: Exception) -> int:
+    trace = "".join(traceback.format_exception(error))
+    with contextlib.suppress(OSError):
+        print(trace, file=sys.stderr, flush=True)
+    _log(folder, trace)
+    give_up(folder, error)
+    return BROKEN
+
+
 def _execute(folder: RunFolder, place: Workspace, settings: Settings, watch: _Watch) -> int:
     from paraknow_core.pipeline import execute
 
@@ -156,18 +211,9 @@ def _execute(folder: RunFolder, place: Workspace, settings: Settings, watch: _Wa
         say(f"run {folder.id}: stopped and saved; `runs resume {folder.id}` goes on")
         return STOPPED
     except ParaknowError as error:
-        message = str(error) if folder.id in str(error) else f"run {folder.id}: {error}"
-        say(message)
-        _log(folder, message)
-        give_up(folder, error)
-        return REFUSED
+        return _refused(folder, error)
     except Exception as error:
-        trace = traceback.format_exc()
-        with contextlib.suppress(OSError):
-            print(trace, file=sys.stderr, flush=True)
-        _log(folder, trace)
-        give_up(folder, error)
-        return BROKEN
+        return _broken(folder, error)
 
 
 def _log(folder: RunFolder, text: str) -> None:

@@ -213,17 +213,25 @@ def run_study(
     from paraknow_core.studies.conduct import conduct
 
     engine, workers = engine or settings.engine or "auto", settings.workers or usable_cores()
+    pack = settings.pack or 1
     if engine == "auto":
         choice = choice_of(folder.place, [cell.cell for cell in folder.cells() if cell.state != "done"], settings)
         engine, workers = choice.engine, choice.workers
         if engine == "local":
             engine = "workers" if workers > 1 else "inline"
+        pack = max(map(len, choice.packs), default=1)
         say(choice.sentence)
     if engine == "inline":
-        from paraknow_core import pipeline
+        from paraknow_core import packs, pipeline
+        from paraknow_core.cli.run import told
         from paraknow_core.engines.inline import InlineEngine
 
-        executor = InlineEngine(folder.place, lambda run: pipeline.execute(run, folder.place, settings))
+        executor = InlineEngine(
+            folder.place,
+            lambda run: pipeline.execute(run, folder.place, settings),
+            lambda runs: told(runs, packs.execute_packed(runs, folder.place, settings)),
+            pack,
+        )
     elif engine == "workers":
         executor = WorkersEngine(folder.place, workers, settings.model_dump(mode="json", exclude_none=True))
     else:

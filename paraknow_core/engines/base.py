@@ -2,7 +2,7 @@
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.settings import Settings, load_settings
+from paraknow_core.spec import RunSpec
 
 HERE = "this machine"
 
@@ -58,6 +59,10 @@ class Engine(ABC):
             SpecError: the settings are not valid.
         """
         return self.settings().workers or 1
+
+    def common(self, spec: RunSpec) -> Hashable:  # noqa: ARG002 - a hook
+        """Return what runs have in common that had better be submitted together; None for one on its own."""
+        return None
 
     @abstractmethod
     def submit(self, *runs: RunFolder, first: bool = False) -> None:

@@ -1,7 +1,7 @@
 """Choosing for people who executes runs here and how many at a time, and saying why in one line. Arithmetic only."""
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from paraknow_core.memory import available_bytes
 from paraknow_core.paths import Workspace
 from paraknow_core.settings import Settings, usable_cores
 from paraknow_core.spec import RunSpec
-from paraknow_core.training.amounts import threads_of_spec
+from paraknow_core.training.amounts import pack_key, threads_of_spec
 
 RUN_BYTES = 1.5e9  # what a run of small models takes, where nothing says more
 LEFT_FREE = 0.1  # of the memory that is free
+PACK = 16  # runs that are trained in one pass on a GPU: beyond that, what is a run's own outweighs what is shared
+PACKED_SHARE = 0.2  # of its time alone, that a further run adds to a pack: assumed, until packs were timed on a GPU
 START_S = 6.0  # until a new worker has loaded its libraries
 _GPU = (Path("/proc/driver/nvidia/version"), Path("/dev/kfd"))
 
@@ -73,6 +75,26 @@ def together(threads: Sequence[int], machine: Machine, needs: float = RUN_BYTES,
     return max(1, min(machine.cores // max(threads, default=1), with_room))
 
 
+def packs_of(specs: Sequence[RunSpec], settings: Settings, machine: Machine) -> tuple[tuple[int, ...], ...]:
+    """Group runs, by their place, that had better be trained in one pass; each alone where that is of no use.
+
+    A small student leaves a GPU idle, but not a processor: there a pass of many runs takes as long as their passes.
+    """
+    most = settings.pack or (PACK if machine.gpu else 1)
+    groups: dict[Hashable, list[int]] = {}
+    for number, spec in enumerate(specs):
+        key = pack_key(spec) if most > 1 else None
+        groups.setdefault(number if key is None else key, []).append(number)
+    return tuple(
+        tuple(group[start : start + most]) for group in groups.values() for start in range(0, len(group), most)
+    )
+
+
+def _pack_seconds(seconds: Sequence[float]) -> float:
+    """Return what a pack takes whose runs take so long alone."""
+    return max(seconds) * (1 + PACKED_SHARE * (len(seconds) - 1))
+
+
 def choose(
     specs: Sequence[RunSpec],
     place: Workspace,
@@ -98,6 +120,12 @@ def choose(
     if elsewhere:
         about = f"; here, one after the other, about {_about(alone)}" if alone else ""
         return Choice(elsewhere[0], 1, threads, (), None, alone, f"{runs} {elsewhere[1]}{about}")
+    packs = packs_of(specs, settings, machine)
+    if any(len(pack) > 1 for pack in packs):
+        seconds = None if alone is None else sum(_pack_seconds([takes[n].seconds for n in pack]) for pack in packs)
+        about = f", about {_about(seconds)}; one after the other about {_about(alone)}" if alone else ""
+        sentence = f"{runs} packed in {'one pass' if len(packs) == 1 else f'{len(packs):,} passes'}{about}"
+        return Choice("local", 1, threads, packs, seconds, alone, sentence)
     count = settings.workers or together([threads], machine, needs)
     count = max(1, min(count, len(specs)))
     engine = settings.engine if settings.engine in ("local", "queue") else "local"

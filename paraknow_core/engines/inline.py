@@ -1,7 +1,7 @@
 """The inline engine: runs are executed in this very process, for tests and for a debugger."""
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from paraknow_core.engines.base import Engine
@@ -9,10 +9,12 @@ from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.processes import this_process
+from paraknow_core.spec import RunSpec
+from paraknow_core.training.amounts import pack_key
 
 
 class InlineEngine(Engine):
-    """Executes runs in one thread, one after the other; the process ends when all are done.
+    """Executes runs in one thread, one after the other or some at once; the process ends when all are done.
 
     Their output goes where this process prints; only tracebacks go into their logs. A thread cannot be ended by force,
     so `stop` only asks, even with a grace period.
@@ -21,23 +23,52 @@ class InlineEngine(Engine):
         `InlineEngine(place, lambda run: pipeline.execute(run, place, settings)).submit(run)`
     """
 
-    def __init__(self, place: Workspace, execute: Callable[[RunFolder], object]) -> None:
-        """Args: place, the workspace; execute, which computes a run folder to its end."""
+    def __init__(
+        self,
+        place: Workspace,
+        execute: Callable[[RunFolder], object],
+        execute_packed: Callable[[Sequence[RunFolder]], object] | None = None,
+        pack: int = 1,
+    ) -> None:
+        """Take over how runs are computed.
+
+        Args:
+            place: the workspace.
+            execute: computes a run folder to its end.
+            execute_packed: computes several to their ends, trained in one pass; it notes in them what goes wrong.
+            pack: how many of those that are submitted together are trained in one pass, at most.
+        """
         super().__init__(place)
-        self._execute = execute
+        self._execute, self._execute_packed = execute, execute_packed
+        self._pack = pack if execute_packed else 1
         self._thread = ThreadPoolExecutor(1, "runs")
+
+    def together(self) -> int:
+        """Return how many runs are trained in one pass."""
+        return self._pack
+
+    def common(self, spec: RunSpec) -> Hashable:
+        """Return what runs have in common that may be trained in one pass."""
+        return pack_key(spec) if self._pack > 1 else None
 
     def submit(self, *runs: RunFolder, first: bool = False) -> None:
         """Hand the runs to the thread: see `Engine.submit`."""
         del first
         for run, attempt in zip(runs, lifecycle.requeue(*runs), strict=True):
             lifecycle.claim(run, this_process(), attempt)
-            self._thread.submit(self._work, run)
+        for some in batched(runs, self._pack):
+            self._thread.submit(self._work, some)
 
-    def _work(self, run: RunFolder) -> None:
+    def _work(self, runs: Sequence[RunFolder]) -> None:
         try:
-            self._execute(run)
+            self._execute_packed(runs) if len(runs) > 1 else self._execute(runs[0])
         except Exception as error:
-            with run.file("log.txt").open("a", encoding="utf-8") as log:
-                log.write(traceback.format_exc())
-            lifecycle.give_up(run, error)
+            for run in runs:
+                with run.file("log.txt").open("a", encoding="utf-8") as log:
+                    log.write(traceback.format_exc())
+                lifecycle.give_up(run, error)
+
+
+def batched(runs: Sequence[RunFolder], size: int) -> list[Sequence[RunFolder]]:
+    """Split runs into groups of a size, in order; the last one may be smaller."""
+    return [runs[start : start + size] for start in range(0, len(runs), size)]

@@ -26,6 +26,7 @@ from paraknow_core.runs.labels import add_study, studies_of
 from paraknow_core.runs.processes import process_identity, start_detached
 from paraknow_core.runs.status import Status
 from paraknow_core.runs.writer import RunWriter, StopRequested, stopped_by_signals
+from paraknow_core.spec import RunSpec
 from paraknow_core.studies.folder import CellState, StudyFolder, answers, curves_of
 from paraknow_core.studies.same import computes, run_key
 from paraknow_core.studies.study import (
@@ -50,6 +51,7 @@ OWN_STATES = ("done", "running", "stopping", "queued", "stopped", "lost", "faile
 class Executor(Protocol):
     """Whoever executes runs: an engine (`engines.base.Engine`)."""
 
+    def common(self, spec: RunSpec) -> Hashable: ...
     def submit(self, *runs: RunFolder, first: bool = False) -> None: ...
     def stop(self, run: RunFolder, grace_s: float | None = None) -> None: ...
     def alive(self, run: RunFolder) -> bool: ...
@@ -202,14 +204,12 @@ class _Conductor:
         done = 0
         while waiting or active:
             while waiting and len(active) < self.together:
-                same = waiting.popleft()
-                run = self._begin(same)
-                if run is None:
-                    done += 1
-                else:
+                begun = self._begin(self._next(waiting, self.together - len(active)))
+                done += begun.count(None)
+                for run, cell in filter(None, begun):
                     place = f"{stage} run {done + len(active) + 1} of {len(by_key)}"
                     left = self._left(len(waiting) + len(active) + 1)
-                    active[run.id] = _Active(run, same[0], f"{place}, {same[0].group.label}, seed {same[0].seed}{left}")
+                    active[run.id] = _Active(run, cell, f"{place}, {cell.group.label}, seed {cell.seed}{left}")
             named = [one.label for one in active.values()][:MOST_NAMED]
             more = [f"and {len(active) - len(named)} more"] if len(active) > len(named) else []
             self.writer.progress(done, len(by_key), "; ".join([*named, *more]))
@@ -241,17 +241,48 @@ class _Conductor:
         self.writer.event("warning", message=f"run {run.id}: {status.message}; {nth}")
         return self._submit(run)
 
-    def _submit(self, run: RunFolder) -> bool:
+    def _submit(self, *runs: RunFolder) -> bool:
         try:
-            self.engine.submit(run)
+            self.engine.submit(*runs)
         except (ParaknowError, OSError) as error:
-            lifecycle.give_up(run, error)
-            self.writer.event("warning", message=f"run {run.id}: could not be submitted: {error}")
+            for run in runs:
+                lifecycle.give_up(run, error)
+                self.writer.event("warning", message=f"run {run.id}: could not be submitted: {error}")
             return False
         return True
 
-    def _begin(self, cells: Sequence[Cell]) -> RunFolder | None:
-        """Have the run of equal cells executed; returns it while it is going on, None where there is nothing to do."""
+    def _next(self, waiting: deque[list[Cell]], most: int) -> list[list[Cell]]:
+        """Take the next run's cells, and those of others that the engine had better be given with it."""
+        taken = [waiting.popleft()]
+        common = self.engine.common(taken[0][0].spec)
+        for same in list(waiting) if common is not None else ():
+            if len(taken) == most:
+                break
+            if self.engine.common(same[0].spec) == common:
+                waiting.remove(same)
+                taken.append(same)
+        return taken
+
+    def _begin(self, together: Sequence[Sequence[Cell]]) -> list[tuple[RunFolder, Cell] | None]:
+        """Have the runs of equal cells executed.
+
+        Returns:
+            For each list of equal cells, the run that is going on and the first cell; None where there is nothing to
+            do.
+        """
+        begun, new = [], []
+        for same in together:
+            run = self._made(same)
+            begun.append((run, same[0]) if run else None)
+            # If it is alive, somebody else is executing it.
+            if run and not self.engine.alive(run):
+                new.append(run)
+        if new and not self._submit(*new):
+            return [one if one and one[0] not in new else None for one in begun]
+        return begun
+
+    def _made(self, cells: Sequence[Cell]) -> RunFolder | None:
+        """Return the run of equal cells, made if need be; None if it is done or was tried."""
         run = self._run_of(cells[0])
         if run is None:
             name = lifecycle.new_id(cells[0].spec.name, "run")
@@ -264,8 +295,7 @@ class _Conductor:
         if state == "done" or run.id in self.tried:
             return None
         self.tried.add(run.id)
-        # If it is alive, somebody else is executing it.
-        return run if self.engine.alive(run) or self._submit(run) else None
+        return run
 
     def _run_of(self, cell: Cell) -> RunFolder | None:
         """Return the run that is noted for a cell, if it is there and computes what the cell asks."""

@@ -1,5 +1,6 @@
 """How many steps and passes a recipe makes of so many examples, and how many threads a run takes. Needs no torch."""
 
+from collections.abc import Hashable
 from functools import lru_cache
 
 from paraknow_core.catalogue import METHODS
@@ -41,6 +42,18 @@ def threads_of_spec(spec: RunSpec, settings: Settings | None = None) -> int:
 @lru_cache(maxsize=64)
 def _parameters(source: str, revision: str | None) -> int:
     return read_anatomy(resolve_model(source, revision, offline=True), tokenizer=False).parameters
+
+
+def pack_key(spec: RunSpec) -> Hashable:
+    """Return what runs have in common that may be trained in one pass (see `training.packed`); None for one alone.
+
+    The runs themselves find out whether they really can be: a student with dropout, for example, cannot.
+    """
+    recipe, row = spec.finetuning, METHODS[spec.method]
+    if row.whole or spec.until in ("sensitivity", "extraction") or threads_of_spec(spec) > 1:
+        return None
+    student, size = spec.student.model_dump_json(), (recipe.batch_size, recipe.micro_batch_size)
+    return (student, *size, spec.factorisation.rank, spec.extraction.roles, spec.task.max_length)
 
 
 def micro_batch_size(spec: FinetuningSpec, longest: int, device: str) -> int:

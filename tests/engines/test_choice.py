@@ -66,7 +66,7 @@ def test_the_sentence_says_what_was_picked_and_what_it_saves(place):
         ({"count": 1}, "1 run, about 1 m"),
         ({"machine": Machine(2, 1e9)}, "no memory for a second one"),
         ({"machine": Machine(1, 16e9)}, "there is one core"),
-        ({"machine": Machine(8, 16e9, gpu=True)}, "they share one GPU"),
+        ({"machine": Machine(8, 16e9, gpu=True), "pack": 1}, "they share one GPU"),
         ({"threads": 2}, "models of this size use 2 threads"),
         ({"workers": 1}, "12 runs, about 12 m 00 s, one after the other: the settings say so"),
     ],
@@ -101,3 +101,18 @@ def test_the_queue_executes_small_runs_together_and_a_large_one_alone(place, mon
     assert queue.workers(place, queue.Order([small.id], [large.id])) == 1
     write_json(place.settings_file, {"workers": 3})
     assert queue.workers(place, queue.Order([large.id], [small.id])) == 3
+
+
+def test_runs_of_small_models_are_packed_on_a_gpu_as_far_as_they_have_something_in_common(place):
+    gpu = Machine(8, 64e9, gpu=True)
+    specs = [RunSpec(seed=seed) for seed in range(20)]
+    specs[3:3] = [RunSpec(method="full_finetuning"), RunSpec().with_changes({"factorisation.rank": 4})]
+    estimate = lambda specs, _place: [Takes()] * len(specs)  # noqa: E731
+    picked = choose(specs, place, Settings(), estimate, gpu)
+    together = [0, 1, 2, *range(5, 22)]
+    assert picked.packs == (tuple(together[: choice.PACK]), tuple(together[choice.PACK :]), (3,), (4,))
+    assert picked.sentence.startswith("22 runs packed in 4 passes, about")
+    assert "one after the other about 22 m" in picked.sentence
+    assert 60 < picked.seconds < picked.alternative_seconds == 22 * 60
+    assert choose(specs, place, Settings(), estimate, TWO_CORES).packs == ()
+    assert [len(pack) for pack in choose(specs[:3], place, Settings(pack=2), estimate, TWO_CORES).packs] == [2, 1]

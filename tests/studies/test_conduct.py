@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from paraknow_core.engines.inline import InlineEngine
 from paraknow_core.engines.local import LocalEngine
 from paraknow_core.errors import RunError
 from paraknow_core.runs.folder import RunFolder, list_runs
@@ -312,3 +313,19 @@ def test_fake_results_are_like_real_ones(place):
     written = result_of(run, RunSpec(), BEST_RATE)
     run.file("result.json").write_text(json.dumps(written))
     assert RunFolder(run.path).result() == written
+
+
+def test_runs_that_go_together_are_given_together_and_the_others_alone(place):
+    fake, packs = Fake(), []
+
+    def execute_packed(runs):
+        packs.append([run.spec().seed for run in runs])
+        for run in runs:
+            fake(run)
+
+    folder = study(place, arms=["default_lora", "full_finetuning"], seeds=[0, 1, 2, 3, 4])
+    engine = InlineEngine(place, fake, execute_packed, pack=3)
+    conduct(folder, engine, together=engine.together())
+    assert packs == [[0, 1, 2], [3, 4]]
+    assert states(folder) == ["done"] * 10
+    assert sorted(spec.method for spec in fake.ran) == ["default_lora"] * 5 + ["full_finetuning"] * 5
