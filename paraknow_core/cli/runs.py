@@ -22,7 +22,7 @@ from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, find_run, list_runs
 from paraknow_core.runs.labels import label_of, set_label, studies_of
-from paraknow_core.runs.status import State
+from paraknow_core.runs.status import State, Status
 from paraknow_core.runs.table import flat_settings
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
@@ -45,7 +45,7 @@ def list_(
     if study:
         own = find_study(context.obj, study).path.name
         runs = [run for run in runs if own in studies_of(run.path)]
-    records = [_record(run, names) for run in runs]
+    records = [_record(run, context.obj, names) for run in runs]
     if state:
         records = [record for record in records if record["state"] == state]
     if json:
@@ -88,8 +88,22 @@ def _names(place: Workspace) -> dict[str, str]:
     return run_names(named)
 
 
-def _record(run: RunFolder, names: dict[str, str]) -> dict[str, Any]:
-    status, label = run.status(), label_of(run.path)
+def _status_at(run: RunFolder, place: Workspace) -> tuple[Status, str]:
+    """Return what a run is doing and its message; one that an engine holds is asked about there first."""
+    status = run.status()
+    if run.note() and (status.active or status.state == "lost"):
+        try:
+            standing = holder_of(place, run).standing(run)
+        except ParaknowError as error:
+            return status, str(error)
+        status = run.status()
+        return status, status.message or standing.message or (f"on {standing.where}" if standing.where else "")
+    return status, status.message
+
+
+def _record(run: RunFolder, place: Workspace, names: dict[str, str]) -> dict[str, Any]:
+    status, message = _status_at(run, place)
+    label = label_of(run.path)
     result = run.result() or {}
     record: dict[str, Any] = {
         "id": run.id,
@@ -101,7 +115,7 @@ def _record(run: RunFolder, names: dict[str, str]) -> dict[str, Any]:
         "active": status.active,
         "stage": status.stage,
         "progress": status.fraction,
-        "message": status.message,
+        "message": message,
         "started": status.started or None,
         "ended": status.ended or None,
         "score": (result.get("scores") or [None])[0],
@@ -126,19 +140,18 @@ def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
     """Show one run: what it changes from the defaults, what it is doing, its scores and files."""
     run = find_run(context.obj, run_id)
     result, damage = run.read_result()
-    spec, status = run.spec(), run.status()
+    spec, record = run.spec(), _record(run, context.obj, _names(context.obj))
     changes = changed_settings(spec.model_dump(mode="json"))
     files = {path.name: _size(path) for path in sorted(run.path.iterdir()) if path.name != "lock"}
-    record = _record(run, _names(context.obj))
     if json:
         more = {"folder": str(run.path), "changes": changes, "spec": spec.model_dump(mode="json"), "result": result}
         show_json(record | more | {"files": files})
         return
-    show(f"{run.id}: {status.state}{f', {status.stage}' if status.stage else ''}")
+    show(f"{run.id}: {', '.join(filter(None, (record['state'], record['stage'])))}")
     show(f"name: {'★ ' if record['starred'] else ''}{record['name']}", f"folder: {run.path}")
     show(*(f"note: {line}" for line in record["note"].splitlines()))
-    if status.message or damage:
-        show(f"message: {damage or status.message}")
+    if record["message"] or damage:
+        show(f"message: {damage or record['message']}")
     show_table(("changed setting", "value", "default"), [(key, new, old) for key, (new, old) in changes.items()])
     if result:
         references = {f"untouched {name}": scores for name, scores in result.get("references", {}).items()}

@@ -144,7 +144,7 @@ class SlurmEngine(Engine):
         lifecycle.ask_to_stop(run)
         if job is None:
             return
-        lifecycle.hold(run, **{**run.note(), "asked": True})
+        lifecycle.hold(run, **{**run.note(), "asked": True, "at_once": grace_s == 0})
         if run.status().state == "queued":
             self.cluster.cancel(job, how=["--state=PENDING"])
             if self.cluster.look(job, fresh=True).state == "CANCELLED":
@@ -181,13 +181,15 @@ class SlurmEngine(Engine):
 
     def _settle(self, run: RunFolder, job: str, seen: Job) -> None:
         """Note what SLURM did to the job of a run that could not say how it ended, or stopped because of that."""
-        status, asked = run.status(), bool(run.note().get("asked"))
+        status, note = run.status(), run.note()
+        asked = bool(note.get("asked"))
         if status.state == "stopped" and seen.state in BY_ITSELF:
             return  # somebody has asked it to stop who knows nothing of engines
         if asked and status.state == "queued":
             lifecycle.lose(run, lifecycle.CANCELLED, wanted=True, job=job)
         elif asked:
-            lifecycle.lose(run, f"{lifecycle.CUT_OFF}; {run.way_on(status.stage)}", job=job)
+            why = f"{lifecycle.CUT_OFF}; {run.way_on(status.stage)}"
+            lifecycle.lose(run, why, wanted=bool(note.get("at_once")), job=job)
         else:
             what, next_, wanted = ENDINGS.get(seen.state, ENDED)
             code = f", exit code {seen.code}" if seen.state in BY_ITSELF and seen.code else ""
@@ -340,7 +342,7 @@ class Cluster:
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._since: dict[str, float] = {}  # when each was first wanted, and then when it was first seen to be over
-        self._asked = -float("inf")
+        self._asked = self._no_accounting = -float("inf")
 
     def began(self, *jobs: str) -> None:
         """Remember jobs that were submitted a moment ago: until the next look at all jobs, they wait."""
@@ -389,8 +391,11 @@ class Cluster:
         found: dict[str, Job] = {}
         self.trouble = ""
         try:
-            with suppress(RunError):  # no accounting here: then squeue knows
-                found = _sacct(wanted)
+            if time.monotonic() - self._no_accounting >= UNKNOWN_S:
+                try:
+                    found = _sacct(wanted)
+                except RunError:  # it is not here, or down: then squeue knows
+                    self._no_accounting = time.monotonic()
             open_ = [job for job in wanted if job not in found or found[job].state == "PENDING"]
             if open_:
                 found |= _squeue(open_)

@@ -1,5 +1,6 @@
 """The engine of SLURM against a small cluster that really executes jobs: what is its own beside the contract."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from paraknow_core import engines
+from paraknow_core.cli import main
 from paraknow_core.engines import slurm
 from paraknow_core.engines.slurm import SlurmEngine, job_of
 from paraknow_core.errors import RunError, SpecError
@@ -129,6 +131,36 @@ def test_a_job_that_is_cancelled_while_it_waits_does_not_wait_for_ever(engine, p
     assert over(engine, waiting) == "stopped"
     assert "was cancelled (CANCELLED)" in waiting.status().message
     engine.stop(run)
+
+
+def test_a_run_is_ended_at_once_without_waiting_and_is_stopped_then(engine, place):
+    run = begun(engine, place)
+    lifecycle.ask_to_stop(run)
+    engines.end_now(place, run)
+    assert over(engine, run) == "stopped"
+    deaf, _ = make(place, "deaf", "other")
+    engine.submit(deaf)
+    wait(deaf, "running")
+    until(lambda: deaf.status().done >= 1)
+    engines.end_now(place, deaf)
+    assert over(engine, deaf) == "stopped"
+    assert deaf.status().message.startswith(lifecycle.CUT_OFF)
+
+
+def test_commands_on_runs_tell_what_slurm_says(engine, place, capsys):
+    run = begun(engine, place)
+    [waiting] = make(place, "next")
+    engine.submit(waiting)
+    assert told(capsys, place, "show", waiting.id)["message"].endswith("other jobs come first")
+    engine.cluster.cancel(job_of(waiting))
+    slurm._cluster.cache_clear()  # another process
+    assert {row["id"]: row["state"] for row in told(capsys, place, "list")}[waiting.id] == "stopped"
+    engine.stop(run)
+
+
+def told(capsys, place, *command):
+    assert main(["--workspace", str(place.root), "runs", *command, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
 
 
 def test_a_process_that_dies_by_itself_is_lost_with_its_exit_code(engine, place, monkeypatch):
