@@ -55,9 +55,11 @@ class Threads:
         if self.most == 1:
             yield
             return
+        self._use(self._in_use)  # another training of this process may have used another number since
         began = self._clock()
         yield
         self._after(tokens, max(self._clock() - began, 1e-9))
+        self._use(self._count)
 
     def _after(self, tokens: int, seconds: float) -> None:
         rate = tokens / seconds
@@ -73,7 +75,7 @@ class Threads:
             self._rates.append(rate)
             self._credit += SHARE * seconds
         probes = 0 < self._won < 2 or self._is_due()
-        self._set((1 if self._count > 1 else self.most) if probes else self._count)
+        self._in_use = (1 if self._count > 1 else self.most) if probes else self._count
 
     def _is_due(self) -> bool:
         if len(self._rates) < FIRST:
@@ -96,8 +98,3 @@ class Threads:
         else:
             message = f"the cores are free again: goes on with {self.most} threads"
         self._tell(self._count, message)
-
-    def _set(self, count: int) -> None:
-        if count != self._in_use:
-            self._in_use = count
-            self._use(count)

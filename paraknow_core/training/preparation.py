@@ -57,7 +57,7 @@ def prepare(work: Work) -> None:
             "student": context.student.source.revision,
             "task": task.revision,
         },
-        "threads": torch.get_num_threads(),  # not among `machine`: numbers do not depend on it
+        "threads": torch.get_num_threads(),  # not among `machine`: only last digits of decompositions depend on it
         **facts,
     }
 

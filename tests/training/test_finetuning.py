@@ -104,7 +104,7 @@ def test_a_core_that_is_taken_makes_a_training_go_on_with_one_thread_and_say_so(
     monkeypatch.setattr(loop, "Threads", partial(Threads, clock=clock))
     changed = train(recorder=Told(), folder="busy", changes={"finetuning.max_steps": 9})
     assert changed[0] == plain[0]
-    assert used == [2, 1]  # from the first probe on
+    assert list(dict.fromkeys(used)) == [2, 1]  # from the first probe on
     assert [line["threads"] for line in told] == [1]
     assert "2 threads are" in told[0]["message"] and "times slower than one" in told[0]["message"]
 

@@ -21,8 +21,8 @@ class Machine:
         """Return the seconds that some steps take."""
         began = self.moment
         for _ in range(number):
-            self.used.append(self.count)
             with self.threads.timed(100):
+                self.used.append(self.count)
                 self.moment += 100 / self.rates[self.count]
         return self.moment - began
 
