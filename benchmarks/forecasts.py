@@ -44,7 +44,8 @@ NOTES = [
     "Ratios: took / forecast. Guess: by the models' shapes and some measured rates, nothing else known. Known: one",
     "earlier run like it has ended here. Memory: the largest resident size of the run's process. Time: seconds of its",
     "stages by the clock; quiet: both times the share of its processor that each run got, as an idle machine would",
-    f"show. Holds: within {100 * MEMORY:.0f} % of memory and {100 * TIME:.0f} % of quiet time. One thread, one run at a time.",
+    f"show. Holds: within {100 * MEMORY:.0f} % of memory and {100 * TIME:.0f} % of quiet time. One thread, one run",
+    "at a time.",
 ]
 
 

@@ -30,6 +30,7 @@ from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 LIST_S, CLICK_S = 2.0, 1.0
 FULL, SMALL = Size(10_000, 1_000, 1_000, 200), Size(300, 60, 40, 40)
 AGAIN = 3
+WINDOWS = 6
 ENOUGH_S = 4.0  # CPU seconds of a case; one that has taken more is called no third time
 NOTES = [
     "First: the first call in a new process, its imports done before; again: the median of later ones, which is what",
@@ -286,8 +287,27 @@ def _row(root: Path, size: Size, case: str, group: str) -> dict[str, Any]:
     return {"case": case, "group": group, **found, "limit_s": limit, "holds": holds}
 
 
+def sessions(size: Size) -> dict[str, Any]:
+    """Measure what one more window costs the server, in MB: several are opened on Train, each a session of its own."""
+    from benchmarks.pages import server, settle, window
+
+    with tempfile.TemporaryDirectory(prefix="paraknow-scale-") as folder:
+        _synthetic.write(Workspace(Path(folder)), size)
+        with server(Path(folder)) as (address, process), window() as page:
+            held = []
+            for number in range(WINDOWS + 1):
+                one = page if not number else page.context.browser.new_context().new_page()
+                one.set_default_timeout(300_000)
+                one.goto(f"{address}/train")
+                settle(one)
+                held.append(process.memory_info().rss / 1e6)
+    return {"case": f"one more window on Train, {size.runs} runs", "memory_mb": (held[-1] - held[1]) / (WINDOWS - 1)}
+
+
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", help="one group of cases (list, start, compare, page), or one case")
+    parser.add_argument("--plan", action="store_true", help="print the table of docs/scale.md, and nothing else")
+    parser.add_argument("--sessions", action="store_true", help="measure a browser window, and nothing else")
     parser.add_argument("--keep", type=Path, help="folder of the workspace; filled where there is none, and kept")
 
 
@@ -301,6 +321,14 @@ def main() -> None:
         print(json.dumps(found))
         return
     size = SMALL if options.small else FULL
+    if options.plan:
+        from benchmarks import _published
+
+        print(_published.table())
+        return
+    if options.sessions:
+        print(sessions(size))
+        return
     facts = machine()
     with tempfile.TemporaryDirectory(prefix="paraknow-scale-") as folder:
         root = options.keep or Path(folder)
