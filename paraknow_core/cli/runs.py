@@ -137,8 +137,8 @@ def show_run(context: typer.Context, run_id: Id, json: Json = False) -> None:
     show(f"{run.id}: {status.state}{f', {status.stage}' if status.stage else ''}")
     show(f"name: {'★ ' if record['starred'] else ''}{record['name']}", f"folder: {run.path}")
     show(*(f"note: {line}" for line in record["note"].splitlines()))
-    if status.message or damage:
-        show(f"message: {damage or status.message}")
+    if message := damage or status.message or (status.active and holder_of(context.obj, run).standing(run).message):
+        show(f"message: {message}")
     show_table(("changed setting", "value", "default"), [(key, new, old) for key, (new, old) in changes.items()])
     if result:
         references = {f"untouched {name}": scores for name, scores in result.get("references", {}).items()}

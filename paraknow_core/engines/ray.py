@@ -9,6 +9,7 @@ import importlib.util
 import ipaddress
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,8 @@ from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.settings import RaySettings
 
-INSTALL = f".venv/bin/pip install -r {PROJECT_ROOT / 'requirements-ray.txt'}"
+INSTALL = f"{sys.executable} -m pip install -r {PROJECT_ROOT / 'requirements-ray.txt'}"
+DEFAULT = "127.0.0.1:6379"  # where `ray start --head` listens
 START = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 ray start --head --node-ip-address=127.0.0.1"
 TOGETHER = 256  # runs of a study that the cluster may have at a time; it starts as many as fit
 LET_GO_S = 10.0  # how long the helping process may take to see that a run has ended
@@ -77,16 +79,12 @@ def changing(place: Workspace) -> Iterator[Order]:
             write_json(folder / "order.json", asdict(order))
 
 
-def split(address: str | None) -> tuple[str, int]:
+def split(address: str) -> tuple[str, int]:
     """Return host and port of a cluster's address.
 
     Raises:
         RunError: it is none, or not of the form that Ray's own nodes use.
     """
-    if not address:
-        raise RunError(
-            f"ray: no address of a cluster; start one here with `{START}`, then give --address 127.0.0.1:6379"
-        )
     host, colon, port = address.rpartition(":")
     host = host.strip("[]")
     if "://" in address or not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -159,9 +157,9 @@ class RayEngine(Engine):
             SpecError: the settings are not valid.
         """
         asked = self.settings().ray
-        host, _ = split(asked.address)
-        refuse_open(str(asked.address), host)
-        return asked
+        address = os.environ.get("RAY_ADDRESS") or DEFAULT if asked.address in (None, "auto") else asked.address
+        refuse_open(address, split(address)[0])
+        return asked.model_copy(update={"address": address})
 
     def together(self) -> int:
         """Return as many as a cluster may have: see `Engine.together`. Refuses one that does not answer.
@@ -177,20 +175,23 @@ class RayEngine(Engine):
         """Have the cluster execute runs as soon as it has room: see `Engine.submit`.
 
         Raises:
-            RunError: also where the address is wrong or refused, or where runs are at another cluster.
+            RunError: also where the address is wrong or refused, nothing answers, or runs are at another cluster.
         """
         del first  # Ray decides
         asked = self.asked()
+        address = str(asked.address)
+        if not Service(self.place, "ray").alive() and (silence := silence_of(address)):
+            raise RunError(silence)  # later on, runs wait for a cluster that is gone
         self._wait_until_let_go(*runs)
         with changing(self.place) as order:
             for run in runs:
                 self._refuse(run, order)
-            if order.runs and order.address != asked.address:
+            if order.runs and order.address != address:
                 raise RunError(f"ray: runs are going on at {order.address}; wait for their end, or stop them first")
             lifecycle.requeue(*runs)
-            order.address = str(asked.address)
+            order.address = address
             for run in runs:
-                lifecycle.hold(run, "ray", address=order.address)
+                lifecycle.hold(run, "ray", address=address)
                 wants = {"cpus": asked.cpus, "gpus": asked.gpus, "shared": asked.shared, "end": False}
                 order.runs[run.id] = wants
         Service(self.place, "ray").start()
