@@ -332,11 +332,11 @@ class _Driver:
         self._let_go(run.id)
 
     def _end_task(self, name: str, force: bool) -> None:
-        import ray
-
         task = self.tasks.get(name)
         if task is None:
             return
+        import ray
+
         with suppress(ray.exceptions.RayError):
             ray.cancel(task, force=force)
             ray.wait([task], timeout=ray_node.PATIENCE_S)

@@ -5,6 +5,7 @@ import shutil
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,11 @@ class RayCluster:
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster()
-        self.add(cpus=0)
+        try:
+            self.add(cpus=0)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -99,3 +104,13 @@ class RayCluster:
             if any(here in part for part in process.info["cmdline"] or [])
             or (process.info["environ"] or {}).get("RAY_TMPDIR") == here
         ]
+
+
+def listening(processes: list[psutil.Process]) -> set[str]:
+    """Return the addresses at which processes listen."""
+    found = set()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            ends = process.net_connections("inet")
+            found |= {end.laddr.ip for end in ends if end.status == psutil.CONN_LISTEN or (not end.raddr and end.laddr)}
+    return found
