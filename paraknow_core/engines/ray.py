@@ -253,9 +253,8 @@ class RayEngine(Engine):
         order, note, status = read(self.place), run.note(), run.status()
         if run.id not in order.runs or status.state in ("done", "failed", "stopped"):
             return super().standing(run)
-        service = Service(self.place, "ray")
-        service.start()
-        said = read_object(folder_of(self.place) / "said.json") if service.alive() else {}
+        Service(self.place, "ray").start()
+        said = read_object(folder_of(self.place) / "said.json")
         messages = said.get("runs") if isinstance(said.get("runs"), dict) else {}
         message = str(messages.get(run.id) or said.get("message") or "")
         node = note.get("node") if isinstance(note.get("node"), dict) else None

@@ -18,7 +18,7 @@ from paraknow_core.engines import ray_node
 from paraknow_core.engines.ray import changing, folder_of, has_token, is_loopback, read, silence_of, split
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import ParaknowError
-from paraknow_core.files.json_file import write_json
+from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.files.naming import is_there
 from paraknow_core.files.yaml_file import read_text
 from paraknow_core.paths import PROJECT_ROOT, Workspace
@@ -44,7 +44,7 @@ def serve(place: Workspace) -> None:
             return
         driver = _Driver(place)
         last = time.monotonic()
-        while folder_of(place).is_dir() and not service.asked_to_stop:
+        while folder_of(place).is_dir() and not service.asked_to_stop and not driver.refused:
             if read(place).runs:
                 last = time.monotonic()
                 with suppress(OSError):  # a full disk passes; the order is as it was
@@ -108,7 +108,7 @@ def refusal_of(error: BaseException, address: str) -> str:
     if "authentication" in (kind + text).lower() or "unauthenticated" in text.lower():
         return (
             f"ray: {address} refused the login; give this program the token of the cluster (RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN), and start it again"
+            "RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN) and start it again; the run waits until then"
         )
     if "version mismatch" in text.lower():
         return f"ray: {address} has another version of Ray or Python than this program; install the same ({text[:200]})"
@@ -124,14 +124,15 @@ class _Driver:
     def __init__(self, place: Workspace) -> None:
         self.place = place
         self.address = ""
+        self.refused = False  # the cluster did not take this process; the next one has the environment of who starts it
         self.tasks: dict[str, Any] = {}  # what Ray returned for each run
-        self.said: dict[str, Any] = {}
+        self.wants: dict[str, dict[str, float]] = {}  # what each task asks for
+        self.said = read_object(folder_of(place) / "said.json")
         self.nodes: list[dict[str, Any]] = []
         self._looked = self._tried = -1e9
         self._keeper = self._program = None
         self._task: Any = None
         self._version = ""
-        self._say("")
 
     def turn(self) -> None:
         """Go through the runs in hand once."""
@@ -141,11 +142,12 @@ class _Driver:
         for name, asked in order.runs.items():
             run = RunFolder(self.place.runs / name)
             if not is_there(run.path / "spec.yaml"):
+                self._end_task(name, force=True)
                 self._let_go(name)
             elif asked["end"]:
                 self._end(run)
             elif name in self.tasks:
-                self._look(run)
+                messages[name] = self._look(run)
             elif run.file("stop").exists() or run.status().state in ("done", "failed", "stopped"):
                 self._cancel(run)
             elif ready:
@@ -183,7 +185,10 @@ class _Driver:
             return False
         self._tried = moment
         try:
-            message = silence_of(address) or self._connect(address)
+            message = silence_of(address)
+            if not message:
+                message = self._connect(address)
+                self.refused = bool(message)
         except ParaknowError as error:
             message = str(error)
         self._tried = time.monotonic()
@@ -269,6 +274,7 @@ class _Driver:
         if not asked["shared"]:
             keeper, program = self._apart()
             job["program"] = self._version
+        self.wants[run.id] = wants
         options = {"num_cpus": wants["CPU"], "num_gpus": wants.get("GPU", 0), "name": run.id}
         self.tasks[run.id] = self._task.options(**options).remote(job, keeper, program)
         return ""
@@ -288,16 +294,20 @@ class _Driver:
             self._program = [ray.put(archive)]
         return self._keeper, self._program
 
-    def _look(self, run: RunFolder) -> None:
-        """See whether the task of a run has ended, and write how where the run could not."""
+    def _look(self, run: RunFolder) -> str:
+        """See whether the task of a run has ended, and write how where the run could not.
+
+        Returns:
+            What keeps it from being executed, if no node is left that could.
+        """
         import ray
 
-        task = self.tasks[run.id]
-        if run.file("stop").exists() and run.status().state == "queued" and not run.note().get("node"):
+        task, status = self.tasks[run.id], run.status()
+        if run.file("stop").exists() and status.state == "queued" and not run.note().get("node"):
             self._cancel(run)
-            return
+            return ""
         if not ray.wait([task], timeout=0)[0]:
-            return
+            return "" if status.state in ("running", "stopping") else fits(self.nodes, self.wants[run.id])
         status = run.status()
         try:
             said = ray.get(task)
@@ -311,6 +321,7 @@ class _Driver:
             if status.state not in ("done", "failed", "stopped"):
                 lifecycle.lose(run, f"ray: its node was lost ({type(error).__name__}); `runs resume` goes on")
         self._let_go(run.id)
+        return ""
 
     def _fail(self, run: RunFolder, message: str) -> None:
         print(f"{run.id}: {message}", flush=True)
@@ -342,8 +353,8 @@ class _Driver:
             ray.wait([task], timeout=ray_node.PATIENCE_S)
 
     def _let_go(self, name: str) -> None:
-        task = self.tasks.pop(name, None)
-        del task
+        self.tasks.pop(name, None)
+        self.wants.pop(name, None)
         with changing(self.place) as order:
             order.runs.pop(name, None)
 
