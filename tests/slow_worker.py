@@ -3,7 +3,8 @@
 Called as `slow_worker.py -m paraknow_core run FOLDER...`. A folder's spec decides what happens: the name `fails` ends
 in a failure, `slow` goes on until it is stopped, `deaf` does not even hear that, `short` takes a second,
 `bug` breaks the process' code; anything else ends at once. Called with `work`, it is a warm worker that does the same
-for what its owner sends; with `serve queue`, it is the real queue, which then starts this very file.
+for what its owner sends; with `serve queue`, it is the real queue, which then starts this very file; so do the nodes of
+a Ray cluster with `serve ray`.
 """
 
 import signal
@@ -53,6 +54,13 @@ def work_warm(run: RunFolder, settings: object) -> bool:
 def main(module: str, target: str, command: str, *rest: str) -> None:
     """Do what the command line would."""
     assert (module, target) == ("-m", "paraknow_core")
+    if (command, rest) == ("serve", ("ray",)):
+        from paraknow_core.engines import ray_service
+        from paraknow_core.paths import workspace
+
+        ray_service.PYTHON = [str(Path(sys.argv[0]).resolve())]
+        ray_service.serve(workspace())
+        return
     if command == "serve":
         from paraknow_core.engines import queue_service
         from paraknow_core.paths import workspace

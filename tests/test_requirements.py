@@ -22,9 +22,9 @@ def locked(*names: str) -> dict[str, str]:
     return {canonicalize_name(entry.name): str(entry.specifier)[2:] for entry in entries}
 
 
-@pytest.mark.parametrize("kind", ["", "-dev"])
-def test_the_lock_satisfies_the_requirements(kind):
-    versions = locked(f"requirements{kind}.lock")
+@pytest.mark.parametrize(("kind", "lock"), [("", ""), ("-dev", "-dev"), ("-ray", "-dev")])
+def test_the_lock_satisfies_the_requirements(kind, lock):
+    versions = locked(f"requirements{lock}.lock")
     for requirement in read(f"requirements{kind}.txt"):
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement.name
 

@@ -9,14 +9,16 @@ SERVICES = {
     "desk": "paraknow_core.workbench.desk.serve",
     "desk-hand": "paraknow_core.workbench.desk.serve",
     "queue": "paraknow_core.engines.queue_service",
+    "ray": "paraknow_core.engines.ray_service",
     "playground": "paraknow_core.workbench.playground.serve",
 }
 
 
 def serve(
-    context: typer.Context, name: Annotated[Literal["desk", "desk-hand", "queue", "playground"], typer.Argument()]
+    context: typer.Context,
+    name: Annotated[Literal["desk", "desk-hand", "queue", "ray", "playground"], typer.Argument()],
 ) -> None:
-    """Serve the pages of a workspace until idle: the desk answers questions, the queue starts runs one by one."""
+    """Serve a workspace until idle: the desk answers questions, the queue starts runs, ray gives them to a cluster."""
     from importlib import import_module
 
     module = import_module(SERVICES[name])

@@ -22,6 +22,7 @@ from paraknow_core.files.atomic import build_file, write_atomic
 from paraknow_core.files.yaml_file import load_yaml, read_text
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
+from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.labels import label_of, studies_of
 from paraknow_core.settings import EngineName, Settings, load_settings, usable_cores
 from paraknow_core.spec import read_spec
@@ -40,6 +41,7 @@ app = typer.Typer(help="Plan, run and judge studies: arms and factors, each with
 Id = Annotated[str, typer.Argument(metavar="ID|FOLDER", help="A study's id, its beginning, or its folder.")]
 Executor = Literal["inline", "workers", EngineName]
 STOPPED, FAILED = 130, 2
+LOOK_S = 1.0  # between two questions to an engine why a run waits
 
 
 @app.command()
@@ -236,16 +238,22 @@ def run_study(
         executor = WorkersEngine(folder.place, workers, settings.model_dump(mode="json", exclude_none=True))
     else:
         executor = engine_of(folder.place, name=engine, **changes or {})
-    shown = ""
+    shown, looked, told = "", 0.0, {""}
 
     def follow(label: str, run: str, status: "Status") -> None:
-        nonlocal shown
+        nonlocal shown, looked
         if not shown:  # of several that go on, one is drawn until its end
             progress.label(label)
             shown = label
         if label == shown:
             progress.on_status(status)
             shown = label if status.active else ""
+        if status.state in ("queued", "lost") and time.monotonic() - looked > LOOK_S:
+            looked = time.monotonic()
+            message = executor.standing(RunFolder(folder.place.runs / run)).message
+            if message not in told:  # what keeps it waiting, such as a cluster that does not answer
+                told.add(message)
+                say(message)
         if status.state == "failed":
             say(f"run {run}: {status.message}")
 

@@ -333,7 +333,7 @@ class _Conductor:
         if not self.writer.stop_requested:
             return
         for run in active:
-            if run.status().active:
+            if self.engine.alive(run):  # also one that is on its way from a lost node to another
                 self.engine.stop(run)
         while any(self.engine.alive(run) for run in active):
             time.sleep(LOOK_S)

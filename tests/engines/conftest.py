@@ -14,7 +14,7 @@ from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import list_runs
 from paraknow_core.runs.lifecycle import ask_to_stop
 from tests.conftest import ROOT
-from tests.engines.clusters import SlurmCluster
+from tests.engines.clusters import RayCluster, SlurmCluster
 
 PYTHON = sys.executable
 
@@ -42,6 +42,14 @@ def slurm_commands(tmp_path, monkeypatch):
     cluster.end()
 
 
+@pytest.fixture(scope="session")
+def little_ray():
+    """Start a Ray cluster of one node with one core, on this machine alone."""
+    with RayCluster() as cluster:
+        cluster.add(cpus=1)
+        yield cluster
+
+
 @pytest.fixture
 def worker(place, tmp_path, monkeypatch):
     """Let engines start `slow_worker.py` in place of the pipeline, one run at a time; all is ended after the test."""
@@ -53,7 +61,8 @@ def worker(place, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr("paraknow_core.engines.service.RESTART_AFTER_S", 0.5)
     yield
-    Service(place, "queue").stop(wait_s=10)
+    for name in ("queue", "ray"):
+        Service(place, name).stop(wait_s=10)
     for run in list_runs(place):
         with suppress(RunError):
             ask_to_stop(run)

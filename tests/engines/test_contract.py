@@ -1,8 +1,7 @@
-"""What every engine does, whoever executes its runs: a new engine is one more row of `ENGINES` here."""
+"""What every engine does, whoever executes its runs: a new engine is one more name of `WITH_PROCESSES` here."""
 
 import os
 import signal
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -19,24 +18,26 @@ from tests.conftest import ROOT
 from tests.engines.following import make, until, wait
 from tests.slow_worker import work
 
-HERE = ("local", "queue", "slurm")  # Ray needs a cluster, which its own tests start
-ENGINES = {
-    **{name: partial(engines.engine_of, name=name) for name in HERE},
-    "inline": lambda place: InlineEngine(place, work),
-    "workers": WorkersEngine,
-}
-WITH_PROCESSES = (*HERE, "workers")  # of their own, which can be killed
+# Those that can be killed; "workers" is the queue's pool.
+WITH_PROCESSES = ["local", "queue", "slurm", "workers", pytest.param("ray", marks=pytest.mark.slow)]
 
 
 @pytest.fixture
 def engine(request, place, worker):
+    if request.param in ("inline", "workers"):
+        return InlineEngine(place, work) if request.param == "inline" else WorkersEngine(place)
     if request.param == "slurm":
         request.getfixturevalue("little_slurm")
-    return ENGINES[request.param](place)
+    changes = {"ray": {"address": request.getfixturevalue("little_ray").address}} if request.param == "ray" else {}
+    return engines.engine_of(place, name=request.param, **changes)
 
 
-every_engine = pytest.mark.parametrize("engine", ENGINES, indirect=True)
+every_engine = pytest.mark.parametrize("engine", [*WITH_PROCESSES, "inline"], indirect=True)
 engines_with_processes = pytest.mark.parametrize("engine", WITH_PROCESSES, indirect=True)
+
+
+def test_no_engine_is_left_out():
+    assert {*engines.ENGINES} == {"local", "queue", "slurm", "ray"}
 
 
 @every_engine

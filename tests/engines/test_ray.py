@@ -1,0 +1,455 @@
+"""The engine of a Ray cluster: what it refuses, what travels to a node and back, and a study whose node is killed."""
+
+import importlib.util
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from paraknow_core.engines import engine_of, ray, ray_node, ray_service
+from paraknow_core.engines.ray import RayEngine, is_loopback, refuse_open, silence_of, split
+from paraknow_core.engines.ray_node import Keeper, Piece, begin, listing, pieces, put, remove
+from paraknow_core.engines.ray_service import fits, refusal_of, wanted
+from paraknow_core.engines.service import Service
+from paraknow_core.errors import RunError
+from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.paths import Workspace
+from paraknow_core.runs import lifecycle
+from paraknow_core.runs.folder import RunFolder, list_runs
+from paraknow_core.runs.processes import this_process
+from paraknow_core.spec import RunSpec
+from paraknow_core.studies.folder import list_studies
+from paraknow_core.studies.study import StudySpec
+from tests.conftest import ROOT
+from tests.engines.clusters import RayCluster, listening
+from tests.engines.following import make, until
+
+STEPS = 120
+LOCAL, NOBODY = "127.0.0.1:6379", "127.0.0.1:1"  # no cluster listens at port 1
+NODE, OTHER = ({"host": "big", "address": f"10.0.0.{n}", "id": f"{n}{'0' * 55}"} for n in (2, 3))
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """Nothing is started, and a cluster seems to answer."""
+    monkeypatch.setattr(Service, "start", lambda _self: None)
+    monkeypatch.setattr(ray, "silence_of", lambda _address: "")
+    monkeypatch.setattr(ray, "LET_GO_S", 0.0)
+
+
+def engine(place: Workspace, **changes: object) -> RayEngine:
+    return engine_of(place, name="ray", ray={"address": LOCAL, **changes})
+
+
+# ---- what is refused, and how it is said
+
+
+def test_without_ray_choosing_it_says_how_to_install_it(place, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(RunError, match=r"Ray is not installed; `.*pip install -r .*requirements-ray.txt`"):
+        engine(place)
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "127.0.0.1", ":6379", "host:port", "host:0", "h:70000"])
+def test_what_is_no_address_is_said(address):
+    with pytest.raises(RunError, match="host:port as `ray start` prints it"):
+        split(address)
+    assert split("[::1]:80") == ("::1", 80)
+
+
+def test_an_address_that_others_can_reach_needs_a_token(place, monkeypatch, tmp_path, quiet):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert is_loopback("localhost")
+    assert not is_loopback("no such host.invalid")
+    far, [run] = engine(place, address="192.0.2.7:6379"), make(place, "one")
+    secret = tmp_path / "token"
+    secret.write_text("open sesame")
+    for variables in ({}, {"RAY_AUTH_TOKEN": "x"}, {"RAY_AUTH_MODE": "token"}, {"RAY_AUTH_TOKEN_PATH": str(secret)}):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(RunError, match="without a token anybody there could execute code; set RAY_AUTH_MODE=token"):
+            far.submit(run)
+        for name in variables:
+            monkeypatch.delenv(name)
+    assert not run.claimed
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    for name, value in (("RAY_AUTH_TOKEN", "x"), ("RAY_AUTH_TOKEN_PATH", str(secret))):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            refuse_open("192.0.2.7:6379", "192.0.2.7")
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("x")  # where `ray get-auth-token --generate` puts it
+    far.submit(run)
+    assert run.claimed
+
+
+def test_the_address_is_that_of_the_command_the_settings_or_ray_itself(place, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert engine_of(place, name="ray").asked().address == LOCAL
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:77")
+    assert engine(place, address="auto").asked().address == "127.0.0.1:77"
+    place.root.mkdir()
+    write_json(place.settings_file, {"ray": {"address": "127.0.0.1:88", "gpus": 0.25}})
+    asked = engine_of(place, name="ray").asked()
+    assert (asked.address, asked.gpus) == ("127.0.0.1:88", 0.25)
+    assert engine(place, address="127.0.0.1:99").asked().address == "127.0.0.1:99"
+
+
+def test_an_address_where_nothing_answers_is_said_before_anything_is_started(place, run_cli, workspace, tmp_path):
+    assert "nothing answers at 127.0.0.1:1" in silence_of(NOBODY)
+    assert "ray start --head" in silence_of(NOBODY)
+    [run] = make(place, "one")
+    with pytest.raises(RunError, match="nothing answers"):
+        engine(place, address=NOBODY).submit(run)
+    with pytest.raises(RunError, match="nothing answers"):
+        engine(place, address=NOBODY).together()
+    (tmp_path / "spec.yaml").write_text(RunSpec(name="one").to_yaml())
+    told = run_cli("runs", "submit", tmp_path / "spec.yaml", "--engine", "ray", "--address", NOBODY)
+    assert told.returncode == 2
+    assert "nothing answers at 127.0.0.1:1" in told.stderr
+    assert "Traceback" not in told.stderr
+    assert list_runs(workspace) == []
+
+
+def test_what_no_node_has_is_said_with_the_next_step():
+    node = {"Alive": True, "Resources": {"CPU": 4.0}}
+    assert fits([node], {"CPU": 4}) == ""
+    assert "has 1 GPU (at most 0); it waits" in fits([node], {"CPU": 1, "GPU": 1})
+    assert "has 8 cores (at most 4)" in fits([node], {"CPU": 8})
+    assert "ray.cpus" in fits([node], {"CPU": 8})
+    with_gpu = {"Alive": True, "Resources": {"CPU": 1.0, "GPU": 2.0}}
+    assert "4 cores and 2 GPUs (at most 4 and 2)" in fits([node, with_gpu], {"CPU": 4, "GPU": 2})  # no node has both
+    assert fits([node, with_gpu], {"CPU": 1, "GPU": 0.25}) == ""
+    assert "no node that is alive" in fits([{**node, "Alive": False}], {"CPU": 1})
+
+
+def test_a_run_asks_for_what_was_set_and_else_for_a_core_and_a_gpu_where_there_are_any():
+    plain, gpus = [{"Alive": True, "Resources": {"CPU": 4.0}}], [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}]
+    nothing = {"cpus": None, "gpus": None}
+    assert wanted(nothing, plain, "auto", None) == {"CPU": 1}
+    assert wanted(nothing, gpus, "auto", 3) == {"CPU": 3, "GPU": 1}
+    assert wanted(nothing, gpus, "cpu", None) == {"CPU": 1}
+    assert wanted({"cpus": 2.0, "gpus": 0.0}, gpus, "auto", 3) == {"CPU": 2}
+    assert wanted({"cpus": 0.5, "gpus": 0.25}, plain, "cpu", 3) == {"CPU": 0.5, "GPU": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("Version mismatch: The cluster was started with: Ray: 2.9"), "another version of Ray"),
+        (
+            type("AuthenticationError", (Exception,), {})("invalid token"),
+            "refused the login; give this program the token",
+        ),
+        (RuntimeError("Unauthenticated: ..."), "refused the login"),
+        (ConnectionError("no raylet here"), "has to be a node of the cluster"),
+    ],
+)
+def test_what_connecting_raises_becomes_a_sentence(error, words):
+    assert words in refusal_of(error, LOCAL)
+
+
+# ---- the order of the runs in hand
+
+
+def test_runs_in_hand_are_in_order_and_refused_a_second_time(place, quiet):
+    first, second, other = make(place, "first", "second", "other")
+    one = engine(place, gpus=0.5)
+    one.submit(first, second)
+    assert list(ray.read(place).runs) == [first.id, second.id]
+    assert ray.read(place).runs[first.id] == {"cpus": None, "gpus": 0.5, "shared": True, "end": False}
+    assert one.alive(first)
+    assert not one.alive(other)
+    assert [one.standing(run).ahead for run in (first, second)] == [0, 1]
+    with pytest.raises(RunError, match="already queued; watch"):
+        one.submit(other, first)
+    assert not other.claimed
+    with pytest.raises(RunError, match=f"going on at {LOCAL}"):
+        engine(place, address="127.0.0.1:7000").submit(other)
+    write_json(place.root / "ray" / "order.json", {"address": 3, "runs": {"x": []}})
+    assert ray.read(place) == ray.Order("", {})
+
+
+def test_what_keeps_a_run_waiting_is_told_and_it_can_be_stopped_meanwhile(place, quiet, monkeypatch):
+    monkeypatch.setattr(ray_service, "silence_of", lambda address: f"ray: nothing answers at {address}")
+    [run] = make(place, "one")
+    one, driver = engine(place), ray_service._Driver(place)
+    one.submit(run)
+    driver.turn()
+    standing = one.standing(run)
+    assert (standing.state, standing.message) == ("waiting", f"ray: nothing answers at {LOCAL}")
+    one.stop(run)
+    driver.turn()
+    assert (run.status().state, run.status().message) == ("stopped", lifecycle.CANCELLED)
+    assert not one.alive(run)
+    assert ray.read(place).runs == {}
+
+
+def test_a_run_that_moves_is_alive_though_its_process_is_gone_and_can_be_stopped(place, quiet):
+    [run] = make(place, "one")
+    one, driver = engine(place), ray_service._Driver(place)
+    one.submit(run)
+    begin(run.path, "ticket", NODE)
+    write_json(run.file("status.json"), {"state": "running", "attempt": 1, **this_process(), "pid": 2**22 + 1})
+    assert run.status().state == "lost"
+    assert one.alive(run)
+    assert one.standing(run).state == "waiting"
+    assert "node 10.0.0.2 (big, 200000) is gone; it goes on at another one" in one.standing(run).message
+    with pytest.raises(RunError, match="moves to another node"):
+        one.submit(run)
+    one.stop(run)
+    driver.turn()
+    assert not one.alive(run)
+    assert run.status().message == lifecycle.CUT_OFF
+
+
+# ---- what travels
+
+
+def writes(folder: Path, chance: random.Random, step: int) -> bytes:
+    """Do to a run folder what a run does (lines, a state, a checkpoint, of which old ones go); return its weights."""
+    with (folder / "events.jsonl").open("a") as events:
+        events.write(f'{{"step": {step}}}\n' * chance.randrange(3))
+    (folder / "status.json").write_text(f'{{"done": {step}}}')
+    new = folder / "checkpoints" / f"checkpoint-{step}"
+    new.mkdir(parents=True)
+    weights = chance.randbytes(chance.randrange(1, 300))
+    (new / "weights").write_bytes(weights)
+    if chance.random() < 0.7:
+        (new / "complete").write_text("seal")
+        for old in new.parent.iterdir():
+            if old != new:
+                shutil.rmtree(old)
+    return weights
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_arrives_is_what_was_written_and_whole_at_every_moment(tmp_path, monkeypatch, seed):
+    monkeypatch.setattr(ray_node, "PIECE", 100)
+    chance, there, here = random.Random(seed), tmp_path / "there", tmp_path / "here"
+    (there / "adapter").mkdir(parents=True)
+    here.mkdir()
+    (there / "lock").write_text("")
+    (there / "label.json").write_text("theirs")
+    (here / "label.json").write_text("ours")
+    (there / "adapter" / ".weights.0a1b2c3d").write_text("half")
+    known, weights = {}, {}
+    for step in range(12):
+        weights[step] = writes(there, chance, step)
+        now, sent = listing(there), 0
+        for piece in pieces(there, now, known):
+            put(here, piece)
+            sent += len(piece.data) if piece.name == "events.jsonl" else 0
+            saved = RunFolder(here).saved_step()
+            assert saved is not None or not any("complete" in name for name in known)
+            if saved is not None:
+                assert (here / f"checkpoints/checkpoint-{saved}/weights").read_bytes() == weights[saved]
+        remove(here, [name for name in known if name not in now])
+        assert sent <= now["events.jsonl"][0] - known.get("events.jsonl", (0, 0))[0]  # only what is new
+        known = now
+        assert {name: (here / name).read_bytes() for name in now} == {name: (there / name).read_bytes() for name in now}
+        assert {*listing(here)} == {*now}
+    assert (here / "label.json").read_text() == "ours"
+    assert not any("lock" in name or ".weights" in name for name in known)
+
+
+def test_the_state_comes_last_and_a_seal_after_what_it_seals(tmp_path):
+    saved = "checkpoints/checkpoint-2"
+    names = ["status.json", "result.json", f"{saved}/complete", f"{saved}/weights", "x.txt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    order = [piece.name for piece in pieces(tmp_path, listing(tmp_path), {})]
+    assert order == [f"{saved}/weights", "x.txt", f"{saved}/complete", "result.json", "status.json"]
+
+
+@pytest.mark.parametrize("name", ["../spec.yaml", "/etc/passwd", "a/../../b", "engine.json", "stop"])
+def test_what_would_land_elsewhere_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="no file of a run"):
+        put(tmp_path, Piece(name, 0, b"", False, True))
+
+
+def test_a_run_that_was_moved_says_so_and_waits_again_behind_a_torn_line(place):
+    [run] = make(place, "one")
+    begin(run.path, "first", NODE)
+    assert run.events() == []
+    write_json(run.file("status.json"), {"state": "running", "attempt": 3})
+    seal = run.file("checkpoints") / "checkpoint-12" / "complete"
+    seal.parent.mkdir(parents=True)
+    seal.write_text("")
+    run.file("events.jsonl").write_text('{"event": "metrics", "step": 12}\n{"event": "met')
+    begin(run.path, "second", OTHER)
+    assert [event["event"] for event in run.events()] == ["metrics", "moved"]
+    assert run.events()[-1]["message"] == (
+        "node 10.0.0.2 (big, 200000) was lost; the run goes on at node 10.0.0.3 (big, 300000), from its last save, "
+        "step 12"
+    )
+    assert (run.status().state, run.status().attempt) == ("queued", 3)
+    assert run.note()["ticket"] == "second"
+
+
+def test_a_node_that_was_given_up_can_change_nothing_any_more(place):
+    [run] = make(place, "one")
+    keeper, folder = Keeper(), str(run.path)
+    known = keeper.open(folder, "first", NODE)
+    assert {*known} == {"spec.yaml", "status.json"}
+    assert keeper.piece(folder, "spec.yaml", 0) == run.file("spec.yaml").read_bytes()
+    state = Piece("status.json", 0, b'{"state": "running", "attempt": 1}', False, True)
+    assert keeper.take(folder, "first", [state], []) == (True, False)
+    run.file("stop").touch()
+    assert keeper.take(folder, "first", [], []) == (True, True)
+    keeper.open(folder, "second", OTHER)
+    assert keeper.take(folder, "first", [state], ["spec.yaml"]) == (False, True)
+    assert run.written().state == "queued"
+    assert run.file("spec.yaml").exists()
+    over = Piece("status.json", 0, b'{"state": "stopped", "attempt": 1}', False, True)
+    assert keeper.take(folder, "second", [over], []) == (True, False)
+    assert not run.file("stop").exists()
+
+
+def test_nodes_get_the_program_as_it_is_here_once(tmp_path):
+    made = []
+    archive = ray_node.packed(ROOT)
+
+    def give() -> bytes:
+        made.append(1)
+        return archive
+
+    for _ in range(2):
+        root = ray_node.unpacked(tmp_path, "1a", give)
+    assert made == [1]
+    source = (ROOT / "paraknow_core" / "engines" / "ray.py").read_bytes()
+    assert (root / "paraknow_core" / "engines" / "ray.py").read_bytes() == source
+    told = subprocess.run(
+        [sys.executable, "-c", "import paraknow_core.paths as p; print(p.PROJECT_ROOT)"],
+        cwd=root, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout.strip() == str(root)
+
+
+# ---- a study on two nodes, of which one is killed
+
+
+@pytest.fixture(scope="module")
+def study(teacher, tiny, chat_file) -> StudySpec:
+    changes = {
+        "teacher.source": teacher,
+        "student.source": tiny("llama"),
+        "task.source": str(chat_file),
+        "task.max_length": 64,
+        "task.max_new_tokens": 4,
+        "task.sizes": {"train": 20, "validation": 4, "test": 6},
+        "sensitivity.samples": 2,
+        "factorisation.rank": 4,
+        "finetuning.batch_size": 5,
+        "finetuning.max_steps": STEPS,
+        "finetuning.validations": 2,
+    }
+    return StudySpec(base=RunSpec().with_changes(changes), arms=("default_lora", "seeking"), seeds=(0, 1))
+
+
+def begin_study(study: StudySpec, root: Path, settings: dict, *options: str) -> subprocess.Popen:
+    """Start `study run` as a person does, in a new workspace with these settings."""
+    root.mkdir(parents=True)
+    write_json(root / "settings.yaml", {"threads": 1, **settings})
+    (root / "study.yaml").write_text(study.to_yaml())
+    command = [sys.executable, "-m", "paraknow_core", "--workspace", root, "study", "run", root / "study.yaml"]
+    with (root / "told").open("wb") as told:
+        return subprocess.Popen(
+            [*map(str, command), *options], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=told, stderr=told
+        )
+
+
+def numbers(place: Workspace) -> dict:
+    """Return the losses of all steps and the scores of every run of the only study, by arm and seed."""
+    [folder] = list_studies(place)
+    runs = {(cell.cell.group.arm.name, cell.cell.seed): cell.run for cell in folder.cells()}
+    names = ("step", "loss", "validation_loss")
+    return {
+        key: (
+            [tuple(step.get(name) for name in names) for step in run.metrics()],
+            [score["value"] for score in run.result()["scores"]],
+        )
+        for key, run in runs.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(study, tmp_path_factory) -> dict:
+    """What the study comes to with the local engine."""
+    place = Workspace(tmp_path_factory.mktemp("alone") / "workspace")
+    process = begin_study(study, place.root, {}, "--engine", "local")
+    assert process.wait(600) == 0, (place.root / "told").read_text()
+    return numbers(place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "apart"])
+def test_a_study_goes_on_when_a_node_is_killed_with_the_numbers_of_the_local_engine(study, alone, tmp_path, shared):
+    place = Workspace(tmp_path / "work space")
+    with RayCluster() as cluster:
+        doomed, _ = cluster.add(cpus=1), cluster.add(cpus=1)
+        name, settings = doomed._node_id, {"checkpoint_seconds": 0, "ray": {"shared": shared}}
+        process = begin_study(study, place.root, settings, "--engine", "ray", "--address", cluster.address)
+
+        def victim() -> RunFolder | None:
+            runs = [run for run in list_runs(place) if run.note().get("node", {}).get("id") == name]
+            return next((run for run in runs if run.status().active and 5 <= (run.saved_step() or 0) < STEPS), None)
+
+        until(lambda: victim() or process.poll() is not None, seconds=300)
+        run = victim()
+        assert run is not None, (place.root / "told").read_text()
+        assert listening(cluster.processes()) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        assert listening(cluster.processes())
+        assert run.status().state == "running"
+        cluster.kill(doomed)
+        assert process.wait(600) == 0, (place.root / "told").read_text()
+        [moved] = [event for event in run.events() if event["event"] == "moved"]
+        assert moved["from"]["id"] == name
+        assert "was lost; the run goes on at node 127.0.0.1" in moved["message"]
+        assert [event["attempt"] for event in run.events() if event["event"] == "started"] == [1, 2]
+        assert len(run.metrics()) == STEPS + 1  # step 0 is the first validation
+        assert numbers(place) == alone
+        assert not [*place.root.rglob("*.arriving")]
+        assert (cluster.folder / "nodes").exists() != shared
+        Service(place, "ray").stop(wait_s=20)
+        assert not Service(place, "ray").alive()
+    until(lambda: not cluster.processes(), seconds=30)
+    assert not cluster.folder.exists()
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(place.root) in " ".join(p.info["cmdline"] or [])]
+
+
+@pytest.mark.slow
+def test_runs_go_on_when_the_process_that_speaks_with_the_cluster_is_killed(little_ray, worker, place):
+    one, [run] = engine(place, address=little_ray.address), make(place, "short")
+    slow = make(place, "slow")[0]
+    one.submit(slow, run)
+    until(lambda: slow.metrics())
+    os.kill(read_json(Service(place, "ray").folder / "process.json")["pid"], signal.SIGKILL)
+    until(lambda: one.alive(slow) and slow.status().attempt == 2 and slow.status().state == "running", seconds=90)
+    assert one.standing(run).state == "waiting"
+    one.stop(slow)
+    until(lambda: run.status().state == "done", seconds=60)
+    until(lambda: not ray.read(place).runs)
+
+
+@pytest.mark.slow
+def test_a_gpu_that_no_node_has_is_said_not_waited_for_in_silence(little_ray, worker, place):
+    one, [run] = engine(place, address=little_ray.address, gpus=1), make(place, "short")
+    one.submit(run)
+    until(lambda: one.standing(run).message, seconds=60)
+    assert "no node of the cluster has 1 GPU (at most 0); it waits for one" in one.standing(run).message
+    assert one.alive(run)
+    one.stop(run)
+    until(lambda: run.status().state == "stopped")
+    until(lambda: not ray.read(place).runs)
+    engine(place, address=little_ray.address).submit(run)
+    until(lambda: run.status().state == "done", seconds=60)
