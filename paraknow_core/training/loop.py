@@ -7,7 +7,7 @@ run or for many at once (`finetuning.finetune`, `packed.finetune_packed`).
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +16,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from paraknow_core.adapters.fused import fused
 from paraknow_core.errors import DivergedError
 from paraknow_core.runs.writer import StopRequested
 from paraknow_core.training import checkpoints
@@ -115,15 +116,19 @@ class Training:
         self.report.progress(self._save.step, self.steps_in_all, "optimiser steps")
         threads = torch.get_num_threads() if model.device.type == "cpu" else 1
         self.threads = Threads(threads, torch.set_num_threads, self._tell_threads)
+        self._fused = ExitStack()
         self.pace, self._saved_at, self._process = Pace(), time.monotonic(), psutil.Process()
 
     def __enter__(self) -> Self:
+        if self.settings.processes == 1:  # of several, each holds but a part of a layer's weight
+            self._fused.enter_context(fused(self.model))
         self.model.train()
         if self.settings.gradient_checkpointing:
             self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._fused.close()
         checkpoints.prune(self.folder, checkpoints.KEPT)  # what was not saved to its end takes room
         if self.settings.gradient_checkpointing:
             self.model.activation_checkpointing_disable()
