@@ -1056,7 +1056,7 @@ def packed(check: Check) -> Iterator[dict[str, Any]]:
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
-        said = [event["message"] for event in together[0].events() if event.get("event") == "packed"]
+        said = [event.get("message") for event in together[0].events() if event.get("event") == "packed"]
         lines = [[run.metrics() for run in runs] for runs in (alone, together)]
     off = max(
         abs(a["loss"] - b["loss"]) / a["loss"]
