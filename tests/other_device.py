@@ -26,8 +26,9 @@ class _Library(_DummyBackendModule):
 _setup_privateuseone_for_python_backend("elsewhere", _Library())
 OTHER = torch.device("elsewhere", 0)
 _aten = torch.ops.aten
+_COPIES = {_aten._to_copy.default, _aten.to.device, _aten.to.dtype_layout, _aten.to.other}
 _MIX = {_aten.copy_.default, _aten.index.Tensor, _aten.index_put_.default, _aten.index_put.default}
-_MIX |= {_aten._index_put_impl_.default, _aten._to_copy.default}
+_MIX |= {_aten._index_put_impl_.default}
 
 
 class _Elsewhere(Tensor):
@@ -81,19 +82,22 @@ class other_device(TorchDispatchMode):  # noqa: N801 - used like a function: `wi
 
 
 def _carried_out(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
+    leaves = tree_flatten((args, kwargs))[0]
+    tensors = [t for t in leaves if isinstance(t, Tensor)]
     other = [t for t in tensors if isinstance(t, _Elsewhere)]
     apart = [t for t in tensors if t.dim() and not isinstance(t, _Elsewhere)]
-    if other and apart and function not in _MIX:
+    if other and apart and function not in _MIX | _COPIES:
         raise RuntimeError(f"{function}: tensors on two devices")
-    device = kwargs.get("device")
-    there = bool(other) if device is None else torch.device(device).type == OTHER.type
-    if function in _MIX - {_aten._to_copy.default}:
+    devices = [leaf for leaf in leaves if isinstance(leaf, torch.device)]
+    there = devices[0].type == OTHER.type if devices else bool(other)
+    if function in _MIX:
         there = isinstance(args[0], _Elsewhere)
-    if device is not None:
-        kwargs = {**kwargs, "device": torch.device("cpu")}
     known = {id(t.inner): t for t in other}
-    args, kwargs = tree_map(lambda x: x.inner if isinstance(x, _Elsewhere) else x, (args, kwargs))
+
+    def here(x: Any) -> Any:
+        return x.inner if isinstance(x, _Elsewhere) else torch.device("cpu") if isinstance(x, torch.device) else x
+
+    args, kwargs = tree_map(here, (args, kwargs))
     found = function(*args, **kwargs)
 
     def placed(x: Any) -> Any:
