@@ -30,7 +30,7 @@ from tests.conftest import ROOT
 from tests.engines.clusters import RayCluster, listening
 from tests.engines.following import make, until
 
-STEPS = 120
+STEPS = 200
 LOCAL, NOBODY = "127.0.0.1:6379", "127.0.0.1:1"  # no cluster listens at port 1
 NODE, OTHER = ({"host": "big", "address": f"10.0.0.{n}", "id": f"{n}{'0' * 55}"} for n in (2, 3))
 
@@ -353,7 +353,7 @@ def study(teacher, tiny, chat_file) -> StudySpec:
         "finetuning.max_steps": STEPS,
         "finetuning.validations": 2,
     }
-    return StudySpec(base=RunSpec().with_changes(changes), arms=("default_lora", "seeking"), seeds=(0, 1))
+    return StudySpec(base=RunSpec().with_changes(changes), arms=("default_lora", "seeking", "pissa"), seeds=(0,))
 
 
 def begin_study(study: StudySpec, root: Path, settings: dict, *options: str) -> subprocess.Popen:
