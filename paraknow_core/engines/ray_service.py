@@ -102,10 +102,16 @@ def wanted(
     return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
 
 
-def refusal_of(error: BaseException, address: str) -> str:
-    """Return a sentence for what connecting to a cluster raised."""
+def refusal_of(error: BaseException, address: str, printed: str = "") -> str:
+    """Return a sentence for what connecting to a cluster raised.
+
+    Args:
+        error: what `ray.init` raised, which does not know of a refused login.
+        address: of the cluster.
+        printed: what Ray has printed meanwhile, which does.
+    """
     kind, text = type(error).__name__, " ".join(str(error).split())
-    if "authentication" in (kind + text).lower() or "unauthenticated" in text.lower():
+    if "authentication" in (kind + text).lower() or "Unauthenticated" in printed:
         return (
             f"ray: {address} refused the login; give this program the token of the cluster (RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN) and start it again; the run waits until then"
@@ -225,7 +231,7 @@ class _Driver:
         except Exception as error:
             with suppress(Exception):
                 ray.shutdown()
-            return refusal_of(error, address)
+            return refusal_of(error, address, self._printed())
         finally:
             watch.cancel()
         self.address = address
@@ -240,6 +246,14 @@ class _Driver:
             "compare `ray status --address` with the settings"
         )
         os._exit(1)
+
+    def _printed(self) -> str:
+        try:
+            return (Service(self.place, "ray").folder / "log.txt").read_text(encoding="utf-8", errors="replace")[
+                -20_000:
+            ]
+        except OSError:
+            return ""
 
     def _restart(self) -> None:
         self.close()

@@ -44,12 +44,15 @@ class Step:
         epoch: epochs that are done after it.
         passes: the batches of its forward passes, as `Collator` makes them.
         labelled: how many labelled tokens they have together, as a scalar tensor.
+        tokens, read: that they have together, without and with padding.
     """
 
     number: int
     epoch: float
     passes: list[dict[str, Tensor]]
     labelled: Tensor
+    tokens: int
+    read: int
 
 
 class Training:
@@ -145,12 +148,15 @@ class Training:
         rest = steps_from(self._save.step, self.train, self.recipe.batch_size, self.micro, self.seed)
         for number, read in zip(range(self._save.step + 1, self.last + 1), rest, strict=False):
             passes = [self._collate(part) for part in read.passes]
-            yield Step(number, read.epoch, passes, sum(labelled(batch).sum() for batch in passes))
+            count = sum(labelled(batch).sum() for batch in passes)
+            tokens = sum(len(example.input_ids) for part in read.passes for example in part)
+            # Counted here and not on the device, which would have to be waited for.
+            yield Step(number, read.epoch, passes, count, tokens, sum(b["input_ids"].numel() for b in passes))
 
     def gradients(self, step: Step) -> Tensor:
         """Compute the gradients of a step; return its loss: the mean over its labelled tokens, nats."""
         loss = torch.zeros((), device=self.model.device)
-        with self.threads.timed(sum(batch["input_ids"].numel() for batch in step.passes)):
+        with self.threads.timed(step.read):
             for batch in step.passes:
                 share = self.losses.share(batch, step.labelled)
                 share.backward()
@@ -168,8 +174,7 @@ class Training:
             StopRequested: asked to stop; a checkpoint was saved.
             DivergedError: a loss is not finite.
         """
-        for batch in step.passes:
-            self.pace.count(batch)
+        self.pace.count(step.tokens, step.read)
         norm = self._accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
         self.optimiser.step()
         learning_rate = self.schedule.get_last_lr()[0]
@@ -268,10 +273,10 @@ class Pace:
     rated: int = 0
     since: float = field(default_factory=time.monotonic)
 
-    def count(self, batch: dict[str, Tensor]) -> None:
-        """Add the tokens of a pass."""
-        self.tokens += int(batch["attention_mask"].sum())
-        self.read += batch["attention_mask"].numel()
+    def count(self, tokens: int, read: int) -> None:
+        """Add the tokens of a step, without and with padding."""
+        self.tokens += tokens
+        self.read += read
 
     def rate(self) -> float:
         """Return the tokens a second since the last call."""

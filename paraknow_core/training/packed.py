@@ -143,9 +143,18 @@ class _Ways:
         try:
             together = min(self._seconds(self._packed, steps) for _ in range(_ROUNDS))
         except torch.OutOfMemoryError:
+            self._tell(steps, "trained in turn: there is no memory for one pass of all")
             return False
         alone = min(self._seconds(self._in_turn, {first: steps[first]}) for _ in range(_ROUNDS))
-        return together <= WORTH_IT * alone * len(steps)
+        gain = alone * len(steps) / together
+        is_faster = together <= WORTH_IT * alone * len(steps)
+        way = "trained in one pass" if is_faster else "trained in turn"
+        self._tell(steps, f"{way}: a step of all {len(steps)} runs together is {gain:.2f} times as fast")
+        return is_faster
+
+    def _tell(self, steps: Mapping[int, Step], message: str) -> None:
+        for number in steps:
+            self._trainings[number].report.event("packed", runs=len(steps), message=message)
 
     def _seconds(self, way: Callable[[Mapping[int, Step]], Any], steps: Mapping[int, Step]) -> float:
         device = self._network.device.type

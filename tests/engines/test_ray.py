@@ -30,7 +30,7 @@ from tests.conftest import ROOT
 from tests.engines.clusters import RayCluster, listening
 from tests.engines.following import make, until
 
-STEPS = 120
+STEPS = 200
 LOCAL, NOBODY = "127.0.0.1:6379", "127.0.0.1:1"  # no cluster listens at port 1
 NODE, OTHER = ({"host": "big", "address": f"10.0.0.{n}", "id": f"{n}{'0' * 55}"} for n in (2, 3))
 
@@ -145,16 +145,17 @@ def test_a_run_asks_for_what_was_set_and_else_for_a_core_and_a_gpu_where_there_a
     ("error", "words"),
     [
         (RuntimeError("Version mismatch: The cluster was started with: Ray: 2.9"), "another version of Ray"),
-        (
-            type("AuthenticationError", (Exception,), {})("invalid token"),
-            "refused the login; give this program the token",
-        ),
-        (RuntimeError("Unauthenticated: ..."), "refused the login"),
+        (type("AuthenticationError", (Exception,), {})("invalid"), "refused the login; give this program the token"),
         (ConnectionError("no raylet here"), "has to be a node of the cluster"),
     ],
 )
 def test_what_connecting_raises_becomes_a_sentence(error, words):
     assert words in refusal_of(error, LOCAL)
+
+
+def test_a_refused_login_is_only_printed_by_ray_and_said_all_the_same():
+    printed = "[W 1] gcs_client.cc:210: Failed to get cluster ID: Unauthenticated: RPC error: InvalidAuthToken"
+    assert "refused the login" in refusal_of(ConnectionError("Failed to connect"), LOCAL, printed)
 
 
 # ---- the order of the runs in hand
@@ -353,7 +354,7 @@ def study(teacher, tiny, chat_file) -> StudySpec:
         "finetuning.max_steps": STEPS,
         "finetuning.validations": 2,
     }
-    return StudySpec(base=RunSpec().with_changes(changes), arms=("default_lora", "seeking"), seeds=(0, 1))
+    return StudySpec(base=RunSpec().with_changes(changes), arms=("default_lora", "seeking", "pissa"), seeds=(0,))
 
 
 def begin_study(study: StudySpec, root: Path, settings: dict, *options: str) -> subprocess.Popen:
@@ -453,3 +454,20 @@ def test_a_gpu_that_no_node_has_is_said_not_waited_for_in_silence(little_ray, wo
     until(lambda: not ray.read(place).runs)
     engine(place, address=little_ray.address).submit(run)
     until(lambda: run.status().state == "done", seconds=60)
+
+
+@pytest.mark.slow
+def test_a_cluster_with_a_token_takes_who_has_it_and_tells_who_has_not(place, worker, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "right" * 8)
+    with RayCluster() as cluster:
+        cluster.add(cpus=1)
+        one, [run] = engine(place, address=cluster.address), make(place, "short")
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong" * 8)
+        one.submit(run)
+        until(lambda: one.standing(run).message, seconds=90)
+        assert f"ray: {cluster.address} refused the login; give this program the token" in one.standing(run).message
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "right" * 8)  # the helping process starts anew by itself
+        until(lambda: one.standing(run).state == "over", seconds=90)
+        assert run.status().state == "done"
+        Service(place, "ray").stop(wait_s=20)

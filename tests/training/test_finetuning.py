@@ -254,7 +254,7 @@ def test_the_rate_of_tokens_leaves_validation_out(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
     pace = loop.Pace(since=0.0)
-    pace.count({"attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])})
+    pace.count(4, 6)
     with pace.paused():
         clock[0] += 100
     clock[0] += 2
