@@ -21,7 +21,7 @@ _GPU = (Path("/proc/driver/nvidia/version"), Path("/dev/kfd"))
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to compute with: cores, bytes of free memory, whether a GPU would be used."""
+    """What there is to compute with: cores (for each process of a run), bytes of free memory, a GPU or none."""
 
     cores: int
     free: float
@@ -32,7 +32,7 @@ class Machine:
         """Look at this machine."""
         found = any(file.exists() for file in _GPU) or (platform.system(), platform.machine()) == ("Darwin", "arm64")
         gpu = found if settings.device == "auto" else settings.device != "cpu"
-        return cls(usable_cores(), available_bytes(), gpu)
+        return cls(max(1, usable_cores() // settings.processes), available_bytes(), gpu)
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,8 @@ def _why(threads: int, machine: Machine, settings: Settings) -> str:
         return "they share one GPU"
     if settings.workers == 1:
         return "the settings say so"
+    if settings.processes > 1:
+        return f"{settings.processes} processes share each"
     if threads > 1:
         return f"models of this size use {counted(threads, 'thread')}"
     return "there is one core" if machine.cores == 1 else "there is no memory for a second one"

@@ -68,6 +68,7 @@ def test_the_sentence_says_what_was_picked_and_what_it_saves(place):
         ({"machine": Machine(1, 16e9)}, "there is one core"),
         ({"machine": Machine(8, 16e9, gpu=True)}, "they share one GPU"),
         ({"threads": 2}, "models of this size use 2 threads"),
+        ({"machine": Machine(1, 16e9), "processes": 2}, "2 processes share each"),
         ({"workers": 1}, "12 runs, about 12 m 00 s, one after the other: the settings say so"),
     ],
 )
@@ -75,6 +76,12 @@ def test_where_two_do_not_fit_it_says_why(place, options, words):
     picked = chosen(place, **options)
     assert picked.workers == 1
     assert words in picked.sentence
+
+
+def test_cores_are_counted_for_each_process_of_a_run(monkeypatch):
+    monkeypatch.setattr(choice, "usable_cores", lambda: 8)
+    cores = [Machine.here(Settings(processes=count, device="cpu")).cores for count in (1, 2, 16)]
+    assert cores == [8, 4, 1]
 
 
 def test_a_number_of_workers_in_the_settings_wins_and_unknown_times_are_left_out(place):
