@@ -238,8 +238,8 @@ def _opened() -> Iterator[list[int]]:
     counts = [0]
     counting = True
 
-    def hook(event: str, _: tuple) -> None:
-        if counting and event == "open":
+    def hook(event: str, arguments: tuple) -> None:
+        if counting and event == "open" and not isinstance(arguments[0], int):
             counts[0] += 1
 
     sys.addaudithook(hook)

@@ -319,9 +319,10 @@ class _Conductor:
         if not missing:
             return
         runs = list_runs(self.place)
-        own = [run for run in runs if self.folder.path.name in studies_of(run.path)]
         self.answers |= answers(missing, runs, ("done",))
-        self.answers |= answers([cell for cell in missing if self._run_of(cell) is None], own, OWN_STATES)
+        missing = [cell for cell in missing if self._run_of(cell) is None]
+        own = [run for run in runs if self.folder.path.name in studies_of(run.path)] if missing else []
+        self.answers |= answers(missing, own, OWN_STATES)
         write_json(self.folder.file("runs.json"), self.answers)
 
     def _left(self, runs: int) -> str:

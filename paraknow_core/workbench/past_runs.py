@@ -4,6 +4,7 @@
 """
 
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,8 +22,10 @@ from paraknow_core.models.source import resolve_model
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.sensitivity.plan import Rates
+from paraknow_core.settings import usable_cores
 from paraknow_core.spec import FinetuningSpec, RunSpec
 from paraknow_core.studies import same
+from paraknow_core.training.amounts import threads_of_spec
 from paraknow_core.training.estimates import guess_run, run_bytes, trained_parameters
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.reading import Facts, Runs
@@ -130,7 +133,9 @@ def _guess(spec: RunSpec) -> tuple[Estimate | None, float]:
     shapes = _shapes(spec.teacher.source, spec.teacher.revision, spec.student.source, spec.student.revision)
     if shapes is None:
         return None, 0.0
-    need, measuring = guess_run(*shapes, spec, _rates())
+    rates = _rates()
+    rates = replace(rates, flops=rates.flops * threads_of_spec(spec))
+    need, measuring = guess_run(*shapes, spec, rates)
     return Estimate(need.seconds, need.disk, need.memory, 0), measuring
 
 
@@ -161,19 +166,24 @@ def _shapes(teacher: str, revision: str | None, student: str, own: str | None) -
 
 @cache
 def _rates() -> Rates:
-    """Measure in some milliseconds, without torch, what this machine does in a second."""
+    """Measure in some milliseconds, without torch, what one core of this machine does in a second.
+
+    By this thread's own time: the clock would count what other processes do meanwhile.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = min(usable_cores(), int(given) if given.isdecimal() and int(given) else usable_cores())  # of a product
     states, weight = numpy.ones((512, 256), numpy.float32), numpy.ones((256, 1024), numpy.float32)
     large = numpy.ones(1 << 20, numpy.float32)
 
     def best(work: Callable[[], object]) -> float:
         seconds = []
-        for _ in range(5):
-            began = time.perf_counter()
+        for _ in range(9):
+            began = time.thread_time()
             work()
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.thread_time() - began)
         return max(min(seconds), 1e-7)
 
-    flops = 2 * states.size * weight.shape[1] / best(lambda: states @ weight)
+    flops = 2 * states.size * weight.shape[1] / best(lambda: states @ weight) / threads
     return Rates(flops, 2 * large.nbytes / best(lambda: large + 1), DISK_RATE)
 
 

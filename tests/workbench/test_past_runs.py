@@ -131,3 +131,23 @@ def test_a_guess_is_corrected_by_how_long_other_runs_took(tmp_path, monkeypatch)
     write_json(run.file("result.json"), result)
     slow = estimate_runs([spec], place)[0]
     assert (slow.seconds, slow.disk, slow.runs) == (pytest.approx(3 * plain.seconds), plain.disk, 0)
+
+
+def test_a_guess_counts_the_cores_that_the_run_will_take(monkeypatch):
+    monkeypatch.setattr(past_runs, "_rates", lambda: Rates(1e9, 1e10, 1e9))  # so slow that products are all that counts
+    seconds = {}
+    for threads in (1, 4):
+        monkeypatch.setattr(past_runs, "threads_of_spec", lambda _spec, threads=threads: threads)
+        seconds[threads] = past_runs._guess(RunSpec(method="default_lora"))[0].seconds
+    assert 2 < seconds[1] / seconds[4] < 4
+
+
+def test_rates_are_those_of_one_core_however_many_a_product_takes(monkeypatch):
+    rates = {}
+    for threads in (1, 2):
+        monkeypatch.setattr(past_runs, "usable_cores", lambda threads=threads: threads)
+        monkeypatch.setattr(past_runs.time, "thread_time", lambda clock=iter(range(1000)): next(clock))
+        monkeypatch.setenv("OMP_NUM_THREADS", "")
+        rates[threads] = past_runs._rates.__wrapped__()
+    assert rates[1].flops == 2 * rates[2].flops == 2 * 512 * 256 * 1024
+    assert rates[1].bytes == rates[2].bytes
