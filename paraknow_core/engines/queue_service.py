@@ -78,6 +78,8 @@ def turn(place: Workspace, pool: Pool) -> bool:
             order.working.remove(name)
             _say(f"{name}: {run_of(place, name).status().state}")
         while order.waiting and len(order.working) < workers(place, order):
+            if pool.has(run_of(place, order.waiting[0])):
+                break  # its worker is not through with the attempt before
             _start_next(place, order, pool)
         return not order.empty
 

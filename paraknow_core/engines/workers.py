@@ -96,6 +96,7 @@ class Pool:
             run: see `lifecycle.requeue`, which returns `attempt`.
             settings: what wins over the settings file for this run; None values do not.
         """
+        self.look()  # an idle one may be gone
         worker = next((worker for worker in self._workers if worker.run is None), None)
         if worker is None:
             worker = _Worker(self.place, self.tied, run.file("log.txt"))

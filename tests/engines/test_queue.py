@@ -287,3 +287,16 @@ def test_a_thousand_names_are_looked_at_without_resolving_any(place, quiet, monk
         waiting = queue.read(place).waiting
         assert waiting == [*ids(*runs), *(["linked"] if odd == "linked" else [])]
     assert resolved == ["linked", "away", "../outside", "", "."]
+
+
+def test_a_run_that_is_resumed_before_its_worker_is_through_with_it_waits_for_that(place, quiet, monkeypatch):
+    [run] = make(place, "resumed")
+    pool, given = Pool(place), []
+    monkeypatch.setattr(Pool, "has", lambda *_: not given)
+    monkeypatch.setattr(Pool, "give", lambda _pool, run, attempt: given.append(attempt))
+    QueueEngine(place).submit(run)
+    assert queue_service.turn(place, pool)
+    assert queue.read(place).waiting == [run.id]
+    given.append("through")
+    queue_service.turn(place, pool)
+    assert given == ["through", 0]
