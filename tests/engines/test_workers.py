@@ -156,6 +156,6 @@ def test_the_real_worker_reads_the_settings_before_each_run_and_fails_with_sente
     assert wait(run, "failed", seconds=120) == "failed"
     assert "/nowhere/at/all" in run.status().message
     assert refused.status().pid == run.status().pid
-    assert "/nowhere/at/all" in run.log_tail()
+    until(lambda: "/nowhere/at/all" in run.log_tail())  # said when the state has been written
     assert not any("Traceback" in one.log_tail() for one in (refused, run))
     pool.close()
