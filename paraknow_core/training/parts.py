@@ -196,7 +196,7 @@ def serve(orders: IO[str]) -> None:
             part.gather(None)
         else:
             part.compute(order)
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 def is_of_adapter(name: str) -> bool:
@@ -243,4 +243,11 @@ def _replace(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
 
 
 def meet(meeting: Path, processes: int) -> "torch.distributed.FileStore":
+    """Return the file by which the processes find each other."""
     return torch.distributed.FileStore(str(meeting), processes)
+
+
+def leave() -> None:
+    """Close the connections to the others, if there are any."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

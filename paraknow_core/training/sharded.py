@@ -96,8 +96,13 @@ def finetune_sharded(training: Training) -> None:
     Raises:
         StopRequested: asked to stop; a checkpoint was saved.
         DivergedError: a loss is not finite.
-        RunError: one of the processes is gone.
+        RunError: one of the processes is gone, or the loss of a part is no part of the loss.
     """
+    if not training.losses.usual:
+        raise RunError(
+            f"processes: {training.settings.processes} given, and the student computes its loss in its own way, of all "
+            "it reads at once; set processes: 1"
+        )
     with training, Sharded(training.context, training.model) as sharded:
         training.validation_losses = sharded
         for step in training.steps():
@@ -190,7 +195,7 @@ class Sharded:
         store = parts.meet(meeting, self.processes)
         self._part = Part(self.context, hello | {"rank": 0}, adapter)
         self._await(store)
-        self._exits.callback(torch.distributed.destroy_process_group)
+        self._exits.callback(parts.leave)
         self._part.join(store)
         self._part.scatter(self._weights)
         release()
@@ -199,7 +204,7 @@ class Sharded:
         """Wait until all others are there to be met."""
         deadline = time.monotonic() + START_S
         while not store.check([f"ready {rank}" for rank in range(1, self.processes)]):
-            if time.monotonic() > deadline or any(process.poll() is not None for process, _ in self._helpers):
+            if time.monotonic() > deadline or self._ended():
                 raise _SilentError
             time.sleep(0.02)
 
@@ -213,25 +218,25 @@ class Sharded:
         try:
             yield
         except (RuntimeError, BrokenPipeError, _SilentError) as error:
-            deadline, way_on = (
-                time.monotonic() + END_S,
-                "resume goes on from the last save; `processes: 1` trains in one",
-            )
-            while not any(process.poll() is not None for process, _ in self._helpers) and time.monotonic() < deadline:
+            way_on = "resume goes on from the last save; `processes: 1` trains in one"
+            deadline = time.monotonic() + END_S
+            while not (ended := self._ended()) and time.monotonic() < deadline:
                 time.sleep(0.05)
-            ended = [
-                (process, log, n) for n, (process, log) in enumerate(self._helpers, 2) if process.poll() is not None
-            ]
-            if ended:  # one that was killed takes the others with it
-                process, log, number = min(ended, key=lambda each: each[0].returncode)
+            if ended:
+                number = min(ended, key=ended.get)  # one that was killed takes the others with it
                 raise RunError(
-                    f"fine-tuning: process {number} of {self.processes} has ended ({_why(process, log)}), and with it "
-                    f"its part of the student; {way_on}"
+                    f"fine-tuning: process {number} of {self.processes} has ended, and with it its part of the student "
+                    f"({_why(*self._helpers[number - 2])}); {way_on}"
                 ) from error
             if isinstance(error, _SilentError | torch.distributed.DistError) or "timed out" in str(error).lower():
                 waited = f"did not answer within {parts.ANSWER_S:g} s"
                 raise RunError(f"fine-tuning: one of {self.processes} processes {waited}; {way_on}") from error
             raise
+
+    def _ended(self) -> dict[int, int]:
+        """Return the exit codes of those that have ended, by their numbers, from 2."""
+        codes = {number: process.poll() for number, (process, _) in enumerate(self._helpers, 2)}
+        return {number: code for number, code in codes.items() if code is not None}
 
     def _end(self) -> None:
         """End the others: they do when their input ends."""
