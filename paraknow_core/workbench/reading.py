@@ -70,13 +70,13 @@ class Facts:
     def scores(self) -> list[dict]:
         return self.result.get("scores") or []
 
-    @property
+    @cached_property
     def pair(self) -> str:
         if self.spec is None:
             return "unreadable spec"
         return f"{source_label(self.spec.teacher.source, 28)} → {source_label(self.spec.student.source, 28)}"
 
-    @property
+    @cached_property
     def task(self) -> str:
         return "" if self.spec is None else task_label(self.spec.task.source, 32)
 
@@ -95,15 +95,17 @@ def totals_file(store: SensitivityStore) -> list[Path]:
 
 
 def status(run: RunFolder) -> Status:
-    """Return the state of a run. One that has ended is read once: lists look at hundreds of them every other second."""
-    last = _status(run)
-    # Whatever is active or lost may change without a file that says so.
-    return last if last.state in ("done", "failed", "stopped") else run.status()
+    """Return the state of a run. One that has ended, or waits, is read once: lists look at thousands of them again."""
+    last, claimed = _status(run)
+    # Whatever has a process, or had one, may change without a file that says so.
+    is_fixed = last.state in ("done", "failed", "stopped") or (last.state == "queued" and not claimed)
+    return last if is_fixed else run.status()
 
 
-@while_unchanged(lambda run: [run.name_of("status.json")], most=EVERY_RUN)
-def _status(run: RunFolder) -> Status:
-    return run.status()
+@while_unchanged(lambda run: [run.name_of("status.json"), run.name_of("process.json")], most=EVERY_RUN)
+def _status(run: RunFolder) -> tuple[Status, bool]:
+    """Return the state, and whether a process was started for the run."""
+    return run.status(), run.claimed
 
 
 @while_unchanged(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from paraknow_core.catalogue import asks_judge
+from paraknow_core.catalogue import METHODS, asks_judge
 from paraknow_core.demo.tasks import TASKS
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies import same
@@ -90,3 +90,10 @@ def test_content_counts_where_both_runs_name_it_and_read_it():
     assert same.content(RunSpec().with_changes({"method": "pissa"}), result) == {"train": "a"}
     assert same.content(RunSpec(), None) == {}
     assert same.other_content({"train": "a", "test": "x"}, {"train": "b", "student": "s"}) == ["train"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_method_and_seed_always_count(method):
+    spec = RunSpec(method=method)
+    assert {"method", "seed"} <= same.effective(spec).keys()
+    assert same.computes(spec) != same.computes(spec.model_copy(update={"seed": 1}))

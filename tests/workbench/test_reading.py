@@ -5,9 +5,11 @@ import sys
 import pytest
 
 from paraknow_core.engines.queue import QueueEngine
+from paraknow_core.files.json_file import write_json
 from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.labels import set_label
+from paraknow_core.runs.processes import this_process
 from paraknow_core.sensitivity.store import TOTALS, SensitivityStore
 from paraknow_core.studies import same
 from paraknow_core.workbench import reading
@@ -36,7 +38,9 @@ def test_the_state_of_an_ended_run_is_read_once_and_again_when_it_goes_on(place,
     read = []
     monkeypatch.setattr(RunFolder, "status", lambda run, before=RunFolder.status: read.append(run.id) or before(run))
     assert [reading.status(run).state for run in runs] == words
-    assert read == [run.id for run in runs[3:]]  # what is active or lost may change without a file that says so
+    assert read == [run.id for run in runs[3:5]]  # what is active or lost may change without a file that says so
+    write_json(runs[5].file("process.json"), {"host": this_process()["host"], "pid": 2**22 - 7, "attempt": 0})
+    assert reading.status(runs[5]).state == "lost"
     QueueEngine(place).submit(runs[2])
     assert reading.status(runs[2]).state == "queued"
 
