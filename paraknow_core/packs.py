@@ -21,6 +21,8 @@ def execute_packed(
     place: Workspace,
     settings: Settings,
     on_change: Callable[[RunFolder, Status], None] | None = None,
+    *,
+    only_if_faster: bool = True,
 ) -> "list[dict[str, Any] | Exception | None]":
     """Execute run folders to their ends, each as `pipeline.execute` would, up to rounding.
 
@@ -28,6 +30,7 @@ def execute_packed(
 
     Args:
         runs, place, settings, on_change: as given to `execute`.
+        only_if_faster: train in turn where one pass of all takes longer.
 
     Returns:
         For each run what `execute` returns for it, or what it raises: one that fails does not end the others.
@@ -43,7 +46,7 @@ def execute_packed(
             for member in members:
                 member.do(member.open)
                 member.do(member.stages, "prepare", "extraction")
-            _train([member for member in members if member.reaches("training")])
+            _train([member for member in members if member.reaches("training")], only_if_faster)
             for member in members:
                 member.do(member.stages, "export" if member.trained else "training", "evaluation")
                 member.do(member.close)
@@ -54,7 +57,7 @@ def execute_packed(
     return [member.outcome for member in members]
 
 
-def _train(members: "Sequence[_Member]") -> None:
+def _train(members: "Sequence[_Member]", only_if_faster: bool) -> None:
     """Do the stage training of several runs in one pass, unless something is in the way."""
     from paraknow_core.training import packed
 
@@ -67,7 +70,8 @@ def _train(members: "Sequence[_Member]") -> None:
     why = packed.obstacle(trainings)
     if not why:
         student = members[0].work.context.student.load()
-        for member, ending in zip(members, packed.finetune_packed(student, trainings), strict=True):
+        endings = packed.finetune_packed(student, trainings, only_if_faster=only_if_faster)
+        for member, ending in zip(members, endings, strict=True):
             member.do(member.end_training, ending.error)
         return
     for member in members:

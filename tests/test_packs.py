@@ -35,12 +35,6 @@ ARMS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def together(monkeypatch):
-    """Choose the packed way, however fast it is for models as small as these."""
-    monkeypatch.setattr(packed, "WORTH_IT", float("inf"))
-
-
 @pytest.fixture
 def make(make_context, tiny, tmp_path):
     """Return a maker of new runs in a workspace of this name, one for each set of changes."""
@@ -51,6 +45,10 @@ def make(make_context, tiny, tmp_path):
         return [create_run(place, spec) for spec in specs], place
 
     return runs
+
+
+def together(runs, place, *more):
+    return execute_packed(runs, place, SETTINGS, *more, only_if_faster=False)
 
 
 def _compare(alone, together):
@@ -79,7 +77,7 @@ def test_runs_together_have_the_numbers_that_they_have_alone(make, family, monke
     real = packed.nats_of_runs
     monkeypatch.setattr(packed, "nats_of_runs", lambda *given: passes.append(len(given[1])) or real(*given))
     runs, place = make("together", ARMS, family)
-    outcomes = execute_packed(runs, place, SETTINGS)
+    outcomes = together(runs, place)
     assert set(passes) == {len(ARMS)}
     assert [outcome["scores"] for outcome in outcomes] == [run.result()["scores"] for run in runs]
     _compare(alone, runs)
@@ -92,7 +90,7 @@ def test_runs_of_different_length_leave_one_after_the_other(make):
     for run in alone:
         execute(run, place, SETTINGS)
     runs, place = make("together", arms)
-    execute_packed(runs, place, SETTINGS)
+    together(runs, place)
     assert [run.metrics()[-1]["step"] for run in runs] == [1, 9, 6]
     _compare(alone, runs)
 
@@ -113,7 +111,7 @@ def test_one_is_stopped_and_goes_on_later_while_the_others_go_to_their_end(make,
         ):
             ask_to_stop(run)
 
-    outcomes = execute_packed(runs, place, SETTINGS, stop)
+    outcomes = together(runs, place, stop)
     assert outcomes[1] is None
     assert [run.status().state for run in runs] == ["done", "stopped", "done", "done"]
     assert runs[1].metrics()[-1]["step"] < 6
@@ -122,7 +120,7 @@ def test_one_is_stopped_and_goes_on_later_while_the_others_go_to_their_end(make,
         execute(runs[1], place, SETTINGS)
     else:  # beside one that begins
         (new,) = make("together", [{"method": "default_lora", "seed": 9}])[0]
-        execute_packed([new, runs[1]], place, SETTINGS)
+        together([new, runs[1]], place)
         assert new.status().state == "done"
     assert runs[1].result()["training"]["resumed"]
     _compare(alone, runs)
@@ -135,7 +133,7 @@ def test_one_that_diverges_or_cannot_begin_ends_alone(make):
         ARMS[0],
     )
     runs, place = make("together", [*arms, {"student.source": "/nowhere"}])
-    good, diverged, other, lost = execute_packed(runs, place, SETTINGS)
+    good, diverged, other, lost = together(runs, place)
     assert good["scores"] == other["scores"]
     assert isinstance(diverged, DivergedError)
     assert "/nowhere" in str(lost)
@@ -158,7 +156,7 @@ def test_what_cannot_go_together_is_trained_alone_with_a_word(make, arms, family
     for run in alone:
         execute(run, place, SETTINGS)
     runs, place = make("together", arms, family)
-    execute_packed(runs, place, SETTINGS)
+    together(runs, place)
     for one, other in zip(alone, runs, strict=True):
         assert [line.get("loss") for line in one.metrics()] == [line.get("loss") for line in other.metrics()]
         said = [
@@ -180,15 +178,17 @@ def test_the_slower_way_is_left(make, monkeypatch):
 
 def test_a_second_interrupt_leaves_no_run_open(make, monkeypatch):
     runs, place = make("together", ARMS[:2])
-    monkeypatch.setattr(packs, "_train", lambda _members: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(packs, "_train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        execute_packed(runs, place, SETTINGS)
+        together(runs, place)
     assert [run.status().state for run in runs] == ["failed", "failed"]
 
 
 def test_the_command_executes_runs_together_and_says_how_each_ended(make, capsys):
     runs, place = make("together", [ARMS[0], {**ARMS[0], "seed": 5}, {"student.source": "/nowhere"}])
-    code = main(["--workspace", str(place.root), "run", "--packed", *(str(run.path) for run in runs)])
+    code = main(
+        ["--workspace", str(place.root), "run", "--packed", "--even-if-slower", *(str(run.path) for run in runs)]
+    )
     assert code == 2  # of the one that cannot be read
     assert [run.status().state for run in runs] == ["done", "done", "failed"]
     assert "/nowhere" in capsys.readouterr().err

@@ -35,6 +35,9 @@ def run(
     packed: Annotated[
         bool, typer.Option("--packed", help="Train the runs in one pass, where that is faster; all else in turn.")
     ] = False,
+    even_if_slower: Annotated[
+        bool, typer.Option("--even-if-slower", help="With --packed: in one pass in any case.")
+    ] = False,
     *,
     settings: Settings,
     json: Json = False,
@@ -47,8 +50,10 @@ def run(
         raise RunError(f"--out: {len(targets)} runs given, and one folder; give one spec with --out")
     folders = [folder_of(target, context.obj, out) for target in targets]
     with working() as progress:
-        execute = execute_together if packed and len(folders) > 1 else execute_all
-        outcomes = execute(folders, context.obj, settings, progress)
+        if packed and len(folders) > 1:
+            outcomes = execute_together(folders, context.obj, settings, progress, only_if_faster=not even_if_slower)
+        else:
+            outcomes = execute_all(folders, context.obj, settings, progress)
     records = [_record(folder) for folder in folders]
     if json:
         show_json(records if len(records) > 1 else records[0])
@@ -148,7 +153,9 @@ class _Watch:
         self.progress.on_status(status)
 
 
-def execute_together(folders: list[RunFolder], place: Workspace, settings: Settings, progress: Progress) -> list[int]:
+def execute_together(
+    folders: list[RunFolder], place: Workspace, settings: Settings, progress: Progress, *, only_if_faster: bool = True
+) -> list[int]:
     """Execute run folders in one pass (see `packs`); returns one exit code for each."""
     from paraknow_core.packs import execute_packed
 
@@ -163,7 +170,7 @@ def execute_together(folders: list[RunFolder], place: Workspace, settings: Setti
     for folder in folders:
         if folder not in open_ones:
             say(f"run {folder.id}: is done already; `runs show {folder.id}` prints its result")
-    return told(open_ones, execute_packed(open_ones, place, settings, watch))
+    return told(open_ones, execute_packed(open_ones, place, settings, watch, only_if_faster=only_if_faster))
 
 
 def told(folders: Sequence[RunFolder], outcomes: "Sequence[dict[str, Any] | Exception | None]") -> list[int]:

@@ -5,23 +5,25 @@ run or for many at once (`finetuning.finetune`, `packed.finetune_packed`).
 """
 
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from paraknow_core.adapters.fused import fused
 from paraknow_core.errors import DivergedError
 from paraknow_core.runs.writer import StopRequested
+from paraknow_core.settings import usable_cores
 from paraknow_core.training import checkpoints
 from paraknow_core.training.amounts import micro_batch_size
-from paraknow_core.training.batches import Collator, labelled, steps_from
+from paraknow_core.training.batches import Collator, labelled, labels_of, steps_from
 from paraknow_core.training.losses import Losses
 from paraknow_core.training.pace import Threads
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from paraknow_core.methods.base import LossTerm
     from paraknow_core.tasks.templates import Encoded
 
+LEAST_ROWS = 16  # with fewer than 12 rows, how many threads there are changes the last digits of a product (MKL)
+IDLE = 0.7  # of a core, that has to be idle before a second thread is tried
 LOWER = "lower finetuning.learning_rate or lora_alpha"  # the way on for a training that diverges
 
 
@@ -45,6 +49,7 @@ class Step:
         passes: the batches of its forward passes, as `Collator` makes them.
         labelled: how many labelled tokens they have together, as a scalar tensor.
         tokens, read: that they have together, without and with padding.
+        fewest: labelled tokens of one pass.
     """
 
     number: int
@@ -53,6 +58,7 @@ class Step:
     labelled: Tensor
     tokens: int
     read: int
+    fewest: int
 
 
 class Training:
@@ -82,7 +88,6 @@ class Training:
             folder: where checkpoints go.
             term: what the method adds to the loss (see `methods.base.LossTerm`).
         """
-        from accelerate import Accelerator
         from transformers import get_scheduler, set_seed
 
         self.context, self.train, self.validation, self.folder = context, train, validation, folder
@@ -96,15 +101,10 @@ class Training:
         self._collate = Collator(context.student.tokenizer.pad_token_id, model)
 
         set_seed(self.seed)
-        # The student stays on its device and in its number format, whatever accelerate is configured to.
-        self._accelerator = Accelerator(device_placement=False, mixed_precision="no")
-        adamw = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            fused=True,
+        self.model, self._trained = model, [p for p in model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self._trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
-        self.model, self.optimiser = self._accelerator.prepare(model, adamw)
         self.schedule = get_scheduler(
             {"constant": "constant_with_warmup"}.get(recipe.schedule, recipe.schedule),
             self.optimiser,
@@ -117,8 +117,13 @@ class Training:
         if self._save.path:
             self._state.load(self._save.path)
         self.report.progress(self._save.step, self.steps_in_all, "optimiser steps")
-        threads = torch.get_num_threads() if model.device.type == "cpu" else 1
-        self.threads = Threads(threads, torch.set_num_threads, self._tell_threads)
+        first = torch.get_num_threads() if model.device.type == "cpu" else 1
+        self._first_threads = first if model.device.type == "cpu" else None
+        # A small model should leave the other cores to other runs, but may use one more while there are none. No more
+        # than one: with two threads a training's sums are those of one, bit for bit.
+        spare = first == 1 and model.device.type == "cpu" and not self.settings.threads
+        most = min(2, usable_cores()) if spare else first
+        self.threads = Threads(most, torch.set_num_threads, self._tell_threads, first=first, has_room=IdleCores())
         self._fused = ExitStack()
         self.pace, self._saved_at, self._process = Pace(), time.monotonic(), psutil.Process()
 
@@ -132,6 +137,7 @@ class Training:
 
     def __exit__(self, *_: object) -> None:
         self._fused.close()
+        self._with_first_threads()
         checkpoints.prune(self.folder, checkpoints.KEPT)  # what was not saved to its end takes room
         if self.settings.gradient_checkpointing:
             self.model.activation_checkpointing_disable()
@@ -148,15 +154,17 @@ class Training:
         rest = steps_from(self._save.step, self.train, self.recipe.batch_size, self.micro, self.seed)
         for number, read in zip(range(self._save.step + 1, self.last + 1), rest, strict=False):
             passes = [self._collate(part) for part in read.passes]
-            count = sum(labelled(batch).sum() for batch in passes)
-            tokens = sum(len(example.input_ids) for part in read.passes for example in part)
             # Counted here and not on the device, which would have to be waited for.
-            yield Step(number, read.epoch, passes, count, tokens, sum(b["input_ids"].numel() for b in passes))
+            labels = [sum(labels_of(example) for example in part) for part in read.passes]
+            tokens = sum(len(example.input_ids) for part in read.passes for example in part)
+            padded = sum(batch["input_ids"].numel() for batch in passes)
+            count = torch.tensor(sum(labels), device=self.model.device)
+            yield Step(number, read.epoch, passes, count, tokens, padded, min(labels))
 
     def gradients(self, step: Step) -> Tensor:
         """Compute the gradients of a step; return its loss: the mean over its labelled tokens, nats."""
         loss = torch.zeros((), device=self.model.device)
-        with self.threads.timed(step.read):
+        with self.threads.timed(step.read) if step.fewest >= LEAST_ROWS else nullcontext():
             for batch in step.passes:
                 share = self.losses.share(batch, step.labelled)
                 share.backward()
@@ -175,11 +183,11 @@ class Training:
             DivergedError: a loss is not finite.
         """
         self.pace.count(step.tokens, step.read)
-        norm = self._accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self._trained, self.recipe.max_grad_norm)
         self.optimiser.step()
         learning_rate = self.schedule.get_last_lr()[0]
         self.schedule.step()
-        self.model.zero_grad()
+        self.optimiser.zero_grad()
 
         number, figures = step.number, {"loss": loss.item(), "grad_norm": norm.item()}
         if not all(map(math.isfinite, figures.values())):
@@ -232,12 +240,29 @@ class Training:
     def _tell_threads(self, count: int, message: str) -> None:
         self.report.event("threads", threads=count, message=message)
 
+    def _with_first_threads(self) -> None:
+        if self._first_threads:
+            torch.set_num_threads(self._first_threads)
+
     def _validate(self, number: int) -> None:
+        self._with_first_threads()
         with self.pace.paused():
             loss = mean_loss(self.validation_losses, self._collate, self.validation, self.micro)
             if not math.isfinite(loss):
                 raise DivergedError(f"fine-tuning: at step {number} the validation loss is {loss}; {LOWER}", number)
             self.report.event("metrics", step=number, validation_loss=loss)
+
+
+class IdleCores:
+    """Tells whether a core was idle between two calls, as far as the system says."""
+
+    def __init__(self) -> None:
+        self()
+
+    def __call__(self) -> bool:
+        busy = psutil.cpu_percent(percpu=True)
+        usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(busy))
+        return sum(100 - busy[core] for core in usable if core < len(busy)) >= 100 * IDLE
 
 
 def mean_loss(losses: Losses, collate: Collator, encoded: "Sequence[Encoded]", micro: int) -> float:
@@ -258,7 +283,7 @@ def mean_loss(losses: Losses, collate: Collator, encoded: "Sequence[Encoded]", m
     return nats / max(tokens, 1)
 
 
-def trainable_parameters(model: torch.nn.Module) -> int:
+def trainable_parameters(model: nn.Module) -> int:
     """Count what is trained. Tied factors are views of one another: each storage counts once."""
     owners = {p.untyped_storage().data_ptr(): p.numel() for p in model.parameters() if p.requires_grad}
     return sum(owners.values())

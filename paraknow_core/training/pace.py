@@ -20,7 +20,7 @@ KEPT = 5  # newest steps whose rates count
 
 
 class Threads:
-    """Lets a training go on with one thread while that is faster than all of its own, by a probe step now and then.
+    """Lets a training go on with the faster one of two numbers of threads, one and `most`, by a probe now and then.
 
     Example:
         for step in training.steps():
@@ -28,7 +28,7 @@ class Threads:
                 ...  # forward and backward
 
     Attributes:
-        note: a sentence once one thread was faster; empty before.
+        note: a sentence once one thread was faster than all that the run should have; empty before.
     """
 
     def __init__(
@@ -37,11 +37,24 @@ class Threads:
         use: Callable[[int], object],
         tell: Callable[[int, str], object] = lambda _count, _message: None,
         clock: Callable[[], float] = time.perf_counter,
+        *,
+        first: int | None = None,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Args: the run's threads; how to use another number; who is told of a change, in words; seconds."""
+        """Begin.
+
+        Args:
+            most: the larger number of threads.
+            use: has the products take another number.
+            tell: is told of a change, in words.
+            clock: seconds.
+            first: the number to begin with: `most`, or one for a run that should have no more.
+            has_room: whether cores are idle, without which more threads are not even tried.
+        """
         self.most, self.note = most, ""
-        self._use, self._tell, self._clock = use, tell, clock
-        self._count = self._in_use = most  # what steps take, and what this one takes, a probe perhaps
+        self._use, self._tell, self._clock, self._has_room = use, tell, clock, has_room
+        self._first = most if first is None else first
+        self._count = self._in_use = self._first  # what steps take, and what this one takes, a probe perhaps
         self._rates: deque[float] = deque(maxlen=KEPT)  # of steps that were no probes, since the last change
         self._best = 0.0  # the best median of these
         self._won = 0  # probes in a row that were faster
@@ -84,6 +97,7 @@ class Threads:
         has_fallen = usual < FALL * self._best
         self._best = usual if has_fallen else max(self._best, usual)  # a fall is looked into once
         is_due = not self._probed or has_fallen or self._credit > self._cost
+        is_due = is_due and (self._count > 1 or self._has_room())
         self._probed |= is_due
         return is_due
 
@@ -94,7 +108,8 @@ class Threads:
         others = f"another process keeps a core busy: {self.most} threads"
         if self._count == 1:
             message = f"{others} are {rate / before:.1f} times slower than one here; goes on with one"
-            self.note = self.note or f"fine-tuning: {message}. Its numbers stay the same, its time does not"
+            if self._first > 1:
+                self.note = self.note or f"fine-tuning: {message}. Its numbers stay the same, its time does not"
         else:
-            message = f"the cores are free again: goes on with {self.most} threads"
+            message = f"a core is free{' again' if self._first > 1 else ''}: goes on with {self.most} threads"
         self._tell(self._count, message)

@@ -70,7 +70,9 @@ def _is_plain(layer: nn.Module) -> bool:
     return type(base) in (nn.Linear, Conv1D, nn.Embedding) and not identity and not layer.lora_bias.get(ADAPTER)
 
 
-def finetune_packed(student: "PreTrainedModel", trainings: Sequence[Training]) -> list[Outcome]:
+def finetune_packed(
+    student: "PreTrainedModel", trainings: Sequence[Training], *, only_if_faster: bool = True
+) -> list[Outcome]:
     """Train adapters in place, all of them together, each as `finetuning.finetune` would alone.
 
     A run that has taken its last step, is asked to stop, diverges or cannot be saved leaves the others. Where a pass of
@@ -79,6 +81,7 @@ def finetune_packed(student: "PreTrainedModel", trainings: Sequence[Training]) -
     Args:
         student: untouched, of the same kind as the trainings' models; taken over.
         trainings: between which there is no `obstacle`.
+        only_if_faster: measure both ways before the first step, and take the faster one; else one pass in any case.
 
     Returns:
         For each training, how it ended.
@@ -88,7 +91,7 @@ def finetune_packed(student: "PreTrainedModel", trainings: Sequence[Training]) -
         open_ones = {number: stack.enter_context(ExitStack()) for number in range(len(trainings))}
         for number, training in enumerate(trainings):
             open_ones[number].enter_context(training)
-        ways = _Ways(student, trainings)
+        ways = _Ways(student, trainings, together=None if only_if_faster else True)
         iterators = {number: training.steps() for number, training in enumerate(trainings)}
 
         def attempt(number: int, what: Callable[[], Any]) -> Any:
@@ -121,16 +124,17 @@ def finetune_packed(student: "PreTrainedModel", trainings: Sequence[Training]) -
 class _Ways:
     """The two ways to the gradients of a step of all: together, or one run after the other."""
 
-    def __init__(self, student: "PreTrainedModel", trainings: Sequence[Training]) -> None:
+    def __init__(self, student: "PreTrainedModel", trainings: Sequence[Training], together: bool | None = None) -> None:
+        """Args: student, trainings, as given to `finetune_packed`; together, the way; None: the faster one."""
         self._trainings = trainings
         self._members = list(range(len(trainings)))
         self._pack = Pack(student, [training.model for training in trainings])
         self._network = student.train()
-        self._together: bool | None = None  # not yet measured
+        self._together = together
 
     def gradients(self, steps: Mapping[int, Step]) -> dict[int, Tensor]:
         """Compute the gradients of every run's step into its factors; return each step's loss, by number."""
-        if self._together is None:
+        if self._together is None:  # not yet measured
             self._together = self._is_faster(steps)
         if not self._together or len(steps) == 1:
             return self._in_turn(steps)

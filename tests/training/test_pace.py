@@ -8,11 +8,18 @@ from paraknow_core.training.pace import SHARE, Threads
 class Machine:
     """Steps of 100 tokens on a clock that only they move; `rates` says what a number of threads reaches."""
 
-    def __init__(self, most: int, rates: dict[int, float]) -> None:
-        self.rates, self.moment, self.count = rates, 0.0, most
+    def __init__(self, most: int, rates: dict[int, float], first: int | None = None) -> None:
+        self.rates, self.moment, self.count, self.idle = rates, 0.0, first or most, True
         self.used: list[int] = []
         self.told: list[tuple[int, str]] = []
-        self.threads = Threads(most, self.use, lambda *said: self.told.append(said), lambda: self.moment)
+        self.threads = Threads(
+            most,
+            self.use,
+            lambda *said: self.told.append(said),
+            lambda: self.moment,
+            first=first,
+            has_room=lambda: self.idle,
+        )
 
     def use(self, count: int) -> None:
         self.count = count
@@ -59,6 +66,20 @@ def test_a_busy_core_is_noticed_said_once_and_left_as_soon_as_it_is_free():
     machine.steps(12)
     assert [count for count, _ in machine.told] == [1, 2, 1]
     assert machine.threads.note == note
+
+
+def test_a_small_run_takes_a_second_thread_while_a_core_is_idle_and_never_tries_else():
+    machine = Machine(2, {2: 160.0, 1: 100.0}, first=1)
+    machine.idle = False
+    machine.steps(100)
+    assert set(machine.used) == {1}
+    machine.idle = True
+    machine.steps(20)
+    assert machine.told == [(2, "a core is free: goes on with 2 threads")]
+    machine.rates = {2: 30.0, 1: 100.0}
+    machine.steps(12)
+    assert [count for count, _ in machine.told] == [2, 1]
+    assert not machine.threads.note  # it should have one
 
 
 def test_a_core_that_is_busy_from_the_start_is_noticed_within_some_steps():
