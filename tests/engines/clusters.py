@@ -62,6 +62,7 @@ class RayCluster:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else 127.0.0.1 becomes this machine's address in its network
             "PARAKNOW_NODE_FOLDER": str(self.folder / "nodes"),
+            "PYTHONPATH": str(ROOT),  # of `slow_worker.py`
         }.items():
             self._patch.setenv(name, value)
         from ray.cluster_utils import Cluster

@@ -5,8 +5,10 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -27,7 +29,7 @@ from paraknow_core.spec import RunSpec
 from paraknow_core.studies.folder import list_studies
 from paraknow_core.studies.study import StudySpec
 from tests.conftest import ROOT
-from tests.engines.clusters import RayCluster, listening
+from tests.engines.clusters import PYTHON, RayCluster, listening
 from tests.engines.following import make, until
 
 STEPS = 200
@@ -458,16 +460,42 @@ def test_a_gpu_that_no_node_has_is_said_not_waited_for_in_silence(little_ray, wo
 
 @pytest.mark.slow
 def test_a_cluster_with_a_token_takes_who_has_it_and_tells_who_has_not(place, worker, monkeypatch):
+    folder = Path(tempfile.mkdtemp(prefix="r"))  # short: see `RayCluster`
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "right" * 8)
-    with RayCluster() as cluster:
-        cluster.add(cpus=1)
-        one, [run] = engine(place, address=cluster.address), make(place, "short")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    options = [
+        "--node-ip-address=127.0.0.1",
+        f"--port={address[10:]}",
+        f"--temp-dir={folder}",
+        "--num-cpus=1",
+        "--block",
+    ]
+    script = "from ray.scripts.scripts import main; main()"  # in a process of its own: Ray reads its mode only once
+    command = [PYTHON, "-c", script, "start", "--head", "--block", "--include-dashboard=false", *options]
+    with (folder / "told").open("wb") as told:
+        head = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=told,
+            stderr=told,
+            start_new_session=True,
+            env={**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"},
+        )
+    try:
+        until(lambda: not silence_of(address), seconds=60)
+        one, [run] = engine(place, address=address), make(place, "short")
         monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong" * 8)
         one.submit(run)
         until(lambda: one.standing(run).message, seconds=90)
-        assert f"ray: {cluster.address} refused the login; give this program the token" in one.standing(run).message
+        assert f"ray: {address} refused the login; give this program the token" in one.standing(run).message
         monkeypatch.setenv("RAY_AUTH_TOKEN", "right" * 8)  # the helping process starts anew by itself
         until(lambda: one.standing(run).state == "over", seconds=90)
         assert run.status().state == "done"
         Service(place, "ray").stop(wait_s=20)
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
