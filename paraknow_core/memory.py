@@ -81,6 +81,16 @@ def release(beyond: int = 0) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def map_blocks_from(size: int = 32 << 20) -> None:
+    """Have the C library take blocks of so many bytes from the system, and give each back when it is freed (Linux).
+
+    By itself it learns from every large block that is freed to keep such blocks, up to 32 MiB, which is the default
+    here. Weights that come and go then stay in memory, in the gaps between what remains.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # no glibc
+        ctypes.CDLL(None).mallopt(-3, size)  # M_MMAP_THRESHOLD
+
+
 class PeakMemory:
     """Context manager that watches this process's own memory, or a GPU's; `bytes` is the largest amount seen."""
 

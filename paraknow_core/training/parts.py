@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from paraknow_core.adapters.inject import inject, tie_head, tied_head
 from paraknow_core.catalogue import METHODS
 from paraknow_core.context import Context
+from paraknow_core.memory import map_blocks_from
 from paraknow_core.models.load import build_empty, pick_device
 from paraknow_core.ops.chance import seed_of
 from paraknow_core.paths import Workspace
@@ -34,6 +35,7 @@ from paraknow_core.training.losses import Losses
 if TYPE_CHECKING:
     from peft import PeftModel
 
+WEIGHT = 1 << 20  # bytes: what is gathered, used and freed layer by layer is at least so large where memory counts
 ANSWER_S = 300.0  # a process that has not answered for so long, within one layer of one pass, is given up
 
 
@@ -62,6 +64,7 @@ class Part:
             hello: what process 0 tells the others.
             adapter: the parameters of process 0, which are trained in place; None in the others.
         """
+        map_blocks_from(WEIGHT)
         self.rank, self.processes, self._pad_id = hello["rank"], context.settings.processes, hello["pad_id"]
         self.device = torch.device(pick_device(context.settings.device))
         if self.device.type == "cuda":

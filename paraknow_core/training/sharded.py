@@ -28,7 +28,7 @@ from torch import Tensor
 
 from paraknow_core.context import Context
 from paraknow_core.errors import RunError
-from paraknow_core.memory import release
+from paraknow_core.memory import map_blocks_from, release
 from paraknow_core.models.load import pick_device
 from paraknow_core.ops.chance import seed_of
 from paraknow_core.paths import PROJECT_ROOT, Workspace
@@ -171,6 +171,7 @@ class Sharded:
         each = max(1, min(threads, cores // self.processes))
         torch.set_num_threads(each)
         self._exits.callback(torch.set_num_threads, threads)
+        self._exits.callback(map_blocks_from)
         meeting = Path(self._exits.enter_context(tempfile.TemporaryDirectory(prefix="paraknow-"))) / "meeting"
         parameters = dict(self.model.named_parameters())
         adapter = {name: p for name, p in parameters.items() if parts.is_of_adapter(name)}

@@ -144,3 +144,10 @@ def test_the_instrument_counts_claims_of_every_case(tmp_path, monkeypatch):
     cases = [(case, seeds) for case in ("planted", "stranger", "untrained") for seeds in (6, 8)]
     assert [(row["case"], row["seeds"]) for row in content] == cases
     assert all(row["low"] <= row["share"] <= row["high"] and row["studies"] == 2 for row in rows)
+
+
+def test_sharded_training_ends_at_the_same_loss_in_each_process(tmp_path):
+    rows = run("sharded", tmp_path)["rows"]
+    assert [row["way"] for row in rows] == ["alone", "process 1 of 2", "process 2 of 2"]
+    assert [row["last_loss"] for row in rows] == pytest.approx([rows[0]["last_loss"]] * 3, rel=1e-5)
+    assert all(row["in_training_mb"] > row["student_mb"] > 0 for row in rows)
