@@ -10,7 +10,7 @@ from typing import Any
 
 from paraknow_core.display import duration
 from paraknow_core.engines import engine_class
-from paraknow_core.engines.choice import Choice, choose
+from paraknow_core.engines.choice import Choice, choose, elsewhere
 from paraknow_core.errors import SpecError
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.paths import Workspace
@@ -113,21 +113,38 @@ def _options(text: str) -> list[str] | None:
         raise SpecError(f"settings: 'slurm.options': {str(error).lower()}; close what is quoted") from None
 
 
-def choice_of(place: Workspace, specs: Sequence[RunSpec]) -> Choice:
+def choice_of(place: Workspace, specs: Sequence[RunSpec], study: bool = False) -> Choice:
     """Choose who executes runs, as their start will; equal ones count once. Looked at anew every minute.
+
+    Args:
+        place: the workspace.
+        specs: of the runs.
+        study: a study's process conducts them; else a page hands them in, which are never packed.
 
     Raises:
         SpecError: the settings are not valid.
     """
     distinct = {same.run_key(spec): spec for spec in reversed(specs)}
     data = tuple(spec.model_dump_json() for spec in [*distinct.values()][::-1])
-    return _choice(place, data, *(file_stamp(path) for path in (place.settings_file, place.runs)), time.time() // 60)
+    stamps = file_stamp(place.settings_file), file_stamp(place.runs)
+    return _choice(place, data, study, *stamps, time.time() // 60)
 
 
 @lru_cache(32)
-def _choice(place: Workspace, specs: tuple[str, ...], *changes: object) -> Choice:
+def _choice(place: Workspace, specs: tuple[str, ...], study: bool, *changes: object) -> Choice:
     del changes  # only part of the key under which the result is kept
-    return choose([RunSpec.model_validate_json(spec) for spec in specs], place, load_settings(place), estimate_runs)
+    settings = _as_started(load_settings(place), study)
+    return choose([RunSpec.model_validate_json(spec) for spec in specs], place, settings, estimate_runs)
+
+
+def _as_started(settings: Settings, study: bool) -> Settings:
+    """Return settings with what a start from a page makes of those that are left open."""
+    if elsewhere(settings) or (study and engine_now(settings) == "auto"):
+        return settings
+    changes: dict[str, Any] = {"pack": 1, "engine": settings.engine if settings.engine == "local" else "queue"}
+    if settings.engine == "local":  # one process for all runs of a start; a study gives it one run after the other
+        changes["workers"] = settings.workers or 1 if study else 1
+    return settings.model_copy(update=changes)
 
 
 def left_of_study(folder: StudyFolder, status: Status, cells: Sequence[CellState]) -> str:
@@ -157,5 +174,5 @@ def _seconds(folder: StudyFolder, *changes: object) -> tuple[float, int] | None:
     """Return what a study's missing runs take here, and how many go on at a time; None where that is not known."""
     del changes  # only part of the key under which the result is kept
     missing = [one.cell.spec for one in folder.cells() if one.state != "done"]
-    choice = choice_of(folder.place, missing)
+    choice = choice_of(folder.place, missing, study=True)
     return None if choice.seconds is None or not missing else (choice.seconds, choice.workers)

@@ -43,7 +43,7 @@ def _cost(study: StudySpec) -> None:
     st.markdown(plain(view.detectable_words(found, study)))
     if found.shared:
         st.caption(plain(f"Shared: {'; '.join(found.shared)}."))
-    execution.before_start(view.todo(state.place(), study))
+    execution.before_start(view.todo(state.place(), study), study=True)
     for words in found.warnings:
         st.caption(f":material/warning: {plain(words)}")
 

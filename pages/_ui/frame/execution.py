@@ -7,6 +7,7 @@ import streamlit as st
 
 from pages._ui.frame import state
 from pages._ui.frame.layout import plain, say, unwritable, warn
+from paraknow_core.engines.choice import Choice
 from paraknow_core.errors import ParaknowError
 from paraknow_core.settings import load_settings
 from paraknow_core.spec import RunSpec
@@ -27,12 +28,20 @@ PLACEHOLDERS = {
 }
 
 
-def before_start(specs: Sequence[RunSpec]) -> None:
-    """Draw who would execute runs and how long that takes, beside the way to choose it."""
+def choice(specs: Sequence[RunSpec]) -> Choice | None:
+    """Return who would execute runs that are started here; None where the settings are not valid, which is said."""
+    try:
+        return execution.choice_of(state.place(), specs)
+    except ParaknowError:
+        return None
+
+
+def before_start(specs: Sequence[RunSpec], study: bool = False) -> None:
+    """Draw who would execute runs, of a study or not, and how long that takes, beside the way to choose it."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         try:
             engine = execution.engine_now(load_settings(state.place()))
-            sentence = execution.choice_of(state.place(), specs).sentence if specs else ""
+            sentence = execution.choice_of(state.place(), specs, study).sentence if specs else ""
         except ParaknowError as error:  # a settings file that was edited by hand
             say(error)
             return
@@ -62,18 +71,15 @@ def _choose(now: str) -> None:
     st.markdown("**Where runs are executed**")
     if st.session_state.get(SEEN) != now:  # also where another window has changed it
         st.session_state[SEEN] = st.session_state[ENGINE] = now
-    chosen = st.radio(
-        "Engine",
-        list(PLACES),
-        key=ENGINE,
-        format_func=lambda name: PLACES[name].label,
-        captions=[plain(one.text) for one in PLACES.values()],
-        label_visibility="collapsed",
-    )
+    chosen = st.selectbox("Engine", list(PLACES), key=ENGINE, format_func=lambda name: PLACES[name].label)
+    st.caption(plain(PLACES[chosen].text))
     with st.form(f"execution.{chosen}", border=False):
         values = execution.values_of(load_settings(state.place()), chosen)
-        for key, label in (PLACES[chosen].fields or {}).items():
-            _field(chosen, key, label, values[key])
+        fields, boxes = PLACES[chosen].fields or {}, st.columns(2)
+        for number, (key, label) in enumerate(fields.items()):
+            wide = number == len(fields) - 1 and number % 2 == 0
+            with st.container() if wide else boxes[number % 2]:
+                _field(chosen, key, label, values[key])
         text, good = st.session_state.get(OUTCOME, ("", True))
         if text:
             st.success(plain(text), icon=":material/check:") if good else say(text)

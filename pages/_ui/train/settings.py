@@ -209,7 +209,10 @@ def _cost(plan: Plan, trained: Runs) -> str:
         return ""
     estimate = past_runs.of_specs(plan.todo, trained)
     if estimate is None:
-        return ":gray[No estimate: no run of this pair and task has finished on this machine.]"
+        found = execution.choice(plan.todo)
+        guessed = found is not None and found.alternative_seconds is not None
+        what = "The time is a guess by the models' sizes" if guessed else "No estimate"
+        return f":gray[{what}: no run of this pair and task has finished on this machine.]"
     of_all = " of computing" if len(plan.todo) > 1 else ""
     size = f" and {memory(estimate.disk)} of disk" if estimate.disk else ""
     return plain(
