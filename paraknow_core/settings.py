@@ -3,11 +3,14 @@
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
+import yaml
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError, field_validator
 
 from paraknow_core.errors import SpecError
+from paraknow_core.files.atomic import write_atomic
 from paraknow_core.files.naming import secret_in
 from paraknow_core.files.yaml_file import load_yaml, read_text
 from paraknow_core.paths import Workspace
@@ -134,23 +137,93 @@ def load_settings(place: Workspace, **flags: object) -> Settings:
     Raises:
         SpecError: the file or a flag is not valid; names the key.
     """
-    values: dict = {}
-    if place.settings_file.exists():
-        try:
-            values = load_yaml(read_text(place.settings_file), place.settings_file.name) or {}
-        except SpecError as error:
-            raise SpecError(f"settings: not readable YAML; correct or delete the file ({error})") from None
-        if not isinstance(values, dict):
-            raise SpecError(f"{place.settings_file.name}: must hold keys and values; correct or delete it")
-        if secret_in(values) is not None:  # first, because other refusals repeat the value
-            raise SpecError(f"{place.settings_file.name}: {SECRET}")
+    values = _written(place)
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         values["offline"] = True
-    for key, value in flags.items():
-        if isinstance(value, Mapping) and isinstance(values.get(key), dict):
-            values[key] = {**values[key], **value}
+    return _valid(_with(values, flags))
+
+
+def change_settings(place: Workspace, **changes: object) -> Settings:
+    """Write settings into `settings.yaml`, where they are valid; what else a person has written there stays.
+
+    Args:
+        place: the workspace.
+        changes: of a part, such as `ray`, a mapping, of which the keys that are given change; None takes away a key
+            of the file, and its default counts.
+
+    Returns:
+        What the file says now.
+
+    Raises:
+        SpecError: the file or a change is not valid; names the key. Nothing was written.
+        OSError: it cannot be written.
+    """
+    before = _written(place)
+    after = _with(before, {key: value for key, value in changes.items() if value is not None})
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            after[key] = {name: one for name, one in after[key].items() if one is not None}
+        if value is None or after[key] == {}:
+            after.pop(key, None)
+    if secret_in(after) is not None:
+        raise SpecError(f"{place.settings_file.name}: {SECRET}")
+    settings = _valid(dict(after))
+    if after != before:
+        text = read_text(place.settings_file) if place.settings_file.exists() else ""
+        write_atomic(place.settings_file, _edited(text, before, after))
+    return settings
+
+
+def _edited(text: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Return a text of settings with other values; the lines of keys that stay, and comments, are as they were."""
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    lines, block, inside = [], [], False
+    for line in text.splitlines():
+        if line[:1] not in ("", " ", "\t", "#"):
+            inside = line.partition(":")[0].strip() in changed
+        if not inside:
+            lines += [*block, line]
+            block = []
+        elif not line.strip() or line.startswith("#"):
+            block.append(line)  # if another key follows, it is that one's
+        else:
+            block = []
+    new = "\n".join([*lines, *block, ""]) if text else ""
+    rest = {key: after[key] for key in changed if key in after}
+    new += yaml.safe_dump(rest, sort_keys=False, allow_unicode=True) if rest else ""
+    with suppress(SpecError):
+        if (load_yaml(new, "settings") or {}) == after:
+            return new
+    return yaml.safe_dump(dict(after), sort_keys=False, allow_unicode=True)  # not in lines of their own, such as JSON
+
+
+def _written(place: Workspace) -> dict[str, Any]:
+    """Return what the settings file says."""
+    if not place.settings_file.exists():
+        return {}
+    try:
+        values = load_yaml(read_text(place.settings_file), place.settings_file.name) or {}
+    except SpecError as error:
+        raise SpecError(f"settings: not readable YAML; correct or delete the file ({error})") from None
+    if not isinstance(values, dict):
+        raise SpecError(f"{place.settings_file.name}: must hold keys and values; correct or delete it")
+    if secret_in(values) is not None:  # first, because other refusals repeat the value
+        raise SpecError(f"{place.settings_file.name}: {SECRET}")
+    return values
+
+
+def _with(values: Mapping[str, Any], changes: Mapping[str, object]) -> dict[str, Any]:
+    """Return values with those of the changes that are not None; of a part the keys that are given."""
+    merged = dict(values)
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
+            merged[key] = {**merged[key], **value}
         elif value is not None:
-            values[key] = value
+            merged[key] = dict(value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def _valid(values: dict[str, Any]) -> Settings:
     try:
         return Settings.model_validate(values)
     except OverflowError:

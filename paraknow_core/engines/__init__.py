@@ -11,6 +11,7 @@ from typing import Any
 
 from paraknow_core.engines import queue
 from paraknow_core.engines.base import Engine, Standing
+from paraknow_core.engines.choice import elsewhere
 from paraknow_core.engines.local import LocalEngine
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.errors import ParaknowError, RunError
@@ -56,7 +57,8 @@ def engine_of(
 
     Args:
         place: the workspace.
-        otherwise: which, where the settings name none or cannot be read (the run itself will say why not).
+        otherwise: which, where the settings name none, nor a cluster, or cannot be read (the run itself will say why
+            not).
         name: which, whatever the settings name.
         changes: for the settings of this engine alone, such as `ray={"address": "auto"}`.
 
@@ -65,7 +67,9 @@ def engine_of(
         RunError: what the engine needs is not installed.
     """
     try:
-        chosen = load_settings(place, engine=name, **changes).engine
+        settings = load_settings(place, engine=name, **changes)
+        cluster = elsewhere(settings)
+        chosen = cluster[0] if cluster else settings.engine
     except ParaknowError:
         if name or changes:
             raise
@@ -74,10 +78,13 @@ def engine_of(
     return engine_class(kind)(place, **changes)
 
 
-def holder_of(place: Workspace, run: RunFolder, otherwise: str = "queue") -> Engine:
-    """Return the engine that a run was given to and that only it can ask about the run; else that of the workspace."""
+def holder_of(place: Workspace, run: RunFolder) -> Engine:
+    """Return the engine that a run was given to and that only it can ask about the run, whatever the settings say now.
+
+    That of a process of this machine is the queue's: it knows every one of them.
+    """
     name = run.note().get("engine")
-    return engine_class(name)(place) if name in ENGINES else engine_of(place, otherwise)
+    return engine_class(name)(place) if name in ENGINES else QueueEngine(place)
 
 
 def end_now(place: Workspace, run: RunFolder) -> None:

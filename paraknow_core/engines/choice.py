@@ -116,10 +116,10 @@ def choose(
     alone = sum(one.seconds for one in takes) if specs and len(takes) == len(specs) else None
     threads = max((threads_of_spec(spec, settings) for spec in specs), default=1)
     needs = max((one.memory for one in takes), default=RUN_BYTES) or RUN_BYTES
-    runs, elsewhere = counted(len(specs), "run"), _elsewhere(settings)
-    if elsewhere:
+    runs, cluster = counted(len(specs), "run"), elsewhere(settings)
+    if cluster:
         about = f"; here, one after the other, about {_about(alone)}" if alone else ""
-        return Choice(elsewhere[0], 1, threads, (), None, alone, f"{runs} {elsewhere[1]}{about}")
+        return Choice(cluster[0], 1, threads, (), None, alone, f"{runs} {cluster[1]}{about}")
     packs = packs_of(specs, settings, machine)
     if any(len(pack) > 1 for pack in packs):
         seconds = None if alone is None else sum(_pack_seconds([takes[n].seconds for n in pack]) for pack in packs)
@@ -144,7 +144,7 @@ def _about(seconds: float) -> str:
     return duration(round(seconds, -1) if seconds > 60 else seconds)
 
 
-def _elsewhere(settings: Settings) -> tuple[str, str] | None:
+def elsewhere(settings: Settings) -> tuple[str, str] | None:
     """Return the cluster that the settings speak of, and where that is in words."""
     ray, slurm = settings.ray, settings.slurm
     if settings.engine == "ray" or (settings.engine in (None, "auto") and ray.address):

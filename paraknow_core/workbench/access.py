@@ -114,6 +114,14 @@ class Access:
                 "delete: in demo mode nothing can be deleted; whoever started the workbench can, with `runs delete`"
             )
 
+    def check_settings(self) -> None:
+        """Refuse to change where runs are executed, with whose account: that is the business of this machine's user."""
+        if self.restricted:
+            raise DataError(
+                "settings: where runs are executed can only be changed on this machine; whoever started the workbench "
+                "can, in settings.yaml of the workspace"
+            )
+
     def check_label(self, own: bool) -> None:
         """Refuse to name, note or star a run, unless this visitor has started it."""
         if self.demo and not own:

@@ -53,6 +53,16 @@ def wait_of_new_first(place: Workspace, count: int) -> Wait | None:
     return None if free else _wait(place, order, index)
 
 
+def left_of_all(place: Workspace) -> str:
+    """Say how long it will take until the queue is through: `about 6 m 20 s left`; nothing where that is not known."""
+    order = queue.read(place)
+    if not order.waiting and not order.working:
+        return ""
+    free_at, _, whole = _played(place, order, len(order.waiting))
+    seconds = max(free_at)
+    return f"{'about' if whole else 'more than'} {duration(round(seconds, -1) or 10.0)} left" if seconds else ""
+
+
 def words(wait: Wait) -> str:
     """Say a place in line and the time until then: `2nd in line, after the run going on, in about 3 m 20 s`."""
     after = f", after the run{'s' if wait.busy > 1 else ''} going on" if wait.busy else ""
@@ -76,7 +86,17 @@ def place_in_line(number: int) -> str:
 
 
 def _wait(place: Workspace, order: queue.Order, index: int) -> Wait:
-    """Play the queue forward: as many runs at a time as the settings say, those before this index first."""
+    free_at, busy, whole = _played(place, order, index)
+    return Wait(index + 1, busy, free_at[0], whole)
+
+
+def _played(place: Workspace, order: queue.Order, index: int) -> tuple[list[float], int, bool]:
+    """Play the queue forward: as many runs at a time as the settings say, those before this index first.
+
+    Returns:
+        A heap of the seconds until each place is free, how many runs are going on, and whether something is known of
+        all of them.
+    """
     durations = _Durations(reading.all_facts(place))
     by_id = {facts.id: (run, facts) for run, facts in durations.runs}
     working = [by_id[name] for name in order.working if name in by_id]
@@ -88,7 +108,7 @@ def _wait(place: Workspace, order: queue.Order, index: int) -> Wait:
     heapq.heapify(free_at)
     for seconds in coming:
         heapq.heapreplace(free_at, free_at[0] + (seconds or 0.0))
-    return Wait(index + 1, len(working), free_at[0], None not in [*left, *coming])
+    return free_at, len(working), None not in [*left, *coming]
 
 
 def _left(run: RunFolder, takes: float | None) -> float | None:

@@ -337,7 +337,7 @@ def test_what_is_there_already_is_not_run_again_unless_asked(place, open_app, su
     select(app, "Structure").set_value("row_column").run()  # default LoRA does not read it
     next(c for c in app.checkbox if c.label == "random offset").check().run()
     text = words(app).replace("*", "")
-    assert "2 of 3 runs to start: 3 arms, seed 0, one after the other. Already run: default LoRA, seed 0." in text
+    assert "2 of 3 runs to start: 3 arms, seed 0. Already run: default LoRA, seed 0." in text
     button(app, "Start transfer").click().run()
     assert [RunFolder(place.runs / name).spec().method for name in submitted[0]] == ["seeking", "random_offset"]
     number(app, "Number of seeds").set_value(2).run()
@@ -408,6 +408,7 @@ def test_a_waiting_run_says_when_its_turn_will_be(place, open_app):
     QueueEngine(place).submit(*waiting)
     with queue.changing(place) as order:
         order.working = [going.id]
+    (place.root / "settings.yaml").write_text("workers: 1\n")
     assert "Waiting: next, after the run going on, in about 10 s" in words(open_app("train", waiting[0].id))
     assert "Waiting: 3rd in line, after the run going on, in about 2 m 50 s" in words(open_app("train", waiting[2].id))
     (place.root / "settings.yaml").write_text("workers: 2\n")
@@ -495,13 +496,13 @@ def test_a_stopping_run_can_be_ended(place, open_app):
 
 def test_seeds_and_arms_are_planned_and_said_before_they_start(place, open_app, submitted):
     app = open_app("train")
-    assert "2 runs: 2 arms, seed 0, one after the other" in words(app).replace("*", "")
+    assert "2 runs: 2 arms, seed 0" in words(app).replace("*", "")
     next(c for c in app.checkbox if c.label == "default LoRA").uncheck().run()
     assert "1 run, seed 0" in words(app).replace("*", "")
     number(app, "Number of seeds").set_value(3).run()
     next(c for c in app.checkbox if c.label == "PiSSA").check().run()
     text = words(app).replace("*", "")
-    assert "6 runs: 2 arms, 3 seeds (0 to 2), one after the other" in text
+    assert "6 runs: 2 arms, 3 seeds (0 to 2)" in text
     assert "No estimate: no run of this pair and task has finished" in text
     button(app, "Start transfer").click().run()
     specs = [RunFolder(place.runs / name).spec() for name in submitted[0]]

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from pages._ui.frame import state, submit
+from pages._ui.frame import execution, state, submit
 from pages._ui.frame.layout import download, plain, say
 from paraknow_core.errors import ParaknowError
 from paraknow_core.studies.study import StudySpec
@@ -43,6 +43,7 @@ def _cost(study: StudySpec) -> None:
     st.markdown(plain(view.detectable_words(found, study)))
     if found.shared:
         st.caption(plain(f"Shared: {'; '.join(found.shared)}."))
+    execution.before_start(view.todo(state.place(), study), study=True)
     for words in found.warnings:
         st.caption(f":material/warning: {plain(words)}")
 

@@ -6,13 +6,17 @@ from html import escape
 import streamlit as st
 
 from pages._ui.ablations import results
-from pages._ui.frame import layout, run_panel, state, submit
+from pages._ui.frame import execution, layout, run_panel, state, submit
 from pages._ui.frame.layout import chip, info, plain, say, sentences, warn
 from paraknow_core.display import duration
+from paraknow_core.engines import Standing
 from paraknow_core.errors import ParaknowError
 from paraknow_core.figures import ablations as charts
 from paraknow_core.runs import lifecycle
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.status import Status
 from paraknow_core.studies.folder import StudyFolder
+from paraknow_core.workbench import standing as standings
 from paraknow_core.workbench.study_draft import StudyDraft
 from paraknow_core.workbench.views import ablations as view
 from paraknow_core.workbench.views.study_draft import grid_words, rules_words
@@ -20,6 +24,8 @@ from paraknow_core.workbench.views.study_draft import grid_words, rules_words
 PARAMETER = "study"
 FIRST = 5  # studies that are listed before the rest is folded
 MOST_FAILED = 5  # runs that failed and are named
+MOST_GOING = 6  # runs that go on or wait, and are named
+MOST_TROUBLES = 3
 CLICKED = "ablations.clicked"  # id of the run that was clicked in the grid
 
 
@@ -98,9 +104,14 @@ def _follow(folder: StudyFolder, progress: view.Progress) -> None:
     def tick() -> None:
         if folder.status().active != was_active:
             st.rerun()
-        _state(folder, view.line_of(folder))
+        line = view.line_of(folder)
+        _state(folder, line)
         with sentences():
-            _grid(known.pop() if known else view.progress(folder), was_active)
+            progress = known.pop() if known else view.progress(folder)
+            if was_active:
+                _going(progress, line.status)
+            _troubles(folder)
+            _grid(progress, was_active)
 
     st.fragment(tick, run_every=1.5 if was_active else None)()
 
@@ -126,6 +137,47 @@ def _state(folder: StudyFolder, line: view.Line) -> None:
     elif status.message and status.active:
         st.caption(plain(status.message))
     _tools(folder, line)
+
+
+def _going(progress: view.Progress, status: Status) -> None:
+    """Draw which runs go on and where, which wait for their turn, and how long everything will take."""
+    runs = list(progress.going)
+    said = standings.standings(state.place(), runs)
+    waiting = [run for run in runs if said[run.id].state == "waiting"]
+    to_come = progress.unbegun
+    parts = [f"{len(runs) - len(waiting)} going on", f"{len(waiting)} waiting" if waiting else ""]
+    parts += [f"{to_come} to come" if to_come else "", view.left(progress, status)]
+    st.markdown(f"**Runs** :gray[{plain(', '.join(filter(None, parts)))}]")
+    first = sorted(runs, key=lambda run: run in waiting)[:MOST_GOING]
+    with st.container(key="queue", gap=None):
+        for run in first:
+            _run_line(run, progress.going[run], said[run.id])
+    if len(runs) > len(first):
+        st.caption(f"and {len(runs) - len(first)} more")
+
+
+def _run_line(run: RunFolder, label: str, standing: Standing) -> None:
+    status = run.status()
+    name, amount = st.columns([5.2, 4.4], vertical_alignment="center", wrap=False)
+    title = f'<span class="pk-title">{escape(label)}</span>'
+    name.html(f'<div class="pk-line" data-testid="study-run">{chip(status.state)}{title}</div>')
+    percent = round(100 * status.fraction)
+    going = f"{status.stage or 'starting'} {percent} %" if standing.state == "working" else ""
+    words = ", ".join(filter(None, (going, standings.words(standing))))
+    bar = f'<span class="pk-bar"><i style="width:{percent}%"></i></span>' if status.state == "running" else ""
+    amount.html(f'<div class="pk-amount">{bar}<span class="pk-quiet">{escape(words)}</span></div>')
+    if standing.message:
+        name.caption(plain(standing.message))
+
+
+def _troubles(folder: StudyFolder) -> None:
+    """Draw what was lost, refused or could not be written, each with its next step."""
+    execution.full()
+    found = view.troubles(folder)
+    for words in found[:MOST_TROUBLES]:
+        st.caption(f":material/warning: {plain(words)}")
+    if len(found) > MOST_TROUBLES:
+        st.caption(f"and {len(found) - MOST_TROUBLES} earlier ones; the log has all of them")
 
 
 def _grid(progress: view.Progress, unfolded: bool) -> None:

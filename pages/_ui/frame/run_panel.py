@@ -7,16 +7,18 @@ from html import escape
 import streamlit as st
 
 from pages._ui.frame import state
+from pages._ui.frame.execution import full
 from pages._ui.frame.layout import chip, info, plain, say, warn
 from pages._ui.frame.submit import resume
 from paraknow_core.display import duration
-from paraknow_core.engines import end_now, holder_of, queue
+from paraknow_core.engines import Standing, end_now, holder_of, queue
 from paraknow_core.errors import ParaknowError
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.labels import MOST_NAME, MOST_NOTE, set_label
 from paraknow_core.runs.status import Status
 from paraknow_core.workbench import reading, waiting
+from paraknow_core.workbench import standing as standings
 from paraknow_core.workbench.reading import Facts
 
 STEPS = ("prepare", "sensitivity", "injection", "fine-tuning", "export", "evaluation")
@@ -69,18 +71,29 @@ def panel(run: RunFolder, more: Callable[[], None] = lambda: None) -> None:
     status, facts = run.status(), reading.facts(run)
     until = facts.spec.until if facts.spec else "evaluation"
     headline(run, facts, status)
+    standing = _standing(run)
     if status.state in ("running", "stopping"):
         progress_bar(status, until)
-    _explain(run, until, status)
+        if where := "; ".join(filter(None, (standings.words(standing), standing.message))):
+            st.caption(f":material/dns: {plain(where[:1].upper() + where[1:])}")
+    full()
+    _explain(run, until, status, standing)
     with st.container(horizontal=True):
-        buttons(run, status)
+        buttons(run, status, moves=standing.state == "waiting")
         more()
 
 
-def _explain(run: RunFolder, until: str, status: Status) -> None:
+def _standing(run: RunFolder) -> Standing:
+    """Return where a run stands with its engine, as far as that has more to say than the folder."""
+    if not standings.has_more_to_say(run):
+        return Standing("over")
+    return standings.standings(state.place(), [run])[run.id]
+
+
+def _explain(run: RunFolder, until: str, status: Status, standing: Standing) -> None:
     """Say what a state means and what comes next."""
     if status.state == "queued":
-        info(plain(_queued_words(run)), "hourglass_empty")
+        info(plain(_queued_words(run, standing)), "hourglass_empty")
     elif status.state == "stopping":
         st.caption(
             "Asked to stop: it saves at the next step, then ends. A step of a large model, or answers that are "
@@ -95,12 +108,15 @@ def _explain(run: RunFolder, until: str, status: Status) -> None:
             f"If the sentence names a setting, {change}: a run's own settings are frozen. Otherwise mend what "
             "it names and resume."
         )
+    elif status.state == "lost" and standing.state == "waiting":
+        info(plain(f"Moves: {standing.message}. It goes on by itself, from its last save."), "sync")
     elif status.state == "lost":
-        warn(
-            f"{status.message[:1].upper()}{status.message[1:]}. It was killed, memory ran out, or the machine was "
-            "restarted; the end of its log may say more.",
-            "link_off",
-        )
+        message = f"{status.message[:1].upper()}{status.message[1:]}."
+        if not run.note().get("gone"):  # else the engine that held it says why
+            message += " It was killed, memory ran out, or the machine was restarted; the end of its log may say more."
+        warn(message, "link_off")
+    elif status.state == "stopped" and run.note().get("gone") and status.message != lifecycle.CANCELLED:
+        warn(f"{status.message[:1].upper()}{status.message[1:]}.", "pause_circle")
     elif status.state == "stopped":
         if status.message == lifecycle.CANCELLED:
             words = f"{lifecycle.CANCELLED.capitalize()}."
@@ -111,18 +127,31 @@ def _explain(run: RunFolder, until: str, status: Status) -> None:
         info(plain(words), "pause_circle")
 
 
-def _queued_words(run: RunFolder) -> str:
+def _queued_words(run: RunFolder, standing: Standing) -> str:
     wait = waiting.wait_of(state.place(), run)
     if wait is not None:
         words = f"Waiting: {waiting.words(wait)}. It begins by itself, whether this page is open or not."
         return words + waiting.unknown(wait)
+    holder = standings.holder_name(run)
+    if holder and standing.state == "waiting":
+        said = ", ".join(filter(None, (standings.words(standing), standing.message)))
+        words = f"Waiting at {standings.PLACES[holder].label}: {said}." if said != "waiting" else "Waiting."
+        return f"{words} It begins by itself, whether this page is open or not."
+    if holder:
+        words = "; ".join(filter(None, (standings.words(standing), standing.message)))
+        return f"Its process is starting{f': {words}' if words else ''}."
     if run.claimed:
         return "Its process is starting."
     return "Not started yet: it is not in the queue. Start puts it there."
 
 
-def buttons(run: RunFolder, status: Status) -> None:
-    """Draw what can be done with a run in this state: take it out of the queue, stop, end, start, resume it."""
+def buttons(run: RunFolder, status: Status, moves: bool = False) -> None:
+    """Draw what can be done with a run in this state: take it out of the queue, stop, end, start, resume it.
+
+    Args:
+        run, status: the run and its state.
+        moves: the engine has it on its way to another node, though it looks lost.
+    """
     place = state.place()
     in_line = status.state == "queued" and run.id in queue.read(place).waiting
     idle = status.state == "queued" and not in_line and not run.claimed
@@ -150,7 +179,7 @@ def buttons(run: RunFolder, status: Status) -> None:
         "there is one.",
     ):
         act(lambda: end_now(place, run))
-    if (idle or status.state in ("stopped", "failed", "lost")) and st.button(
+    if (idle or (status.state in ("stopped", "failed", "lost") and not moves)) and st.button(
         "Start" if idle else "Resume",
         key=f"resume:{run.id}",
         icon=":material/play_arrow:",

@@ -9,10 +9,12 @@ import streamlit as st
 from pages._ui.frame import state
 from pages._ui.frame.layout import chip, plain
 from pages._ui.frame.run_panel import act, seed_beside
-from paraknow_core.engines import holder_of, queue
+from paraknow_core.engines import Standing, holder_of, queue
 from paraknow_core.engines.service import Service
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.workbench import reading
+from paraknow_core.workbench import standing as standings
+from paraknow_core.workbench import waiting as waiting_for
 from paraknow_core.workbench.reading import Facts
 from paraknow_core.workbench.waiting import place_in_line
 
@@ -45,7 +47,13 @@ def _panel(shown: RunFolder | None) -> None:
     if waiting:
         with suppress(OSError):  # a full disk: what waits goes on waiting
             queue.ensure(state.place())
-    words = f"{len(working)} going on, {len(waiting)} waiting" if working or waiting else "empty"
+    said = standings.standings(state.place(), [run for run in working if standings.holder_name(run)])
+    held = [run for run in working if run.id in said and said[run.id].state == "waiting"]
+    words = (
+        f"{len(working) - len(held)} going on, {len(waiting) + len(held)} waiting" if working or waiting else "empty"
+    )
+    left = waiting_for.left_of_all(state.place())
+    words += f", {left}" if left and not held else ""
     questions = {_about(reading.facts(run)) for run in [*working, *waiting]}
     shared = f", all {questions.pop()}" if len(questions) == 1 and len(working) + len(waiting) > 1 else ""
     st.markdown(f"**Queue** :gray[{plain(words + shared)}]")
@@ -53,10 +61,12 @@ def _panel(shown: RunFolder | None) -> None:
         return
     titles = reading.titles(state.place())
     with st.container(key="queue", gap=None):
-        for run in working:
-            _row(run, titles.get(run.id, run.id), 0, 0, shown, not shared)
+        for run in working[:MOST_ROWS]:
+            _row(run, titles.get(run.id, run.id), 0, 0, shown, not shared, said.get(run.id))
         for number, run in enumerate(waiting[:MOST_ROWS], 1):
             _row(run, titles.get(run.id, run.id), number, len(waiting), shown, not shared)
+    if len(working) > MOST_ROWS:
+        st.caption(f"and {len(working) - MOST_ROWS} more that go on, or wait at a cluster")
     if len(waiting) > MOST_ROWS:
         st.caption(f"and {len(waiting) - MOST_ROWS} more after them")
     if waiting and not working and not Service(state.place(), "queue").alive():
@@ -67,8 +77,19 @@ def _about(facts: Facts) -> str:
     return f"{facts.pair}, {facts.task}"
 
 
-def _row(run: RunFolder, called: str, number: int, last: int, shown: RunFolder | None, about: bool) -> None:
-    """Draw one run; `number` is its place in the line, 0 for one that is going on; `about` names pair and task, too."""
+def _row(
+    run: RunFolder,
+    called: str,
+    number: int,
+    last: int,
+    shown: RunFolder | None,
+    about: bool,
+    standing: Standing | None = None,
+) -> None:
+    """Draw one run; `number` is its place in the line, 0 for one that is going on; `about` names pair and task, too.
+
+    `standing` is what a cluster says of it.
+    """
     status, facts = run.status(), reading.facts(run)
     name, amount, tools = st.columns([5.2, 2.5, 1.9], vertical_alignment="center", wrap=False)
     mark = shown is not None and run.id == shown.id
@@ -78,8 +99,17 @@ def _row(run: RunFolder, called: str, number: int, last: int, shown: RunFolder |
     name.html(f'<div class="pk-line" data-testid="queue-row">{chip(status.state)}{title}{seed}{pair}</div>')
     percent = round(100 * status.fraction)
     words = f"{status.stage or 'starting'} {percent} %" if not number else place_in_line(number)
-    bar = f'<span class="pk-bar"><i style="width:{percent}%"></i></span>' if not number else ""
-    amount.html(f'<div class="pk-amount">{bar}<span class="pk-quiet">{escape(words)}</span></div>')
+    at_cluster = "" if standing is None else standings.words(standing)
+    if standing is not None and standing.state == "waiting":
+        words = at_cluster
+    elif at_cluster:
+        words += f", {at_cluster}"
+    has_bar = not number and status.state != "queued"
+    bar = f'<span class="pk-bar"><i style="width:{percent}%"></i></span>' if has_bar else ""
+    tip = escape(standing.message if standing else "", quote=True)
+    amount.html(f'<div class="pk-amount" title="{tip}">{bar}<span class="pk-quiet">{escape(words)}</span></div>')
+    if standing is not None and standing.message:
+        name.caption(plain(standing.message))
     place = state.place()
     with tools.container(horizontal=True, gap="small", horizontal_alignment="right"):
         if number:

@@ -5,7 +5,7 @@ from typing import Any
 
 import streamlit as st
 
-from pages._ui.frame import asking, state, submit
+from pages._ui.frame import asking, execution, state, submit
 from pages._ui.frame.fields import choice, mirror, model_field, number, origin_pills, task_field
 from pages._ui.frame.layout import plain, say
 from paraknow_core.catalogue import MANUAL, METHODS, MODES, STRATEGIES, STRUCTURES, offered
@@ -159,6 +159,7 @@ def launch(trained: Runs) -> None:
             say(problem)
         else:
             st.markdown(f"{_plan_words(plan)} {_cost(plan, trained)}")
+        execution.before_start([] if problem else plan.todo)
         if plan.known:
             st.checkbox(
                 "Run it again" if len(plan.known) == 1 else "Run them again",
@@ -195,7 +196,7 @@ def _plan_words(plan: Plan) -> str:
     draft, count = state.whole_draft(), len(plan.specs)
     seeds, first = draft.seeds, draft.spec.seed
     shown = f"{seeds} seeds ({first} to {first + seeds - 1})" if seeds > 1 else f"seed {first}"
-    what = f"{counted(count // seeds, 'arm')}, {shown}, one after the other" if count > 1 else shown
+    what = f"{counted(count // seeds, 'arm')}, {shown}" if count > 1 else shown
     if not plan.known or plan.again:
         return f"**{counted(count, 'run')}**{':' if count > 1 else ','} {what}."
     if not plan.todo:
@@ -208,9 +209,13 @@ def _cost(plan: Plan, trained: Runs) -> str:
         return ""
     estimate = past_runs.of_specs(plan.todo, trained)
     if estimate is None:
-        return ":gray[No estimate: no run of this pair and task has finished on this machine.]"
+        found = execution.choice(plan.todo)
+        guessed = found is not None and found.alternative_seconds is not None
+        what = "The time is a guess by the models' sizes" if guessed else "No estimate"
+        return f":gray[{what}: no run of this pair and task has finished on this machine.]"
+    of_all = " of computing" if len(plan.todo) > 1 else ""
     size = f" and {memory(estimate.disk)} of disk" if estimate.disk else ""
     return plain(
-        f"About {duration(estimate.seconds)}{size}, at most {memory(estimate.memory)} of memory, judging by "
+        f"About {duration(estimate.seconds)}{of_all}{size}, at most {memory(estimate.memory)} of memory, judging by "
         f"{counted(estimate.runs, 'earlier run')} of this pair and task."
     )

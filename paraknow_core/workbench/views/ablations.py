@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,15 +13,17 @@ from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.remember import while_unchanged
 from paraknow_core.paths import Workspace
-from paraknow_core.runs.status import ENDED, Status
+from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.status import ACTIVE, ENDED, Status
 from paraknow_core.studies.attribution import CHAIN, Attribution
-from paraknow_core.studies.folder import StudyFolder, list_studies
+from paraknow_core.studies.folder import WAITING, CellState, StudyFolder, list_studies
 from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
 from paraknow_core.studies.outcome import outcome as outcome_of
 from paraknow_core.studies.study import Group, StudySpec, arms_of
 from paraknow_core.studies.words import setting_text
 from paraknow_core.studies.words import verdict_line as line_of_verdict
 from paraknow_core.workbench import reading
+from paraknow_core.workbench.execution import left_of_study
 from paraknow_core.workbench.views.study_draft import choice_of, grid_words
 
 
@@ -95,7 +97,9 @@ class Progress:
         outcome: its groups with nothing but the states and ids of their runs: what a grid of progress needs.
         tuning: state -> how many tuning cells are in it.
         scored: state -> how many scored cells are in it.
-        failed: runs that failed, each once, with their group's label and seed.
+        failed: runs that failed, each once, with their group's label and seed, and why.
+        going: runs that wait somewhere or go on, each once, with their group's label and seed.
+        cells: all of them.
     """
 
     folder: StudyFolder
@@ -103,6 +107,8 @@ class Progress:
     tuning: Mapping[str, int]
     scored: Mapping[str, int]
     failed: Mapping[str, str]
+    going: Mapping[RunFolder, str] = field(default_factory=dict)
+    cells: Sequence[CellState] = ()
 
     @cached_property
     def version(self) -> tuple:
@@ -131,6 +137,11 @@ class Progress:
         return "; ".join(parts)
 
     @property
+    def unbegun(self) -> int:
+        """How many of its cells have no run yet."""
+        return self.tuning.get(WAITING, 0) + self.scored.get(WAITING, 0)
+
+    @property
     def fraction(self) -> float:
         """How much of it is done, 0 to 1."""
         total = sum(self.tuning.values()) + sum(self.scored.values())
@@ -148,12 +159,17 @@ def progress(folder: StudyFolder) -> Progress:
     groups: dict[str, Group] = {}
     counts: dict[str, Counter] = {"tuning": Counter(), "test": Counter()}
     failed: dict[str, str] = {}
-    for one in folder.cells():
+    going: dict[RunFolder, str] = {}
+    cells = folder.cells()
+    for one in cells:
         cell = one.cell
         counts[cell.purpose][one.state] += 1
-        if one.state == "failed" and one.run is not None:
-            where = f"seed {cell.seed}" if cell.purpose == "test" else f"learning rate {compact(cell.rate)}"
-            failed.setdefault(one.run.id, f"{cell.group.label}, {where}")
+        where = f"seed {cell.seed}" if cell.purpose == "test" else f"learning rate {compact(cell.rate)}"
+        if one.state == "failed" and one.run is not None and one.run.id not in failed:
+            why = reading.status(one.run).message
+            failed[one.run.id] = f"{cell.group.label}, {where}" + (f": {why}" if why else "")
+        elif one.run is not None and (one.state in ACTIVE or (one.state == "lost" and folder.status().active)):
+            going.setdefault(one.run, f"{cell.group.label}, {where}")
         if cell.purpose == "test":
             groups[cell.group.key] = cell.group
             states.setdefault(cell.group.key, {})[cell.seed] = one.state
@@ -166,7 +182,27 @@ def progress(folder: StudyFolder) -> Progress:
         for key, group in groups.items()
     ]
     outcome = StudyOutcome(folder.id, folder.spec(), folder.state(), bare)
-    return Progress(folder, outcome, counts["tuning"], counts["test"], failed)
+    return Progress(folder, outcome, counts["tuning"], counts["test"], failed, going, cells)
+
+
+def left(progress: Progress, status: Status) -> str:
+    """Say how long a study that goes on will still take, as far as that is known."""
+    try:
+        return left_of_study(progress.folder, status, progress.cells)
+    except ParaknowError:  # of the settings, which its process refuses itself
+        return ""
+
+
+def troubles(folder: StudyFolder) -> list[str]:
+    """Return what went wrong lately while a study was conducted, newest first: a run that was lost, or not taken."""
+    lines = _warnings(folder)
+    return [f"{text[:1].upper()}{text[1:]}" for text in dict.fromkeys(reversed(lines))]
+
+
+@while_unchanged(lambda folder: [folder.file("events.jsonl")], most=100)
+def _warnings(folder: StudyFolder) -> list[str]:
+    said = (event.get("message") for event in folder.events() if event.get("event") == "warning")
+    return [message for message in said if isinstance(message, str) and message]
 
 
 def result(progress: Progress) -> StudyOutcome:

@@ -15,7 +15,7 @@ from paraknow_core.ops.detectable import fewest_seeds
 from paraknow_core.paths import Workspace
 from paraknow_core.spec import GROUPS, RunSpec
 from paraknow_core.studies.presets import PRESETS
-from paraknow_core.studies.preview import StudyPreview, preview
+from paraknow_core.studies.preview import StudyPreview, missing_cells, preview
 from paraknow_core.studies.study import QUARTER_DECADE, RATE, OwnArm, StudySpec, arms_of, parse_study
 from paraknow_core.studies.words import factor_text, setting_text
 from paraknow_core.workbench.past_runs import estimate_runs
@@ -252,6 +252,17 @@ def cost(place: Workspace, study: StudySpec) -> StudyPreview:
 def _cost(place: Workspace, study: str, *changes: object) -> StudyPreview:
     del changes  # only part of the key under which the result is kept
     return preview(StudySpec.model_validate_json(study), place, estimate_runs)
+
+
+def todo(place: Workspace, study: StudySpec) -> list[RunSpec]:
+    """Return the specs of the runs that starting a study would compute; looked at anew as `cost` is."""
+    return list(_todo(place, study.model_dump_json(), file_stamp(place.runs), int(time.time() // 60)))
+
+
+@lru_cache(16)
+def _todo(place: Workspace, study: str, *changes: object) -> tuple[RunSpec, ...]:
+    del changes  # only part of the key under which the result is kept
+    return tuple(cell.spec for cell in missing_cells(StudySpec.model_validate_json(study), place))
 
 
 def cost_words(found: StudyPreview) -> str:

@@ -20,7 +20,8 @@ def test_progress_and_the_table_of_a_partial_study(tmp_path):
     progress = view.progress(folder)
     assert progress.words() == "scored: 8 of 24 done, 4 failed"
     assert progress.fraction == pytest.approx(8 / 24)
-    assert len(progress.failed) == 4 and "default LoRA, submatrix, seed 2" in progress.failed.values()
+    assert len(progress.failed) == 4
+    assert "default LoRA, submatrix, seed 2: task: file.jsonl line 3: not JSON; correct it" in progress.failed.values()
     outcome = view.result(progress)
     assert view.result(view.progress(folder)) is outcome  # nothing has ended since
     rows = view.arm_rows(outcome)
