@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks._common import arguments, machine, publish
+from benchmarks._common import arguments, machine, publish, seconds
 from paraknow_core.adapters.inject import inject
 from paraknow_core.context import Context
 from paraknow_core.paths import Workspace
@@ -23,8 +23,8 @@ from paraknow_core.runs.writer import RunWriter
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.tasks.templates import Encoded
-from paraknow_core.training.amounts import micro_batch_size
-from paraknow_core.training.batches import Collator, labelled, steps_from
+from paraknow_core.training.amounts import micro_batch_size, threads_of
+from paraknow_core.training.batches import Collator, labelled, labels_of, steps_from
 from paraknow_core.training.finetuning import finetune
 from paraknow_core.training.loop import Training
 
@@ -39,7 +39,11 @@ NOTES = [
     "by itself; so does the last row by hand, which leaves only what the stage's own duties cost. The ways",
     "take turns; a row is the median of its rounds, and the ratio that of tokens (padding not counted) a second to the",
     "bare loop's. All end at the same loss. CPU: seconds of all cores together, which other work on the machine",
-    "disturbs less than it does the clock.",
+    "disturbs less than it does the clock. Floor: the operations that a step cannot do without, in products as fast as",
+    "this machine's large ones, on as many threads: the frozen weights forward and for the gradient of what they are",
+    "given (2 + 2 for each weight and token), the adapter's factors forward and both gradients (2 + 4), the output layer",
+    "for labelled tokens alone. Share: the floor's time over what was taken. What is left are attention, norms and",
+    "activations, padding, thin products, AdamW and records.",
 ]
 
 
@@ -53,6 +57,7 @@ class Case:
         )
         self.context = Context(self.spec, Settings(), self.place)
         self.student = self.context.student
+        torch.set_num_threads(threads_of(self.student.anatomy.parameters))  # as a run does
         self.train = self.context.encode(self.context.task.split("train"), self.student)
         recipe, longest = self.spec.finetuning, max(len(example.input_ids) for example in self.train)
         self.whole = self._steps(recipe.batch_size)
@@ -108,6 +113,20 @@ class Case:
         return last
 
     @property
+    def floor(self) -> float:
+        """Operations that training takes at least, for all of its tokens."""
+        anatomy, rank = self.student.anatomy, self.spec.factorisation.rank
+        labels = sum(labels_of(e) for passes in self.whole for examples in passes for e in examples)
+        total = 0.0
+        for module in anatomy.modules:
+            of_row = 4 * math.prod(module.shape) + 6 * rank * sum(module.shape)
+            if module.role == "embed":  # looked up, but where it is the output layer, too
+                total += self.tokens * 6 * rank * anatomy.hidden_size + labels * of_row * anatomy.tied
+            else:
+                total += of_row * (labels if module.role == "head" else self.tokens)
+        return total
+
+    @property
     def tokens(self) -> int:
         """Tokens of all batches, without padding."""
         return sum(len(example.input_ids) for passes in self.whole for examples in passes for example in examples)
@@ -134,6 +153,7 @@ def measure(steps: int, rounds: int) -> list[dict[str, Any]]:
                 rates[way].append(case.tokens / (time.perf_counter() - start))
                 computing[way].append(time.process_time() - busy)
         bare = statistics.median(rates["bare PEFT loop"])
+        peak = operations_a_second()
         least = statistics.median(computing["bare PEFT loop"])
         return [
             {
@@ -145,10 +165,18 @@ def measure(steps: int, rounds: int) -> list[dict[str, Any]]:
                 "cpu_seconds": statistics.median(computing[way]),
                 "cpu_ratio": least / statistics.median(computing[way]),
                 "last_loss": losses[way],
+                "mflop_a_token": case.floor / case.tokens / 1e6,
+                "share": case.floor / case.tokens * statistics.median(rounds_taken) / peak,
                 "padding": case.padding(case.whole if ways[way] == case.bare else case.split),
             }
             for way, rounds_taken in rates.items()
         ]
+
+
+def operations_a_second(size: int = 1024) -> float:
+    """Return how many operations this machine's products of large matrices do a second."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    return 2 * size**3 / seconds(lambda: a @ b, repeats=7)
 
 
 def main() -> None:
@@ -164,6 +192,8 @@ def main() -> None:
         "cpu_seconds": "{:.1f}".format,
         "cpu_ratio": "{:.2f}x".format,
         "padding": "{:.1%}".format,
+        "mflop_a_token": "{:.2f}".format,
+        "share": "{:.0%}".format,
         "last_loss": "{:.6f}".format,
     }
     publish(options, "finetuning", "Fine-tuning", NOTES, facts, rows, columns)

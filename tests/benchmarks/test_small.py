@@ -151,3 +151,10 @@ def test_sharded_training_ends_at_the_same_loss_in_each_process(tmp_path):
     assert [row["way"] for row in rows] == ["alone", "process 1 of 2", "process 2 of 2"]
     assert [row["last_loss"] for row in rows] == pytest.approx([rows[0]["last_loss"]] * 3, rel=1e-5)
     assert all(row["in_training_mb"] > row["student_mb"] > 0 for row in rows)
+
+
+def test_packed_runs_have_the_losses_of_runs_alone(tmp_path):
+    rows = run("packed", tmp_path)["rows"]
+    assert [row["way"] for row in rows] == ["in turn", "packed"]
+    assert rows[1]["difference"] < 1e-5
+    assert rows[1]["ratio"] == rows[1]["tokens_per_s"] / rows[0]["tokens_per_s"]
