@@ -39,11 +39,11 @@ NOTES = [
     "by itself; so does the last row by hand, which leaves only what the stage's own duties cost. The ways",
     "take turns; a row is the median of its rounds, and the ratio that of tokens (padding not counted) a second to the",
     "bare loop's. All end at the same loss. CPU: seconds of all cores together, which other work on the machine",
-    "disturbs less than it does the clock. Floor: the operations that a step cannot do without, in products as fast as",
-    "this machine's large ones, on as many threads: the frozen weights forward and for the gradient of what they are",
-    "given (2 + 2 for each weight and token), the adapter's factors forward and both gradients (2 + 4), the output layer",
-    "for labelled tokens alone. Share: the floor's time over what was taken. What is left are attention, norms and",
-    "activations, padding, thin products, AdamW and records.",
+    "disturbs less than it does the clock. Floor: the operations that a step cannot do without, in products as fast",
+    "as this machine's large ones, on as many threads: the frozen weights forward and for the gradient of what they are",
+    "given (2 + 2 for each weight and token), the adapter's factors forward and both gradients (2 + 4), the output",
+    "layer for labelled tokens alone. Share: the floor's time over what was taken. What is left are attention, norms",
+    "and activations, padding, thin products, AdamW and records.",
 ]
 
 
