@@ -32,18 +32,18 @@ STEPS, ROUNDS = 45, 3
 SMALL_STEPS, SMALL_ROUNDS = 2, 1
 NOTES = [
     "bundled:stranger on bundled:word_problems, batch 64, LoRA rank 16 on every module. The stage is everything from",
-    "the encoded examples to the trained model: a metrics line a step, progress, stop requests, and the checkpoint",
-    "at the end; the validation loss, which the bare loop does not measure, is switched off. The bare loop",
-    "is what one writes by hand: the same 64 examples a step in one padded pass, with the same AdamW, schedule,",
-    "clipping and loss, and it reads the loss of every step. The stage splits the same step into passes of like length",
-    "by itself; so does the last row by hand, which leaves only what the stage's own duties cost. The ways",
-    "take turns; a row is the median of its rounds, and the ratio that of tokens (padding not counted) a second to the",
-    "bare loop's. All end at the same loss. CPU: seconds of all cores together, which other work on the machine",
-    "disturbs less than it does the clock. Floor: the operations that a step cannot do without, in products as fast",
-    "as this machine's large ones, on as many threads: the frozen weights forward and for the gradient of what they are",
-    "given (2 + 2 for each weight and token), the adapter's factors forward and both gradients (2 + 4), the output",
-    "layer for labelled tokens alone. Share: the floor's time over what was taken. What is left are attention, norms",
-    "and activations, padding, thin products, AdamW and records.",
+    "the encoded examples to the trained model: a metrics line a step, progress, stop requests, and the checkpoint at",
+    "the end; the validation loss, which the bare loop does not measure, is switched off. The bare loop is what one",
+    "writes by hand: the same 64 examples a step in one padded pass, with the same AdamW, schedule, clipping and",
+    "loss, and it reads the loss of every step. The stage splits the same step into passes of like length by itself;",
+    "so does the last row by hand, which leaves only what the stage's own duties cost. The ways take turns; a row is",
+    "the median of its rounds, and the ratio that of tokens (padding not counted) a second to the bare loop's. All",
+    "end at the same loss. CPU: seconds of all cores together, which other work on the machine disturbs less than it",
+    "does the clock. Floor: the operations that a step cannot do without, in products as fast as this machine's large",
+    "ones, on as many threads: the frozen weights forward and for the gradient of what they are given (2 + 2 for each",
+    "weight and token), the adapter's factors forward and both gradients (2 + 4), the output layer for labelled",
+    "tokens alone. Share: the floor's time over what was taken. What is left are attention, norms and activations,",
+    "padding, thin products, AdamW and records.",
 ]
 
 

@@ -30,11 +30,11 @@ from paraknow_core.training.packed import finetune_packed
 CASES = [(12, 1, 24), (12, 4, 24), (12, 64, 8)]  # runs, examples of a batch, steps
 SMALL = [(3, 4, 2)]
 NOTES = [
-    "bundled:stranger on bundled:word_problems, LoRA rank 16 on every module; the runs differ in their seed. All",
-    "from the encoded examples to the trained adapters: records, requests to stop, and the save at the end; validation",
-    "is switched off. Both ways take one thread on a processor. Ratio: tokens (padding not counted) a second of one",
-    "pass for all over those of one run after the other. Difference: the largest relative one between two losses of a",
-    "step. A study takes the faster way, which the runs time before their first step.",
+    "bundled:stranger on bundled:word_problems, LoRA rank 16 on every module; the runs differ in their seed. Timed is",
+    "all from the encoded examples to the trained adapters: records, requests to stop, and the save at the end;",
+    "validation is switched off. Both ways take one thread on a processor. Ratio: tokens (padding not counted) a",
+    "second of one pass for all over those of one run after the other. Difference: the largest relative one between",
+    "two losses of a step. A study takes the faster way, which the runs time before their first step.",
 ]
 
 
