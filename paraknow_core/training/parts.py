@@ -138,6 +138,7 @@ class Part:
         for name, parameter in self.model.named_parameters():
             if not is_of_adapter(name):
                 whole = parameter.full_tensor()
+                parameter.to_local().untyped_storage().resize_(0)  # the parts are of no more use
                 if weights:
                     weights[name].data = whole
 
