@@ -503,7 +503,7 @@ def test_seeds_and_arms_are_planned_and_said_before_they_start(place, open_app, 
     next(c for c in app.checkbox if c.label == "PiSSA").check().run()
     text = words(app).replace("*", "")
     assert "6 runs: 2 arms, 3 seeds (0 to 2)" in text
-    assert "No estimate: no run of this pair and task has finished" in text
+    assert "The time is a guess by the models' sizes: no run of this pair and task has finished" in text
     button(app, "Start transfer").click().run()
     specs = [RunFolder(place.runs / name).spec() for name in submitted[0]]
     assert [(s.method, s.seed) for s in specs] == [(m, s) for s in range(3) for m in ("seeking", "pissa")]
