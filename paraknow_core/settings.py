@@ -143,16 +143,13 @@ def load_settings(place: Workspace, **flags: object) -> Settings:
     return _valid(_with(values, flags))
 
 
-def change_settings(place: Workspace, **changes: object) -> Settings:
+def change_settings(place: Workspace, **changes: object) -> None:
     """Write settings into `settings.yaml`, where they are valid; what else a person has written there stays.
 
     Args:
         place: the workspace.
         changes: of a part, such as `ray`, a mapping, of which the keys that are given change; None takes away a key
             of the file, and its default counts.
-
-    Returns:
-        What the file says now.
 
     Raises:
         SpecError: the file or a change is not valid; names the key. Nothing was written.
@@ -167,11 +164,10 @@ def change_settings(place: Workspace, **changes: object) -> Settings:
             after.pop(key, None)
     if secret_in(after) is not None:
         raise SpecError(f"{place.settings_file.name}: {SECRET}")
-    settings = _valid(dict(after))
+    _valid(dict(after))
     if after != before:
         text = read_text(place.settings_file) if place.settings_file.exists() else ""
         write_atomic(place.settings_file, _edited(text, before, after))
-    return settings
 
 
 def _edited(text: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
@@ -181,13 +177,13 @@ def _edited(text: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> s
     for line in text.splitlines():
         if line[:1] not in ("", " ", "\t", "#"):
             inside = line.partition(":")[0].strip() in changed
+            lines, block = [*lines, *block], []
         if not inside:
-            lines += [*block, line]
-            block = []
+            lines.append(line)
         elif not line.strip() or line.startswith("#"):
             block.append(line)  # if another key follows, it is that one's
         else:
-            block = []
+            block = [] if line[:1] in (" ", "\t") else block
     new = "\n".join([*lines, *block, ""]) if text else ""
     rest = {key: after[key] for key in changed if key in after}
     new += yaml.safe_dump(rest, sort_keys=False, allow_unicode=True) if rest else ""

@@ -211,7 +211,7 @@ class SlurmEngine(Engine):
             return Standing("waiting", message=f"not known at the moment: {trouble}")
         if seen.state == "PENDING":
             reason = seen.reason.split(",")[0].strip("() ")
-            return Standing("waiting", message=f"SLURM job {job} {REASONS.get(reason, f'waits ({reason})')}")
+            return Standing("waiting", message=f"SLURM job {job}: {REASONS.get(reason, f'waits ({reason})')}")
         return Standing("working", where=seen.node, message=f"SLURM job {job} is {seen.state.lower()}")
 
 

@@ -162,17 +162,32 @@ def left_of_study(folder: StudyFolder, status: Status, cells: Sequence[CellState
     done = sum(one.state == "done" for one in cells)
     known = _seconds(folder, done, file_stamp(folder.place.settings_file), time.time() // EVERY_S)
     if known is not None:
-        seconds, workers = known
         going = {one.run.id: one.run for one in cells if one.run is not None and one.state == "running"}
+        at_a_time = known.workers or max(1, len(going))
         spent = sum(max(0.0, time.time() - run.status().started) for run in going.values())
-        return f"about {duration(round(max(5.0, seconds - spent / workers), -1) or 10.0)} left"
+        seconds = (known.seconds * (known.workers or 1) - spent) / at_a_time
+        about = f"about {duration(round(seconds, -1) if seconds > 10 else 10.0)}"
+        if known.workers:
+            return f"{about} left"
+        return f"{about} left if {at_a_time} go on at a time" if going else f"{about} of computing"
     return f"about {measured[-1]} left of choosing learning rates" if measured else ""
 
 
+@dataclass(frozen=True)
+class _Takes:
+    """Seconds that runs take, so many at a time; 0: a cluster decides, and one after the other they take so long."""
+
+    seconds: float
+    workers: int
+
+
 @lru_cache(32)
-def _seconds(folder: StudyFolder, *changes: object) -> tuple[float, int] | None:
-    """Return what a study's missing runs take here, and how many go on at a time; None where that is not known."""
+def _seconds(folder: StudyFolder, *changes: object) -> _Takes | None:
+    """Return what a study's missing runs take; None where that is not known."""
     del changes  # only part of the key under which the result is kept
     missing = [one.cell.spec for one in folder.cells() if one.state != "done"]
     choice = choice_of(folder.place, missing, study=True)
-    return None if choice.seconds is None or not missing else (choice.seconds, choice.workers)
+    if choice.alternative_seconds is None:
+        return None
+    here = choice.seconds is not None
+    return _Takes(choice.seconds, choice.workers) if here else _Takes(choice.alternative_seconds, 0)

@@ -2,6 +2,7 @@
 
 import heapq
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from paraknow_core.display import duration
@@ -53,14 +54,33 @@ def wait_of_new_first(place: Workspace, count: int) -> Wait | None:
     return None if free else _wait(place, order, index)
 
 
-def left_of_all(place: Workspace) -> str:
-    """Say how long it will take until the queue is through: `about 6 m 20 s left`; nothing where that is not known."""
+def left_of_all(place: Workspace, going: Sequence[RunFolder], at_clusters: Collection[str] = ()) -> str:
+    """Say how long it will take until everything is through: `about 6 m 20 s left`; nothing where that is not known.
+
+    Args:
+        place: the workspace, whose queue counts, too.
+        going: runs that are going on, or wait elsewhere than in the queue.
+        at_clusters: ids of those that a cluster holds: as many of them are taken to go on at a time as do now.
+    """
     order = queue.read(place)
-    if not order.waiting and not order.working:
-        return ""
-    free_at, _, whole = _played(place, order, len(order.waiting))
-    seconds = max(free_at)
-    return f"{'about' if whole else 'more than'} {duration(round(seconds, -1) or 10.0)} left" if seconds else ""
+    durations = _Durations(reading.all_facts(place), place)
+    in_queue = {*order.working, *order.waiting}
+    parts, known = [], True
+    if in_queue:
+        free_at, _, known = _played(place, order, len(order.waiting), durations)
+        parts.append(max(free_at))
+    by_process: dict[object, list[float | None]] = {}  # one process executes its runs one after the other
+    for run in going:
+        if run.id not in in_queue:
+            owner = "cluster" if run.id in at_clusters else run.process().get("pid", run.id)
+            by_process.setdefault(owner, []).append(_left(run, durations.seconds(reading.facts(run))))
+    known &= all(None not in those for those in by_process.values())
+    many = max(1, sum(run.id in at_clusters and run.status().state != "queued" for run in going))
+    for owner, those in by_process.items():
+        parts.append(sum(seconds or 0.0 for seconds in those) / (many if owner == "cluster" else 1))
+    seconds = max(parts, default=0.0)
+    at_a_time = f" if {many} go on at a time" if "cluster" in by_process and many > 1 else ""
+    return f"{'about' if known else 'more than'} {duration(round(seconds, -1) or 10.0)} left{at_a_time}" * bool(seconds)
 
 
 def words(wait: Wait) -> str:
@@ -86,18 +106,17 @@ def place_in_line(number: int) -> str:
 
 
 def _wait(place: Workspace, order: queue.Order, index: int) -> Wait:
-    free_at, busy, whole = _played(place, order, index)
+    free_at, busy, whole = _played(place, order, index, _Durations(reading.all_facts(place)))
     return Wait(index + 1, busy, free_at[0], whole)
 
 
-def _played(place: Workspace, order: queue.Order, index: int) -> tuple[list[float], int, bool]:
+def _played(place: Workspace, order: queue.Order, index: int, durations: "_Durations") -> tuple[list[float], int, bool]:
     """Play the queue forward: as many runs at a time as the settings say, those before this index first.
 
     Returns:
         A heap of the seconds until each place is free, how many runs are going on, and whether something is known of
         all of them.
     """
-    durations = _Durations(reading.all_facts(place))
     by_id = {facts.id: (run, facts) for run, facts in durations.runs}
     working = [by_id[name] for name in order.working if name in by_id]
     before = [by_id[name] for name in order.waiting[:index] if name in by_id]
@@ -117,13 +136,17 @@ def _left(run: RunFolder, takes: float | None) -> float | None:
 
 
 class _Durations:
-    """What runs are likely to take, judging by earlier ones like them on this machine, else by their lesson."""
+    """What runs are likely to take, judging by earlier ones like them on this machine, else by their lesson.
 
-    def __init__(self, runs: Runs) -> None:
-        self.runs = runs
+    With a workspace, else by the sizes of their models.
+    """
+
+    def __init__(self, runs: Runs, place: Workspace | None = None) -> None:
+        self.runs, self.place = runs, place
         # One look at all runs for each stage that runs end at, pair and task.
         self._past: dict[tuple, list[Past]] = {}
         self._newest: dict[tuple, Facts | None] = {}
+        self._guessed: dict[tuple, float | None] = {}
 
     def seconds(self, facts: Facts) -> float | None:
         """Return what a run is likely to take; None where nothing is known of runs like it."""
@@ -142,4 +165,10 @@ class _Durations:
             if self._newest[key] is not None:
                 return past_runs.seconds_as(spec, self._newest[key])
         lessons = (lesson for lesson in LESSONS if spec in lesson.specs.values())
-        return next((lesson.seconds / len(lesson.specs) for lesson in lessons), None)
+        found = next((lesson.seconds / len(lesson.specs) for lesson in lessons), None)
+        if found is None and self.place is not None:
+            if key not in self._guessed:
+                [guess] = past_runs.estimate_runs([spec], self.place)
+                self._guessed[key] = None if guess is None else guess.seconds
+            return self._guessed[key]
+        return found

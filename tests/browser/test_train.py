@@ -64,7 +64,7 @@ def rows(page: Page, word: str):
 def test_a_run_is_seen_in_two_browsers_over_a_reload_stopped_resumed_and_done(browser, page, server, place):
     site = server[0]
     prepare(page, site, epochs=10)
-    expect(page.get_by_text("1 run, seed 0. No estimate")).to_be_visible()
+    expect(page.get_by_text("1 run, seed 0. The time is a guess")).to_be_visible()
     page.get_by_role("button", name="Start transfer").click()
     run = run_in_address(page, place)
     wait_for(lambda: len(run.metrics()) >= 3)

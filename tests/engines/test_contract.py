@@ -152,6 +152,10 @@ def test_the_settings_pick_an_engine_and_broken_ones_pick_none(place):
         content = {"engine": name}
         write_json(place.settings_file, content)  # JSON is YAML, too
         assert isinstance(engines.engine_of(place), kind)
+    write_json(place.settings_file, {"engine": "auto", "slurm": {"partition": "long"}})
+    assert isinstance(engines.engine_of(place), engines.engine_class("slurm"))  # as the choice says before the start
+    [run] = make(place, "next")
+    assert isinstance(engines.holder_of(place, run), engines.QueueEngine)  # SLURM was never given it
 
 
 def test_a_command_picks_another_engine_and_changes_its_settings_for_itself(place):

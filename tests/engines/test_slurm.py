@@ -112,7 +112,7 @@ def test_a_waiting_run_is_taken_back_and_never_begins(engine, place):
     [waiting] = make(place, "next")
     engine.submit(waiting)
     assert engine.standing(waiting) == engines.Standing(
-        "waiting", message=f"SLURM job {job_of(waiting)} other jobs come first"
+        "waiting", message=f"SLURM job {job_of(waiting)}: other jobs come first"
     )
     engine.stop(waiting)
     assert waiting.status().state == "stopped"

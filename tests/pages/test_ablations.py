@@ -286,3 +286,17 @@ def test_compare_opens_the_runs_of_a_study(place, open_app):
     app.run()
     assert not app.exception
     assert "8 of 8 runs chosen" in words(app)
+
+
+def test_a_study_that_goes_on_says_where_its_runs_are_what_waits_and_what_it_met(place, ablations):
+    folder = studied.study(
+        place, "running", of_cell=lambda cell: ("done", "running")[cell.seed] if cell.seed < 2 else ""
+    )
+    run = next(one for one in folder.cells() if one.state == "running").run
+    lost = f"run {run.id}: SLURM job 5 lost its node; submitted again, 1 of at most 3 times"
+    folder.file("events.jsonl").write_text(f'{{"event": "warning", "message": "{lost}"}}\n')
+    text = words(ablations(study=folder.id))
+    assert "**Runs** :gray[4 going on, 16 to come, about" in text
+    assert text.count('data-testid="study-run"') == 4
+    assert ", seed 1: SLURM job 5 lost its node; submitted again, 1 of at most 3 times" in text
+    assert "runs by" in words(ablations())  # who would execute the draft

@@ -1,18 +1,22 @@
 """Train: settings write the draft, runs are submitted in order, and every state is drawn."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from paraknow_core.engines import queue
+from paraknow_core.engines import Standing, queue
 from paraknow_core.engines.queue import QueueEngine
+from paraknow_core.engines.slurm import SlurmEngine
 from paraknow_core.errors import RunError
 from paraknow_core.files.json_file import write_json
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.runs.lifecycle import CUT_OFF, end
+from paraknow_core.runs.lifecycle import CUT_OFF, end, hold, lose
 from paraknow_core.runs.processes import this_process
+from paraknow_core.settings import load_settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.training.checkpoints import COMPLETE
+from paraknow_core.workbench.access import DEMO_VARIABLE
 from paraknow_core.workbench.draft import Draft, load_draft, save_draft
 from paraknow_core.workbench.reading import facts, other_settings
 from tests.pages import fabricate
@@ -503,7 +507,7 @@ def test_seeds_and_arms_are_planned_and_said_before_they_start(place, open_app, 
     next(c for c in app.checkbox if c.label == "PiSSA").check().run()
     text = words(app).replace("*", "")
     assert "6 runs: 2 arms, 3 seeds (0 to 2)" in text
-    assert "No estimate: no run of this pair and task has finished" in text
+    assert "The time is a guess by the models' sizes: no run of this pair and task has finished" in text
     button(app, "Start transfer").click().run()
     specs = [RunFolder(place.runs / name).spec() for name in submitted[0]]
     assert [(s.method, s.seed) for s in specs] == [(m, s) for s in range(3) for m in ("seeking", "pissa")]
@@ -606,3 +610,55 @@ def test_a_long_list_of_runs_offers_the_newest_and_the_one_that_is_shown(place, 
     assert len(select(app, "Run").options) == 3
     assert select(app, "Run").value == "20260101-000000-run-0"
     assert "The newest 2 of 4" in words(app)
+
+
+def test_a_person_chooses_where_runs_are_executed_and_is_told_before_the_start(place, open_app):
+    app = open_app("train")
+    assert "2 runs" in words(app) and "Executed by: Chosen for you" in popovers(app)
+    select(app, "Engine").set_value("slurm").run()
+    next(t for t in app.text_input if t.label == "Time limit").set_value("soon")
+    button(app, "Save").click().run()
+    assert "settings: 'slurm.time': 'soon' given" in words(app) and not place.settings_file.exists()
+    next(t for t in app.text_input if t.label == "Time limit").set_value("2:00:00")
+    next(t for t in app.text_input if t.label == "Partition").set_value("long")
+    button(app, "Save").click().run()
+    assert load_settings(place).slurm.partition == "long"
+    assert "2 runs by SLURM, partition long" in words(app) and "Executed by: SLURM" in popovers(app)
+
+
+def popovers(app) -> str:
+    return " ".join(one.proto.popover.label for one in app.get("popover")).replace("\\", "")
+
+
+def test_only_people_at_this_machine_choose_where_runs_are_executed(open_app, monkeypatch):
+    monkeypatch.setenv(DEMO_VARIABLE, "1")
+    app = open_app("train")
+    assert "Only whoever started the workbench can change it" in words(app)
+    assert not [box for box in app.selectbox if box.label == "Engine"]
+
+
+def test_a_run_at_a_cluster_says_what_it_waits_for_and_why_it_was_lost(place, open_app, monkeypatch):
+    run, other = fabricate.run(place, "queued"), fabricate.run(place, "queued", {"seed": 1})
+    for number, one in enumerate((run, other)):
+        hold(one, "slurm", job=str(number))
+    monkeypatch.setattr(
+        SlurmEngine,
+        "standing",
+        lambda engine, run: Standing("waiting", message="not known at the moment: the login is refused; log in anew"),
+    )
+    text = words(open_app("train", run.id))
+    assert "Waiting at SLURM: not known at the moment: the login is refused; log in anew." in text
+    assert "0 going on, 2 waiting" in text and text.count("log in anew") == 3
+    lose(run, "SLURM job 0 on node1 lost its node (NODE_FAIL); resume continues from its last save, step 8", job="0")
+    app = open_app("train", run.id)
+    assert "lost its node (NODE_FAIL); resume continues from its last save" in words(app)
+    assert "It was killed" not in words(app) and button(app, "Resume")
+    lose(other, "SLURM job 1 ran out of memory (OUT_OF_MEMORY); raise settings.slurm.memory", wanted=True, job="1")
+    assert "ran out of memory (OUT_OF_MEMORY); raise settings.slurm.memory" in words(open_app("train", other.id))
+
+
+def test_a_full_disk_is_said_before_and_beside_a_run(place, open_app, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=1e9, used=1e9, free=2e6))
+    assert "free some space" in words(open_app("train"))
+    run = fabricate.run(place, "failed")
+    assert words(open_app("train", run.id)).count("so runs cannot save: free some space") == 2

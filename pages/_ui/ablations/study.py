@@ -110,7 +110,7 @@ def _follow(folder: StudyFolder, progress: view.Progress) -> None:
             progress = known.pop() if known else view.progress(folder)
             if was_active:
                 _going(progress, line.status)
-            _troubles(folder)
+            _troubles(progress)
             _grid(progress, was_active)
 
     st.fragment(tick, run_every=1.5 if was_active else None)()
@@ -160,20 +160,19 @@ def _run_line(run: RunFolder, label: str, standing: Standing) -> None:
     status = run.status()
     name, amount = st.columns([5.2, 4.4], vertical_alignment="center", wrap=False)
     title = f'<span class="pk-title">{escape(label)}</span>'
-    name.html(f'<div class="pk-line" data-testid="study-run">{chip(status.state)}{title}</div>')
+    said = f'<div class="pk-said">{escape(standing.message)}</div>' if standing.message else ""
+    name.html(f'<div class="pk-line" data-testid="study-run">{chip(status.state)}{title}</div>{said}')
     percent = round(100 * status.fraction)
     going = f"{status.stage or 'starting'} {percent} %" if standing.state == "working" else ""
     words = ", ".join(filter(None, (going, standings.words(standing))))
     bar = f'<span class="pk-bar"><i style="width:{percent}%"></i></span>' if status.state == "running" else ""
     amount.html(f'<div class="pk-amount">{bar}<span class="pk-quiet">{escape(words)}</span></div>')
-    if standing.message:
-        name.caption(plain(standing.message))
 
 
-def _troubles(folder: StudyFolder) -> None:
+def _troubles(progress: view.Progress) -> None:
     """Draw what was lost, refused or could not be written, each with its next step."""
     execution.full()
-    found = view.troubles(folder)
+    found = view.troubles(progress)
     for words in found[:MOST_TROUBLES]:
         st.caption(f":material/warning: {plain(words)}")
     if len(found) > MOST_TROUBLES:

@@ -134,8 +134,9 @@ def _queued_words(run: RunFolder, standing: Standing) -> str:
         return words + waiting.unknown(wait)
     holder = standings.holder_name(run)
     if holder and standing.state == "waiting":
-        said = ", ".join(filter(None, (standings.words(standing), standing.message)))
-        words = f"Waiting at {standings.PLACES[holder].label}: {said}." if said != "waiting" else "Waiting."
+        place = standings.words(standing) if standing.ahead is not None else ""
+        said = ", ".join(filter(None, (place, standing.message)))
+        words = f"Waiting at {standings.PLACES[holder].label}{f': {said}' if said else ''}."
         return f"{words} It begins by itself, whether this page is open or not."
     if holder:
         words = "; ".join(filter(None, (standings.words(standing), standing.message)))

@@ -49,11 +49,10 @@ def _panel(shown: RunFolder | None) -> None:
             queue.ensure(state.place())
     said = standings.standings(state.place(), [run for run in working if standings.holder_name(run)])
     held = [run for run in working if run.id in said and said[run.id].state == "waiting"]
-    words = (
-        f"{len(working) - len(held)} going on, {len(waiting) + len(held)} waiting" if working or waiting else "empty"
-    )
-    left = waiting_for.left_of_all(state.place())
-    words += f", {left}" if left and not held else ""
+    left = waiting_for.left_of_all(state.place(), working, said)
+    counts = f"{len(working) - len(held)} going on, {len(waiting) + len(held)} waiting"
+    words = ", ".join(filter(None, (counts, left))) if working or waiting else "empty"
+    working = sorted(working, key=lambda run: run in held)
     questions = {_about(reading.facts(run)) for run in [*working, *waiting]}
     shared = f", all {questions.pop()}" if len(questions) == 1 and len(working) + len(waiting) > 1 else ""
     st.markdown(f"**Queue** :gray[{plain(words + shared)}]")
@@ -96,7 +95,8 @@ def _row(
     title = f'<span class="pk-title" style="font-weight:{700 if mark else 500}">{escape(called)}</span>'
     pair = f'<span class="pk-quiet pk-pair">{escape(_about(facts))}</span>' if about else ""
     seed = f'<span class="pk-quiet">{words}</span>' if (words := seed_beside(facts, called)) else ""
-    name.html(f'<div class="pk-line" data-testid="queue-row">{chip(status.state)}{title}{seed}{pair}</div>')
+    said = f'<div class="pk-said">{escape(standing.message)}</div>' if standing and standing.message else ""
+    name.html(f'<div class="pk-line" data-testid="queue-row">{chip(status.state)}{title}{seed}{pair}</div>{said}')
     percent = round(100 * status.fraction)
     words = f"{status.stage or 'starting'} {percent} %" if not number else place_in_line(number)
     at_cluster = "" if standing is None else standings.words(standing)
@@ -106,10 +106,7 @@ def _row(
         words += f", {at_cluster}"
     has_bar = not number and status.state != "queued"
     bar = f'<span class="pk-bar"><i style="width:{percent}%"></i></span>' if has_bar else ""
-    tip = escape(standing.message if standing else "", quote=True)
-    amount.html(f'<div class="pk-amount" title="{tip}">{bar}<span class="pk-quiet">{escape(words)}</span></div>')
-    if standing is not None and standing.message:
-        name.caption(plain(standing.message))
+    amount.html(f'<div class="pk-amount">{bar}<span class="pk-quiet">{escape(words)}</span></div>')
     place = state.place()
     with tools.container(horizontal=True, gap="small", horizontal_alignment="right"):
         if number:

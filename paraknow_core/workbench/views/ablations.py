@@ -19,7 +19,7 @@ from paraknow_core.studies.attribution import CHAIN, Attribution
 from paraknow_core.studies.folder import WAITING, CellState, StudyFolder, list_studies
 from paraknow_core.studies.outcome import GroupOutcome, StudyOutcome
 from paraknow_core.studies.outcome import outcome as outcome_of
-from paraknow_core.studies.study import Group, StudySpec, arms_of
+from paraknow_core.studies.study import Cell, Group, StudySpec, arms_of
 from paraknow_core.studies.words import setting_text
 from paraknow_core.studies.words import verdict_line as line_of_verdict
 from paraknow_core.workbench import reading
@@ -164,12 +164,11 @@ def progress(folder: StudyFolder) -> Progress:
     for one in cells:
         cell = one.cell
         counts[cell.purpose][one.state] += 1
-        where = f"seed {cell.seed}" if cell.purpose == "test" else f"learning rate {compact(cell.rate)}"
         if one.state == "failed" and one.run is not None and one.run.id not in failed:
             why = reading.status(one.run).message
-            failed[one.run.id] = f"{cell.group.label}, {where}" + (f": {why}" if why else "")
+            failed[one.run.id] = _where(cell) + (f": {why}" if why else "")
         elif one.run is not None and (one.state in ACTIVE or (one.state == "lost" and folder.status().active)):
-            going.setdefault(one.run, f"{cell.group.label}, {where}")
+            going.setdefault(one.run, _where(cell))
         if cell.purpose == "test":
             groups[cell.group.key] = cell.group
             states.setdefault(cell.group.key, {})[cell.seed] = one.state
@@ -193,10 +192,22 @@ def left(progress: Progress, status: Status) -> str:
         return ""
 
 
-def troubles(folder: StudyFolder) -> list[str]:
-    """Return what went wrong lately while a study was conducted, newest first: a run that was lost, or not taken."""
-    lines = _warnings(folder)
+def troubles(progress: Progress) -> list[str]:
+    """Return what went wrong while a study was conducted, newest first: a run that was lost, or not taken."""
+    lines = [_named(text, progress.cells) for text in _warnings(progress.folder)]
     return [f"{text[:1].upper()}{text[1:]}" for text in dict.fromkeys(reversed(lines))]
+
+
+def _named(text: str, cells: Sequence[CellState]) -> str:
+    """Return a sentence in which a run is called as on this page, in place of its id."""
+    found = re.match(r"run ([^:]+): ", text)
+    one = next((one for one in cells if found and one.run is not None and one.run.id == found[1]), None)
+    return text if found is None or one is None else f"{_where(one.cell)}: {text[found.end() :]}"
+
+
+def _where(cell: Cell) -> str:
+    where = f"seed {cell.seed}" if cell.purpose == "test" else f"learning rate {compact(cell.rate)}"
+    return f"{cell.group.label}, {where}"
 
 
 @while_unchanged(lambda folder: [folder.file("events.jsonl")], most=100)
