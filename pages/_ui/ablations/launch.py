@@ -37,15 +37,16 @@ def _cost(study: StudySpec) -> None:
         if st.button("Work out time and disk", icon=":material/timer:", type="tertiary"):
             st.session_state[WORKED_OUT] = key
             st.rerun()
+        execution.before_start([], study=True)
         return
     found = view.cost(state.place(), study)
     st.markdown(plain(view.cost_words(found)))
     st.markdown(plain(view.detectable_words(found, study)))
     if found.shared:
         st.caption(plain(f"Shared: {'; '.join(found.shared)}."))
-    execution.before_start(view.todo(state.place(), study), study=True)
     for words in found.warnings:
         st.caption(f":material/warning: {plain(words)}")
+    execution.before_start(view.todo(state.place(), study), study=True)
 
 
 def _start(study: StudySpec, problem: str) -> None:
