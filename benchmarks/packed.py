@@ -81,7 +81,7 @@ def _train(place: Workspace, count: int, batch: int, steps: int, *, packed: bool
         base = context.student.load() if packed else None
         began = time.perf_counter()
         if packed:
-            problems = [outcome.error for outcome in finetune_packed(base, trainings, only_if_faster=False)]
+            problems = finetune_packed(base, trainings, only_if_faster=False)
             assert not any(problems), problems
         else:
             for training in trainings:

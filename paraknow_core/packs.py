@@ -61,22 +61,28 @@ def _train(members: "Sequence[_Member]", only_if_faster: bool) -> None:
     """Do the stage training of several runs in one pass, unless something is in the way."""
     from paraknow_core.training import packed
 
+    if len(members) < 2:
+        return
+    why, student = packed.obstacle([member.work for member in members]), None
+    if not why:
+        try:
+            student = members[0].work.context.student.load()
+        except Exception as error:  # no memory for one more: each for itself may have enough
+            why = str(error) or type(error).__name__
+    if student is None:
+        for member in members:
+            member.work.context.report.event("packed", runs=1, message=f"trained alone: {why}")
+        return
     for member in members:
         member.do(member.begin_training, len(members))
     members = [member for member in members if member.goes_on]
-    if not members:
-        return
-    trainings = [member.training for member in members]
-    why = packed.obstacle(trainings)
-    if not why:
-        student = members[0].work.context.student.load()
-        endings = packed.finetune_packed(student, trainings, only_if_faster=only_if_faster)
-        for member, ending in zip(members, endings, strict=True):
-            member.do(member.end_training, ending.error)
-        return
-    for member in members:
-        member.work.context.report.event("packed", runs=1, message=f"trained alone: {why}")
-        member.do(member.leave_training)
+    if members:
+        packed.finetune_packed(
+            student,
+            [member.training for member in members],
+            lambda number, error: members[number].do(members[number].end_training, error),
+            only_if_faster=only_if_faster,
+        )
 
 
 class _Member:
@@ -89,7 +95,7 @@ class _Member:
         self._folder, self._stage = ExitStack(), ExitStack()
         self.work: Work | None = None
         self.training: Any = None
-        self.trained = False
+        self.trained = self._asked = False
         self.outcome: dict[str, Any] | Exception | None = None
         self.goes_on = True
 
@@ -105,6 +111,8 @@ class _Member:
         """Take hold of the folder."""
         self.work = self._folder.enter_context(self._opening)
         self._folder.enter_context(self._stage)
+        if self._asked:
+            self.stop()
 
     def reaches(self, stage: str) -> bool:
         """Tell whether the run still goes on and is to do a stage."""
@@ -128,14 +136,11 @@ class _Member:
 
         conclude(self.work, self.training, error)
         self.trained = True
-        self.leave_training()
-
-    def leave_training(self) -> None:
-        """Leave the stage training as it is."""
         self._stage.close()
 
     def stop(self) -> None:
-        """Ask the run to save and stop."""
+        """Ask the run to save and stop; one that has not begun stops as soon as it begins."""
+        self._asked = True
         if self.work is not None:
             self.work.context.report.signal_stop()
 
@@ -149,6 +154,7 @@ class _Member:
         if not self.goes_on:
             return
         self.goes_on = False
+        self.work = self.training = None  # with them, the student: others may need the memory
         try:
             stopped = self._folder.__exit__(type(error) if error else None, error, error and error.__traceback__)
         except Exception as told:  # as a sentence

@@ -1,6 +1,8 @@
 """Runs that are executed together against the same runs alone: their numbers, ends, stops and resumes."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from paraknow_core.paths import workspace
 from paraknow_core.pipeline import execute
 from paraknow_core.runs.lifecycle import ask_to_stop, create_run, requeue
 from paraknow_core.settings import Settings
-from paraknow_core.training import packed
+from paraknow_core.training import loop, packed
 
 SETTINGS = Settings(threads=1)
 BASE = {
@@ -148,6 +150,7 @@ def test_one_that_diverges_or_cannot_begin_ends_alone(make):
         (({"method": "full_finetuning"}, {"method": "full_finetuning", "seed": 1}), "llama", "not plain LoRA"),
         ((ARMS[0], {**ARMS[0], "factorisation.rank": 3}), "llama", "differ in shape"),
         ((ARMS[0], {**ARMS[0], "seed": 1}), "gpt2", "dropout"),
+        ((ARMS[0], {**ARMS[0], "seed": 1}), "opt", "dropout"),  # by a function, not a layer
         ((ARMS[0], {**ARMS[0], "seed": 1}), "gemma2", "not plain LoRA"),  # its embedding scales what it gives
     ],
 )
@@ -193,3 +196,93 @@ def test_the_command_executes_runs_together_and_says_how_each_ended(make, capsys
     assert [run.status().state for run in runs] == ["done", "done", "failed"]
     assert "/nowhere" in capsys.readouterr().err
     assert "/nowhere" in runs[2].log_tail()
+
+
+def test_runs_of_different_students_are_never_one_pass(make_context, tiny, tmp_path):
+    """Their adapters fit each other; all else of the students does not."""
+    changes = BASE | {"method": "default_lora", "extraction.origin": ["q", "v"]}
+    specs = [make_context(tiny("llama", seed=seed), changes).spec for seed in (0, 7)]
+    place = workspace(tmp_path)
+    runs = [create_run(place, spec) for spec in specs]
+    together(runs, place)
+    for spec, run in zip(specs, runs, strict=True):
+        twin = create_run(place, spec)
+        execute(twin, place, SETTINGS)
+        assert [line.get("loss") for line in twin.metrics()] == [line.get("loss") for line in run.metrics()]
+
+
+@pytest.mark.slow
+def test_a_student_in_16_bits_goes_together_with_factors_in_32(make):
+    settings = Settings(threads=1, dtype="bfloat16")
+    alone, place = make("alone", ARMS[:2])
+    for run in alone:
+        execute(run, place, settings)
+    runs, place = make("together", ARMS[:2])
+    execute_packed(runs, place, settings, only_if_faster=False)
+    for one, other in zip(alone, runs, strict=True):
+        for line, twin in zip(one.metrics(), other.metrics(), strict=True):
+            assert line.get("loss", 0) == pytest.approx(twin.get("loss", 0), rel=2e-3)
+
+
+def test_a_pass_for_which_there_is_no_memory_is_taken_in_turn(make, monkeypatch):
+    real, passes = packed.nats_of_runs, []
+
+    def short(*given):
+        passes.append(1)
+        if len(passes) == 7:  # in the middle of a step
+            raise torch.OutOfMemoryError("out of memory")
+        return real(*given)
+
+    monkeypatch.setattr(packed, "nats_of_runs", short)
+    alone, place = make("alone", ARMS[:2])
+    for run in alone:
+        execute(run, place, SETTINGS)
+    runs, place = make("together", ARMS[:2])
+    together(runs, place)
+    _compare(alone, runs)
+    assert len(passes) == 7
+
+
+def test_an_error_of_one_run_ends_that_one(make, monkeypatch):
+    monkeypatch.setattr(packed, "WORTH_IT", 0.0)
+    real = loop.Training.gradients
+
+    def fail(training, step):
+        if training.context.spec.seed == 3 and step.number == 2:
+            raise RuntimeError("this one only")
+        return real(training, step)
+
+    monkeypatch.setattr(loop.Training, "gradients", fail)
+    runs, place = make("together", ARMS[:3])
+    outcomes = execute_packed(runs, place, SETTINGS)
+    assert [run.status().state for run in runs] == ["done", "failed", "done"]
+    assert str(outcomes[1]) == "this one only"
+
+
+def test_one_that_is_stopped_has_ended_while_the_others_train(make):
+    arms = [{**ARMS[0], "seed": seed, "finetuning.epochs": 4} for seed in (0, 1)]
+    runs, place = make("together", arms)
+    seen = []
+
+    def watch(run, status):
+        if status.stage != "fine-tuning":
+            return
+        if run.id == runs[1].id and status.done == 2 and not run.file("stop").exists():
+            ask_to_stop(run)
+        if run.id == runs[0].id and status.done == 10:
+            seen.append(runs[1].status().state)
+
+    together(runs, place, watch)
+    assert set(seen) == {"stopped"}
+
+
+def test_a_signal_before_all_have_begun_stops_them_all(make):
+    runs, place = make("together", ARMS[:3])
+    sent = []
+
+    def watch(run, status):
+        if run.id == runs[0].id and status.stage == "prepare" and not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    together(runs, place, watch)
+    assert [run.status().state for run in runs] == ["stopped"] * 3

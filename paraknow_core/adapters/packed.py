@@ -51,7 +51,7 @@ class Pack:
             of_embedding, path = self._layers[by_module[embedding]], by_module[head]
             layers = [body.get_submodule(path) for body in bodies]
             self._layers[path] = PackedLinear(
-                student.get_submodule(path), layers, of_embedding.b, of_embedding.a, transposed=True
+                student.get_submodule(path), layers, of_embedding.b, of_embedding.a, tied=of_embedding
             )
             for body in bodies:  # the views of what has just moved
                 (embed_a, embed_b), (head_a, head_b) = (
@@ -86,6 +86,11 @@ class Pack:
             setattr(self.network.get_submodule(owner), name, layer.base)
         return Pack(self.network, [self._models[number] for number in kept])
 
+    def drop_gradients(self) -> None:
+        """Forget the gradients of a pass that did not come to its end."""
+        for stack, _ in self._stacks:
+            stack.grad = None
+
 
 class _Packed(nn.Module):
     """One layer of all runs.
@@ -96,13 +101,20 @@ class _Packed(nn.Module):
     """
 
     def __init__(
-        self, base: nn.Module, layers: list[nn.Module], a: nn.Parameter, b: nn.Parameter, *, transposed: bool = False
+        self,
+        base: nn.Module,
+        layers: list[nn.Module],
+        a: nn.Parameter,
+        b: nn.Parameter,
+        *,
+        tied: "PackedEmbedding | None" = None,
     ) -> None:
+        """Args: base, a, b, see above; layers, of the runs; tied, the embedding whose weights and factors they are."""
         super().__init__()
-        self.base, self.a, self.b, self._transposed = base, a, b, transposed
+        self.base, self.a, self.b, self._transposed = base, a, b, tied is not None
         scalings = [layer.scaling[ADAPTER] for layer in layers]
         self.register_buffer("scaling", a.new_tensor(scalings)[:, None, None], persistent=False)
-        self.register_buffer("weights", self._own_weights(layers), persistent=False)
+        self.register_buffer("weights", tied.weights if tied else self._own_weights(layers), persistent=False)
 
     def _own_weights(self, layers: list[nn.Module]) -> Tensor | None:
         """Return the runs' weights in one stack (runs, ...) where they differ from the student's; None if none does."""
@@ -134,8 +146,8 @@ class PackedLinear(_Packed):
             bias = self.base.bias
             out = torch.bmm(rows, self.weights if transposed else self.weights.mT)
             out = out if bias is None else out + bias
-        down = torch.bmm(rows, a.mT) * self.scaling
-        return torch.baddbmm(out, down, b.mT).view(*x.shape[:-1], -1)
+        down = torch.bmm(rows.to(a.dtype), a.mT) * self.scaling
+        return _added(out, down, b.mT).view(*x.shape[:-1], -1)
 
 
 class PackedEmbedding(_Packed):
@@ -148,8 +160,15 @@ class PackedEmbedding(_Packed):
         runs = torch.arange(len(a), device=ids.device)[:, None]
         out = self.base(by_run) if self.weights is None else self.weights[runs, by_run]
         down = a.mT[runs, by_run] * self.scaling
-        return torch.baddbmm(out, down, b.mT).view(*ids.shape, -1)
+        return _added(out, down, b.mT).view(*ids.shape, -1)
 
 
 def _shares(head: nn.Module, embedding: nn.Module) -> bool:
     return host_factors(head)[0].data_ptr() == host_factors(embedding)[1].data_ptr()
+
+
+def _added(out: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """Return out + down @ up, in the format of out: PEFT keeps the factors of a student in 16 bits in 32."""
+    if out.dtype == down.dtype:
+        return torch.baddbmm(out, down, up)
+    return (out + torch.bmm(down, up)).to(out.dtype)

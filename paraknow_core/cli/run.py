@@ -170,7 +170,12 @@ def execute_together(
     for folder in folders:
         if folder not in open_ones:
             say(f"run {folder.id}: is done already; `runs show {folder.id}` prints its result")
-    return told(open_ones, execute_packed(open_ones, place, settings, watch, only_if_faster=only_if_faster))
+    try:
+        outcomes = execute_packed(open_ones, place, settings, watch, only_if_faster=only_if_faster)
+    finally:
+        for folder in folders:  # nobody is left to begin those that are still queued
+            give_up(folder, StopRequested())
+    return told(open_ones, outcomes)
 
 
 def told(folders: Sequence[RunFolder], outcomes: "Sequence[dict[str, Any] | Exception | None]") -> list[int]:

@@ -11,6 +11,10 @@ from paraknow_core.models.source import ModelSource
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+_DROPOUTS = (  # in the configs of all families
+    "dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop",
+    "layerdrop",
+)  # fmt: skip
 # What a config.json may say about how a model was run or saved, and what is decided here instead: never honoured.
 _NOT_FOLLOWED = (
     "_attn_implementation",
@@ -85,3 +89,8 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def has_dropout(config: "PreTrainedConfig") -> bool:
+    """Tell whether a model of this config drops numbers at random while it is trained, in a layer or by a function."""
+    return any(getattr(config.get_text_config(), name, 0) for name in _DROPOUTS)

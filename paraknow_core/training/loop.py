@@ -118,7 +118,8 @@ class Training:
             self._state.load(self._save.path)
         self.report.progress(self._save.step, self.steps_in_all, "optimiser steps")
         first = torch.get_num_threads() if model.device.type == "cpu" else 1
-        self._first_threads = first if model.device.type == "cpu" else None
+        # Of several processes, each has set its own.
+        self._first_threads = first if model.device.type == "cpu" and self.settings.processes == 1 else None
         # A small model should leave the other cores to other runs, but may use one more while there are none. No more
         # than one: with two threads a training's sums are those of one, bit for bit.
         spare = first == 1 and model.device.type == "cpu" and not self.settings.threads
@@ -164,7 +165,10 @@ class Training:
     def gradients(self, step: Step) -> Tensor:
         """Compute the gradients of a step; return its loss: the mean over its labelled tokens, nats."""
         loss = torch.zeros((), device=self.model.device)
-        with self.threads.timed(step.read) if step.fewest >= LEAST_ROWS else nullcontext():
+        many = step.fewest >= LEAST_ROWS
+        if not many:
+            self._with_first_threads()
+        with self.threads.timed(step.read) if many else nullcontext():
             for batch in step.passes:
                 share = self.losses.share(batch, step.labelled)
                 share.backward()

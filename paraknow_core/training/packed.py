@@ -5,9 +5,8 @@ numbers are those it would have alone, up to rounding: only products are shared,
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,15 @@ from torch import Tensor, nn
 
 from paraknow_core.adapters.inject import ADAPTER
 from paraknow_core.adapters.packed import Pack
+from paraknow_core.models.library import has_dropout
 from paraknow_core.training.batches import IGNORED, labelled
 from paraknow_core.training.loop import Step, Training
+from paraknow_core.training.losses import Losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from paraknow_core.context import Work
 
     Batch = Mapping[str, Tensor]
 
@@ -28,30 +31,25 @@ WORTH_IT = 0.95  # together, when it takes at most this share of the time that t
 _ROUNDS = 2  # of either way, before one is chosen; the first one also loads kernels
 
 
-class Outcome:
-    """How a training in a pack ended: `error` is None at its end, else what it raised."""
-
-    def __init__(self) -> None:
-        self.error: BaseException | None = None
-
-
-def obstacle(trainings: Sequence[Training]) -> str:
-    """Say why trainings cannot go together, in a few words; empty if they can."""
-    first = trainings[0].model
-    if any(not training.losses.usual for training in trainings):
+def obstacle(works: "Sequence[Work]") -> str:
+    """Say why runs whose adapters are started cannot be trained together, in a few words; empty if they can."""
+    models = [work.started.peft_model for work in works]
+    if any(not Losses(work.started.peft_model, work.started.loss).usual for work in works):
         return "a method adds to the loss, or the student computes its loss in its own way"
-    if any(type(training.model.base_model.model) is not type(first.base_model.model) for training in trainings):
+    if len({(work.context.student.fingerprint, work.context.student.dtype) for work in works}) > 1:
         return "the students differ"
-    if any(training.settings.gradient_checkpointing for training in trainings):
+    if any(work.context.settings.gradient_checkpointing for work in works):
         return "activations are computed twice (gradient_checkpointing)"
-    if any(training.settings.processes > 1 for training in trainings):
+    if any(work.context.settings.processes > 1 for work in works):
         return "several processes share the training of each (processes)"
-    shapes = [_shapes(training.model) for training in trainings]
+    shapes = [_shapes(model) for model in models]
     if any(other != shapes[0] for other in shapes):
         return "their adapters differ in shape or in the layers that they are on"
-    for module in (module for training in trainings for module in training.model.modules()):
-        if isinstance(module, nn.Dropout) and module.p or getattr(module, "attention_dropout", 0):
-            return "the student has dropout, whose masks would be others"
+    if has_dropout(models[0].base_model.model.config):
+        return "the student has dropout, whose masks would be others"
+    for module in (module for model in models for module in model.modules()):
+        if isinstance(module, nn.Dropout) and module.p:
+            return "an adapter has dropout, whose masks would be others"
         if hasattr(module, "lora_A") and not _is_plain(module):
             return "an adapter is not plain LoRA on a plain layer"
     return ""
@@ -71,112 +69,143 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def finetune_packed(
-    student: "PreTrainedModel", trainings: Sequence[Training], *, only_if_faster: bool = True
-) -> list[Outcome]:
+    student: "PreTrainedModel",
+    trainings: Sequence[Training],
+    on_end: Callable[[int, Exception | None], object] = lambda _number, _error: None,
+    *,
+    only_if_faster: bool = True,
+) -> list[Exception | None]:
     """Train adapters in place, all of them together, each as `finetuning.finetune` would alone.
 
     A run that has taken its last step, is asked to stop, diverges or cannot be saved leaves the others. Where a pass of
     all takes longer than their passes one after the other, or more memory than there is, they take their steps in turn.
 
     Args:
-        student: untouched, of the same kind as the trainings' models; taken over.
-        trainings: between which there is no `obstacle`.
+        student: untouched, the one that the trainings' adapters are for; taken over.
+        trainings: of runs between which there is no `obstacle`.
+        on_end: is told, as soon as a training has ended, which one and what it raised, None at its end.
         only_if_faster: measure both ways before the first step, and take the faster one; else one pass in any case.
 
     Returns:
-        For each training, how it ended.
+        For each training what it raised; None at its end.
     """
-    outcomes = [Outcome() for _ in trainings]
+    errors: list[Exception | None] = [None] * len(trainings)
     with ExitStack() as stack:
         open_ones = {number: stack.enter_context(ExitStack()) for number in range(len(trainings))}
         for number, training in enumerate(trainings):
             open_ones[number].enter_context(training)
-        ways = _Ways(student, trainings, together=None if only_if_faster else True)
         iterators = {number: training.steps() for number, training in enumerate(trainings)}
 
-        def attempt(number: int, what: Callable[[], Any]) -> Any:
+        def attempt(number: int, what: Callable[..., Any], *arguments: Any) -> Any:
+            """Do something for one run; an error is its own, and the others go on."""
             try:
-                return what()
-            except Exception as error:  # this run's; the others go on
-                outcomes[number].error = error
+                return what(*arguments)
+            except Exception as error:
+                errors[number] = error
+                leave(number)
                 return None
 
+        def leave(number: int) -> None:
+            del iterators[number]
+            open_ones[number].close()
+            on_end(number, errors[number])
+
+        ways = _Ways(student, trainings, attempt, together=None if only_if_faster else True)
         while iterators:
             steps: dict[int, Step] = {}
             for number, iterator in list(iterators.items()):
-                step = attempt(number, partial(next, iterator, None))
-                if step is None:
-                    del iterators[number]
-                    open_ones[number].close()
-                else:
+                step = attempt(number, next, iterator, None)
+                if step is not None:
                     steps[number] = step
-            if not steps:
-                break
-            losses = ways.gradients(steps)
-            for number, step in steps.items():
-                attempt(number, partial(trainings[number].take, step, losses[number]))
-                if outcomes[number].error is not None:
-                    del iterators[number]
-                    open_ones[number].close()
-    return outcomes
+                elif number in iterators:
+                    leave(number)
+            for number, loss in ways.gradients(steps).items():
+                attempt(number, trainings[number].take, steps[number], loss)
+    return errors
 
 
 class _Ways:
     """The two ways to the gradients of a step of all: together, or one run after the other."""
 
-    def __init__(self, student: "PreTrainedModel", trainings: Sequence[Training], together: bool | None = None) -> None:
-        """Args: student, trainings, as given to `finetune_packed`; together, the way; None: the faster one."""
-        self._trainings = trainings
+    def __init__(
+        self,
+        student: "PreTrainedModel",
+        trainings: Sequence[Training],
+        attempt: Callable[..., Any],
+        together: bool | None = None,
+    ) -> None:
+        """Begin.
+
+        Args:
+            student, trainings: as given to `finetune_packed`.
+            attempt: calls what it is given for one run, by its number; returns None if that failed.
+            together: the way; None: the faster one.
+        """
+        self._trainings, self._attempt, self._network = trainings, attempt, student.train()
         self._members = list(range(len(trainings)))
-        self._pack = Pack(student, [training.model for training in trainings])
-        self._network = student.train()
         self._together = together
+        try:
+            self._pack = Pack(student, [training.model for training in trainings])
+        except RuntimeError as error:  # no memory
+            self._give_up(self._members, error)
 
     def gradients(self, steps: Mapping[int, Step]) -> dict[int, Tensor]:
         """Compute the gradients of every run's step into its factors; return each step's loss, by number."""
-        if self._together is None:  # not yet measured
+        if self._together is None and len(steps) > 1:
             self._together = self._is_faster(steps)
-        if not self._together or len(steps) == 1:
+        if not self._together or len(steps) < 2:
             return self._in_turn(steps)
-        return self._packed(steps)
+        try:
+            return self._packed(steps)
+        except RuntimeError as error:  # no memory for a step that is longer than those before, above all
+            self._give_up(steps, error)
+            return self._in_turn(steps)
+
+    def _give_up(self, steps: Iterable[int], error: RuntimeError) -> None:
+        self._together = False
+        self._forget(steps)
+        self._tell(steps, f"trained in turn from here on: a pass of all failed ({str(error)[:200]})")
+        if self._network.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _forget(self, steps: Iterable[int]) -> None:
+        """Drop the gradients of a pass that is not followed by a step."""
+        if hasattr(self, "_pack"):
+            self._pack.drop_gradients()
+        for number in steps:
+            self._trainings[number].model.zero_grad()
 
     def _is_faster(self, steps: Mapping[int, Step]) -> bool:
-        if len(steps) == 1:
-            return False
         first = next(iter(steps))
         try:
             together = min(self._seconds(self._packed, steps) for _ in range(_ROUNDS))
-        except torch.OutOfMemoryError:
-            self._tell(steps, "trained in turn: there is no memory for one pass of all")
+            alone = min(self._seconds(self._trainings[first].gradients, steps[first]) for _ in range(_ROUNDS))
+        except RuntimeError as error:  # no memory
+            self._give_up(steps, error)
             return False
-        alone = min(self._seconds(self._in_turn, {first: steps[first]}) for _ in range(_ROUNDS))
+        finally:
+            self._forget(steps)
         gain = alone * len(steps) / together
         is_faster = together <= WORTH_IT * alone * len(steps)
         way = "trained in one pass" if is_faster else "trained in turn"
         self._tell(steps, f"{way}: a step of all {len(steps)} runs together is {gain:.2f} times as fast")
         return is_faster
 
-    def _tell(self, steps: Mapping[int, Step], message: str) -> None:
+    def _tell(self, steps: Iterable[int], message: str) -> None:
         for number in steps:
-            self._trainings[number].report.event("packed", runs=len(steps), message=message)
+            self._trainings[number].report.event("packed", runs=len(list(steps)), message=message)
 
-    def _seconds(self, way: Callable[[Mapping[int, Step]], Any], steps: Mapping[int, Step]) -> float:
+    def _seconds(self, way: Callable[..., Any], *arguments: Any) -> float:
         device = self._network.device.type
         began = time.perf_counter()
-        way(steps)
+        way(*arguments)
         if device != "cpu":
             torch.get_device_module(device).synchronize()
-        took = time.perf_counter() - began
-        for number in steps:
-            self._trainings[number].model.zero_grad()
-        return took
+        return time.perf_counter() - began
 
     def _in_turn(self, steps: Mapping[int, Step]) -> dict[int, Tensor]:
-        losses = {}
-        for number, step in steps.items():
-            training = self._trainings[number]
-            losses[number] = training.gradients(step)
-        return losses
+        losses = {number: self._attempt(number, self._trainings[number].gradients, steps[number]) for number in steps}
+        return {number: loss for number, loss in losses.items() if loss is not None}
 
     def _packed(self, steps: Mapping[int, Step]) -> dict[int, Tensor]:
         if list(steps) != self._members:

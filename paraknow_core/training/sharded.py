@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 
 START_S = 300.0  # a process has so long to load its libraries
 END_S = 5.0  # it has so long to end by itself
-DROPOUTS = (  # in the configs of all families
-    "dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"
-)  # fmt: skip
 
 
 def refuse_unfit(context: Context, *, adds_term: bool) -> None:
@@ -75,11 +72,10 @@ def refuse_unfit(context: Context, *, adds_term: bool) -> None:
 
 def notes(context: Context) -> Iterator[str]:
     """Yield what a reader of the results should know of training in several processes."""
-    from paraknow_core.models.library import library_config
+    from paraknow_core.models.library import has_dropout, library_config
 
     processes, cores = context.settings.processes, usable_cores()
-    config = library_config(context.student.described).get_text_config()
-    if any(getattr(config, name, 0) for name in DROPOUTS):
+    if has_dropout(library_config(context.student.described)):
         yield (
             f"processes: the student has dropout, and each of {processes} processes draws masks of its own, so its "
             "losses are not those of one process"

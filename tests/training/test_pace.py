@@ -1,6 +1,7 @@
 """A training that its threads slow down goes on with one, and comes back; how many there are changes no number."""
 
 import pytest
+import torch
 
 from paraknow_core.training.pace import SHARE, Threads
 
@@ -137,3 +138,39 @@ def test_training_is_the_same_to_the_last_bit_with_any_number_of_threads(hidden,
         torch.set_num_threads(before)
     assert any(p.abs().max() > 0 for p in alone)
     assert all(map(torch.equal, alone, together))
+
+
+def test_steps_of_few_rows_always_take_the_threads_that_the_run_should_have(make_context, tiny, tmp_path, monkeypatch):
+    """With fewer than 12 rows, a product's last digits depend on the threads."""
+    from paraknow_core.adapters.inject import inject
+    from paraknow_core.settings import Settings
+    from paraknow_core.training import finetuning, loop
+    from tests.training.test_batches import examples
+
+    changes = {"finetuning.batch_size": 19, "finetuning.micro_batch_size": 19, "finetuning.epochs": 12}
+    context = make_context(tiny("llama"), changes | {"finetuning.validations": 0})
+    context.settings = Settings()
+    moment, used = [0.0], {True: [], False: []}
+    monkeypatch.setattr(loop, "usable_cores", lambda: 2)
+    monkeypatch.setattr(loop, "IdleCores", lambda: lambda: True)
+    real = loop.Losses.share
+
+    def share(losses, batch, tokens):
+        count = torch.get_num_threads()
+        used[int(tokens) >= loop.LEAST_ROWS].append(count)
+        moment[0] += batch["input_ids"].numel() / {1: 100.0, 2: 300.0}[count]
+        return real(losses, batch, tokens)
+
+    monkeypatch.setattr(loop.Losses, "share", share)
+    monkeypatch.setattr(loop, "Threads", lambda *given, **more: Threads(*given, clock=lambda: moment[0], **more))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        student, modules = context.student, context.student_modules
+        model = inject(student.load(), student.anatomy, modules, context.spec.factorisation, (), 0)
+        finetuning.finetune(loop.Training(context, model, examples(), [], tmp_path))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert set(used[False]) == {1}
+    assert used[True][-1] == 2
