@@ -1,9 +1,11 @@
-"""Remembering what was read from files until one of them is written again."""
+"""Remembering what was read from files until one of them is written again, or for as long as one look at them lasts."""
 
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 from paraknow_core.files.disk import file_stamp
@@ -41,3 +43,71 @@ def while_unchanged(files: Callable[..., Iterable[Path | str]], most: int) -> Ca
         return look_up
 
     return remember
+
+
+class _Look(local):
+    """What the look of this thread has seen; None outside of one."""
+
+    seen: dict[tuple, tuple[tuple, Any]] | None = None
+
+
+_look = _Look()
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """Look at the files once: until the end, functions that are `once_a_look` return what they returned at first.
+
+    A draw of a page and a command are one look; the next one reads again. A look within another is part of that.
+    """
+    if _look.seen is not None:
+        yield
+        return
+    _look.seen = {}
+    try:
+        yield
+    finally:
+        _look.seen = None
+
+
+def once_a_look(files: Callable[..., Iterable[Path | str]]) -> Callable[[Callable], Callable]:
+    """Call a function once in each look with the same arguments, which must be hashable; outside of looks every time.
+
+    Args:
+        files: from the arguments of a call, what must be the same as at the first one even within a look: the folder
+            to which a click in the middle of a draw adds. The result must not be changed.
+    """
+
+    def remember(read: Callable) -> Callable:
+        @wraps(read)
+        def look_up(*arguments: Any) -> Any:
+            seen = _look.seen
+            if seen is None:
+                return read(*arguments)
+            key, stamps = (look_up, *arguments), tuple([file_stamp(file) for file in files(*arguments)])
+            if key not in seen or seen[key][0] != stamps:
+                seen[key] = stamps, read(*arguments)
+            return seen[key][1]
+
+        return look_up
+
+    return remember
+
+
+def once_each(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Remember what a function returns for an object, itself and not its like, for as long as that lives.
+
+    For frozen objects that are dear to hash; the result must not be changed.
+    """
+    kept: dict[int, tuple[weakref.ref, Any]] = {}
+
+    @wraps(work)
+    def look_up(thing: Any) -> Any:
+        number = id(thing)
+        found = kept.get(number)
+        if found is None or found[0]() is not thing:
+            found = weakref.ref(thing, lambda _: kept.pop(number, None)), work(thing)
+            kept[number] = found
+        return found[1]
+
+    return look_up
