@@ -1,5 +1,6 @@
 """Remembering what was read from files until one of them is written again, or for as long as one look at them lasts."""
 
+import gc
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,17 @@ from typing import Any
 from paraknow_core.files.disk import file_stamp
 
 EVERY_RUN = 100_000  # results of a function that lists ask of each run: with fewer, a longer list would keep none
+MANY = 1_000  # results that a look has read, after which they are kept apart
+
+
+class _Look(local):
+    """What the look of this thread has seen; None outside of one."""
+
+    seen: dict[tuple, tuple[tuple, Any]] | None = None
+    read: int = 0  # results of `while_unchanged` that were not remembered before
+
+
+_look = _Look()
 
 
 def while_unchanged(files: Callable[..., Iterable[Path | str]], most: int) -> Callable[[Callable], Callable]:
@@ -34,6 +46,7 @@ def while_unchanged(files: Callable[..., Iterable[Path | str]], most: int) -> Ca
             found = kept.pop(arguments, None)
             if found is None or found[0] != stamps:
                 found = stamps, read(*arguments)
+                _look.read += 1
             with lock:
                 while len(kept) >= most:
                     del kept[next(iter(kept))]
@@ -45,15 +58,6 @@ def while_unchanged(files: Callable[..., Iterable[Path | str]], most: int) -> Ca
     return remember
 
 
-class _Look(local):
-    """What the look of this thread has seen; None outside of one."""
-
-    seen: dict[tuple, tuple[tuple, Any]] | None = None
-
-
-_look = _Look()
-
-
 @contextmanager
 def one_look() -> Iterator[None]:
     """Look at the files once: until the end, functions that are `once_a_look` return what they returned at first.
@@ -63,11 +67,23 @@ def one_look() -> Iterator[None]:
     if _look.seen is not None:
         yield
         return
-    _look.seen = {}
+    _look.seen, _look.read = {}, 0
     try:
         yield
     finally:
         _look.seen = None
+        if _look.read >= MANY:
+            _keep_apart()
+
+
+def _keep_apart() -> None:
+    """Take what is remembered out of the garbage collector's sight: it would walk all of it again and again.
+
+    Of ten thousand runs that takes longer than a draw. What is dropped is freed all the same, cycles at the next time.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def once_a_look(files: Callable[..., Iterable[Path | str]]) -> Callable[[Callable], Callable]:
