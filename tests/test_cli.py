@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from paraknow_core.cli import main
+from paraknow_core.cli.console import show_table
 from paraknow_core.display import one_line
 from paraknow_core.files.json_file import write_json
 from paraknow_core.paths import PROJECT_ROOT
@@ -189,6 +190,38 @@ def test_json_is_one_document(workspace, capsys):
     assert json.loads(capsys.readouterr().out) == []
 
 
+def test_a_long_list_of_runs_shows_the_newest_and_all_where_that_is_asked(workspace, capsys, monkeypatch):
+    monkeypatch.setattr("paraknow_core.cli.runs.NEWEST", 2)
+    read = []
+    monkeypatch.setattr(RunFolder, "result", lambda run: read.append(run.id))
+    ids = sorted((create_run(workspace, RunSpec(name=f"run {n}", seed=n)).id for n in range(4)), reverse=True)
+    lists = {}
+    for option in ((), ("--all",), ("--state", "queued"), ("--json",)):
+        read.clear()
+        assert main(["runs", "list", *option]) == 0
+        lists[option] = capsys.readouterr().out, len(read)
+    shown = {option: [run for run in ids if run in text] for option, (text, _) in lists.items()}
+    assert shown == {(): ids[:2], ("--all",): ids, ("--state", "queued"): ids[:2], ("--json",): ids}
+    assert lists[()][1] == 2  # of the others only their names are read
+    assert "the newest 2 of 4; `--all` lists every one" in lists[()][0]
+    assert "the newest" in lists["--state", "queued"][0]
+    assert "the newest" not in lists["--all",][0]
+    assert [record["id"] for record in json.loads(lists["--json",][0])] == ids
+
+
+def test_a_long_table_is_printed_line_by_line(capsys, monkeypatch):
+    rows = [("a", 1, None), ("b " * 50, 22, "x\ny"), ("c", 3, "z")]
+    show_table(("name", "n", "what"), rows, right=("n",))
+    folded = capsys.readouterr().out.split()
+    monkeypatch.setattr("paraknow_core.cli.console.PLAIN_ROWS", 2)
+    show_table(("name", "n", "what"), rows, right=("n",))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(rows) + 2
+    assert [word for word in " ".join(lines).split() if "-" not in word] == [word for word in folded if "─" not in word]
+    assert lines[0].index("n  what") == lines[2].index("1") == lines[4].index("3  z")
+    assert not any(line.endswith(" ") for line in lines)
+
+
 def test_tables_name_what_matters(workspace, capsys):
     assert main(["inspect", "bundled:teacher"]) == 0
     shown = capsys.readouterr().out
@@ -222,6 +255,7 @@ MEASURE = """
 import sys, time
 from pathlib import Path
 from paraknow_core.cli import main
+from paraknow_core.cli.console import show_table
 assert main(sys.argv[1:]) == 0
 status = Path("/proc/self/status")
 peak = [line.split()[1] for line in status.read_text().splitlines() if "VmHWM" in line] if status.exists() else [0]

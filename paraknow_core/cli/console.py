@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from paraknow_core.runs.status import Status
 
 PLAIN_WIDTH = 200  # columns of a table that goes into a file or pipe
+PLAIN_ROWS = 200  # a longer table is printed line by line
+MOST_WIDTH = 60  # of its columns; a longer cell pushes the next ones of its line
 PLAIN_EVERY_S = 10.0  # between two progress lines when stderr is no terminal
 
 
@@ -55,6 +57,9 @@ def show_table(
         title: a line above.
         right: columns that hold numbers.
     """
+    if len(rows) > PLAIN_ROWS:
+        show_text(_plain_table(columns, rows, title, right))
+        return
     from rich import box
     from rich.table import Table
 
@@ -66,6 +71,16 @@ def show_table(
     out = console()
     out.print(table)
     out.file.flush()
+
+
+def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str, right: Sequence[str]) -> str:
+    """Return a long table as text: a line a row, whatever the width; to lay it out would take seconds."""
+    cells = [columns, *(["" if cell is None else one_line(str(cell)) for cell in row] for row in rows)]
+    widths = [min(MOST_WIDTH, max(map(len, column))) for column in zip(*cells, strict=True)]
+    sides = [">" if column in right else "<" for column in columns]
+    lines = ["  ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)).rstrip() for row in cells]
+    lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
+    return "\n".join([*([title] if title else []), *lines, ""])
 
 
 def show_text(text: str) -> None:

@@ -18,6 +18,7 @@ from paraknow_core.files.atomic import build_file
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.json_file import read_json
 from paraknow_core.files.packing import ADAPTER_FILES, pack, refuse_links
+from paraknow_core.files.remember import one_look
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, find_run, list_runs
@@ -30,24 +31,30 @@ from paraknow_core.studies.folder import find_study
 
 app = typer.Typer(help="List, show, label, submit, stop, resume, delete and export runs; an id may be shortened.")
 
+NEWEST = 500  # runs of a list that does not ask for all
 Id = Annotated[str, typer.Argument(metavar="ID", help="A run's id or its beginning.")]
 
 
 @app.command("list")
+@one_look()
 def list_(
     context: typer.Context,
     state: Annotated[State | None, typer.Option(help="Only runs in this state.")] = None,
     study: Annotated[str | None, typer.Option(metavar="ID", help="Only runs of this study.")] = None,
+    every: Annotated[bool, typer.Option("--all", help=f"As many as there are, not the newest {NEWEST} alone.")] = False,
     json: Json = False,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first; as JSON always all."""
     runs, names = list_runs(context.obj), _names(context.obj)
     if study:
         own = find_study(context.obj, study).path.name
         runs = [run for run in runs if own in studies_of(run.path)]
-    records = [_record(run, context.obj, names) for run in runs]
+    short = not every and not json
+    records = [_record(run, context.obj, names) for run in (runs[:NEWEST] if short and not state else runs)]
     if state:
         records = [record for record in records if record["state"] == state]
+    there = len(records) if state else len(runs)
+    records = records[:NEWEST] if short else records
     if json:
         show_json(records)
         return
@@ -72,6 +79,8 @@ def list_(
             for r in records
         ],
     )
+    if there > len(records):
+        show(f"the newest {len(records)} of {there:,}; `--all` lists every one, and so does `--json`")
 
 
 def _names(place: Workspace) -> dict[str, str]:
@@ -91,7 +100,7 @@ def _names(place: Workspace) -> dict[str, str]:
 def _status_at(run: RunFolder, place: Workspace) -> tuple[Status, str]:
     """Return what a run is doing and its message; one that an engine holds is asked about there first."""
     status = run.status()
-    if run.note() and (status.active or status.state == "lost"):
+    if (status.active or status.state == "lost") and run.note():
         try:
             standing = holder_of(place, run).standing(run)
         except ParaknowError as error:

@@ -1,14 +1,28 @@
-"""Remembering what was read from files until one of them is written again."""
+"""Remembering what was read from files until one of them is written again, or for as long as one look at them lasts."""
 
-from collections.abc import Callable, Iterable
+import gc
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 from paraknow_core.files.disk import file_stamp
 
 EVERY_RUN = 100_000  # results of a function that lists ask of each run: with fewer, a longer list would keep none
+MANY = 1_000  # results that a look has read, after which they are kept apart
+
+
+class _Look(local):
+    """What the look of this thread has seen; None outside of one."""
+
+    seen: dict[tuple, tuple[tuple, Any]] | None = None
+    read: int = 0  # results of `while_unchanged` that were not remembered before
+
+
+_look = _Look()
 
 
 def while_unchanged(files: Callable[..., Iterable[Path | str]], most: int) -> Callable[[Callable], Callable]:
@@ -32,6 +46,7 @@ def while_unchanged(files: Callable[..., Iterable[Path | str]], most: int) -> Ca
             found = kept.pop(arguments, None)
             if found is None or found[0] != stamps:
                 found = stamps, read(*arguments)
+                _look.read += 1
             with lock:
                 while len(kept) >= most:
                     del kept[next(iter(kept))]
@@ -41,3 +56,74 @@ def while_unchanged(files: Callable[..., Iterable[Path | str]], most: int) -> Ca
         return look_up
 
     return remember
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """Look at the files once: until the end, functions that are `once_a_look` return what they returned at first.
+
+    A draw of a page and a command are one look; the next one reads again. A look within another is part of that.
+    """
+    if _look.seen is not None:
+        yield
+        return
+    _look.seen, _look.read = {}, 0
+    try:
+        yield
+    finally:
+        _look.seen = None
+        if _look.read >= MANY:
+            _keep_apart()
+
+
+def _keep_apart() -> None:
+    """Take what is remembered out of the garbage collector's sight: it would walk all of it again and again.
+
+    Of ten thousand runs that takes longer than a draw. What is dropped is freed all the same, cycles at the next time.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
+def once_a_look(files: Callable[..., Iterable[Path | str]]) -> Callable[[Callable], Callable]:
+    """Call a function once in each look with the same arguments, which must be hashable; outside of looks every time.
+
+    Args:
+        files: from the arguments of a call, what must be the same as at the first one even within a look: the folder
+            to which a click in the middle of a draw adds. The result must not be changed.
+    """
+
+    def remember(read: Callable) -> Callable:
+        @wraps(read)
+        def look_up(*arguments: Any) -> Any:
+            seen = _look.seen
+            if seen is None:
+                return read(*arguments)
+            key, stamps = (look_up, *arguments), tuple([file_stamp(file) for file in files(*arguments)])
+            if key not in seen or seen[key][0] != stamps:
+                seen[key] = stamps, read(*arguments)
+            return seen[key][1]
+
+        return look_up
+
+    return remember
+
+
+def once_each(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Remember what a function returns for an object, itself and not its like, for as long as that lives.
+
+    For frozen objects that are dear to hash; the result must not be changed.
+    """
+    kept: dict[int, tuple[weakref.ref, Any]] = {}
+
+    @wraps(work)
+    def look_up(thing: Any) -> Any:
+        number = id(thing)
+        found = kept.get(number)
+        if found is None or found[0]() is not thing:
+            found = weakref.ref(thing, lambda _: kept.pop(number, None)), work(thing)
+            kept[number] = found
+        return found[1]
+
+    return look_up

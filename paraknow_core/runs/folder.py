@@ -14,7 +14,7 @@ from paraknow_core.errors import RunError
 from paraknow_core.files import shapes
 from paraknow_core.files.json_file import open_plain, read_json, read_lines, read_object
 from paraknow_core.files.naming import is_there
-from paraknow_core.files.remember import EVERY_RUN, while_unchanged
+from paraknow_core.files.remember import EVERY_RUN, once_a_look, while_unchanged
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs.processes import is_alive, is_held
 from paraknow_core.runs.status import STATES, Status
@@ -225,8 +225,9 @@ def find_run(place: Workspace, name: str) -> RunFolder:
     raise RunError(f"run '{name}': {problem}; {LISTED}")
 
 
+@once_a_look(lambda place: [place.runs])
 def list_runs(place: Workspace) -> list[RunFolder]:
-    """Return all run folders, newest first (ids begin with the time)."""
+    """Return all run folders, newest first (ids begin with the time); the list is not to be changed."""
     if not place.runs.is_dir():
         return []
     root = str(place.runs)  # plain text: pages list thousands of runs several times a draw, and paths cost more

@@ -18,8 +18,8 @@ def runs_table(runs: list[RunFolder], memo: dict | None = None) -> "pandas.DataF
 
     Args:
         runs: the rows, in this order.
-        memo: keeps the rows of ended runs between calls, and the table, which must not be changed; a row is read again
-            when a file of its run has changed.
+        memo: keeps the rows of runs that have ended or wait between calls, and the table, which must not be changed; a
+            row is read again when a file of its run has changed.
     """
     import pandas
 
@@ -32,11 +32,13 @@ def runs_table(runs: list[RunFolder], memo: dict | None = None) -> "pandas.DataF
 
 def _remembered_row(run: RunFolder, memo: dict) -> dict[str, Any]:
     stamps = tuple([file_stamp(run.name_of(name)) for name in ("spec.yaml", "status.json", "result.json")])
-    if run.path in memo and memo[run.path][0] == stamps:
-        return memo[run.path][1]
+    known, row = memo.get(run.path, (None, {}))
+    if known == stamps and (row["state"] != "queued" or not run.claimed):
+        return row
     row = _row(run)
-    if row["state"] not in ACTIVE:  # an active one may be lost at any moment without a file that says so
-        memo[run.path] = (stamps, row)
+    # One with a process may be lost at any moment without a file that says so; one that waits has none yet.
+    if row["state"] not in ACTIVE or (row["state"] == "queued" and not run.claimed):
+        memo[run.path] = stamps, row
     return row
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from paraknow_core.catalogue import METHODS
 from paraknow_core.display import SHARE, counted, memory
 from paraknow_core.errors import ParaknowError
+from paraknow_core.files.remember import once_a_look, one_look
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.sensitivity.plan import F32, sizes_of
@@ -60,6 +61,7 @@ class StudyPreview:
     warnings: Sequence[str] = field(default_factory=tuple)
 
 
+@one_look()
 def preview(study: StudySpec, place: Workspace, estimate: Estimator | None = None) -> StudyPreview:
     """Say what a study will take.
 
@@ -97,8 +99,7 @@ def missing_cells(study: StudySpec, place: Workspace) -> list[Cell]:
     A tuned group's scored runs are not known before its rate is: one of the grid stands for them.
     """
     kept = _distinct([*tuning_cells(study), *scored_cells(study)])
-    runs = [(run, spec) for run in list_runs(place) if (spec := _spec(run)) is not None]
-    found = answers_among(kept, runs, ("done",))
+    found = answers_among(kept, _readable(place), ("done",))
     return [cell for cell in kept if cell.key not in found]
 
 
@@ -134,6 +135,12 @@ def _untrained_bytes(specs: Sequence[RunSpec], place: Workspace) -> float:
         except ParaknowError:  # its runs say so
             continue
     return total
+
+
+@once_a_look(lambda place: [place.runs])
+def _readable(place: Workspace) -> list[tuple[RunFolder, RunSpec]]:
+    """Return the runs of a workspace whose spec can be read, newest first."""
+    return [(run, spec) for run in list_runs(place) if (spec := _spec(run)) is not None]
 
 
 def _spec(run: RunFolder) -> RunSpec | None:

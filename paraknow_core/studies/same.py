@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from paraknow_core.catalogue import PAPER_METHOD, asks_judge, unread
+from paraknow_core.files.remember import once_each
 from paraknow_core.runs.table import flat_settings
 from paraknow_core.spec import RunSpec
 
@@ -43,8 +44,9 @@ def within(key: str, parts: tuple[str, ...]) -> bool:
     return any(key == part or key.startswith(f"{part}.") for part in parts)
 
 
+@once_each
 def effective(spec: RunSpec) -> dict[str, Any]:
-    """Return every setting that the run's numbers can depend on, by its dotted key."""
+    """Return every setting that the run's numbers can depend on, by its dotted key; not to be changed."""
     settings = flat_settings(spec.model_dump(mode="json"))
     without = _unread(settings)
     if judged_by_teacher(spec):
@@ -83,11 +85,13 @@ def asked(spec: RunSpec, parts: tuple[str, ...], apart_from: tuple[str, ...] = (
     return _hashable(asks)
 
 
+@once_each
 def question(spec: RunSpec) -> frozenset:
     """Return what a run asks, whatever its method: pair, task, size of the adapter, training."""
     return asked(spec, QUESTION, apart_from=HOW_BLOCKS_ARE_CUT)
 
 
+@once_each
 def computes(spec: RunSpec) -> tuple[str, frozenset]:
     """Return what a run computes: equal for two specs whose numbers cannot differ, whatever they are called."""
     return spec.until, _hashable(effective(spec))
@@ -99,6 +103,7 @@ def shows(spec: RunSpec, wanted: RunSpec) -> bool:
     return has_teacher and set(wanted.references) <= set(spec.references)
 
 
+@once_each
 def run_key(spec: RunSpec) -> Hashable:
     """Return what is equal for two specs of which one run can answer for both, untrained models beside it included."""
     teacher = (spec.teacher.source, spec.teacher.revision) if "teacher" in spec.references else None

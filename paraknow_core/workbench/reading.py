@@ -4,6 +4,7 @@
 """
 
 import os
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -15,11 +16,10 @@ from paraknow_core.catalogue import METHODS
 from paraknow_core.display import arm_of, outcome_text, source_label
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.files.disk import file_stamp
-from paraknow_core.files.remember import EVERY_RUN, while_unchanged
+from paraknow_core.files.remember import EVERY_RUN, once_a_look, while_unchanged
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs import labels
-from paraknow_core.runs.folder import LISTED, RunFolder, find_run, list_runs
+from paraknow_core.runs.folder import LISTED, NOTE, RunFolder, find_run, list_runs
 from paraknow_core.runs.labels import Label
 from paraknow_core.runs.metrics import metrics_of
 from paraknow_core.runs.status import Status
@@ -30,6 +30,7 @@ from paraknow_core.studies.names import Named, run_names
 from paraknow_core.workbench.uploads import task_label
 
 MAX_ID = 200
+MOST_PLACES = 8  # workspaces whose runs' names are remembered: windows may look at several
 MOST_LISTED = 300  # runs in a list to choose from
 MOST_CURVES = 12  # of other runs beside one
 MOST_ALIKE = 1_000  # of the newest that may have one, which are looked at
@@ -55,6 +56,13 @@ class Facts:
     def computes(self) -> tuple:
         """`same.computes` of the spec, worked out once."""
         return () if self.spec is None else same.computes(self.spec)
+
+    @cached_property
+    def compared(self) -> "Compared":
+        """What it is compared by; the same object for all runs that are alike in it, of which there are many."""
+        settings = {key: value for key, value in self.settings.items() if key not in ("method", "seed")}
+        content = {} if self.spec is None else same.content(self.spec, self.result)
+        return _one_of(repr((settings, content)), Compared(settings, content))
 
     def asks(self, parts: tuple[str, ...]) -> frozenset | None:
         """Return `same.asked` of the spec for one of the usual choices of parts, worked out once; None without one."""
@@ -84,6 +92,28 @@ class Facts:
 Runs = list[tuple[RunFolder, Facts]]
 
 
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """What a run is compared by: its settings, method and seed apart, and the content of what it read."""
+
+    settings: dict[str, Any]
+    content: dict[str, str]
+
+
+_kinds: weakref.WeakValueDictionary[str, Compared] = weakref.WeakValueDictionary()
+
+
+def _one_of(key: str, kind: Compared) -> Compared:
+    return _kinds.setdefault(key, kind)
+
+
+@lru_cache(EVERY_RUN)
+def _differing(own: Compared, other: Compared) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the settings in which two kinds of runs differ, and what they read that had another content."""
+    settings = same.differing(own.settings, other.settings)
+    return tuple(settings), tuple(same.other_content(own.content, other.content))
+
+
 def answer_files(*runs: RunFolder) -> list[Path]:
     """Return the files that hold the scores and answers of runs."""
     return [run.file(name) for run in runs for name in ("result.json", "predictions.jsonl")]
@@ -102,9 +132,9 @@ def status(run: RunFolder) -> Status:
     return last if is_fixed else run.status()
 
 
-@while_unchanged(lambda run: [run.name_of("status.json"), run.name_of("process.json")], most=EVERY_RUN)
+@while_unchanged(lambda run: [run.name_of(name) for name in ("status.json", "process.json", NOTE)], most=EVERY_RUN)
 def _status(run: RunFolder) -> tuple[Status, bool]:
-    """Return the state, and whether a process was started for the run."""
+    """Return the state, and whether a process was started for the run, or an engine holds it."""
     return run.status(), run.claimed
 
 
@@ -134,17 +164,23 @@ def titles(place: Workspace) -> dict[str, str]:
     return _names_and_titles(place)[1]
 
 
+_named: dict[Path, tuple[list, dict[str, str], dict[str, str]]] = {}
+
+
+@once_a_look(lambda place: [place.runs])
 def _names_and_titles(place: Workspace) -> tuple[dict[str, str], dict[str, str]]:
-    runs = tuple(list_runs(place))
-    files = (run.name_of(name) for run in runs for name in ("spec.yaml", labels.FILE))
-    return _named(runs, tuple(map(file_stamp, files)))
-
-
-@lru_cache(maxsize=8)  # more than one, because windows may look at several workspaces
-def _named(runs: tuple[RunFolder, ...], stamps: tuple) -> tuple[dict[str, str], dict[str, str]]:
     """Name all runs; anew only when one came or went, or its spec or label was changed."""
-    del stamps  # only part of the key under which the result is kept
-    by_id = {run.id: facts(run) for run in runs}
+    by_id = {record.id: record for _, record in all_facts(place)}
+    said = [(record.id, record.spec, record.label) for record in by_id.values()]
+    before = _named.get(place.root)
+    if before is None or before[0] != said:
+        while len(_named) >= MOST_PLACES:
+            _named.pop(next(iter(_named)), None)
+        before = _named[place.root] = said, *_names_of(by_id)
+    return before[1:]
+
+
+def _names_of(by_id: dict[str, Facts]) -> tuple[dict[str, str], dict[str, str]]:
     named = [Named(run_id, record.spec, record.label.name) for run_id, record in by_id.items()]
     names_by_id = run_names(named, lambda run: by_id[run.id].settings)
     starred = {run_id: f"★ {name}" if by_id[run_id].label.starred else name for run_id, name in names_by_id.items()}
@@ -184,8 +220,9 @@ def run_named(place: Workspace, name: str) -> RunFolder:
         raise RunError(str(error).replace(LISTED, CHOOSE)) from None  # a browser has no command line
 
 
+@once_a_look(lambda place: [place.runs])
 def all_facts(place: Workspace) -> Runs:
-    """Return every run with its facts, newest first."""
+    """Return every run with its facts, newest first; the list is not to be changed."""
     return [(run, facts(run)) for run in list_runs(place)]
 
 
@@ -242,9 +279,9 @@ def is_comparable(facts: Facts, other: Facts) -> bool:
     return is_clean(facts, other) and not _other_content(facts, other)
 
 
-def _other_content(facts: Facts, other: Facts) -> list[str]:
+def _other_content(facts: Facts, other: Facts) -> tuple[str, ...]:
     """Return which data and weights that both runs name had another content."""
-    return same.other_content(*(same.content(run.spec, run.result) for run in (facts, other)))
+    return _differing(facts.compared, other.compared)[1]
 
 
 @dataclass(frozen=True)
@@ -282,8 +319,8 @@ def other_settings(facts: Facts, other: Facts) -> list[str]:
     """
     if facts.spec is None or other.spec is None:
         return ["everything"]
-    keys = same.differing(facts.settings, other.settings)
-    return keys if facts.spec.seed == other.spec.seed else [*keys, "seed"]
+    keys, _ = _differing(facts.compared, other.compared)
+    return [*keys] if facts.spec.seed == other.spec.seed else [*keys, "seed"]
 
 
 def is_clean(facts: Facts, other: Facts) -> bool:

@@ -1,13 +1,19 @@
 """The strip on every page: one draft for all windows, specs that come in, and who can reach the server."""
 
+import os
+from dataclasses import asdict
+
 import pytest
 import streamlit as st
 
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.engines.service import Service
+from paraknow_core.files.json_file import write_json
 from paraknow_core.runs.lifecycle import create_run
+from paraknow_core.runs.status import Status
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.lessons import PRESETS
+from paraknow_core.workbench import reading
 from paraknow_core.workbench.access import DEMO_VARIABLE
 from paraknow_core.workbench.draft import FILE, load_draft
 from tests.pages import compared, fabricate
@@ -182,3 +188,26 @@ def test_a_server_that_others_can_reach_says_so_on_the_page(open_app, monkeypatc
     text = words(open_app("train"))
     assert "Open to other machines (0.0.0.0)" in text
     assert "no password" in text
+
+
+@pytest.mark.parametrize("page", ["train", "compare", "ablations"])
+def test_a_draw_lists_all_runs_once_and_shows_what_has_changed_since_the_last(place, open_app, monkeypatch, page):
+    for seed in range(3):
+        fabricate.run(place, "done", {"seed": seed})
+    waiting = fabricate.run(place, "queued", {"name": "patience"})
+    QueueEngine(place).submit(waiting)
+    app = open_app(page)
+    assert "1 queued" in words(app)
+    scans, named = [], []
+    monkeypatch.setattr("os.scandir", lambda path, before=os.scandir: scans.append(str(path)) or before(path))
+    monkeypatch.setattr(reading, "run_names", lambda *them, before=reading.run_names: named.append(1) or before(*them))
+    app.run()
+    assert (scans.count(str(place.runs)), len(named)) == (1, 0)
+    QueueEngine(place).stop(waiting)
+    write_json(waiting.file("status.json"), asdict(Status("stopped", "fine-tuning")))
+    fabricate.run(place, "done", {"seed": 7})
+    scans.clear()
+    app.run()
+    assert (scans.count(str(place.runs)), len(named)) == (1, page != "ablations")  # which names none but active ones
+    assert "no run active" in words(app)
+    assert not app.exception

@@ -215,13 +215,18 @@ def test_status_ignores_unknown_keys():
     assert Status.from_dict({}).state == "queued"
 
 
-def test_a_memo_keeps_rows_of_ended_runs_until_a_file_changes(place, monkeypatch):
-    done, active = create_run(place, RunSpec(seed=1)), create_run(place, RunSpec(seed=2))
+def test_a_memo_keeps_rows_of_ended_and_of_waiting_runs_until_a_file_changes(place, monkeypatch):
+    done, active, waiting = (create_run(place, RunSpec(seed=seed)) for seed in (1, 2, 3))
     with RunWriter(done):
         pass
+    write_json(active.file("process.json"), this_process())  # may be lost at any moment
     memo: dict = {}
     first = runs_table([done, active], memo)
     assert {key for key in memo if key != "table"} == {done.path}
+    runs_table([waiting], memo)
+    assert runs_table([waiting], memo)["state"][0] == "queued"
+    write_json(waiting.file("process.json"), {"host": this_process()["host"], "pid": 2**22 - 7, "attempt": 0})
+    assert runs_table([waiting], memo)["state"][0] == "lost"
     read = []
     monkeypatch.setattr(RunFolder, "spec", lambda run: read.append(run.path) or RunSpec(seed=9))
     again = runs_table([done, active], memo)

@@ -12,6 +12,7 @@ from pages._ui.frame.layout import chip, download, info, plain, say, sentences, 
 from paraknow_core.display import shorten, source_label
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError
+from paraknow_core.files.remember import one_look
 from paraknow_core.runs.folder import list_runs
 from paraknow_core.spec import RunSpec, parse_yaml
 from paraknow_core.workbench import reading
@@ -46,6 +47,11 @@ if (!window.pkHistory) {
 @contextmanager
 def page(title: str) -> Iterator[None]:
     """Draw strip and title, then the page's body; what the user can mend in it becomes a sentence."""
+    with one_look():  # at the runs: of thousands, each part of a page would list and read all again
+        yield from _page(title)
+
+
+def _page(title: str) -> Iterator[None]:
     router.require_router()
     st.html(STYLE)
     st.html(router.icons())
@@ -93,6 +99,7 @@ def _strip() -> None:
     left, right = st.columns([8, 1], vertical_alignment="center", wrap=False)
     just_read = [_active()]  # reading every run is the dearest part of a draw: the first one takes what is known
 
+    @one_look()
     def draw() -> None:
         _strip_text(just_read.pop() if just_read else _active())
 

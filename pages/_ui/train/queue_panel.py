@@ -11,6 +11,7 @@ from pages._ui.frame.layout import chip, plain
 from pages._ui.frame.run_panel import act, seed_beside
 from paraknow_core.engines import Standing, holder_of, queue
 from paraknow_core.engines.service import Service
+from paraknow_core.files.remember import one_look
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.workbench import reading
 from paraknow_core.workbench import standing as standings
@@ -42,6 +43,7 @@ def _rows() -> tuple[list[RunFolder], list[RunFolder]]:
     return working[::-1], waiting
 
 
+@one_look()
 def _panel(shown: RunFolder | None) -> None:
     working, waiting = _rows()
     if waiting:
