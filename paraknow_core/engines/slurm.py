@@ -164,7 +164,12 @@ class SlurmEngine(Engine):
 
     def stop(self, run: RunFolder, grace_s: float | None = None) -> None:
         """Take a waiting job back; ask a run that goes on to save and stop: see `Engine.stop`."""
-        job = job_of(run)
+        job, status = job_of(run), run.status()
+        if job is not None and status.state == "lost" and self.alive(run):
+            # Nothing is heard of it, but its job may still be going on: on a silent node, or in front of old files.
+            self.cluster.cancel(job)
+            lifecycle.lose(run, f"{lifecycle.CUT_OFF}; {run.way_on(status.stage)}", wanted=True, job=job)
+            return
         lifecycle.ask_to_stop(run)
         if job is None:
             return

@@ -172,6 +172,23 @@ def test_a_process_that_dies_by_itself_is_lost_with_its_exit_code(engine, place,
     assert "ended before its run did (FAILED, exit code 0:9)" in run.status().message
 
 
+def test_a_run_of_which_nothing_is_heard_though_its_job_goes_on_can_be_stopped(
+    engine, place, little_slurm, monkeypatch
+):
+    run = begun(engine, place)
+    os.kill(run.status().pid, signal.SIGKILL)
+    until(lambda: run.status().state == "lost")
+    monkeypatch.setattr(engine.cluster, "look", lambda *_: slurm.Job("RUNNING", node="node1"))
+    assert engine.alive(run)
+    engine.stop(run)
+    assert run.status().state == "stopped"
+    assert run.status().message.startswith(lifecycle.CUT_OFF)
+    assert not engine.alive(run)
+    assert little_slurm.calls("scancel") == [f"scancel {job_of(run)}"]
+    with pytest.raises(RunError, match="is stopped, not running"):
+        engine.stop(run)
+
+
 def test_a_run_that_slurm_holds_is_not_started_elsewhere(engine, place):
     run = begun(engine, place)
     [waiting] = make(place, "next")
