@@ -25,6 +25,7 @@ from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.runs.processes import this_process
+from paraknow_core.settings import load_settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.folder import list_studies
 from paraknow_core.studies.study import StudySpec
@@ -194,6 +195,42 @@ def test_what_keeps_a_run_waiting_is_told_and_it_can_be_stopped_meanwhile(place,
     assert (run.status().state, run.status().message) == ("stopped", lifecycle.CANCELLED)
     assert not one.alive(run)
     assert ray.read(place).runs == {}
+
+
+class Tasks:
+    """Stands for the function that Ray executes at a node; remembers what it is given."""
+
+    def __init__(self) -> None:
+        self.jobs: list[dict] = []
+
+    def options(self, **_: object) -> "Tasks":
+        return self
+
+    def remote(self, job: dict, *_: object) -> str:
+        self.jobs.append(job)
+        return "task"
+
+
+@pytest.mark.parametrize("content", [b"hf_token: hf_abcdefghijklmnopqrstuvwxyz123456\n", b"\xff\xfe", b"threads: no"])
+def test_a_run_waits_for_settings_that_can_be_used_and_takes_nothing_else_to_a_node(place, quiet, content):
+    one, [run] = engine(place), make(place, "one")
+    one.submit(run)
+    driver = ray_service._Driver(place)
+    driver.address, driver._looked = LOCAL, float("inf")
+    driver.nodes, driver._task = [{"Alive": True, "Resources": {"CPU": 4.0}}], Tasks()
+    place.settings_file.write_bytes(content)
+    driver.turn()
+    assert driver._task.jobs == []
+    assert "settings" in one.standing(run).message
+    assert "hf_abc" not in one.standing(run).message
+    place.settings_file.write_text("# mine\nthreads: 3\nmemory_budget: 3GB\nray: {gpus: 0.25}\n")
+    driver.turn()
+    [job] = driver._task.jobs
+    other = Workspace(place.root / "node")
+    other.root.mkdir()
+    other.settings_file.write_text(job["settings"])  # what a node does
+    assert load_settings(other) == load_settings(place)
+    assert "mine" not in job["settings"]
 
 
 def test_a_run_that_moves_is_alive_though_its_process_is_gone_and_can_be_stopped(place, quiet):
