@@ -351,7 +351,7 @@ class _Driver:
         """End a run by force."""
         self._end_task(run.id, force=True)
         if run.status().state not in ("done", "failed", "stopped"):
-            lifecycle.lose(run, lifecycle.CUT_OFF)
+            lifecycle.lose(run, lifecycle.CUT_OFF, wanted=True)
         self._let_go(run.id)
 
     def _end_task(self, name: str, force: bool) -> None:

@@ -248,7 +248,8 @@ def test_a_run_that_moves_is_alive_though_its_process_is_gone_and_can_be_stopped
     one.stop(run)
     driver.turn()
     assert not one.alive(run)
-    assert run.status().message == lifecycle.CUT_OFF
+    # Stopped, not lost: a study submits again what is lost.
+    assert (run.status().state, run.status().message) == ("stopped", lifecycle.CUT_OFF)
 
 
 # ---- what travels
