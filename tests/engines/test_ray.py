@@ -19,7 +19,7 @@ from paraknow_core.engines.ray import RayEngine, is_loopback, refuse_open, silen
 from paraknow_core.engines.ray_node import Keeper, Piece, begin, listing, pieces, put, remove
 from paraknow_core.engines.ray_service import fits, refusal_of, wanted
 from paraknow_core.engines.service import Service
-from paraknow_core.errors import RunError
+from paraknow_core.errors import Later, RunError
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
@@ -110,8 +110,9 @@ def test_an_address_where_nothing_answers_is_said_before_anything_is_started(pla
     assert "nothing answers at 127.0.0.1:1" in silence_of(NOBODY)
     assert "ray start --head" in silence_of(NOBODY)
     [run] = make(place, "one")
-    with pytest.raises(RunError, match="nothing answers"):
+    with pytest.raises(Later, match="nothing answers"):
         engine(place, address=NOBODY).submit(run)
+    assert not run.claimed
     with pytest.raises(RunError, match="nothing answers"):
         engine(place, address=NOBODY).together()
     (tmp_path / "spec.yaml").write_text(RunSpec(name="one").to_yaml())
