@@ -61,3 +61,7 @@ class DivergedError(NumericError):
 
 class RunError(ParaknowError):
     """A run folder is missing, busy, or in a state that does not allow the request."""
+
+
+class Later(RunError):  # noqa: N818 - not an error: an answer that passes
+    """Who was asked cannot take it now, and may later."""

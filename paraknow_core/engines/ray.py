@@ -22,7 +22,7 @@ from filelock import FileLock
 from paraknow_core.engines.base import Engine, Standing
 from paraknow_core.engines.ray_node import words_of
 from paraknow_core.engines.service import Service
-from paraknow_core.errors import RunError
+from paraknow_core.errors import Later, RunError
 from paraknow_core.files import shapes
 from paraknow_core.files.json_file import read_json, read_object, write_json
 from paraknow_core.files.naming import is_there
@@ -175,13 +175,14 @@ class RayEngine(Engine):
         """Have the cluster execute runs as soon as it has room: see `Engine.submit`.
 
         Raises:
-            RunError: also where the address is wrong or refused, nothing answers, or runs are at another cluster.
+            RunError: also where the address is wrong or refused, or runs are at another cluster.
+            Later: nothing answers.
         """
         del first  # Ray decides
         asked = self.asked()
         address = str(asked.address)
         if not Service(self.place, "ray").alive() and (silence := silence_of(address)):
-            raise RunError(silence)  # later on, runs wait for a cluster that is gone
+            raise Later(silence)  # later on, runs wait for a cluster that is gone
         self._wait_until_let_go(*runs)
         with changing(self.place) as order:
             for run in runs:

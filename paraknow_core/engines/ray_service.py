@@ -20,7 +20,6 @@ from paraknow_core.engines.service import Service
 from paraknow_core.errors import ParaknowError
 from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.files.naming import is_there
-from paraknow_core.files.yaml_file import read_text
 from paraknow_core.paths import PROJECT_ROOT, Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
@@ -267,10 +266,9 @@ class _Driver:
         """Give a run to the cluster, or return why not yet."""
         try:
             settings = load_settings(self.place)
-            device, threads = settings.device, settings.threads
-        except ParaknowError:  # the run itself will say it
-            device, threads = "auto", None
-        wants = wanted(asked, self.nodes, device, threads)
+        except ParaknowError as error:
+            return str(error)
+        wants = wanted(asked, self.nodes, settings.device, settings.threads)
         if message := fits(self.nodes, wants):
             return message
         lifecycle.hold(run, "ray", address=self.address)
@@ -282,7 +280,7 @@ class _Driver:
             "python": PYTHON,
             "ticket": secrets.token_hex(8),
             "environment": {name: os.environ.get(name) for name in _KEPT},
-            "settings": read_text(self.place.settings_file) if self.place.settings_file.exists() else "",
+            "settings": settings.model_dump_json(exclude_unset=True),  # JSON is YAML; no text that was not checked
         }
         keeper = program = None
         if not asked["shared"]:
@@ -353,7 +351,7 @@ class _Driver:
         """End a run by force."""
         self._end_task(run.id, force=True)
         if run.status().state not in ("done", "failed", "stopped"):
-            lifecycle.lose(run, lifecycle.CUT_OFF)
+            lifecycle.lose(run, lifecycle.CUT_OFF, wanted=True)
         self._let_go(run.id)
 
     def _end_task(self, name: str, force: bool) -> None:

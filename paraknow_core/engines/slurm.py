@@ -20,7 +20,7 @@ from typing import Any
 
 from paraknow_core.display import one_line
 from paraknow_core.engines.base import Engine, Standing
-from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.errors import Later, ParaknowError, RunError
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
@@ -74,15 +74,33 @@ REASONS = {
     "QOSMaxJobsPerUserLimit": "waits for your other jobs: more may not run at a time",
     "AssocMaxJobsLimit": "waits for your account's other jobs: more may not run at a time",
 }
-# What commands say on stderr, and what it means for a person.
+# What commands say on stderr, what it means for a person, and the error that it is.
 REFUSALS = (
-    (r"submit limit|MaxSubmit", "a limit of your account is reached; wait until some jobs have ended, or ask for less"),
-    (r"invalid account", "mend settings.slurm.account, `sacctmgr show associations` lists yours"),
-    (r"invalid partition", "mend settings.slurm.partition, `sinfo` lists them"),
-    (r"time limit", "mend settings.slurm.time, `sinfo` lists the limits"),
-    (r"memory", "mend settings.slurm.memory"),
-    (r"authenticat|munge|permission denied|not permitted", "the login is refused; log in to the cluster anew"),
-    (r"unable to contact|connect|timed out|socket", "the controller cannot be reached; try again when `sinfo` answers"),
+    (
+        r"(QOS|Assoc)\w*Submit\w*Limit|MaxSubmit",
+        "a limit of your account is reached; wait until some jobs have ended, or ask for less",
+        Later,
+    ),
+    (r"(QOS|Assoc)\w+Limit", "a limit of your account does not allow such a job; ask for less", RunError),
+    (
+        r"submit limit",  # the sentence for all limits, without a name before it
+        "a limit of your account is reached; wait until some jobs have ended, or ask for less",
+        Later,
+    ),
+    (r"invalid account", "mend settings.slurm.account, `sacctmgr show associations` lists yours", RunError),
+    (r"invalid partition", "mend settings.slurm.partition, `sinfo` lists them", RunError),
+    (r"time limit", "mend settings.slurm.time, `sinfo` lists the limits", RunError),
+    (r"memory", "mend settings.slurm.memory", RunError),
+    (
+        r"authenticat|munge|permission denied|not permitted",
+        "the login is refused; log in to the cluster anew",
+        RunError,
+    ),
+    (
+        r"unable to contact|not responding|connect|timed out|socket|temporarily",
+        "the controller cannot be reached; try again when `sinfo` answers",
+        Later,
+    ),
 )
 
 
@@ -109,19 +127,25 @@ class SlurmEngine(Engine):
         self.cluster = _cluster(place)
 
     def together(self) -> int:
-        """Return how many runs a study hands in at a time: SLURM knows better than a study which can go on."""
-        return max(TOGETHER, super().together())
+        """Return how many runs a study hands in at a time: SLURM knows better than a study which can go on.
+
+        Raises:
+            RunError: SLURM's commands are not here; SpecError: the settings are not valid.
+        """
+        _find("sbatch")
+        return self.settings().workers or TOGETHER
 
     def submit(self, *runs: RunFolder, first: bool = False) -> None:
         """Submit a job for each run: see `Engine.submit`. SLURM decides on the order.
 
         Raises:
-            RunError: also where SLURM refuses a job, or cannot be asked; nothing was changed then.
+            RunError: also where SLURM refuses a job; nothing was changed then.
+            Later: it takes none now, or cannot be asked; nothing was changed either.
         """
         del first  # SLURM's priorities are not ours to change
         settings = self.settings().slurm
-        before, earlier = [run.written() for run in runs], [job_of(run) for run in runs]
         _find("sbatch")
+        before, earlier = [lifecycle.kept(run) for run in runs], [job_of(run) for run in runs]
         lifecycle.requeue(*runs)
         taken: list[str] = []
         try:
@@ -133,14 +157,19 @@ class SlurmEngine(Engine):
         except (ParaknowError, OSError):
             with suppress(RunError):
                 self.cluster.cancel(*taken)
-            for run, status in zip(runs, before, strict=True):
-                lifecycle.put_back(run, status)
+            for run, files in zip(runs, before, strict=True):
+                lifecycle.put_back(run, files)
             raise
         self.cluster.began(*taken)
 
     def stop(self, run: RunFolder, grace_s: float | None = None) -> None:
         """Take a waiting job back; ask a run that goes on to save and stop: see `Engine.stop`."""
-        job = job_of(run)
+        job, status = job_of(run), run.status()
+        if job is not None and status.state == "lost" and self.alive(run):
+            # Nothing is heard of it, but its job may still be going on: on a silent node, or in front of old files.
+            self.cluster.cancel(job)
+            lifecycle.lose(run, f"{lifecycle.CUT_OFF}; {run.way_on(status.stage)}", wanted=True, job=job)
+            return
         lifecycle.ask_to_stop(run)
         if job is None:
             return
@@ -273,7 +302,7 @@ def _call(command: str, *arguments: str, given: str = "") -> str:
     """Run one of SLURM's commands, and return what it prints.
 
     Raises:
-        RunError: one sentence, with what to do.
+        RunError: one sentence, with what to do; `Later` where that is to wait.
     """
     _find(command)
     try:
@@ -281,16 +310,15 @@ def _call(command: str, *arguments: str, given: str = "") -> str:
             [command, *arguments], input=given.encode(), capture_output=True, timeout=COMMAND_S, check=False
         )
     except subprocess.TimeoutExpired:
-        raise RunError(f"engine slurm: {command} has not answered for {COMMAND_S:.0f} s; try again later") from None
+        raise Later(f"engine slurm: {command} has not answered for {COMMAND_S:.0f} s; try again later") from None
     if done.returncode == 0:
         return done.stdout.decode(errors="replace")
     said = one_line(done.stderr.decode(errors="replace").strip())[:300]
     if re.search(r"invalid job id|already complet", said, re.IGNORECASE):
         raise _Unknown(f"engine slurm: {said}")
-    means = next(
-        (means for pattern, means in REFUSALS if re.search(pattern, said, re.IGNORECASE)), "mend what it names"
-    )
-    raise RunError(f"engine slurm: {means} ({said or f'{command} ended with code {done.returncode}'})")
+    found = ((means, error) for pattern, means, error in REFUSALS if re.search(pattern, said, re.IGNORECASE))
+    means, error = next(found, ("mend what it names", RunError))
+    raise error(f"engine slurm: {means} ({said or f'{command} ended with code {done.returncode}'})")
 
 
 def _find(command: str) -> None:

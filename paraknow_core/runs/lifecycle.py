@@ -52,6 +52,8 @@ from paraknow_core.spec import RunSpec
 # What a run says that was stopped while no process of its own was there to say it.
 CANCELLED = "taken out of the queue before it began"
 CUT_OFF = "ended before it could save"
+_STATUS = "status.json"
+_ATTEMPT = ("stop", "process.json", NOTE)  # what a folder holds of one attempt, beside its state
 WATCH_S = 6.0  # a run on another host that looks lost is watched for so long before it is deleted
 
 
@@ -100,9 +102,9 @@ def requeue(*runs: JobFolder) -> list[int]:
             raise RunError(f"{run.noun} {run.id}: is already {status.state}; watch it, or stop it first")
         attempts.append(status.attempt)
     for run, attempt in zip(runs, attempts, strict=True):
-        for name in ("stop", "process.json", NOTE):
+        for name in _ATTEMPT:
             run.file(name).unlink(missing_ok=True)
-        write_json(run.file("status.json"), asdict(Status(attempt=attempt)))
+        write_json(run.file(_STATUS), asdict(Status(attempt=attempt)))
     return attempts
 
 
@@ -140,10 +142,23 @@ def lose(run: JobFolder, why: str, wanted: bool = False, **facts: Any) -> None:
         write_json(run.file(NOTE), {**note, "gone": why, "wanted": wanted})
 
 
-def put_back(run: JobFolder, status: Status) -> None:
-    """Undo `requeue` for a run that an engine did not take: it says again what it said before."""
-    run.file(NOTE).unlink(missing_ok=True)
-    write_json(run.file("status.json"), asdict(status))
+def kept(run: JobFolder) -> dict[str, bytes | None]:
+    """Return the files that `requeue` changes, None for one that is not there: what `put_back` needs."""
+    return {name: run.file(name).read_bytes() if run.file(name).exists() else None for name in (*_ATTEMPT, _STATUS)}
+
+
+def put_back(run: JobFolder, files: Mapping[str, bytes | None]) -> None:
+    """Undo `requeue` for a run that an engine did not take: it says again what it said before.
+
+    Args:
+        run: a queued one.
+        files: what `kept` returned before.
+    """
+    for name, content in files.items():
+        if content is None:
+            run.file(name).unlink(missing_ok=True)
+        else:
+            write_atomic(run.file(name), content)
 
 
 def ask_to_stop(run: JobFolder) -> None:

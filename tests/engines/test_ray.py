@@ -19,12 +19,13 @@ from paraknow_core.engines.ray import RayEngine, is_loopback, refuse_open, silen
 from paraknow_core.engines.ray_node import Keeper, Piece, begin, listing, pieces, put, remove
 from paraknow_core.engines.ray_service import fits, refusal_of, wanted
 from paraknow_core.engines.service import Service
-from paraknow_core.errors import RunError
+from paraknow_core.errors import Later, RunError
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.runs.processes import this_process
+from paraknow_core.settings import load_settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.folder import list_studies
 from paraknow_core.studies.study import StudySpec
@@ -109,8 +110,9 @@ def test_an_address_where_nothing_answers_is_said_before_anything_is_started(pla
     assert "nothing answers at 127.0.0.1:1" in silence_of(NOBODY)
     assert "ray start --head" in silence_of(NOBODY)
     [run] = make(place, "one")
-    with pytest.raises(RunError, match="nothing answers"):
+    with pytest.raises(Later, match="nothing answers"):
         engine(place, address=NOBODY).submit(run)
+    assert not run.claimed
     with pytest.raises(RunError, match="nothing answers"):
         engine(place, address=NOBODY).together()
     (tmp_path / "spec.yaml").write_text(RunSpec(name="one").to_yaml())
@@ -196,6 +198,42 @@ def test_what_keeps_a_run_waiting_is_told_and_it_can_be_stopped_meanwhile(place,
     assert ray.read(place).runs == {}
 
 
+class Tasks:
+    """Stands for the function that Ray executes at a node; remembers what it is given."""
+
+    def __init__(self) -> None:
+        self.jobs: list[dict] = []
+
+    def options(self, **_: object) -> "Tasks":
+        return self
+
+    def remote(self, job: dict, *_: object) -> str:
+        self.jobs.append(job)
+        return "task"
+
+
+@pytest.mark.parametrize("content", [b"hf_token: hf_abcdefghijklmnopqrstuvwxyz123456\n", b"\xff\xfe", b"threads: no"])
+def test_a_run_waits_for_settings_that_can_be_used_and_takes_nothing_else_to_a_node(place, quiet, content):
+    one, [run] = engine(place), make(place, "one")
+    one.submit(run)
+    driver = ray_service._Driver(place)
+    driver.address, driver._looked = LOCAL, float("inf")
+    driver.nodes, driver._task = [{"Alive": True, "Resources": {"CPU": 4.0}}], Tasks()
+    place.settings_file.write_bytes(content)
+    driver.turn()
+    assert driver._task.jobs == []
+    assert "settings" in one.standing(run).message
+    assert "hf_abc" not in one.standing(run).message
+    place.settings_file.write_text("# mine\nthreads: 3\nmemory_budget: 3GB\nray: {gpus: 0.25}\n")
+    driver.turn()
+    [job] = driver._task.jobs
+    other = Workspace(place.root / "node")
+    other.root.mkdir()
+    other.settings_file.write_text(job["settings"])  # what a node does
+    assert load_settings(other) == load_settings(place)
+    assert "mine" not in job["settings"]
+
+
 def test_a_run_that_moves_is_alive_though_its_process_is_gone_and_can_be_stopped(place, quiet):
     [run] = make(place, "one")
     one, driver = engine(place), ray_service._Driver(place)
@@ -211,7 +249,8 @@ def test_a_run_that_moves_is_alive_though_its_process_is_gone_and_can_be_stopped
     one.stop(run)
     driver.turn()
     assert not one.alive(run)
-    assert run.status().message == lifecycle.CUT_OFF
+    # Stopped, not lost: a study submits again what is lost.
+    assert (run.status().state, run.status().message) == ("stopped", lifecycle.CUT_OFF)
 
 
 # ---- what travels

@@ -11,7 +11,7 @@ from paraknow_core import engines
 from paraknow_core.cli import main
 from paraknow_core.engines import slurm
 from paraknow_core.engines.slurm import SlurmEngine, job_of
-from paraknow_core.errors import RunError, SpecError
+from paraknow_core.errors import Later, RunError, SpecError
 from paraknow_core.files.json_file import write_json
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
@@ -23,6 +23,8 @@ from paraknow_core.studies.folder import StudyFolder
 from paraknow_core.studies.study import StudySpec
 from tests.conftest import ROOT
 from tests.engines.following import make, until, wait
+
+POLICY = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
 
 
 @pytest.fixture
@@ -170,6 +172,23 @@ def test_a_process_that_dies_by_itself_is_lost_with_its_exit_code(engine, place,
     assert "ended before its run did (FAILED, exit code 0:9)" in run.status().message
 
 
+def test_a_run_of_which_nothing_is_heard_though_its_job_goes_on_can_be_stopped(
+    engine, place, little_slurm, monkeypatch
+):
+    run = begun(engine, place)
+    os.kill(run.status().pid, signal.SIGKILL)
+    until(lambda: run.status().state == "lost")
+    monkeypatch.setattr(engine.cluster, "look", lambda *_: slurm.Job("RUNNING", node="node1"))
+    assert engine.alive(run)
+    engine.stop(run)
+    assert run.status().state == "stopped"
+    assert run.status().message.startswith(lifecycle.CUT_OFF)
+    assert not engine.alive(run)
+    assert little_slurm.calls("scancel") == [f"scancel {job_of(run)}"]
+    with pytest.raises(RunError, match="is stopped, not running"):
+        engine.stop(run)
+
+
 def test_a_run_that_slurm_holds_is_not_started_elsewhere(engine, place):
     run = begun(engine, place)
     [waiting] = make(place, "next")
@@ -211,18 +230,22 @@ def test_many_jobs_are_asked_about_in_one_call(place, little_slurm, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("said", "words", "error"),
     [
-        ("Invalid account or account/partition combination specified", "settings.slurm.account"),
-        ("invalid partition specified: long", "settings.slurm.partition"),
-        ("Requested time limit is invalid (missing or exceeds some limit)", "settings.slurm.time"),
-        ("Unable to contact slurm controller (connect failure)", "the controller cannot be reached"),
-        ("Protocol authentication error", "the login is refused"),
-        ("QOSMaxSubmitJobPerUserLimit", "wait until some jobs have ended"),
-        ("Requested node configuration is not available", "mend what it names"),
+        ("Invalid account or account/partition combination specified", "settings.slurm.account", RunError),
+        ("invalid partition specified: long", "settings.slurm.partition", RunError),
+        ("Requested time limit is invalid (missing or exceeds some limit)", "settings.slurm.time", RunError),
+        ("Unable to contact slurm controller (connect failure)", "the controller cannot be reached", Later),
+        ("Protocol authentication error", "the login is refused", RunError),
+        ("QOSMaxSubmitJobPerUserLimit", "wait until some jobs have ended", Later),
+        (f"AssocGrpSubmitJobsLimit {POLICY}", "wait until some jobs have ended", Later),
+        (f"QOSMaxWallDurationPerJobLimit {POLICY}", "does not allow such a job; ask for less", RunError),
+        (POLICY, "wait until some jobs have ended", Later),
+        ("Socket timed out on send/recv operation", "the controller cannot be reached", Later),
+        ("Requested node configuration is not available", "mend what it names", RunError),
     ],
 )
-def test_what_sbatch_refuses_is_one_sentence_and_changes_nothing(engine, place, little_slurm, said, words):
+def test_what_sbatch_refuses_is_one_sentence_and_changes_nothing(engine, place, little_slurm, said, words, error):
     stopped = begun(engine, place)
     engine.stop(stopped, grace_s=10)
     before = stopped.status()
@@ -230,12 +253,43 @@ def test_what_sbatch_refuses_is_one_sentence_and_changes_nothing(engine, place, 
     (little_slurm.folder / "refuses").write_text(f"sbatch: error: {said}\nsbatch: error: Batch job submission failed\n")
     with pytest.raises(RunError, match=r"^engine slurm: ") as refused:
         engine.submit(stopped, new)
+    assert type(refused.value) is error
     assert words in str(refused.value)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
     assert stopped.status() == before
     assert not engine.alive(new)
     assert not new.claimed
+
+
+def test_a_lost_run_that_slurm_does_not_take_says_again_why_it_is_lost(engine, place, little_slurm):
+    run = begun(engine, place)
+    little_slurm.tell(job_of(run), "NODE_FAIL")
+    assert over(engine, run) == "lost"
+    run.file("stop").write_text("")
+    before, note = run.status(), run.note()
+    (little_slurm.folder / "down").write_text("")
+    with pytest.raises(Later, match="the controller cannot be reached"):
+        engine.submit(run)
+    assert (run.status(), run.note(), run.file("stop").exists()) == (before, note, True)
+    (little_slurm.folder / "down").unlink()
+    engine.submit(run)
+    assert wait(run, "running") == "running"
+
+
+def test_a_command_that_does_not_answer_in_time_may_later(engine, place, little_slurm, monkeypatch):
+    (little_slurm.folder / "sbatch").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(slurm, "COMMAND_S", 0.1)
+    [run] = make(place, "next")
+    with pytest.raises(Later, match="sbatch has not answered"):
+        engine.submit(run)
+    assert not run.claimed
+
+
+def test_as_many_runs_of_a_study_are_submitted_at_a_time_as_the_settings_say(place, little_slurm):
+    assert SlurmEngine(place, workers=3).together() == 3
+    (place.settings_file).unlink()
+    assert SlurmEngine(place).together() == slurm.TOGETHER
 
 
 def test_of_several_runs_all_are_taken_or_none(engine, place, monkeypatch):
@@ -273,6 +327,8 @@ def test_without_slurm_it_says_where_to_go(place, monkeypatch, tmp_path):
     with pytest.raises(RunError, match="no command sbatch on this machine; work on a login node"):
         SlurmEngine(place).submit(run)
     assert not run.claimed
+    with pytest.raises(RunError, match="no command sbatch on this machine"):
+        SlurmEngine(place).together()  # before a study gives it anything
 
 
 def test_settings_that_slurm_would_misread_are_refused(place):
