@@ -199,11 +199,12 @@ class _Conductor:
         for cell in cells:
             by_key.setdefault(run_key(cell.spec), []).append(cell)
         self._take_over([same[0] for same in by_key.values()])
-        waiting = deque(by_key.values())
+        # What is over already takes no place in a group of runs that go together.
+        waiting = deque([same for same in by_key.values() if not self._is_over(same)])
         active: dict[str, _Active] = {}
-        done = 0
+        done = len(by_key) - len(waiting)
         while waiting or active:
-            while waiting and len(active) < self.together:
+            while waiting and len(active) < self.together and self._may_begin(waiting[0][0], active):
                 begun = self._begin(self._next(waiting, self.together - len(active)))
                 done += begun.count(None)
                 for run, cell in filter(None, begun):
@@ -226,6 +227,17 @@ class _Conductor:
             if active:
                 time.sleep(LOOK_S * len(active))
         self.writer.progress(done, len(by_key))
+
+    def _is_over(self, cells: Sequence[Cell]) -> bool:
+        """Tell whether the run of equal cells is done or was tried; then it is theirs."""
+        run = self._run_of(cells[0])
+        if run is None or (run.id not in self.tried and run.status().state != "done"):
+            return False
+        return self._made(cells) is None
+
+    def _may_begin(self, cell: Cell, active: Mapping[str, _Active]) -> bool:
+        """Tell whether a run may begin now: those that go together wait for the end of all before, to be many."""
+        return not active or self.engine.common(cell.spec) is None
 
     def _goes_on(self, run: RunFolder) -> bool:
         """Submit a run again whose process is gone though nobody asked it to stop; False where it is over."""

@@ -329,3 +329,24 @@ def test_runs_that_go_together_are_given_together_and_the_others_alone(place):
     assert packs == [[0, 1, 2], [3, 4]]
     assert states(folder) == ["done"] * 10
     assert sorted(spec.method for spec in fake.ran) == ["default_lora"] * 5 + ["full_finetuning"] * 5
+
+
+@pytest.mark.parametrize(
+    ("there", "packs"), [([], [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]), ([0, 2, 4, 6], [[1, 3, 5, 7]])]
+)
+def test_packs_stay_whole_though_their_members_end_apart_and_some_runs_are_there(place, there, packs):
+    fake, seen = Fake(), []
+    if there:
+        conducted(study(place, arms=["default_lora"], seeds=there), Fake())
+
+    def execute_packed(runs):
+        seen.append([run.spec().seed for run in runs])
+        for run in runs:
+            fake(run)
+            time.sleep(0.1)  # several looks of the study
+
+    engine = InlineEngine(place, lambda run: execute_packed([run]), execute_packed, pack=4)
+    folder = study(place, arms=["default_lora"], seeds=[*range(8 if there else 12)])
+    conduct(folder, engine, together=engine.together())
+    assert seen == packs
+    assert set(states(folder)) == {"done"}
