@@ -67,6 +67,7 @@ def conduct(
     follow: Follower | None = None,
     on_change: Callable[[Status], None] | None = None,
     together: int = 1,
+    holder: Callable[[RunFolder], Executor] | None = None,
 ) -> None:
     """Run a study to its end, or until it is asked to stop; its state and all that it has found lie in its folder.
 
@@ -76,6 +77,7 @@ def conduct(
         follow: called again and again with the state of every run that is going on.
         on_change: called with every new state of the study.
         together: how many runs the engine is given at a time.
+        holder: of a run that an engine holds, the one that can be asked about it (`engines.holder_of`); None: `engine`.
 
     Raises:
         RunError: another process is running the study, or its spec was changed since it has started.
@@ -84,7 +86,7 @@ def conduct(
     folder.spec()
     with RunWriter(folder, on_change) as writer, stopped_by_signals(writer.signal_stop):
         _freeze(folder)
-        _Conductor(folder, engine, follow, writer, together).all()
+        _Conductor(folder, engine, follow, writer, together, holder).all()
 
 
 def launch(folder: StudyFolder, *options: str) -> None:
@@ -139,14 +141,22 @@ class _Conductor:
     """One attempt at a study."""
 
     def __init__(
-        self, folder: StudyFolder, engine: Executor, follow: Follower | None, writer: RunWriter, together: int
+        self,
+        folder: StudyFolder,
+        engine: Executor,
+        follow: Follower | None,
+        writer: RunWriter,
+        together: int,
+        holder: Callable[[RunFolder], Executor] | None,
     ) -> None:
         self.folder, self.place, self.study = folder, folder.place, folder.spec()
         self.engine, self.follow, self.writer, self.together = engine, follow, writer, together
+        self.holder = holder
         self.answers = folder.runs()
         self.rates, self.grids = folder.rates(), folder.grids()
         self.tried: set[str] = set()  # ids of runs that this attempt has submitted
         self.again: Counter[str] = Counter()  # how often each was submitted again
+        self.said: set[str] = set()  # what a warning says, is said once
         self.seconds: list[float] = []  # of the runs that this attempt has computed
         write_json(folder.file("runs.json"), self.answers)
 
@@ -216,7 +226,7 @@ class _Conductor:
             self.writer.progress(done, len(by_key), "; ".join([*named, *more]))
             self._stop_if_asked([one.run for one in active.values()])
             for name, one in list(active.items()):
-                is_over = not self.engine.alive(one.run)
+                is_over = not self._alive(one.run)
                 if self.follow:
                     self.follow(one.label, name, one.run.status())
                 if is_over and not self._goes_on(one.run):
@@ -253,6 +263,23 @@ class _Conductor:
         self.writer.event("warning", message=f"run {run.id}: {status.message}; {nth}")
         return self._submit(run)
 
+    def _warn(self, message: str) -> None:
+        if message not in self.said:
+            self.said.add(message)
+            self.writer.event("warning", message=message)
+
+    def _keeper(self, run: RunFolder) -> Executor:
+        """Return whom to ask about a run: an earlier attempt may have given it to another engine."""
+        return self.holder(run) if self.holder and run.note() else self.engine
+
+    def _alive(self, run: RunFolder) -> bool:
+        """Tell whether a run goes on; one whose engine cannot be asked does until its folder says that it has ended."""
+        try:
+            return self._keeper(run).alive(run)
+        except (ParaknowError, OSError) as error:
+            self._warn(f"run {run.id}: its engine cannot be asked: {error}")
+            return run.status().active
+
     def _submit(self, *runs: RunFolder) -> bool:
         try:
             self.engine.submit(*runs)
@@ -287,7 +314,7 @@ class _Conductor:
             run = self._made(same)
             begun.append((run, same[0]) if run else None)
             # If it is alive, somebody else is executing it.
-            if run and not self.engine.alive(run):
+            if run and not self._alive(run):
                 new.append(run)
         if new and not self._submit(*new):
             return [one if one and one[0] not in new else None for one in begun]
@@ -345,12 +372,21 @@ class _Conductor:
     def _stop_if_asked(self, active: Sequence[RunFolder]) -> None:
         if not self.writer.stop_requested:
             return
-        for run in active:
-            if self.engine.alive(run):  # also one that is on its way from a lost node to another
-                self.engine.stop(run)
-        while any(self.engine.alive(run) for run in active):
+        asked = [run for run in active if self._asked_to_stop(run)]
+        while any(self._alive(run) for run in asked):
             time.sleep(LOOK_S)
         raise StopRequested
+
+    def _asked_to_stop(self, run: RunFolder) -> bool:
+        """Ask a run to stop; False where it is over, or nobody can be asked: that keeps no other run going."""
+        try:
+            if not self._keeper(run).alive(run):  # one that is on its way from a lost node to another is
+                return False
+            self._keeper(run).stop(run)
+        except (ParaknowError, OSError) as error:
+            self._warn(f"run {run.id}: could not be asked to stop: {error}")
+            return False
+        return True
 
 
 def extended(grid: Sequence[float], edge: str) -> list[float]:

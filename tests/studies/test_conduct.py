@@ -13,8 +13,9 @@ import pytest
 from paraknow_core.engines.inline import InlineEngine
 from paraknow_core.engines.local import LocalEngine
 from paraknow_core.errors import RunError
+from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
-from paraknow_core.runs.labels import studies_of
+from paraknow_core.runs.labels import add_study, studies_of
 from paraknow_core.runs.lifecycle import ask_to_stop, create_run
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.conduct import conduct, extended
@@ -350,3 +351,56 @@ def test_packs_stay_whole_though_their_members_end_apart_and_some_runs_are_there
     conduct(folder, engine, together=engine.together())
     assert seen == packs
     assert set(states(folder)) == {"done"}
+
+
+class Elsewhere(InlineEngine):
+    """Has runs that another engine holds; it notes which it was asked to stop, and cannot be asked about some."""
+
+    def __init__(self, place, silent=()):
+        super().__init__(place, Fake())
+        self.silent, self.stopped = silent, []
+
+    def alive(self, run):
+        if run.spec().seed in self.silent:
+            raise RunError("engine slurm: cannot be reached")
+        return run.status().state == "queued"
+
+    def stop(self, run, grace_s=None):
+        if run.spec().seed in self.silent:
+            raise RunError("engine slurm: cannot be reached")
+        self.stopped.append(run.spec().seed)
+        lifecycle.end(run, "stopped", "asked")
+
+
+def held_elsewhere(place, folder) -> list[RunFolder]:
+    """Make the runs of a study, each given to an engine that the study will not have when it goes on."""
+    runs = [create_run(place, cell.cell.spec) for cell in folder.cells()]
+    for run in runs:
+        add_study(run.path, folder.id)
+        lifecycle.hold(run, "slurm", job="4711")
+    return runs
+
+
+def test_a_run_that_another_engine_holds_is_asked_about_there(place):
+    folder = study(place, arms=["default_lora"], seeds=(0, 1))
+    runs = held_elsewhere(place, folder)
+    other, fake = Elsewhere(place), Fake()
+    for run in runs:
+        lifecycle.lose(run, "its job is gone", job="4711")
+    asked = []
+    conduct(folder, InlineEngine(place, fake), holder=lambda run: asked.append(run) or other)
+    assert set(asked) == set(runs)
+    assert [spec.seed for spec in fake.ran] == [0, 1]
+    assert states(folder) == ["done"] * 2
+
+
+def test_a_study_that_is_to_stop_asks_every_run_though_one_cannot_be_asked(place):
+    folder = study(place, arms=["default_lora"], seeds=(0, 1, 2))
+    held_elsewhere(place, folder)
+    other = Elsewhere(place, silent=(0,))
+    seen = lambda label, run, status: ask_to_stop(folder) if not folder.file("stop").exists() else None  # noqa: E731
+    conduct(folder, InlineEngine(place, Fake()), follow=seen, together=3, holder=lambda run: other)
+    assert folder.state() == "stopped"
+    assert sorted(other.stopped) == [1, 2]
+    warnings = [event["message"] for event in folder.events() if event["event"] == "warning"]
+    assert [("cannot be asked" in one, "asked to stop" in one) for one in warnings] == [(True, False), (False, True)]
