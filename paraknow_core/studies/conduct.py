@@ -261,7 +261,7 @@ class _Conductor:
         nth = f"submitted again, {self.again[run.id]} of at most {MOST_AGAIN} times"
         self.writer.event("resubmitted", run=run.id, number=self.again[run.id], message=status.message)
         self.writer.event("warning", message=f"run {run.id}: {status.message}; {nth}")
-        return self._submit(run)
+        return bool(self._submit(run))
 
     def _warn(self, message: str) -> None:
         if message not in self.said:
@@ -280,15 +280,21 @@ class _Conductor:
             self._warn(f"run {run.id}: its engine cannot be asked: {error}")
             return run.status().active
 
-    def _submit(self, *runs: RunFolder) -> bool:
+    def _submit(self, *runs: RunFolder) -> list[RunFolder]:
+        """Submit runs; returns those that go on, also if it is somebody else who has begun them meanwhile."""
         try:
             self.engine.submit(*runs)
         except (ParaknowError, OSError) as error:
-            for run in runs:
+            elsewhere = [run for run in runs if self._alive(run)]
+            rest = [run for run in runs if run not in elsewhere]
+            if len(runs) > 1:  # what keeps one from being executed keeps no other
+                groups = [rest] if elsewhere and rest else [[run] for run in rest]
+                return elsewhere + [run for group in groups for run in self._submit(*group)]
+            for run in rest:
                 lifecycle.give_up(run, error)
-                self.writer.event("warning", message=f"run {run.id}: could not be submitted: {error}")
-            return False
-        return True
+                self._warn(f"run {run.id}: could not be submitted: {error}")
+            return elsewhere
+        return list(runs)
 
     def _next(self, waiting: deque[list[Cell]], most: int) -> list[list[Cell]]:
         """Take the next run's cells, and those of others that the engine had better be given with it."""
@@ -316,9 +322,8 @@ class _Conductor:
             # If it is alive, somebody else is executing it.
             if run and not self._alive(run):
                 new.append(run)
-        if new and not self._submit(*new):
-            return [one if one and one[0] not in new else None for one in begun]
-        return begun
+        gone = set(new) - set(self._submit(*new)) if new else ()
+        return [one if one and one[0] not in gone else None for one in begun]
 
     def _made(self, cells: Sequence[Cell]) -> RunFolder | None:
         """Return the run of equal cells, made if need be; None if it is done or was tried."""

@@ -17,6 +17,7 @@ from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.runs.labels import add_study, studies_of
 from paraknow_core.runs.lifecycle import ask_to_stop, create_run
+from paraknow_core.runs.processes import process_identity
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.conduct import conduct, extended
 from paraknow_core.studies.folder import StudyFolder
@@ -404,3 +405,35 @@ def test_a_study_that_is_to_stop_asks_every_run_though_one_cannot_be_asked(place
     assert sorted(other.stopped) == [1, 2]
     warnings = [event["message"] for event in folder.events() if event["event"] == "warning"]
     assert [("cannot be asked" in one, "asked to stop" in one) for one in warnings] == [(True, False), (False, True)]
+
+
+class Refusing(InlineEngine):
+    """Refuses the first submits in some way, before anything was changed; remembers the groups that it was given."""
+
+    def __init__(self, place, *refusals, pack=1):
+        self.fake, self.refusals, self.given = Fake(), list(refusals), []
+        super().__init__(place, self.fake, lambda runs: [self.fake(run) for run in runs], pack=pack)
+
+    def submit(self, *runs, first=False):
+        self.given.append([run.spec().seed for run in runs])
+        if self.refusals:
+            self.refusals.pop(0)(runs)
+        super().submit(*runs, first=first)
+
+
+def test_of_a_group_the_others_go_on_when_somebody_else_has_begun_one(place):
+    other = subprocess.Popen(["sleep", "600"])
+
+    def resumed_by_hand(runs):
+        lifecycle.claim(runs[2], process_identity(other.pid), *lifecycle.requeue(runs[2]))
+
+    engine, folder = Refusing(place, resumed_by_hand, pack=4), study(place, arms=["default_lora"], seeds=(0, 1, 2, 3))
+    thread = threading.Thread(target=conduct, args=(folder, engine), kwargs={"together": 4})
+    thread.start()
+    until(lambda: states(folder).count("done") == 3)
+    assert states(folder) == ["done", "done", "queued", "done"]  # his goes on
+    other.kill()
+    other.wait()
+    thread.join(30)
+    assert states(folder) == ["done"] * 4  # when his process is gone, the study takes it over
+    assert engine.given == [[0, 1, 2, 3], [0, 1, 3], [2]]
