@@ -32,6 +32,7 @@ from paraknow_core.studies.study import Cell, StudySpec, arms_of, groups_of, par
 from paraknow_core.studies.words import size_text, unit_text
 
 if TYPE_CHECKING:
+    from paraknow_core.engines import Engine
     from paraknow_core.engines.choice import Choice
     from paraknow_core.runs.status import Status
     from paraknow_core.studies.outcome import Contrast, GroupOutcome, StudyOutcome
@@ -210,7 +211,7 @@ def run_study(
         engine: who executes its runs; None: whom the settings name, else whom `choose` does.
         changes: for the settings of the engine, see `engine_of`.
     """
-    from paraknow_core.engines import engine_of
+    from paraknow_core.engines import engine_of, holder_of
     from paraknow_core.engines.workers import WorkersEngine
     from paraknow_core.studies.conduct import conduct
 
@@ -240,6 +241,15 @@ def run_study(
         executor = engine_of(folder.place, name=engine, **changes or {})
     shown, looked, told = "", 0.0, {""}
 
+    def holder(run: RunFolder) -> "Engine":
+        return holder_of(folder.place, run)
+
+    def standing_of(run: RunFolder) -> str:
+        try:
+            return (holder(run) if run.note() else executor).standing(run).message
+        except ParaknowError as error:
+            return str(error)
+
     def follow(label: str, run: str, status: "Status") -> None:
         nonlocal shown, looked
         if not shown:  # of several that go on, one is drawn until its end
@@ -250,7 +260,7 @@ def run_study(
             shown = label if status.active else ""
         if status.state in ("queued", "lost") and time.monotonic() - looked > LOOK_S:
             looked = time.monotonic()
-            message = executor.standing(RunFolder(folder.place.runs / run)).message
+            message = standing_of(RunFolder(folder.place.runs / run))
             if message not in told:  # what keeps it waiting, such as a cluster that does not answer
                 told.add(message)
                 say(message)
@@ -258,7 +268,7 @@ def run_study(
             say(f"run {run}: {status.message}")
 
     try:
-        conduct(folder, executor, follow, together=executor.together())
+        conduct(folder, executor, follow, together=executor.together(), holder=holder)
     except KeyboardInterrupt:  # the second one: a run that computes in a thread would keep this process for long
         os._exit(STOPPED)
     finally:

@@ -67,6 +67,7 @@ def conduct(
     follow: Follower | None = None,
     on_change: Callable[[Status], None] | None = None,
     together: int = 1,
+    holder: Callable[[RunFolder], Executor] | None = None,
 ) -> None:
     """Run a study to its end, or until it is asked to stop; its state and all that it has found lie in its folder.
 
@@ -76,6 +77,7 @@ def conduct(
         follow: called again and again with the state of every run that is going on.
         on_change: called with every new state of the study.
         together: how many runs the engine is given at a time.
+        holder: of a run that an engine holds, the one that can be asked about it (`engines.holder_of`); None: `engine`.
 
     Raises:
         RunError: another process is running the study, or its spec was changed since it has started.
@@ -84,7 +86,7 @@ def conduct(
     folder.spec()
     with RunWriter(folder, on_change) as writer, stopped_by_signals(writer.signal_stop):
         _freeze(folder)
-        _Conductor(folder, engine, follow, writer, together).all()
+        _Conductor(folder, engine, follow, writer, together, holder).all()
 
 
 def launch(folder: StudyFolder, *options: str) -> None:
@@ -139,14 +141,22 @@ class _Conductor:
     """One attempt at a study."""
 
     def __init__(
-        self, folder: StudyFolder, engine: Executor, follow: Follower | None, writer: RunWriter, together: int
+        self,
+        folder: StudyFolder,
+        engine: Executor,
+        follow: Follower | None,
+        writer: RunWriter,
+        together: int,
+        holder: Callable[[RunFolder], Executor] | None,
     ) -> None:
         self.folder, self.place, self.study = folder, folder.place, folder.spec()
         self.engine, self.follow, self.writer, self.together = engine, follow, writer, together
+        self.holder = holder
         self.answers = folder.runs()
         self.rates, self.grids = folder.rates(), folder.grids()
         self.tried: set[str] = set()  # ids of runs that this attempt has submitted
         self.again: Counter[str] = Counter()  # how often each was submitted again
+        self.said: set[str] = set()  # what a warning says, is said once
         self.seconds: list[float] = []  # of the runs that this attempt has computed
         write_json(folder.file("runs.json"), self.answers)
 
@@ -199,11 +209,12 @@ class _Conductor:
         for cell in cells:
             by_key.setdefault(run_key(cell.spec), []).append(cell)
         self._take_over([same[0] for same in by_key.values()])
-        waiting = deque(by_key.values())
+        # What is over already takes no place in a group of runs that go together.
+        waiting = deque([same for same in by_key.values() if not self._is_over(same)])
         active: dict[str, _Active] = {}
-        done = 0
+        done = len(by_key) - len(waiting)
         while waiting or active:
-            while waiting and len(active) < self.together:
+            while waiting and len(active) < self.together and self._may_begin(waiting[0][0], active):
                 begun = self._begin(self._next(waiting, self.together - len(active)))
                 done += begun.count(None)
                 for run, cell in filter(None, begun):
@@ -215,7 +226,7 @@ class _Conductor:
             self.writer.progress(done, len(by_key), "; ".join([*named, *more]))
             self._stop_if_asked([one.run for one in active.values()])
             for name, one in list(active.items()):
-                is_over = not self.engine.alive(one.run)
+                is_over = not self._alive(one.run)
                 if self.follow:
                     self.follow(one.label, name, one.run.status())
                 if is_over and not self._goes_on(one.run):
@@ -226,6 +237,17 @@ class _Conductor:
             if active:
                 time.sleep(LOOK_S * len(active))
         self.writer.progress(done, len(by_key))
+
+    def _is_over(self, cells: Sequence[Cell]) -> bool:
+        """Tell whether the run of equal cells is done or was tried; then it is theirs."""
+        run = self._run_of(cells[0])
+        if run is None or (run.id not in self.tried and run.status().state != "done"):
+            return False
+        return self._made(cells) is None
+
+    def _may_begin(self, cell: Cell, active: Mapping[str, _Active]) -> bool:
+        """Tell whether a run may begin now: those that go together wait for the end of all before, to be many."""
+        return not active or self.engine.common(cell.spec) is None
 
     def _goes_on(self, run: RunFolder) -> bool:
         """Submit a run again whose process is gone though nobody asked it to stop; False where it is over."""
@@ -239,17 +261,40 @@ class _Conductor:
         nth = f"submitted again, {self.again[run.id]} of at most {MOST_AGAIN} times"
         self.writer.event("resubmitted", run=run.id, number=self.again[run.id], message=status.message)
         self.writer.event("warning", message=f"run {run.id}: {status.message}; {nth}")
-        return self._submit(run)
+        return bool(self._submit(run))
 
-    def _submit(self, *runs: RunFolder) -> bool:
+    def _warn(self, message: str) -> None:
+        if message not in self.said:
+            self.said.add(message)
+            self.writer.event("warning", message=message)
+
+    def _keeper(self, run: RunFolder) -> Executor:
+        """Return whom to ask about a run: an earlier attempt may have given it to another engine."""
+        return self.holder(run) if self.holder and run.note() else self.engine
+
+    def _alive(self, run: RunFolder) -> bool:
+        """Tell whether a run goes on; one whose engine cannot be asked does until its folder says that it has ended."""
+        try:
+            return self._keeper(run).alive(run)
+        except (ParaknowError, OSError) as error:
+            self._warn(f"run {run.id}: its engine cannot be asked: {error}")
+            return run.status().active
+
+    def _submit(self, *runs: RunFolder) -> list[RunFolder]:
+        """Submit runs; returns those that go on, also if it is somebody else who has begun them meanwhile."""
         try:
             self.engine.submit(*runs)
         except (ParaknowError, OSError) as error:
-            for run in runs:
+            elsewhere = [run for run in runs if self._alive(run)]
+            rest = [run for run in runs if run not in elsewhere]
+            if len(runs) > 1:  # what keeps one from being executed keeps no other
+                groups = [rest] if elsewhere and rest else [[run] for run in rest]
+                return elsewhere + [run for group in groups for run in self._submit(*group)]
+            for run in rest:
                 lifecycle.give_up(run, error)
-                self.writer.event("warning", message=f"run {run.id}: could not be submitted: {error}")
-            return False
-        return True
+                self._warn(f"run {run.id}: could not be submitted: {error}")
+            return elsewhere
+        return list(runs)
 
     def _next(self, waiting: deque[list[Cell]], most: int) -> list[list[Cell]]:
         """Take the next run's cells, and those of others that the engine had better be given with it."""
@@ -275,11 +320,10 @@ class _Conductor:
             run = self._made(same)
             begun.append((run, same[0]) if run else None)
             # If it is alive, somebody else is executing it.
-            if run and not self.engine.alive(run):
+            if run and not self._alive(run):
                 new.append(run)
-        if new and not self._submit(*new):
-            return [one if one and one[0] not in new else None for one in begun]
-        return begun
+        gone = set(new) - set(self._submit(*new)) if new else ()
+        return [one if one and one[0] not in gone else None for one in begun]
 
     def _made(self, cells: Sequence[Cell]) -> RunFolder | None:
         """Return the run of equal cells, made if need be; None if it is done or was tried."""
@@ -333,12 +377,21 @@ class _Conductor:
     def _stop_if_asked(self, active: Sequence[RunFolder]) -> None:
         if not self.writer.stop_requested:
             return
-        for run in active:
-            if self.engine.alive(run):  # also one that is on its way from a lost node to another
-                self.engine.stop(run)
-        while any(self.engine.alive(run) for run in active):
+        asked = [run for run in active if self._asked_to_stop(run)]
+        while any(self._alive(run) for run in asked):
             time.sleep(LOOK_S)
         raise StopRequested
+
+    def _asked_to_stop(self, run: RunFolder) -> bool:
+        """Ask a run to stop; False where it is over, or nobody can be asked: that keeps no other run going."""
+        try:
+            if not self._keeper(run).alive(run):  # one that is on its way from a lost node to another is
+                return False
+            self._keeper(run).stop(run)
+        except (ParaknowError, OSError) as error:
+            self._warn(f"run {run.id}: could not be asked to stop: {error}")
+            return False
+        return True
 
 
 def extended(grid: Sequence[float], edge: str) -> list[float]:

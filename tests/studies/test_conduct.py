@@ -13,9 +13,11 @@ import pytest
 from paraknow_core.engines.inline import InlineEngine
 from paraknow_core.engines.local import LocalEngine
 from paraknow_core.errors import RunError
+from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
-from paraknow_core.runs.labels import studies_of
+from paraknow_core.runs.labels import add_study, studies_of
 from paraknow_core.runs.lifecycle import ask_to_stop, create_run
+from paraknow_core.runs.processes import process_identity
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.conduct import conduct, extended
 from paraknow_core.studies.folder import StudyFolder
@@ -329,3 +331,109 @@ def test_runs_that_go_together_are_given_together_and_the_others_alone(place):
     assert packs == [[0, 1, 2], [3, 4]]
     assert states(folder) == ["done"] * 10
     assert sorted(spec.method for spec in fake.ran) == ["default_lora"] * 5 + ["full_finetuning"] * 5
+
+
+@pytest.mark.parametrize(
+    ("there", "packs"), [([], [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]), ([0, 2, 4, 6], [[1, 3, 5, 7]])]
+)
+def test_packs_stay_whole_though_their_members_end_apart_and_some_runs_are_there(place, there, packs):
+    fake, seen = Fake(), []
+    if there:
+        conducted(study(place, arms=["default_lora"], seeds=there), Fake())
+
+    def execute_packed(runs):
+        seen.append([run.spec().seed for run in runs])
+        for run in runs:
+            fake(run)
+            time.sleep(0.1)  # several looks of the study
+
+    engine = InlineEngine(place, lambda run: execute_packed([run]), execute_packed, pack=4)
+    folder = study(place, arms=["default_lora"], seeds=[*range(8 if there else 12)])
+    conduct(folder, engine, together=engine.together())
+    assert seen == packs
+    assert set(states(folder)) == {"done"}
+
+
+class Elsewhere(InlineEngine):
+    """Has runs that another engine holds; it notes which it was asked to stop, and cannot be asked about some."""
+
+    def __init__(self, place, silent=()):
+        super().__init__(place, Fake())
+        self.silent, self.stopped = silent, []
+
+    def alive(self, run):
+        if run.spec().seed in self.silent:
+            raise RunError("engine slurm: cannot be reached")
+        return run.status().state == "queued"
+
+    def stop(self, run, grace_s=None):
+        if run.spec().seed in self.silent:
+            raise RunError("engine slurm: cannot be reached")
+        self.stopped.append(run.spec().seed)
+        lifecycle.end(run, "stopped", "asked")
+
+
+def held_elsewhere(place, folder) -> list[RunFolder]:
+    """Make the runs of a study, each given to an engine that the study will not have when it goes on."""
+    runs = [create_run(place, cell.cell.spec) for cell in folder.cells()]
+    for run in runs:
+        add_study(run.path, folder.id)
+        lifecycle.hold(run, "slurm", job="4711")
+    return runs
+
+
+def test_a_run_that_another_engine_holds_is_asked_about_there(place):
+    folder = study(place, arms=["default_lora"], seeds=(0, 1))
+    runs = held_elsewhere(place, folder)
+    other, fake = Elsewhere(place), Fake()
+    for run in runs:
+        lifecycle.lose(run, "its job is gone", job="4711")
+    asked = []
+    conduct(folder, InlineEngine(place, fake), holder=lambda run: asked.append(run) or other)
+    assert set(asked) == set(runs)
+    assert [spec.seed for spec in fake.ran] == [0, 1]
+    assert states(folder) == ["done"] * 2
+
+
+def test_a_study_that_is_to_stop_asks_every_run_though_one_cannot_be_asked(place):
+    folder = study(place, arms=["default_lora"], seeds=(0, 1, 2))
+    held_elsewhere(place, folder)
+    other = Elsewhere(place, silent=(0,))
+    seen = lambda label, run, status: ask_to_stop(folder) if not folder.file("stop").exists() else None  # noqa: E731
+    conduct(folder, InlineEngine(place, Fake()), follow=seen, together=3, holder=lambda run: other)
+    assert folder.state() == "stopped"
+    assert sorted(other.stopped) == [1, 2]
+    warnings = [event["message"] for event in folder.events() if event["event"] == "warning"]
+    assert [("cannot be asked" in one, "asked to stop" in one) for one in warnings] == [(True, False), (False, True)]
+
+
+class Refusing(InlineEngine):
+    """Refuses the first submits in some way, before anything was changed; remembers the groups that it was given."""
+
+    def __init__(self, place, *refusals, pack=1):
+        self.fake, self.refusals, self.given = Fake(), list(refusals), []
+        super().__init__(place, self.fake, lambda runs: [self.fake(run) for run in runs], pack=pack)
+
+    def submit(self, *runs, first=False):
+        self.given.append([run.spec().seed for run in runs])
+        if self.refusals:
+            self.refusals.pop(0)(runs)
+        super().submit(*runs, first=first)
+
+
+def test_of_a_group_the_others_go_on_when_somebody_else_has_begun_one(place):
+    other = subprocess.Popen(["sleep", "600"])
+
+    def resumed_by_hand(runs):
+        lifecycle.claim(runs[2], process_identity(other.pid), *lifecycle.requeue(runs[2]))
+
+    engine, folder = Refusing(place, resumed_by_hand, pack=4), study(place, arms=["default_lora"], seeds=(0, 1, 2, 3))
+    thread = threading.Thread(target=conduct, args=(folder, engine), kwargs={"together": 4})
+    thread.start()
+    until(lambda: states(folder).count("done") == 3)
+    assert states(folder) == ["done", "done", "queued", "done"]  # his goes on
+    other.kill()
+    other.wait()
+    thread.join(30)
+    assert states(folder) == ["done"] * 4  # when his process is gone, the study takes it over
+    assert engine.given == [[0, 1, 2, 3], [0, 1, 3], [2]]
