@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from benchmarks._common import arguments, write
 from paraknow_core.ops import coherent, initialisation, low_rank, metrics, structure
+from paraknow_core.ops.adapted import adapted_linear
 from paraknow_core.ops.chunks import require_matrix, row_chunks, value_range
 from paraknow_core.ops.folding import batchable, fold_outer_, folding, numbers_at_once, weigh_, zeros_like
 from paraknow_core.ops.haar import rotated, shuffled
@@ -510,6 +511,14 @@ def _low_rank(i: Inputs) -> Any:
     )
 
 
+def _adapted(i: Inputs) -> Any:
+    x, a, b = i.normal(64, i.cols), i.normal(RANK, i.cols), i.normal(i.rows, RANK)
+    for tensor in (x, a, b):
+        tensor.requires_grad_(True)
+    out = adapted_linear(x, i.normal(i.rows, i.cols) / i.cols**0.5, i.normal(i.rows), a, b, 0.5)
+    return (out.detach(), *torch.autograd.grad(out.square().mean(), (x, a, b)))
+
+
 def _turned(i: Inputs) -> Any:
     return torch.linalg.svdvals(rotated(i.normal(300, 200), torch.Generator().manual_seed(1)))
 
@@ -567,6 +576,7 @@ KERNELS = (
         "minor_factors gradient_factors descent_factors weighted_factors input_directions", 2e-3, _starts, ("scipy",)
     ),
     Kernel("product_norm product_cosine column_basis captured_share mean_cosine random_twin", 1e-5, _low_rank),
+    Kernel("adapted_linear", 1e-4, _adapted),
     Kernel("rotated", 1e-4, _turned),
     Kernel("shuffled", 0, lambda i: shuffled(i.normal(300, 200), torch.Generator().manual_seed(1))),
     Kernel("row_sums col_sums total profile sum_of_squares cosine retained_energy", 1e-10, _metrics),
