@@ -13,6 +13,7 @@ from pages._ui.frame.submit import resume
 from paraknow_core.display import duration
 from paraknow_core.engines import Standing, end_now, holder_of, queue
 from paraknow_core.errors import ParaknowError
+from paraknow_core.files.remember import one_look
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.labels import MOST_NAME, MOST_NOTE, set_label
@@ -212,6 +213,7 @@ def follow(run: RunFolder, draw: Callable[[RunFolder], None]) -> None:
     """
     was_active = run.status().active
 
+    @one_look()
     def tick() -> None:
         keep_going(run)
         draw(run)
