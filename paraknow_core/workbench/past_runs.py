@@ -16,7 +16,7 @@ import numpy
 
 from paraknow_core.catalogue import METHODS
 from paraknow_core.errors import ParaknowError
-from paraknow_core.files.remember import while_unchanged
+from paraknow_core.files.remember import once_a_look, one_look, while_unchanged
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.source import resolve_model
 from paraknow_core.paths import Workspace
@@ -73,6 +73,7 @@ def of_specs(specs: Sequence[RunSpec], trained: Runs) -> Estimate | None:
     return Estimate(seconds + measuring, disk, most, len(past))
 
 
+@one_look()
 def estimate_runs(specs: Sequence[RunSpec], place: Workspace) -> list[Estimate | None]:
     """Estimate runs that share a workspace, one by one; what they share is counted with the first that needs it.
 
@@ -87,7 +88,7 @@ def estimate_runs(specs: Sequence[RunSpec], place: Workspace) -> list[Estimate |
     Note:
         About 0.1 ms a spec beside reading the workspace's runs; no torch, and no file of a task is read.
     """
-    trained = reading.all_facts(place)
+    asking = _by_question(place)
     past_of: dict[frozenset, list[Past]] = {}
     known: dict[str, tuple[tuple[Estimate | None, float], frozenset]] = {}
     measured: set[frozenset] = set()
@@ -97,8 +98,8 @@ def estimate_runs(specs: Sequence[RunSpec], place: Workspace) -> list[Estimate |
         if alike not in known:
             key = question(spec)
             if key not in past_of:
-                past_of[key] = past_runs(spec, trained)
-            known[alike] = _one(spec, past_of[key], trained), same.asked(spec, same.MEASUREMENT, same.NOT_MEASURED)
+                past_of[key] = past_runs(spec, asking.get(key, []))
+            known[alike] = _one(spec, past_of[key], place), same.asked(spec, same.MEASUREMENT, same.NOT_MEASURED)
         (found, measuring), measurement = known[alike]
         if found is not None and measuring:
             found = replace(found, seconds=found.seconds - measuring) if measurement in measured else found
@@ -107,12 +108,12 @@ def estimate_runs(specs: Sequence[RunSpec], place: Workspace) -> list[Estimate |
     return estimates
 
 
-def _one(spec: RunSpec, past: list[Past], trained: Runs) -> tuple[Estimate | None, float]:
+def _one(spec: RunSpec, past: list[Past], place: Workspace) -> tuple[Estimate | None, float]:
     """Return what a run takes alone, and the seconds of that which measure the teacher."""
     like = [p for p in past if METHODS[p.spec.method].whole == METHODS[spec.method].whole] or past
     if not like:
         guess, measuring = _guess(spec)
-        factor = _slowness(trained)
+        factor = _slowness(place)
         return guess and replace(guess, seconds=factor * guess.seconds), factor * measuring
     found = estimate(spec, like)
     return replace(found, **_by_shape(spec, found, like)), sensitivity_seconds(spec, like)
@@ -139,10 +140,21 @@ def _guess(spec: RunSpec) -> tuple[Estimate | None, float]:
     return Estimate(need.seconds, need.disk, need.memory, 0), measuring
 
 
-def _slowness(trained: Runs) -> float:
+@once_a_look(lambda place: [place.runs])
+def _by_question(place: Workspace) -> dict[frozenset, Runs]:
+    """Return all runs, newest first, by what they must share to tell each other's cost: presets ask of many pairs."""
+    asking: dict[frozenset, Runs] = {}
+    for run, facts in reading.all_facts(place):
+        if facts.spec is not None:
+            asking.setdefault(facts.asks(same.COST), []).append((run, facts))
+    return asking
+
+
+@once_a_look(lambda place: [place.runs])
+def _slowness(place: Workspace) -> float:
     """Return by how much the newest finished runs, of whatever models, took longer than guessed; 1 without any."""
     ratios: list[float] = []
-    for _, facts in trained:
+    for _, facts in reading.all_facts(place):
         timings = facts.result.get("timings")
         if facts.spec is None or not facts.result.get("budget") or not isinstance(timings, dict) or not timings:
             continue
