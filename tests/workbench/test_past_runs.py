@@ -6,10 +6,11 @@ import sys
 import pytest
 
 from paraknow_core.files.json_file import write_json
+from paraknow_core.files.remember import one_look
 from paraknow_core.paths import PROJECT_ROOT, Workspace
 from paraknow_core.sensitivity.plan import Rates
 from paraknow_core.spec import RunSpec
-from paraknow_core.workbench import past_runs
+from paraknow_core.workbench import past_runs, reading
 from paraknow_core.workbench.past_runs import Past, estimate, estimate_runs, of_specs
 from tests.pages import fabricate
 
@@ -151,3 +152,17 @@ def test_rates_are_those_of_one_core_however_many_a_product_takes(monkeypatch):
         rates[threads] = past_runs._rates.__wrapped__()
     assert rates[1].flops == 2 * rates[2].flops == 2 * 512 * 256 * 1024
     assert rates[1].bytes == rates[2].bytes
+
+
+def test_the_estimates_of_many_studies_walk_all_runs_once(tmp_path, monkeypatch):
+    place = Workspace(tmp_path)
+    for seed in range(4):
+        fabricate.run(place, "done", {"seed": seed})
+    walks = []
+    monkeypatch.setattr(reading, "facts", lambda run, before=reading.facts: walks.append(run.id) or before(run))
+    specs = [RunSpec().with_changes({"task.subset": name}) for name in ("a", "b", "c")]
+    alone = [estimate_runs([spec], place)[0].runs for spec in (RunSpec(), *specs)]
+    walks.clear()
+    with one_look():
+        assert [estimate_runs([spec], place)[0].runs for spec in (RunSpec(), *specs)] == alone == [4, 0, 0, 0]
+    assert len(walks) == 4
