@@ -78,6 +78,7 @@ class Engine(ABC):
 
         Raises:
             RunError: no run was given, one is given twice, or one is going on; nothing was changed then.
+            Later: whoever executes runs takes none now; nothing was changed either.
             OSError: the workspace cannot be written.
         """
 

@@ -187,12 +187,13 @@ class RayEngine(Engine):
         with changing(self.place) as order:
             for run in runs:
                 self._refuse(run, order)
+                lifecycle.let_go(run)
             if order.runs and order.address != address:
                 raise RunError(f"ray: runs are going on at {order.address}; wait for their end, or stop them first")
             lifecycle.requeue(*runs)
             order.address = address
             for run in runs:
-                lifecycle.hold(run, "ray", address=address)
+                lifecycle.hold(run, "ray", address=address, moves=True)
                 wants = {"cpus": asked.cpus, "gpus": asked.gpus, "shared": asked.shared, "end": False}
                 order.runs[run.id] = wants
         Service(self.place, "ray").start()
@@ -224,6 +225,7 @@ class RayEngine(Engine):
             if run.status().state == "lost":  # it is on its way to another node
                 self._end(run)
                 return
+        self.alive(run)  # lets go of one that nobody brings to another node
         lifecycle.ask_to_stop(run)
         if grace_s is not None and not self._over(run, grace_s):
             self._end(run)
@@ -245,6 +247,10 @@ class RayEngine(Engine):
     def alive(self, run: RunFolder) -> bool:
         """Tell whether the cluster has a run in hand, also while it moves: see `Engine.alive`."""
         if run.id not in read(self.place).runs:
+            if lifecycle.moves(run, run.status()):  # the order was damaged, or removed
+                with changing(self.place) as order:
+                    if run.id not in order.runs:
+                        lifecycle.let_go(run)
             return super().alive(run)
         Service(self.place, "ray").start()  # it may have been killed
         return run.status().state not in ("done", "failed", "stopped")

@@ -271,7 +271,7 @@ class _Driver:
         wants = wanted(asked, self.nodes, settings.device, settings.threads)
         if message := fits(self.nodes, wants):
             return message
-        lifecycle.hold(run, "ray", address=self.address)
+        lifecycle.hold(run, "ray", address=self.address, moves=True)
         job = {
             "run": str(run.path),
             "workspace": str(self.place.root),
@@ -367,6 +367,7 @@ class _Driver:
     def _let_go(self, name: str) -> None:
         self.tasks.pop(name, None)
         self.wants.pop(name, None)
+        lifecycle.let_go(RunFolder(self.place.runs / name))
         with changing(self.place) as order:
             order.runs.pop(name, None)
 

@@ -6,6 +6,7 @@ its folder; SLURM is asked only about runs of which nothing is heard: those that
 
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -20,16 +21,17 @@ from typing import Any
 
 from paraknow_core.display import one_line
 from paraknow_core.engines.base import Engine, Standing
-from paraknow_core.errors import Later, ParaknowError, RunError
+from paraknow_core.errors import Later, RunError
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 from paraknow_core.runs import lifecycle
-from paraknow_core.runs.folder import RunFolder, list_runs
+from paraknow_core.runs.folder import NOTE, RunFolder, list_runs
 from paraknow_core.settings import SlurmSettings
 
 NAME = "slurm"
 TOGETHER = 100  # runs of a study that wait or go on at a time: clusters limit how many one person submits
 POLL_S = 5.0  # what SLURM has said holds for so long: a controller serves everybody
 COMMAND_S = 30.0  # patience with one of its commands
+SUBMITTING_S = 2 * COMMAND_S  # who has not noted the id of a job by then was ended
 LAG_S = 15.0  # how long shared storage may show an old state of a run whose job has ended
 UNKNOWN_S = 60.0  # how long a new job may be unknown to both commands
 HARDER_S = 5.0  # a process has so long to end after SIGTERM, and again after SIGKILL
@@ -152,9 +154,11 @@ class SlurmEngine(Engine):
             # A job of an earlier attempt may still be winding down, on a node that is cut off.
             self.cluster.cancel(*(job for job in earlier if job))
             for run in runs:
-                taken.append(_submit(run, settings, script(self.place, run)))
-                lifecycle.hold(run, NAME, job=taken[-1])
-        except (ParaknowError, OSError):
+                ticket = secrets.token_hex(8)
+                lifecycle.hold(run, NAME, ticket=ticket, since=time.time())
+                taken.append(_submit(run, settings, script(self.place, run, ticket)))
+                lifecycle.hold(run, NAME, ticket=ticket, job=taken[-1])
+        except BaseException:  # Ctrl-C as well
             with suppress(RunError):
                 self.cluster.cancel(*taken)
             for run, files in zip(runs, before, strict=True):
@@ -197,6 +201,9 @@ class SlurmEngine(Engine):
         """Tell whether a run waits or goes on: see `Engine.alive`. What SLURM did to its job becomes its message."""
         job, note, status = job_of(run), run.note(), run.status()
         if job is None:
+            since = note.get("since")
+            if status.state == "queued" and isinstance(since, float) and time.time() - since > SUBMITTING_S:
+                lifecycle.lose(run, "it was cut off while it was submitted; resume submits it again", since=since)
             return super().alive(run)
         if status.state in ("running", "stopping"):
             return True
@@ -251,16 +258,32 @@ def job_of(run: RunFolder) -> str | None:
     return job if isinstance(job, str) and re.fullmatch(r"\d+", job) else None
 
 
-def script(place: Workspace, run: RunFolder) -> str:
-    """Return the batch script of a run: Python that becomes the run's process, so that no name meets a shell."""
+def script(place: Workspace, run: RunFolder, ticket: str) -> str:
+    """Return the batch script of a run: Python that becomes the run's process, so that no name meets a shell.
+
+    The job ends at once if its ticket is not the run's, or not any more: SLURM may have taken it although `sbatch` said
+    nothing in time, and then nobody knows of it.
+    """
     usable = INTERPRETER.exists() and re.fullmatch(rf"[!-~]{{1,{MOST_INTERPRETER}}}", str(INTERPRETER))
     environment = {WORKSPACE_VARIABLE: str(place.root.absolute()), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "paraknow_core", "run", str(run.path.absolute())]
     return f"""#!{INTERPRETER if usable else "/usr/bin/env python3"}
-import os
+import json, os, time
 log = os.open({ascii(str(run.file("log.txt").absolute()))}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 os.dup2(log, 1)
 os.dup2(log, 2)
+def is_wanted():
+    try:
+        with open({ascii(str(run.file(NOTE).absolute()))}, "rb") as file:
+            note = json.load(file)
+        return note["ticket"] == {ascii(ticket)} and "gone" not in note
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+end = time.monotonic() + {LAG_S}
+while not is_wanted():
+    if time.monotonic() > end:
+        raise SystemExit("this job is not the run's, or not any more: it computes nothing")
+    time.sleep(0.1)
 os.environ.update({ascii(environment)})
 os.chdir({ascii(str(PROJECT_ROOT))})
 command = {ascii(command)}

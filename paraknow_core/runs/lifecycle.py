@@ -100,6 +100,8 @@ def requeue(*runs: JobFolder) -> list[int]:
         starting = status.state == "queued" and (run.process().get("attempt") == status.attempt or bool(run.note()))
         if starting or status.state in ("running", "stopping"):
             raise RunError(f"{run.noun} {run.id}: is already {status.state}; watch it, or stop it first")
+        if moves(run, status):
+            raise RunError(f"{run.noun} {run.id}: moves to another node; watch it, or stop it first")
         attempts.append(status.attempt)
     for run, attempt in zip(runs, attempts, strict=True):
         for name in _ATTEMPT:
@@ -123,9 +125,22 @@ def hold(run: JobFolder, engine: str, **facts: Any) -> None:
     """Note which engine holds a queued run and what finds it there, such as the id of a job; `requeue` removes that.
 
     So the run waits, as far as readers can see, until its process begins it or the engine says that it never will
-    (`lose`), and any process knows which engine to ask.
+    (`lose`), and any process knows which engine to ask. An engine that brings a lost run elsewhere by itself says
+    `moves=True`: nobody else may begin the run until that engine has given it up.
     """
     write_json(run.file(NOTE), {"engine": engine, **facts})
+
+
+def moves(run: JobFolder, status: Status) -> bool:
+    """Tell whether a run of this status is lost, but its engine is going to bring it elsewhere (see `hold`)."""
+    note = run.note() if status.state == "lost" else {}
+    return note.get("moves") is True and "gone" not in note
+
+
+def let_go(run: JobFolder) -> None:
+    """Note that an engine brings a run nowhere any more, so that any may begin it where it is lost, or will be."""
+    if run.note().get("moves") and run.status().state not in ("done", "failed", "stopped"):
+        write_json(run.file(NOTE), {**run.note(), "moves": False})
 
 
 def lose(run: JobFolder, why: str, wanted: bool = False, **facts: Any) -> None:

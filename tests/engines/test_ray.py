@@ -253,6 +253,45 @@ def test_a_run_that_moves_is_alive_though_its_process_is_gone_and_can_be_stopped
     assert (run.status().state, run.status().message) == ("stopped", lifecycle.CUT_OFF)
 
 
+def lost(place: Workspace, name: str) -> RunFolder:
+    """Return a run that Ray has in hand and whose node is gone."""
+    [run] = make(place, name)
+    engine(place).submit(run)
+    begin(run.path, "ticket", NODE)
+    write_json(run.file("status.json"), {"state": "running", "attempt": 1, **this_process(), "pid": 2**22 + 1})
+    return run
+
+
+def test_a_run_that_moves_is_not_begun_elsewhere_until_ray_lets_it_go(place, quiet):
+    run, other, silent = (lost(place, name) for name in ("one", "other", "silent"))
+    for name in ("local", "queue"):
+        with pytest.raises(RunError, match="moves to another node; watch it, or stop it first"):
+            engine_of(place, name=name).submit(run)
+    assert run.status().state == "lost"
+    message = run.status().message
+    ray_service._Driver(place)._let_go(run.id)  # its task has ended, its process could not say so
+    assert (run.status().state, run.status().message) == ("lost", message)
+    assert not engine(place).alive(run)
+    assert lifecycle.requeue(run) == [1]
+    gone = silent.written()
+    write_json(silent.file("status.json"), {"state": "running", "attempt": 1, **this_process()})
+    ray_service._Driver(place)._let_go(silent.id)  # at a node of which it will be known later that it is silent
+    write_json(silent.file("status.json"), vars(gone))
+    assert lifecycle.requeue(silent) == [1]
+    ray.folder_of(place).joinpath("order.json").unlink()  # nobody has the other one in hand any more
+    with pytest.raises(RunError, match="is lost, not running"):
+        engine(place).stop(other)
+    assert lifecycle.requeue(other) == [1]
+
+
+def test_a_lost_run_that_nobody_has_in_hand_is_taken_by_ray_again(place, quiet):
+    run = lost(place, "one")
+    ray.folder_of(place).joinpath("order.json").unlink()
+    engine(place).submit(run)
+    assert run.status().state == "queued"
+    assert engine(place).alive(run)
+
+
 # ---- what travels
 
 

@@ -286,6 +286,56 @@ def test_a_command_that_does_not_answer_in_time_may_later(engine, place, little_
     assert not run.claimed
 
 
+def test_a_job_that_nobody_knows_of_because_sbatch_said_nothing_in_time_computes_nothing(
+    engine, place, little_slurm, monkeypatch
+):
+    (little_slurm.folder / "slots").write_text("0")
+    [run, other] = make(place, "next", "next")
+    real = slurm._submit
+
+    def too_late(*args):
+        real(*args)
+        raise Later("engine slurm: sbatch has not answered for 30 s; try again later")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slurm, "_submit", too_late)
+        for one in (run, other):
+            with pytest.raises(Later):
+                engine.submit(one)
+    assert not run.claimed
+    engine.submit(other)  # now as job 3
+    (little_slurm.folder / "slots").write_text("3")
+    assert wait(other, "done") == "done"
+    until(lambda: engine.cluster.look("1", fresh=True).over and engine.cluster.look("2", fresh=True).over)
+    assert run.status().state == "queued"
+    assert run.events() == []
+    assert len([event for event in other.events() if event["event"] == "started"]) == 1
+    for one in (run, other):
+        assert "this job is not the run's, or not any more: it computes nothing" in one.log_tail()
+
+
+def test_a_run_whose_submission_was_cut_off_can_be_submitted_again(engine, place, little_slurm, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    [run] = make(place, "next")
+    with monkeypatch.context() as patch:
+        patch.setattr(slurm, "_submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.submit(run)
+        assert not run.claimed
+        patch.setattr(lifecycle, "put_back", lambda *_: None)  # it is killed: nothing follows
+        with pytest.raises(KeyboardInterrupt):
+            engine.submit(run)
+    assert engine.alive(run)
+    monkeypatch.setattr(slurm, "SUBMITTING_S", 0)
+    assert not engine.alive(run)
+    assert run.status().state == "lost"
+    assert "cut off while it was submitted; resume submits it again" in run.status().message
+    engine.submit(run)
+    assert wait(run, "done") == "done"
+
+
 def test_as_many_runs_of_a_study_are_submitted_at_a_time_as_the_settings_say(place, little_slurm):
     assert SlurmEngine(place, workers=3).together() == 3
     (place.settings_file).unlink()
