@@ -10,6 +10,7 @@ from paraknow_core.files.json_file import write_json
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.runs.lifecycle import create_run
+from paraknow_core.runs.processes import this_process
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 from tests.studies.conducting import Fake
@@ -116,3 +117,19 @@ def test_a_study_is_resumed_with_the_engine_that_was_asked_for(engine, workspace
     told(capsys, "study", "resume", tmp_path / "small")
     assert launched == [("--engine", "ray", "--address", "here:1"), ()]
     assert "add --engine ray" in told(capsys, "study", "resume", tmp_path / "small", "--address", "x", code=2)
+
+
+def test_broken_settings_are_refused_at_once_and_said_by_run_folders(engine, workspace, spec, capsys):
+    run = create_run(workspace, RunSpec())
+    lifecycle.claim(run, this_process(), 0)
+    write_json(workspace.settings_file, {"device": "abacus"})
+    assert "'device'" in told(capsys, "runs", "submit", spec, code=2)
+    assert list_runs(workspace) == [run] and not engine.given
+    assert "'device'" in told(capsys, "run", run.path, code=2)
+    assert run.status().state == "failed"
+    assert "'device'" in run.status().message
+
+
+def test_even_if_slower_needs_packed(workspace, spec, capsys):
+    assert "add --packed" in told(capsys, "run", spec, "--even-if-slower", code=2)
+    assert not list_runs(workspace)
