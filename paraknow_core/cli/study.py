@@ -257,7 +257,8 @@ def run_study(
     from paraknow_core.engines.workers import WorkersEngine
     from paraknow_core.studies.conduct import conduct
 
-    engine, workers, pack = engine or settings.engine or "auto", 1, (settings.pack or 1) if settings.processes == 1 else 1
+    engine, workers = engine or settings.engine or "auto", 1
+    pack = settings.pack or 1 if settings.processes == 1 else 1  # a run of several processes is trained alone
     if engine in ("auto", "workers"):
         open_ones = [cell.cell for cell in folder.cells() if cell.state != "done"]
         # Workers of this process are what the engine `local` means for `choose`.
