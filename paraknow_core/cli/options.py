@@ -2,15 +2,19 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 from pydantic import ByteSize
 
-from paraknow_core.errors import RunError, SpecError
+from paraknow_core.errors import ParaknowError, RunError, SpecError
 from paraknow_core.paths import Workspace
+from paraknow_core.runs import lifecycle
+from paraknow_core.runs.folder import JobFolder
+from paraknow_core.runs.processes import is_alive
 from paraknow_core.settings import EngineName, Settings, load_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -38,11 +42,23 @@ def setting(name: str) -> Any:
     return Annotated[kind | None, typer.Option(flag, help=field.description, min=least)]
 
 
-def with_settings(*names: str) -> Callable[[Callable], Callable]:
+# Told that a command cannot begin: gets the workspace, the command's other arguments, and why.
+Refused = Callable[[Workspace, Mapping[str, Any], ParaknowError], None]
+
+
+def give_up(folder: JobFolder, error: ParaknowError) -> None:
+    """End what is queued and cannot begin, with the reason, unless another process has taken it on."""
+    process = folder.process()
+    if process.get("pid") == os.getpid() or not is_alive(process, "launched"):
+        lifecycle.give_up(folder, error)
+
+
+def with_settings(*names: str, refused: Refused | None = None) -> Callable[[Callable], Callable]:
     """Give a command options for settings; it receives them, with all other settings, as its keyword `settings`.
 
     Args:
         names: the settings that get an option; none for all that are flags. Options win over the settings file.
+        refused: called where the settings are not valid.
     """
     chosen = names or tuple(name for name, field in Settings.model_fields.items() if field.json_schema_extra)
 
@@ -52,7 +68,13 @@ def with_settings(*names: str) -> Callable[[Callable], Callable]:
             flags = {name: arguments.pop(name) for name in chosen}
             flags = {name: None if value is False else value for name, value in flags.items()}
             own = {"context": context} if "context" in parameters else {}
-            command(**own, **arguments, settings=load_settings(context.obj, **flags))
+            try:
+                settings = load_settings(context.obj, **flags)
+            except ParaknowError as error:
+                if refused is not None:
+                    refused(context.obj, arguments, error)
+                raise
+            command(**own, **arguments, settings=settings)
 
         parameters = inspect.signature(command).parameters
         shown = {"context": inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)}

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from paraknow_core.cli import options
 from paraknow_core.cli.console import Progress, say, show, show_json, working
 from paraknow_core.cli.options import Json, with_settings
 from paraknow_core.display import duration, score_text
@@ -27,7 +28,14 @@ from paraknow_core.spec import read_spec
 STOPPED, BROKEN, REFUSED = 130, 1, 2
 
 
-@with_settings()
+def _cannot_begin(_place: Workspace, arguments: Mapping[str, Any], error: ParaknowError) -> None:
+    """Let run folders say why they were not computed: whoever has started this process reads nothing else."""
+    for path in map(Path, arguments["targets"]):
+        if (path / "spec.yaml").is_file():
+            options.give_up(RunFolder(path.resolve()), error)
+
+
+@with_settings(refused=_cannot_begin)
 def run(
     context: typer.Context,
     targets: Annotated[list[str], typer.Argument(metavar="SPEC.yaml|FOLDER...", help="A spec, or run folders.")],
@@ -46,6 +54,8 @@ def run(
 
     Ctrl-C or SIGTERM saves and stops; a second Ctrl-C ends at once. If a run fails, the next one still begins.
     """
+    if even_if_slower and not packed:
+        raise RunError("--even-if-slower: says how to train in one pass; add --packed, or leave it out")
     if out and len(targets) > 1:
         raise RunError(f"--out: {len(targets)} runs given, and one folder; give one spec with --out")
     folders = [folder_of(target, context.obj, out) for target in targets]

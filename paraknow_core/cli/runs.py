@@ -25,7 +25,7 @@ from paraknow_core.runs.folder import RunFolder, find_run, list_runs
 from paraknow_core.runs.labels import label_of, set_label, studies_of
 from paraknow_core.runs.status import State, Status
 from paraknow_core.runs.table import flat_settings
-from paraknow_core.settings import Settings
+from paraknow_core.settings import Settings, load_settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.folder import find_study
 
@@ -235,6 +235,7 @@ def submit(
 ) -> None:
     """Have runs executed in the background, in this order, and print their ids at once."""
     place = context.obj
+    load_settings(place)  # what is not valid is refused here, not by each run
     changes = engine_changes(place, engine, address)
     executor = engine_of(place, otherwise="local", name=engine, **changes)  # refused before there is a folder
     new: list[RunFolder] = []

@@ -7,6 +7,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +16,7 @@ import typer
 
 from paraknow_core.catalogue import ARMS
 from paraknow_core.cli.console import Progress, say, show, show_json, show_table, show_text, working
-from paraknow_core.cli.options import Address, EngineOption, Json, engine_changes, with_settings
+from paraknow_core.cli.options import Address, EngineOption, Json, engine_changes, give_up, with_settings
 from paraknow_core.display import NOT_MEASURED, SHARE, counted, duration, memory, percent, significant
 from paraknow_core.errors import ParaknowError, RunError, SpecError
 from paraknow_core.files.atomic import build_file, write_atomic
@@ -24,7 +25,7 @@ from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.labels import label_of, studies_of
-from paraknow_core.settings import EngineName, Settings, load_settings, usable_cores
+from paraknow_core.settings import EngineName, Settings, load_settings
 from paraknow_core.spec import read_spec
 from paraknow_core.studies.budgets import REAL_SIZES
 from paraknow_core.studies.folder import StudyFolder, find_study, list_studies, refuse_other_files
@@ -130,12 +131,14 @@ def plan(
     context: typer.Context, target: Annotated[str, typer.Argument(metavar="STUDY.yaml|ID")], json: Json = False
 ) -> None:
     """Say what a study will take and what it will be able to see, without running anything."""
+    from paraknow_core.engines.choice import as_started
     from paraknow_core.studies.preview import missing_cells, preview
     from paraknow_core.workbench.past_runs import estimate_runs
 
     study = _study_of(target, context.obj)
     seen = preview(study, context.obj, estimate_runs)
-    choice = choice_of(context.obj, missing_cells(study, context.obj), load_settings(context.obj))
+    settings = as_started(load_settings(context.obj), study=True)
+    choice = choice_of(context.obj, missing_cells(study, context.obj), settings)
     if json:
         show_json({name: getattr(seen, name) for name in seen.__dataclass_fields__} | {"choice": asdict(choice)})
         return
@@ -161,8 +164,15 @@ def _size(value: float | None, unit: str | None) -> str:
     return f"{size_text(value, unit)} {unit_text(unit)}".strip()
 
 
+def _cannot_begin(place: Workspace, arguments: Mapping[str, Any], error: ParaknowError) -> None:
+    """Let a study that was started in the background say why it does not go on: nobody reads what is printed there."""
+    if not Path(arguments["target"]).expanduser().is_file():
+        with suppress(ParaknowError):
+            give_up(find_study(place, arguments["target"]), error)
+
+
 @app.command()
-@with_settings()
+@with_settings(refused=_cannot_begin)
 def run(
     context: typer.Context,
     target: Annotated[str, typer.Argument(metavar="STUDY.yaml|ID|FOLDER", help="A study's spec, or a study.")],
@@ -180,10 +190,15 @@ def run(
 
     Ctrl-C or SIGTERM saves and stops; the same command goes on. If a run fails, the next one still begins.
     """
-    folder = _folder_of(target, context.obj, out)
-    say(f"study {folder.id}: in {folder.path}")
-    with working() as progress:
-        run_study(folder, settings, progress, engine, engine_changes(context.obj, engine, address))
+    try:
+        executor = executor_of(context.obj, settings, engine, engine_changes(context.obj, engine, address))
+        folder = _folder_of(target, context.obj, out)
+        say(f"study {folder.id}: in {folder.path}")
+        with working() as progress:
+            run_study(folder, settings, progress, engine, executor)
+    except ParaknowError as error:
+        _cannot_begin(context.obj, {"target": target}, error)
+        raise
     record = _record(folder)
     if json:
         show_json(record)
@@ -195,12 +210,39 @@ def run(
     raise typer.Exit(STOPPED if record["state"] == "stopped" else FAILED if record["failed_runs"] else 0)
 
 
+def executor_of(
+    place: Workspace, settings: Settings, engine: str | None, changes: Mapping[str, Mapping[str, str]]
+) -> "Engine | None":
+    """Return the engine that executes a study's runs outside its process; None where that process does.
+
+    Args:
+        place: the workspace.
+        settings: of this machine.
+        engine: as a flag names it; None: whom the settings name.
+        changes: for the settings of the engine, see `engine_of`.
+
+    Raises:
+        ParaknowError: it cannot be used, so that there had better be no study yet.
+    """
+    from paraknow_core.engines import ENGINES, engine_of
+    from paraknow_core.engines.choice import elsewhere
+
+    name = engine or settings.engine or "auto"
+    cluster = elsewhere(settings.model_copy(update={"engine": name})) if name == "auto" else None
+    name = cluster[0] if cluster else name
+    if name not in ENGINES:
+        return None
+    executor = engine_of(place, name=name, **changes)
+    executor.together()
+    return executor
+
+
 def run_study(
     folder: StudyFolder,
     settings: Settings,
     progress: Progress,
     engine: str | None = None,
-    changes: Mapping[str, Mapping[str, str]] | None = None,
+    executor: "Engine | None" = None,
 ) -> None:
     """Run a study, drawing progress; see `conduct`.
 
@@ -209,22 +251,24 @@ def run_study(
         settings: of this machine.
         progress: where to draw.
         engine: who executes its runs; None: whom the settings name, else whom `choose` does.
-        changes: for the settings of the engine, see `engine_of`.
+        executor: from `executor_of`.
     """
-    from paraknow_core.engines import engine_of, holder_of
+    from paraknow_core.engines import holder_of
     from paraknow_core.engines.workers import WorkersEngine
     from paraknow_core.studies.conduct import conduct
 
-    engine, workers = engine or settings.engine or "auto", settings.workers or usable_cores()
-    pack = settings.pack or 1
-    if engine == "auto":
-        choice = choice_of(folder.place, [cell.cell for cell in folder.cells() if cell.state != "done"], settings)
-        engine, workers = choice.engine, choice.workers
-        if engine == "local":
+    engine, workers = engine or settings.engine or "auto", 1
+    pack = settings.pack or 1 if settings.processes == 1 else 1  # a run of several processes is trained alone
+    if engine in ("auto", "workers"):
+        open_ones = [cell.cell for cell in folder.cells() if cell.state != "done"]
+        # Workers of this process are what the engine `local` means for `choose`.
+        asked = settings.model_copy(update={"engine": "local" if engine == "workers" else engine})
+        choice = choice_of(folder.place, open_ones, asked)
+        workers, pack = choice.workers, max(map(len, choice.packs), default=1)
+        if engine == "auto":
             engine = "workers" if workers > 1 else "inline"
-        pack = max(map(len, choice.packs), default=1)
-        say(choice.sentence)
-    if engine == "inline":
+            say(choice.sentence)
+    if executor is None and engine == "inline":
         from paraknow_core import packs, pipeline
         from paraknow_core.cli.run import told
         from paraknow_core.engines.inline import InlineEngine
@@ -235,10 +279,8 @@ def run_study(
             lambda runs: told(runs, packs.execute_packed(runs, folder.place, settings)),
             pack,
         )
-    elif engine == "workers":
+    elif executor is None:
         executor = WorkersEngine(folder.place, workers, settings.model_dump(mode="json", exclude_none=True))
-    else:
-        executor = engine_of(folder.place, name=engine, **changes or {})
     shown, looked, told = "", 0.0, {""}
 
     def holder(run: RunFolder) -> "Engine":

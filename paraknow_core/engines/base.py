@@ -9,10 +9,12 @@ from typing import Any, Literal
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.processes import this_process
 from paraknow_core.settings import Settings, load_settings
 from paraknow_core.spec import RunSpec
 
 HERE = "this machine"
+SHARED = "shared"  # marks, in process.json, a process that does more than its run: no signal for the run may reach it
 
 
 @dataclass(frozen=True)
@@ -111,3 +113,21 @@ class Engine(ABC):
         if status.state == "queued":
             return Standing("waiting")
         return Standing("working", where=HERE if status.host in ("", socket.gethostname()) else status.host)
+
+
+def claimed_here(*runs: RunFolder) -> list[int]:
+    """Make runs `queued`, all for this very process; returns the numbers of their last attempts.
+
+    Raises:
+        RunError: see `lifecycle.requeue`.
+        OSError: the workspace cannot be written; then none of them waits for this process.
+    """
+    attempts = lifecycle.requeue(*runs)
+    try:
+        for run, attempt in zip(runs, attempts, strict=True):
+            lifecycle.claim(run, {**this_process(), SHARED: True}, attempt)
+    except OSError:
+        for run in runs:
+            run.file("process.json").unlink(missing_ok=True)
+        raise
+    return attempts

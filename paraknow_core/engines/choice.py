@@ -80,7 +80,8 @@ def packs_of(specs: Sequence[RunSpec], settings: Settings, machine: Machine) -> 
 
     A small student leaves a GPU idle, but not a processor: there a pass of many runs takes as long as their passes.
     """
-    most = settings.pack or (PACK if machine.gpu else 1)
+    is_own = settings.engine in (None, "auto") and settings.processes == 1  # those of other processes are never packed
+    most = (settings.pack or (PACK if machine.gpu else 1)) if is_own else 1
     groups: dict[Hashable, list[int]] = {}
     for number, spec in enumerate(specs):
         key = pack_key(spec) if most > 1 else None
@@ -120,14 +121,18 @@ def choose(
     if cluster:
         about = f"; here, one after the other, about {_about(alone)}" if alone else ""
         return Choice(cluster[0], 1, threads, (), None, alone, f"{runs} {cluster[1]}{about}")
-    packs = packs_of(specs, settings, machine)
+    count = max(1, min(settings.workers or together([threads], machine, needs), len(specs)))
+    # Where several go on at a time, they were asked for, or there are cores for them: a pack would be no faster.
+    packs = packs_of(specs, settings, machine) if count == 1 else ()
     if any(len(pack) > 1 for pack in packs):
+        in_passes = f"packed in {'one pass' if len(packs) == 1 else f'{len(packs):,} passes'}"
+        if not machine.gpu:
+            about = f", about {_about(alone)}" if alone else ""
+            return Choice("local", 1, threads, packs, alone, alone, f"{runs} {in_passes} where that is faster{about}")
         seconds = None if alone is None else sum(_pack_seconds([takes[n].seconds for n in pack]) for pack in packs)
         about = f", about {_about(seconds)}; one after the other about {_about(alone)}" if alone else ""
-        sentence = f"{runs} packed in {'one pass' if len(packs) == 1 else f'{len(packs):,} passes'}{about}"
+        sentence = f"{runs} {in_passes}{about}"
         return Choice("local", 1, threads, packs, seconds, alone, sentence)
-    count = settings.workers or together([threads], machine, needs)
-    count = max(1, min(count, len(specs)))
     engine = settings.engine if settings.engine in ("local", "queue") else "local"
     if count == 1:
         sentence = runs + (f", about {_about(alone)}" if alone else "")
@@ -138,6 +143,21 @@ def choose(
     about = f", about {_about(seconds)}; one after the other about {_about(alone)}" if alone else ""
     sentence = f"{runs} by {count} workers of {counted(threads, 'thread')} each{about}"
     return Choice(engine, count, threads, (), seconds, alone, sentence)
+
+
+def as_started(settings: Settings, study: bool) -> Settings:
+    """Return settings with what a start makes of those that are left open.
+
+    Args:
+        settings: of the workspace.
+        study: a study's own process executes its runs where they name no engine; the queue executes single ones.
+    """
+    if elsewhere(settings) or (study and settings.engine in (None, "auto")):
+        return settings
+    if settings.engine != "local":
+        return settings.model_copy(update={"engine": "queue"})
+    # One process for all runs of a start; a study gives it one run after the other.
+    return settings.model_copy(update={"workers": (settings.workers or 1) if study else 1})
 
 
 def _about(seconds: float) -> str:

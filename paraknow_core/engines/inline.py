@@ -4,11 +4,10 @@ import traceback
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from paraknow_core.engines.base import Engine
+from paraknow_core.engines.base import Engine, claimed_here
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.runs.processes import this_process
 from paraknow_core.spec import RunSpec
 from paraknow_core.training.amounts import pack_key
 
@@ -54,8 +53,7 @@ class InlineEngine(Engine):
     def submit(self, *runs: RunFolder, first: bool = False) -> None:
         """Hand the runs to the thread: see `Engine.submit`."""
         del first
-        for run, attempt in zip(runs, lifecycle.requeue(*runs), strict=True):
-            lifecycle.claim(run, this_process(), attempt)
+        claimed_here(*runs)
         for some in batched(runs, self._pack):
             self._thread.submit(self._work, some)
 

@@ -4,8 +4,10 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Mapping
+from typing import Any
 
-from paraknow_core.engines.base import Engine
+from paraknow_core.engines.base import SHARED, Engine
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.processes import is_alive, process_identity, start_detached
@@ -53,8 +55,8 @@ def signal_group(run: RunFolder, number: signal.Signals) -> None:
     """Send a signal to the process of a run and to all that it has started."""
     status = run.status()
     process = vars(status) if status.pid else run.process()  # in its first second it has not written its state
-    if not status.active:
-        return  # its process may be a worker, which is at another run by now
+    if not status.active or _is_shared(run, process):
+        return  # its process may be a worker, which is at another run by now, or be a study's
     if is_alive(process) and process["host"] == socket.gethostname():  # its number elsewhere is another process here
         try:
             group = os.getpgid(process["pid"])
@@ -62,3 +64,9 @@ def signal_group(run: RunFolder, number: signal.Signals) -> None:
             os.killpg(group, number) if group == process["pid"] else os.kill(process["pid"], number)
         except ProcessLookupError:
             return
+
+
+def _is_shared(run: RunFolder, process: Mapping[str, Any]) -> bool:
+    """Tell whether the process that a run waits for, or is computed by, does more than this run."""
+    claim, same = run.process(), ("host", "pid", "process_started")
+    return bool(claim.get(SHARED)) and all(claim.get(key) == process.get(key) for key in same)

@@ -90,6 +90,9 @@ def _start_next(place: Workspace, order: Order, pool: Pool) -> None:
     if _is_busy(run, pool):  # started by hand, or by this queue just before it was killed
         order.working.append(run.id)
         return
+    if run.status().state == "done":  # executed by somebody else while it waited
+        _say(f"{run.id}: done already")
+        return
     if run.file("stop").exists():
         lifecycle.end(run, "stopped", lifecycle.CANCELLED)
         return

@@ -24,14 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paraknow_core.engines.base import Engine
+from paraknow_core.engines.base import Engine, claimed_here
 from paraknow_core.engines.local import LocalEngine
 from paraknow_core.engines.service import end_with
 from paraknow_core.memory import forget_peak, release
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.runs.processes import process_identity, start_detached, this_process
+from paraknow_core.runs.processes import process_identity, start_detached
 
 IDLE_S = 60.0  # a worker that has had nothing to do for so long ends, which gives its memory back
 KEPT_BYTES = 1_500_000_000  # what a worker holds beyond this when it is through with a run goes back to the system
@@ -149,6 +149,7 @@ class WorkersEngine(Engine):
         self.count, self._settings = count, settings
         self._pool = Pool(place, tied=True)
         self._waiting: deque[tuple[RunFolder, int]] = deque()
+        self._guard = threading.Lock()  # of those that wait
         self._bell, self._ear = socket.socketpair()
         self._thread: threading.Thread | None = None
 
@@ -159,21 +160,32 @@ class WorkersEngine(Engine):
     def submit(self, *runs: RunFolder, first: bool = False) -> None:
         """Let runs wait for a free worker: see `Engine.submit`."""
         del first
-        for run, attempt in zip(runs, lifecycle.requeue(*runs), strict=True):
-            lifecycle.claim(run, this_process(), attempt)
-            self._waiting.append((run, attempt))
+        attempts = claimed_here(*runs)
+        with self._guard:
+            self._waiting += zip(runs, attempts, strict=True)
         if self._thread is None:
             self._thread = threading.Thread(target=self._deal, daemon=True, name="workers")
             self._thread.start()
         self._bell.send(b".")
 
     def stop(self, run: RunFolder, grace_s: float | None = None) -> None:
-        """Ask, and with a grace period signal the worker: see `Engine.stop`. A worker that was killed is replaced."""
+        """Ask, and with a grace period signal the worker: see `Engine.stop`. A worker that was killed is replaced.
+
+        A run that still waits here is taken out.
+        """
+        with self._guard:
+            waits = [one for one in self._waiting if one[0] == run]
+            for one in waits:
+                self._waiting.remove(one)
+        if waits:
+            lifecycle.end(run, "stopped", lifecycle.CANCELLED)
+            return
         LocalEngine(self.place).stop(run, grace_s)
 
     def close(self) -> None:
         """Let the workers end; what still waits is not executed."""
-        self._waiting.clear()
+        with self._guard:
+            self._waiting.clear()
         self._bell.close()
         if self._thread is not None:
             self._thread.join()
@@ -181,9 +193,15 @@ class WorkersEngine(Engine):
     def _deal(self) -> None:
         # Workers are started by this very thread: the system ends a tied worker with the thread that has started it.
         while True:
-            while self._waiting and self._pool.busy < self.count:
-                run, attempt = self._waiting.popleft()
+            while self._pool.busy < self.count:
+                with self._guard:
+                    if not self._waiting:
+                        break
+                    run, attempt = self._waiting.popleft()
                 try:
+                    if run.file("stop").exists():  # asked by another process
+                        lifecycle.end(run, "stopped", lifecycle.CANCELLED)
+                        continue
                     self._pool.give(run, attempt, self._settings)
                 except OSError as error:
                     lifecycle.give_up(run, error)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from paraknow_core.display import duration
-from paraknow_core.errors import ParaknowError, RunError
+from paraknow_core.errors import Later, ParaknowError, RunError
 from paraknow_core.files.json_file import read_object, write_json
 from paraknow_core.files.naming import is_there
 from paraknow_core.files.yaml_file import load_yaml, read_text
@@ -44,6 +44,7 @@ MOST_EXTENSIONS = 2  # how often a grid grows whose best rate lies at its edge
 EXTENDED_BY = 2  # points
 MOST_AGAIN = 3  # how often a run that is lost is submitted again
 LOOK_S = 0.02  # between two looks at the runs that are going on, for each of them
+LATER_S = 10.0  # until an engine that took no run is asked again
 MOST_NAMED = 3  # of the runs that are going on, in the study's message
 OWN_STATES = ("done", "running", "stopping", "queued", "stopped", "lost", "failed")  # the best one first
 
@@ -156,6 +157,7 @@ class _Conductor:
         self.rates, self.grids = folder.rates(), folder.grids()
         self.tried: set[str] = set()  # ids of runs that this attempt has submitted
         self.again: Counter[str] = Counter()  # how often each was submitted again
+        self.not_before = 0.0  # by the monotonic clock: when the engine is asked again that took no run
         self.said: set[str] = set()  # what a warning says, is said once
         self.seconds: list[float] = []  # of the runs that this attempt has computed
         write_json(folder.file("runs.json"), self.answers)
@@ -215,7 +217,13 @@ class _Conductor:
         done = len(by_key) - len(waiting)
         while waiting or active:
             while waiting and len(active) < self.together and self._may_begin(waiting[0][0], active):
-                begun = self._begin(self._next(waiting, self.together - len(active)))
+                group = self._next(waiting, self.together - len(active))
+                try:
+                    begun = self._begin(group)
+                except Later as error:
+                    waiting.extendleft(reversed(group))
+                    self._put_off(error)
+                    break
                 done += begun.count(None)
                 for run, cell in filter(None, begun):
                     place = f"{stage} run {done + len(active) + 1} of {len(by_key)}"
@@ -234,8 +242,8 @@ class _Conductor:
                     done += 1
                     self.seconds.append(time.monotonic() - one.began)
                     self.writer.event("run", run=name, cell=one.cell.key, state=one.run.status().state)
-            if active:
-                time.sleep(LOOK_S * len(active))
+            if active or waiting:
+                time.sleep(LOOK_S * max(1, len(active)))
         self.writer.progress(done, len(by_key))
 
     def _is_over(self, cells: Sequence[Cell]) -> bool:
@@ -247,7 +255,14 @@ class _Conductor:
 
     def _may_begin(self, cell: Cell, active: Mapping[str, _Active]) -> bool:
         """Tell whether a run may begin now: those that go together wait for the end of all before, to be many."""
+        if time.monotonic() < self.not_before:
+            return False
         return not active or self.engine.common(cell.spec) is None
+
+    def _put_off(self, error: Later) -> None:
+        """Note that the engine takes no run now, such as beyond a limit of an account."""
+        self.not_before = time.monotonic() + LATER_S
+        self._warn(f"runs wait, and are submitted again and again: {error}")
 
     def _goes_on(self, run: RunFolder) -> bool:
         """Submit a run again whose process is gone though nobody asked it to stop; False where it is over."""
@@ -257,11 +272,18 @@ class _Conductor:
         if self.again[run.id] == MOST_AGAIN:
             self.writer.event("warning", message=f"run {run.id}: {status.message}; given up after {MOST_AGAIN} repeats")
             return False
+        if time.monotonic() < self.not_before:
+            return True
+        try:
+            is_on = bool(self._submit(run))
+        except Later as error:
+            self._put_off(error)
+            return True
         self.again[run.id] += 1
         nth = f"submitted again, {self.again[run.id]} of at most {MOST_AGAIN} times"
         self.writer.event("resubmitted", run=run.id, number=self.again[run.id], message=status.message)
         self.writer.event("warning", message=f"run {run.id}: {status.message}; {nth}")
-        return bool(self._submit(run))
+        return is_on
 
     def _warn(self, message: str) -> None:
         if message not in self.said:
@@ -281,9 +303,15 @@ class _Conductor:
             return run.status().active
 
     def _submit(self, *runs: RunFolder) -> list[RunFolder]:
-        """Submit runs; returns those that go on, also if it is somebody else who has begun them meanwhile."""
+        """Submit runs; returns those that go on, also if it is somebody else who has begun them meanwhile.
+
+        Raises:
+            Later: the engine takes none of them now; they are as before.
+        """
         try:
             self.engine.submit(*runs)
+        except Later:
+            raise
         except (ParaknowError, OSError) as error:
             elsewhere = [run for run in runs if self._alive(run)]
             rest = [run for run in runs if run not in elsewhere]
@@ -314,6 +342,9 @@ class _Conductor:
         Returns:
             For each list of equal cells, the run that is going on and the first cell; None where there is nothing to
             do.
+
+        Raises:
+            Later: see `_submit`; all of them are as before.
         """
         begun, new = [], []
         for same in together:
@@ -322,7 +353,11 @@ class _Conductor:
             # If it is alive, somebody else is executing it.
             if run and not self._alive(run):
                 new.append(run)
-        gone = set(new) - set(self._submit(*new)) if new else ()
+        try:
+            gone = set(new) - set(self._submit(*new)) if new else ()
+        except Later:
+            self.tried -= {run.id for run, _ in filter(None, begun)}
+            raise
         return [one if one and one[0] not in gone else None for one in begun]
 
     def _made(self, cells: Sequence[Cell]) -> RunFolder | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from paraknow_core.display import duration
 from paraknow_core.engines import engine_class
-from paraknow_core.engines.choice import Choice, choose, elsewhere
+from paraknow_core.engines.choice import Choice, as_started, choose
 from paraknow_core.errors import SpecError
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.paths import Workspace
@@ -133,18 +133,8 @@ def choice_of(place: Workspace, specs: Sequence[RunSpec], study: bool = False) -
 @lru_cache(32)
 def _choice(place: Workspace, specs: tuple[str, ...], study: bool, *changes: object) -> Choice:
     del changes  # only part of the key under which the result is kept
-    settings = _as_started(load_settings(place), study)
+    settings = as_started(load_settings(place), study)
     return choose([RunSpec.model_validate_json(spec) for spec in specs], place, settings, estimate_runs)
-
-
-def _as_started(settings: Settings, study: bool) -> Settings:
-    """Return settings with what a start from a page makes of those that are left open."""
-    if elsewhere(settings) or (study and engine_now(settings) == "auto"):
-        return settings
-    changes: dict[str, Any] = {"pack": 1, "engine": settings.engine if settings.engine == "local" else "queue"}
-    if settings.engine == "local":  # one process for all runs of a start; a study gives it one run after the other
-        changes["workers"] = settings.workers or 1 if study else 1
-    return settings.model_copy(update=changes)
 
 
 def left_of_study(folder: StudyFolder, status: Status, cells: Sequence[CellState]) -> str:

@@ -6,12 +6,16 @@ import pytest
 
 from paraknow_core.cli import main
 from paraknow_core.engines.base import Engine
+from paraknow_core.engines.choice import Machine
 from paraknow_core.files.json_file import write_json
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.runs.lifecycle import create_run
+from paraknow_core.runs.processes import this_process
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
+from paraknow_core.studies.folder import StudyFolder, list_studies
+from paraknow_core.studies.study import parse_study_yaml
 from tests.studies.conducting import Fake
 
 
@@ -116,3 +120,69 @@ def test_a_study_is_resumed_with_the_engine_that_was_asked_for(engine, workspace
     told(capsys, "study", "resume", tmp_path / "small")
     assert launched == [("--engine", "ray", "--address", "here:1"), ()]
     assert "add --engine ray" in told(capsys, "study", "resume", tmp_path / "small", "--address", "x", code=2)
+
+
+def test_broken_settings_are_refused_at_once_and_said_by_run_folders(engine, workspace, spec, capsys):
+    run = create_run(workspace, RunSpec())
+    lifecycle.claim(run, this_process(), 0)
+    write_json(workspace.settings_file, {"device": "abacus"})
+    assert "'device'" in told(capsys, "runs", "submit", spec, code=2)
+    assert list_runs(workspace) == [run] and not engine.given
+    assert "'device'" in told(capsys, "run", run.path, code=2)
+    assert run.status().state == "failed"
+    assert "'device'" in run.status().message
+
+
+def test_even_if_slower_needs_packed(workspace, spec, capsys):
+    assert "add --packed" in told(capsys, "run", spec, "--even-if-slower", code=2)
+    assert not list_runs(workspace)
+
+
+@pytest.fixture
+def study_spec(tmp_path):
+    (tmp_path / "study.yaml").write_text("arms: [default_lora]\nseeds: [0, 1, 2]\n")
+    return tmp_path / "study.yaml"
+
+
+def test_a_study_whose_engine_cannot_be_used_is_refused_before_there_is_one(
+    engine, workspace, study_spec, capsys, monkeypatch
+):
+    def together(_self):
+        raise lifecycle.RunError("engine slurm: there is no sbatch")
+
+    assert "add --engine ray" in told(capsys, "study", "run", study_spec, "--address", "x", code=2)
+    monkeypatch.setattr(engine, "together", together)
+    write_json(workspace.settings_file, {"slurm": {"partition": "long"}})
+    for options in ((), ("--engine", "auto"), ("--engine", "slurm")):
+        assert "no sbatch" in told(capsys, "study", "run", study_spec, *options, code=2)
+    assert not list_studies(workspace)
+
+
+def test_a_study_in_the_background_says_why_it_cannot_go_on(engine, workspace, study_spec, capsys, monkeypatch):
+    def together(_self):
+        raise lifecycle.RunError("engine slurm: there is no sbatch")
+
+    folder = StudyFolder.create(workspace, parse_study_yaml(study_spec.read_text(), "study.yaml"))
+    lifecycle.claim(folder, this_process(), 0)  # as `launch` does
+    monkeypatch.setattr(engine, "together", together)
+    told(capsys, "study", "run", folder.path, "--engine", "slurm", code=2)
+    assert (folder.state(), folder.status().message) == ("failed", "engine slurm: there is no sbatch")
+    lifecycle.claim(folder, this_process(), *lifecycle.requeue(folder))
+    write_json(workspace.settings_file, {"device": "abacus"})
+    told(capsys, "study", "run", folder.path, code=2)
+    assert folder.state() == "failed" and "'device'" in folder.status().message
+
+
+@pytest.mark.parametrize(("settings", "workers"), [({}, 1), ({"workers": 3}, 3), ({"slurm": {"partition": "a"}}, 1)])
+def test_workers_that_are_asked_for_are_as_many_as_fit(workspace, study_spec, capsys, monkeypatch, settings, workers):
+    seen = []
+
+    def conduct(folder, executor, follow, together, holder):
+        seen.append((type(executor).__name__, executor.count, together))
+        raise lifecycle.RunError("enough")
+
+    monkeypatch.setattr(Machine, "here", classmethod(lambda cls, settings: Machine(1, 64e9)))
+    monkeypatch.setattr("paraknow_core.studies.conduct.conduct", conduct)
+    write_json(workspace.settings_file, settings)
+    told(capsys, "study", "run", study_spec, "--engine", "workers", code=2)
+    assert seen == [("WorkersEngine", workers, workers)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from paraknow_core.engines import choice, queue
-from paraknow_core.engines.choice import Machine, choose, together
+from paraknow_core.engines.choice import Machine, as_started, choose, together
 from paraknow_core.files.json_file import write_json
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
@@ -122,4 +122,38 @@ def test_runs_of_small_models_are_packed_on_a_gpu_as_far_as_they_have_something_
     assert "one after the other about 22 m" in picked.sentence
     assert 60 < picked.seconds < picked.alternative_seconds == 22 * 60
     assert choose(specs, place, Settings(), estimate, TWO_CORES).packs == ()
-    assert [len(pack) for pack in choose(specs[:3], place, Settings(pack=2), estimate, TWO_CORES).packs] == [2, 1]
+    one_core = Machine(1, 16e9)
+    picked = choose(specs[:3], place, Settings(pack=2), estimate, one_core)
+    assert [len(pack) for pack in picked.packs] == [2, 1]
+    assert picked.sentence == "3 runs packed in 2 passes where that is faster, about 3 m 00 s"
+    assert picked.seconds == 180
+
+
+@pytest.mark.parametrize(
+    ("options", "workers"),
+    [
+        ({"engine": "local"}, 1),
+        ({"engine": "local", "workers": 2}, 2),
+        ({"engine": "queue", "pack": 4}, 2),
+        ({"processes": 2, "pack": 4, "machine": Machine(1, 16e9)}, 1),
+        ({"processes": 2, "machine": Machine(8, 64e9, gpu=True)}, 1),
+        ({"pack": 4}, 2),
+        ({"pack": 4, "workers": 2}, 2),
+        ({"workers": 3, "machine": Machine(8, 64e9, gpu=True)}, 3),
+        ({"engine": "queue", "machine": Machine(8, 64e9, gpu=True)}, 1),
+    ],
+)
+def test_what_is_said_of_a_study_is_what_it_does(place, options, workers):
+    machine = options.pop("machine", TWO_CORES)
+    settings = as_started(Settings(**options), study=True)
+    picked = choose([RunSpec()] * 12, place, settings, lambda specs, _: [Takes()] * len(specs), machine)
+    assert (picked.workers, picked.packs) == (workers, ())
+    assert "packed" not in picked.sentence
+    assert (f"by {workers} workers" if workers > 1 else "one after the other: ") in picked.sentence
+
+
+def test_single_runs_wait_in_the_queue_or_share_a_process():
+    assert as_started(Settings(), study=False).engine == "queue"
+    assert as_started(Settings(engine="local", workers=4), study=False).workers == 1
+    cluster = Settings(slurm={"partition": "long"})
+    assert as_started(cluster, study=False) == as_started(cluster, study=True) == cluster

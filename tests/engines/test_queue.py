@@ -300,3 +300,13 @@ def test_a_run_that_is_resumed_before_its_worker_is_through_with_it_waits_for_th
     given.append("through")
     queue_service.turn(place, pool)
     assert given == ["through", 0]
+
+
+def test_a_run_that_was_done_elsewhere_while_it_waited_is_not_executed_again(place, quiet):
+    (run,) = make(place, "one")
+    QueueEngine(place).submit(run)
+    ended = {**read_json(run.file("status.json")), "state": "done", "attempt": 1, "ended": 1.0}
+    write_json(run.file("status.json"), ended)
+    queue_service.turn(place, Pool(place))
+    assert run.status().state == "done" and not run.claimed
+    assert queue.read(place).empty

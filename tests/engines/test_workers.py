@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import psutil
 import pytest
 
 from paraknow_core.engines import workers
+from paraknow_core.engines.inline import InlineEngine
+from paraknow_core.engines.local import _is_shared, signal_group
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.engines.service import Service
 from paraknow_core.engines.workers import Pool, WorkersEngine
@@ -17,6 +20,7 @@ from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.lifecycle import create_run, delete
 from paraknow_core.runs.processes import is_alive
+from paraknow_core.runs.writer import RunWriter
 from paraknow_core.spec import RunSpec
 from tests.conftest import ROOT
 from tests.engines.following import make, until, wait
@@ -38,6 +42,15 @@ def engine(place, worker):
     engine = WorkersEngine(place)
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def signals(monkeypatch):
+    """Signals that were sent meanwhile: none arrives."""
+    sent = []
+    monkeypatch.setattr("os.kill", lambda *one: sent.append(one))
+    monkeypatch.setattr("os.killpg", lambda *one: sent.append(one))
+    return sent
 
 
 def gone(pid: int) -> bool:
@@ -159,3 +172,57 @@ def test_the_real_worker_reads_the_settings_before_each_run_and_fails_with_sente
     until(lambda: "/nowhere/at/all" in run.log_tail())  # said when the state has been written
     assert not any("Traceback" in one.log_tail() for one in (refused, run))
     pool.close()
+
+
+def test_a_run_that_waits_is_taken_out_and_no_signal_reaches_the_process_of_the_study(engine, place, signals):
+    slow, waits, asked = make(place, "slow", "short", "short")
+    engine.submit(slow, waits, asked)
+    wait(slow, "running")
+    signal_group(waits, signal.SIGKILL)
+    assert not signals
+    signal_group(slow, signal.SIGTERM)
+    assert [pid for pid, _ in signals] == [slow.status().pid]
+    engine.stop(waits, grace_s=5.0)
+    assert waits.status().state == "stopped" and waits.status().message == lifecycle.CANCELLED
+    lifecycle.ask_to_stop(asked)  # another process knows no engine
+    engine.stop(slow)
+    assert wait(slow, "stopped") and wait(asked, "stopped")
+    assert asked.status().attempt == 0
+    engine.submit(waits)  # it is as new
+    assert wait(waits, "done")
+
+
+def test_a_run_that_is_computed_in_the_process_of_a_study_is_not_signalled(place, signals):
+    (run,) = make(place, "one")
+    begun, end = threading.Event(), threading.Event()
+
+    def execute(run):
+        with RunWriter(run):
+            begun.set()
+            end.wait(30)
+
+    InlineEngine(place, execute).submit(run)
+    begun.wait(30)
+    assert run.status().pid == os.getpid()
+    signal_group(run, signal.SIGKILL)
+    end.set()
+    assert wait(run, "done") and not signals
+    write_json(run.file("status.json"), {**read_json(run.file("status.json")), "state": "running", "pid": 1})
+    assert not _is_shared(run, vars(run.written()))  # a later attempt, by hand: that claim does not speak of it
+
+
+def test_a_full_disk_in_the_middle_of_a_submit_leaves_no_run_waiting(engine, place, monkeypatch):
+    one, two = make(place, "one", "two")
+    left = [OSError(28, "No space left on device"), None]
+    claim = lifecycle.claim
+
+    def fails_second(*arguments):
+        if (error := left.pop()) is not None:
+            raise error
+        claim(*arguments)
+
+    monkeypatch.setattr(lifecycle, "claim", fails_second)
+    with pytest.raises(OSError, match="No space"):
+        engine.submit(one, two)
+    monkeypatch.undo()
+    assert not one.claimed and not two.claimed and not engine.alive(one)

@@ -12,13 +12,14 @@ import pytest
 
 from paraknow_core.engines.inline import InlineEngine
 from paraknow_core.engines.local import LocalEngine
-from paraknow_core.errors import RunError
+from paraknow_core.errors import Later, RunError
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.runs.labels import add_study, studies_of
 from paraknow_core.runs.lifecycle import ask_to_stop, create_run
 from paraknow_core.runs.processes import process_identity
 from paraknow_core.spec import RunSpec
+from paraknow_core.studies import conduct as conducting_room
 from paraknow_core.studies.conduct import conduct, extended
 from paraknow_core.studies.folder import StudyFolder
 from paraknow_core.studies.study import StudySpec
@@ -437,3 +438,47 @@ def test_of_a_group_the_others_go_on_when_somebody_else_has_begun_one(place):
     thread.join(30)
     assert states(folder) == ["done"] * 4  # when his process is gone, the study takes it over
     assert engine.given == [[0, 1, 2, 3], [0, 1, 3], [2]]
+
+
+def test_runs_that_an_engine_takes_only_later_wait_for_it(place, monkeypatch):
+    monkeypatch.setattr(conducting_room, "LATER_S", 0.05)
+
+    def is_full(runs):
+        raise Later("engine slurm: a limit of your account is reached")
+
+    engine = Refusing(place, lambda runs: None, is_full, is_full)
+    folder = study(place, arms=["default_lora"], seeds=(0, 1))
+    conduct(folder, engine, together=2)
+    assert engine.given == [[0], [1], [1], [1]]
+    assert states(folder) == ["done"] * 2
+    [warning] = [event["message"] for event in folder.events() if event["event"] == "warning"]
+    assert "a limit of your account" in warning
+    assert len(list_runs(place)) == 2
+    monkeypatch.setattr(conducting_room, "LATER_S", 60.0)
+    waits = study(place, arms=["default_lora"], seeds=(2,))
+    thread = threading.Thread(target=conduct, args=(waits, Refusing(place, is_full)))
+    thread.start()
+    until(lambda: [event for event in waits.events() if event["event"] == "warning"])
+    assert states(waits) == ["queued"]
+    ask_to_stop(waits)
+    thread.join(30)
+    assert waits.state() == "stopped"
+    assert states(waits) == ["queued"]  # nothing has happened to it
+
+
+def test_a_lost_run_that_is_taken_only_later_is_not_given_up(place, dying, monkeypatch):
+    monkeypatch.setattr(conducting_room, "LATER_S", 0.02)
+    (dying / "default_lora").write_text("1")
+    local, given = LocalEngine(place), []
+
+    class Full(LocalEngine):
+        def submit(self, *runs, first=False):
+            given.append(runs)
+            if 1 < len(given) < 7:
+                raise Later("full")
+            local.submit(*runs)
+
+    folder = study(place, arms=["default_lora"], seeds=(0,))
+    conduct(folder, Full(place))
+    assert states(folder) == ["done"] and len(given) == 7
+    assert [event["number"] for event in folder.events() if event["event"] == "resubmitted"] == [1]
