@@ -90,6 +90,7 @@ def test_a_run_that_computes_the_same_is_used_again_whatever_it_did_not_read(pla
 
 
 def test_a_lesson_goes_before_what_waits_and_says_how_long_it_waits(place, open_app):
+    write_json(place.settings_file, {"workers": 1})
     going = fabricate.run(place, "running", {"method": "pissa"})
     waiting = [fabricate.run(place, "queued", {"seed": seed}) for seed in range(13)]
     QueueEngine(place).submit(*waiting)

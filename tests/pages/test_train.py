@@ -617,11 +617,11 @@ def test_a_person_chooses_where_runs_are_executed_and_is_told_before_the_start(p
     assert "2 runs" in words(app) and "Executed by: Chosen for you" in popovers(app)
     select(app, "Engine").set_value("slurm").run()
     next(t for t in app.text_input if t.label == "Time limit").set_value("soon")
-    button(app, "Save").click().run()
+    button(app, "Save settings").click().run()
     assert "settings: 'slurm.time': 'soon' given" in words(app) and not place.settings_file.exists()
     next(t for t in app.text_input if t.label == "Time limit").set_value("2:00:00")
     next(t for t in app.text_input if t.label == "Partition").set_value("long")
-    button(app, "Save").click().run()
+    button(app, "Save settings").click().run()
     assert load_settings(place).slurm.partition == "long"
     assert "2 runs by SLURM, partition long" in words(app) and "Executed by: SLURM" in popovers(app)
 

@@ -83,7 +83,7 @@ def _choose(now: str) -> None:
         text, good = st.session_state.get(OUTCOME, ("", True))
         if text:
             st.success(plain(text), icon=":material/check:") if good else say(text)
-        st.form_submit_button("Save", icon=":material/check:", type="primary", on_click=_save, args=(chosen,))
+        st.form_submit_button("Save settings", icon=":material/check:", type="primary", on_click=_save, args=(chosen,))
     st.caption("Kept in settings.yaml of the workspace; the command line goes by it, too.")
 
 
