@@ -195,7 +195,7 @@ def _take_over(place: Workspace) -> Work:
     def work() -> None:
         folder.file("runs.json").unlink(missing_ok=True)
         with RunWriter(folder) as writer:
-            conductor = conduct._Conductor(folder, None, None, writer, 1)
+            conductor = conduct._Conductor(folder, None, None, writer, 1, None)
             conductor._take_over(cells)
         if len(conductor.answers) < len(cells):
             raise SystemExit(f"taken over: {len(conductor.answers)} of {len(cells)}")

@@ -85,6 +85,7 @@ def test_runs_together_have_the_numbers_that_they_have_alone(make, family, monke
     _compare(alone, runs)
 
 
+@pytest.mark.slow
 def test_runs_of_different_length_leave_one_after_the_other(make):
     arms = ({"finetuning.max_steps": 1}, {"finetuning.epochs": 3}, {"seed": 2})
     arms = [{"method": "default_lora", **arm} for arm in arms]
@@ -143,6 +144,7 @@ def test_one_that_diverges_or_cannot_begin_ends_alone(make):
     assert runs[1].status().message == str(diverged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arms", "family", "why"),
     [
@@ -168,6 +170,7 @@ def test_what_cannot_go_together_is_trained_alone_with_a_word(make, arms, family
         assert why in said[0]["message"]
 
 
+@pytest.mark.slow
 def test_the_slower_way_is_left(make, monkeypatch):
     monkeypatch.setattr(packed, "WORTH_IT", 0.0)
     alone, place = make("alone", ARMS[:2])
@@ -198,6 +201,7 @@ def test_the_command_executes_runs_together_and_says_how_each_ended(make, capsys
     assert "/nowhere" in runs[2].log_tail()
 
 
+@pytest.mark.slow
 def test_runs_of_different_students_are_never_one_pass(make_context, tiny, tmp_path):
     """Their adapters fit each other; all else of the students does not."""
     changes = BASE | {"method": "default_lora", "extraction.origin": ["q", "v"]}
@@ -224,6 +228,7 @@ def test_a_student_in_16_bits_goes_together_with_factors_in_32(make):
             assert line.get("loss", 0) == pytest.approx(twin.get("loss", 0), rel=2e-3)
 
 
+@pytest.mark.slow
 def test_a_pass_for_which_there_is_no_memory_is_taken_in_turn(make, monkeypatch):
     real, passes = packed.nats_of_runs, []
 
