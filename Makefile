@@ -43,7 +43,7 @@ test-slow: MARKS = slow and not gpu
 test-all: MARKS = not gpu
 test test-slow test-all: setup-dev
 	@scripts/find_browser >/dev/null || [ -z "$$CI" ]
-	@$(PYTHON) -m pytest -n 2 --dist loadfile -m "$(MARKS)" --durations=40
+	@$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "$(MARKS)" --durations=40
 
 # The tests that need the shared material beside the project; not part of the others.
 reference: setup-dev

@@ -81,7 +81,7 @@ def slurmd(arguments):
                 return
             states = {other: read(other)["state"] for other in all_jobs()}
             first = next(other for other, state in states.items() if state == "PENDING")
-            slots = int((ROOT / "slots").read_text())
+            slots = int((ROOT / "slots").read_text() or 0)  # somebody may be writing it
             if first == job and list(states.values()).count("RUNNING") < slots:
                 write(job, state="RUNNING", node="node1")
                 break
@@ -97,8 +97,7 @@ def slurmd(arguments):
         order = ROOT / f"{job}.do"
         if (ROOT / "stop").exists():
             os.killpg(process.pid, signal.SIGKILL)
-        elif order.exists():
-            what = order.read_text()
+        elif order.exists() and (what := order.read_text()):  # it is empty while somebody writes it
             order.unlink()
             if what != "NODE_FAIL":
                 os.killpg(process.pid, signal.SIGTERM)
