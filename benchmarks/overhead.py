@@ -54,7 +54,7 @@ NOTES = [
 def watched() -> Iterator[dict[str, list[float]]]:
     """Note for each stage of the runs inside the block its seconds, by the clock and of the CPU."""
     spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    original = pipeline._recorded  # noqa: SLF001 - who runs a stage, with a watch around it
+    original = pipeline.recorded  # who runs a stage, with a watch around it
 
     @contextmanager
     def recorded(work: Work, shown: str) -> Iterator[None]:
@@ -64,11 +64,11 @@ def watched() -> Iterator[dict[str, list[float]]]:
         spent[shown][0] += time.perf_counter() - start
         spent[shown][1] += time.process_time() - busy
 
-    pipeline._recorded = recorded  # noqa: SLF001
+    pipeline.recorded = recorded  # noqa: SLF001
     try:
         yield spent
     finally:
-        pipeline._recorded = original  # noqa: SLF001
+        pipeline.recorded = original  # noqa: SLF001
 
 
 def warm_run(place: Workspace, spec: RunSpec) -> tuple[RunFolder, dict[str, list[float]]]:

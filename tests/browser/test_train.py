@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from paraknow_core.engines import queue
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.engines.service import Service
-from paraknow_core.files.json_file import read_json
+from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.runs.folder import RunFolder, list_runs
 from tests.browser.conftest import end_helpers, start_server, stop_server
 from tests.browser.driving import PATIENCE_MS, expect_state, fill_number, run_in_address, settle, shoot, visit, wait_for
@@ -100,6 +100,7 @@ def test_a_run_is_seen_in_two_browsers_over_a_reload_stopped_resumed_and_done(br
 
 
 def test_killed_queue_server_and_worker_are_survived_and_the_control_is_compared(page, server, place):
+    write_json(place.settings_file, {"workers": 1})
     prepare(page, server[0], epochs=12)
     page.locator("label").filter(has_text="default LoRA").click()
     settle(page)
@@ -132,6 +133,7 @@ def test_killed_queue_server_and_worker_are_survived_and_the_control_is_compared
 
 
 def test_waiting_runs_are_moved_cancelled_and_duplicated(page, server, place):
+    write_json(place.settings_file, {"workers": 1})
     site = server[0]
     queue_folder = queue.folder_of(place)
     prepare(page, site, epochs=300)
