@@ -24,7 +24,7 @@ from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.tasks.templates import Encoded
 from paraknow_core.training.amounts import micro_batch_size, threads_of
-from paraknow_core.training.batches import Collator, labelled, labels_of, steps_from
+from paraknow_core.training.batches import Collator, steps_from, supervised, supervised_of
 from paraknow_core.training.finetuning import finetune
 from paraknow_core.training.loop import Training
 
@@ -41,7 +41,7 @@ NOTES = [
     "end at the same loss. CPU: seconds of all cores together, which other work on the machine disturbs less than it",
     "does the clock. Floor: the operations that a step cannot do without, in products as fast as this machine's large",
     "ones, on as many threads: the frozen weights forward and for the gradient of what they are given (2 + 2 for each",
-    "weight and token), the adapter's factors forward and both gradients (2 + 4), the output layer for labelled",
+    "weight and token), the adapter's factors forward and both gradients (2 + 4), the output layer for supervised",
     "tokens alone. Share: the floor's time over what was taken. What is left are attention, norms and activations,",
     "padding, thin products, AdamW and records.",
 ]
@@ -100,7 +100,7 @@ class Case:
         model.train()
         for passes in steps:
             batches = [collate(examples) for examples in passes]
-            counts = [int(labelled(batch).sum()) for batch in batches]
+            counts = [int(supervised(batch).sum()) for batch in batches]
             last = 0.0
             for batch, tokens in zip(batches, counts, strict=True):
                 loss = model(**batch).loss * (tokens / sum(counts))
@@ -116,7 +116,7 @@ class Case:
     def floor(self) -> float:
         """Operations that training takes at least, for all of its tokens."""
         anatomy, rank = self.student.anatomy, self.spec.factorisation.rank
-        labels = sum(labels_of(e) for passes in self.whole for examples in passes for e in examples)
+        labels = sum(supervised_of(e) for passes in self.whole for examples in passes for e in examples)
         total = 0.0
         for module in anatomy.modules:
             of_row = 4 * math.prod(module.shape) + 6 * rank * sum(module.shape)

@@ -1,4 +1,4 @@
-"""The inline engine: runs are executed in this very process, for tests and for a debugger."""
+"""The inline engine: runs are executed in this very process, as those of a study are that are trained in one pass."""
 
 import traceback
 from collections.abc import Callable, Hashable, Sequence

@@ -47,7 +47,7 @@ def seen_after(steps: int, train: "Sequence[Encoded]", batch_size: int, seed: in
     epochs, rest = divmod(steps, math.ceil(len(train) / batch_size))
     part = epoch_order(len(train), seed, epochs)[: rest * batch_size]
     tokens = [len(example.input_ids) for example in train]
-    learnt = [labels_of(example) for example in train]
+    learnt = [supervised_of(example) for example in train]
     return Seen(
         epochs * len(train) + len(part),
         *(epochs * sum(counts) + sum(counts[index] for index in part) for counts in (tokens, learnt)),
@@ -114,11 +114,11 @@ class Collator:
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
 
 
-def labels_of(example: "Encoded") -> int:
+def supervised_of(example: "Encoded") -> int:
     """Return how many tokens of an example count in the loss."""
     return len(example.labels) - 1 - example.labels[1:].count(IGNORED)
 
 
-def labelled(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def supervised(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return which positions of a batch have a label that counts in the loss: (examples, longest - 1), of bool."""
     return batch["labels"][:, 1:] != IGNORED

@@ -23,7 +23,7 @@ from paraknow_core.runs.writer import StopRequested
 from paraknow_core.settings import usable_cores
 from paraknow_core.training import checkpoints
 from paraknow_core.training.amounts import micro_batch_size
-from paraknow_core.training.batches import Collator, labelled, labels_of, steps_from
+from paraknow_core.training.batches import Collator, steps_from, supervised, supervised_of
 from paraknow_core.training.losses import Losses
 from paraknow_core.training.pace import Threads
 
@@ -47,15 +47,15 @@ class Step:
         number: from 1.
         epoch: epochs that are done after it.
         passes: the batches of its forward passes, as `Collator` makes them.
-        labelled: how many labelled tokens they have together, as a scalar tensor.
+        supervised: how many supervised tokens they have together, as a scalar tensor.
         tokens, read: that they have together, without and with padding.
-        fewest: labelled tokens of one pass.
+        fewest: supervised tokens of one pass.
     """
 
     number: int
     epoch: float
     passes: list[dict[str, Tensor]]
-    labelled: Tensor
+    supervised: Tensor
     tokens: int
     read: int
     fewest: int
@@ -156,21 +156,21 @@ class Training:
         for number, read in zip(range(self._save.step + 1, self.last + 1), rest, strict=False):
             passes = [self._collate(part) for part in read.passes]
             # Counted here and not on the device, which would have to be waited for.
-            labels = [sum(labels_of(example) for example in part) for part in read.passes]
+            labels = [sum(supervised_of(example) for example in part) for part in read.passes]
             tokens = sum(len(example.input_ids) for part in read.passes for example in part)
             padded = sum(batch["input_ids"].numel() for batch in passes)
             count = torch.tensor(sum(labels), device=self.model.device)
             yield Step(number, read.epoch, passes, count, tokens, padded, min(labels))
 
     def gradients(self, step: Step) -> Tensor:
-        """Compute the gradients of a step; return its loss: the mean over its labelled tokens, nats."""
+        """Compute the gradients of a step; return its loss: the mean over its supervised tokens, nats."""
         loss = torch.zeros((), device=self.model.device)
         many = step.fewest >= LEAST_ROWS
         if not many:
             self._with_first_threads()
         with self.threads.timed(step.read) if many else nullcontext():
             for batch in step.passes:
-                share = self.losses.share(batch, step.labelled)
+                share = self.losses.share(batch, step.supervised)
                 share.backward()
                 loss += share.detach()
         return loss
@@ -180,7 +180,7 @@ class Training:
 
         Args:
             step: whose gradients the adapter holds.
-            loss: the mean over its labelled tokens, nats.
+            loss: the mean over its supervised tokens, nats.
 
         Raises:
             StopRequested: asked to stop; a checkpoint was saved.
@@ -270,7 +270,7 @@ class IdleCores:
 
 
 def mean_loss(losses: Losses, collate: Collator, encoded: "Sequence[Encoded]", micro: int) -> float:
-    """Return the mean cross-entropy over all labelled tokens, nats per token; leaves the model's mode as it was.
+    """Return the mean cross-entropy over all supervised tokens, nats per token; leaves the model's mode as it was.
 
     Examples of like length are read together, so that little of it is padding.
     """
@@ -282,7 +282,7 @@ def mean_loss(losses: Losses, collate: Collator, encoded: "Sequence[Encoded]", m
         for start in range(0, len(ordered), micro):
             batch = collate(ordered[start : start + micro])
             nats += losses.nats(batch).item()
-            tokens += labelled(batch).sum().item()
+            tokens += supervised(batch).sum().item()
     losses.model.train(was_training)
     return nats / max(tokens, 1)
 

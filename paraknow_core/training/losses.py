@@ -1,4 +1,4 @@
-"""The training loss: cross-entropy of the labelled tokens, for which the output layer sees no other position."""
+"""The training loss: cross-entropy of the supervised tokens, for which the output layer sees no other position."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from paraknow_core.training.batches import labelled
+from paraknow_core.training.batches import supervised
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -36,18 +36,18 @@ class Losses:
 
         Args:
             batch: a pass, as `Collator` makes it.
-            tokens: how many labelled tokens all passes of the step have.
+            tokens: how many supervised tokens all passes of the step have.
         """
         if self._head is not None:
             return self.nats(batch) / tokens
         outputs = self.model(**batch, num_items_in_batch=tokens, use_cache=False)
         if self.term is None:
             return outputs.loss
-        return outputs.loss + self.term(self.model, batch, outputs) * (labelled(batch).sum() / tokens)
+        return outputs.loss + self.term(self.model, batch, outputs) * (supervised(batch).sum() / tokens)
 
     def nats(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the sum of the losses of a batch's labelled tokens, in nats."""
-        chosen = labelled(batch)
+        """Return the sum of the losses of a batch's supervised tokens, in nats."""
+        chosen = supervised(batch)
         if self._head is None:
             return self.model(**batch, use_cache=False).loss * chosen.sum()
         targets = batch["labels"][:, 1:][chosen]

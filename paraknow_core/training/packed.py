@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from paraknow_core.adapters.inject import ADAPTER
 from paraknow_core.adapters.packed import Pack
 from paraknow_core.models.library import has_dropout
-from paraknow_core.training.batches import IGNORED, labelled
+from paraknow_core.training.batches import IGNORED, supervised
 from paraknow_core.training.loop import Step, Training
 from paraknow_core.training.losses import Losses
 
@@ -211,7 +211,7 @@ class _Ways:
         if list(steps) != self._members:
             self._pack = self._pack.part([self._members.index(number) for number in steps])
             self._members = list(steps)
-        counts = torch.stack([step.labelled for step in steps.values()])
+        counts = torch.stack([step.supervised for step in steps.values()])
         total = torch.zeros(len(steps), device=self._network.device)
         for passes in zip_longest(*(step.passes for step in steps.values())):
             shares = nats_of_runs(self._network, passes) / counts
@@ -222,14 +222,14 @@ class _Ways:
 
 
 def nats_of_runs(network: nn.Module, passes: "Sequence[Batch | None]") -> Tensor:
-    """Return the sum of the losses of the labelled tokens of each run's pass, in nats: (runs,), with a gradient.
+    """Return the sum of the losses of the supervised tokens of each run's pass, in nats: (runs,), with a gradient.
 
     Args:
         network: of a `Pack` with as many runs.
         passes: one batch a run, None for one that has no pass left in this step.
     """
     batch = joined(passes)
-    chosen = labelled(batch).reshape(len(passes), -1)
+    chosen = supervised(batch).reshape(len(passes), -1)
     most = int(chosen.sum(-1).max())
     # The chosen positions of each run first, in their order: rows of one length, filled up with others.
     order = torch.argsort(~chosen, dim=-1, stable=True)[:, :most]

@@ -133,12 +133,12 @@ class Sharded:
         """Compute a step's loss, nats per token, and leave its gradients in the adapter."""
         passes, each = [_rows(batch) for batch in step.passes], self.processes  # together they take as many at a time
         shares = [_dealt(sum(passes[k : k + each], []), each) for k in range(0, len(passes), each)]
-        loss = self._compute("train", shares, int(step.labelled), step.number)
+        loss = self._compute("train", shares, int(step.supervised), step.number)
         self._moved = True
         return loss
 
     def nats(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the sum of the losses of a batch's labelled tokens, in nats: see `Losses.nats`."""
+        """Return the sum of the losses of a batch's supervised tokens, in nats: see `Losses.nats`."""
         return self._compute("validate", [_dealt(_rows(batch), self.processes)], 1, 0)
 
     def _compute(self, do: str, shares: list[list[Share]], tokens: int, number: int) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from paraknow_core.adapters.inject import inject
-from paraknow_core.training.batches import Collator, labelled
+from paraknow_core.training.batches import Collator, supervised
 from paraknow_core.training.losses import Losses
 from tests.training.test_batches import examples
 
@@ -35,7 +35,7 @@ def test_losses_and_gradients_are_those_of_all_logits(adapted, family):
     seen = []
     model.get_output_embeddings().register_forward_hook(lambda _m, _a, out: seen.append(out.shape[:2]))
     batch = Collator(0, model)(examples()[:5])
-    chosen = labelled(batch)
+    chosen = supervised(batch)
     share = Losses(model).share(batch, chosen.sum())
     found = _gradients(model, share)
     assert seen == [(1, int(chosen.sum()))]
@@ -55,7 +55,7 @@ def test_a_model_that_adds_the_loss_of_its_router_is_asked_for_it():
     model = MixtralForCausalLM(config).eval()
     batch = Collator(0, model)(examples()[:3])
     model.config.output_router_logits = True
-    tokens, own = labelled(batch).sum(), model(**batch).loss.item()
+    tokens, own = supervised(batch).sum(), model(**batch).loss.item()
     assert Losses(model).share(batch, tokens).item() == pytest.approx(own, rel=1e-6)
     model.config.output_router_logits = False
     alone = Losses(model).share(batch, tokens).item()
