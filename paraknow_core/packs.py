@@ -1,17 +1,24 @@
 """Executing several runs of one student together: trained in one pass, all else in turn (see `training.packed`)."""
 
+import gc
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from paraknow_core.context import Work
+from paraknow_core.context import Context, Work
+from paraknow_core.display import counted, memory
+from paraknow_core.errors import ParaknowError, without_panic
+from paraknow_core.memory import anonymous_bytes, available_bytes, release
 from paraknow_core.paths import Workspace
-from paraknow_core.pipeline import STAGES, finished, opened, recorded, run_stages
+from paraknow_core.pipeline import STAGES, finished, new_work, opened, recorded, run_stages
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.status import Status
 from paraknow_core.runs.writer import stopped_by_signals
 from paraknow_core.settings import Settings
+from paraknow_core.training.amounts import micro_batch_size
+from paraknow_core.training.estimates import F32, LEFT_FREE, PROCESS, PackShare, pack_bytes, pack_share, packs_within
+from paraknow_core.training.inputs import pinned
 
 _NAMES = [stage.name for stage in STAGES]
 
@@ -23,14 +30,17 @@ def execute_packed(
     on_change: Callable[[RunFolder, Status], None] | None = None,
     *,
     only_if_faster: bool = True,
+    say: Callable[[str], object] = lambda _sentence: None,
 ) -> "list[dict[str, Any] | Exception | None]":
     """Execute run folders to their ends, each as `pipeline.execute` would, up to rounding.
 
-    Runs that cannot be trained together, or only more slowly, are trained in turn.
+    Runs that cannot be trained together, or only more slowly, are trained in turn. Those for which there is no memory
+    together are split into packs, one after the other; one that has found none beside others goes on alone after them.
 
     Args:
         runs, place, settings, on_change: as given to `execute`.
         only_if_faster: train in turn where one pass of all takes longer.
+        say: is told, before the first run begins, how much memory they take, and whether they are split for that.
 
     Returns:
         For each run what `execute` returns for it, or what it raises: one that fails does not end the others.
@@ -43,18 +53,102 @@ def execute_packed(
 
     try:
         with stopped_by_signals(stop):
-            for member in members:
-                member.do(member.open)
-                member.do(member.stages, "prepare", "extraction")
-            _train([member for member in members if member.reaches("training")], only_if_faster)
-            for member in members:
-                member.do(member.stages, "export" if member.trained else "training", "evaluation")
-                member.do(member.close)
+            packs, sentence = _packs(runs, place, settings)
+            say(sentence)
+            for pack in packs:
+                _execute([members[number] for number in pack], only_if_faster, sentence if len(packs) > 1 else "")
     except BaseException as error:  # a second Ctrl-C
         for member in members:
             member.end(error)
         raise
     return [member.outcome for member in members]
+
+
+def _packs(runs: Sequence[RunFolder], place: Workspace, settings: Settings) -> tuple[list[list[int]], str]:
+    """Split runs, by their place, into packs for which there is memory, and say how much they take."""
+    brought = [_brought(run, place, settings) for run in runs]
+    room, process = _room(settings)
+    packs = packs_within(brought, room, process)
+    most = max(pack_bytes([brought[number] for number in pack], process) for pack in packs)
+    takes = f"at most {memory(most)} of {'memory' if process else 'the GPU'}"
+    if len(packs) == 1:
+        return packs, f"{counted(len(runs), 'run')} together: {takes}"
+    whole, largest = memory(pack_bytes(brought, process)), max(map(len, packs))
+    why = f"all at once would take {whole}, and there is room for {memory(max(0.0, room))}"
+    return packs, f"{counted(len(runs), 'run')} in {len(packs)} packs of at most {largest}, {takes}: {why}"
+
+
+def _brought(run: RunFolder, place: Workspace, settings: Settings) -> PackShare:
+    """Return what a run brings to a pack; nothing, where it will not come so far: the run itself will say why."""
+    from paraknow_core.models.load import pick_device
+    from paraknow_core.training.batches import supervised_of
+
+    try:
+        with without_panic():
+            context = Context(pinned(run.spec(), run.result() or {}), settings, place)
+            student, train = context.student, context.encode(context.task.split("train"), context.student)
+            longest = max(len(entry.input_ids) for entry in train)
+            micro = micro_batch_size(context.spec.finetuning, longest, pick_device(settings.device))
+            # Passes take the longest first, which have most to learn.
+            rows = sorted(train, key=lambda entry: -len(entry.input_ids))[:micro]
+            count = F32 if student.dtype == "float32" else F32 // 2
+            return pack_share(student.anatomy, context.spec, len(rows) * longest, sum(map(supervised_of, rows)), count)
+    except Exception:
+        return PackShare()
+
+
+def _room(settings: Settings) -> tuple[float, float]:
+    """Return the bytes that this process may take where it computes, and which of them its libraries take there."""
+    import torch
+
+    from paraknow_core.models.load import pick_device
+
+    try:
+        on_gpu = pick_device(settings.device) == "cuda"
+    except ParaknowError:  # the runs will say that there is none
+        on_gpu = False
+    if on_gpu:
+        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return (1 - LEFT_FREE) * free, 0.0
+    return (1 - LEFT_FREE) * available_bytes() + anonymous_bytes(), PROCESS
+
+
+def _execute(members: "Sequence[_Member]", only_if_faster: bool, why_split: str) -> None:
+    """Execute the runs of one pack to their ends."""
+    for member in members:
+        member.beside = len(members) > 1
+        member.do(member.open)
+        if why_split:
+            member.do(member.note, len(members), why_split)
+        member.do(member.stages, "prepare", "extraction")
+    _train([member for member in members if member.reaches("training")], only_if_faster)
+    for member in members:
+        member.do(member.stages, "export" if member.trained else "training", "evaluation")
+        member.do(member.close)
+    for member in members:
+        if member.put_off:
+            _free()
+            member.alone()
+
+
+def _free() -> None:
+    """Give back what ended runs have held."""
+    import torch
+
+    gc.collect()
+    release()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _is_short_of_memory(error: BaseException | None) -> bool:
+    """Tell whether an error says that there was no memory, or was raised because of one that does."""
+    import torch
+
+    if error is None:
+        return False
+    no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return no_memory or _is_short_of_memory(error.__cause__ or error.__context__)
 
 
 def _train(members: "Sequence[_Member]", only_if_faster: bool) -> None:
@@ -71,7 +165,7 @@ def _train(members: "Sequence[_Member]", only_if_faster: bool) -> None:
             why = str(error) or type(error).__name__
     if student is None:
         for member in members:
-            member.work.context.report.event("packed", runs=1, message=f"trained alone: {why}")
+            member.do(member.note, 1, f"trained alone: {why}")
         return
     for member in members:
         member.do(member.begin_training, len(members))
@@ -97,15 +191,48 @@ class _Member:
         self.training: Any = None
         self.trained = self._asked = False
         self.outcome: dict[str, Any] | Exception | None = None
-        self.goes_on = True
+        self.goes_on, self._ended = True, False
+        self.beside = self.put_off = False  # beside others; until they have ended, because there was no memory
 
     def do(self, what: Callable[..., object], *arguments: object) -> None:
-        """Do something for the run if it still goes on; an error ends it, as it would alone."""
-        if self.goes_on:
-            try:
-                what(*arguments)
-            except Exception as error:
+        """Do something for the run if it still goes on; an error ends it, as it would alone.
+
+        One that says that there is no memory beside the others puts the run off, once.
+        """
+        if not self.goes_on:
+            return
+        try:
+            what(*arguments)
+        except Exception as error:
+            if self.beside and self.work is not None and _is_short_of_memory(error):
+                self._put_off()
+            else:
                 self.end(error)
+
+    def _put_off(self) -> None:
+        work, self.work, self.training = self.work, None, None  # with them, what they hold
+        self.goes_on, self.put_off, self._kept = False, True, (work.context, work.folder, work.result)
+        try:
+            self._stage.close()
+        except Exception as error:  # a full disk
+            self.end(error)
+
+    def alone(self) -> None:
+        """Go on with a run that was put off, from what it has saved, as `pipeline.execute` would."""
+        self.goes_on, self.put_off, self.beside = True, False, False
+        self.do(self._again)
+
+    def _again(self) -> None:
+        self.work = new_work(*self._kept)
+        if self._asked:
+            self.stop()
+        self.note(1, "goes on alone: there was no memory for it beside the others")
+        self.stages("prepare", "evaluation")
+        self.close()
+
+    def note(self, together: int, message: str) -> None:
+        """Say how the run is trained, of how many."""
+        self.work.context.report.event("packed", runs=together, message=message)
 
     def open(self) -> None:
         """Take hold of the folder."""
@@ -151,9 +278,9 @@ class _Member:
 
     def end(self, error: BaseException | None) -> None:
         """End the run, if it still goes on: done, stopped where it was asked for, or failed."""
-        if not self.goes_on:
+        if self._ended:
             return
-        self.goes_on = False
+        self._ended, self.goes_on, self.put_off = True, False, False
         self.work = self.training = None  # with them, the student: others may need the memory
         try:
             stopped = self._folder.__exit__(type(error) if error else None, error, error and error.__traceback__)

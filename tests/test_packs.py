@@ -10,13 +10,14 @@ from safetensors.torch import load_file
 
 from paraknow_core import packs
 from paraknow_core.cli import main
-from paraknow_core.errors import DivergedError
+from paraknow_core.errors import DivergedError, ModelError
 from paraknow_core.packs import execute_packed
 from paraknow_core.paths import workspace
 from paraknow_core.pipeline import execute
 from paraknow_core.runs.lifecycle import ask_to_stop, create_run, requeue
 from paraknow_core.settings import Settings
 from paraknow_core.training import loop, packed
+from paraknow_core.training.estimates import PROCESS, PackShare, pack_bytes
 
 SETTINGS = Settings(threads=1)
 BASE = {
@@ -291,3 +292,136 @@ def test_a_signal_before_all_have_begun_stops_them_all(make):
 
     together(runs, place, watch)
     assert [run.status().state for run in runs] == ["stopped"] * 3
+
+
+def _said(run):
+    return [event["message"] for event in run.events() if event.get("event") == "packed"]
+
+
+def test_what_does_not_fit_together_is_split_before_it_begins(make, monkeypatch):
+    arms = [{**ARMS[0], "seed": seed} for seed in range(3)]
+    runs, place = make("together", arms)
+    shares = [packs._brought(run, place, SETTINGS) for run in runs]
+    monkeypatch.setattr(packs, "_room", lambda _settings: (pack_bytes(shares[:2]), PROCESS))
+    sizes, said, states = [], [], []
+    real = packed.finetune_packed
+    monkeypatch.setattr(
+        packed, "finetune_packed", lambda *given, **more: sizes.append(len(given[1])) or real(*given, **more)
+    )
+
+    def watch(run, status):
+        if run.id == runs[0].id and status.stage == "fine-tuning":
+            states.append(runs[2].status().state)
+
+    execute_packed(runs, place, SETTINGS, watch, only_if_faster=False, say=said.append)
+    assert sizes == [2]
+    assert set(states) == {"queued"}
+    (sentence,) = said
+    assert "3 runs in 2 packs of at most 2, at most" in sentence
+    assert "all at once would take" in sentence
+    assert [run.status().state for run in runs] == ["done"] * 3
+    assert all(_said(run) == [sentence] for run in runs)
+
+
+def test_memory_is_said_before_anything_begins(make):
+    runs, place = make("together", [ARMS[0], {"student.source": "/nowhere"}])
+    said = []
+
+    def say(sentence):
+        said.append((sentence, [run.status().state for run in runs]))
+
+    execute_packed(runs, place, SETTINGS, only_if_faster=False, say=say)
+    ((sentence, states),) = said
+    assert sentence.startswith("2 runs together: at most 4")
+    assert sentence.endswith(" MB of memory")
+    assert states == ["queued", "queued"]
+    assert packs._brought(runs[1], place, SETTINGS) == PackShare()
+
+
+def test_a_signal_stops_the_packs_that_wait_too(make, monkeypatch):
+    runs, place = make("together", [{**ARMS[0], "seed": seed} for seed in range(3)])
+    monkeypatch.setattr(packs, "_room", lambda _settings: (0.0, 0.0))  # each alone
+    sent = []
+
+    def watch(run, status):
+        if run.id == runs[0].id and status.stage == "fine-tuning" and not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    execute_packed(runs, place, SETTINGS, watch)
+    assert [run.status().state for run in runs] == ["stopped"] * 3
+
+
+@pytest.mark.parametrize(
+    "where", ["step", *(pytest.param(name, marks=pytest.mark.slow) for name in ("start", "evaluation"))]
+)
+def test_one_for_which_there_is_no_memory_beside_the_others_goes_on_alone(make, monkeypatch, where):
+    from paraknow_core.methods import start
+    from paraknow_core.training import evaluation
+
+    alone, place = make("alone", ARMS[:3])
+    for run in alone:
+        execute(run, place, SETTINGS)
+    runs, place = make("together", ARMS[:3])
+    failed = []
+
+    def short(context, *, now=True):
+        """Raise, once, what a GPU without memory does; as the loader of a model would tell it."""
+        if context.spec.seed == 3 and now and not failed:
+            failed.append(True)
+            try:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            except torch.OutOfMemoryError:
+                if where == "start":
+                    raise ModelError("student: does not fit into cuda's memory") from None
+                raise
+
+    if where == "step":
+        real = loop.Training.take
+        monkeypatch.setattr(
+            loop.Training, "take", lambda t, step, loss: short(t.context, now=step.number == 3) or real(t, step, loss)
+        )
+    else:
+        module, name = (start, "_inject") if where == "start" else (evaluation, "score")
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda work, *more: short(work.context) or real(work, *more))
+    ends = []
+
+    def watch(run, status):
+        if status.state == "done":
+            ends.append(run.id)
+
+    together(runs, place, watch)
+    assert failed
+    assert [run.status().state for run in runs] == ["done"] * 3
+    assert ends[-1] == runs[1].id
+    assert _said(runs[1])[-1] == "goes on alone: there was no memory for it beside the others"
+    assert runs[1].status().attempt == 1
+    _compare(alone, runs)
+
+
+@pytest.mark.slow
+def test_without_memory_even_alone_a_run_fails_with_what_was_said(make, monkeypatch):
+    real = loop.Training.take
+
+    def take(training, step, loss):
+        if training.context.spec.seed == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        real(training, step, loss)
+
+    monkeypatch.setattr(loop.Training, "take", take)
+    runs, place = make("together", ARMS[:2])
+    outcomes = together(runs, place)
+    assert [run.status().state for run in runs] == ["done", "failed"]
+    assert isinstance(outcomes[1], torch.OutOfMemoryError)
+
+
+def test_a_second_interrupt_ends_one_that_waits_for_memory(make, monkeypatch):
+    def take(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loop.Training, "take", take)
+    monkeypatch.setattr(packs, "_free", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    runs, place = make("together", ARMS[:2])
+    with pytest.raises(KeyboardInterrupt):
+        together(runs, place)
+    assert [run.status().state for run in runs] == ["failed", "failed"]

@@ -181,7 +181,7 @@ def execute_together(
         if folder not in open_ones:
             say(f"run {folder.id}: is done already; `runs show {folder.id}` prints its result")
     try:
-        outcomes = execute_packed(open_ones, place, settings, watch, only_if_faster=only_if_faster)
+        outcomes = execute_packed(open_ones, place, settings, watch, only_if_faster=only_if_faster, say=say)
     finally:
         for folder in folders:  # nobody is left to begin those that are still queued
             give_up(folder, StopRequested())

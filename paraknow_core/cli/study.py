@@ -276,7 +276,7 @@ def run_study(
         executor = InlineEngine(
             folder.place,
             lambda run: pipeline.execute(run, folder.place, settings),
-            lambda runs: told(runs, packs.execute_packed(runs, folder.place, settings)),
+            lambda runs: told(runs, packs.execute_packed(runs, folder.place, settings, say=say)),
             pack,
         )
     elif executor is None:

@@ -1,20 +1,21 @@
 """Choosing for people who executes runs here and how many at a time, and saying why in one line. Arithmetic only."""
 
+import math
 import platform
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paraknow_core.display import counted, duration
+from paraknow_core.display import counted, duration, memory
 from paraknow_core.memory import available_bytes
 from paraknow_core.paths import Workspace
 from paraknow_core.settings import Settings, usable_cores
 from paraknow_core.spec import RunSpec
-from paraknow_core.training.amounts import pack_key, threads_of_spec
+from paraknow_core.training.amounts import pack_key, student_of, threads_of_spec
+from paraknow_core.training.estimates import LEFT_FREE, PROCESS, PackShare, guess_pack_share, pack_bytes, packs_within
 
 RUN_BYTES = 1.5e9  # what a run of small models takes, where nothing says more
-LEFT_FREE = 0.1  # of the memory that is free
 PACK = 16  # runs that are trained in one pass on a GPU: beyond that, what is a run's own outweighs what is shared
 PACKED_SHARE = 0.2  # of its time alone, that a further run adds to a pack: assumed, until packs were timed on a GPU
 START_S = 6.0  # until a new worker has loaded its libraries
@@ -49,6 +50,7 @@ class Choice:
         seconds: that it takes; None where nothing is known of such runs.
         alternative_seconds: one run after the other.
         sentence: all of that for people.
+        memory: bytes that the largest pack takes, on the GPU if there is one; None without packs.
     """
 
     engine: str
@@ -58,6 +60,7 @@ class Choice:
     seconds: float | None = None
     alternative_seconds: float | None = None
     sentence: str = ""
+    memory: float | None = None
 
 
 def together(threads: Sequence[int], machine: Machine, needs: float = RUN_BYTES, going: int = 0) -> int:
@@ -79,15 +82,36 @@ def packs_of(specs: Sequence[RunSpec], settings: Settings, machine: Machine) -> 
     """Group runs, by their place, that had better be trained in one pass; each alone where that is of no use.
 
     A small student leaves a GPU idle, but not a processor: there a pass of many runs takes as long as their passes.
+    No pack takes more memory than is free; of a GPU only the runs themselves find out how much that is (`packs`).
     """
     is_own = settings.engine in (None, "auto") and settings.processes == 1  # those of other processes are never packed
     most = (settings.pack or (PACK if machine.gpu else 1)) if is_own else 1
+    if most == 1:
+        return tuple((number,) for number in range(len(specs)))
     groups: dict[Hashable, list[int]] = {}
     for number, spec in enumerate(specs):
-        key = pack_key(spec) if most > 1 else None
+        key = pack_key(spec)
         groups.setdefault(number if key is None else key, []).append(number)
+    room, process = _memory(machine)
     return tuple(
-        tuple(group[start : start + most]) for group in groups.values() for start in range(0, len(group), most)
+        tuple(group[n] for n in pack)
+        for group in groups.values()
+        for pack in packs_within([_share(specs[n], machine) for n in group], room, process, most)
+    )
+
+
+def _memory(machine: Machine) -> tuple[float, float]:
+    """Return the bytes that a pack may take, and which of them are its process's, where its student is computed."""
+    return (math.inf, 0.0) if machine.gpu else ((1 - LEFT_FREE) * machine.free, PROCESS)
+
+
+def _share(spec: RunSpec, machine: Machine) -> PackShare:
+    """Return what a run brings to a pack; nothing is known of a student that is not here."""
+    student = student_of(spec)
+    return (
+        PackShare(0.0, 0.0, 0.0)
+        if student is None
+        else guess_pack_share(student, spec, "cuda" if machine.gpu else "cpu")
     )
 
 
@@ -125,14 +149,16 @@ def choose(
     # Where several go on at a time, they were asked for, or there are cores for them: a pack would be no faster.
     packs = packs_of(specs, settings, machine) if count == 1 else ()
     if any(len(pack) > 1 for pack in packs):
-        in_passes = f"packed in {'one pass' if len(packs) == 1 else f'{len(packs):,} passes'}"
+        _, process = _memory(machine)
+        most = max(pack_bytes([_share(specs[n], machine) for n in pack], process) for pack in packs if len(pack) > 1)
+        sentence = f"{runs} packed in {'one pass' if len(packs) == 1 else f'{len(packs):,} passes'}"
+        size = f", {memory(most)} of the GPU" if machine.gpu else f", {memory(most)}"
         if not machine.gpu:
-            about = f", about {_about(alone)}" if alone else ""
-            return Choice("local", 1, threads, packs, alone, alone, f"{runs} {in_passes} where that is faster{about}")
+            sentence += f" where that is faster{f', about {_about(alone)}' if alone else ''}{size}"
+            return Choice("local", 1, threads, packs, alone, alone, sentence, most)
         seconds = None if alone is None else sum(_pack_seconds([takes[n].seconds for n in pack]) for pack in packs)
-        about = f", about {_about(seconds)}; one after the other about {_about(alone)}" if alone else ""
-        sentence = f"{runs} {in_passes}{about}"
-        return Choice("local", 1, threads, packs, seconds, alone, sentence)
+        about = (f", about {_about(seconds)}", f"; one after the other about {_about(alone)}") if alone else ("", "")
+        return Choice("local", 1, threads, packs, seconds, alone, size.join([sentence + about[0], about[1]]), most)
     engine = settings.engine if settings.engine in ("local", "queue") else "local"
     if count == 1:
         sentence = runs + (f", about {_about(alone)}" if alone else "")

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from paraknow_core.catalogue import METHODS
 from paraknow_core.errors import ParaknowError
-from paraknow_core.models.anatomy import read_anatomy
+from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.source import resolve_model
 from paraknow_core.settings import Settings, usable_cores
 from paraknow_core.spec import FinetuningSpec, RunSpec
@@ -33,15 +33,24 @@ def threads_of_spec(spec: RunSpec, settings: Settings | None = None) -> int:
     """Return `threads_of` a spec, of which only the models' headers are read; all cores where they are not here."""
     measured = METHODS[spec.method].needs_teacher or spec.until == "sensitivity"
     try:
-        sizes = [_parameters(model.source, model.revision) for model in (spec.student, spec.teacher)[: 1 + measured]]
+        models = (spec.student, spec.teacher)[: 1 + measured]
+        sizes = [_anatomy(model.source, model.revision).parameters for model in models]
     except ParaknowError:
         return threads_of(ONE_THREAD + 1, settings=settings)
     return threads_of(*sizes, settings=settings)
 
 
 @lru_cache(maxsize=64)
-def _parameters(source: str, revision: str | None) -> int:
-    return read_anatomy(resolve_model(source, revision, offline=True), tokenizer=False).parameters
+def _anatomy(source: str, revision: str | None) -> Anatomy:
+    return read_anatomy(resolve_model(source, revision, offline=True), tokenizer=False)
+
+
+def student_of(spec: RunSpec) -> Anatomy | None:
+    """Return the anatomy of a spec's student, without a look at the weights; None where it is not on this machine."""
+    try:
+        return _anatomy(spec.student.source, spec.student.revision)
+    except ParaknowError:
+        return None
 
 
 def pack_key(spec: RunSpec) -> Hashable:

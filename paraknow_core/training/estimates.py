@@ -5,7 +5,7 @@ estimated in `sensitivity.plan`.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -19,6 +19,7 @@ from paraknow_core.tasks.templates import Encoded
 from paraknow_core.training.amounts import micro_batch_size
 
 F32 = 4
+LEFT_FREE = 0.1  # of the memory that is free, where runs are put beside each other
 # Measured by `benchmarks.forecasts`, which says how far off they are.
 PROCESS = 0.48e9  # resident bytes of a process that has loaded torch, transformers and peft: measured on Linux
 _HELD_BACK = 1.15  # what the C library has not given back yet, as a factor
@@ -291,3 +292,76 @@ def estimate_evaluation(student: Anatomy, answering: Answering, rates: Rates, co
     kept = batch * (count * (length * cache + states) + 2 * F32 * student.vocab_size)
     memory = PROCESS + count * student.parameters + _HELD_BACK * kept
     return Need(round(memory), 0, answering.models * (_SCORE_SECONDS + seconds))
+
+
+@dataclass(frozen=True)
+class PackShare:
+    """What a run brings to a pack of runs that are trained in one pass (see `training.packed`), in bytes.
+
+    Attributes:
+        weights: the student's; a run keeps its own copy, which the start of its method may have changed.
+        adapter: with gradients, two moments, and the factors that were taken off the weights.
+        states: what autograd keeps of one pass of the run, the logits of its labels among them.
+    """
+
+    weights: float = 0.0
+    adapter: float = 0.0
+    states: float = 0.0
+
+
+def pack_share(student: Anatomy, spec: RunSpec, tokens: int, labels: int, count: int = F32) -> PackShare:
+    """Estimate what a run brings to a pack.
+
+    Args:
+        student: its anatomy.
+        spec: of the run.
+        tokens, labels: of its largest pass: tokens, padding included, and those that count in the loss.
+        count: bytes of a number that the student computes with.
+    """
+    trained = trained_parameters(student, spec)
+    states = count * tokens * _states(student) + _LOGIT_COPIES * F32 * labels * student.vocab_size
+    adapter = (_OPTIMISER + F32) * trained + F32 * fixed_factors(student, spec)
+    return PackShare(count * student.parameters, adapter, states)
+
+
+def guess_pack_share(student: Anatomy, spec: RunSpec, device: str = "cpu", count: int = F32) -> PackShare:
+    """Estimate the same without a look at the task, whose examples are taken to have `_GUESSED_TOKENS` tokens."""
+    rows = micro_batch_size(spec.finetuning, _GUESSED_TOKENS, device)
+    return pack_share(student, spec, rows * _GUESSED_TOKENS, rows * _GUESSED_TOKENS // 2, count)
+
+
+def pack_bytes(runs: Sequence[PackShare], process: float = PROCESS) -> float:
+    """Return the bytes that runs take at most which are trained in one pass.
+
+    They share the process and one more copy of the student, through which the pass goes. What a run lacks to the
+    longest pass is filled up, so that each takes as much for its states as the one with most.
+
+    Args:
+        runs: of the pack.
+        process: resident bytes of a process that has loaded its libraries; 0 for what lies on a GPU.
+    """
+    own = sum(run.weights + run.adapter for run in runs)
+    most = max((run.states for run in runs), default=0.0)
+    return process + max((run.weights for run in runs), default=0.0) + own + _HELD_BACK * len(runs) * most
+
+
+def packs_within(
+    runs: Sequence[PackShare], room: float, process: float = PROCESS, most: int | None = None
+) -> list[list[int]]:
+    """Split runs, in their order, into packs that take no more memory than there is; returns their places.
+
+    Args:
+        runs: that would all be trained in one pass.
+        room: bytes that the process may take. A run that takes more alone is alone: it may be lucky.
+        process: see `pack_bytes`.
+        most: runs of one pack.
+    """
+    packs: list[list[int]] = []
+    for place, run in enumerate(runs):
+        pack = packs[-1] if packs else []
+        larger = [*(runs[other] for other in pack), run]
+        if pack and len(larger) <= (most or len(larger)) and pack_bytes(larger, process) <= room:
+            pack.append(place)
+        else:
+            packs.append([place])
+    return packs

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 import pytest
 
+from paraknow_core.display import memory
 from paraknow_core.engines import choice, queue
 from paraknow_core.engines.choice import Machine, as_started, choose, together
 from paraknow_core.files.json_file import write_json
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.training import amounts
-from paraknow_core.training.amounts import ONE_THREAD, threads_of, threads_of_spec
+from paraknow_core.training.amounts import ONE_THREAD, student_of, threads_of, threads_of_spec
+from paraknow_core.training.estimates import guess_pack_share, pack_bytes
 from tests.engines.following import make
 
 TWO_CORES = Machine(2, 16e9)
@@ -125,8 +127,27 @@ def test_runs_of_small_models_are_packed_on_a_gpu_as_far_as_they_have_something_
     one_core = Machine(1, 16e9)
     picked = choose(specs[:3], place, Settings(pack=2), estimate, one_core)
     assert [len(pack) for pack in picked.packs] == [2, 1]
-    assert picked.sentence == "3 runs packed in 2 passes where that is faster, about 3 m 00 s"
+    assert picked.sentence == f"3 runs packed in 2 passes where that is faster, about 3 m 00 s, {memory(picked.memory)}"
     assert picked.seconds == 180
+
+
+def test_packs_are_as_large_as_the_memory_that_is_free(place):
+    """Of a GPU nobody here knows how much that is; its runs do."""
+    specs, estimate = [RunSpec(seed=seed) for seed in range(12)], lambda specs, _place: [Takes()] * len(specs)
+    shares = [guess_pack_share(student_of(spec), spec) for spec in specs]
+    for runs in (2, 5):
+        room = pack_bytes(shares[:runs])
+        picked = choose(specs, place, Settings(pack=12), estimate, Machine(1, room / (1 - choice.LEFT_FREE) + 1))
+        assert {len(pack) for pack in picked.packs[:-1]} == {runs}
+        assert picked.memory == room
+        assert picked.sentence.endswith(
+            f"packed in {len(picked.packs)} passes where that is faster, about 12 m 00 s, {memory(room)}"
+        )
+    tight = Machine(1, 1e8)
+    assert not any(len(pack) > 1 for pack in choice.packs_of(specs, Settings(pack=12), tight))
+    on_gpu = choose(specs, place, Settings(pack=12), estimate, Machine(1, 1e8, gpu=True))
+    assert len(on_gpu.packs) == 1
+    assert f", {memory(on_gpu.memory)} of the GPU; one after the other about 12 m" in on_gpu.sentence
 
 
 @pytest.mark.parametrize(

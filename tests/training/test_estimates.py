@@ -1,6 +1,7 @@
 """What injection, fine-tuning and evaluation are said to take: against sums in plain loops, and how they grow."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
@@ -11,13 +12,18 @@ from paraknow_core.spec import ROLES, RunSpec
 from paraknow_core.training.estimates import (
     PROCESS,
     Answering,
+    PackShare,
     Training,
     adapter_parameters,
     estimate_evaluation,
     estimate_finetuning,
     estimate_injection,
     fixed_factors,
+    guess_pack_share,
     guess_run,
+    pack_bytes,
+    pack_share,
+    packs_within,
     run_bytes,
     trained_parameters,
     whole_head,
@@ -118,3 +124,41 @@ def test_only_a_tied_embedding_that_changes_is_brought_whole(pair):
     assert whole_head(replace(student, tied=True), ("q", "embed")) == size
     assert whole_head(replace(student, tied=False), ("q", "embed")) == 0
     assert whole_head(replace(student, tied=True), ("q", "up")) == 0
+
+
+def test_what_a_run_brings_to_a_pack_by_hand(pair):
+    # Rank 1: 11,520 parameters. Four layers of 16 x 128 + 8 x 352 states; a vocabulary of 1,536.
+    spec = RunSpec().with_changes({"factorisation.rank": 1, "extraction.origin": ["attention", "ffn", "embed"]})
+    assert trained_parameters(pair[1], spec) == 11_520
+    share = pack_share(pair[1], spec, tokens=100, labels=30)
+    assert share.weights == 4 * pair[1].parameters
+    assert share.adapter == 20 * 11_520
+    assert share.states == 4 * 100 * 4 * (16 * 128 + 8 * 352) + 5 * 4 * 30 * 1536
+    half = pack_share(pair[1], spec, 100, 0, count=2)
+    assert (2 * half.weights, 2 * half.states) == (share.weights, share.states - 5 * 4 * 30 * 1536)
+    recipe = spec.with_changes({"finetuning.batch_size": 32})
+    assert guess_pack_share(pair[1], recipe) == pack_share(pair[1], recipe, 1024, 512)
+    assert guess_pack_share(pair[1], recipe, "cuda") == pack_share(pair[1], recipe, 2048, 1024)
+
+
+def test_runs_of_a_pack_share_the_process_and_the_student_of_the_pass():
+    runs = [PackShare(10.0, 1.0, 5.0), PackShare(10.0, 2.0, 20.0)]
+    assert pack_bytes(runs, process=100.0) == pytest.approx(100 + 10 + 2 * 10 + 3 + 1.15 * 2 * 20)
+    assert pack_bytes([], process=100.0) == 100
+    assert pack_bytes(runs) - pack_bytes(runs, 0) == PROCESS
+
+
+def test_packs_take_as_many_runs_in_order_as_there_is_room_for():
+    for states in product((1.0, 4.0), repeat=5):
+        runs = [PackShare(1.0, 0.5, each) for each in states]
+        for room, most in product((0.0, 9.0, 14.0, 99.0), (None, 1, 2)):
+            packs = packs_within(runs, room, 2.0, most)
+            assert [place for pack in packs for place in pack] == list(range(5))
+            for pack, following in zip(packs, [*packs[1:], None], strict=True):
+                fits = pack_bytes([runs[place] for place in pack], 2.0) <= room
+                assert len(pack) <= (most or 5)
+                assert fits or len(pack) == 1
+                if following and len(pack) != most:  # one more would have been too many
+                    larger = [runs[place] for place in (*pack, following[0])]
+                    assert pack_bytes(larger, 2.0) > room
+    assert packs_within([], 1.0) == []
