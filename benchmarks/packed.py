@@ -1,8 +1,10 @@
-"""Runs trained in one pass against the same runs one after the other: tokens a second, and how far their losses differ.
+"""Runs trained in one pass against the same runs one after the other: speed, losses, and the memory that was said.
 
-Run: python -m benchmarks.packed [--small]
+Run: python -m benchmarks.packed [--small] [--memory]
 """
 
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,8 +18,10 @@ import torch
 from benchmarks._common import arguments, machine, publish
 from paraknow_core.adapters.inject import inject
 from paraknow_core.context import Context
+from paraknow_core.display import memory
 from paraknow_core.models.load import pick_device
-from paraknow_core.paths import Workspace
+from paraknow_core.packs import split
+from paraknow_core.paths import PROJECT_ROOT, Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.runs.writer import RunWriter
@@ -29,12 +33,15 @@ from paraknow_core.training.packed import finetune_packed
 
 CASES = [(12, 1, 24), (12, 4, 24), (12, 64, 8)]  # runs, examples of a batch, steps
 SMALL = [(3, 4, 2)]
+MEMORY = [(4, 16), (4, 64), (8, 64)]  # runs, examples of a batch
 NOTES = [
     "bundled:stranger on bundled:word_problems, LoRA rank 16 on every module; the runs differ in their seed. Timed is",
     "all from the encoded examples to the trained adapters: records, requests to stop, and the save at the end;",
     "validation is switched off. Both ways take one thread on a processor. Ratio: tokens (padding not counted) a",
     "second of one pass for all over those of one run after the other. Difference: the largest relative one between",
-    "two losses of a step. A study takes the faster way, which the runs time before their first step.",
+    "two losses of a step. A study takes the faster way, which the runs time before their first step. Memory: what",
+    "`run --packed` says before it begins, and the largest resident size of its process, from its start to the last",
+    "run's scores; ratio: took / said.",
 ]
 
 
@@ -91,19 +98,53 @@ def _train(place: Workspace, count: int, batch: int, steps: int, *, packed: bool
     return tokens / seconds, runs
 
 
+def measure_memory(cases: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """Execute packs in processes of their own; return what they were said to take, and what they took."""
+    rows = []
+    for count, batch in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            place = Workspace(Path(folder))
+            changes = {"finetuning.max_steps": 8, "finetuning.batch_size": batch}
+            changes |= {"task.sizes": {"train": 600, "validation": 50, "test": 40}}
+            specs = [RunSpec(method="default_lora", seed=seed).with_changes(changes) for seed in range(count)]
+            runs = [create_run(place, spec) for spec in specs]
+            said = split(runs, place, Settings()).bytes
+            command = [sys.executable, "-m", "paraknow_core", "--workspace", folder, "run", "--packed"]
+            command += ["--even-if-slower", *(str(run.path) for run in runs)]
+            subprocess.run(command, cwd=PROJECT_ROOT, check=True, capture_output=True)
+            took = max(run.result()["peak_memory_bytes"] for run in runs)
+        case = f"{count} runs, batch {batch}"
+        rows.append({"case": case, "way": "memory", "said": said, "took": took, "ratio": took / said})
+    return rows
+
+
 def main() -> None:
     """Print the table and write results/packed.json."""
-    options = arguments(__doc__.splitlines()[0])
+    only = "what packs take beside what was said, and nothing else"
+    options = arguments(
+        __doc__.splitlines()[0], lambda parser: parser.add_argument("--memory", action="store_true", help=only)
+    )
     facts = machine()
     columns = {
         "case": str,
         "way": str,
         "tokens_per_s": "{:,.0f}".format,
+        "said": memory,
+        "took": memory,
         "ratio": "{:.2f}x".format,
         "difference": "{:.1e}".format,
     }
-    rows = measure(SMALL if options.small else CASES)
-    publish(options, "packed", "Runs trained in one pass", NOTES, facts, rows, columns)
+    rows = [] if options.memory else measure(SMALL if options.small else CASES)
+    rows += measure_memory(MEMORY[: 1 if options.small else None])
+    publish(
+        options,
+        "packed_memory" if options.memory else "packed",
+        "Runs trained in one pass",
+        NOTES,
+        facts,
+        rows,
+        columns,
+    )
 
 
 if __name__ == "__main__":

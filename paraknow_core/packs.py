@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -53,10 +54,11 @@ def execute_packed(
 
     try:
         with stopped_by_signals(stop):
-            packs, sentence = _packs(runs, place, settings)
-            say(sentence)
-            for pack in packs:
-                _execute([members[number] for number in pack], only_if_faster, sentence if len(packs) > 1 else "")
+            found = split(runs, place, settings)
+            say(found.sentence)
+            for pack in found.packs:
+                why = found.sentence if len(found.packs) > 1 else ""
+                _execute([members[number] for number in pack], only_if_faster, why)
     except BaseException as error:  # a second Ctrl-C
         for member in members:
             member.end(error)
@@ -64,21 +66,34 @@ def execute_packed(
     return [member.outcome for member in members]
 
 
-def _packs(runs: Sequence[RunFolder], place: Workspace, settings: Settings) -> tuple[list[list[int]], str]:
-    """Split runs, by their place, into packs for which there is memory, and say how much they take."""
-    brought = [_brought(run, place, settings) for run in runs]
+@dataclass(frozen=True)
+class Split:
+    """The packs in which runs are executed, by their place; the bytes that the largest takes; both in a sentence."""
+
+    packs: list[list[int]]
+    bytes: float
+    sentence: str
+
+
+def split(runs: Sequence[RunFolder], place: Workspace, settings: Settings) -> Split:
+    """Split runs, in their order, into packs for which there is memory where they compute.
+
+    Args:
+        runs, place, settings: as given to `execute_packed`. Of each run, its student's headers and its task are read.
+    """
+    shares = [_share(run, place, settings) for run in runs]
     room, process = _room(settings)
-    packs = packs_within(brought, room, process)
-    most = max(pack_bytes([brought[number] for number in pack], process) for pack in packs)
+    packs = packs_within(shares, room, process)
+    most = max((pack_bytes([shares[number] for number in pack], process) for pack in packs), default=0.0)
     takes = f"at most {memory(most)} of {'memory' if process else 'the GPU'}"
-    if len(packs) == 1:
-        return packs, f"{counted(len(runs), 'run')} together: {takes}"
-    whole, largest = memory(pack_bytes(brought, process)), max(map(len, packs))
-    why = f"all at once would take {whole}, and there is room for {memory(max(0.0, room))}"
-    return packs, f"{counted(len(runs), 'run')} in {len(packs)} packs of at most {largest}, {takes}: {why}"
+    if len(packs) < 2:  # noqa: PLR2004
+        return Split(packs, most, f"{counted(len(runs), 'run')} together: {takes}")
+    whole, largest = memory(pack_bytes(shares, process)), max(map(len, packs))
+    why = f"all at once would take {whole}, and there is room for {memory(room)}"
+    return Split(packs, most, f"{counted(len(runs), 'run')} in {len(packs)} packs of at most {largest}, {takes}: {why}")
 
 
-def _brought(run: RunFolder, place: Workspace, settings: Settings) -> PackShare:
+def _share(run: RunFolder, place: Workspace, settings: Settings) -> PackShare:
     """Return what a run brings to a pack; nothing, where it will not come so far: the run itself will say why."""
     from paraknow_core.models.load import pick_device
     from paraknow_core.training.batches import supervised_of

@@ -301,7 +301,7 @@ def _said(run):
 def test_what_does_not_fit_together_is_split_before_it_begins(make, monkeypatch):
     arms = [{**ARMS[0], "seed": seed} for seed in range(3)]
     runs, place = make("together", arms)
-    shares = [packs._brought(run, place, SETTINGS) for run in runs]
+    shares = [packs._share(run, place, SETTINGS) for run in runs]
     monkeypatch.setattr(packs, "_room", lambda _settings: (pack_bytes(shares[:2]), PROCESS))
     sizes, said, states = [], [], []
     real = packed.finetune_packed
@@ -335,7 +335,7 @@ def test_memory_is_said_before_anything_begins(make):
     assert sentence.startswith("2 runs together: at most 4")
     assert sentence.endswith(" MB of memory")
     assert states == ["queued", "queued"]
-    assert packs._brought(runs[1], place, SETTINGS) == PackShare()
+    assert packs._share(runs[1], place, SETTINGS) == PackShare()
 
 
 def test_a_signal_stops_the_packs_that_wait_too(make, monkeypatch):
