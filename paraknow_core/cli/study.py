@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -325,7 +326,8 @@ def choice_of(place: Workspace, cells: Sequence[Cell], settings: Settings) -> "C
     from paraknow_core.workbench.past_runs import estimate_runs
 
     distinct = {run_key(cell.spec): cell.spec for cell in reversed(cells)}
-    return choose([*distinct.values()][::-1], place, settings, estimate_runs)
+    estimate = partial(estimate_runs, processes=settings.processes)
+    return choose([*distinct.values()][::-1], place, settings, estimate)
 
 
 def _folder_of(target: str, place: Workspace, out: Path | None) -> StudyFolder:

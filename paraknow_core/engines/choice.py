@@ -140,7 +140,7 @@ def choose(
     takes = [one for one in estimate(specs, place) if one is not None] if specs else []
     alone = sum(one.seconds for one in takes) if specs and len(takes) == len(specs) else None
     threads = max((threads_of_spec(spec, settings) for spec in specs), default=1)
-    needs = max((one.memory for one in takes), default=RUN_BYTES) or RUN_BYTES
+    needs = max((one.in_all or one.memory for one in takes), default=RUN_BYTES) or RUN_BYTES
     runs, cluster = counted(len(specs), "run"), elsewhere(settings)
     if cluster:
         about = f"; here, one after the other, about {_about(alone)}" if alone else ""

@@ -6,7 +6,7 @@ estimated in `sensitivity.plan`.
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from paraknow_core.catalogue import METHODS, SCORERS
@@ -40,6 +40,9 @@ LOOKED_AT = 300  # examples of a split whose lengths stand for all of it
 _BATCH = 32  # test examples at once
 _GUESSED_TOKENS = 64  # of an example that nobody has looked at, half of them of its prompt
 _GUESSED_EXAMPLES = {"train": 1000, "validation": 100, "test": 300}  # of a split of which all are asked for
+_GATHERED = 3  # layers that lie whole in a process at the same time: in use, the next one, and what brings it
+_TRAVELS = 4.0  # how often a byte that goes from one process to another is written or read
+_START_SECONDS = 8.0  # until other processes have loaded their libraries
 _RECORDS = 150_000  # bytes of a run folder besides weights and answers
 _ANSWER = 800  # bytes of the record of a test example
 
@@ -171,7 +174,7 @@ def run_bytes(student: Anatomy, spec: RunSpec) -> int:
 
 
 def guess_run(
-    teacher: Anatomy, student: Anatomy, spec: RunSpec, rates: Rates, device: str = "cpu"
+    teacher: Anatomy, student: Anatomy, spec: RunSpec, rates: Rates, device: str = "cpu", shared: "Shared | None" = None
 ) -> tuple[Need, float]:
     """Estimate a whole run without a look at its task: examples are taken to have `_GUESSED_TOKENS` tokens.
 
@@ -180,12 +183,13 @@ def guess_run(
         spec: of the run.
         rates: what this machine does in a second.
         device: where it will train.
+        shared: what its training takes where several processes share it (see `guess_shared`).
 
     Returns:
-        Bytes of memory at the highest, bytes of its folder, seconds; and how many of these measure the teacher.
+        Bytes of memory of the run's own process at the highest, bytes of its folder, seconds; and how many of these
+        measure the teacher.
     """
-    sizes = {name: _GUESSED_EXAMPLES[name] if size is None else size for name, size in spec.task.sizes}
-    recipe, method, size = spec.finetuning, METHODS[spec.method], sizes_of(teacher)
+    sizes, method, size = _guess_sizes(spec), METHODS[spec.method], sizes_of(teacher)
     order = ("sensitivity", "extraction", "training", "evaluation").index(spec.until)
     needs, measuring = [], 0.0
     if method.needs_teacher or not order:
@@ -197,11 +201,9 @@ def guess_run(
         rank = spec.factorisation.rank
         needs.append(estimate_injection(teacher, student, spec.extraction.roles, rank, rates))
     if order >= 2:  # noqa: PLR2004 - a stage's place
-        micro, steps = micro_batch_size(recipe, _GUESSED_TOKENS, device), recipe.steps(sizes["train"])
-        validations = recipe.validations + 1 if recipe.validations and sizes["validation"] else 0
-        tokens, held_out = micro * _GUESSED_TOKENS, sizes["validation"] * _GUESSED_TOKENS
-        training = Training(steps, max(1, recipe.batch_size // micro), tokens, validations, held_out)
-        needs.append(estimate_finetuning(student, trained, training, rates, fixed=fixed_factors(student, spec)))
+        training, fixed = _guess_training(spec, device), fixed_factors(student, spec)
+        alone = estimate_finetuning(student, trained, training, rates, fixed=fixed)
+        needs.append(Need(round(shared.first), alone.disk, shared.seconds) if shared else alone)
     if order >= 3:  # noqa: PLR2004
         tested, half = sizes["test"], _GUESSED_TOKENS // 2
         new = spec.task.max_new_tokens or half
@@ -209,6 +211,20 @@ def guess_run(
         needs.append(estimate_evaluation(student, asked, rates))
     seconds = _LOAD_SECONDS + sum(need.seconds for need in needs)
     return Need(max((need.memory for need in needs), default=0), run_bytes(student, spec), seconds), measuring
+
+
+def _guess_sizes(spec: RunSpec) -> dict[str, int]:
+    """Return how many examples each split of a run has at most, as far as the spec says that."""
+    return {name: _GUESSED_EXAMPLES[name] if size is None else size for name, size in spec.task.sizes}
+
+
+def _guess_training(spec: RunSpec, device: str) -> Training:
+    """Return how much a run trains, if its examples have `_GUESSED_TOKENS` tokens."""
+    recipe, sizes = spec.finetuning, _guess_sizes(spec)
+    micro = micro_batch_size(recipe, _GUESSED_TOKENS, device)
+    validations = recipe.validations + 1 if recipe.validations and sizes["validation"] else 0
+    passes, held_out = max(1, recipe.batch_size // micro), sizes["validation"] * _GUESSED_TOKENS
+    return Training(recipe.steps(sizes["train"]), passes, micro * _GUESSED_TOKENS, validations, held_out)
 
 
 def whole_head(student: Anatomy, roles: Collection[str]) -> int:
@@ -292,6 +308,73 @@ def estimate_evaluation(student: Anatomy, answering: Answering, rates: Rates, co
     kept = batch * (count * (length * cache + states) + 2 * F32 * student.vocab_size)
     memory = PROCESS + count * student.parameters + _HELD_BACK * kept
     return Need(round(memory), 0, answering.models * (_SCORE_SECONDS + seconds))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the training of one run takes that several processes share (FSDP2, see `training.sharded`).
+
+    Attributes:
+        first: bytes of the run's own process, which has the optimiser, and the whole student before and afterwards.
+        other: bytes of each of the others.
+        seconds: by the clock.
+    """
+
+    first: float
+    other: float
+    seconds: float
+
+
+def estimate_shared(
+    student: Anatomy, adapters: int, training: Training, rates: Rates, processes: int, count: int = F32, fixed: int = 0
+) -> Shared:
+    """Estimate a training that several processes share.
+
+    Each holds its part of the frozen weights and gathers those of a layer when it reads its share of the examples, all
+    of them twice a pass. The adapter is whole in every process, and travels there and back with every step.
+
+    Args:
+        student, adapters, training, count, fixed: as given to `estimate_finetuning`, of the whole training.
+        rates: what each process does in a second while all of them compute.
+        processes: how many there are.
+    """
+    size, each = sizes_of(student), 1 / processes
+    rounds = math.ceil(training.passes * each)
+    # Of a step, each process reads as many passes as there are rounds; of validation, its share of every pass.
+    own = replace(
+        training,
+        passes=rounds,
+        tokens=math.ceil(training.passes * training.tokens * each / rounds),
+        validation_tokens=math.ceil(training.validation_tokens * each),
+    )
+    alone = estimate_finetuning(student, adapters, own, rates, count, fixed=fixed)
+    weights, read = count * student.parameters, math.ceil(training.validation_tokens / max(1, training.tokens))
+    gathers = 2 * training.steps * rounds + training.validations * read + 2  # given out at first, and back at the end
+    moved = gathers * weights + 2 * training.steps * F32 * adapters
+    seconds = alone.seconds + _START_SECONDS + _TRAVELS * moved / rates.bytes
+    # The output layer and the embedding stay whole from forward to backward.
+    held = weights * each + count * (_GATHERED * size.largest_layer + size.vocabulary * (1 if student.tied else 2))
+    states = alone.memory - PROCESS - weights  # what autograd keeps, and the adapter with its optimiser
+    return Shared(
+        PROCESS + max(weights, held) + states + 2 * F32 * adapters,
+        PROCESS + held + states + (2 * F32 - _HELD_BACK * (_OPTIMISER - 2 * F32)) * adapters,
+        seconds,
+    )
+
+
+def guess_shared(
+    student: Anatomy, spec: RunSpec, rates: Rates, processes: int, device: str = "cpu", count: int = F32
+) -> Shared:
+    """Estimate the same without a look at the task (see `guess_run`); one process has nothing to share."""
+    trained, fixed, training = (
+        trained_parameters(student, spec),
+        fixed_factors(student, spec),
+        _guess_training(spec, device),
+    )
+    if processes == 1:
+        alone = estimate_finetuning(student, trained, training, rates, count, fixed=fixed)
+        return Shared(alone.memory, 0.0, alone.seconds)
+    return estimate_shared(student, trained, training, rates, processes, count, fixed)
 
 
 @dataclass(frozen=True)

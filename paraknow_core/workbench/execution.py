@@ -5,7 +5,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from paraknow_core.display import duration
@@ -134,7 +134,8 @@ def choice_of(place: Workspace, specs: Sequence[RunSpec], study: bool = False) -
 def _choice(place: Workspace, specs: tuple[str, ...], study: bool, *changes: object) -> Choice:
     del changes  # only part of the key under which the result is kept
     settings = as_started(load_settings(place), study)
-    return choose([RunSpec.model_validate_json(spec) for spec in specs], place, settings, estimate_runs)
+    estimate = partial(estimate_runs, processes=settings.processes)
+    return choose([RunSpec.model_validate_json(spec) for spec in specs], place, settings, estimate)
 
 
 def left_of_study(folder: StudyFolder, status: Status, cells: Sequence[CellState]) -> str:

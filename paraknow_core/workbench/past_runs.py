@@ -7,10 +7,11 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from statistics import median
+from typing import Any
 
 import numpy
 
@@ -22,11 +23,11 @@ from paraknow_core.models.source import resolve_model
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.sensitivity.plan import Rates
-from paraknow_core.settings import usable_cores
+from paraknow_core.settings import load_settings, usable_cores
 from paraknow_core.spec import FinetuningSpec, RunSpec
 from paraknow_core.studies import same
 from paraknow_core.training.amounts import threads_of_spec
-from paraknow_core.training.estimates import guess_run, run_bytes, trained_parameters
+from paraknow_core.training.estimates import Shared, guess_run, guess_shared, run_bytes, trained_parameters
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.reading import Facts, Runs
 
@@ -41,12 +42,20 @@ DISK_RATE = 1.5e9  # bytes a second, assumed
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds, bytes of disk, bytes of memory at the highest, and how many earlier runs say so; 0: it is a guess."""
+    """What a run takes.
+
+    Attributes:
+        seconds, disk: by the clock, and bytes of its folder.
+        memory: bytes that its own process takes at the highest.
+        runs: how many earlier ones say so; 0: it is a guess.
+        in_all: bytes of memory of all processes that share its training; 0: it has one.
+    """
 
     seconds: float
     disk: float
     memory: float
     runs: int
+    in_all: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,9 +67,9 @@ class Past:
     disk: int
 
 
-def of_specs(specs: Sequence[RunSpec], trained: Runs) -> Estimate | None:
+def of_specs(specs: Sequence[RunSpec], trained: Runs, processes: int = 1) -> Estimate | None:
     """Estimate runs of one pair and task, seeds apart; the teacher is measured once for all of them."""
-    past = past_runs(specs[0], trained)
+    past = of_processes(past_runs(specs[0], trained), processes)
     if not past:
         return None
     repeats = Counter(spec.method for spec in specs)
@@ -70,16 +79,20 @@ def of_specs(specs: Sequence[RunSpec], trained: Runs) -> Estimate | None:
     measuring = max(measuring for _, measuring in takes.values())
     most = max(e.memory for e, _ in takes.values())
     disk = sum(repeats[m] * e.disk for m, (e, _) in takes.items())
-    return Estimate(seconds + measuring, disk, most, len(past))
+    in_all = max(
+        _in_all(spec, e.memory, processes) for spec, (e, _) in zip(of_method.values(), takes.values(), strict=True)
+    )
+    return Estimate(seconds + measuring, disk, most, len(past), in_all)
 
 
 @one_look()
-def estimate_runs(specs: Sequence[RunSpec], place: Workspace) -> list[Estimate | None]:
+def estimate_runs(specs: Sequence[RunSpec], place: Workspace, processes: int | None = None) -> list[Estimate | None]:
     """Estimate runs that share a workspace, one by one; what they share is counted with the first that needs it.
 
     Args:
         specs: of the runs, in the order in which they will run; of any pairs, tasks, methods and last stages.
         place: the workspace: its earlier runs know this machine best.
+        processes: that share the training of each run; None: as the settings say.
 
     Returns:
         One estimate a spec; None where no earlier run is like it and a model's files are not there. Disk is what the
@@ -88,7 +101,7 @@ def estimate_runs(specs: Sequence[RunSpec], place: Workspace) -> list[Estimate |
     Note:
         About 0.1 ms a spec beside reading the workspace's runs; no torch, and no file of a task is read.
     """
-    asking = _by_question(place)
+    asking, processes = _by_question(place), processes or processes_now(place)
     past_of: dict[frozenset, list[Past]] = {}
     known: dict[str, tuple[tuple[Estimate | None, float], frozenset]] = {}
     measured: set[frozenset] = set()
@@ -99,7 +112,10 @@ def estimate_runs(specs: Sequence[RunSpec], place: Workspace) -> list[Estimate |
             key = question(spec)
             if key not in past_of:
                 past_of[key] = past_runs(spec, asking.get(key, []))
-            known[alike] = _one(spec, past_of[key], place), same.asked(spec, same.MEASUREMENT, same.NOT_MEASURED)
+            known[alike] = (
+                _one(spec, past_of[key], place, processes),
+                same.asked(spec, same.MEASUREMENT, same.NOT_MEASURED),
+            )
         (found, measuring), measurement = known[alike]
         if found is not None and measuring:
             found = replace(found, seconds=found.seconds - measuring) if measurement in measured else found
@@ -108,15 +124,61 @@ def estimate_runs(specs: Sequence[RunSpec], place: Workspace) -> list[Estimate |
     return estimates
 
 
-def _one(spec: RunSpec, past: list[Past], place: Workspace) -> tuple[Estimate | None, float]:
+def _one(spec: RunSpec, past: list[Past], place: Workspace, processes: int) -> tuple[Estimate | None, float]:
     """Return what a run takes alone, and the seconds of that which measure the teacher."""
     like = [p for p in past if METHODS[p.spec.method].whole == METHODS[spec.method].whole] or past
     if not like:
-        guess, measuring = _guess(spec)
+        guess, measuring = _guess(spec, processes)
         factor = _slowness(place)
         return guess and replace(guess, seconds=factor * guess.seconds), factor * measuring
+    like = of_processes(like, processes)
     found = estimate(spec, like)
-    return replace(found, **_by_shape(spec, found, like)), sensitivity_seconds(spec, like)
+    found = replace(found, **_by_shape(spec, found, like))
+    return replace(found, in_all=_in_all(spec, found.memory, processes)), sensitivity_seconds(spec, like)
+
+
+def _in_all(spec: RunSpec, own: float, processes: int) -> float:
+    """Return the bytes of all processes that share a run's training, of which its own takes some; 0 if it has one."""
+    shared = _shared(spec, processes) if processes > 1 else None
+    return own + (processes - 1) * shared.other if shared else 0.0
+
+
+def processes_now(place: Workspace) -> int:
+    """Return how many processes share the training of a run, as the settings of a workspace say."""
+    try:
+        return load_settings(place).processes
+    except ParaknowError:  # the runs themselves will refuse broken settings
+        return 1
+
+
+def processes_of(result: Mapping[str, Any]) -> int:
+    """Return how many processes have shared the training of a run, as its result says."""
+    training = result.get("training")
+    count = training.get("processes") if isinstance(training, dict) else None
+    return count if isinstance(count, int) and count > 0 else 1
+
+
+def of_processes(past: list[Past], processes: int) -> list[Past]:
+    """Return those earlier runs that so many processes have trained; where there is none, all, converted to that.
+
+    Of a run that is converted, training takes as much longer or shorter, and as much more or less memory, as the
+    models' shapes say (`training.estimates.estimate_shared`).
+    """
+    return [p for p in past if processes_of(p.result) == processes] or [_converted(p, processes) for p in past]
+
+
+def _converted(past: Past, processes: int) -> Past:
+    """Return an earlier run as if so many processes had shared its training."""
+    counts, tuned = (processes_of(past.result), processes), _timings(past).get("fine-tuning", 0.0)
+    before, after = (_shared(past.spec, count) for count in counts)
+    if before is None or after is None or not tuned:
+        return past
+    seconds = tuned * after.seconds / before.seconds if before.seconds else tuned
+    result = past.result | {"timings": {**_timings(past), "fine-tuning": seconds}}
+    if peak := float(past.result.get("peak_memory_bytes") or 0):
+        whole = [_guess(past.spec, count)[0].memory for count in counts]
+        result["peak_memory_bytes"] = max(0.0, peak + whole[1] - whole[0])
+    return replace(past, result=result)
 
 
 def _by_shape(spec: RunSpec, found: Estimate, past: list[Past]) -> dict[str, float]:
@@ -129,15 +191,26 @@ def _by_shape(spec: RunSpec, found: Estimate, past: list[Past]) -> dict[str, flo
     return {"disk": run_bytes(student, spec), "memory": found.memory + BYTES_A_PARAMETER * more}
 
 
-def _guess(spec: RunSpec) -> tuple[Estimate | None, float]:
+def _guess(spec: RunSpec, processes: int = 1) -> tuple[Estimate | None, float]:
     """Return what a run takes alone by its models' shapes, and the seconds of that which measure the teacher."""
     shapes = _shapes(spec.teacher.source, spec.teacher.revision, spec.student.source, spec.student.revision)
     if shapes is None:
         return None, 0.0
-    rates = _rates()
+    rates, shared = _rates(), _shared(spec, processes) if processes > 1 else None
     rates = replace(rates, flops=rates.flops * threads_of_spec(spec))
-    need, measuring = guess_run(*shapes, spec, rates)
-    return Estimate(need.seconds, need.disk, need.memory, 0), measuring
+    need, measuring = guess_run(*shapes, spec, rates, shared=shared)
+    return Estimate(need.seconds, need.disk, need.memory, 0, _in_all(spec, need.memory, processes)), measuring
+
+
+def _shared(spec: RunSpec, processes: int) -> Shared | None:
+    """Return what training takes that so many processes share; None where nothing is trained, or of unknown models."""
+    shapes = _shapes(spec.teacher.source, spec.teacher.revision, spec.student.source, spec.student.revision)
+    if shapes is None or spec.until not in ("training", "evaluation"):
+        return None
+    # Each takes its part of the cores, and no more threads than a run alone; more processes than cores take turns.
+    part = min(threads_of_spec(spec), usable_cores() / processes)
+    rates, turns = _rates(), min(1.0, part)
+    return guess_shared(shapes[1], spec, Rates(rates.flops * part, rates.bytes * turns, rates.disk), processes)
 
 
 @once_a_look(lambda place: [place.runs])
@@ -158,7 +231,7 @@ def _slowness(place: Workspace) -> float:
         timings = facts.result.get("timings")
         if facts.spec is None or not facts.result.get("budget") or not isinstance(timings, dict) or not timings:
             continue
-        guess, _ = _guess(facts.spec)
+        guess, _ = _guess(facts.spec, processes_of(facts.result))
         if guess is not None:
             ratios.append(sum(timings.values()) / guess.seconds)
         if len(ratios) == MOST:

@@ -156,7 +156,8 @@ class _Durations:
         key = spec.until, facts.asks(same.COST)
         if spec.until == "evaluation":
             if key not in self._past:
-                self._past[key] = past_runs.past_runs(spec, self.runs)
+                processes = past_runs.processes_now(self.place) if self.place else 1
+                self._past[key] = past_runs.of_processes(past_runs.past_runs(spec, self.runs), processes)
             if self._past[key]:
                 return past_runs.estimate(spec, self._past[key]).seconds
         else:

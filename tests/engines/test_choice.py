@@ -22,6 +22,7 @@ TWO_CORES = Machine(2, 16e9)
 class Takes:
     seconds: float = 60.0
     memory: float = 0.7e9
+    in_all: float = 0.0
 
 
 def chosen(place, count=12, machine=TWO_CORES, takes=None, **settings):
@@ -84,6 +85,12 @@ def test_cores_are_counted_for_each_process_of_a_run(monkeypatch):
     monkeypatch.setattr(choice, "usable_cores", lambda: 8)
     cores = [Machine.here(Settings(processes=count, device="cpu")).cores for count in (1, 2, 16)]
     assert cores == [8, 4, 1]
+
+
+def test_all_processes_of_a_run_need_their_memory(place):
+    machine = Machine(4, 4e9)
+    assert chosen(place, machine=machine, takes=Takes(memory=1e9), processes=2).workers == 3
+    assert chosen(place, machine=machine, takes=Takes(memory=1e9, in_all=1.8e9), processes=2).workers == 2
 
 
 def test_a_number_of_workers_in_the_settings_wins_and_unknown_times_are_left_out(place):

@@ -18,9 +18,11 @@ from paraknow_core.training.estimates import (
     estimate_evaluation,
     estimate_finetuning,
     estimate_injection,
+    estimate_shared,
     fixed_factors,
     guess_pack_share,
     guess_run,
+    guess_shared,
     pack_bytes,
     pack_share,
     packs_within,
@@ -162,3 +164,40 @@ def test_packs_take_as_many_runs_in_order_as_there_is_room_for():
                     larger = [runs[place] for place in (*pack, following[0])]
                     assert pack_bytes(larger, 2.0) > room
     assert packs_within([], 1.0) == []
+
+
+def test_what_processes_share_by_hand(pair):
+    """Two of them: 5 passes of 1,000 tokens are 3 rounds, of which each process reads 2,500 tokens."""
+    student, adapters, rates = pair[1], 100_000, Rates(5e10, 1e10, 1e9)
+    training = replace(TRAINING, passes=5, tokens=1000)
+    found = estimate_shared(student, adapters, training, rates, 2)
+    tokens = 834  # of a pass
+    own = estimate_finetuning(student, adapters, Training(45, 3, tokens, 7, 3000), rates)
+    weights, layer, ends = 4 * student.parameters, 4 * (4 * 128 * 128 + 3 * 128 * 352), 4 * 1536 * 128
+    held = weights / 2 + 3 * layer + ends
+    kept = 1.15 * (4 * tokens * 4 * (16 * 128 + 8 * 352) + 5 * 4 * tokens * 1536)
+    assert found.first == pytest.approx(
+        PROCESS + max(weights, held) + kept + 1.15 * 16 * adapters + 8 * adapters, abs=1
+    )
+    assert found.other == pytest.approx(PROCESS + held + kept + 1.15 * 8 * adapters + 8 * adapters, abs=1)
+    gathers = 2 + sum(2 * 3 for _step in range(45)) + sum(6 for _validation in range(7))
+    travelled = gathers * weights + 45 * 2 * 4 * adapters
+    assert found.seconds == pytest.approx(own.seconds + 8 + 4 * travelled / 1e10)
+    fewer = estimate_shared(student, adapters, replace(training, passes=1), rates, 4)
+    assert fewer.other < found.other  # of one pass, each reads a quarter
+
+
+def test_each_process_takes_less_the_more_there_are_and_all_of_them_more(pair):
+    large = replace(pair[1], parameters=10**9)
+    spec = RunSpec(method="default_lora")
+    one, *shared = (guess_shared(large, spec, RATES, count) for count in (1, 2, 4, 8))
+    assert one.other == 0
+    others = [each.other for each in shared]
+    assert sorted(others, reverse=True) == others
+    assert shared[0].other < one.first
+    assert all(each.first > PROCESS + 4e9 for each in shared)  # it reads the whole student
+    whole = [each.first + (count - 1) * each.other for each, count in zip(shared, (2, 4, 8), strict=True)]
+    assert sorted(whole) == whole
+    alone = guess_run(*pair, spec, RATES)
+    assert guess_run(*pair, spec, RATES, shared=guess_shared(pair[1], spec, RATES, 1)) == alone
+    assert guess_run(*pair, spec, RATES, shared=guess_shared(pair[1], spec, RATES, 2))[0].seconds != alone[0].seconds

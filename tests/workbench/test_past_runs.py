@@ -107,6 +107,47 @@ def test_shapes_tell_what_an_earlier_run_of_another_size_does_not(tmp_path):
     assert tuning.seconds < small.seconds
 
 
+def test_a_forecast_knows_how_many_processes_share_a_training(tmp_path, monkeypatch):
+    place = Workspace(tmp_path)
+    monkeypatch.setattr(past_runs, "_rates", lambda: Rates(5e10, 1e10, 1e9))
+    monkeypatch.setattr(past_runs, "usable_cores", lambda: 4)
+    spec = RunSpec(method="default_lora").with_changes({"finetuning.epochs": 30})  # so long that starting counts little
+    (alone,), (two,) = estimate_runs([spec], place), estimate_runs([spec], place, processes=2)
+    assert alone.in_all == 0
+    assert two.seconds < alone.seconds
+    assert two.memory < two.in_all
+    write_json(place.settings_file, {"processes": 2})
+    assert estimate_runs([spec], place) == [two]
+    assert estimate_runs([spec], place, processes=1) == [alone]
+    write_json(place.settings_file, {"processes": "many"})
+    assert estimate_runs([spec], place) == [alone]
+    started = spec.with_changes({"until": "extraction"})
+    assert estimate_runs([started], place, processes=2) == estimate_runs([started], place, processes=1)
+    monkeypatch.setattr(past_runs, "usable_cores", lambda: 1)
+    assert estimate_runs([spec], place, processes=2)[0].seconds > alone.seconds  # they take turns
+
+
+def test_an_earlier_run_tells_what_it_takes_by_another_number_of_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(past_runs, "_rates", lambda: Rates(5e10, 1e10, 1e9))
+    one, two = past(), past(tuning=45.0)
+    two.result["training"] = {"processes": 2}
+    assert past_runs.of_processes([one, two], 2) == [two]
+    assert past_runs.of_processes([one, two], 1) == [one]
+    (there,) = past_runs.of_processes([one], 2)
+    assert there.result["timings"]["fine-tuning"] != 60
+    assert {**there.result["timings"], "fine-tuning": 60.0} == one.result["timings"]
+    there.result["training"] = {"processes": 2}
+    (back,) = past_runs.of_processes([there], 1)
+    assert back.result["timings"]["fine-tuning"] == pytest.approx(60)
+    assert back.result["peak_memory_bytes"] == pytest.approx(7e8)
+    assert one.result["timings"]["fine-tuning"] == 60
+    monkeypatch.setattr(past_runs, "past_runs", lambda *_: [two])
+    assert of_specs([RunSpec()], [], processes=2).seconds == estimate(RunSpec(), [two]).seconds
+    assert of_specs([RunSpec()], [], processes=2).in_all > 7e8
+    elsewhere = past({"student.source": str(tmp_path / "nowhere")})
+    assert past_runs.of_processes([elsewhere], 2) == [elsewhere]
+
+
 def test_a_model_that_is_not_there_has_no_estimate(tmp_path):
     spec = RunSpec().with_changes({"student.source": str(tmp_path / "nowhere")})
     assert estimate_runs([spec, spec], Workspace(tmp_path)) == [None, None]

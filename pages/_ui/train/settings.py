@@ -207,7 +207,7 @@ def _plan_words(plan: Plan) -> str:
 def _cost(plan: Plan, trained: Runs) -> str:
     if not plan.todo:
         return ""
-    estimate = past_runs.of_specs(plan.todo, trained)
+    estimate = past_runs.of_specs(plan.todo, trained, past_runs.processes_now(state.place()))
     if estimate is None:
         found = execution.choice(plan.todo)
         guessed = found is not None and found.alternative_seconds is not None
@@ -215,7 +215,8 @@ def _cost(plan: Plan, trained: Runs) -> str:
         return f":gray[{what}: no run of this pair and task has finished on this machine.]"
     of_all = " of computing" if len(plan.todo) > 1 else ""
     size = f" and {memory(estimate.disk)} of disk" if estimate.disk else ""
+    most = memory(estimate.in_all or estimate.memory)
     return plain(
-        f"About {duration(estimate.seconds)}{of_all}{size}, at most {memory(estimate.memory)} of memory, judging by "
+        f"About {duration(estimate.seconds)}{of_all}{size}, at most {most} of memory, judging by "
         f"{counted(estimate.runs, 'earlier run')} of this pair and task."
     )
