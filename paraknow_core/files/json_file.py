@@ -11,14 +11,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pydantic_core import from_json
+
 from paraknow_core.files.atomic import write_atomic
 from paraknow_core.files.disk import disk_trouble
 
 _TAIL_BYTES = 65_536
 _MOST_JSON_BYTES, _MOST_LINE_BYTES = 64_000_000, 16_000_000
 _MOST_LEVELS = 100
-# Text that may stand for a value that `_plain` replaces: NaN, 1e999, a number of 19 digits, half a character.
-_ODD = re.compile(rb"NaN|Infinity|[0-9]{19}|[eE][+]?[0-9]{3}|\\u[dD]")
+_SIMPLER = bytes.maketrans(b"123456789ED", b"000000000ed")
+_LARGE = re.compile(rb"[0-9][eE][+]?[0-9]{3,}(?:[\s,\]}]|$)")  # a number whose exponent has three digits
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -103,8 +105,20 @@ def parse_json(content: bytes) -> Any:
         ValueError: it is no UTF-8, or no JSON; RecursionError: it is nested too deep.
     """
     _refuse_depth(content)
-    value = json.loads(content.decode("utf-8"))
-    return _plain(value) if _ODD.search(content) else value
+    if not _may_be_odd(content):
+        return from_json(content, allow_inf_nan=False)  # the same in half the time, and without the odd ones
+    return _plain(json.loads(content.decode("utf-8")))
+
+
+def _may_be_odd(content: bytes) -> bool:
+    """Tell whether JSON may hold a value that `_plain` replaces: NaN, 1e999, a number of 19 digits, half a character.
+
+    Digests hold an `e` before three digits, too, so that is looked at closely.
+    """
+    simpler = content.translate(_SIMPLER, b"+")
+    if b"0" * 19 in simpler or b"\\ud" in simpler or b"NaN" in content or b"Infinity" in content:
+        return True
+    return b"e000" in simpler and _LARGE.search(content) is not None
 
 
 def _refuse_depth(content: bytes) -> None:
