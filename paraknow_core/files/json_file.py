@@ -46,22 +46,26 @@ def write_json_anyhow(path: Path, value: Any) -> None:
             os.pwrite(file.fileno(), content, 0)  # in one go: a reader sees the old or the new one
 
 
-def read_json(path: Path, default: Any = None) -> Any:
+def read_json(path: Path | str, default: Any = None) -> Any:
     """Read a JSON file; return `default` when it is missing, torn, no plain file, or larger than any of ours.
 
     Values that JSON does not have, or that cannot be shown, become None: NaN, infinity, integers of more than 64 bits;
     half of a surrogate pair becomes a question mark.
     """
     try:
-        with open_plain(path) as file:
-            if os.fstat(file.fileno()).st_size > _MOST_JSON_BYTES:
+        descriptor, size = _opened(path)
+        try:
+            if size > _MOST_JSON_BYTES:
                 return default
-            return parse_json(file.read())
+            content = b"".join(iter(lambda: os.read(descriptor, size + 1), b""))
+        finally:
+            os.close(descriptor)
+        return parse_json(content)
     except (OSError, ValueError, RecursionError):
         return default
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path | str) -> dict[str, Any]:
     """Read a JSON file that holds an object; see `read_json`. Where it holds anything else, the object is empty."""
     content = read_json(path)
     return content if isinstance(content, dict) else {}
@@ -88,14 +92,21 @@ def open_plain(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be read, or is no plain file.
     """
+    with os.fdopen(_opened(path)[0], "rb") as file:
+        yield file
+
+
+def _opened(path: Path | str) -> tuple[int, int]:
+    """Open a file as `open_plain` does; return its descriptor, which is to be closed, and its size."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except ValueError:  # a zero byte, half a character
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from None
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "is no plain file", str(path))
-        yield file
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no plain file", str(path))
+    return descriptor, status.st_size
 
 
 def parse_json(content: bytes) -> Any:

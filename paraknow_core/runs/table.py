@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from paraknow_core.errors import ParaknowError
 from paraknow_core.files.disk import file_stamp
 from paraknow_core.files.remember import once_each
-from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.folder import RunFolder, result_once
 from paraknow_core.runs.status import ACTIVE
 from paraknow_core.spec import RunSpec, Strict
 
@@ -55,7 +55,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
         "started": status.started,
         "ended": status.ended,
     }
-    scores = (run.result() or {}).get("scores") or []
+    scores = (result_once(run)[0] or {}).get("scores") or []
     if scores:
         row |= {f"score.{key}": scores[0].get(key) for key in ("scorer", "value", "low", "high", "n", "unit")}
     try:
@@ -78,7 +78,7 @@ def settings_of(spec: RunSpec, parts: Container[str] | None = None) -> dict[str,
         parts: top-level keys; None: all.
     """
     settings: dict[str, Any] = {}
-    for name, value in spec:
+    for name, value in vars(spec).items():
         if parts is not None and name not in parts:
             continue
         if isinstance(value, Strict):
