@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
-from paraknow_core.errors import RunError
+from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files import shapes
 from paraknow_core.files.json_file import open_plain, read_json, read_lines, read_object
 from paraknow_core.files.naming import is_there
@@ -246,3 +246,16 @@ def list_runs(place: Workspace) -> list[RunFolder]:
 def _run_at(path: str) -> RunFolder:
     """Return the same object for the same folder: what is remembered of it is found by its path, parsed once."""
     return RunFolder(Path(path))
+
+
+@once_a_look(lambda place: [place.runs])
+def readable(place: Workspace) -> list[tuple[RunFolder, RunSpec]]:
+    """Return the runs of a workspace whose spec can be read, newest first; the list is not to be changed."""
+    return [(run, spec) for run in list_runs(place) if (spec := _spec_or_none(run)) is not None]
+
+
+def _spec_or_none(run: RunFolder) -> RunSpec | None:
+    try:
+        return run.spec()
+    except ParaknowError:
+        return None
