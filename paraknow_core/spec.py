@@ -40,7 +40,8 @@ GROUP_OF_ROLE = {
 }
 ROLES, GROUPS = tuple(GROUP_OF_ROLE), tuple(dict.fromkeys(GROUP_OF_ROLE.values()))
 HIDDEN_TAG = "~"  # how the tag of a union begins: it is no key that a person has written
-_PART = re.compile(r"^[a-z_]+:.*\n(?:(?: |- ).*\n)*", re.MULTILINE)  # a key at the margin and what is indented under it
+_MARGIN = re.compile(r"\n(?! |- )")  # where a line at the margin begins
+_PART = re.compile(r"[a-z_]+:.*(?:\n(?: |- ).*)*")  # a key at the margin and what is indented under it
 _LONGEST_PART = 4_000  # characters
 HIDDEN = "hidden"  # the type of a validation error whose message must not repeat the value
 
@@ -355,24 +356,26 @@ def _from_parts(text: str) -> RunSpec | None:
     Thousands of runs differ in a seed and a rate: what their files share is read and validated only once, which takes
     a tenth of the time. No part can reach beyond its lines: what is open at its end, or refers to another, is refused.
     """
-    lines = _PART.findall(text if text.endswith("\n") else f"{text}\n")
-    if len("".join(lines)) < len(text):
+    lines = _MARGIN.split(text.removesuffix("\n"))
+    values = {}
+    for part in lines:
+        found = _part_of_spec(part) if len(part) <= _LONGEST_PART else None
+        if found is None:
+            return None
+        values[found[0]] = found[1]
+    if len(values) < len(lines):  # a key twice
         return None
-    parts = [_part_of_spec(part) if len(part) <= _LONGEST_PART else None for part in lines]
-    values = dict(filter(None, parts))
-    if len(values) < max(1, len(lines)):  # a key twice, or a part that is refused
-        return None
-    try:
-        return RunSpec.model_validate(values, strict=True)
-    except ValidationError:
-        return None
+    # No rule of a spec is about two parts, so nothing is left to be validated.
+    return RunSpec.model_construct(set(values), **values)
 
 
 @lru_cache(maxsize=20_000)
 def _part_of_spec(text: str) -> tuple[str, Any] | None:
     """Return the one key that a part of a spec's text gives, and its valid value; None where it is something else."""
+    if not _PART.fullmatch(text):
+        return None
     try:
-        data = load_yaml(text, "spec")
+        data = load_yaml(f"{text}\n", "spec")
         key = next(iter(data)) if isinstance(data, dict) and len(data) == 1 else None
         return None if key is None else (key, getattr(parse_spec(data), key))
     except SpecError:

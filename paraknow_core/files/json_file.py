@@ -11,14 +11,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pydantic_core import from_json
+
 from paraknow_core.files.atomic import write_atomic
 from paraknow_core.files.disk import disk_trouble
 
 _TAIL_BYTES = 65_536
 _MOST_JSON_BYTES, _MOST_LINE_BYTES = 64_000_000, 16_000_000
 _MOST_LEVELS = 100
-# Text that may stand for a value that `_plain` replaces: NaN, 1e999, a number of 19 digits, half a character.
-_ODD = re.compile(rb"NaN|Infinity|[0-9]{19}|[eE][+]?[0-9]{3}|\\u[dD]")
+_SIMPLER = bytes.maketrans(b"123456789ED", b"000000000ed")
+_LARGE = re.compile(rb"[0-9][eE][+]?[0-9]{3,}(?:[\s,\]}]|$)")  # a number whose exponent has three digits
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -44,22 +46,26 @@ def write_json_anyhow(path: Path, value: Any) -> None:
             os.pwrite(file.fileno(), content, 0)  # in one go: a reader sees the old or the new one
 
 
-def read_json(path: Path, default: Any = None) -> Any:
+def read_json(path: Path | str, default: Any = None) -> Any:
     """Read a JSON file; return `default` when it is missing, torn, no plain file, or larger than any of ours.
 
     Values that JSON does not have, or that cannot be shown, become None: NaN, infinity, integers of more than 64 bits;
     half of a surrogate pair becomes a question mark.
     """
     try:
-        with open_plain(path) as file:
-            if os.fstat(file.fileno()).st_size > _MOST_JSON_BYTES:
+        descriptor, size = _opened(path)
+        try:
+            if size > _MOST_JSON_BYTES:
                 return default
-            return parse_json(file.read())
+            content = b"".join(iter(lambda: os.read(descriptor, size + 1), b""))
+        finally:
+            os.close(descriptor)
+        return parse_json(content)
     except (OSError, ValueError, RecursionError):
         return default
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path | str) -> dict[str, Any]:
     """Read a JSON file that holds an object; see `read_json`. Where it holds anything else, the object is empty."""
     content = read_json(path)
     return content if isinstance(content, dict) else {}
@@ -86,14 +92,21 @@ def open_plain(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be read, or is no plain file.
     """
+    with os.fdopen(_opened(path)[0], "rb") as file:
+        yield file
+
+
+def _opened(path: Path | str) -> tuple[int, int]:
+    """Open a file as `open_plain` does; return its descriptor, which is to be closed, and its size."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except ValueError:  # a zero byte, half a character
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from None
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "is no plain file", str(path))
-        yield file
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no plain file", str(path))
+    return descriptor, status.st_size
 
 
 def parse_json(content: bytes) -> Any:
@@ -103,8 +116,20 @@ def parse_json(content: bytes) -> Any:
         ValueError: it is no UTF-8, or no JSON; RecursionError: it is nested too deep.
     """
     _refuse_depth(content)
-    value = json.loads(content.decode("utf-8"))
-    return _plain(value) if _ODD.search(content) else value
+    if not _may_be_odd(content):
+        return from_json(content, allow_inf_nan=False)  # the same in half the time, and without the odd ones
+    return _plain(json.loads(content.decode("utf-8")))
+
+
+def _may_be_odd(content: bytes) -> bool:
+    """Tell whether JSON may hold a value that `_plain` replaces: NaN, 1e999, a number of 19 digits, half a character.
+
+    Digests hold an `e` before three digits, too, so that is looked at closely.
+    """
+    simpler = content.translate(_SIMPLER, b"+")
+    if b"0" * 19 in simpler or b"\\ud" in simpler or b"NaN" in content or b"Infinity" in content:
+        return True
+    return b"e000" in simpler and _LARGE.search(content) is not None
 
 
 def _refuse_depth(content: bytes) -> None:

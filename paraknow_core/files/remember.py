@@ -12,7 +12,7 @@ from typing import Any
 from paraknow_core.files.disk import file_stamp
 
 EVERY_RUN = 100_000  # results of a function that lists ask of each run: with fewer, a longer list would keep none
-MANY = 1_000  # results that a look has read, after which they are kept apart
+MANY, STEP = 1_000, 500  # results that a look has read, after which they are kept apart, and how many at once
 
 
 class _Look(local):
@@ -46,7 +46,7 @@ def while_unchanged(files: Callable[..., Iterable[Path | str]], most: int) -> Ca
             found = kept.pop(arguments, None)
             if found is None or found[0] != stamps:
                 found = stamps, read(*arguments)
-                _look.read += 1
+                _note_reading()
             with lock:
                 while len(kept) >= most:
                     del kept[next(iter(kept))]
@@ -73,17 +73,23 @@ def one_look() -> Iterator[None]:
     finally:
         _look.seen = None
         if _look.read >= MANY:
-            _keep_apart()
+            gc.freeze()
 
 
-def _keep_apart() -> None:
-    """Take what is remembered out of the garbage collector's sight: it would walk all of it again and again.
+def _note_reading() -> None:
+    """Count what a look reads, and take it out of the garbage collector's sight: it would walk it again and again.
 
-    Of ten thousand runs that takes longer than a draw. What is dropped is freed all the same, cycles at the next time.
+    Of ten thousand runs that takes longer than to read them, and later longer than a draw. What is dropped is freed all
+    the same, cycles when many are read the next time.
     """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
+    _look.read += 1
+    if _look.seen is None or _look.read % STEP:
+        return
+    if _look.read == MANY:
+        gc.unfreeze()
+        gc.collect()
+    if _look.read >= MANY:
+        gc.freeze()
 
 
 def once_a_look(files: Callable[..., Iterable[Path | str]]) -> Callable[[Callable], Callable]:

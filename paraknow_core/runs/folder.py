@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
-from paraknow_core.errors import RunError
+from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files import shapes
 from paraknow_core.files.json_file import open_plain, read_json, read_lines, read_object
 from paraknow_core.files.naming import is_there
@@ -56,10 +56,10 @@ class JobFolder:
         Neither waits for the run: a process that was killed cannot write so, and a busy one sees a stop request only
         at its next step.
         """
-        file = self.path / "status.json"
+        file = self.name_of("status.json")
         data = read_object(file)
-        if data.get("state") not in STATES and is_there(file):
-            return Status("failed", message=self._damaged(file.name, "it does not say what the run is doing"))
+        if data.get("state") not in STATES and is_there(Path(file)):
+            return Status("failed", message=self._damaged("status.json", "it does not say what the run is doing"))
         status = Status.from_dict(data)
         note = self.note() if status.active or status.state == "stopped" else {}
         if isinstance(note.get("gone"), str):
@@ -92,7 +92,7 @@ class JobFolder:
 
     def process(self) -> dict:
         """Return the process that was started for the run or has taken it on, and for which attempt; empty if none."""
-        return read_object(self.path / "process.json")
+        return read_object(self.name_of("process.json"))
 
     @property
     def claimed(self) -> bool:
@@ -101,7 +101,7 @@ class JobFolder:
 
     def note(self) -> dict:
         """Return which engine holds the run, and what finds it there (`lifecycle.hold`); empty for a plain process."""
-        return read_object(self.path / NOTE)
+        return read_object(self.name_of(NOTE))
 
     def way_on(self, stage: str) -> str:
         """Return a sentence that says where `resume` goes on if this stage was cut off."""
@@ -176,13 +176,14 @@ class RunFolder(JobFolder):
 
     def read_result(self) -> tuple[dict | None, str]:
         """Return what the run produced, as far as it is valid, and a sentence that says what is damaged, or none."""
-        file = self.path / "result.json"
-        if not is_there(file):
+        file = self.name_of("result.json")
+        content = read_json(file)
+        if content is None and not is_there(Path(file)):
             return None, ""
-        result, lost = shapes.fit(read_json(file), shapes.RESULT)
+        result, lost = shapes.fit_result(content)
         if result is shapes.MISSING:
-            return None, self._damaged(file.name, "it cannot be read")
-        return result, self._damaged(file.name, f"{lost[0]} is not what a run writes") if lost else ""
+            return None, self._damaged("result.json", "it cannot be read")
+        return result, self._damaged("result.json", f"{lost[0]} is not what a run writes") if lost else ""
 
     def extraction(self) -> dict:
         """Return the record of which block went where, as far as it is valid; empty where there is none."""
@@ -202,6 +203,12 @@ class RunFolder(JobFolder):
 @while_unchanged(lambda run: [run.name_of("spec.yaml")], most=EVERY_RUN)
 def _spec(run: RunFolder) -> RunSpec:
     return read_spec(run.path / "spec.yaml")
+
+
+@while_unchanged(lambda run: [run.name_of("result.json")], most=EVERY_RUN)
+def result_once(run: RunFolder) -> tuple[dict | None, str]:
+    """Return `RunFolder.read_result`, read once until the file is written again; not to be changed."""
+    return run.read_result()
 
 
 def _fitting(data: object, shape: object) -> dict:
@@ -239,3 +246,16 @@ def list_runs(place: Workspace) -> list[RunFolder]:
 def _run_at(path: str) -> RunFolder:
     """Return the same object for the same folder: what is remembered of it is found by its path, parsed once."""
     return RunFolder(Path(path))
+
+
+@once_a_look(lambda place: [place.runs])
+def readable(place: Workspace) -> list[tuple[RunFolder, RunSpec]]:
+    """Return the runs of a workspace whose spec can be read, newest first; the list is not to be changed."""
+    return [(run, spec) for run in list_runs(place) if (spec := _spec_or_none(run)) is not None]
+
+
+def _spec_or_none(run: RunFolder) -> RunSpec | None:
+    try:
+        return run.spec()
+    except ParaknowError:
+        return None

@@ -1,6 +1,7 @@
 """What a run is doing: the states, and the record that `status.json` holds. `lifecycle.py` says what leads where."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, get_args
 
 from paraknow_core.files import shapes
@@ -42,10 +43,16 @@ class Status:
     def from_dict(cls, data: dict[str, Any]) -> "Status":
         """Take the fields that are valid; a file edited by hand must not break a list of runs."""
         valid = {}
-        for name, field in cls.__dataclass_fields__.items():
-            kind = shapes.TEXT if isinstance(field.default, str) else shapes.NUMBER
-            kind = shapes.WHOLE if name in ("pid", "attempt") else kind
+        for name, kind in _kinds():
             value = data.get(name)
             if kind.holds(value) and (isinstance(value, str) or abs(value) < _TOO_LARGE):
                 valid[name] = value
         return cls(**valid)
+
+
+@cache
+def _kinds() -> list[tuple[str, shapes.Kind]]:
+    """Return the fields of a status, and what each holds."""
+    kinds = {str: shapes.TEXT} | dict.fromkeys((int, float), shapes.NUMBER) 
+    fields = [(name, kinds[type(field.default)]) for name, field in Status.__dataclass_fields__.items()]
+    return [(name, shapes.WHOLE if name in ("pid", "attempt") else kind) for name, kind in fields]

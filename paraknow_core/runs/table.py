@@ -1,11 +1,14 @@
 """Many runs as one table, a row each, and the settings in which they differ."""
 
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.errors import ParaknowError
 from paraknow_core.files.disk import file_stamp
-from paraknow_core.runs.folder import RunFolder
+from paraknow_core.files.remember import once_each
+from paraknow_core.runs.folder import RunFolder, result_once
 from paraknow_core.runs.status import ACTIVE
+from paraknow_core.spec import RunSpec, Strict
 
 if TYPE_CHECKING:
     import pandas
@@ -52,11 +55,11 @@ def _row(run: RunFolder) -> dict[str, Any]:
         "started": status.started,
         "ended": status.ended,
     }
-    scores = (run.result() or {}).get("scores") or []
+    scores = (result_once(run)[0] or {}).get("scores") or []
     if scores:
         row |= {f"score.{key}": scores[0].get(key) for key in ("scorer", "value", "low", "high", "n", "unit")}
     try:
-        return row | {f"spec.{key}": value for key, value in flat_settings(run.spec().model_dump(mode="json")).items()}
+        return row | {f"spec.{key}": value for key, value in settings_of(run.spec()).items()}
     except ParaknowError as error:
         return row | {"state": "failed", "stage": str(error)}
 
@@ -65,6 +68,34 @@ def differing_settings(table: "pandas.DataFrame") -> list[str]:
     """Return the `spec.` columns of `runs_table` whose values are not all equal (names apart)."""
     columns = [c for c in table.columns if c.startswith("spec.") and c != "spec.name"]
     return [c for c in columns if table[c].astype(str).nunique(dropna=False) > 1]
+
+
+def settings_of(spec: RunSpec, parts: Container[str] | None = None) -> dict[str, Any]:
+    """Return `flat_settings` of a spec as JSON gives it; specs that were read from files share most of their parts.
+
+    Args:
+        spec: of a run.
+        parts: top-level keys; None: all.
+    """
+    settings: dict[str, Any] = {}
+    for name, value in vars(spec).items():
+        if parts is not None and name not in parts:
+            continue
+        if isinstance(value, Strict):
+            known = _settings_of_part(value)  # a part has one name, but for models
+            if name not in known:
+                known[name] = flat_settings(value.model_dump(mode="json"), f"{name}.")
+            settings |= known[name]
+        else:
+            settings[name] = list(value) if isinstance(value, tuple) else value
+    return settings
+
+
+@once_each
+def _settings_of_part(part: Strict) -> dict[str, dict[str, Any]]:
+    """Return where the settings of a part of a spec are kept, by what the part is called there."""
+    del part
+    return {}
 
 
 def flat_settings(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

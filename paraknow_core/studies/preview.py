@@ -11,9 +11,9 @@ from typing import Any
 from paraknow_core.catalogue import METHODS
 from paraknow_core.display import SHARE, counted, memory
 from paraknow_core.errors import ParaknowError
-from paraknow_core.files.remember import once_a_look, one_look
+from paraknow_core.files.remember import one_look
 from paraknow_core.paths import Workspace
-from paraknow_core.runs.folder import RunFolder, list_runs
+from paraknow_core.runs.folder import readable
 from paraknow_core.sensitivity.plan import F32, sizes_of
 from paraknow_core.spec import ModelSpec, RunSpec
 from paraknow_core.studies.budgets import REAL_SIZES
@@ -99,7 +99,7 @@ def missing_cells(study: StudySpec, place: Workspace) -> list[Cell]:
     A tuned group's scored runs are not known before its rate is: one of the grid stands for them.
     """
     kept = _distinct([*tuning_cells(study), *scored_cells(study)])
-    found = answers_among(kept, _readable(place), ("done",))
+    found = answers_among(kept, readable(place), ("done",))
     return [cell for cell in kept if cell.key not in found]
 
 
@@ -135,19 +135,6 @@ def _untrained_bytes(specs: Sequence[RunSpec], place: Workspace) -> float:
         except ParaknowError:  # its runs say so
             continue
     return total
-
-
-@once_a_look(lambda place: [place.runs])
-def _readable(place: Workspace) -> list[tuple[RunFolder, RunSpec]]:
-    """Return the runs of a workspace whose spec can be read, newest first."""
-    return [(run, spec) for run in list_runs(place) if (spec := _spec(run)) is not None]
-
-
-def _spec(run: RunFolder) -> RunSpec | None:
-    try:
-        return run.spec()
-    except ParaknowError:
-        return None
 
 
 def _shared(cells: Sequence[Cell], kept: Sequence[Cell]) -> list[str]:

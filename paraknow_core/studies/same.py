@@ -12,7 +12,7 @@ from typing import Any
 
 from paraknow_core.catalogue import PAPER_METHOD, asks_judge, unread
 from paraknow_core.files.remember import once_each
-from paraknow_core.runs.table import flat_settings
+from paraknow_core.runs.table import settings_of
 from paraknow_core.spec import RunSpec
 
 # Which parts of their specs two runs must share ...
@@ -47,7 +47,7 @@ def within(key: str, parts: tuple[str, ...]) -> bool:
 @once_each
 def effective(spec: RunSpec) -> dict[str, Any]:
     """Return every setting that the run's numbers can depend on, by its dotted key; not to be changed."""
-    settings = flat_settings(spec.model_dump(mode="json"))
+    settings = settings_of(spec)
     without = _unread(settings)
     if judged_by_teacher(spec):
         without -= {"teacher.source", "teacher.revision", "teacher.untrained"}
@@ -74,13 +74,13 @@ def asked(spec: RunSpec, parts: tuple[str, ...], apart_from: tuple[str, ...] = (
         parts: such as `PAIR_AND_TASK`, or dotted keys.
         apart_from: parts that may differ.
     """
-    settings = flat_settings(spec.model_dump(mode="json", include={part.partition(".")[0] for part in parts}))
+    settings = settings_of(spec, {part.partition(".")[0] for part in parts})
     asks = {key: value for key, value in settings.items() if within(key, parts) and not within(key, apart_from)}
     if not all(
         within(key, PAIR_AND_TASK) for key in asks
     ):  # these count always; lists of hundreds of runs ask for them
         # The paper's method reads all that others read, and more.
-        without = _unread(flat_settings(spec.model_dump(mode="json")) | {"method": PAPER_METHOD})
+        without = _unread(settings_of(spec) | {"method": PAPER_METHOD})
         asks = {key: value for key, value in asks.items() if key not in without}
     return _hashable(asks)
 

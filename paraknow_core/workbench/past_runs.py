@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from statistics import median
@@ -21,7 +21,7 @@ from paraknow_core.files.remember import once_a_look, one_look, while_unchanged
 from paraknow_core.models.anatomy import Anatomy, read_anatomy
 from paraknow_core.models.source import resolve_model
 from paraknow_core.paths import Workspace
-from paraknow_core.runs.folder import RunFolder
+from paraknow_core.runs.folder import RunFolder, list_runs, readable
 from paraknow_core.sensitivity.plan import Rates
 from paraknow_core.settings import load_settings, usable_cores
 from paraknow_core.spec import FinetuningSpec, RunSpec
@@ -111,7 +111,7 @@ def estimate_runs(specs: Sequence[RunSpec], place: Workspace, processes: int | N
         if alike not in known:
             key = question(spec)
             if key not in past_of:
-                past_of[key] = past_runs(spec, asking.get(key, []))
+                past_of[key] = past_runs(spec, _with_facts(asking.get(key, [])))
             known[alike] = (
                 _one(spec, past_of[key], place, processes),
                 same.asked(spec, same.MEASUREMENT, same.NOT_MEASURED),
@@ -214,20 +214,31 @@ def _shared(spec: RunSpec, processes: int) -> Shared | None:
 
 
 @once_a_look(lambda place: [place.runs])
-def _by_question(place: Workspace) -> dict[frozenset, Runs]:
-    """Return all runs, newest first, by what they must share to tell each other's cost: presets ask of many pairs."""
-    asking: dict[frozenset, Runs] = {}
-    for run, facts in reading.all_facts(place):
-        if facts.spec is not None:
-            asking.setdefault(facts.asks(same.COST), []).append((run, facts))
+def _by_question(place: Workspace) -> dict[frozenset, list[RunFolder]]:
+    """Return all runs, newest first, by what they must share to tell each other's cost: presets ask of many pairs.
+
+    Of their files only the specs are read: of each question a few results are enough.
+    """
+    asking: dict[frozenset, list[RunFolder]] = {}
+    known: dict[tuple[int, ...], tuple[RunSpec, frozenset]] = {}  # specs from files share parts; they stay alive here
+    for run, spec in readable(place):
+        parts = id(spec.teacher), id(spec.student), id(spec.task)
+        if parts not in known:
+            known[parts] = spec, question(spec)
+        asking.setdefault(known[parts][1], []).append(run)
     return asking
+
+
+def _with_facts(runs: Iterable[RunFolder]) -> Iterator[tuple[RunFolder, Facts]]:
+    """Read what is known of runs, one after the other: whoever takes them stops after a few."""
+    return ((run, reading.facts(run)) for run in runs)
 
 
 @once_a_look(lambda place: [place.runs])
 def _slowness(place: Workspace) -> float:
     """Return by how much the newest finished runs, of whatever models, took longer than guessed; 1 without any."""
     ratios: list[float] = []
-    for _, facts in reading.all_facts(place):
+    for _, facts in _with_facts(list_runs(place)):
         timings = facts.result.get("timings")
         if facts.spec is None or not facts.result.get("budget") or not isinstance(timings, dict) or not timings:
             continue
@@ -272,7 +283,7 @@ def _rates() -> Rates:
     return Rates(flops, 2 * large.nbytes / best(lambda: large + 1), DISK_RATE)
 
 
-def past_runs(spec: RunSpec, trained: Runs, before: float = math.inf) -> list[Past]:
+def past_runs(spec: RunSpec, trained: Iterable[tuple[RunFolder, Facts]], before: float = math.inf) -> list[Past]:
     """Return the newest finished runs of the same pair and task, those that ended before a moment."""
     past: list[Past] = []
     asked = question(spec)

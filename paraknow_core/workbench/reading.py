@@ -19,7 +19,7 @@ from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.remember import EVERY_RUN, once_a_look, while_unchanged
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs import labels
-from paraknow_core.runs.folder import LISTED, NOTE, RunFolder, find_run, list_runs
+from paraknow_core.runs.folder import LISTED, NOTE, RunFolder, find_run, list_runs, result_once
 from paraknow_core.runs.labels import Label
 from paraknow_core.runs.metrics import metrics_of
 from paraknow_core.runs.status import Status
@@ -143,7 +143,7 @@ def _status(run: RunFolder) -> tuple[Status, bool]:
 )
 def facts(run: RunFolder) -> Facts:
     """Return spec, result and label of a run."""
-    (result, damage), label = run.read_result(), labels.label_of(run.path)
+    (result, damage), label = result_once(run), labels.label_of(run.path)
     result = result or {}
     if run.id != run.path.name:
         problem = f"run {run.id}: its folder's name holds characters that cannot be written out; rename or delete it"
