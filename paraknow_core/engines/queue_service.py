@@ -98,7 +98,7 @@ def _start_next(place: Workspace, order: Order, pool: Pool) -> None:
         return
     try:
         (attempt,) = lifecycle.requeue(run)
-        _say(f"{run.id}: starts in process {pool.give(run, attempt)}")
+        _say(f"{run.id}: starts in process {pool.give(run, attempt, order.settings.get(run.id))}")
         order.working.append(run.id)
     except RunError as error:  # done or going on elsewhere meanwhile
         _say(str(error))

@@ -39,7 +39,13 @@ LET_GO_S = 10.0  # how long the helping process may take to see that a run has e
 ANSWER_S = 3.0  # how long a cluster may take to answer
 HARDER_S = 20.0  # how long the end of a run by force may take
 _LOOK_S = 0.1
-_ASKED = {"cpus": shapes.MAYBE_NUMBER, "gpus": shapes.MAYBE_NUMBER, "shared": shapes.FLAG, "end": shapes.FLAG}
+_ASKED = {
+    "cpus": shapes.MAYBE_NUMBER,
+    "gpus": shapes.MAYBE_NUMBER,
+    "shared": shapes.FLAG,
+    "end": shapes.FLAG,
+    "settings": shapes.Each(None),
+}
 _SHAPE = {"address": shapes.TEXT, "runs": shapes.Each(_ASKED)}
 
 
@@ -47,7 +53,7 @@ _SHAPE = {"address": shapes.TEXT, "runs": shapes.Each(_ASKED)}
 class Order:
     """The address of the cluster, and what each run asks of it (`cpus`, `gpus`, `shared`), first come first.
 
-    `end` of a run is true once it is to be ended by force.
+    `end` of a run is true once it is to be ended by force; its `settings`, if it has any, win over the settings file.
     """
 
     address: str = ""
@@ -195,7 +201,7 @@ class RayEngine(Engine):
             for run in runs:
                 lifecycle.hold(run, "ray", address=address, moves=True)
                 wants = {"cpus": asked.cpus, "gpus": asked.gpus, "shared": asked.shared, "end": False}
-                order.runs[run.id] = wants
+                order.runs[run.id] = wants | ({"settings": own} if (own := self.of_runs()) else {})
         Service(self.place, "ray").start()
 
     def _wait_until_let_go(self, *runs: RunFolder) -> None:

@@ -194,7 +194,8 @@ def execute(job: dict[str, Any], keeper: Any = None, program: Any = None) -> str
 
     Args:
         job: `run`, its folder; `workspace`; `root`, of the program; `python`, a command or None for this Python;
-            `settings`, the text of the settings file; `environment`, variables that are set, or removed where None.
+            `settings`, the text of the settings file; `flags`, of the run's command; `environment`, variables that are
+            set, or removed where None.
         keeper: the actor that keeps the run folder; None where this node sees it.
         program: a list with the reference to the program's files, where the node does not see it.
 
@@ -319,7 +320,7 @@ def unpacked(home: Path, name: str, archive: Callable[[], bytes]) -> Path:
 def _watch(job: dict[str, Any], folder: Path, root: Path, workspace: str, carry: Callable[[], bool]) -> str:
     """Execute a run folder in a process of its own until it ends, this task is cancelled, or `carry` says False."""
     environment = {**os.environ, **job["environment"], "PARAKNOW_WORKSPACE": workspace, "PYTHONUNBUFFERED": "1"}
-    command = [*(job["python"] or [sys.executable]), "-m", "paraknow_core", "run", str(folder)]
+    command = [*(job["python"] or [sys.executable]), "-m", "paraknow_core", "run", *job["flags"], str(folder)]
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
             command,

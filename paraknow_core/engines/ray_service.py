@@ -23,7 +23,7 @@ from paraknow_core.files.naming import is_there
 from paraknow_core.paths import PROJECT_ROOT, Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.settings import load_settings
+from paraknow_core.settings import flags_of, load_settings
 
 IDLE_S = 600.0
 POLL_S = 0.2
@@ -266,9 +266,10 @@ class _Driver:
         """Give a run to the cluster, or return why not yet."""
         try:
             settings = load_settings(self.place)
+            own = load_settings(self.place, **asked.get("settings", {}))
         except ParaknowError as error:
             return str(error)
-        wants = wanted(asked, self.nodes, settings.device, settings.threads)
+        wants = wanted(asked, self.nodes, own.device, own.threads)
         if message := fits(self.nodes, wants):
             return message
         lifecycle.hold(run, "ray", address=self.address, moves=True)
@@ -279,6 +280,7 @@ class _Driver:
             "namespace": self._namespace,
             "python": PYTHON,
             "ticket": secrets.token_hex(8),
+            "flags": flags_of(asked.get("settings", {})),
             "environment": {name: os.environ.get(name) for name in _KEPT},
             "settings": settings.model_dump_json(exclude_unset=True),  # JSON is YAML; no text that was not checked
         }

@@ -25,7 +25,7 @@ from paraknow_core.errors import Later, RunError
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import NOTE, RunFolder, list_runs
-from paraknow_core.settings import SlurmSettings
+from paraknow_core.settings import SlurmSettings, flags_of
 
 NAME = "slurm"
 TOGETHER = 100  # runs of a study that wait or go on at a time: clusters limit how many one person submits
@@ -156,7 +156,7 @@ class SlurmEngine(Engine):
             for run in runs:
                 ticket = secrets.token_hex(8)
                 lifecycle.hold(run, NAME, ticket=ticket, since=time.time())
-                taken.append(_submit(run, settings, script(self.place, run, ticket)))
+                taken.append(_submit(run, settings, script(self.place, run, ticket, *flags_of(self.changes))))
                 lifecycle.hold(run, NAME, ticket=ticket, job=taken[-1])
         except BaseException:  # Ctrl-C as well
             with suppress(RunError):
@@ -258,7 +258,7 @@ def job_of(run: RunFolder) -> str | None:
     return job if isinstance(job, str) and re.fullmatch(r"\d+", job) else None
 
 
-def script(place: Workspace, run: RunFolder, ticket: str) -> str:
+def script(place: Workspace, run: RunFolder, ticket: str, *flags: str) -> str:
     """Return the batch script of a run: Python that becomes the run's process, so that no name meets a shell.
 
     The job ends at once if its ticket is not the run's, or not any more: SLURM may have taken it although `sbatch` said
@@ -266,7 +266,7 @@ def script(place: Workspace, run: RunFolder, ticket: str) -> str:
     """
     usable = INTERPRETER.exists() and re.fullmatch(rf"[!-~]{{1,{MOST_INTERPRETER}}}", str(INTERPRETER))
     environment = {WORKSPACE_VARIABLE: str(place.root.absolute()), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "paraknow_core", "run", str(run.path.absolute())]
+    command = [sys.executable, "-m", "paraknow_core", "run", *flags, str(run.path.absolute())]
     return f"""#!{INTERPRETER if usable else "/usr/bin/env python3"}
 import json, os, time
 log = os.open({ascii(str(run.file("log.txt").absolute()))}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

@@ -169,6 +169,21 @@ def test_a_command_picks_another_engine_and_changes_its_settings_for_itself(plac
         engines.engine_of(place, name="abacus")
 
 
+@pytest.mark.parametrize("name", [name for name in WITH_PROCESSES if name != "workers"])
+def test_settings_of_a_command_reach_the_runs_that_it_submits(request, place, worker, name):
+    if name == "slurm":
+        request.getfixturevalue("little_slurm")
+    changes = {"ray": {"address": request.getfixturevalue("little_ray").address}} if name == "ray" else {}
+    given, plain = make(place, "short", "short")
+    flags = {"threads": 1, "device": "cpu", "offline": True, "memory_budget": "3GB"}
+    engines.engine_of(place, name=name, **changes, **flags).submit(given)
+    engines.engine_of(place, name=name, **changes).submit(plain)
+    assert wait(given, "done") and wait(plain, "done")
+    until(lambda: "working on" in given.log_tail() and "working on" in plain.log_tail())
+    assert "with --device=cpu --threads=1 --memory-budget=3GB --offline\n" in given.log_tail()
+    assert "with " not in plain.log_tail()
+
+
 @every_engine
 def test_an_engine_says_where_a_run_stands(engine, place):
     slow, waiting, other = make(place, "slow", "next", "never submitted")

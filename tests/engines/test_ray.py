@@ -227,11 +227,25 @@ def test_a_run_waits_for_settings_that_can_be_used_and_takes_nothing_else_to_a_n
     place.settings_file.write_text("# mine\nthreads: 3\nmemory_budget: 3GB\nray: {gpus: 0.25}\n")
     driver.turn()
     [job] = driver._task.jobs
+    assert job["flags"] == []
     other = Workspace(place.root / "node")
     other.root.mkdir()
     other.settings_file.write_text(job["settings"])  # what a node does
     assert load_settings(other) == load_settings(place)
     assert "mine" not in job["settings"]
+
+
+def test_settings_of_a_command_are_of_its_runs_alone_and_decide_what_they_ask_for(place, quiet):
+    plain, own = make(place, "one", "other")
+    engine(place).submit(plain)
+    engine_of(place, name="ray", ray={"address": LOCAL}, threads=3, device="cpu").submit(own)
+    driver = ray_service._Driver(place)
+    driver.address, driver._looked = LOCAL, float("inf")
+    driver.nodes, driver._task = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}], Tasks()
+    driver.turn()
+    assert [job["flags"] for job in driver._task.jobs] == [[], ["--device=cpu", "--threads=3"]]
+    assert not any("threads" in job["settings"] for job in driver._task.jobs)  # that file is all runs' of a node
+    assert driver.wants == {plain.id: {"CPU": 1, "GPU": 1}, own.id: {"CPU": 3}}
 
 
 def test_a_run_that_moves_is_alive_though_its_process_is_gone_and_can_be_stopped(place, quiet):
