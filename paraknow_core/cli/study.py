@@ -449,8 +449,20 @@ def _rate_text(point: Any) -> str:
 
 @app.command()
 def stop(context: typer.Context, study_id: Id) -> None:
-    """Ask a study to save its active run and stop."""
+    """Ask a study to save its active runs and stop; where its process is gone, those that go on without it."""
+    from paraknow_core.engines import holder_of
+
     folder = find_study(context.obj, study_id)
+    going = [] if folder.status().active else _going(folder)
+    if going:
+        for run in going:
+            try:
+                holder_of(context.obj, run).stop(run)
+            except ParaknowError as error:  # the request lies in its folder; the others are asked all the same
+                say(str(error))
+        asked = f"{counted(len(going), 'run')} asked to save and stop"
+        show(f"{folder.id}: {asked}; `study resume {folder.id}` goes on later")
+        return
     lifecycle.ask_to_stop(folder)
     show(f"{folder.id}: asked to save and stop; `study resume {folder.id}` goes on later")
 
@@ -501,6 +513,12 @@ def delete(
         for run in own:
             lifecycle.delete(run)
         show(f"{folder.id}: deleted, {counted(len(own), 'run')} of it, too" if runs else f"{folder.id}: deleted")
+
+
+def _going(folder: StudyFolder) -> list[RunFolder]:
+    """Return the runs of a study that wait or go on, and were not asked to stop yet."""
+    runs = {cell.run.id: cell.run for cell in folder.cells() if cell.run is not None}.values()
+    return [run for run in runs if run.claimed and run.status().active and not run.file("stop").exists()]
 
 
 def _own_runs(folder: StudyFolder) -> list[Any]:

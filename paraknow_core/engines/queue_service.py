@@ -124,7 +124,7 @@ def _has_ended(run: RunFolder, asked: float, attempt: float) -> bool:
     """Go on with ending an attempt of a run, by stronger signals as time passes; True when it has ended."""
     status = run.status()
     if not status.active:
-        if status.state == "lost":
+        if not run.is_over:
             lifecycle.end(run, "stopped", lifecycle.CUT_OFF)
         return True
     if attempt_of(status) != attempt:

@@ -85,6 +85,16 @@ def changing(place: Workspace) -> Iterator[Order]:
             write_json(folder / "order.json", asdict(order))
 
 
+def require() -> None:
+    """Refuse to go on without Ray.
+
+    Raises:
+        RunError: it is not installed; says how it is.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise RunError(f"engine ray: Ray is not installed; `{INSTALL}` installs it")
+
+
 def split(address: str) -> tuple[str, int]:
     """Return host and port of a cluster's address.
 
@@ -152,8 +162,7 @@ class RayEngine(Engine):
             RunError: Ray is not installed.
         """
         super().__init__(place, **changes)
-        if importlib.util.find_spec("ray") is None:
-            raise RunError(f"engine ray: Ray is not installed; `{INSTALL}` installs it")
+        require()
 
     def asked(self) -> RaySettings:
         """Return what this engine asks of which cluster.
@@ -259,12 +268,12 @@ class RayEngine(Engine):
                         lifecycle.let_go(run)
             return super().alive(run)
         Service(self.place, "ray").start()  # it may have been killed
-        return run.status().state not in ("done", "failed", "stopped")
+        return not run.is_over and not run.note().get("gone")
 
     def standing(self, run: RunFolder) -> Standing:
         """Say where a run stands, and what keeps the cluster from executing it: see `Engine.standing`."""
         order, note, status = read(self.place), run.note(), run.status()
-        if run.id not in order.runs or status.state in ("done", "failed", "stopped"):
+        if run.id not in order.runs or run.is_over or note.get("gone"):
             return super().standing(run)
         Service(self.place, "ray").start()
         said = read_object(folder_of(self.place) / "said.json")
@@ -274,7 +283,7 @@ class RayEngine(Engine):
         where = words_of(node) if node else ""
         if status.state in ("running", "stopping"):
             return Standing("working", where=where, message=message)
-        if status.state == "lost":
+        if status.state in ("lost", "stopped"):
             return Standing("waiting", 0, where, message or f"{where or 'its node'} is gone; it goes on at another one")
         ahead = [name for name in list(order.runs)[: list(order.runs).index(run.id)] if self._waits(name)]
         return Standing("waiting", len(ahead), where, message)

@@ -267,7 +267,7 @@ class _Conductor:
     def _goes_on(self, run: RunFolder) -> bool:
         """Submit a run again whose process is gone though nobody asked it to stop; False where it is over."""
         status = run.status()
-        if status.state != "lost" or run.file("stop").exists():
+        if status.state != "lost":
             return False
         if self.again[run.id] == MOST_AGAIN:
             self.writer.event("warning", message=f"run {run.id}: {status.message}; given up after {MOST_AGAIN} repeats")

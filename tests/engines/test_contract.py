@@ -13,6 +13,7 @@ from paraknow_core.engines.inline import InlineEngine
 from paraknow_core.engines.workers import WorkersEngine
 from paraknow_core.errors import RunError, SpecError
 from paraknow_core.files.json_file import write_json
+from paraknow_core.runs.lifecycle import CUT_OFF
 from paraknow_core.settings import EngineName
 from tests.conftest import ROOT
 from tests.engines.following import make, until, wait
@@ -125,6 +126,23 @@ def test_a_killed_run_is_lost_and_can_be_resumed(engine, place):
     engine.submit(slow)
     until(lambda: [e["attempt"] for e in slow.events() if e["event"] == "started"] == [1, 2])
     assert slow.status().state == "running"
+
+
+@engines_with_processes
+def test_a_run_that_was_to_stop_and_is_killed_is_stopped_and_can_be_resumed(engine, place):
+    """That is what was asked for, whatever ended it."""
+    [deaf] = make(place, "deaf")
+    engine.submit(deaf)
+    wait(deaf, "running")
+    until(lambda: deaf.status().done >= 1)
+    engine.stop(deaf)
+    os.kill(deaf.status().pid, signal.SIGKILL)
+    assert wait(deaf, "stopped", "lost") == "stopped"
+    assert deaf.status().message.startswith(CUT_OFF)
+    until(lambda: not engine.alive(deaf))
+    assert deaf.status().state == "stopped"
+    engine.submit(deaf)
+    until(lambda: deaf.status().attempt == 2 and deaf.status().state == "running")
 
 
 @engines_with_processes

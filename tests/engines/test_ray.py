@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from paraknow_core.cli import main
 from paraknow_core.engines import engine_of, ray, ray_node, ray_service
 from paraknow_core.engines.ray import RayEngine, is_loopback, refuse_open, silence_of, split
 from paraknow_core.engines.ray_node import Keeper, Piece, begin, listing, pieces, put, remove
@@ -57,6 +58,14 @@ def test_without_ray_choosing_it_says_how_to_install_it(place, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(RunError, match=r"Ray is not installed; `.*pip install -r .*requirements-ray.txt`"):
         engine(place)
+
+
+def test_its_process_says_at_once_that_ray_is_not_installed(workspace, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
+    assert main(["--workspace", str(workspace.root), "serve", "ray"]) == 2
+    said = capsys.readouterr().err
+    assert "Ray is not installed" in said and "requirements-ray.txt" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "127.0.0.1", ":6379", "host:port", "host:0", "h:70000"])
@@ -265,6 +274,28 @@ def test_a_run_that_moves_is_alive_though_its_process_is_gone_and_can_be_stopped
     assert not one.alive(run)
     # Stopped, not lost: a study submits again what is lost.
     assert (run.status().state, run.status().message) == ("stopped", lifecycle.CUT_OFF)
+
+
+def test_a_run_that_was_to_stop_and_whose_process_is_gone_is_stopped_but_not_begun_elsewhere_before_ray_lets_go(
+    place, quiet, monkeypatch
+):
+    run = lost(place, "one")
+    run.file("stop").touch()
+    assert (run.status().state, run.status().message.partition(";")[0]) == ("stopped", lifecycle.CUT_OFF)
+    assert engine(place).alive(run)  # its node may carry how it ended, or another one begin it
+    with pytest.raises(RunError, match="moves to another node"):
+        engine_of(place, name="local").submit(run)
+    driver = ray_service._Driver(place)
+    assert driver._gone_for(run) < 1
+    monkeypatch.setitem(driver._gone, run.id, driver._gone[run.id] - 100)
+    assert driver._gone_for(run) > ray_service.GONE_S
+    driver._end(run)  # what the driver does then
+    assert (run.status().state, run.status().message) == ("stopped", lifecycle.CUT_OFF)
+    assert not engine(place).alive(run)
+    engine(place).submit(run)
+    assert run.status().state == "queued"
+    run.file("stop").touch()
+    assert ray_service._Driver(place)._gone_for(run) == 0  # it waits
 
 
 def lost(place: Workspace, name: str) -> RunFolder:

@@ -182,7 +182,7 @@ def test_a_run_that_failed_or_was_to_stop_is_not_submitted_again(place, dying):
     (dying / "default_lora asked").write_text("")
     folder = study(place, seeds=(0,))
     conduct(folder, LocalEngine(place))
-    assert states(folder) == ["lost", "failed"]
+    assert states(folder) == ["stopped", "failed"]  # lost is what nobody has asked for
     assert not [event for event in folder.events() if event["event"] == "resubmitted"]
 
 
