@@ -19,7 +19,7 @@ from paraknow_core.engines.ray import changing, folder_of, has_token, is_loopbac
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import ParaknowError
 from paraknow_core.files.json_file import read_object, write_json
-from paraknow_core.files.naming import is_there
+from paraknow_core.files.naming import is_there, named
 from paraknow_core.paths import PROJECT_ROOT, Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
@@ -105,6 +105,22 @@ def wanted(
     gpus = asked["gpus"] if asked["gpus"] is not None else float(has_gpus and device in ("auto", "cuda"))
     cpus = asked["cpus"] if asked["cpus"] is not None else float(threads or 1)
     return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+
+
+def local_sources(run: RunFolder) -> list[ray_node.Source]:
+    """Return the models and data sets that a run's spec names by a path, as far as they are here."""
+    try:
+        spec = run.spec()
+    except ParaknowError:
+        return []  # the run itself will say so
+    models = (spec.teacher, spec.student, *([spec.task.judge] if spec.task.judge else []))
+    texts = (*(model.source for model in models), spec.task.source, spec.task.test_source, spec.sensitivity.task)
+    found = []
+    for text, path in {text: named(text, PROJECT_ROOT).path for text in texts if text}.items():
+        with suppress(OSError, ValueError):  # what cannot be a path, or is not to be read: the run will say so
+            if path is not None and path.exists():
+                found.append(ray_node.Source(text, str(path), ray_node.inventory(path)))
+    return found
 
 
 def refusal_of(error: BaseException, address: str, printed: str = "") -> str:
@@ -295,6 +311,7 @@ class _Driver:
         if not asked["shared"]:
             keeper, program = self._apart()
             job["program"] = self._version
+            job["sources"] = local_sources(run)
         self.wants[run.id] = wants
         options = {"num_cpus": wants["CPU"], "num_gpus": wants.get("GPU", 0), "name": run.id}
         self.tasks[run.id] = self._task.options(**options).remote(job, keeper, program)
