@@ -516,9 +516,9 @@ def delete(
 
 
 def _going(folder: StudyFolder) -> list[RunFolder]:
-    """Return the runs of a study that wait or go on, and were not asked to stop yet."""
+    """Return the runs of a study that wait, or go on and were not asked to stop yet."""
     runs = {cell.run.id: cell.run for cell in folder.cells() if cell.run is not None}.values()
-    return [run for run in runs if run.claimed and run.status().active and not run.file("stop").exists()]
+    return [run for run in runs if run.claimed and run.status().state in ("queued", "running")]
 
 
 def _own_runs(folder: StudyFolder) -> list[Any]:
