@@ -124,6 +124,13 @@ class Settings(Strict):
             raise ValueError(f"{value!r} given; a size such as 3.5GB or 500MB is right") from None
 
 
+def flags_of(changes: Mapping[str, Any]) -> list[str]:
+    """Return changes of settings as flags of a command that computes; those that are no flags are left out."""
+    flags = [name for name, field in Settings.model_fields.items() if field.json_schema_extra]
+    given = {f"--{name.replace('_', '-')}": changes.get(name) for name in flags}
+    return [flag if value is True else f"{flag}={value}" for flag, value in given.items() if value not in (None, False)]
+
+
 def usable_cores() -> int:
     """Return how many cores this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,6 +16,7 @@ from paraknow_core.errors import DataError
 from paraknow_core.files.json_file import write_json
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.writer import RunWriter
+from paraknow_core.settings import flags_of
 
 STEPS = {"slow": 600, "deaf": 600, "short": 10}  # of a tenth of a second
 
@@ -40,9 +41,15 @@ def work(run: RunFolder) -> None:
         write_json(run.file("result.json"), {"scores": [], "timings": {}})
 
 
-def work_warm(run: RunFolder, settings: object) -> bool:
+def say_flags(flags: list[str]) -> None:
+    if flags:
+        print("with", *flags, flush=True)
+
+
+def work_warm(run: RunFolder, settings: dict) -> bool:
     """Execute one folder for the owner of this process; False after a bug."""
     try:
+        say_flags(flags_of(settings))
         work(run)
     except DataError as error:
         print(error, file=sys.stderr, flush=True)
@@ -75,8 +82,10 @@ def main(module: str, target: str, command: str, *rest: str) -> None:
         workers.work(work_warm, tied="--tied" in rest)
         return
     assert command == "run"
-    for folder in rest:
+    flags = [part for part in rest if part.startswith("--")]
+    for folder in rest[len(flags) :]:
         try:
+            say_flags(flags)
             work(RunFolder(Path(folder)))
         except DataError as error:
             print(error, file=sys.stderr, flush=True)

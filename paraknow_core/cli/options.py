@@ -56,6 +56,8 @@ def give_up(folder: JobFolder, error: ParaknowError) -> None:
 def with_settings(*names: str, refused: Refused | None = None) -> Callable[[Callable], Callable]:
     """Give a command options for settings; it receives them, with all other settings, as its keyword `settings`.
 
+    If it has a keyword `flags`, it also receives those that were given, for an engine that hands them to runs.
+
     Args:
         names: the settings that get an option; none for all that are flags. Options win over the settings file.
         refused: called where the settings are not valid.
@@ -68,6 +70,8 @@ def with_settings(*names: str, refused: Refused | None = None) -> Callable[[Call
             flags = {name: arguments.pop(name) for name in chosen}
             flags = {name: None if value is False else value for name, value in flags.items()}
             own = {"context": context} if "context" in parameters else {}
+            if "flags" in parameters:
+                own["flags"] = {name: value for name, value in flags.items() if value is not None}
             try:
                 settings = load_settings(context.obj, **flags)
             except ParaknowError as error:
@@ -83,7 +87,7 @@ def with_settings(*names: str, refused: Refused | None = None) -> Callable[[Call
                 kind = setting(option)
                 default = False if get_args(kind)[0] is bool else None
                 shown[option] = parameter.replace(name=option, annotation=kind, default=default)
-            if name != "settings":
+            if name not in ("settings", "flags"):
                 shown[name] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         with_options.__signature__ = inspect.Signature(list(shown.values()))
         with_options.__annotations__ = {name: parameter.annotation for name, parameter in shown.items()}
@@ -101,18 +105,20 @@ Address = Annotated[
 ]
 
 
-def engine_changes(place: Workspace, engine: str | None, address: str | None) -> dict[str, dict[str, str]]:
-    """Return what `--address` changes of an engine's settings, for `engine_of`.
+def engine_changes(
+    place: Workspace, engine: str | None, address: str | None, flags: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what `--address` and flags of settings change for an engine and its runs, for `engine_of`.
 
     Raises:
         RunError: an address is given, and the engine is not Ray.
     """
     if address is None:
-        return {}
+        return dict(flags or {})
     chosen = engine or load_settings(place).engine
     if chosen != "ray":
         raise RunError(f"--address: only for the engine ray, and {chosen or 'none'} is chosen; add --engine ray")
-    return {"ray": {"address": address}}
+    return {**(flags or {}), "ray": {"address": address}}
 
 
 def columns_of(pairs: list[str] | None) -> dict[str, str]:

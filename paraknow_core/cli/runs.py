@@ -25,7 +25,7 @@ from paraknow_core.runs.folder import RunFolder, find_run, list_runs
 from paraknow_core.runs.labels import label_of, set_label, studies_of
 from paraknow_core.runs.status import State, Status
 from paraknow_core.runs.table import flat_settings
-from paraknow_core.settings import Settings, load_settings
+from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.folder import find_study
 
@@ -212,13 +212,22 @@ def stop(
 
 
 @app.command()
-def resume(context: typer.Context, run_id: Id, engine: EngineOption = None, address: Address = None) -> None:
+@with_settings()
+def resume(
+    context: typer.Context,
+    run_id: Id,
+    engine: EngineOption = None,
+    address: Address = None,
+    *,
+    settings: Settings,  # noqa: ARG001 - what is not valid was refused
+    flags: dict[str, Any],
+) -> None:
     """Go on with a stopped, failed or lost run in the background."""
     run = find_run(context.obj, run_id)
     if run.status().state == "done":
         raise RunError(f"run {run.id}: is done; there is nothing to resume")
     run.spec()  # a folder without a valid spec is refused here, not in the background
-    changes = engine_changes(context.obj, engine, address)
+    changes = engine_changes(context.obj, engine, address, flags)
     engine_of(context.obj, otherwise="local", name=engine, **changes).submit(run)
     process = run.process()
     how = f"goes on as process {process['pid']}" if process else "waits for its turn"
@@ -226,17 +235,20 @@ def resume(context: typer.Context, run_id: Id, engine: EngineOption = None, addr
 
 
 @app.command()
+@with_settings()
 def submit(
     context: typer.Context,
     targets: Annotated[list[str], typer.Argument(metavar="SPEC.yaml|FOLDER...", help="Specs, or run folders.")],
     engine: EngineOption = None,
     address: Address = None,
+    *,
+    settings: Settings,  # noqa: ARG001 - what is not valid is refused here, not by each run
+    flags: dict[str, Any],
     json: Json = False,
 ) -> None:
     """Have runs executed in the background, in this order, and print their ids at once."""
     place = context.obj
-    load_settings(place)  # what is not valid is refused here, not by each run
-    changes = engine_changes(place, engine, address)
+    changes = engine_changes(place, engine, address, flags)
     executor = engine_of(place, otherwise="local", name=engine, **changes)  # refused before there is a folder
     new: list[RunFolder] = []
     try:

@@ -26,7 +26,7 @@ from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.labels import label_of, studies_of
-from paraknow_core.settings import EngineName, Settings, load_settings
+from paraknow_core.settings import EngineName, Settings, flags_of, load_settings
 from paraknow_core.spec import read_spec
 from paraknow_core.studies.budgets import REAL_SIZES
 from paraknow_core.studies.folder import StudyFolder, find_study, list_studies, refuse_other_files
@@ -185,6 +185,7 @@ def run(
     address: Address = None,
     *,
     settings: Settings,
+    flags: dict[str, Any],
     json: Json = False,
 ) -> None:
     """Run a study, or go on with one; what is done already, by whatever study, is not computed again.
@@ -192,7 +193,7 @@ def run(
     Ctrl-C or SIGTERM saves and stops; the same command goes on. If a run fails, the next one still begins.
     """
     try:
-        executor = executor_of(context.obj, settings, engine, engine_changes(context.obj, engine, address))
+        executor = executor_of(context.obj, settings, engine, engine_changes(context.obj, engine, address, flags))
         folder = _folder_of(target, context.obj, out)
         say(f"study {folder.id}: in {folder.path}")
         with working() as progress:
@@ -212,7 +213,7 @@ def run(
 
 
 def executor_of(
-    place: Workspace, settings: Settings, engine: str | None, changes: Mapping[str, Mapping[str, str]]
+    place: Workspace, settings: Settings, engine: str | None, changes: Mapping[str, Any]
 ) -> "Engine | None":
     """Return the engine that executes a study's runs outside its process; None where that process does.
 
@@ -220,7 +221,7 @@ def executor_of(
         place: the workspace.
         settings: of this machine.
         engine: as a flag names it; None: whom the settings name.
-        changes: for the settings of the engine, see `engine_of`.
+        changes: of the settings, for the engine and its runs, see `engine_of`.
 
     Raises:
         ParaknowError: it cannot be used, so that there had better be no study yet.
@@ -450,23 +451,44 @@ def _rate_text(point: Any) -> str:
 
 @app.command()
 def stop(context: typer.Context, study_id: Id) -> None:
-    """Ask a study to save its active run and stop."""
+    """Ask a study to save its active runs and stop; where its process is gone, those that go on without it."""
+    from paraknow_core.engines import holder_of
+
     folder = find_study(context.obj, study_id)
+    going = [] if folder.status().active else _going(folder)
+    if going:
+        for run in going:
+            try:
+                holder_of(context.obj, run).stop(run)
+            except ParaknowError as error:  # the request lies in its folder; the others are asked all the same
+                say(str(error))
+        asked = f"{counted(len(going), 'run')} asked to save and stop"
+        show(f"{folder.id}: {asked}; `study resume {folder.id}` goes on later")
+        return
     lifecycle.ask_to_stop(folder)
     show(f"{folder.id}: asked to save and stop; `study resume {folder.id}` goes on later")
 
 
 @app.command()
-def resume(context: typer.Context, study_id: Id, engine: EngineOption = None, address: Address = None) -> None:
+@with_settings()
+def resume(
+    context: typer.Context,
+    study_id: Id,
+    engine: EngineOption = None,
+    address: Address = None,
+    *,
+    settings: Settings,  # noqa: ARG001 - what is not valid was refused
+    flags: dict[str, Any],
+) -> None:
     """Go on with a stopped, failed or lost study in the background; runs that failed are tried again."""
     from paraknow_core.engines import engine_of
     from paraknow_core.studies.conduct import launch
 
     folder = find_study(context.obj, study_id)
     folder.spec()  # a folder without a valid spec is refused here, not in the background
-    engine_of(context.obj, name=engine, **engine_changes(context.obj, engine, address))  # refused here as well
+    engine_of(context.obj, name=engine, **engine_changes(context.obj, engine, address, flags))  # refused here as well
     options = {"--engine": engine, "--address": address}
-    launch(folder, *(part for option, value in options.items() if value for part in (option, value)))
+    launch(folder, *(part for option, value in options.items() if value for part in (option, value)), *flags_of(flags))
     show(f"{folder.id}: goes on as process {folder.process().get('pid')}; `study show {folder.id}` follows it")
 
 
@@ -493,6 +515,12 @@ def delete(
         for run in own:
             lifecycle.delete(run)
         show(f"{folder.id}: deleted, {counted(len(own), 'run')} of it, too" if runs else f"{folder.id}: deleted")
+
+
+def _going(folder: StudyFolder) -> list[RunFolder]:
+    """Return the runs of a study that wait, or go on and were not asked to stop yet."""
+    runs = {cell.run.id: cell.run for cell in folder.cells() if cell.run is not None}.values()
+    return [run for run in runs if run.claimed and run.status().state in ("queued", "running")]
 
 
 def _own_runs(folder: StudyFolder) -> list[Any]:

@@ -5,7 +5,6 @@
 warm processes of the queue and of studies; `choice.py` chooses for people.
 """
 
-from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -50,9 +49,7 @@ def engine_class(name: str) -> type[Engine]:
     return getattr(module, ENGINES[name])
 
 
-def engine_of(
-    place: Workspace, otherwise: str = "queue", name: str | None = None, **changes: Mapping[str, Any]
-) -> Engine:
+def engine_of(place: Workspace, otherwise: str = "queue", name: str | None = None, **changes: Any) -> Engine:
     """Return the engine of a workspace: the one way by which pages and commands submit runs.
 
     Args:
@@ -60,7 +57,7 @@ def engine_of(
         otherwise: which, where the settings name none, nor a cluster, or cannot be read (the run itself will say why
             not).
         name: which, whatever the settings name.
-        changes: for the settings of this engine alone, such as `ray={"address": "auto"}`.
+        changes: of the settings, for this engine and the runs that it is given: `ray={"address": "auto"}, threads=2`.
 
     Raises:
         SpecError: a name or a change is not valid.

@@ -2,7 +2,7 @@
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.processes import this_process
-from paraknow_core.settings import Settings, load_settings
+from paraknow_core.settings import Settings, flags_of, load_settings
 from paraknow_core.spec import RunSpec
 
 HERE = "this machine"
@@ -42,9 +42,16 @@ class Engine(ABC):
     process, can stop the run as well.
     """
 
-    def __init__(self, place: Workspace, **changes: Mapping[str, Any]) -> None:
-        """Args: place, the workspace whose runs are executed; changes, which win over its settings."""
+    def __init__(self, place: Workspace, **changes: Any) -> None:
+        """Args: place, the workspace whose runs are executed; changes, which win over its settings, also in the runs.
+
+        Of a part of the settings, such as `ray`, a change is a mapping.
+        """
         self.place, self.changes = place, changes
+
+    def of_runs(self) -> dict[str, Any]:
+        """Return those of the changes that are for whoever computes a run: the flags of `run`, by their names."""
+        return {name: value for name, value in self.changes.items() if flags_of({name: value})}
 
     def settings(self) -> Settings:
         """Read the settings of the workspace, with this engine's changes.

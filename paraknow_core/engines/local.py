@@ -11,6 +11,7 @@ from paraknow_core.engines.base import SHARED, Engine
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.processes import is_alive, process_identity, start_detached
+from paraknow_core.settings import flags_of
 
 HARDER_S = 5.0  # a process has so long to end after SIGTERM, and again after SIGKILL
 
@@ -26,7 +27,9 @@ class LocalEngine(Engine):
             for run in runs[1:]:
                 if not run.file("log.txt").exists():
                     os.link(runs[0].file("log.txt"), run.file("log.txt"))
-            process = start_detached(self.place, "run", *(str(run.path) for run in runs), log=log)
+            process = start_detached(
+                self.place, "run", *flags_of(self.changes), *(str(run.path) for run in runs), log=log
+            )
         identity = process_identity(process.pid)
         for run, attempt in zip(runs, attempts, strict=True):
             lifecycle.claim(run, identity, attempt)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -36,6 +37,7 @@ _SHAPE = {
     "ending": shapes.Each([shapes.NUMBER]),
     "first": [shapes.TEXT],
     "passed": shapes.Each(shapes.WHOLE),
+    "settings": shapes.Each(shapes.Each(None)),
 }
 
 
@@ -45,6 +47,7 @@ class Order:
 
     `ending` holds when that was, and of which attempt: a run that was resumed meanwhile is not ended. `first` names
     those of the waiting that were put before others, and `passed` how many were put before each of the others.
+    `settings` holds what wins over the settings file for some of the waiting, and those that have a process.
     """
 
     waiting: list[str] = field(default_factory=list)
@@ -52,6 +55,7 @@ class Order:
     ending: dict[str, list[float]] = field(default_factory=dict)
     first: list[str] = field(default_factory=list)
     passed: dict[str, int] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
@@ -69,13 +73,14 @@ def read(place: Workspace) -> Order:
     data, _ = shapes.fit(read_json(folder_of(place) / "order.json", {}), _SHAPE)
     data = {} if data is shapes.MISSING else data
     waiting, working = (_runs_in(place, data.get(key, ())) for key in ("waiting", "working"))
-    ending, first, in_line = data.get("ending", {}), set(data.get("first", ())), set(waiting)
+    ending, first, in_line, going = data.get("ending", {}), set(data.get("first", ())), set(waiting), set(working)
     return Order(
         waiting,
         working,
         {name: ending[name] for name in _runs_in(place, ending) if len(ending[name]) == 2},
         [name for name in waiting if name in first],
         {name: count for name, count in data.get("passed", {}).items() if name in in_line},
+        {name: given for name, given in data.get("settings", {}).items() if name in in_line or name in going},
     )
 
 
@@ -123,13 +128,12 @@ def workers(place: Workspace, order: Order | None = None) -> int:
     if settings.workers:
         return settings.workers
     order = order or read(place)
-    specs = []
+    threads = []
     for name in [*order.working, *order.waiting[:1]]:
         with suppress(ParaknowError):  # one that cannot be read ends at once
-            specs.append(run_of(place, name).spec())
-    return together(
-        [threads_of_spec(spec, settings) for spec in specs], Machine.here(settings), going=len(order.working)
-    )
+            own = load_settings(place, **order.settings.get(name, {}))
+            threads.append(threads_of_spec(run_of(place, name).spec(), own))
+    return together(threads, Machine.here(settings), going=len(order.working))
 
 
 class QueueEngine(Engine):
@@ -152,6 +156,8 @@ class QueueEngine(Engine):
             for name in names:
                 order.ending.pop(name, None)  # that was said of the attempt before
             order.working = [name for name in order.working if name not in names]
+            order.settings = {name: own for name, own in order.settings.items() if name not in names}
+            order.settings |= dict.fromkeys(names, own) if (own := self.of_runs()) else {}
             at = len(order.waiting)
             if first:
                 at = place_of_first(order, len(names))

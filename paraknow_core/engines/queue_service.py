@@ -98,7 +98,7 @@ def _start_next(place: Workspace, order: Order, pool: Pool) -> None:
         return
     try:
         (attempt,) = lifecycle.requeue(run)
-        _say(f"{run.id}: starts in process {pool.give(run, attempt)}")
+        _say(f"{run.id}: starts in process {pool.give(run, attempt, order.settings.get(run.id))}")
         order.working.append(run.id)
     except RunError as error:  # done or going on elsewhere meanwhile
         _say(str(error))
@@ -124,7 +124,7 @@ def _has_ended(run: RunFolder, asked: float, attempt: float) -> bool:
     """Go on with ending an attempt of a run, by stronger signals as time passes; True when it has ended."""
     status = run.status()
     if not status.active:
-        if status.state == "lost":
+        if not run.is_over:
             lifecycle.end(run, "stopped", lifecycle.CUT_OFF)
         return True
     if attempt_of(status) != attempt:

@@ -39,7 +39,13 @@ LET_GO_S = 10.0  # how long the helping process may take to see that a run has e
 ANSWER_S = 3.0  # how long a cluster may take to answer
 HARDER_S = 20.0  # how long the end of a run by force may take
 _LOOK_S = 0.1
-_ASKED = {"cpus": shapes.MAYBE_NUMBER, "gpus": shapes.MAYBE_NUMBER, "shared": shapes.FLAG, "end": shapes.FLAG}
+_ASKED = {
+    "cpus": shapes.MAYBE_NUMBER,
+    "gpus": shapes.MAYBE_NUMBER,
+    "shared": shapes.FLAG,
+    "end": shapes.FLAG,
+    "settings": shapes.Each(None),
+}
 _SHAPE = {"address": shapes.TEXT, "runs": shapes.Each(_ASKED)}
 
 
@@ -47,7 +53,7 @@ _SHAPE = {"address": shapes.TEXT, "runs": shapes.Each(_ASKED)}
 class Order:
     """The address of the cluster, and what each run asks of it (`cpus`, `gpus`, `shared`), first come first.
 
-    `end` of a run is true once it is to be ended by force.
+    `end` of a run is true once it is to be ended by force; its `settings`, if it has any, win over the settings file.
     """
 
     address: str = ""
@@ -77,6 +83,16 @@ def changing(place: Workspace) -> Iterator[Order]:
         yield order
         if asdict(order) != before:
             write_json(folder / "order.json", asdict(order))
+
+
+def require() -> None:
+    """Refuse to go on without Ray.
+
+    Raises:
+        RunError: it is not installed; says how it is.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise RunError(f"engine ray: Ray is not installed; `{INSTALL}` installs it")
 
 
 def split(address: str) -> tuple[str, int]:
@@ -146,8 +162,7 @@ class RayEngine(Engine):
             RunError: Ray is not installed.
         """
         super().__init__(place, **changes)
-        if importlib.util.find_spec("ray") is None:
-            raise RunError(f"engine ray: Ray is not installed; `{INSTALL}` installs it")
+        require()
 
     def asked(self) -> RaySettings:
         """Return what this engine asks of which cluster.
@@ -195,7 +210,7 @@ class RayEngine(Engine):
             for run in runs:
                 lifecycle.hold(run, "ray", address=address, moves=True)
                 wants = {"cpus": asked.cpus, "gpus": asked.gpus, "shared": asked.shared, "end": False}
-                order.runs[run.id] = wants
+                order.runs[run.id] = wants | ({"settings": own} if (own := self.of_runs()) else {})
         Service(self.place, "ray").start()
 
     def _wait_until_let_go(self, *runs: RunFolder) -> None:
@@ -253,12 +268,12 @@ class RayEngine(Engine):
                         lifecycle.let_go(run)
             return super().alive(run)
         Service(self.place, "ray").start()  # it may have been killed
-        return run.status().state not in ("done", "failed", "stopped")
+        return not run.is_over and not run.note().get("gone")
 
     def standing(self, run: RunFolder) -> Standing:
         """Say where a run stands, and what keeps the cluster from executing it: see `Engine.standing`."""
         order, note, status = read(self.place), run.note(), run.status()
-        if run.id not in order.runs or status.state in ("done", "failed", "stopped"):
+        if run.id not in order.runs or run.is_over or note.get("gone"):
             return super().standing(run)
         Service(self.place, "ray").start()
         said = read_object(folder_of(self.place) / "said.json")
@@ -268,7 +283,7 @@ class RayEngine(Engine):
         where = words_of(node) if node else ""
         if status.state in ("running", "stopping"):
             return Standing("working", where=where, message=message)
-        if status.state == "lost":
+        if status.state in ("lost", "stopped"):
             return Standing("waiting", 0, where, message or f"{where or 'its node'} is gone; it goes on at another one")
         ahead = [name for name in list(order.runs)[: list(order.runs).index(run.id)] if self._waits(name)]
         return Standing("waiting", len(ahead), where, message)

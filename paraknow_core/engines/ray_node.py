@@ -7,8 +7,10 @@ every moment. Each beginning of a run has a ticket: a node that was given up for
 """
 
 import ctypes
+import hashlib
 import io
 import json
+import math
 import os
 import secrets
 import shutil
@@ -30,6 +32,10 @@ PATIENCE_S = 20.0  # how long a run may take to save when Ray asks its task to e
 PIECE = 32 * 2**20  # bytes that travel at once
 FORGOTTEN_S = 86_400.0  # the age of a copy that nobody works in at which it is removed
 ENGINE = "engine.json"
+CARRIED = "PARAKNOW_CARRIED"  # as `files.naming` reads it
+MOST_CARRIED = 2_000_000_000  # bytes of a model or data set that is carried to a node
+MOST_FILES = 10_000  # of one
+HASHED = 32 * 2**20  # bytes up to which files of one name are told apart by their content, beyond by their size
 STAY = {"lock", "stop", "process.json", "label.json", "studies.json", ENGINE}  # of the machine of the workspace
 GROWING = {".jsonl", ".txt"}  # only their new ends travel
 SEAL = "complete"
@@ -43,6 +49,18 @@ class Piece(NamedTuple):
     data: bytes
     grows: bool
     last: bool
+
+
+class Source(NamedTuple):
+    """A model or data set that a spec names by a path: as it does, where it lies, and what it holds (`inventory`)."""
+
+    text: str
+    path: str
+    files: tuple[tuple[str, int, str], ...]
+
+    @property
+    def bytes(self) -> float:
+        return sum(size for _, size, _ in self.files) if len(self.files) <= MOST_FILES else math.inf
 
 
 Listing = dict[str, tuple[int, int]]  # of files: bytes, time of the last change in ns
@@ -64,6 +82,61 @@ def listing(folder: Path) -> Listing:
                 facts = (path / name).stat()
                 found[(path / name).relative_to(folder).as_posix()] = (facts.st_size, facts.st_mtime_ns)
     return found
+
+
+def inventory(path: Path) -> tuple[tuple[str, int, str], ...]:
+    """Return the files of a folder, or a file itself as `.`: name, bytes, and of those up to `HASHED` their SHA-256.
+
+    Hidden ones are left out; beyond `MOST_FILES`, one more stands for the rest.
+    """
+    names = ["."] if path.is_file() else []
+    for root, folders, files in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = Path(root).relative_to(path)
+        names += [(here / name).as_posix() for name in sorted(files) if not name.startswith(".")]
+        if len(names) > MOST_FILES:
+            return tuple((name, 0, "") for name in names[: MOST_FILES + 1])
+    found = []
+    for name in names:
+        with suppress(OSError):  # a link that leads nowhere
+            size = (path / name).stat().st_size
+            content = (path / name).read_bytes() if size <= HASHED else b""
+            found.append((name, size, hashlib.sha256(content).hexdigest() if size <= HASHED else ""))
+    return tuple(found)
+
+
+def carried(source: Source, final: Path, see: Path, piece: Callable[[str, str, int], bytes], node: str) -> str | Path:
+    """Bring a source to a node, unless it is there already.
+
+    Args:
+        source: of the submitter's machine.
+        final: a folder for its copy, which is made.
+        see: where the run would look for it.
+        piece: of `Keeper`, which returns bytes of one of its files.
+        node: in words.
+
+    Returns:
+        Where it lies at the node, or a sentence that says why it cannot be there.
+    """
+    if inventory(see) == source.files:
+        return see
+    if source.bytes > MOST_CARRIED:
+        if see.exists():
+            return see  # as large ones are laid at every node
+        size = "many files" if math.isinf(source.bytes) else f"{source.bytes / 1e9:.1f} GB"
+        return (
+            f"ray: {node} does not have {source.text} ({size}; up to {MOST_CARRIED / 1e9:g} GB would be carried); put "
+            "it on storage that every node sees (ray.shared: true) or at this path of every node, or give a hub name"
+        )
+    path = Path(source.path)
+    for name, size, _ in source.files:
+        at, last = 0, False
+        while not last:
+            data = piece(*((str(path.parent), path.name) if name == "." else (source.path, name)), at)
+            last = at + len(data) >= size or not data
+            put(final, Piece((PurePosixPath(path.name) / name).as_posix(), at, data, False, last))
+            at += len(data)
+    return final / path.name
 
 
 def _order(name: str) -> tuple:
@@ -194,7 +267,8 @@ def execute(job: dict[str, Any], keeper: Any = None, program: Any = None) -> str
 
     Args:
         job: `run`, its folder; `workspace`; `root`, of the program; `python`, a command or None for this Python;
-            `settings`, the text of the settings file; `environment`, variables that are set, or removed where None.
+            `settings`, the text of the settings file; `flags`, of the run's command; `environment`, variables that are
+            set, or removed where None; `sources` that the spec names by a path, where this node sees none of them.
         keeper: the actor that keeps the run folder; None where this node sees it.
         program: a list with the reference to the program's files, where the node does not see it.
 
@@ -233,6 +307,9 @@ def _execute_apart(job: dict[str, Any], node: dict[str, str], keeper: Any, progr
     def ask(method: str, *arguments: Any) -> Any:
         return ray.get(getattr(keeper, method).remote(job["run"], *arguments))
 
+    def bring(path: str, name: str, at: int) -> bytes:
+        return ray.get(keeper.piece.remote(path, name, at))
+
     home = home_of(job)
     root = unpacked(home, job["program"], lambda: ray.get(program[0]))
     ticket = secrets.token_hex(8)
@@ -250,6 +327,14 @@ def _execute_apart(job: dict[str, Any], node: dict[str, str], keeper: Any, progr
                 at += len(data)
         # What grows travels whole once: the run may cut a torn line off before it writes on.
         known = {name: (0, 0) if Path(name).suffix in GROWING else facts for name, facts in listing(folder).items()}
+        copies: dict[str, str] = {}
+        for number, source in enumerate(job["sources"]):
+            see = root / Path(source.text).expanduser()
+            place = carried(source, folder.parent / "carried" / str(number), see, bring, words_of(node))
+            if isinstance(place, str):
+                return place
+            copies |= {} if place == see else {source.text: str(place)}
+        job = {**job, "environment": {**job["environment"], CARRIED: json.dumps(copies) if copies else None}}
         moment = 0.0
 
         def carry(final: bool = False) -> bool:
@@ -319,7 +404,7 @@ def unpacked(home: Path, name: str, archive: Callable[[], bytes]) -> Path:
 def _watch(job: dict[str, Any], folder: Path, root: Path, workspace: str, carry: Callable[[], bool]) -> str:
     """Execute a run folder in a process of its own until it ends, this task is cancelled, or `carry` says False."""
     environment = {**os.environ, **job["environment"], "PARAKNOW_WORKSPACE": workspace, "PYTHONUNBUFFERED": "1"}
-    command = [*(job["python"] or [sys.executable]), "-m", "paraknow_core", "run", str(folder)]
+    command = [*(job["python"] or [sys.executable]), "-m", "paraknow_core", "run", *job["flags"], str(folder)]
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
             command,

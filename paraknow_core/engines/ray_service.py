@@ -15,20 +15,21 @@ from contextlib import suppress
 from typing import Any
 
 from paraknow_core.engines import ray_node
-from paraknow_core.engines.ray import changing, folder_of, has_token, is_loopback, read, silence_of, split
+from paraknow_core.engines.ray import changing, folder_of, has_token, is_loopback, read, require, silence_of, split
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import ParaknowError
 from paraknow_core.files.json_file import read_object, write_json
-from paraknow_core.files.naming import is_there
+from paraknow_core.files.naming import is_there, named
 from paraknow_core.paths import PROJECT_ROOT, Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.settings import load_settings
+from paraknow_core.settings import flags_of, load_settings
 
 IDLE_S = 600.0
 POLL_S = 0.2
 LOOK_S = 2.0  # between two looks at the nodes
 AGAIN_S = 5.0  # between two tries to reach a cluster
+GONE_S = 10.0  # how long a run that is to stop is left to Ray when its process is gone
 PATIENCE_S = 60.0  # how long connecting may take
 MOST_MOVES = 5  # how often Ray takes a run to another node
 PYTHON: list[str] | None = None  # the command that executes runs at a node; None: the Python of its Ray
@@ -36,7 +37,12 @@ _KEPT = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE")  # Ray sets the first by its own r
 
 
 def serve(place: Workspace) -> None:
-    """Give runs to the cluster until asked to stop, or long idle, or left alone."""
+    """Give runs to the cluster until asked to stop, or long idle, or left alone.
+
+    Raises:
+        RunError: Ray is not installed.
+    """
+    require()
     service = Service(place, "ray")
     with service.hold() as mine:
         if not mine:
@@ -101,6 +107,22 @@ def wanted(
     return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
 
 
+def local_sources(run: RunFolder) -> list[ray_node.Source]:
+    """Return the models and data sets that a run's spec names by a path, as far as they are here."""
+    try:
+        spec = run.spec()
+    except ParaknowError:
+        return []  # the run itself will say so
+    models = (spec.teacher, spec.student, *([spec.task.judge] if spec.task.judge else []))
+    texts = (*(model.source for model in models), spec.task.source, spec.task.test_source, spec.sensitivity.task)
+    found = []
+    for text, path in {text: named(text, PROJECT_ROOT).path for text in texts if text}.items():
+        with suppress(OSError, ValueError):  # what cannot be a path, or is not to be read: the run will say so
+            if path is not None and path.exists():
+                found.append(ray_node.Source(text, str(path), ray_node.inventory(path)))
+    return found
+
+
 def refusal_of(error: BaseException, address: str, printed: str = "") -> str:
     """Return a sentence for what connecting to a cluster raised.
 
@@ -131,6 +153,7 @@ class _Driver:
         self.address = ""
         self.refused = False  # the cluster did not take this process; the next one has the environment of who starts it
         self.tasks: dict[str, Any] = {}  # what Ray returned for each run
+        self._gone: dict[str, float] = {}  # since when runs that are to stop have no process
         self.wants: dict[str, dict[str, float]] = {}  # what each task asks for
         self.said = read_object(folder_of(place) / "said.json")
         self.nodes: list[dict[str, Any]] = []
@@ -153,7 +176,7 @@ class _Driver:
                 self._end(run)
             elif name in self.tasks:
                 messages[name] = self._look(run)
-            elif run.file("stop").exists() or run.status().state in ("done", "failed", "stopped"):
+            elif run.file("stop").exists() or run.is_over:
                 self._cancel(run)
             elif ready:
                 messages[name] = self._give(run, asked)
@@ -266,9 +289,10 @@ class _Driver:
         """Give a run to the cluster, or return why not yet."""
         try:
             settings = load_settings(self.place)
+            own = load_settings(self.place, **asked.get("settings", {}))
         except ParaknowError as error:
             return str(error)
-        wants = wanted(asked, self.nodes, settings.device, settings.threads)
+        wants = wanted(asked, self.nodes, own.device, own.threads)
         if message := fits(self.nodes, wants):
             return message
         lifecycle.hold(run, "ray", address=self.address, moves=True)
@@ -279,6 +303,7 @@ class _Driver:
             "namespace": self._namespace,
             "python": PYTHON,
             "ticket": secrets.token_hex(8),
+            "flags": flags_of(asked.get("settings", {})),
             "environment": {name: os.environ.get(name) for name in _KEPT},
             "settings": settings.model_dump_json(exclude_unset=True),  # JSON is YAML; no text that was not checked
         }
@@ -286,6 +311,7 @@ class _Driver:
         if not asked["shared"]:
             keeper, program = self._apart()
             job["program"] = self._version
+            job["sources"] = local_sources(run)
         self.wants[run.id] = wants
         options = {"num_cpus": wants["CPU"], "num_gpus": wants.get("GPU", 0), "name": run.id}
         self.tasks[run.id] = self._task.options(**options).remote(job, keeper, program)
@@ -319,6 +345,9 @@ class _Driver:
             self._cancel(run)
             return ""
         if not ray.wait([task], timeout=0)[0]:
+            if self._gone_for(run) > GONE_S:
+                self._end(run)
+                return ""
             return "" if status.state in ("running", "stopping") else fits(self.nodes, self.wants[run.id])
         status = run.status()
         try:
@@ -330,14 +359,21 @@ class _Driver:
                 run, f"ray: the task at the node failed ({_last_line(error)}); see {self.place.root}/services/ray"
             )
         except ray.exceptions.RayError as error:
-            if status.state not in ("done", "failed", "stopped"):
+            if not run.is_over:
                 lifecycle.lose(run, f"ray: its node was lost ({type(error).__name__}); `runs resume` goes on")
         self._let_go(run.id)
         return ""
 
+    def _gone_for(self, run: RunFolder) -> float:
+        """Return for how many seconds a run that is to stop has had no process; its node may still carry its end."""
+        if run.is_over or run.status().state != "stopped":
+            self._gone.pop(run.id, None)
+            return 0.0
+        return time.monotonic() - self._gone.setdefault(run.id, time.monotonic())
+
     def _fail(self, run: RunFolder, message: str) -> None:
         print(f"{run.id}: {message}", flush=True)
-        if run.status().state not in ("done", "failed", "stopped"):
+        if not run.is_over:
             lifecycle.end(run, "failed", message)
 
     def _cancel(self, run: RunFolder) -> None:
@@ -350,7 +386,7 @@ class _Driver:
     def _end(self, run: RunFolder) -> None:
         """End a run by force."""
         self._end_task(run.id, force=True)
-        if run.status().state not in ("done", "failed", "stopped"):
+        if not run.is_over:
             lifecycle.lose(run, lifecycle.CUT_OFF, wanted=True)
         self._let_go(run.id)
 
@@ -367,6 +403,7 @@ class _Driver:
     def _let_go(self, name: str) -> None:
         self.tasks.pop(name, None)
         self.wants.pop(name, None)
+        self._gone.pop(name, None)
         lifecycle.let_go(RunFolder(self.place.runs / name))
         with changing(self.place) as order:
             order.runs.pop(name, None)

@@ -25,7 +25,7 @@ from paraknow_core.errors import Later, RunError
 from paraknow_core.paths import PROJECT_ROOT, WORKSPACE_VARIABLE, Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import NOTE, RunFolder, list_runs
-from paraknow_core.settings import SlurmSettings
+from paraknow_core.settings import SlurmSettings, flags_of
 
 NAME = "slurm"
 TOGETHER = 100  # runs of a study that wait or go on at a time: clusters limit how many one person submits
@@ -156,7 +156,7 @@ class SlurmEngine(Engine):
             for run in runs:
                 ticket = secrets.token_hex(8)
                 lifecycle.hold(run, NAME, ticket=ticket, since=time.time())
-                taken.append(_submit(run, settings, script(self.place, run, ticket)))
+                taken.append(_submit(run, settings, script(self.place, run, ticket, *flags_of(self.changes))))
                 lifecycle.hold(run, NAME, ticket=ticket, job=taken[-1])
         except BaseException:  # Ctrl-C as well
             with suppress(RunError):
@@ -177,12 +177,9 @@ class SlurmEngine(Engine):
         lifecycle.ask_to_stop(run)
         if job is None:
             return
-        lifecycle.hold(run, **{**run.note(), "asked": True, "at_once": grace_s == 0})
-        if run.status().state == "queued":
-            self.cluster.cancel(job, how=["--state=PENDING"])
-            if self.cluster.look(job, fresh=True).state == "CANCELLED":
-                lifecycle.end(run, "stopped", lifecycle.CANCELLED)
-                return
+        lifecycle.hold(run, **{**run.note(), "asked": True})
+        if run.status().state == "queued" and self._taken_back(run, job):
+            return
         if grace_s is None or self._ends(run, grace_s):
             return
         self.cluster.cancel(job, how=["--signal=TERM", "--full"])
@@ -190,6 +187,14 @@ class SlurmEngine(Engine):
             return
         self.cluster.cancel(job)
         self._ends(run, HARDER_S if grace_s else 0)
+
+    def _taken_back(self, run: RunFolder, job: str) -> bool:
+        """Cancel the job of a run that is to stop, if it waits; tell whether the run will never begin."""
+        self.cluster.cancel(job, how=["--state=PENDING"])
+        if self.cluster.look(job, fresh=True).state != "CANCELLED":
+            return False
+        lifecycle.end(run, "stopped", lifecycle.CANCELLED)
+        return True
 
     def _ends(self, run: RunFolder, within_s: float) -> bool:
         deadline = time.monotonic() + within_s
@@ -207,9 +212,14 @@ class SlurmEngine(Engine):
             return super().alive(run)
         if status.state in ("running", "stopping"):
             return True
-        if status.state in ("done", "failed") or note.get("gone") or (status.state == "stopped" and note.get("asked")):
+        if status.state in ("done", "failed") or note.get("gone") or (run.is_over and note.get("asked")):
             return False
         seen = self.cluster.look(job)
+        if seen.state == "PENDING" and run.file("stop").exists() and self.cluster.may_try(job):
+            with suppress(
+                RunError
+            ):  # whoever asked could not reach SLURM, or knows no engine; the next look tries again
+                return not self._taken_back(run, job)
         if not seen.over or (seen.state in BY_ITSELF and status.active and self.cluster.over_for(job) < LAG_S):
             return True
         self._settle(run, job, seen)
@@ -219,13 +229,12 @@ class SlurmEngine(Engine):
         """Note what SLURM did to the job of a run that could not say how it ended, or stopped because of that."""
         status, note = run.status(), run.note()
         asked = bool(note.get("asked"))
-        if status.state == "stopped" and seen.state in BY_ITSELF:
+        if run.is_over and seen.state in BY_ITSELF:
             return  # somebody has asked it to stop who knows nothing of engines
         if asked and status.state == "queued":
             lifecycle.lose(run, lifecycle.CANCELLED, wanted=True, job=job)
         elif asked:
-            why = f"{lifecycle.CUT_OFF}; {run.way_on(status.stage)}"
-            lifecycle.lose(run, why, wanted=bool(note.get("at_once")), job=job)
+            lifecycle.lose(run, f"{lifecycle.CUT_OFF}; {run.way_on(status.stage)}", wanted=True, job=job)
         else:
             what, next_, wanted = ENDINGS.get(seen.state, ENDED)
             code = f", exit code {seen.code}" if seen.state in BY_ITSELF and seen.code else ""
@@ -258,7 +267,7 @@ def job_of(run: RunFolder) -> str | None:
     return job if isinstance(job, str) and re.fullmatch(r"\d+", job) else None
 
 
-def script(place: Workspace, run: RunFolder, ticket: str) -> str:
+def script(place: Workspace, run: RunFolder, ticket: str, *flags: str) -> str:
     """Return the batch script of a run: Python that becomes the run's process, so that no name meets a shell.
 
     The job ends at once if its ticket is not the run's, or not any more: SLURM may have taken it although `sbatch` said
@@ -266,7 +275,7 @@ def script(place: Workspace, run: RunFolder, ticket: str) -> str:
     """
     usable = INTERPRETER.exists() and re.fullmatch(rf"[!-~]{{1,{MOST_INTERPRETER}}}", str(INTERPRETER))
     environment = {WORKSPACE_VARIABLE: str(place.root.absolute()), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "paraknow_core", "run", str(run.path.absolute())]
+    command = [sys.executable, "-m", "paraknow_core", "run", *flags, str(run.path.absolute())]
     return f"""#!{INTERPRETER if usable else "/usr/bin/env python3"}
 import json, os, time
 log = os.open({ascii(str(run.file("log.txt").absolute()))}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -393,6 +402,7 @@ class Cluster:
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._since: dict[str, float] = {}  # when each was first wanted, and then when it was first seen to be over
+        self._tried: dict[str, float] = {}  # when each was to be taken back
         self._asked = self._no_accounting = -float("inf")
 
     def began(self, *jobs: str) -> None:
@@ -421,6 +431,14 @@ class Cluster:
     def over_for(self, job: str) -> float:
         """Return for how many seconds a job has been known to be over."""
         return time.monotonic() - self._since[job]
+
+    def may_try(self, job: str) -> bool:
+        """Tell whether a job may be taken back now; a controller is not asked to do that at every look."""
+        moment = time.monotonic()
+        if moment - self._tried.get(job, -float("inf")) < POLL_S:
+            return False
+        self._tried[job] = moment
+        return True
 
     def cancel(self, *jobs: str, how: Iterable[str] = ()) -> None:
         """Have jobs cancelled, or what the options say done to them; those that are over stay so.

@@ -233,7 +233,7 @@ def work(execute: Callable[[RunFolder, Mapping[str, Any]], bool], *, tied: bool 
             is_sound = execute(run, order["settings"] or {})
             gc.collect()
             release(KEPT_BYTES)
-            if not is_sound or run.status().state in ("queued", "running", "stopping", "lost"):
+            if not is_sound or not run.is_over:
                 return  # a process that has failed to say how its run ended: readers infer it when it is gone
             with suppress(OSError):  # the owner is gone: so are its orders
                 owner.sendall(b".")

@@ -5,6 +5,8 @@ import os
 import re
 import secrets
 import shutil
+import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -113,6 +115,27 @@ def build_folder(final: Path, *, durable: bool = False) -> Iterator[Path]:
     finally:
         os.close(descriptor)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Make a folder beside the system's temporary files, for this user alone, and remove it at the end.
+
+    Args:
+        prefix: how its name begins. What processes of this user that were killed have left under such names goes first.
+    """
+    for earlier in Path(tempfile.gettempdir()).glob(f"{escape(prefix)}*"):
+        with suppress(OSError):
+            if stat.S_ISDIR(earlier.lstat().st_mode) and earlier.stat().st_uid == os.getuid() and _is_left(earlier):
+                shutil.rmtree(earlier, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix) as name:
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # see `build_folder`
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield Path(name)
+        finally:
+            os.close(descriptor)
 
 
 def sweep(folder: Path) -> list[str]:

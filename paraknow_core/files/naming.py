@@ -4,12 +4,16 @@ Code that checks a source (`workbench.access`) and code that opens it (models, t
 so agree. Also here: which texts look like passwords or tokens.
 """
 
+import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 BUNDLED_PREFIX, HUB_PREFIX = "bundled:", "hub:"
+# Set for a run at a node that does not see the submitter's files: JSON, of each source where a copy lies there.
+CARRIED_VARIABLE = "PARAKNOW_CARRIED"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _TOKEN = re.compile(
     r"""(?<![A-Za-z0-9])(?:
@@ -53,7 +57,7 @@ def normal_source(text: str) -> str:
 
 
 def named(source: str, base: Path | None = None) -> Named:
-    """Tell what a source names; an existing file or folder wins over a hub id without a prefix.
+    """Tell what a source names; an existing file or folder wins over a hub id without a prefix, and a copy over both.
 
     Args:
         source: `bundled:NAME`, `hub:OWNER/NAME`, OWNER/NAME, or a path.
@@ -64,6 +68,8 @@ def named(source: str, base: Path | None = None) -> Named:
         return Named("bundled", text, text.removeprefix(BUNDLED_PREFIX))
     if text.startswith(HUB_PREFIX):
         return Named("hub", text, text.removeprefix(HUB_PREFIX), prefixed=True)
+    if text in (copies := json.loads(os.environ.get(CARRIED_VARIABLE) or "{}")):
+        return Named("path", text, text, Path(copies[text]))
     path = expanded(text)
     path = base / path if base is not None else path
     if _HUB_ID.fullmatch(text) and not is_there(path):

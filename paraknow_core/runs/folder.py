@@ -17,7 +17,7 @@ from paraknow_core.files.naming import is_there
 from paraknow_core.files.remember import EVERY_RUN, once_a_look, while_unchanged
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs.processes import is_alive, is_held
-from paraknow_core.runs.status import STATES, Status
+from paraknow_core.runs.status import CANCELLED, CUT_OFF, ENDED, STATES, Status
 from paraknow_core.spec import RunSpec, read_spec
 
 LISTED = "`runs list` shows them all"
@@ -53,8 +53,8 @@ class JobFolder:
     def status(self) -> Status:
         """Return the true state: `lost` for a run whose process is gone, `stopping` for one that was asked to stop.
 
-        Neither waits for the run: a process that was killed cannot write so, and a busy one sees a stop request only
-        at its next step.
+        One whose process is gone after it was asked to stop is `stopped`. None of these waits for the run: a process
+        that was killed cannot write so, and a busy one sees a stop request only at its next step.
         """
         file = self.name_of("status.json")
         data = read_object(file)
@@ -63,18 +63,36 @@ class JobFolder:
         status = Status.from_dict(data)
         note = self.note() if status.active or status.state == "stopped" else {}
         if isinstance(note.get("gone"), str):
-            return replace(status, state="stopped" if note.get("wanted") is True else "lost", message=note["gone"])
+            wanted = note.get("wanted") is True or self._is_to_stop
+            return replace(status, state="stopped" if wanted else "lost", message=note["gone"])
         if status.state == "queued":
             process = self.process()
-            lost = process.get("attempt") == status.attempt and not is_alive(process, "launched")
-            return replace(status, state="lost", message="the process ended before it began") if lost else status
+            if process.get("attempt") != status.attempt or is_alive(process, "launched"):
+                return status
+            if self._is_to_stop:
+                return replace(status, state="stopped", message=CANCELLED)
+            return replace(status, state="lost", message="the process ended before it began")
         if status.active and not self._is_worked_on(status):
             now = self.written()
             if now.state in STATES and (now.state, now.attempt) != (status.state, status.attempt):
                 return self.status()  # it has ended, or begun anew, since its state was read
-            return replace(status, state="lost", message=f"the process is gone; {self.way_on(status.stage)}")
-        asked = status.state == "running" and (self.path / "stop").exists()
-        return replace(status, state="stopping") if asked else status
+            way_on = self.way_on(status.stage)
+            if self._is_to_stop:  # who asks for a stop is told of no loss
+                return replace(status, state="stopped", message=f"{CUT_OFF}; {way_on}")
+            return replace(status, state="lost", message=f"the process is gone; {way_on}")
+        return replace(status, state="stopping") if status.state == "running" and self._is_to_stop else status
+
+    @property
+    def _is_to_stop(self) -> bool:
+        return (self.path / "stop").exists()
+
+    @property
+    def is_over(self) -> bool:
+        """True once it is written how the run ended: by itself, or by who knows that no process works on it.
+
+        Other than `status`, it infers nothing from a process that is gone: an engine may bring the run elsewhere.
+        """
+        return self.written().state in ENDED
 
     def _is_worked_on(self, status: Status) -> bool:
         """Tell whether the process of a running run is alive and still works on it.

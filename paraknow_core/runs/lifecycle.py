@@ -12,8 +12,8 @@
     running   -> stopping           ask_to_stop, or a signal to its process
               -> done, failed       the run itself (RunWriter)
               -> lost               its process is gone
-    stopping  -> stopped            the run itself, when it has saved; done or failed where that came first
-              -> lost               its process is gone
+    stopping  -> stopped            the run itself, when it has saved, done or failed where that came first; or its
+                                    process is gone
     lost      -> stopped            end: its process was killed because it did not stop when asked to
     queued, running, stopping, stopped -> lost, stopped
                                     lose: an engine knows that what it held is gone, and why
@@ -25,7 +25,8 @@ own process writes it (`writer.py`, under the lock). `process.json` names the pr
 (`ask_to_stop`): readers see `stopping` at once, the run takes note at its next step. `lost` is never written: a reader
 infers it (`RunFolder.status`) from a process that is gone. `engine.json` names an engine that has more to say than a
 process of this machine could (`hold`), and why what it held is gone (`lose`). Attempts are numbered, so that nobody
-mistakes a process or a request of an earlier attempt for one of this.
+mistakes a process or a request of an earlier attempt for one of this. Where the process of a run that was asked to
+stop is gone, readers infer `stopped`, whatever ended it: that is what was asked for, and the run can be resumed.
 """
 
 import re
@@ -45,13 +46,12 @@ from paraknow_core.files.json_file import write_json, write_json_anyhow
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import NOTE, JobFolder, RunFolder
 from paraknow_core.runs.processes import held
+from paraknow_core.runs.status import CANCELLED as CANCELLED
+from paraknow_core.runs.status import CUT_OFF as CUT_OFF
 from paraknow_core.runs.status import Status
 from paraknow_core.runs.writer import RunWriter
 from paraknow_core.spec import RunSpec
 
-# What a run says that was stopped while no process of its own was there to say it.
-CANCELLED = "taken out of the queue before it began"
-CUT_OFF = "ended before it could save"
 _STATUS = "status.json"
 _ATTEMPT = ("stop", "process.json", NOTE)  # what a folder holds of one attempt, beside its state
 WATCH_S = 6.0  # a run on another host that looks lost is watched for so long before it is deleted
@@ -132,14 +132,14 @@ def hold(run: JobFolder, engine: str, **facts: Any) -> None:
 
 
 def moves(run: JobFolder, status: Status) -> bool:
-    """Tell whether a run of this status is lost, but its engine is going to bring it elsewhere (see `hold`)."""
-    note = run.note() if status.state == "lost" else {}
+    """Tell whether a run's process is gone, but its engine is going to bring it elsewhere (see `hold`)."""
+    note = run.note() if status.state in ("lost", "stopped") and not run.is_over else {}
     return note.get("moves") is True and "gone" not in note
 
 
 def let_go(run: JobFolder) -> None:
     """Note that an engine brings a run nowhere any more, so that any may begin it where it is lost, or will be."""
-    if run.note().get("moves") and run.status().state not in ("done", "failed", "stopped"):
+    if run.note().get("moves") and not run.is_over:
         write_json(run.file(NOTE), {**run.note(), "moves": False})
 
 

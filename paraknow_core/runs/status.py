@@ -9,6 +9,9 @@ from paraknow_core.files import shapes
 State = Literal["queued", "running", "stopping", "stopped", "done", "failed", "lost"]
 STATES: tuple[str, ...] = get_args(State)
 ACTIVE, ENDED = STATES[:3], STATES[3:]
+# What a run says that was stopped while no process of its own was there to say it.
+CANCELLED = "taken out of the queue before it began"
+CUT_OFF = "ended before it could save"
 _TOO_LARGE = 1e13  # far beyond any time in seconds and any count
 
 

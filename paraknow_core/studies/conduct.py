@@ -2,7 +2,8 @@
 
 First every tuned group trains at each learning rate of its grid and takes the one with the lowest validation loss;
 then the scored runs follow, seed by seed. What there is already is taken over, whoever computed it: a study that was
-cut off goes on where it stopped, and one that shares runs with another does not repeat them. A run that is lost (its
+cut off goes on where it stopped, and one that shares runs with another does not repeat them. Where several go on at a
+time, those that would only wait for a sensitivity that another one measures come after others. A run that is lost (its
 process was killed, its machine is gone) goes on from its last save. A run that fails is left out, and tried again when
 the study is run again.
 """
@@ -15,6 +16,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from paraknow_core.catalogue import METHODS
 from paraknow_core.display import duration
 from paraknow_core.errors import Later, ParaknowError, RunError
 from paraknow_core.files.json_file import read_object, write_json
@@ -28,7 +30,7 @@ from paraknow_core.runs.status import Status
 from paraknow_core.runs.writer import RunWriter, StopRequested, stopped_by_signals
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.folder import CellState, StudyFolder, answers, curves_of
-from paraknow_core.studies.same import computes, run_key
+from paraknow_core.studies.same import MEASUREMENT, asked, computes, run_key
 from paraknow_core.studies.study import (
     HIGHEST_RATE,
     Cell,
@@ -47,6 +49,7 @@ LOOK_S = 0.02  # between two looks at the runs that are going on, for each of th
 LATER_S = 10.0  # until an engine that took no run is asked again
 MOST_NAMED = 3  # of the runs that are going on, in the study's message
 OWN_STATES = ("done", "running", "stopping", "queued", "stopped", "lost", "failed")  # the best one first
+UNMEASURED = ("", "prepare", "sensitivity")  # stages of a run that has no sensitivity yet
 
 
 class Executor(Protocol):
@@ -159,6 +162,7 @@ class _Conductor:
         self.again: Counter[str] = Counter()  # how often each was submitted again
         self.not_before = 0.0  # by the monotonic clock: when the engine is asked again that took no run
         self.said: set[str] = set()  # what a warning says, is said once
+        self.measured: set[Hashable] = set()  # `_measured` of what this attempt has seen measured
         self.seconds: list[float] = []  # of the runs that this attempt has computed
         write_json(folder.file("runs.json"), self.answers)
 
@@ -217,7 +221,7 @@ class _Conductor:
         done = len(by_key) - len(waiting)
         while waiting or active:
             while waiting and len(active) < self.together and self._may_begin(waiting[0][0], active):
-                group = self._next(waiting, self.together - len(active))
+                group = self._next(waiting, active, self.together - len(active))
                 try:
                     begun = self._begin(group)
                 except Later as error:
@@ -239,6 +243,7 @@ class _Conductor:
                     self.follow(one.label, name, one.run.status())
                 if is_over and not self._goes_on(one.run):
                     del active[name]
+                    self._has_measured(one)
                     done += 1
                     self.seconds.append(time.monotonic() - one.began)
                     self.writer.event("run", run=name, cell=one.cell.key, state=one.run.status().state)
@@ -267,7 +272,7 @@ class _Conductor:
     def _goes_on(self, run: RunFolder) -> bool:
         """Submit a run again whose process is gone though nobody asked it to stop; False where it is over."""
         status = run.status()
-        if status.state != "lost" or run.file("stop").exists():
+        if status.state != "lost":
             return False
         if self.again[run.id] == MOST_AGAIN:
             self.writer.event("warning", message=f"run {run.id}: {status.message}; given up after {MOST_AGAIN} repeats")
@@ -324,9 +329,11 @@ class _Conductor:
             return elsewhere
         return list(runs)
 
-    def _next(self, waiting: deque[list[Cell]], most: int) -> list[list[Cell]]:
+    def _next(self, waiting: deque[list[Cell]], active: Mapping[str, _Active], most: int) -> list[list[Cell]]:
         """Take the next run's cells, and those of others that the engine had better be given with it."""
-        taken = [waiting.popleft()]
+        first = self._first(waiting, active)
+        taken = [waiting[first]]
+        del waiting[first]
         common = self.engine.common(taken[0][0].spec)
         for same in list(waiting) if common is not None else ():
             if len(taken) == most:
@@ -335,6 +342,21 @@ class _Conductor:
                 waiting.remove(same)
                 taken.append(same)
         return taken
+
+    def _first(self, waiting: Sequence[list[Cell]], active: Mapping[str, _Active]) -> int:
+        """Return which run begins next: not one that would wait for what another is measuring, if one would not."""
+        measuring = {_measured(one.cell.spec) for one in active.values() if not self._has_measured(one)} - self.measured
+        for number, same in enumerate(waiting if measuring else ()):
+            if _measured(same[0].spec) not in measuring and self.engine.common(same[0].spec) is None:
+                return number
+        return 0
+
+    def _has_measured(self, one: _Active) -> bool:
+        """Tell whether a run needs no sensitivity, or has it: then others find it, too, and that is noted."""
+        key = _measured(one.cell.spec)
+        if key is not None and one.run.status().stage not in UNMEASURED:
+            self.measured.add(key)
+        return key is None or key in self.measured
 
     def _begin(self, together: Sequence[Sequence[Cell]]) -> list[tuple[RunFolder, Cell] | None]:
         """Have the runs of equal cells executed.
@@ -427,6 +449,12 @@ class _Conductor:
             self._warn(f"run {run.id}: could not be asked to stop: {error}")
             return False
         return True
+
+
+def _measured(spec: RunSpec) -> Hashable:
+    """Return what is equal for runs that need the same sensitivity; None for one that needs none."""
+    is_needed = METHODS[spec.method].needs_teacher or spec.until == "sensitivity"
+    return asked(spec, MEASUREMENT) if is_needed else None
 
 
 def extended(grid: Sequence[float], edge: str) -> list[float]:

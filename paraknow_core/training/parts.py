@@ -10,7 +10,8 @@ user can read: nothing listens beyond this machine.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,13 +91,9 @@ class Part:
         self._trained = [p for p in self._all if p.requires_grad]
 
     def join(self, store: "torch.distributed.Store") -> None:
-        """Meet the others, and shard what the student is without its weights."""
+        """Meet the others, inside `on_loopback`, and shard what the student is without its weights."""
         from torch.distributed.device_mesh import init_device_mesh
 
-        # The libraries would listen on the interface of the host's name.
-        is_loopback = {n: any(a.address == "127.0.0.1" for a in found) for n, found in psutil.net_if_addrs().items()}
-        loopback = next((name for name, yes in is_loopback.items() if yes), "lo")
-        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = loopback
         torch.distributed.init_process_group(
             "nccl" if self.device.type == "cuda" else "gloo",
             store=store,
@@ -192,15 +189,16 @@ def serve(orders: IO[str]) -> None:
     context = Context(spec, settings, Workspace(Path(hello["workspace"])))
     part, store = Part(context, hello, None), meet(Path(hello["meeting"]), settings.processes)
     store.set(f"ready {part.rank}", "")
-    part.join(store)
-    part.scatter(None)
-    for line in orders:
-        order = json.loads(line)
-        if order["do"] == "gather":
-            part.gather(None)
-        else:
-            part.compute(order)
-    leave()
+    with on_loopback():
+        part.join(store)
+        part.scatter(None)
+        for line in orders:
+            order = json.loads(line)
+            if order["do"] == "gather":
+                part.gather(None)
+            else:
+                part.compute(order)
+        leave()
 
 
 def is_of_adapter(name: str) -> bool:
@@ -249,6 +247,21 @@ def _replace(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
 def meet(meeting: Path, processes: int) -> "torch.distributed.FileStore":
     """Return the file by which the processes find each other."""
     return torch.distributed.FileStore(str(meeting), processes)
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Have processes that meet meanwhile listen to this machine alone, not on the interface of the host's name."""
+    is_loopback = {n: any(a.address == "127.0.0.1" for a in found) for n, found in psutil.net_if_addrs().items()}
+    loopback = next((name for name, yes in is_loopback.items() if yes), "lo")
+    before = {name: os.environ.get(name) for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
+    os.environ |= dict.fromkeys(before, loopback)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
 
 
 def leave() -> None:

@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 import torch
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from paraknow_core.context import Context
 from paraknow_core.errors import RunError
+from paraknow_core.files.atomic import temporary_folder
 from paraknow_core.memory import map_blocks_from, release
 from paraknow_core.models.load import pick_device
 from paraknow_core.ops.chance import seed_of
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from paraknow_core.training.loop import Step
 
+MEETING = "paraknow-parts-"  # how the names of the folders begin in which processes find each other
 START_S = 300.0  # a process has so long to load its libraries
 END_S = 5.0  # it has so long to end by itself
 
@@ -168,7 +169,7 @@ class Sharded:
         torch.set_num_threads(each)
         self._exits.callback(torch.set_num_threads, threads)
         self._exits.callback(map_blocks_from)
-        meeting = Path(self._exits.enter_context(tempfile.TemporaryDirectory(prefix="paraknow-"))) / "meeting"
+        meeting = self._exits.enter_context(temporary_folder(MEETING)) / "meeting"
         parameters = dict(self.model.named_parameters())
         adapter = {name: p for name, p in parameters.items() if parts.is_of_adapter(name)}
         # Tied factors are views of others, and follow them.
@@ -192,6 +193,7 @@ class Sharded:
         store = parts.meet(meeting, self.processes)
         self._part = Part(self.context, hello | {"rank": 0}, adapter)
         self._await(store)
+        self._exits.enter_context(parts.on_loopback())
         self._exits.callback(parts.leave)
         self._part.join(store)
         self._part.scatter(self._weights)

@@ -96,6 +96,18 @@ def test_an_address_reaches_ray_and_no_other_engine(engine, workspace, spec, tmp
     assert (settings.ray.address, settings.ray.gpus) == ("here:1", 0.5)
 
 
+@pytest.mark.parametrize("command", [("runs", "resume"), ("runs", "submit"), ("study", "run")])
+def test_settings_that_are_flags_reach_the_engine(engine, workspace, spec, tmp_path, capsys, command):
+    write_json(workspace.settings_file, {"dtype": "bfloat16", "threads": 2})
+    (tmp_path / "study.yaml").write_text("arms: [default_lora]\nseeds: [0]\n")
+    targets = {"submit": spec, "run": tmp_path / "study.yaml"}
+    target = targets.get(command[1]) or create_run(workspace, RunSpec()).id
+    told(capsys, *command, target, "--engine", "slurm", "--threads", "3", "--memory-budget", "2kB", "--offline")
+    [(settings, _)] = engine.given
+    assert (settings.threads, settings.memory_budget, settings.offline) == (3, 2000, True)
+    assert (settings.dtype, settings.device) == ("bfloat16", "auto")
+
+
 def test_a_study_goes_to_the_engine_of_the_settings_unless_a_flag_says_otherwise(
     engine, workspace, tmp_path, capsys, monkeypatch
 ):
@@ -118,7 +130,8 @@ def test_a_study_is_resumed_with_the_engine_that_was_asked_for(engine, workspace
     told(capsys, "study", "run", tmp_path / "study.yaml", "--out", tmp_path / "small", "--engine", "inline")
     told(capsys, "study", "resume", tmp_path / "small", "--engine", "ray", "--address", "here:1")
     told(capsys, "study", "resume", tmp_path / "small")
-    assert launched == [("--engine", "ray", "--address", "here:1"), ()]
+    told(capsys, "study", "resume", tmp_path / "small", "--memory-budget", "3.5GB", "--threads", "2")
+    assert launched == [("--engine", "ray", "--address", "here:1"), (), ("--threads=2", "--memory-budget=3.5GB")]
     assert "add --engine ray" in told(capsys, "study", "resume", tmp_path / "small", "--address", "x", code=2)
 
 

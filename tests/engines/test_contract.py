@@ -13,6 +13,7 @@ from paraknow_core.engines.inline import InlineEngine
 from paraknow_core.engines.workers import WorkersEngine
 from paraknow_core.errors import RunError, SpecError
 from paraknow_core.files.json_file import write_json
+from paraknow_core.runs.lifecycle import CUT_OFF
 from paraknow_core.settings import EngineName
 from tests.conftest import ROOT
 from tests.engines.following import make, until, wait
@@ -128,6 +129,23 @@ def test_a_killed_run_is_lost_and_can_be_resumed(engine, place):
 
 
 @engines_with_processes
+def test_a_run_that_was_to_stop_and_is_killed_is_stopped_and_can_be_resumed(engine, place):
+    """That is what was asked for, whatever ended it."""
+    [deaf] = make(place, "deaf")
+    engine.submit(deaf)
+    wait(deaf, "running")
+    until(lambda: deaf.status().done >= 1)
+    engine.stop(deaf)
+    os.kill(deaf.status().pid, signal.SIGKILL)
+    assert wait(deaf, "stopped", "lost") == "stopped"
+    assert deaf.status().message.startswith(CUT_OFF)
+    until(lambda: not engine.alive(deaf))
+    assert deaf.status().state == "stopped"
+    engine.submit(deaf)
+    until(lambda: deaf.status().attempt == 2 and deaf.status().state == "running")
+
+
+@engines_with_processes
 def test_a_process_that_does_not_listen_is_ended_after_the_grace_period(engine, place, monkeypatch):
     for name in ("local", "slurm"):
         monkeypatch.setattr(f"paraknow_core.engines.{name}.HARDER_S", 0.5)
@@ -167,6 +185,21 @@ def test_a_command_picks_another_engine_and_changes_its_settings_for_itself(plac
         engines.engine_of(place, slurm={"memory": "much"})
     with pytest.raises(SpecError, match="'engine'"):
         engines.engine_of(place, name="abacus")
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_PROCESSES if name != "workers"])
+def test_settings_of_a_command_reach_the_runs_that_it_submits(request, place, worker, name):
+    if name == "slurm":
+        request.getfixturevalue("little_slurm")
+    changes = {"ray": {"address": request.getfixturevalue("little_ray").address}} if name == "ray" else {}
+    given, plain = make(place, "short", "short")
+    flags = {"threads": 1, "device": "cpu", "offline": True, "memory_budget": "3GB"}
+    engines.engine_of(place, name=name, **changes, **flags).submit(given)
+    engines.engine_of(place, name=name, **changes).submit(plain)
+    assert wait(given, "done") and wait(plain, "done")
+    until(lambda: "working on" in given.log_tail() and "working on" in plain.log_tail())
+    assert "with --device=cpu --threads=1 --memory-budget=3GB --offline\n" in given.log_tail()
+    assert "with " not in plain.log_tail()
 
 
 @every_engine

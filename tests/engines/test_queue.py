@@ -293,7 +293,7 @@ def test_a_run_that_is_resumed_before_its_worker_is_through_with_it_waits_for_th
     [run] = make(place, "resumed")
     pool, given = Pool(place), []
     monkeypatch.setattr(Pool, "has", lambda *_: not given)
-    monkeypatch.setattr(Pool, "give", lambda _pool, run, attempt: given.append(attempt))
+    monkeypatch.setattr(Pool, "give", lambda _pool, run, attempt, _settings: given.append(attempt))
     QueueEngine(place).submit(run)
     assert queue_service.turn(place, pool)
     assert queue.read(place).waiting == [run.id]

@@ -1,6 +1,7 @@
 """The engine of a Ray cluster: what it refuses, what travels to a node and back, and a study whose node is killed."""
 
 import importlib.util
+import json
 import os
 import random
 import shutil
@@ -14,21 +15,26 @@ from pathlib import Path
 import psutil
 import pytest
 
+from paraknow_core.cli import main
 from paraknow_core.engines import engine_of, ray, ray_node, ray_service
 from paraknow_core.engines.ray import RayEngine, is_loopback, refuse_open, silence_of, split
 from paraknow_core.engines.ray_node import Keeper, Piece, begin, listing, pieces, put, remove
 from paraknow_core.engines.ray_service import fits, refusal_of, wanted
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import Later, RunError
+from paraknow_core.files import naming
 from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.models.source import resolve_model
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
+from paraknow_core.runs.lifecycle import create_run
 from paraknow_core.runs.processes import this_process
 from paraknow_core.settings import load_settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.folder import list_studies
 from paraknow_core.studies.study import StudySpec
+from paraknow_core.workbench.sources import sources_of
 from tests.conftest import ROOT
 from tests.engines.clusters import PYTHON, RayCluster, listening
 from tests.engines.following import make, until
@@ -57,6 +63,14 @@ def test_without_ray_choosing_it_says_how_to_install_it(place, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(RunError, match=r"Ray is not installed; `.*pip install -r .*requirements-ray.txt`"):
         engine(place)
+
+
+def test_its_process_says_at_once_that_ray_is_not_installed(workspace, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
+    assert main(["--workspace", str(workspace.root), "serve", "ray"]) == 2
+    said = capsys.readouterr().err
+    assert "Ray is not installed" in said and "requirements-ray.txt" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "127.0.0.1", ":6379", "host:port", "host:0", "h:70000"])
@@ -227,11 +241,25 @@ def test_a_run_waits_for_settings_that_can_be_used_and_takes_nothing_else_to_a_n
     place.settings_file.write_text("# mine\nthreads: 3\nmemory_budget: 3GB\nray: {gpus: 0.25}\n")
     driver.turn()
     [job] = driver._task.jobs
+    assert job["flags"] == []
     other = Workspace(place.root / "node")
     other.root.mkdir()
     other.settings_file.write_text(job["settings"])  # what a node does
     assert load_settings(other) == load_settings(place)
     assert "mine" not in job["settings"]
+
+
+def test_settings_of_a_command_are_of_its_runs_alone_and_decide_what_they_ask_for(place, quiet):
+    plain, own = make(place, "one", "other")
+    engine(place).submit(plain)
+    engine_of(place, name="ray", ray={"address": LOCAL}, threads=3, device="cpu").submit(own)
+    driver = ray_service._Driver(place)
+    driver.address, driver._looked = LOCAL, float("inf")
+    driver.nodes, driver._task = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}], Tasks()
+    driver.turn()
+    assert [job["flags"] for job in driver._task.jobs] == [[], ["--device=cpu", "--threads=3"]]
+    assert not any("threads" in job["settings"] for job in driver._task.jobs)  # that file is all runs' of a node
+    assert driver.wants == {plain.id: {"CPU": 1, "GPU": 1}, own.id: {"CPU": 3}}
 
 
 def test_a_run_that_moves_is_alive_though_its_process_is_gone_and_can_be_stopped(place, quiet):
@@ -251,6 +279,28 @@ def test_a_run_that_moves_is_alive_though_its_process_is_gone_and_can_be_stopped
     assert not one.alive(run)
     # Stopped, not lost: a study submits again what is lost.
     assert (run.status().state, run.status().message) == ("stopped", lifecycle.CUT_OFF)
+
+
+def test_a_run_that_was_to_stop_and_whose_process_is_gone_is_stopped_but_not_begun_elsewhere_before_ray_lets_go(
+    place, quiet, monkeypatch
+):
+    run = lost(place, "one")
+    run.file("stop").touch()
+    assert (run.status().state, run.status().message.partition(";")[0]) == ("stopped", lifecycle.CUT_OFF)
+    assert engine(place).alive(run)  # its node may carry how it ended, or another one begin it
+    with pytest.raises(RunError, match="moves to another node"):
+        engine_of(place, name="local").submit(run)
+    driver = ray_service._Driver(place)
+    assert driver._gone_for(run) < 1
+    monkeypatch.setitem(driver._gone, run.id, driver._gone[run.id] - 100)
+    assert driver._gone_for(run) > ray_service.GONE_S
+    driver._end(run)  # what the driver does then
+    assert (run.status().state, run.status().message) == ("stopped", lifecycle.CUT_OFF)
+    assert not engine(place).alive(run)
+    engine(place).submit(run)
+    assert run.status().state == "queued"
+    run.file("stop").touch()
+    assert ray_service._Driver(place)._gone_for(run) == 0  # it waits
 
 
 def lost(place: Workspace, name: str) -> RunFolder:
@@ -416,6 +466,82 @@ def test_nodes_get_the_program_as_it_is_here_once(tmp_path):
     assert told.stdout.strip() == str(root)
 
 
+def wide_spec() -> RunSpec:
+    """Return a spec that names everything that can be named by a path."""
+    names = ("teacher.source", "student.source", "task.source", "task.test_source", "sensitivity.task")
+    judge = {"task.judge": {"source": "/data/judge"}}
+    return RunSpec().with_changes({name: f"/data/{name}" for name in names} | judge)
+
+
+def test_every_source_of_a_spec_is_thought_of(place, monkeypatch):
+    run = create_run(place, wide_spec())
+    monkeypatch.setattr(Path, "exists", lambda _path: True)
+    monkeypatch.setattr(ray_node, "inventory", lambda _path: ())
+    found = ray_service.local_sources(run)
+    assert {one.text for one in found} == {one.text for one in sources_of(wide_spec())}
+    monkeypatch.undo()
+    assert ray_service.local_sources(create_run(place, RunSpec())) == []  # all is bundled
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "models" / "my model"
+    (folder / "more").mkdir(parents=True)
+    (folder / ".git").mkdir()
+    for name in ("config.json", "more/rest.txt", ".git/x", ".hidden"):
+        (folder / name).write_text(name * 40)
+    (tmp_path / "blob").write_bytes(bytes(range(256)))
+    (folder / "weights").symlink_to(tmp_path / "blob")  # as a hub's cache keeps them
+    return folder
+
+
+def test_what_a_spec_names_by_a_path_is_carried_to_a_node_that_has_not_the_same(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_node, "PIECE", 100)
+    asked, node = [], tmp_path / "node"
+
+    def piece(folder, name, at):
+        asked.append((name, at))
+        return Keeper().piece(folder, name, at)
+
+    for path in (model, model / "config.json"):
+        source = ray_node.Source("../my model", str(path), ray_node.inventory(path))
+        assert ray_node.carried(source, node / "copy", path, piece, "node 1") == path  # it has it
+        assert not asked
+        copy = ray_node.carried(source, node / path.name, node / "nothing", piece, "node 1")
+        assert (copy.name, ray_node.inventory(copy)) == (path.name, source.files)
+        assert asked
+        other = tmp_path / "other" / path.name
+        shutil.copytree(copy, other) if copy.is_dir() else shutil.copy(copy, other.with_name("config"))
+        changed = other / "config.json" if copy.is_dir() else other.with_name("config")
+        changed.write_text(changed.read_text().upper())  # as long, but another
+        seen = changed.parent if copy.is_dir() else changed
+        assert ray_node.carried(source, node / "again" / path.name, seen, piece, "node 1") != seen
+        asked.clear()
+    assert {name for name, *_ in ray_node.inventory(model)} == {"config.json", "more/rest.txt", "weights"}
+
+
+def test_what_is_too_large_to_be_carried_has_to_be_at_the_node(model, tmp_path, monkeypatch):
+    source = ray_node.Source("~/my model", str(model), ray_node.inventory(model))
+    monkeypatch.setattr(ray_node, "MOST_CARRIED", 500)
+    monkeypatch.setattr(ray_node, "HASHED", 10)
+    assert ray_node.carried(source, tmp_path / "copy", model, pytest.fail, "node 1") == model
+    said = ray_node.carried(source, tmp_path / "copy", tmp_path / "nothing", pytest.fail, "node 1")
+    assert said.startswith("ray: node 1 does not have ~/my model (0.0 GB; up to 5e-07 GB would be carried); put it on")
+    monkeypatch.setattr(ray_node, "MOST_FILES", 2)
+    many = ray_node.Source("~/my model", str(model), ray_node.inventory(model))
+    assert len(many.files) == 3 and many.bytes > 1e300
+    assert "(many files;" in ray_node.carried(many, tmp_path / "copy", tmp_path / "nothing", pytest.fail, "node 1")
+
+
+def test_a_source_that_was_carried_is_found_where_its_copy_lies(tmp_path, monkeypatch):
+    assert ray_node.CARRIED == naming.CARRIED_VARIABLE
+    monkeypatch.setenv(ray_node.CARRIED, json.dumps({"owner/model": str(tmp_path)}))
+    assert naming.named(" owner/model ").path == tmp_path and naming.named("owner/model").kind == "path"
+    assert naming.named("owner/other").kind == "hub"
+    (tmp_path / "config.json").write_text("{}")
+    assert resolve_model("owner/model").folder == tmp_path
+
+
 # ---- a study on two nodes, of which one is killed
 
 
@@ -476,6 +602,11 @@ def alone(study, tmp_path_factory) -> dict:
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "apart"])
 def test_a_study_goes_on_when_a_node_is_killed_with_the_numbers_of_the_local_engine(study, alone, tmp_path, shared):
     place = Workspace(tmp_path / "work space")
+    if not shared:  # from where a node has its program, these lead elsewhere: all has to be carried
+        base = study.base
+        sources = {"teacher": base.teacher.source, "student": base.student.source, "task": base.task.source}
+        relative = {f"{name}.source": os.path.relpath(source, ROOT) for name, source in sources.items()}
+        study = study.model_copy(update={"base": base.with_changes(relative)})
     with RayCluster() as cluster:
         doomed, _ = cluster.add(cpus=1), cluster.add(cpus=1)
         name, settings = doomed._node_id, {"checkpoint_seconds": 0, "ray": {"shared": shared}}

@@ -17,6 +17,7 @@ from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.runs.lifecycle import create_run
+from paraknow_core.runs.processes import this_process
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies.conduct import launch
 from paraknow_core.studies.folder import StudyFolder
@@ -122,6 +123,51 @@ def test_a_waiting_run_is_taken_back_and_never_begins(engine, place):
     engine.stop(run, grace_s=10)
     assert run.status().state == "stopped"
     assert waiting.events() == []
+
+
+def test_a_request_that_slurm_did_not_hear_is_heard_at_the_next_look(engine, place, little_slurm):
+    """Whoever asked could not reach it, or has gone before it did; the job must not begin only to stop."""
+    run = begun(engine, place)
+    unheard, by_file = make(place, "next", "next")
+    engine.submit(unheard, by_file)
+    (little_slurm.folder / "down").write_text("")
+    with pytest.raises(Later):
+        engine.stop(unheard)
+    lifecycle.ask_to_stop(by_file)  # by who knows no engine
+    (little_slurm.folder / "down").unlink()
+    slurm._cluster.cache_clear()  # another process
+    for waiting in (unheard, by_file):
+        until(lambda waiting=waiting: not SlurmEngine(place).alive(waiting))
+        assert (waiting.status().state, waiting.status().message) == ("stopped", lifecycle.CANCELLED)
+        assert waiting.events() == []
+    assert little_slurm.calls("scancel")[-2:] == [f"scancel --state=PENDING {n}" for n in (2, 3)]
+    engine.stop(run)
+
+
+def test_a_study_whose_process_is_gone_stops_its_runs_all_the_same(engine, place, little_slurm, capsys):
+    run = begun(engine, place)
+    folder = StudyFolder.create(place, StudySpec.model_validate({"arms": ["default_lora"], "seeds": [0, 1]}))
+    waiting = [create_run(place, cell.cell.spec) for cell in folder.cells()]
+    engine.submit(*waiting)
+    write_json(folder.file("runs.json"), {cell.cell.key: r.id for cell, r in zip(folder.cells(), waiting, strict=True)})
+    write_json(folder.file("status.json"), {"state": "running", "attempt": 1, **this_process(), "pid": 2**22 + 1})
+    assert folder.state() == "lost"
+    stop = ["--workspace", str(place.root), "study", "stop", folder.id]
+    assert main(stop) == 0
+    assert "2 runs asked to save and stop" in capsys.readouterr().out
+    assert [one.status().state for one in waiting] == ["stopped", "stopped"]
+    assert main(stop) == 2
+    assert "is lost, not running; there is nothing to stop" in capsys.readouterr().err
+    engine.stop(run)
+
+
+def test_a_run_that_was_to_stop_and_whose_process_was_killed_is_stopped(engine, place):
+    run = begun(engine, place, "deaf")
+    until(lambda: run.status().done >= 1)
+    engine.stop(run)
+    os.kill(run.status().pid, signal.SIGKILL)
+    assert over(engine, run) == "stopped"
+    assert run.status().message.startswith(lifecycle.CUT_OFF)
 
 
 def test_a_job_that_is_cancelled_while_it_waits_does_not_wait_for_ever(engine, place, little_slurm):

@@ -3,11 +3,12 @@
 import multiprocessing
 import os
 import stat
+import tempfile
 import time
 
 import pytest
 
-from paraknow_core.files.atomic import build_folder, sweep, usual_rights, write_atomic
+from paraknow_core.files.atomic import build_folder, sweep, temporary_folder, usual_rights, write_atomic
 from paraknow_core.files.json_file import open_lines, read_json, write_json
 
 
@@ -67,6 +68,34 @@ def _build(final, start):
     start.wait()
     with build_folder(final) as building:
         (building / "content").write_text("same")
+
+
+def _hold_and_die(prefix):
+    with temporary_folder(prefix) as folder:
+        (folder / "meeting").touch()
+        os._exit(9)
+
+
+def test_what_a_kill_left_of_a_temporary_folder_goes_at_the_next_start_and_what_others_hold_stays(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for _ in range(2):
+        process = multiprocessing.get_context("fork").Process(target=_hold_and_die, args=("own-",))
+        process.start()
+        process.join(30)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "own-link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "other-1").mkdir()
+    assert len([*tmp_path.glob("own-*/meeting")]) == 2
+    with temporary_folder("own-") as held:
+        assert held.stat().st_mode & 0o777 == 0o700
+        for path in tmp_path.iterdir():
+            os.utime(path, (1, 1))
+        with temporary_folder("own-") as second:
+            names = {path.name for path in tmp_path.iterdir()}
+            assert names == {held.name, second.name, "elsewhere", "own-link", "other-1"}
+    assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "own-link", "other-1"}
 
 
 def test_two_writers_of_one_folder_both_succeed(tmp_path):

@@ -1,6 +1,8 @@
 """Train: settings write the draft, runs are submitted in order, and every state is drawn."""
 
 import json
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -11,11 +13,12 @@ from paraknow_core.engines.slurm import SlurmEngine
 from paraknow_core.errors import RunError
 from paraknow_core.files.json_file import write_json
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.runs.lifecycle import CUT_OFF, end, hold, lose
+from paraknow_core.runs.lifecycle import CUT_OFF, ask_to_stop, end, hold, lose
 from paraknow_core.runs.processes import this_process
 from paraknow_core.settings import load_settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.training.checkpoints import COMPLETE
+from paraknow_core.workbench import errands
 from paraknow_core.workbench.access import DEMO_VARIABLE
 from paraknow_core.workbench.draft import Draft, load_draft, save_draft
 from paraknow_core.workbench.reading import facts, other_settings
@@ -655,6 +658,30 @@ def test_a_run_at_a_cluster_says_what_it_waits_for_and_why_it_was_lost(place, op
     assert "It was killed" not in words(app) and button(app, "Resume")
     lose(other, "SLURM job 1 ran out of memory (OUT_OF_MEMORY); raise settings.slurm.memory", wanted=True, job="1")
     assert "ran out of memory (OUT_OF_MEMORY); raise settings.slurm.memory" in words(open_app("train", other.id))
+
+
+def test_a_cluster_that_does_not_answer_keeps_no_click_waiting(place, open_app, monkeypatch):
+    answer, run = threading.Event(), fabricate.run(place, "queued")
+    hold(run, "slurm", job="7")
+
+    def stop(engine, run, grace_s=None):
+        ask_to_stop(run)
+        answer.wait(60)
+        raise RunError("engine slurm: the login is refused; log in to the cluster anew")
+
+    monkeypatch.setattr(SlurmEngine, "standing", lambda engine, run: Standing("waiting"))
+    monkeypatch.setattr(SlurmEngine, "stop", stop)
+    monkeypatch.setattr("paraknow_core.workbench.errands.PATIENCE_S", 0.1)
+    app = open_app("train", run.id)
+    button(app, "Stop and save").click().run()
+    assert "SLURM is being asked to stop it." in words(app) and button(app, "Stop and save").disabled
+    assert run.file("stop").exists()
+    answer.set()
+    while errands.is_going(run):
+        time.sleep(0.01)
+    app.run()
+    assert "Engine slurm: the login is refused; log in to the cluster anew." in words(app)
+    assert not button(app, "Stop and save").disabled
 
 
 def test_a_full_disk_is_said_before_and_beside_a_run(place, open_app, monkeypatch):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -18,6 +19,7 @@ from paraknow_core.runs.folder import RunFolder, list_runs
 from paraknow_core.runs.labels import add_study, studies_of
 from paraknow_core.runs.lifecycle import ask_to_stop, create_run
 from paraknow_core.runs.processes import process_identity
+from paraknow_core.runs.writer import RunWriter
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies import conduct as conducting_room
 from paraknow_core.studies.conduct import conduct, extended
@@ -182,7 +184,7 @@ def test_a_run_that_failed_or_was_to_stop_is_not_submitted_again(place, dying):
     (dying / "default_lora asked").write_text("")
     folder = study(place, seeds=(0,))
     conduct(folder, LocalEngine(place))
-    assert states(folder) == ["lost", "failed"]
+    assert states(folder) == ["stopped", "failed"]  # lost is what nobody has asked for
     assert not [event for event in folder.events() if event["event"] == "resubmitted"]
 
 
@@ -406,6 +408,53 @@ def test_a_study_that_is_to_stop_asks_every_run_though_one_cannot_be_asked(place
     assert sorted(other.stopped) == [1, 2]
     warnings = [event["message"] for event in folder.events() if event["event"] == "warning"]
     assert [("cannot be asked" in one, "asked to stop" in one) for one in warnings] == [(True, False), (False, True)]
+
+
+class Measuring(InlineEngine):
+    """Executes two runs at a time; the first that needs a sensitivity measures it until four other runs are done."""
+
+    def __init__(self, place, count):
+        super().__init__(place, self.execute)
+        self._thread = ThreadPoolExecutor(count)
+        self.begun, self.done, self.is_measured = [], [], False
+        self.measures = threading.Lock()
+
+    def submit(self, *runs, first=False):
+        self.begun += [(run.spec().method, run.spec().seed) for run in runs]
+        super().submit(*runs)
+
+    def execute(self, run):
+        spec = run.spec()
+        with RunWriter(run) as writer:
+            if spec.method in ("seeking", "permuted"):
+                writer.stage("sensitivity")
+                with self.measures:
+                    until(lambda: self.is_measured or len(self.done) == 4)
+                    self.is_measured = True
+            writer.stage("fine-tuning")
+            if self.is_measured:
+                time.sleep(0.2)  # several looks of the study
+            run.file("result.json").write_text(json.dumps(result_of(run, spec, BEST_RATE)))
+        self.done.append(spec.method)
+
+
+def test_runs_that_would_wait_for_a_sensitivity_let_others_go_first(place):
+    arms = ["default_lora", "seeking", "permuted", "pissa"]
+    engine, folder = Measuring(place, 2), study(place, arms=arms, seeds=(0, 1))
+    conduct(folder, engine, together=2)
+    assert engine.begun[:2] == [("default_lora", 0), ("seeking", 0)]
+    assert engine.begun[2:5] == [("pissa", 0), ("default_lora", 1), ("pissa", 1)]  # those that need none
+    assert engine.begun[5:] == [("permuted", 0), ("seeking", 1), ("permuted", 1)]
+    assert [cell.cell.key for cell in folder.cells()] == [f"test {arm}, seed {s}" for s in (0, 1) for arm in arms]
+    assert states(folder) == ["done"] * 8
+
+
+def test_one_run_at_a_time_keeps_the_order_whatever_it_measures(place):
+    arms = ["seeking", "permuted", "default_lora"]
+    engine, folder = Measuring(place, 1), study(place, arms=arms, seeds=(0, 1))
+    engine.is_measured = True
+    conduct(folder, engine)
+    assert engine.begun == [(arm, seed) for seed in (0, 1) for arm in arms]
 
 
 class Refusing(InlineEngine):

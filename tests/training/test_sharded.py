@@ -180,6 +180,19 @@ def test_a_loss_that_is_no_sum_over_tokens_is_refused(train, monkeypatch):
         train(2)
 
 
+@pytest.mark.parametrize("before", [None, "eth7"])
+def test_a_process_that_lives_on_gets_its_environment_back(monkeypatch, before):
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    for name in names:
+        monkeypatch.delenv(name, raising=False) if before is None else monkeypatch.setenv(name, before)
+    with pytest.raises(KeyError), parts.on_loopback():
+        inside = os.environ[names[0]]
+        assert "127.0.0.1" in [end.address for end in psutil.net_if_addrs()[inside]]
+        assert os.environ[names[1]] == inside
+        raise KeyError
+    assert [os.environ.get(name) for name in names] == [before, before]
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_listen_to_nobody_else(train):
     heard = []
@@ -189,7 +202,9 @@ def test_two_processes_train_as_one_and_listen_to_nobody_else(train):
         assert len(everybody) == 2
         heard.extend(c.laddr.ip for each in everybody for c in each.net_connections() if c.status == psutil.CONN_LISTEN)
 
+    before = dict(os.environ)
     alone, two = train(1, "alone"), train(2, "two", Acting(3, listen))
+    assert dict(os.environ) == before
     assert len(alone[0].losses) == STEPS
     assert_same(two, alone)
     assert two[1]["processes"] == 2 and "processes" not in alone[1]
@@ -310,17 +325,23 @@ def test_a_run_that_is_killed_takes_its_helpers_with_it_and_resumes_to_the_same_
         runs["two"],
         [sys.executable, "-m", "paraknow_core", "run", str(runs["two"].path), "--processes", "2"],
     )
-    options = {"cwd": ROOT, "env": os.environ | {WORKSPACE_VARIABLE: str(place.root)}, "stderr": subprocess.DEVNULL}
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    own = {WORKSPACE_VARIABLE: str(place.root), "TMPDIR": str(temporary)}
+    options = {"cwd": ROOT, "env": os.environ | own, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
     while sum("loss" in line for line in two.metrics()) < 5 and process.poll() is None:
         time.sleep(0.02)
     parts = psutil.Process(process.pid).children()
     process.kill()
     process.wait()
+    [left] = temporary.glob("paraknow-parts-*")
+    os.utime(left, (1, 1))  # as time goes by
     assert len(parts) == 1 and two.status().state == "lost"
     assert not psutil.wait_procs(parts, timeout=60)[1]
 
     assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL, **options).returncode == 0
+    assert not [*temporary.glob("paraknow-*")]  # neither its own nor what the kill has left
     results = {name: run.result() for name, run in runs.items()}
     losses = {}
     for name, run in runs.items():

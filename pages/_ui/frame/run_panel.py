@@ -11,14 +11,14 @@ from pages._ui.frame.execution import full
 from pages._ui.frame.layout import chip, info, plain, say, warn
 from pages._ui.frame.submit import resume
 from paraknow_core.display import duration
-from paraknow_core.engines import Standing, end_now, holder_of, queue
+from paraknow_core.engines import Standing, queue
 from paraknow_core.errors import ParaknowError
 from paraknow_core.files.remember import one_look
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.labels import MOST_NAME, MOST_NOTE, set_label
 from paraknow_core.runs.status import Status
-from paraknow_core.workbench import reading, waiting
+from paraknow_core.workbench import errands, reading, waiting
 from paraknow_core.workbench import standing as standings
 from paraknow_core.workbench.reading import Facts
 
@@ -79,6 +79,9 @@ def panel(run: RunFolder, more: Callable[[], None] = lambda: None) -> None:
             st.caption(f":material/dns: {plain(where[:1].upper() + where[1:])}")
     full()
     _explain(run, until, status, standing)
+    if words := errands.word(run):
+        words = f"{words[:1].upper()}{words[1:]}."
+        info(plain(words), "dns") if errands.is_going(run) else warn(words, "dns")
     with st.container(horizontal=True):
         buttons(run, status, moves=standing.state == "waiting")
         more()
@@ -144,6 +147,8 @@ def _queued_words(run: RunFolder, standing: Standing) -> str:
         return f"Its process is starting{f': {words}' if words else ''}."
     if run.claimed:
         return "Its process is starting."
+    if errands.is_going(run):
+        return "Not started yet."
     return "Not started yet: it is not in the queue. Start puts it there."
 
 
@@ -154,7 +159,7 @@ def buttons(run: RunFolder, status: Status, moves: bool = False) -> None:
         run, status: the run and its state.
         moves: the engine has it on its way to another node, though it looks lost.
     """
-    place = state.place()
+    place, busy = state.place(), errands.is_going(run)
     in_line = status.state == "queued" and run.id in queue.read(place).waiting
     idle = status.state == "queued" and not in_line and not run.claimed
     if in_line and st.button(
@@ -163,29 +168,31 @@ def buttons(run: RunFolder, status: Status, moves: bool = False) -> None:
         icon=":material/close:",
         help="The run stays in the list as stopped; Resume puts it back.",
     ):
-        act(lambda: holder_of(place, run).stop(run))
+        act(lambda: errands.stop(place, run))
     working = status.active and not in_line and not idle
     if working and st.button(
         "Stop and save",
         key=f"stop:{run.id}",
         icon=":material/stop_circle:",
-        disabled=status.state == "stopping",
+        disabled=busy or status.state == "stopping",
         help="Saves at the next step, then ends. Resume continues from there.",
     ):
-        act(lambda: holder_of(place, run).stop(run))
+        act(lambda: errands.stop(place, run))
     if status.state == "stopping" and st.button(
         "End now",
         key=f"end:{run.id}",
         icon=":material/dangerous:",
+        disabled=busy,
         help="Ends the process after a few seconds even if it could not save. Resume continues from its last save, if "
         "there is one.",
     ):
-        act(lambda: end_now(place, run))
+        act(lambda: errands.end(place, run))
     if (idle or (status.state in ("stopped", "failed", "lost") and not moves)) and st.button(
         "Start" if idle else "Resume",
         key=f"resume:{run.id}",
         icon=":material/play_arrow:",
         type="primary",
+        disabled=busy,
         help="Puts it at the end of the queue; it continues after the last thing that was saved.",
     ):
         act(lambda: resume(run))

@@ -8,7 +8,7 @@ import streamlit as st
 from pages._ui.frame import asking, state
 from pages._ui.frame.layout import say, unwritable
 from paraknow_core.display import counted
-from paraknow_core.engines import engine_of, queue
+from paraknow_core.engines import queue
 from paraknow_core.errors import DataError, ParaknowError
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder, list_runs
@@ -16,7 +16,7 @@ from paraknow_core.spec import RunSpec
 from paraknow_core.studies import conduct
 from paraknow_core.studies.folder import StudyFolder
 from paraknow_core.studies.study import StudySpec, groups_of, spec_of
-from paraknow_core.workbench import starting
+from paraknow_core.workbench import errands, starting
 
 AGAIN = "launching.again"  # whether runs that are there already are wanted once more
 
@@ -39,7 +39,7 @@ def start_all(*specs: RunSpec, first: bool = False) -> list[RunFolder]:
         _check(*specs)
         for spec in specs:
             runs.append(lifecycle.create_run(place, spec))
-        engine_of(place).submit(*runs, first=first)
+        errands.submit(place, *runs, first=first)
     except (ParaknowError, OSError) as error:
         for run in runs:  # nobody would ever start them
             with suppress(ParaknowError, OSError):
@@ -58,7 +58,7 @@ def resume(run: RunFolder) -> None:
         OSError: the workspace cannot be written.
     """
     _check(run.spec())
-    engine_of(state.place()).submit(run)
+    errands.submit(state.place(), run)
 
 
 def _check(*specs: RunSpec, seeds: int = 0, runs: int = 0) -> None:

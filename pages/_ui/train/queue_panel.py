@@ -9,11 +9,11 @@ import streamlit as st
 from pages._ui.frame import state
 from pages._ui.frame.layout import chip, plain
 from pages._ui.frame.run_panel import act, seed_beside
-from paraknow_core.engines import Standing, holder_of, queue
+from paraknow_core.engines import Standing, queue
 from paraknow_core.engines.service import Service
 from paraknow_core.files.remember import one_look
 from paraknow_core.runs.folder import RunFolder, list_runs
-from paraknow_core.workbench import reading
+from paraknow_core.workbench import errands, reading
 from paraknow_core.workbench import standing as standings
 from paraknow_core.workbench import waiting as waiting_for
 from paraknow_core.workbench.reading import Facts
@@ -97,7 +97,8 @@ def _row(
     title = f'<span class="pk-title" style="font-weight:{700 if mark else 500}">{escape(called)}</span>'
     pair = f'<span class="pk-quiet pk-pair">{escape(_about(facts))}</span>' if about else ""
     seed = f'<span class="pk-quiet">{words}</span>' if (words := seed_beside(facts, called)) else ""
-    said = f'<div class="pk-said">{escape(standing.message)}</div>' if standing and standing.message else ""
+    message = errands.word(run) or (standing.message if standing else "")
+    said = f'<div class="pk-said">{escape(message)}</div>' if message else ""
     name.html(f'<div class="pk-line" data-testid="queue-row">{chip(status.state)}{title}{seed}{pair}</div>{said}')
     percent = round(100 * status.fraction)
     words = f"{status.stage or 'starting'} {percent} %" if not number else place_in_line(number)
@@ -116,7 +117,8 @@ def _row(
             _tool(run, "down", "arrow_downward", "Run it later", lambda: queue.move(place, run, 1), number == last)
         _tool(run, "show", "visibility", "Show it below", lambda: st.query_params.update(run=run.id), mark)
         tip = "Take it out of the queue" if number else "Stop and save"
-        _tool(run, "cancel", "close", tip, lambda: holder_of(place, run).stop(run), status.state == "stopping")
+        busy = status.state == "stopping" or errands.is_going(run)
+        _tool(run, "cancel", "close", tip, lambda: errands.stop(place, run), busy)
 
 
 def _tool(run: RunFolder, what: str, icon: str, tip: str, do: Callable[[], object], disabled: bool) -> None:
