@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -379,7 +380,7 @@ def test_sensitivity_and_extract_fill_a_new_folder(pair, run_cli, tmp_path):
     assert "Warning" not in done.stderr
 
 
-def test_a_run_from_spec_to_deletion(pair, run_cli, workspace, tmp_path):
+def test_a_run_from_spec_to_deletion(pair, run_cli, workspace, tmp_path, capsys):
     file = tmp_path / "spec.yaml"
     file.write_text(tiny_spec(pair, name="first").to_yaml())
     done = run_cli("run", file, "--json")
@@ -390,32 +391,31 @@ def test_a_run_from_spec_to_deletion(pair, run_cli, workspace, tmp_path):
     assert "fine-tuning" in done.stderr
     run_id = record["id"]
 
-    done = run_cli("runs", "show", run_id[:-2], "--json")
-    shown = json.loads(done.stdout)
+    def said(*arguments: object, code: int = 0) -> tuple[str, str]:
+        """Give the command line something, in this process; return what it wrote to stdout and to stderr."""
+        assert main([*map(str, arguments)]) == code
+        return capsys.readouterr()
+
+    shown = json.loads(said("runs", "show", run_id[:-2], "--json")[0])
     assert shown["changes"]["factorisation.rank"] == [4, 16]
     assert "adapter" in shown["files"]
-    done = run_cli("run", run_id)  # finished: nothing is computed again
-    assert done.returncode == 0
-    assert "done already" in done.stderr
+    assert "done already" in said("run", run_id)[1]  # nothing is computed again
 
-    done = run_cli("runs", "export", run_id, "--out", tmp_path / "run.zip")
-    assert done.returncode == 0, done.stderr
+    said("runs", "export", run_id, "--out", tmp_path / "run.zip")
     inside = {name.partition("/")[2] for name in zipfile.ZipFile(tmp_path / "run.zip").namelist()}
     assert {"spec.yaml", "result.json", "extraction.json", "adapter/adapter_model.safetensors"} <= inside
     assert not {name for name in inside if name.startswith(("log", "status", "process", "checkpoints"))}
-    assert "exists already" in one_sentence(run_cli("runs", "export", run_id, "--out", tmp_path / "run.zip").stderr)
+    _, refused = said("runs", "export", run_id, "--out", tmp_path / "run.zip", code=2)
+    assert "exists already" in one_sentence(refused)
 
-    done = run_cli("runs", "export", workspace.runs / run_id, "--merged", "--out", tmp_path / "whole", "--json")
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
+    merged = said("runs", "export", workspace.runs / run_id, "--merged", "--out", tmp_path / "whole", "--json")
+    facts = json.loads(merged[0])
     assert (facts["run"], facts["dtype"], facts["rounding"]["max_abs"]) == (run_id, "float32", 0)
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(facts["files"])
-    assert run_cli("inspect", tmp_path / "whole").returncode == 0
+    said("inspect", tmp_path / "whole")
 
-    done = run_cli("runs", "delete", run_id)
-    assert done.returncode == 2
-    assert "--yes" in one_sentence(done.stderr)
-    assert run_cli("runs", "delete", run_id, run_id[:20], "--yes").returncode == 0
+    assert "--yes" in one_sentence(said("runs", "delete", run_id, code=2)[1])
+    said("runs", "delete", run_id, run_id[:20], "--yes")
     assert list_runs(workspace) == []
 
 
@@ -468,14 +468,13 @@ def test_extract_says_at_its_end_how_its_adapter_starts(workspace, tmp_path, cap
     assert capsys.readouterr().out.splitlines()[-1] == "Subtract it first."
 
 
-def test_a_failed_run_does_not_keep_the_next_from_running(pair, run_cli, workspace):
+def test_a_failed_run_does_not_keep_the_next_from_running(pair, workspace, capsys):
     quick = {"until": "sensitivity"}
     bad = create_run(workspace, tiny_spec(pair, **quick, **{"task.source": str(pair / "gone.jsonl")}))
     good = create_run(workspace, tiny_spec(pair, **quick))
-    done = run_cli("run", bad.path, good.path)
-    assert done.returncode == 2
+    assert main(["run", str(bad.path), str(good.path)]) == 2
     assert [bad.status().state, good.status().state] == ["failed", "done"]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in capsys.readouterr().err
     assert "gone.jsonl" in bad.status().message
     assert "gone.jsonl" in bad.log_tail()
 
@@ -531,11 +530,17 @@ def test_an_interrupted_run_is_saved_and_resumes(number, pair, run_cli, workspac
 def test_a_stop_request_skips_to_the_next_run(pair, workspace):
     long = tiny_spec(pair, **{"finetuning.max_steps": 2000, "finetuning.validations": 0})
     first, second = create_run(workspace, long), create_run(workspace, tiny_spec(pair, until="sensitivity"))
-    child = start("run", first.path, second.path)
-    wait_for(lambda: first.metrics() or child.poll() is not None)
-    ask_to_stop(first)
-    child.communicate(timeout=180)
+
+    def ask() -> None:
+        wait_for(first.metrics)
+        ask_to_stop(first)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    main(["run", str(first.path), str(second.path)])
+    asking.join()
     assert [first.status().state, second.status().state] == ["stopped", "done"]
+    assert first.metrics()[-1]["step"] < 2000
 
 
 def test_a_killed_process_leaves_no_run_queued_for_ever(pair, workspace):

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
-from streamlit.testing.v1 import AppTest
+from streamlit.components.v2 import manifest_scanner
+from streamlit.runtime.scriptrunner.script_cache import ScriptCache
+from streamlit.testing.v1 import AppTest, app_test
 
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.engines.service import Service
@@ -12,6 +14,16 @@ from paraknow_core.paths import WORKSPACE_VARIABLE, Workspace
 from paraknow_core.workbench.access import ADDRESS_VARIABLE
 
 APP = Path(__file__).resolve().parents[2] / "app.py"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def what_every_app_finds():
+    """Let each `AppTest` share what it would find anew: components in all installed packages, and compiled scripts."""
+    found, scripts = manifest_scanner.scan_component_manifests(), ScriptCache()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_scanner, "scan_component_manifests", lambda: found)
+        patch.setattr(app_test, "ScriptCache", lambda: scripts)
+        yield
 
 
 @pytest.fixture
@@ -42,9 +54,9 @@ def open_app(place):
         app = AppTest.from_file(str(APP), default_timeout=30)
         if run is not None:
             app.query_params["run"] = run
+        if page is not None:  # at once, as by a link: its address is its file's name
+            app.switch_page(f"pages/{page}.py")
         app.run()
-        if page is not None:
-            app.switch_page(f"pages/{page}.py").run()
         assert not app.exception, app.exception
         return app
 
