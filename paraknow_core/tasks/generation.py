@@ -4,9 +4,12 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paraknow_core.tasks.thoughts import TAGS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # A model that goes on after its answer writes the next turn's mark; the answer ends there.
 TURN_MARKS = ("<|user|>", "<|assistant|>", "<|system|>")
@@ -97,6 +100,17 @@ def keeps_logits(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
+def new_cache(model: Any) -> Any:
+    """Return an empty cache of keys and values whose rows can be repeated; None if the model cannot go on from one."""
+    from transformers import DynamicCache
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not {"past_key_values", "position_ids", "logits_to_keep"} <= inspect.signature(base.forward).parameters.keys():
+        return None
+    cache = DynamicCache(config=base.config)
+    return cache if all(hasattr(layer, "batch_select_indices") for layer in cache.layers) else None
+
+
 def rows_at_once(model: Any, length: int, least: int) -> int:
     """Return how many answers to write at once: a small model's many, because a token costs it less than a call.
 
@@ -108,19 +122,31 @@ def rows_at_once(model: Any, length: int, least: int) -> int:
     """
     if not (hasattr(model, "config") and keeps_logits(model)):
         return least
+    return max(least, CACHE_BYTES // (cached_bytes(model) * length))
+
+
+def cached_bytes(model: Any) -> int:
+    """Return the bytes that the keys and values of one token take, in float32."""
     size = model.config.get_text_config()
     heads = getattr(size, "num_key_value_heads", None) or size.num_attention_heads
     width = getattr(size, "head_dim", None) or size.hidden_size // size.num_attention_heads
-    a_row = 2 * 4 * size.num_hidden_layers * heads * width * length  # keys and values in float32
-    return max(least, CACHE_BYTES // a_row)
+    return 2 * 4 * size.num_hidden_layers * heads * width
+
+
+def left_padded(prompts: Sequence[Sequence[int]], device: Any) -> "tuple[Tensor, Tensor, Tensor]":
+    """Return tokens, mask and positions, each (prompts, longest): all end in one column, where their cache goes on."""
+    import torch
+
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    return ids, mask, (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 class _Batch:
     """The rows that are still being written; finished rows leave the batch once they are half of it."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], most: int, limit: int, ends: set[int]) -> None:
-        import torch
-
         from paraknow_core.models.rotary import tables_of_their_own
 
         self.model, self.ends = model, ends
@@ -129,11 +155,7 @@ class _Batch:
         self.written: list[list[int]] = [[] for _ in prompts]
         self.done = [allowed < 1 for allowed in self.allowed]
         self.rows = list(range(len(prompts)))
-        width = max(len(prompt) for prompt in prompts)
-        device = next(model.parameters()).device
-        self.ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
-        self.mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
+        self.ids, self.mask, self.positions = left_padded(prompts, next(model.parameters()).device)
         self.cache: Any = None
         self.rotary = tables_of_their_own(model)  # few models have any
         self.text, self.tables = self.ids, self._tables()

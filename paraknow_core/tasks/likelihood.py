@@ -1,15 +1,19 @@
 """Log-probabilities of given tokens under a model, in batches: what multiple choice, perplexity and a judge need."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from os.path import commonprefix
 from typing import Any
 
 from paraknow_core.errors import NumericError
-from paraknow_core.tasks.generation import keeps_logits
+from paraknow_core.tasks.generation import cached_bytes, keeps_logits, left_padded, new_cache
 from paraknow_core.tasks.task import Example
 from paraknow_core.tasks.templates import IGNORED, Encoded, TooLongError, encode
 
 MOST_LOGITS = 2**27  # of one forward pass: 512 MB in float32
+MOST_CACHED = 2**30  # bytes of the keys and values of one, in float32
+WORTH = 0.2  # share of the tokens to be read from which on a second pass is worth it
 UNCUT = 2**40
 
 
@@ -75,7 +79,9 @@ def log_probabilities(
 ) -> list[list[float]]:
     """Return the summed log-probability (nats) of every group of every row.
 
-    Rows are run longest first, padded on the right, as many at once as `batch_size` and memory for logits allow.
+    Rows of one example that follow one another have a beginning in common: where that spares enough, it is read once
+    and they go on from its keys and values, which gives the same sums up to rounding. Rows are run longest first, as
+    many at once as `batch_size` and memory allow.
 
     Args:
         model: in evaluation mode.
@@ -89,53 +95,139 @@ def log_probabilities(
     sums: dict[int, list[float]] = {}
     with torch.inference_mode():
         for batch in _batches(model, rows, batch_size):
-            part = dict(zip(batch, _run(model, [rows[index] for index in batch]), strict=True))
+            indices = [index for bundle in batch for index in bundle.rows]
+            part = dict(zip(indices, _run(model, rows, batch), strict=True))
             sums |= part
             if on_batch:
                 on_batch(part)
     return [sums[index] for index in range(len(rows))]
 
 
-def _batches(model: Any, rows: Sequence[Row], batch_size: int) -> list[list[int]]:
-    vocabulary = model.get_output_embeddings().weight.shape[0] if hasattr(model, "get_output_embeddings") else 1
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens))
-    batches: list[list[int]] = []
-    for index in order:
-        width = len(rows[batches[-1][0]].tokens) if batches else 0
-        full = not batches or len(batches[-1]) >= batch_size
-        if full or (len(batches[-1]) + 1) * width * vocabulary > MOST_LOGITS:
-            batches.append([])
-        batches[-1].append(index)
+@dataclass(frozen=True)
+class _Bundle:
+    """Rows that are run together.
+
+    Attributes:
+        rows: their indices.
+        longest: tokens of the longest one.
+        shared: tokens that all of them begin with and that are read once; 0: a single row, read as a whole.
+    """
+
+    rows: tuple[int, ...]
+    longest: int
+    shared: int = 0
+
+
+def _batches(model: Any, rows: Sequence[Row], batch_size: int) -> list[list[_Bundle]]:
+    """Return what is run at once: bundles of like length, which all share a beginning, or none of them does."""
+    room = _Room(model, batch_size)
+    batches: list[list[_Bundle]] = []
+    for bundle in sorted(_bundles(model, rows, room), key=lambda each: (each.shared > 0, -each.longest)):
+        last = batches[-1] if batches else []
+        if last and (last[0].shared > 0) == (bundle.shared > 0) and room.holds([*last, bundle]):
+            last.append(bundle)
+        else:
+            batches.append([bundle])
     return batches
 
 
-def _run(model: Any, rows: Sequence[Row]) -> list[list[float]]:
+@dataclass(frozen=True)
+class _Room:
+    """What one forward pass may take."""
+
+    model: Any
+    batch_size: int
+
+    def holds(self, bundles: Sequence[_Bundle]) -> bool:
+        """Tell whether the rows are few enough for the batch, and their logits and what is cached for memory."""
+        model, count = self.model, sum(len(bundle.rows) for bundle in bundles)
+        vocabulary = model.get_output_embeddings().weight.shape[0] if hasattr(model, "get_output_embeddings") else 1
+        logits = count * max(bundle.longest - bundle.shared for bundle in bundles) * vocabulary
+        cached = count * bundles[0].longest * cached_bytes(model) if bundles[0].shared else 0
+        return count <= self.batch_size and logits <= MOST_LOGITS and cached <= MOST_CACHED
+
+
+def _bundles(model: Any, rows: Sequence[Row], room: _Room) -> Iterator[_Bundle]:
+    """Put the rows of one example together where reading what they share once spares enough tokens."""
+    from paraknow_core.models.rotary import table_of, tables_of_their_own
+
+    makers, can_share = tables_of_their_own(model), new_cache(model) is not None
+    for _, run in groupby(range(len(rows)), key=lambda index: rows[index].id):
+        indices = tuple(run)
+        lengths = [len(rows[index].tokens) for index in indices]
+        shared = _in_common([rows[index] for index in indices])
+        bundle = _Bundle(indices, max(lengths), shared)
+        if (
+            can_share
+            and (len(indices) - 1) * shared >= WORTH * sum(lengths)
+            and len({table_of(makers, length) for length in (shared, *lengths)}) == 1  # the keys are of one table
+            and room.holds([bundle])
+        ):
+            yield bundle
+        else:
+            yield from (_Bundle((index,), length) for index, length in zip(indices, lengths, strict=True))
+
+
+def _in_common(rows: Sequence[Row]) -> int:
+    """Return how many tokens all rows begin with, up to the first one behind which something is asked."""
+    first = min((at for row in rows for group in row.asked for at, _ in group), default=0)
+    return min(first, len(commonprefix([row.tokens for row in rows])))
+
+
+def _run(model: Any, rows: Sequence[Row], batch: Sequence[_Bundle]) -> list[list[float]]:
     import torch
 
     from paraknow_core.models.rotary import lengths_matter
 
-    device = next(model.parameters()).device
-    width = max(len(row.tokens) for row in rows)
-    ids = torch.tensor([[*row.tokens, *[0] * (width - len(row.tokens))] for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row.tokens) + [0] * (width - len(row.tokens)) for row in rows], device=device)
-    first = min(at for row in rows for group in row.asked for at, _ in group)
+    device, sharing = next(model.parameters()).device, batch[0].shared > 0
+    read = [(rows[index], bundle.shared) for bundle in batch for index in bundle.rows]
+    rests = [row.tokens[shared:] for row, shared in read]
+    width = max(map(len, rests))
+    ids = torch.tensor([[*rest, *[0] * (width - len(rest))] for rest in rests], device=device)
+    mask = torch.tensor([[1] * len(rest) + [0] * (width - len(rest)) for rest in rests], device=device)
+    asked = [
+        (r, at - shared, token) for r, (row, shared) in enumerate(read) for group in row.asked for at, token in group
+    ]
+    first = min(at for _, at, _ in asked)
     options: dict[str, Any] = {"logits_to_keep": width - first} if keeps_logits(model) else {}
-    if lengths_matter(model):  # what a row is filled up with is no part of its length
-        options["position_ids"] = (mask.cumsum(-1) - 1) * mask
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
+    if sharing:
+        options["past_key_values"], before = _read_once(model, rows, batch)
+        mask = torch.cat([before, mask], dim=1)
+    if sharing or lengths_matter(model):  # what a row is filled up with is no part of its length
+        options["position_ids"] = ((mask.cumsum(-1) - 1) * mask)[:, -width:]
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=sharing, **options).logits
     offset = width - logits.shape[1]
-    asked = [(r, at - offset, token) for r, row in enumerate(rows) for group in row.asked for at, token in group]
     at_row, position, token = (torch.tensor(column, device=device) for column in zip(*asked, strict=True))
-    values = _gather(logits, at_row, position, token)
+    values = _gather(logits, at_row, position - offset, token)
     bad = (~torch.isfinite(values)).nonzero()
     if len(bad):
-        row = rows[int(at_row[bad[0, 0]])]
+        row, _ = read[int(at_row[bad[0, 0]])]
         raise NumericError(
             f"example {row.id}: the model gives a log-probability that is not a number; check its weights, or "
             "compute in float32"
         )
     rest = iter(values.tolist())
-    return [[sum(next(rest) for _ in group) for group in row.asked] for row in rows]
+    return [[sum(next(rest) for _ in group) for group in row.asked] for row, _ in read]
+
+
+def _read_once(model: Any, rows: Sequence[Row], batch: Sequence[_Bundle]) -> tuple[Any, Any]:
+    """Read what each bundle shares; return the keys and values of it for every row, and their mask."""
+    import torch
+
+    beginnings = [rows[bundle.rows[0]].tokens[: bundle.shared] for bundle in batch]
+    ids, mask, positions = left_padded(beginnings, next(model.parameters()).device)
+    cache = new_cache(model)
+    model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    of_row = torch.tensor([n for n, bundle in enumerate(batch) for _ in bundle.rows], device=ids.device)
+    cache.batch_select_indices(of_row)
+    return cache, mask[of_row]
 
 
 def _gather(logits: Any, row: Any, position: Any, token: Any, step: int = 4096) -> Any:
