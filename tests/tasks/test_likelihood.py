@@ -1,18 +1,14 @@
 """Rows that begin alike share the reading of it: against each row alone, unpadded, in one pass without a cache."""
 
 import pytest
-import torch
 
-from paraknow_core.errors import NumericError
-from paraknow_core.tasks import likelihood
-from paraknow_core.tasks.likelihood import Row, choice_rows, log_probabilities
-from paraknow_core.tasks.model_scores import evaluate
+from paraknow_core.tasks.likelihood import choice_rows, log_probabilities
 from paraknow_core.tasks.task import Example
 from tests.marking import mostly_slow
-from tests.tasks.conftest import ask, make_task
+from tests.tasks.conftest import ask
 from tests.tasks.test_lengths import KINDS, SWITCH, models, tokens  # noqa: F401 - a fixture
 from tests.tasks.test_model_scores import plain_log_prob
-from tests.tiny_models import FAMILIES, build_tiny
+from tests.tiny_models import FAMILIES
 
 ENDINGS = ("a red cat", "a red cat and its dog", "the sea", "nothing at all, he said")
 
