@@ -13,12 +13,19 @@ from paraknow_core.paths import Workspace
 from paraknow_core.settings import Settings, usable_cores
 from paraknow_core.spec import RunSpec
 from paraknow_core.training.amounts import pack_key, student_of, threads_of_spec
-from paraknow_core.training.estimates import LEFT_FREE, PROCESS, PackShare, guess_pack_share, pack_bytes, packs_within
+from paraknow_core.training.estimates import (
+    LEFT_FREE,
+    PROCESS,
+    PackShare,
+    guess_pack_share,
+    in_a_row,
+    pack_bytes,
+    packs_within,
+)
 
 RUN_BYTES = 1.5e9  # what a run of small models takes, where nothing says more
 PACK = 16  # runs that are trained in one pass on a GPU: beyond that, what is a run's own outweighs what is shared
 PACKED_SHARE = 0.2  # of its time alone, that a further run adds to a pack: assumed, until packs were timed on a GPU
-START_S = 6.0  # until a new worker has loaded its libraries
 _GPU = (Path("/proc/driver/nvidia/version"), Path("/dev/kfd"))
 
 
@@ -138,7 +145,8 @@ def choose(
     """
     machine = machine or Machine.here(settings)
     takes = [one for one in estimate(specs, place) if one is not None] if specs else []
-    alone = sum(one.seconds for one in takes) if specs and len(takes) == len(specs) else None
+    own, start = in_a_row(takes)
+    alone = own + start if specs and len(takes) == len(specs) else None
     threads = max((threads_of_spec(spec, settings) for spec in specs), default=1)
     needs = max((one.in_all or one.memory for one in takes), default=RUN_BYTES) or RUN_BYTES
     runs, cluster = counted(len(specs), "run"), elsewhere(settings)
@@ -156,7 +164,8 @@ def choose(
         if not machine.gpu:
             sentence += f" where that is faster{f', about {_about(alone)}' if alone else ''}{size}"
             return Choice("local", 1, threads, packs, alone, alone, sentence, most)
-        seconds = None if alone is None else sum(_pack_seconds([takes[n].seconds for n in pack]) for pack in packs)
+        packed = [_pack_seconds([takes[n].seconds - takes[n].start for n in pack]) for pack in packs if alone]
+        seconds = None if alone is None else sum(packed) + start
         about = (f", about {_about(seconds)}", f"; one after the other about {_about(alone)}") if alone else ("", "")
         return Choice("local", 1, threads, packs, seconds, alone, size.join([sentence + about[0], about[1]]), most)
     engine = settings.engine if settings.engine in ("local", "queue") else "local"
@@ -165,7 +174,7 @@ def choose(
         if len(specs) > 1:
             sentence = f"{sentence}, one after the other: {_why(threads, machine, settings)}"
         return Choice(engine, 1, threads, (), alone, alone, sentence)
-    seconds = None if alone is None else max(alone / count, max(one.seconds for one in takes)) + START_S
+    seconds = None if alone is None else max(own / count, max(one.seconds - one.start for one in takes)) + start
     about = f", about {_about(seconds)}; one after the other about {_about(alone)}" if alone else ""
     sentence = f"{runs} by {count} workers of {counted(threads, 'thread')} each{about}"
     return Choice(engine, count, threads, (), seconds, alone, sentence)

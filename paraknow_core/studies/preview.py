@@ -23,6 +23,7 @@ from paraknow_core.studies.same import MEASUREMENT, NOT_MEASURED, asked, run_key
 from paraknow_core.studies.study import Cell, StudySpec, arms_of, groups_of, scored_cells, tuning_cells
 from paraknow_core.studies.vacuous import vacuous
 from paraknow_core.studies.words import factor_text, listed
+from paraknow_core.training.estimates import in_a_row
 
 # What a plan assumes of scores that are right or wrong, before any are seen: two arms differ on a fifth of the
 # examples, and seeds spread by half a point an arm. Miller, arXiv:2411.00640; arXiv:2602.04998.
@@ -75,7 +76,7 @@ def preview(study: StudySpec, place: Workspace, estimate: Estimator | None = Non
     missing = missing_cells(study, place)
     takes = estimate([cell.spec for cell in missing], place) if estimate else [None]
     known = bool(takes) and all(one is not None for one in takes)
-    seconds, size = (sum(getattr(one, name) for one in takes) if known else None for name in ("seconds", "disk"))
+    seconds, size = (sum(in_a_row(takes)), sum(one.disk for one in takes)) if known else (None, None)
     if size is not None:
         size += _untrained_bytes([cell.spec for cell in missing], place)
     smallest, assumes = _smallest(study)

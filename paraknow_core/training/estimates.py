@@ -5,17 +5,19 @@ estimated in `sensitivity.plan`.
 """
 
 import math
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Protocol
 
-from paraknow_core.catalogue import METHODS, SCORERS
+from paraknow_core.catalogue import METHODS
 from paraknow_core.models.anatomy import Anatomy
 from paraknow_core.models.modules import stored_shapes
-from paraknow_core.sensitivity.plan import Need, Rates, sizes_of
+from paraknow_core.sensitivity.plan import Need, Rates, plan_sensitivity, sizes_of
 from paraknow_core.spec import RunSpec
-from paraknow_core.tasks.task import Task
-from paraknow_core.tasks.templates import Encoded
+from paraknow_core.tasks.generation import CACHE_BYTES
+from paraknow_core.tasks.glance import GUESSED_TOKENS, Glance
 from paraknow_core.training.amounts import micro_batch_size
 
 F32 = 4
@@ -27,19 +29,20 @@ _LOGIT_COPIES = 5  # the logits, their logarithms, and gradients
 _OPTIMISER = 16  # bytes an adapter's parameter takes: itself, its gradient, two moments
 _CHECKPOINT = 3 * F32  # bytes it takes in a checkpoint
 _TOUCHED = 24  # how often each number of a layer's states is written or read, forward and back, with adapters
-_THIN = 1.0  # how much slower the matrix products of a training step are than large ones, on one core
+_THIN = 1.1  # how much longer the matrix products of a run take than those that tell what a core does
 _CALL_SECONDS = 0.003  # one pass through one layer with its adapters, forward and back, however small
-_STEP_SECONDS = 0.02  # optimiser, logging, making the batch
-_TOKEN_SECONDS = 0.0016  # one new token of a batch through one layer, however small
-_LOAD_SECONDS = 1.2  # to import peft and accelerate and load the model
-_SCORE_SECONDS = 1.0  # to load a model before it is scored
+_STEP_SECONDS = 0.008  # optimiser, logging, making the batch
+_TOKEN_SECONDS = 0.002  # one new token of a batch through one layer, however small
+_ANSWER_SECONDS = 0.001  # to decode, score and write down one answer
+_PARAMETER_SECONDS = 4e-8  # to read, check or write one of the student's weights, on one core
+_STAGE_SECONDS = 0.1  # of injection and of export, besides
+PREPARE_SECONDS = 0.2  # to read models and task
+# What a process takes longer for the first run that it executes: it loads libraries.
+COLD_SECONDS = {"prepare": 2.3, "injection": 1.25, "evaluation": 0.25}
 _SEARCH_BYTES = 60  # read and written for each teacher weight: S, its sums in float64, the window search
 _SVD_PASSES = 14  # multiplications of the matrix by the sketch in a randomised SVD
 _OVERSAMPLING = 16
-LOOKED_AT = 300  # examples of a split whose lengths stand for all of it
-_BATCH = 32  # test examples at once
-_GUESSED_TOKENS = 64  # of an example that nobody has looked at, half of them of its prompt
-_GUESSED_EXAMPLES = {"train": 1000, "validation": 100, "test": 300}  # of a split of which all are asked for
+_BATCH = 32  # test examples at once, at least
 _GATHERED = 3  # layers that lie whole in a process at the same time: in use, the next one, and what brings it
 _TRAVELS = 4.0  # how often a byte that goes from one process to another is written or read
 _START_SECONDS = 8.0  # until other processes have loaded their libraries
@@ -57,6 +60,7 @@ class Training:
         tokens: of one pass, padding included.
         validations: how often the validation split is read.
         validation_tokens: of one such reading, padding included.
+        learnt: which share of the tokens goes through the output layer.
     """
 
     steps: int
@@ -64,6 +68,7 @@ class Training:
     tokens: int
     validations: int
     validation_tokens: int
+    learnt: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,50 +92,38 @@ class Answering:
     new_tokens: int
 
 
-def training_of(spec: RunSpec, task: Task, train: list[Encoded], validation: list[Encoded], device: str) -> Training:
-    """Return how much a run trains, judging by the first examples of its splits.
+def training_of(spec: RunSpec, seen: Glance, device: str) -> Training:
+    """Return how much a run trains.
 
     Args:
         spec: of the run.
-        task: its whole task.
-        train, validation: the first `LOOKED_AT` examples of these splits, encoded for the student.
+        seen: what its task is like.
         device: where it will train.
     """
-
-    def whole(split: str, encoded: list[Encoded]) -> int:
-        """Return the entries that a whole split gives, of plain text as many windows as its first examples do."""
-        examples = len(task.split(split))
-        return round(len(encoded) / max(1, min(LOOKED_AT, examples)) * examples)
-
-    recipe, lengths = spec.finetuning, [len(entry.input_ids) for entry in train]
-    examples, held_out = whole("train", train), whole("validation", validation)
-    micro, steps = micro_batch_size(recipe, max(lengths), device), recipe.steps(examples)
-    size = min(micro, examples)
-    validations = recipe.validations + 1 if held_out and recipe.validations and steps else 0
-    filled = _filled([len(entry.input_ids) for entry in validation], micro) if held_out else 0
-    return Training(steps, recipe.batch_size // micro, size * _filled(lengths, size), validations, held_out * filled)
+    recipe, examples, held_out = spec.finetuning, seen.sizes["train"], seen.sizes["validation"]
+    micro, steps = micro_batch_size(recipe, seen.tokens[-1], device), recipe.steps(examples)
+    size, validations = min(micro, examples), recipe.validations + 1 if held_out and recipe.validations and steps else 0
+    read = size * _filled(seen.tokens, size), held_out * _filled(seen.tokens, micro)
+    return Training(steps, recipe.batch_size // micro, read[0], validations, read[1], seen.learnt)
 
 
-def _filled(lengths: list[int], together: int) -> int:
+def answering_of(model: Anatomy, seen: Glance, models: int = 1) -> Answering:
+    """Return how much is evaluated.
+
+    Args:
+        model: that answers.
+        seen: what the task is like.
+        models: how many of them are scored.
+    """
+    rows, new = seen.sizes["test"] * seen.rows, min(seen.answer, seen.limit) if seen.writes else 0
+    held = 2 * F32 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * round(seen.prompt + new)
+    batch = max(1, min(rows, max(_BATCH, CACHE_BYTES // max(1, held)) if seen.writes else _BATCH))
+    return Answering(models, math.ceil(rows / batch), batch, round(seen.prompt * rows), round(seen.prompt), new)
+
+
+def _filled(ordered: Sequence[int], together: int) -> int:
     """Return the tokens an example takes in a batch: about as many as the longest of those beside it."""
-    ordered = sorted(lengths)
     return ordered[min(len(ordered) - 1, math.floor(len(ordered) * together / (together + 1)))]
-
-
-def answering_of(spec: RunSpec, task: Task, test: list[Encoded]) -> Answering:
-    """Return how much a run evaluates, judging by the first `LOOKED_AT` test examples, encoded for the student."""
-    written = any(SCORERS[scorer].writes for scorer in task.scorers)
-    lengths = [entry.prompt_length if written else len(entry.input_ids) for entry in test] or [1]
-    examples = task.split("test")
-    rows = len(examples) * (1 if written or not examples else max(1, len(examples[0].choices)))
-    return Answering(
-        models=1 + len(spec.references),
-        batches=math.ceil(rows / _BATCH),
-        batch=min(_BATCH, rows),
-        prompt_tokens=round(fmean(lengths) * rows),
-        longest=max(lengths),
-        new_tokens=task.max_new_tokens if written else 0,
-    )
 
 
 def adapter_parameters(student: Anatomy, roles: Collection[str], rank: int) -> int:
@@ -159,8 +152,13 @@ def _whole(student: Anatomy, roles: Collection[str]) -> dict[str, tuple[int, int
     return {name: shape for name, shape in stored_shapes(student.modules).items() if name in held}
 
 
-def run_bytes(student: Anatomy, spec: RunSpec) -> int:
+def run_bytes(student: Anatomy, spec: RunSpec, tested: int | None = None) -> int:
     """Return the bytes that a run's folder takes at most, answers among them; what runs share in the cache is not.
+
+    Args:
+        student: its anatomy.
+        spec: of the run.
+        tested: examples of its test split, where that is known.
 
     The export of a run that takes its initial product off the weights holds both factors, which is counted for all
     but whole weights. A run that ends after training keeps no save.
@@ -168,15 +166,53 @@ def run_bytes(student: Anatomy, spec: RunSpec) -> int:
     trained, fixed, whole = trained_parameters(student, spec), fixed_factors(student, spec), METHODS[spec.method].whole
     initial = 0 if whole else F32 * trained
     export = F32 * ((trained + fixed) if whole else 2 * trained) + F32 * whole_head(student, spec.extraction.roles)
-    save, tested = _CHECKPOINT * trained + F32 * fixed, spec.task.sizes.test or _GUESSED_EXAMPLES["test"]
+    save, tested = _CHECKPOINT * trained + F32 * fixed, tested or unseen(spec).sizes["test"]
     kept = {"sensitivity": 0, "extraction": initial, "training": initial}
     return round(_RECORDS + kept.get(spec.until, initial + export + save + _ANSWER * tested))
 
 
+class Takes(Protocol):
+    """What a run takes by itself: seconds, and those of them that a process spends on its first run alone."""
+
+    seconds: float
+    start: float
+
+
+def in_a_row(runs: Sequence[Takes]) -> tuple[float, float]:
+    """Return what runs take one after the other in a process that has started, and what its start takes, in seconds."""
+    return sum(one.seconds - one.start for one in runs), max((one.start for one in runs), default=0.0)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a run takes by its models' shapes.
+
+    Attributes:
+        stages: by what each is called in a result's timings, in a process that has executed runs before.
+        disk: bytes of its folder at most.
+        references: seconds to score the untrained models that the spec wants beside the run; shared between runs.
+    """
+
+    stages: dict[str, Need]
+    disk: int
+    references: float
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the run's own process takes at the highest."""
+        return max(need.memory for need in self.stages.values())
+
+
 def guess_run(
-    teacher: Anatomy, student: Anatomy, spec: RunSpec, rates: Rates, device: str = "cpu", shared: "Shared | None" = None
-) -> tuple[Need, float]:
-    """Estimate a whole run without a look at its task: examples are taken to have `_GUESSED_TOKENS` tokens.
+    teacher: Anatomy,
+    student: Anatomy,
+    spec: RunSpec,
+    rates: Rates,
+    device: str = "cpu",
+    shared: "Shared | None" = None,
+    seen: Glance | None = None,
+) -> Guess:
+    """Estimate a whole run, stage by stage, before anything of it is loaded.
 
     Args:
         teacher, student: of the pair.
@@ -184,47 +220,49 @@ def guess_run(
         rates: what this machine does in a second.
         device: where it will train.
         shared: what its training takes where several processes share it (see `guess_shared`).
-
-    Returns:
-        Bytes of memory of the run's own process at the highest, bytes of its folder, seconds; and how many of these
-        measure the teacher.
+        seen: what its task is like; by default `Glance` as it is assumed.
     """
-    sizes, method, size = _guess_sizes(spec), METHODS[spec.method], sizes_of(teacher)
+    seen, method, roles = seen or unseen(spec), METHODS[spec.method], spec.extraction.roles
     order = ("sensitivity", "extraction", "training", "evaluation").index(spec.until)
-    needs, measuring = [], 0.0
+    stages, references = {"prepare": Need(round(PROCESS), 0, PREPARE_SECONDS)}, 0.0
     if method.needs_teacher or not order:
-        flops = 6 * (size.layers + size.vocabulary) * spec.sensitivity.samples * _GUESSED_TOKENS
-        measuring = _LOAD_SECONDS + flops / rates.flops
-        needs.append(Need(round(PROCESS + 3 * F32 * teacher.parameters), 0, measuring))
-    trained = trained_parameters(student, spec)
-    if order >= 1 and method.needs_teacher:
-        rank = spec.factorisation.rank
-        needs.append(estimate_injection(teacher, student, spec.extraction.roles, rank, rates))
+        stages["sensitivity"] = _guess_sensitivity(teacher, spec, rates, seen)
+    if order >= 1:
+        injection = estimate_injection(teacher, student, roles, spec.factorisation.rank, rates)
+        plain = Need(round(PROCESS + F32 * student.parameters), 0, _stage_seconds(student))
+        stages["injection"] = injection if method.needs_teacher else plain
     if order >= 2:  # noqa: PLR2004 - a stage's place
-        training, fixed = _guess_training(spec, device), fixed_factors(student, spec)
-        alone = estimate_finetuning(student, trained, training, rates, fixed=fixed)
-        needs.append(Need(round(shared.first), alone.disk, shared.seconds) if shared else alone)
+        training, fixed = training_of(spec, seen, device), fixed_factors(student, spec)
+        alone = estimate_finetuning(student, trained_parameters(student, spec), training, rates, fixed=fixed)
+        stages["fine-tuning"] = Need(round(shared.first), alone.disk, shared.seconds) if shared else alone
     if order >= 3:  # noqa: PLR2004
-        tested, half = sizes["test"], _GUESSED_TOKENS // 2
-        new = spec.task.max_new_tokens or half
-        asked = Answering(1, math.ceil(tested / _BATCH), min(_BATCH, tested), half * tested, half, new)
-        needs.append(estimate_evaluation(student, asked, rates))
-    seconds = _LOAD_SECONDS + sum(need.seconds for need in needs)
-    return Need(max((need.memory for need in needs), default=0), run_bytes(student, spec), seconds), measuring
+        stages["export"] = Need(round(PROCESS + F32 * student.parameters), 0, _stage_seconds(student))
+        for model, name in ((student, "student"), (teacher, "teacher")):
+            asked = answering_of(model, seen)
+            if name == "student":
+                stages["evaluation"] = estimate_evaluation(student, asked, rates)
+            if name in spec.references:
+                references += _stage_seconds(model) + estimate_evaluation(model, asked, rates).seconds
+    return Guess(stages, run_bytes(student, spec, seen.sizes["test"]), references)
 
 
-def _guess_sizes(spec: RunSpec) -> dict[str, int]:
-    """Return how many examples each split of a run has at most, as far as the spec says that."""
-    return {name: _GUESSED_EXAMPLES[name] if size is None else size for name, size in spec.task.sizes}
+def unseen(spec: RunSpec) -> Glance:
+    """Return what is assumed of a task that nobody has looked at; the spec says at most how large its splits are."""
+    sizes = {name: Glance().sizes[name] if size is None else size for name, size in spec.task.sizes}
+    return Glance(sizes, limit=spec.task.max_new_tokens or Glance.limit)
 
 
-def _guess_training(spec: RunSpec, device: str) -> Training:
-    """Return how much a run trains, if its examples have `_GUESSED_TOKENS` tokens."""
-    recipe, sizes = spec.finetuning, _guess_sizes(spec)
-    micro = micro_batch_size(recipe, _GUESSED_TOKENS, device)
-    validations = recipe.validations + 1 if recipe.validations and sizes["validation"] else 0
-    passes, held_out = max(1, recipe.batch_size // micro), sizes["validation"] * _GUESSED_TOKENS
-    return Training(recipe.steps(sizes["train"]), passes, micro * _GUESSED_TOKENS, validations, held_out)
+def _stage_seconds(student: Anatomy) -> float:
+    """Return what it takes to load, check and write a student."""
+    return _STAGE_SECONDS + _PARAMETER_SECONDS * student.parameters
+
+
+def _guess_sensitivity(teacher: Anatomy, spec: RunSpec, rates: Rates, seen: Glance) -> Need:
+    """Estimate what measuring the whole teacher in memory takes."""
+    lengths = [round(fmean(seen.tokens))] * spec.sensitivity.samples
+    thin = replace(rates, flops=rates.flops / _THIN)
+    options = {"device": "cpu", "dtype": "float32", "budget": sys.maxsize, "base": round(PROCESS), "way": "resident"}
+    return plan_sensitivity(teacher, lengths, round(seen.learnt * sum(lengths)), **options, rates=thin).need
 
 
 def whole_head(student: Anatomy, roles: Collection[str]) -> int:
@@ -248,8 +286,8 @@ def estimate_injection(teacher: Anatomy, student: Anatomy, roles: Collection[str
     largest = max((rows * columns for rows, columns in (m.shape for m in teacher.modules)), default=0)
     adapters = adapter_parameters(student, roles, rank)
     memory = PROCESS + F32 * student.parameters + 20 * largest + _OPTIMISER * adapters
-    seconds = _LOAD_SECONDS + teacher.parameters * _SEARCH_BYTES / rates.bytes + flops / rates.flops
-    return Need(round(memory), F32 * adapters, seconds)
+    seconds = _STAGE_SECONDS + teacher.parameters * _SEARCH_BYTES / rates.bytes + flops / rates.flops
+    return Need(round(memory), F32 * adapters, _stage_seconds(student) + seconds)
 
 
 def estimate_finetuning(
@@ -268,7 +306,7 @@ def estimate_finetuning(
     """
     size, tokens = sizes_of(student), training.tokens
     # Forward and to the inputs; no gradient of frozen weights. The adapter's own products are forward and two back.
-    flops = 4 * (size.layers + size.vocabulary) + 6 * adapters
+    flops = 4 * (size.layers + training.learnt * size.vocabulary) + 6 * adapters
     moved = count * (_TOUCHED * _states(student) + 2 * _LOGIT_COPIES * student.vocab_size)
     token_seconds = _THIN * flops / rates.flops + moved / rates.bytes
     calls = _CALL_SECONDS * student.num_hidden_layers
@@ -297,17 +335,17 @@ def estimate_evaluation(student: Anatomy, answering: Answering, rates: Rates, co
     """
     size, batch = sizes_of(student), answering.batch
     tokens = answering.prompt_tokens + answering.batches * batch * answering.new_tokens
-    flops = 2 * (size.layers + size.vocabulary) * tokens
+    flops = 2 * (size.layers + size.vocabulary) * tokens * _THIN
     steps = answering.batches * (1 + answering.new_tokens)
     # Every new token of a batch reads all weights once.
     step_seconds = _TOKEN_SECONDS * student.num_hidden_layers + count * (size.layers + size.vocabulary) / rates.bytes
-    seconds = flops / rates.flops + steps * step_seconds
+    seconds = flops / rates.flops + steps * step_seconds + _ANSWER_SECONDS * answering.batches * batch
     cache = 2 * student.num_hidden_layers * student.num_key_value_heads * student.head_dim
     length = answering.longest + answering.new_tokens
     states = answering.longest * (10 * student.hidden_size + 5 * student.intermediate_size)
     kept = batch * (count * (length * cache + states) + 2 * F32 * student.vocab_size)
     memory = PROCESS + count * student.parameters + _HELD_BACK * kept
-    return Need(round(memory), 0, answering.models * (_SCORE_SECONDS + seconds))
+    return Need(round(memory), 0, answering.models * seconds + (answering.models - 1) * _stage_seconds(student))
 
 
 @dataclass(frozen=True)
@@ -363,14 +401,17 @@ def estimate_shared(
 
 
 def guess_shared(
-    student: Anatomy, spec: RunSpec, rates: Rates, processes: int, device: str = "cpu", count: int = F32
+    student: Anatomy,
+    spec: RunSpec,
+    rates: Rates,
+    processes: int,
+    device: str = "cpu",
+    count: int = F32,
+    seen: Glance | None = None,
 ) -> Shared:
-    """Estimate the same without a look at the task (see `guess_run`); one process has nothing to share."""
-    trained, fixed, training = (
-        trained_parameters(student, spec),
-        fixed_factors(student, spec),
-        _guess_training(spec, device),
-    )
+    """Estimate the same by a glance at the task (see `guess_run`); one process has nothing to share."""
+    trained, fixed = trained_parameters(student, spec), fixed_factors(student, spec)
+    training = training_of(spec, seen or unseen(spec), device)
     if processes == 1:
         alone = estimate_finetuning(student, trained, training, rates, count, fixed=fixed)
         return Shared(alone.memory, 0.0, alone.seconds)
@@ -408,9 +449,9 @@ def pack_share(student: Anatomy, spec: RunSpec, tokens: int, labels: int, count:
 
 
 def guess_pack_share(student: Anatomy, spec: RunSpec, device: str = "cpu", count: int = F32) -> PackShare:
-    """Estimate the same without a look at the task, whose examples are taken to have `_GUESSED_TOKENS` tokens."""
-    rows = micro_batch_size(spec.finetuning, _GUESSED_TOKENS, device)
-    return pack_share(student, spec, rows * _GUESSED_TOKENS, rows * _GUESSED_TOKENS // 2, count)
+    """Estimate the same without a look at the task, whose examples are taken to have `GUESSED_TOKENS` tokens."""
+    rows = micro_batch_size(spec.finetuning, GUESSED_TOKENS, device)
+    return pack_share(student, spec, rows * GUESSED_TOKENS, rows * GUESSED_TOKENS // 2, count)
 
 
 def pack_bytes(runs: Sequence[PackShare], process: float = PROCESS) -> float:

@@ -4,12 +4,12 @@
 """
 
 import math
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,8 +26,17 @@ from paraknow_core.sensitivity.plan import Rates
 from paraknow_core.settings import load_settings, usable_cores
 from paraknow_core.spec import FinetuningSpec, RunSpec
 from paraknow_core.studies import same
+from paraknow_core.tasks.glance import Glance, glance
 from paraknow_core.training.amounts import threads_of_spec
-from paraknow_core.training.estimates import Shared, guess_run, guess_shared, run_bytes, trained_parameters
+from paraknow_core.training.estimates import (
+    COLD_SECONDS,
+    PREPARE_SECONDS,
+    Guess,
+    Shared,
+    guess_run,
+    guess_shared,
+    unseen,
+)
 from paraknow_core.workbench import reading
 from paraknow_core.workbench.reading import Facts, Runs
 
@@ -36,7 +45,8 @@ MOST = 8  # earlier runs that are asked; the newest know the machine best
 APART = {"name": True, "seed": True, "finetuning": {"learning_rate", "seed"}} | dict.fromkeys(
     ("mapping", "extraction"), {"seed"}
 )
-BYTES_A_PARAMETER = 20  # that is trained: itself, its gradient, two moments, what a save takes on the way
+UNSCORED = ("task.sizes.train", "task.sizes.validation")  # what the scores of untrained models do not depend on
+SLOWEST_START, COLD_PART = 8.0, 0.8  # beyond that, it was not the start that took so long
 DISK_RATE = 1.5e9  # bytes a second, assumed
 
 
@@ -49,6 +59,7 @@ class Estimate:
         memory: bytes that its own process takes at the highest.
         runs: how many earlier ones say so; 0: it is a guess.
         in_all: bytes of memory of all processes that share its training; 0: it has one.
+        start: seconds of these that a process spends on the first run that it executes, and on no other.
     """
 
     seconds: float
@@ -56,6 +67,7 @@ class Estimate:
     memory: float
     runs: int
     in_all: float = 0.0
+    start: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,21 +80,20 @@ class Past:
 
 
 def of_specs(specs: Sequence[RunSpec], trained: Runs, processes: int = 1) -> Estimate | None:
-    """Estimate runs of one pair and task, seeds apart; the teacher is measured once for all of them."""
-    past = of_processes(past_runs(specs[0], trained), processes)
+    """Estimate runs of one pair and task, seeds apart; what they share is counted once."""
+    past = past_runs(specs[0], trained)
     if not past:
         return None
     repeats = Counter(spec.method for spec in specs)
     of_method = {spec.method: spec for spec in specs}
-    takes = {m: (estimate(spec, past), sensitivity_seconds(spec, past)) for m, spec in of_method.items()}
-    seconds = sum(repeats[m] * (e.seconds - measuring) for m, (e, measuring) in takes.items())
-    measuring = max(measuring for _, measuring in takes.values())
+    takes = {m: (estimate(spec, past, processes), shared_seconds(spec, past)) for m, spec in of_method.items()}
+    once = {key: seconds for _, shared in takes.values() for key, seconds in shared.items()}
+    seconds = sum(repeats[m] * (e.seconds - sum(shared.values())) for m, (e, shared) in takes.items())
     most = max(e.memory for e, _ in takes.values())
     disk = sum(repeats[m] * e.disk for m, (e, _) in takes.items())
-    in_all = max(
-        _in_all(spec, e.memory, processes) for spec, (e, _) in zip(of_method.values(), takes.values(), strict=True)
-    )
-    return Estimate(seconds + measuring, disk, most, len(past), in_all)
+    in_all = max(e.in_all for e, _ in takes.values())
+    start = sum(repeats[m] * e.start for m, (e, _) in takes.items())
+    return Estimate(seconds + sum(once.values()), disk, most, len(past), in_all, start)
 
 
 @one_look()
@@ -99,12 +110,12 @@ def estimate_runs(specs: Sequence[RunSpec], place: Workspace, processes: int | N
         run's folder takes at most; measuring a teacher is counted once for all that read it.
 
     Note:
-        About 0.1 ms a spec beside reading the workspace's runs; no torch, and no file of a task is read.
+        About 0.2 ms a spec beside reading the workspace's runs, and one look at the first examples of a task; no torch.
     """
     asking, processes = _by_question(place), processes or processes_now(place)
     past_of: dict[frozenset, list[Past]] = {}
-    known: dict[str, tuple[tuple[Estimate | None, float], frozenset]] = {}
-    measured: set[frozenset] = set()
+    known: dict[str, tuple[Estimate | None, dict[Hashable, float]]] = {}
+    counted: set[Hashable] = set()
     estimates: list[Estimate | None] = []
     for spec in specs:
         alike = spec.model_dump_json(exclude=APART)
@@ -112,34 +123,43 @@ def estimate_runs(specs: Sequence[RunSpec], place: Workspace, processes: int | N
             key = question(spec)
             if key not in past_of:
                 past_of[key] = past_runs(spec, _with_facts(asking.get(key, [])))
-            known[alike] = (
-                _one(spec, past_of[key], place, processes),
-                same.asked(spec, same.MEASUREMENT, same.NOT_MEASURED),
-            )
-        (found, measuring), measurement = known[alike]
-        if found is not None and measuring:
-            found = replace(found, seconds=found.seconds - measuring) if measurement in measured else found
-            measured.add(measurement)
+            known[alike] = _one(spec, past_of[key], place, processes)
+        found, shared = known[alike]
+        if found is not None:
+            again = sum(seconds for key, seconds in shared.items() if key in counted)
+            found = replace(found, seconds=found.seconds - again)
+            counted |= shared.keys()
         estimates.append(found)
     return estimates
 
 
-def _one(spec: RunSpec, past: list[Past], place: Workspace, processes: int) -> tuple[Estimate | None, float]:
-    """Return what a run takes alone, and the seconds of that which measure the teacher."""
+def _one(
+    spec: RunSpec, past: list[Past], place: Workspace, processes: int
+) -> tuple[Estimate | None, dict[Hashable, float]]:
+    """Return what a run takes alone, and the seconds of that which other runs share."""
     like = [p for p in past if METHODS[p.spec.method].whole == METHODS[spec.method].whole] or past
-    if not like:
-        guess, measuring = _guess(spec, processes)
-        factor = _slowness(place)
-        return guess and replace(guess, seconds=factor * guess.seconds), factor * measuring
-    like = of_processes(like, processes)
-    found = estimate(spec, like)
-    found = replace(found, **_by_shape(spec, found, like))
-    return replace(found, in_all=_in_all(spec, found.memory, processes)), sensitivity_seconds(spec, like)
+    if like:
+        return estimate(spec, like, processes), shared_seconds(spec, like)
+    guess = _guess(spec, processes)
+    if guess is None:
+        return None, {}
+    factor, start = _speed(place)
+    stages = {name: factor * need.seconds for name, need in guess.stages.items()}
+    shared = _shared_keys(spec, stages.get("sensitivity", 0.0), factor * guess.references)
+    seconds = sum(stages.values()) + factor * guess.references + start
+    return Estimate(seconds, guess.disk, guess.memory, 0, _in_all(spec, guess.memory, processes), start), shared
+
+
+def _shared_keys(spec: RunSpec, measuring: float, scoring: float) -> dict[Hashable, float]:
+    """Return seconds by what they are spent on, equal for two runs of which one need not do it again."""
+    measured = same.asked(spec, same.MEASUREMENT, same.NOT_MEASURED)
+    scored = *spec.references, same.asked(spec, (*spec.references, "task"), UNSCORED)
+    return {key: seconds for key, seconds in ((measured, measuring), (scored, scoring)) if seconds}
 
 
 def _in_all(spec: RunSpec, own: float, processes: int) -> float:
     """Return the bytes of all processes that share a run's training, of which its own takes some; 0 if it has one."""
-    shared = _shared(spec, processes) if processes > 1 else None
+    shared = _shared(spec, processes)
     return own + (processes - 1) * shared.other if shared else 0.0
 
 
@@ -158,59 +178,38 @@ def processes_of(result: Mapping[str, Any]) -> int:
     return count if isinstance(count, int) and count > 0 else 1
 
 
-def of_processes(past: list[Past], processes: int) -> list[Past]:
-    """Return those earlier runs that so many processes have trained; where there is none, all, converted to that.
+def _guess(spec: RunSpec, processes: int = 1, sizes: Mapping[str, int] | None = None) -> Guess | None:
+    """Return what a run takes by its models' shapes and a glance at its task; None where a model is not here.
 
-    Of a run that is converted, training takes as much longer or shorter, and as much more or less memory, as the
-    models' shapes say (`training.estimates.estimate_shared`).
+    Args:
+        spec: of the run.
+        processes: that share its training.
+        sizes: of the splits, where they are known better.
     """
-    return [p for p in past if processes_of(p.result) == processes] or [_converted(p, processes) for p in past]
-
-
-def _converted(past: Past, processes: int) -> Past:
-    """Return an earlier run as if so many processes had shared its training."""
-    counts, tuned = (processes_of(past.result), processes), _timings(past).get("fine-tuning", 0.0)
-    before, after = (_shared(past.spec, count) for count in counts)
-    if before is None or after is None or not tuned:
-        return past
-    seconds = tuned * after.seconds / before.seconds if before.seconds else tuned
-    result = past.result | {"timings": {**_timings(past), "fine-tuning": seconds}}
-    if peak := float(past.result.get("peak_memory_bytes") or 0):
-        whole = [_guess(past.spec, count)[0].memory for count in counts]
-        result["peak_memory_bytes"] = max(0.0, peak + whole[1] - whole[0])
-    return replace(past, result=result)
-
-
-def _by_shape(spec: RunSpec, found: Estimate, past: list[Past]) -> dict[str, float]:
-    """Return disk, and memory, as far as the models' shapes tell more than earlier runs of other sizes do."""
     shapes = _shapes(spec.teacher.source, spec.teacher.revision, spec.student.source, spec.student.revision)
     if shapes is None:
-        return {}
-    student = shapes[1]
-    more = max(0, trained_parameters(student, spec) - max(trained_parameters(student, p.spec) for p in past))
-    return {"disk": run_bytes(student, spec), "memory": found.memory + BYTES_A_PARAMETER * more}
+        return None
+    teacher, student, tokenizer = shapes
+    seen = glance(spec.task, tokenizer, student.max_position_embeddings) or unseen(spec)
+    if sizes and not seen.seen:
+        seen = replace(seen, sizes=seen.sizes | sizes)
+    rates = _rates()
+    whole = replace(rates, flops=rates.flops * threads_of_spec(spec))
+    return guess_run(teacher, student, spec, whole, shared=_shared(spec, processes, seen), seen=seen)
 
 
-def _guess(spec: RunSpec, processes: int = 1) -> tuple[Estimate | None, float]:
-    """Return what a run takes alone by its models' shapes, and the seconds of that which measure the teacher."""
-    shapes = _shapes(spec.teacher.source, spec.teacher.revision, spec.student.source, spec.student.revision)
-    if shapes is None:
-        return None, 0.0
-    rates, shared = _rates(), _shared(spec, processes) if processes > 1 else None
-    rates = replace(rates, flops=rates.flops * threads_of_spec(spec))
-    need, measuring = guess_run(*shapes, spec, rates, shared=shared)
-    return Estimate(need.seconds, need.disk, need.memory, 0, _in_all(spec, need.memory, processes)), measuring
-
-
-def _shared(spec: RunSpec, processes: int) -> Shared | None:
-    """Return what training takes that so many processes share; None where nothing is trained, or of unknown models."""
+def _shared(spec: RunSpec, processes: int, seen: Glance | None = None) -> Shared | None:
+    """Return what training takes that several processes share; None for one, without training, or unknown models."""
+    if processes == 1:
+        return None
     shapes = _shapes(spec.teacher.source, spec.teacher.revision, spec.student.source, spec.student.revision)
     if shapes is None or spec.until not in ("training", "evaluation"):
         return None
     # Each takes its part of the cores, and no more threads than a run alone; more processes than cores take turns.
     part = min(threads_of_spec(spec), usable_cores() / processes)
     rates, turns = _rates(), min(1.0, part)
-    return guess_shared(shapes[1], spec, Rates(rates.flops * part, rates.bytes * turns, rates.disk), processes)
+    each = Rates(rates.flops * part, rates.bytes * turns, rates.disk)
+    return guess_shared(shapes[1], spec, each, processes, seen=seen)
 
 
 @once_a_look(lambda place: [place.runs])
@@ -235,27 +234,36 @@ def _with_facts(runs: Iterable[RunFolder]) -> Iterator[tuple[RunFolder, Facts]]:
 
 
 @once_a_look(lambda place: [place.runs])
-def _slowness(place: Workspace) -> float:
-    """Return by how much the newest finished runs, of whatever models, took longer than guessed; 1 without any."""
-    ratios: list[float] = []
+def _speed(place: Workspace) -> tuple[float, float]:
+    """Return by how much the newest finished runs, of whatever models, took longer than guessed, and a start's seconds.
+
+    Without any, 1 and what is assumed.
+    """
+    ratios, starts = [], []
     for _, facts in _with_facts(list_runs(place)):
-        timings = facts.result.get("timings")
-        if facts.spec is None or not facts.result.get("budget") or not isinstance(timings, dict) or not timings:
+        if facts.spec is None or not facts.result.get("budget"):
             continue
-        guess, _ = _guess(facts.spec, processes_of(facts.result))
-        if guess is not None:
-            ratios.append(sum(timings.values()) / guess.seconds)
+        past = Past(facts.spec, facts.result, 0)
+        took, start = _own_seconds(past)
+        guess = _guess(facts.spec, processes_of(facts.result), _sizes_of(past))
+        if guess is not None and took:
+            ratios.append(sum(took.values()) / sum(guess.stages[name].seconds for name in took))
+            starts += [start] if start else []
         if len(ratios) == MOST:
             break
-    return median(ratios or [1.0])
+    return median(ratios or [1.0]), median(starts or [sum(COLD_SECONDS.values())])
 
 
 @lru_cache(maxsize=64)
-def _shapes(teacher: str, revision: str | None, student: str, own: str | None) -> tuple[Anatomy, Anatomy] | None:
-    """Return both anatomies, without a look at the weights; None where a model is not on this machine."""
+def _shapes(teacher: str, revision: str | None, student: str, own: str | None) -> tuple[Anatomy, Anatomy, Path] | None:
+    """Return both anatomies, without a look at the weights, and the student's `tokenizer.json`.
+
+    None where a model is not on this machine.
+    """
     try:
-        pairs = ((teacher, revision), (student, own))
-        return tuple(read_anatomy(resolve_model(*pair, offline=True), tokenizer=False) for pair in pairs)
+        sources = [resolve_model(*pair, offline=True) for pair in ((teacher, revision), (student, own))]
+        first, second = (read_anatomy(source, tokenizer=False) for source in sources)
+        return first, second, sources[1].folder / "tokenizer.json"
     except ParaknowError:
         return None
 
@@ -264,23 +272,23 @@ def _shapes(teacher: str, revision: str | None, student: str, own: str | None) -
 def _rates() -> Rates:
     """Measure in some milliseconds, without torch, what one core of this machine does in a second.
 
-    By this thread's own time: the clock would count what other processes do meanwhile.
+    By this thread's own time: the clock would count what other processes do meanwhile. And with matrices so small that
+    no second thread takes part, for which this one would wait.
     """
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    threads = min(usable_cores(), int(given) if given.isdecimal() and int(given) else usable_cores())  # of a product
-    states, weight = numpy.ones((512, 256), numpy.float32), numpy.ones((256, 1024), numpy.float32)
-    large = numpy.ones(1 << 20, numpy.float32)
+    square, large = numpy.ones((64, 64), numpy.float32), numpy.ones(1 << 20, numpy.float32)
+    product = numpy.empty_like(square)
 
-    def best(work: Callable[[], object]) -> float:
+    def best(work: Callable[[], object], times: int) -> float:
         seconds = []
         for _ in range(9):
             began = time.thread_time()
-            work()
-            seconds.append(time.thread_time() - began)
-        return max(min(seconds), 1e-7)
+            for _ in range(times):
+                work()
+            seconds.append((time.thread_time() - began) / times)
+        return max(min(seconds), 1e-9)
 
-    flops = 2 * states.size * weight.shape[1] / best(lambda: states @ weight) / threads
-    return Rates(flops, 2 * large.nbytes / best(lambda: large + 1), DISK_RATE)
+    flops = 2 * square.size * 64 / best(lambda: numpy.matmul(square, square, out=product), 200)
+    return Rates(flops, 2 * large.nbytes / best(lambda: large + 1, 1), DISK_RATE)
 
 
 def past_runs(spec: RunSpec, trained: Iterable[tuple[RunFolder, Facts]], before: float = math.inf) -> list[Past]:
@@ -336,23 +344,72 @@ def _folder_size(run: RunFolder) -> int:
     return total
 
 
-def estimate(spec: RunSpec, past: list[Past]) -> Estimate:
-    """Estimate one run: each stage scaled by what its time grows with, the middle one of what the earlier runs say.
+def estimate(spec: RunSpec, past: list[Past], processes: int = 1) -> Estimate:
+    """Estimate one run: each stage as earlier runs took for it, times what the two should take by the models' shapes.
 
     Args:
         spec: what will run.
-        past: at least one earlier run of the same pair and task.
+        past: at least one earlier run of the same pair and task. Those that as many processes have trained know best.
+        processes: that share its training.
     """
-    scored = [p for p in past if p.result.get("scores")] if spec.until == "evaluation" else []
-    fixed = median(sum(_timings(p).get(name, 0.0) for name in ("prepare", "injection", "export")) for p in past)
-    tuning = median(_timings(p).get("fine-tuning", 0.0) / max(1, trained_examples(p.spec, p)) for p in past)
-    scoring = median([_timings(p).get("evaluation", 0.0) / max(1, _tested(p)) for p in scored] or [0.0])
-    tested = _there_are(spec.task.sizes.test, _tested(scored[0]), scored[0].spec.task.sizes.test) if scored else 0
-    measuring = sensitivity_seconds(spec, past)
-    seconds = fixed + tuning * trained_examples(spec, past[0]) + scoring * tested + measuring
-    disk = median(p.disk * spec.factorisation.rank / p.spec.factorisation.rank for p in past)
-    peak = max(float(p.result.get("peak_memory_bytes") or 0) for p in past)
-    return Estimate(seconds, disk, peak, len(past))
+    everything, past = past, [p for p in past if processes_of(p.result) == processes] or past
+    sizes = _sizes(spec, past[0])
+    guess = _guess(spec, processes, sizes)
+    own = _weights(spec, guess, sizes)
+    ratios: dict[str, list[float]] = {name: [] for name in own}
+    starts, disks, peaks = [], [], []
+    for p in past:
+        took, start = _own_seconds(p)
+        before = _sizes_of(p)
+        like = _guess(p.spec, processes_of(p.result), before)
+        weights = _weights(p.spec, like, before)
+        for name in own.keys() & took.keys() & weights.keys():
+            ratios[name] += [took[name] / weights[name]] if weights[name] else []
+        starts.append(start)
+        disks.append(p.disk * spec.factorisation.rank / p.spec.factorisation.rank)
+        if peak := float(p.result.get("peak_memory_bytes") or 0):
+            peaks.append(max(0.0, peak + guess.memory - like.memory) if guess and like else peak)
+    rest = median([ratio for found in ratios.values() for ratio in found] or [0.0]) if guess else 0.0
+    seconds = sum(weight * median(ratios[name] or [rest]) for name, weight in own.items())
+    seconds += sum(shared_seconds(spec, everything).values()) + median(starts)
+    memory = max(peaks, default=0.0)
+    disk = guess.disk if guess else median(disks)
+    return Estimate(seconds, disk, memory, len(past), _in_all(spec, memory, processes), median(starts))
+
+
+def _weights(spec: RunSpec, guess: Guess | None, sizes: Mapping[str, int]) -> dict[str, float]:
+    """Return what the stages of a run, without what it shares, should take beside those of other runs.
+
+    In seconds; of a model that is not here, in what they grow with.
+    """
+    if guess is not None:
+        return {name: need.seconds for name, need in guess.stages.items() if name != "sensitivity"}
+    stages = {"prepare": 1.0, "injection": 1.0, "export": 1.0, "fine-tuning": float(trained_examples(spec, sizes))}
+    return stages | ({"evaluation": float(sizes.get("test") or 1)} if spec.until == "evaluation" else {})
+
+
+def _own_seconds(past: Past) -> tuple[dict[str, float], float]:
+    """Return what an earlier run took for stages that it shares with no other one, and what its process's start took.
+
+    How much longer the first stage took than it need tells how slow the start was.
+    """
+    timings = {name: value for name, value in _timings(past).items() if name not in ("sensitivity", "references")}
+    factor = min(SLOWEST_START, max(0.0, timings.get("prepare", 0.0) - PREPARE_SECONDS) / COLD_SECONDS["prepare"])
+    for name in COLD_SECONDS.keys() & timings.keys():
+        timings[name] -= min(factor * COLD_SECONDS[name], COLD_PART * timings[name])
+    return timings, factor * sum(COLD_SECONDS.values())
+
+
+def shared_seconds(spec: RunSpec, past: list[Past]) -> dict[Hashable, float]:
+    """Return what a run will spend on what other runs share; nothing on what was done before."""
+    scoring, asked = 0.0, _shared_keys(spec, 0.0, 1.0)
+    alike = [p for p in past if p.spec.until == "evaluation"]
+    if spec.until == "evaluation" and not any(asked.keys() == _shared_keys(p.spec, 0.0, 1.0).keys() for p in alike):
+        pairs = [(_timings(p).get("references", 0.0), _guess(p.spec, 1, _sizes_of(p))) for p in alike]
+        ratios = [took / guess.references for took, guess in pairs if took and guess and guess.references]
+        guess = _guess(spec, 1, _sizes(spec, past[0])) if ratios else None
+        scoring = guess.references * median(ratios) if guess else 0.0
+    return _shared_keys(spec, sensitivity_seconds(spec, past), scoring)
 
 
 def sensitivity_seconds(spec: RunSpec, past: list[Past]) -> float:
@@ -366,14 +423,26 @@ def sensitivity_seconds(spec: RunSpec, past: list[Past]) -> float:
     return max(rates, default=0.0) * spec.sensitivity.samples
 
 
-def trained_examples(spec: RunSpec, past: Past) -> int:
-    """Return how many examples the optimiser steps of a spec take in all."""
+def trained_examples(spec: RunSpec, sizes: Mapping[str, int]) -> int:
+    """Return how many examples the optimiser steps of a spec take in all, of a train split of this size."""
     recipe: FinetuningSpec = spec.finetuning
     if recipe.max_steps is not None:
         return recipe.max_steps * recipe.batch_size
+    return math.ceil(recipe.epochs * (sizes.get("train") or 1000))
+
+
+def _sizes_of(past: Past) -> dict[str, int]:
+    """Return how many examples the splits of an earlier run had, as its result says."""
     sizes = (past.result.get("task") or {}).get("sizes") or {}
-    limit = past.spec.task.sizes.train
-    return math.ceil(recipe.epochs * _there_are(spec.task.sizes.train, sizes.get("train") or limit or 1000, limit))
+    tested = {"test": _tested(past)} if past.result.get("scores") else {}
+    return {name: size for name, size in sizes.items() if isinstance(size, int)} | tested
+
+
+def _sizes(spec: RunSpec, past: Past) -> dict[str, int]:
+    """Return how many examples the splits of a run will have, judging by an earlier one."""
+    limits = dict(past.spec.task.sizes)
+    asked = dict(spec.task.sizes)
+    return {name: _there_are(asked.get(name), size, limits.get(name)) for name, size in _sizes_of(past).items()}
 
 
 def _there_are(asked: int | None, before: int, limit: int | None) -> int:

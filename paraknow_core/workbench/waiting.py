@@ -156,10 +156,11 @@ class _Durations:
         key = spec.until, facts.asks(same.COST)
         if spec.until == "evaluation":
             if key not in self._past:
-                processes = past_runs.processes_now(self.place) if self.place else 1
-                self._past[key] = past_runs.of_processes(past_runs.past_runs(spec, self.runs), processes)
+                self._past[key] = past_runs.past_runs(spec, self.runs)
             if self._past[key]:
-                return past_runs.estimate(spec, self._past[key]).seconds
+                processes = past_runs.processes_now(self.place) if self.place else 1
+                found = past_runs.estimate(spec, self._past[key], processes)
+                return found.seconds - found.start  # the queue's workers have started
         else:
             if key not in self._newest:
                 self._newest[key] = past_runs.newest_until(spec, self.runs)

@@ -171,8 +171,7 @@ def _expected(run: RunFolder, facts: Facts, trained: Runs, took: float) -> str:
     past = past_runs.past_runs(facts.spec, trained, before=run.status().started or 0.0)
     if not past:
         return "No estimate was possible before it began: it was the first of its pair and task."
-    past = past_runs.of_processes(past, past_runs.processes_of(facts.result))
-    estimate = past_runs.estimate(facts.spec, past)
+    estimate = past_runs.estimate(facts.spec, past, past_runs.processes_of(facts.result))
     return (
         f"Estimated before it began, from {counted(estimate.runs, 'earlier run')}: "
         f"{duration(estimate.seconds)} and {memory(estimate.memory)}; measured: {duration(took)} and "

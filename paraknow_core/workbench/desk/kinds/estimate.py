@@ -13,9 +13,9 @@ from paraknow_core.memory import available_bytes
 from paraknow_core.paths import Workspace
 from paraknow_core.sensitivity.plan import Rates, batch_tokens, plan_sensitivity, sizes_of
 from paraknow_core.settings import Settings
+from paraknow_core.tasks.glance import LOOKED_AT, glance_of
 from paraknow_core.tasks.templates import encode_split
 from paraknow_core.training.estimates import (
-    LOOKED_AT,
     PROCESS,
     answering_of,
     estimate_evaluation,
@@ -118,14 +118,15 @@ def _sensitivity(context: Context, settings: Settings, machine: Machine) -> dict
 def _student(context: Context, machine: Machine) -> dict[str, Any]:
     spec, task, teacher, student = context.spec, context.task, context.teacher.anatomy, context.student.anatomy
     limit, roles, rank = student.max_position_embeddings, spec.extraction.roles, spec.factorisation.rank
-    train, validation, test = (
-        encode_split(task.split(name)[:LOOKED_AT], task, context.student.tokenizer, limit)
-        for name in ("train", "validation", "test")
+    train, test = (
+        encode_split(task.split(name)[:LOOKED_AT], task, context.student.tokenizer, limit) for name in ("train", "test")
     )
     if not train:
         raise DataError(f"{task.name}: no training example has a token to predict; give longer examples")
-    training = training_of(spec, task, train, validation, machine.device)
-    answering = answering_of(spec, task, test)
+    lengths = ([(len(e.labels) - e.labels.count(-100), len(e.input_ids)) for e in part] for part in (train, test))
+    seen = glance_of(task, *([(whole - learnt, learnt) for learnt, whole in part] for part in lengths))
+    training = training_of(spec, seen, machine.device)
+    answering = answering_of(student, seen, 1 + len(spec.references))
     own = machine.rates(min(training.tokens, 2048), student.hidden_size, student.intermediate_size)
     # What is moved here are the states of many tokens, larger than any cache: measured on a matrix that is, too.
     rates = Rates(own.flops, machine.rates(64, LARGE, LARGE).bytes, DISK_RATE)
