@@ -18,7 +18,7 @@ FACTORS = {"extraction.structure": ("submatrix", "neuron")}
 
 
 def takes(specs, place):
-    return [SimpleNamespace(seconds=2.0, disk=100.0) for _ in specs]
+    return [SimpleNamespace(seconds=2.0, disk=100.0, start=0.0) for _ in specs]
 
 
 def test_as_many_runs_are_told_as_are_run(place):
@@ -57,7 +57,9 @@ def test_more_seeds_see_smaller_effects_and_fewer_than_six_none(place):
 
 
 def test_a_disk_that_is_too_small_is_told(place):
-    seen = preview(StudySpec(seeds=(0,)), place, lambda specs, _: [SimpleNamespace(seconds=1, disk=1e18)] * len(specs))
+    seen = preview(
+        StudySpec(seeds=(0,)), place, lambda specs, _: [SimpleNamespace(seconds=1, disk=1e18, start=0)] * len(specs)
+    )
     assert any(text.startswith("disk: about") for text in seen.warnings)
 
 
