@@ -378,6 +378,9 @@ def test_who_joins_the_first_run(place, quiet, monkeypatch):
     assert joining() == []  # on a processor, unless somebody asks for it
     assert joining(pack=9) == ids(*runs[4:])
     assert joining(pack=3) == ids(*runs[4:6])
+    with queue.changing(place) as order:
+        order.settings[runs[4].id] = {"offline": True}  # flags of its own
+    assert joining(pack=3) == ids(*runs[5:])
     assert joining(pack=3, processes=2) == []
     assert joining(pack="many") == []
     write_json(runs[0].file("spec.yaml"), {"abacus": 1})
