@@ -119,12 +119,8 @@ def _memory(machine: Machine) -> tuple[float, float]:
 
 def _share(spec: RunSpec, machine: Machine) -> PackShare:
     """Return what a run brings to a pack; nothing is known of a student that is not here."""
-    student = student_of(spec)
-    return (
-        PackShare(0.0, 0.0, 0.0)
-        if student is None
-        else guess_pack_share(student, spec, "cuda" if machine.gpu else "cpu")
-    )
+    student, device = student_of(spec), "cuda" if machine.gpu else "cpu"
+    return PackShare() if student is None else guess_pack_share(student, spec, device)
 
 
 def pack_seconds(seconds: Sequence[float], gpu: bool = True) -> float:
