@@ -59,6 +59,7 @@ def execute_packed(
             for pack in found.packs:
                 why = found.sentence if len(found.packs) > 1 else ""
                 _execute([members[number] for number in pack], only_if_faster, why)
+                _free()  # for the next one, or whoever uses this process next
     except BaseException as error:  # a second Ctrl-C
         for member in members:
             member.end(error)

@@ -104,7 +104,7 @@ class Settings(Strict):
         None, ge=1, le=64, description="runs that are executed here at the same time; null: by their size"
     )
     pack: int | None = Field(
-        None, ge=1, le=64, description="runs of a study that are trained in one pass; null: by rule, several on a GPU"
+        None, ge=1, le=64, description="runs that are trained in one pass here; null: by rule, several on a GPU"
     )
     student_bits: Literal[4] | None = Field(
         None, description="4: the student's frozen weights in 4 bits while it is trained and scored (bitsandbytes)"

@@ -10,6 +10,8 @@ a Ray cluster with `serve ray`.
 import signal
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from paraknow_core.errors import DataError
@@ -46,11 +48,14 @@ def say_flags(flags: list[str]) -> None:
         print("with", *flags, flush=True)
 
 
-def work_warm(run: RunFolder, settings: dict) -> bool:
-    """Execute one folder for the owner of this process; False after a bug."""
+def work_warm(runs: Sequence[RunFolder], settings: dict) -> bool:
+    """Execute folders for the owner of this process, several at the same time; False after a bug."""
+    if len(runs) > 1:
+        with ThreadPoolExecutor(len(runs)) as pool:
+            return all(pool.map(lambda run: work_warm([run], settings), runs))
     try:
         say_flags(flags_of(settings))
-        work(run)
+        work(runs[0])
     except DataError as error:
         print(error, file=sys.stderr, flush=True)
     except ZeroDivisionError:

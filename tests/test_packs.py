@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from paraknow_core import packs
 from paraknow_core.cli import main
+from paraknow_core.engines.base import SHARED
+from paraknow_core.engines.workers import Pool
 from paraknow_core.errors import DivergedError, ModelError
 from paraknow_core.packs import execute_packed
 from paraknow_core.paths import workspace
@@ -425,3 +427,21 @@ def test_a_second_interrupt_ends_one_that_waits_for_memory(make, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         together(runs, place)
     assert [run.status().state for run in runs] == ["failed", "failed"]
+
+
+@pytest.mark.slow
+def test_a_warm_worker_executes_a_pack_of_the_queue(make):
+    runs, place = make("together", [ARMS[0], {**ARMS[0], "seed": 5}, {"student.source": "/nowhere"}])
+    pool = Pool(place)
+    number = pool.give_pack({run: requeue(run)[0] for run in runs}, {"threads": 1})
+    assert all(run.process()[SHARED] for run in runs)
+    while pool.busy:
+        pool.wait(5.0)
+    assert [run.status().state for run in runs] == ["done", "done", "failed"]
+    assert {run.status().pid for run in runs} == {number}
+    assert _said(runs[0]) and _said(runs[0]) == _said(runs[1])
+    assert "3 runs together: at most" in runs[0].log_tail()
+    assert runs[0].id in runs[1].log_tail()
+    assert "/nowhere" in runs[2].log_tail()
+    assert "Traceback" not in runs[0].log_tail()
+    pool.close()

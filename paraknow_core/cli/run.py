@@ -123,17 +123,22 @@ def work(
     """Be a warm worker: execute one run folder after the other for the process that has started this one."""
     from paraknow_core.engines import workers
 
-    def execute(folder: RunFolder, flags: Mapping[str, Any]) -> bool:
+    def execute(folders: Sequence[RunFolder], flags: Mapping[str, Any]) -> bool:
         try:
             settings = load_settings(context.obj, **flags)
         except ParaknowError as error:
             say(str(error))
-            give_up(folder, error)
+            for folder in folders:
+                give_up(folder, error)
             return True
         with working() as progress:
-            outcome = _execute(folder, context.obj, settings, _Watch(folder, progress))
-        show(*_lines(_record(folder)))
-        return outcome != BROKEN
+            if len(folders) > 1:
+                outcomes = execute_together(folders, context.obj, settings, progress, claimed=True)
+            else:
+                outcomes = [_execute(folders[0], context.obj, settings, _Watch(folders[0], progress))]
+        for folder in folders:
+            show(*_lines(_record(folder)))
+        return BROKEN not in outcomes
 
     workers.work(execute, tied=tied)
 
@@ -164,9 +169,21 @@ class _Watch:
 
 
 def execute_together(
-    folders: list[RunFolder], place: Workspace, settings: Settings, progress: Progress, *, only_if_faster: bool = True
+    folders: Sequence[RunFolder],
+    place: Workspace,
+    settings: Settings,
+    progress: Progress,
+    *,
+    only_if_faster: bool = True,
+    claimed: bool = False,
 ) -> list[int]:
-    """Execute run folders in one pass (see `packs`); returns one exit code for each."""
+    """Execute run folders in one pass (see `packs`); returns one exit code for each that was not done already.
+
+    Args:
+        folders, place, settings, only_if_faster: as `execute_packed` takes them.
+        progress: draws the first one's.
+        claimed: whoever has started this process has named it in them.
+    """
     from paraknow_core.packs import execute_packed
 
     shown = folders[0]
@@ -175,7 +192,8 @@ def execute_together(
         if folder is shown:
             progress.on_status(status)
 
-    _claim(folders)
+    if not claimed:
+        _claim(list(folders))
     open_ones = [folder for folder in folders if folder.status().state != "done"]
     for folder in folders:
         if folder not in open_ones:

@@ -85,14 +85,19 @@ def together(threads: Sequence[int], machine: Machine, needs: float = RUN_BYTES,
     return max(1, min(machine.cores // max(threads, default=1), with_room))
 
 
+def most_in_pack(settings: Settings, machine: Machine) -> int:
+    """Return how many runs a pack may have; 1: none is made, as by an engine that has a process for each run."""
+    is_own = settings.engine in (None, "auto", "queue") and settings.processes == 1
+    return (settings.pack or (PACK if machine.gpu else 1)) if is_own else 1
+
+
 def packs_of(specs: Sequence[RunSpec], settings: Settings, machine: Machine) -> tuple[tuple[int, ...], ...]:
     """Group runs, by their place, that had better be trained in one pass; each alone where that is of no use.
 
     A small student leaves a GPU idle, but not a processor: there a pass of many runs takes as long as their passes.
     No pack takes more memory than is free; of a GPU only the runs themselves find out how much that is (`packs`).
     """
-    is_own = settings.engine in (None, "auto") and settings.processes == 1  # those of other processes are never packed
-    most = (settings.pack or (PACK if machine.gpu else 1)) if is_own else 1
+    most = most_in_pack(settings, machine)
     if most == 1:
         return tuple((number,) for number in range(len(specs)))
     groups: dict[Hashable, list[int]] = {}
@@ -114,17 +119,15 @@ def _memory(machine: Machine) -> tuple[float, float]:
 
 def _share(spec: RunSpec, machine: Machine) -> PackShare:
     """Return what a run brings to a pack; nothing is known of a student that is not here."""
-    student = student_of(spec)
-    return (
-        PackShare(0.0, 0.0, 0.0)
-        if student is None
-        else guess_pack_share(student, spec, "cuda" if machine.gpu else "cpu")
-    )
+    student, device = student_of(spec), "cuda" if machine.gpu else "cpu"
+    return PackShare() if student is None else guess_pack_share(student, spec, device)
 
 
-def _pack_seconds(seconds: Sequence[float]) -> float:
-    """Return what a pack takes whose runs take so long alone."""
-    return max(seconds) * (1 + PACKED_SHARE * (len(seconds) - 1))
+def pack_seconds(seconds: Sequence[float], gpu: bool = True) -> float:
+    """Return what a pack takes whose runs take so long alone; without a GPU, as much as they do in turn."""
+    if not gpu:
+        return sum(seconds)
+    return max(seconds, default=0.0) * (1 + PACKED_SHARE * (len(seconds) - 1))
 
 
 def choose(
@@ -154,6 +157,7 @@ def choose(
         about = f"; here, one after the other, about {_about(alone)}" if alone else ""
         return Choice(cluster[0], 1, threads, (), None, alone, f"{runs} {cluster[1]}{about}")
     count = max(1, min(settings.workers or together([threads], machine, needs), len(specs)))
+    engine = settings.engine if settings.engine in ("local", "queue") else "local"
     # Where several go on at a time, they were asked for, or there are cores for them: a pack would be no faster.
     packs = packs_of(specs, settings, machine) if count == 1 else ()
     if any(len(pack) > 1 for pack in packs):
@@ -163,12 +167,11 @@ def choose(
         size = f", {memory(most)} of the GPU" if machine.gpu else f", {memory(most)}"
         if not machine.gpu:
             sentence += f" where that is faster{f', about {_about(alone)}' if alone else ''}{size}"
-            return Choice("local", 1, threads, packs, alone, alone, sentence, most)
-        packed = [_pack_seconds([takes[n].seconds - takes[n].start for n in pack]) for pack in packs if alone]
+            return Choice(engine, 1, threads, packs, alone, alone, sentence, most)
+        packed = [pack_seconds([takes[n].seconds - takes[n].start for n in pack]) for pack in packs if alone]
         seconds = None if alone is None else sum(packed) + start
         about = (f", about {_about(seconds)}", f"; one after the other about {_about(alone)}") if alone else ("", "")
-        return Choice("local", 1, threads, packs, seconds, alone, size.join([sentence + about[0], about[1]]), most)
-    engine = settings.engine if settings.engine in ("local", "queue") else "local"
+        return Choice(engine, 1, threads, packs, seconds, alone, size.join([sentence + about[0], about[1]]), most)
     if count == 1:
         sentence = runs + (f", about {_about(alone)}" if alone else "")
         if len(specs) > 1:

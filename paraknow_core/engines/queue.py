@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from paraknow_core.engines.base import HERE, Engine, Standing
-from paraknow_core.engines.choice import Machine, together
+from paraknow_core.engines.choice import Machine, most_in_pack, together
 from paraknow_core.engines.local import LocalEngine
 from paraknow_core.engines.service import Service
 from paraknow_core.errors import ParaknowError, RunError
@@ -187,8 +187,10 @@ class QueueEngine(Engine):
         LocalEngine(self.place).stop(run, grace_s)
 
     def together(self) -> int:
-        """Return how many runs a study lets wait here: as many as could go on, if all were small."""
-        return self.settings().workers or usable_cores()
+        """Return how many runs a study lets wait here: as many as could go on, if all were small, or in one pass."""
+        settings = self.settings()
+        most = most_in_pack(settings, Machine.here(settings)) if settings.workers in (None, 1) else 1
+        return max(settings.workers or usable_cores(), most)
 
     def alive(self, run: RunFolder) -> bool:
         """Tell whether a run waits or goes on: see `Engine.alive`."""

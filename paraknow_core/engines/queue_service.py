@@ -1,5 +1,8 @@
 """The queue's process: gives the first waiting run to a warm worker, waits for its end, takes the next one.
 
+Where runs had better be trained in one pass (`choice.packs_of`), those that wait and have enough in common with the
+first one join it, in their order; each is stopped, resumed and ended as alone, but no signal ends one of them.
+
 All that it knows is in the queue's file, and runs outlive it: when it was killed, its workers finish what they are at,
 and when it is started again, it finds which runs are still going on and which wait.
 """
@@ -10,19 +13,22 @@ import time
 from contextlib import suppress
 
 from paraknow_core.engines import local
+from paraknow_core.engines.choice import Machine, most_in_pack, packs_of
 from paraknow_core.engines.queue import Order, attempt_of, changing, folder_of, run_of, workers
 from paraknow_core.engines.service import Service
 from paraknow_core.engines.workers import WORKER, Pool
-from paraknow_core.errors import RunError
+from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.processes import is_alive
+from paraknow_core.settings import load_settings
 
 IDLE_S = 600.0
 POLL_S = 0.2
 GRACE_S = 5.0  # how long a run that is to end may take to save
 HARDER_S = 4.0  # and how long it may take after SIGTERM
+LOOKED_AT = 64  # waiting runs that may join the first one
 LINGER_S = 10.0  # how long a process may stay after it has written how its run ended; then the queue goes on
 
 # When this process first saw each request to end a run, by a clock that nobody can set.
@@ -77,15 +83,15 @@ def turn(place: Workspace, pool: Pool) -> bool:
         for name in [name for name in order.working if not _is_busy(run_of(place, name), pool)]:
             order.working.remove(name)
             _say(f"{name}: {run_of(place, name).status().state}")
-        while order.waiting and len(order.working) < workers(place, order):
+        while order.waiting and len(order.working) < (at_once := workers(place, order)):
             if pool.has(run_of(place, order.waiting[0])):
                 break  # its worker is not through with the attempt before
-            _start_next(place, order, pool)
+            _start_next(place, order, pool, packs=at_once == 1)
         return not order.empty
 
 
-def _start_next(place: Workspace, order: Order, pool: Pool) -> None:
-    """Give the first waiting run to a worker; one that cannot be started is marked failed or left out."""
+def _start_next(place: Workspace, order: Order, pool: Pool, *, packs: bool) -> None:
+    """Give the first waiting run, and those that join it, to a worker; what cannot be started is marked or left out."""
     run = run_of(place, order.waiting.pop(0))
     if _is_busy(run, pool):  # started by hand, or by this queue just before it was killed
         order.working.append(run.id)
@@ -96,17 +102,55 @@ def _start_next(place: Workspace, order: Order, pool: Pool) -> None:
     if run.file("stop").exists():
         lifecycle.end(run, "stopped", lifecycle.CANCELLED)
         return
+    attempts: dict[RunFolder, int] = {}
+    for one in [run, *(_joining(place, order, run, pool) if packs else ())]:
+        if one is not run:
+            order.waiting.remove(one.id)
+        try:
+            (attempts[one],) = lifecycle.requeue(one)
+        except RunError as error:  # done or going on elsewhere meanwhile
+            _say(str(error))
+        except OSError as error:
+            _cannot_start(one, error)
+    if not attempts:
+        return
     try:
-        (attempt,) = lifecycle.requeue(run)
-        _say(f"{run.id}: starts in process {pool.give(run, attempt, order.settings.get(run.id))}")
-        order.working.append(run.id)
-    except RunError as error:  # done or going on elsewhere meanwhile
-        _say(str(error))
+        flags, (first, *others) = order.settings.get(run.id), attempts.items()
+        number = pool.give_pack(attempts, flags) if others else pool.give(*first, flags)
     except OSError as error:
-        _say(f"{run.id}: {error}")
-        with suppress(OSError):
-            message = f"queue: could not be started ({error.strerror}); free some space and resume it"
-            lifecycle.end(run, "failed", message)
+        for one in attempts:
+            _cannot_start(one, error)
+        return
+    for one in attempts:
+        _say(f"{one.id}: starts in process {number}")
+        order.working.append(one.id)
+
+
+def _cannot_start(run: RunFolder, error: OSError) -> None:
+    _say(f"{run.id}: {error}")
+    with suppress(OSError):
+        message = f"queue: could not be started ({error.strerror}); free some space and resume it"
+        lifecycle.end(run, "failed", message)
+
+
+def _joining(place: Workspace, order: Order, first: RunFolder, pool: Pool) -> list[RunFolder]:
+    """Return those of the waiting runs that had better be trained in one pass with the first, in their order."""
+    with suppress(ParaknowError):  # settings or a spec that cannot be read: the run itself will say so
+        flags = order.settings.get(first.id, {})
+        settings = load_settings(place, **flags)
+        machine = Machine.here(settings)
+        if most_in_pack(settings, machine) == 1:
+            return []
+        runs, specs = [first], [first.spec()]
+        for run in (run_of(place, name) for name in order.waiting[:LOOKED_AT]):
+            if order.settings.get(run.id, {}) != flags or pool.has(run) or _is_busy(run, pool):
+                continue
+            if run.status().state != "done" and not run.file("stop").exists():
+                with suppress(ParaknowError):
+                    specs.append(run.spec())
+                    runs.append(run)
+        return [runs[number] for number in packs_of(specs, settings, machine)[0][1:]]
+    return []
 
 
 def _is_busy(run: RunFolder, pool: Pool) -> bool:

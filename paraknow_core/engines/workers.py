@@ -1,10 +1,10 @@
 """Warm workers: processes that load the heavy libraries once and then execute one run folder after the other.
 
-Owner and worker share a socket, which is the worker's standard input. The owner sends a line for each run, the worker
-answers when it is through with it, and ends when the owner closes its end or has ended: a run that is going on is
-finished first, unless the worker is tied to its owner. The run folder stays the protocol for everybody else: its
-process.json and status.json name the worker, its log.txt gets what the worker prints meanwhile, and its lock tells
-whether a worker that lives on is still at work on it.
+Owner and worker share a socket, which is the worker's standard input. The owner sends a line for each run, or for some
+that are trained in one pass (a pack), the worker answers when it is through with it, and ends when the owner closes its
+end or has ended: a run that is going on is finished first, unless the worker is tied to its owner. The run folder stays
+the protocol for everybody else: its process.json and status.json name the worker, its log.txt gets what the worker
+prints meanwhile, and its lock tells whether a worker that lives on is still at work on it.
 
 `Pool` is the owner's side, for one thread; `WorkersEngine` an engine with a pool of its own; `work` the worker's side.
 """
@@ -18,13 +18,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paraknow_core.engines.base import Engine, claimed_here
+from paraknow_core.engines.base import SHARED, Engine, claimed_here
 from paraknow_core.engines.local import LocalEngine
 from paraknow_core.engines.service import end_with
 from paraknow_core.memory import forget_peak, release
@@ -45,7 +45,7 @@ class _Worker:
     place: Workspace
     tied: bool
     log: Path  # of its first run: what it says before it begins that one
-    run: RunFolder | None = None
+    runs: tuple[RunFolder, ...] = ()
     idle_since: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -56,12 +56,15 @@ class _Worker:
         self.identity = {**process_identity(self.process.pid), WORKER: True}
         self.line.setblocking(False)
 
-    def give(self, run: RunFolder, attempt: int, settings: Mapping[str, Any] | None) -> None:
-        self.run = run
-        order = {"run": str(run.path), "settings": settings}
+    def give(self, runs: Mapping[RunFolder, int], settings: Mapping[str, Any] | None) -> None:
+        self.runs = tuple(runs)
+        order = {"runs": [str(run.path) for run in runs], "settings": settings}
         with suppress(OSError):  # it is gone: then the run is lost, as one is whose process was killed
             self.line.sendall(json.dumps(order).encode() + b"\n")
-        lifecycle.claim(run, self.identity, attempt)
+        # A signal for one of a pack would reach all: such a run is only asked to stop.
+        identity = self.identity | ({SHARED: True} if len(runs) > 1 else {})
+        for run, attempt in runs.items():
+            lifecycle.claim(run, identity, attempt)
 
     def hear(self) -> bool:
         """Take note of an answer, if there is one; False when the worker is gone."""
@@ -72,7 +75,7 @@ class _Worker:
         except OSError:
             return False
         if answer:
-            self.run, self.idle_since = None, time.monotonic()
+            self.runs, self.idle_since = (), time.monotonic()
         return bool(answer)
 
     def end(self) -> None:
@@ -96,22 +99,26 @@ class Pool:
             run: see `lifecycle.requeue`, which returns `attempt`.
             settings: what wins over the settings file for this run; None values do not.
         """
+        return self.give_pack({run: attempt}, settings)
+
+    def give_pack(self, runs: Mapping[RunFolder, int], settings: Mapping[str, Any] | None = None) -> int:
+        """Do the same for runs that are trained in one pass: run -> attempt."""
         self.look()  # an idle one may be gone
-        worker = next((worker for worker in self._workers if worker.run is None), None)
+        worker = next((worker for worker in self._workers if not worker.runs), None)
         if worker is None:
-            worker = _Worker(self.place, self.tied, run.file("log.txt"))
+            worker = _Worker(self.place, self.tied, next(iter(runs)).file("log.txt"))
             self._workers.append(worker)
-        worker.give(run, attempt, settings)
+        worker.give(runs, settings)
         return worker.process.pid
 
     def has(self, run: RunFolder) -> bool:
         """Tell whether a worker is not through with a run; where it is, the worker takes the next one at once."""
-        return any(worker.run is not None and worker.run.path == run.path for worker in self._workers)
+        return any(one.path == run.path for worker in self._workers for one in worker.runs)
 
     @property
     def busy(self) -> int:
-        """How many runs are going on."""
-        return sum(worker.run is not None for worker in self._workers)
+        """How many workers are at work."""
+        return sum(bool(worker.runs) for worker in self._workers)
 
     def wait(self, seconds: float | None, *more: Any) -> None:
         """Sleep until a worker has said something or is gone, or one of `more` can be read, but not for longer.
@@ -119,7 +126,7 @@ class Pool:
         Args:
             seconds: None: for ever. Workers that have been idle for long are let go meanwhile.
         """
-        idle = [worker.idle_since + IDLE_S for worker in self._workers if worker.run is None]
+        idle = [worker.idle_since + IDLE_S for worker in self._workers if not worker.runs]
         until_idle = max(0.0, min(idle) - time.monotonic()) if idle else None
         limits = [limit for limit in (seconds, until_idle) if limit is not None]
         select.select([*(worker.line for worker in self._workers), *more], [], [], min(limits, default=None))
@@ -128,7 +135,7 @@ class Pool:
     def look(self) -> None:
         """Take note of who is through or gone, and let go who has been idle for long."""
         for worker in list(self._workers):
-            is_idle = worker.run is None and time.monotonic() - worker.idle_since > IDLE_S
+            is_idle = not worker.runs and time.monotonic() - worker.idle_since > IDLE_S
             if is_idle or not worker.hear():
                 worker.end()
                 self._workers.remove(worker)
@@ -211,12 +218,13 @@ class WorkersEngine(Engine):
                 return
 
 
-def work(execute: Callable[[RunFolder, Mapping[str, Any]], bool], *, tied: bool = False) -> None:
+def work(execute: Callable[[Sequence[RunFolder], Mapping[str, Any]], bool], *, tied: bool = False) -> None:
     """Inside a worker: execute what the owner sends, until there is no owner.
 
     Args:
-        execute: computes a run folder to its end, with settings that win over those of the file; returns False where
-            the process may not be as good as new, so that another one had better take the next run.
+        execute: computes run folders, a pack if there are several, to their ends, with settings that win over those of
+            the file; returns False where the process may not be as good as new, so that another one had better take
+            the next run.
         tied: end at once when the owner ends, even in the middle of a run.
     """
     if tied:
@@ -227,13 +235,15 @@ def work(execute: Callable[[RunFolder, Mapping[str, Any]], bool], *, tied: bool 
     with owner, owner.makefile("r", encoding="utf-8") as orders:
         for line in orders:
             order = json.loads(line)
-            run = RunFolder(Path(order["run"]))
-            _print_to(run.file("log.txt"))
+            runs = [RunFolder(Path(path)) for path in order["runs"]]
+            _print_to(runs[0].file("log.txt"))
+            for run in runs[1:]:
+                _refer(run.file("log.txt"), f"executed together with run {runs[0].id}, whose log has what they print")
             forget_peak()
-            is_sound = execute(run, order["settings"] or {})
+            is_sound = execute(runs, order["settings"] or {})
             gc.collect()
             release(KEPT_BYTES)
-            if not is_sound or not run.is_over:
+            if not is_sound or not all(run.is_over for run in runs):
                 return  # a process that has failed to say how its run ended: readers infer it when it is gone
             with suppress(OSError):  # the owner is gone: so are its orders
                 owner.sendall(b".")
@@ -247,3 +257,8 @@ def _print_to(log: Path) -> None:
     with suppress(OSError), log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+
+
+def _refer(log: Path, words: str) -> None:
+    with suppress(OSError), log.open("a", encoding="utf-8") as file:
+        file.write(f"{words}\n")

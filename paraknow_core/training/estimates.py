@@ -44,7 +44,7 @@ _SVD_PASSES = 14  # multiplications of the matrix by the sketch in a randomised 
 _OVERSAMPLING = 16
 _BATCH = 32  # test examples at once, at least
 _GATHERED = 3  # layers that lie whole in a process at the same time: in use, the next one, and what brings it
-_TRAVELS = 4.0  # how often a byte that goes from one process to another is written or read
+_TRAVEL_SECONDS = 1.2e-9  # until two processes have a byte of weights whole, over gloo and loopback: processor time
 _START_SECONDS = 8.0  # until other processes have loaded their libraries
 _RECORDS = 150_000  # bytes of a run folder besides weights and answers
 _ANSWER = 800  # bytes of the record of a test example
@@ -389,7 +389,7 @@ def estimate_shared(
     weights, read = count * student.parameters, math.ceil(training.validation_tokens / max(1, training.tokens))
     gathers = 2 * training.steps * rounds + training.validations * read + 2  # given out at first, and back at the end
     moved = gathers * weights + 2 * training.steps * F32 * adapters
-    seconds = alone.seconds + _START_SECONDS + _TRAVELS * moved / rates.bytes
+    seconds = alone.seconds + _START_SECONDS + _TRAVEL_SECONDS * moved
     # The output layer and the embedding stay whole from forward to backward.
     held = weights * each + count * (_GATHERED * size.largest_layer + size.vocabulary * (1 if student.tied else 2))
     states = alone.memory - PROCESS - weights  # what autograd keeps, and the adapter with its optimiser

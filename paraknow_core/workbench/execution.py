@@ -119,7 +119,7 @@ def choice_of(place: Workspace, specs: Sequence[RunSpec], study: bool = False) -
     Args:
         place: the workspace.
         specs: of the runs.
-        study: a study's process conducts them; else a page hands them in, which are never packed.
+        study: a study's process conducts them; else a page hands them in.
 
     Raises:
         SpecError: the settings are not valid.

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from paraknow_core.display import duration
 from paraknow_core.engines import queue
+from paraknow_core.engines.choice import Machine, pack_seconds
+from paraknow_core.errors import ParaknowError
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder
+from paraknow_core.settings import load_settings
 from paraknow_core.studies import same
 from paraknow_core.studies.lessons import LESSONS
 from paraknow_core.workbench import past_runs, reading
@@ -120,14 +123,27 @@ def _played(place: Workspace, order: queue.Order, index: int, durations: "_Durat
     by_id = {facts.id: (run, facts) for run, facts in durations.runs}
     working = [by_id[name] for name in order.working if name in by_id]
     before = [by_id[name] for name in order.waiting[:index] if name in by_id]
-    left = [_left(run, durations.seconds(facts)) for run, facts in working]
+    places, takes = queue.workers(place, order), [durations.seconds(facts) for _, facts in working]
+    owners = {run.process().get("pid") for run, _ in working}
+    if len(working) > places == len(owners) == 1:  # trained in one pass: they leave their place together
+        whole = pack_seconds([seconds or 0.0 for seconds in takes], _has_gpu(place))
+        left = [_left(working[0][0], None if None in takes else whole)]
+    else:
+        left = [_left(run, seconds) for (run, _), seconds in zip(working, takes, strict=True)]
     coming = [durations.seconds(facts) for _, facts in before]
     free_at = [seconds or 0.0 for seconds in left]
-    free_at += [0.0] * (queue.workers(place, order) - len(free_at))
+    free_at += [0.0] * (places - len(free_at))
     heapq.heapify(free_at)
     for seconds in coming:
         heapq.heapreplace(free_at, free_at[0] + (seconds or 0.0))
     return free_at, len(working), None not in [*left, *coming]
+
+
+def _has_gpu(place: Workspace) -> bool:
+    try:
+        return Machine.here(load_settings(place)).gpu
+    except ParaknowError:
+        return False
 
 
 def _left(run: RunFolder, takes: float | None) -> float | None:

@@ -170,7 +170,6 @@ def test_packs_are_as_large_as_the_memory_that_is_free(place):
         ({"pack": 4}, 2),
         ({"pack": 4, "workers": 2}, 2),
         ({"workers": 3, "machine": Machine(8, 64e9, gpu=True)}, 3),
-        ({"engine": "queue", "machine": Machine(8, 64e9, gpu=True)}, 1),
     ],
 )
 def test_what_is_said_of_a_study_is_what_it_does(place, options, workers):
@@ -180,6 +179,15 @@ def test_what_is_said_of_a_study_is_what_it_does(place, options, workers):
     assert (picked.workers, picked.packs) == (workers, ())
     assert "packed" not in picked.sentence
     assert (f"by {workers} workers" if workers > 1 else "one after the other: ") in picked.sentence
+
+
+def test_the_queue_packs_where_one_goes_on_at_a_time(place):
+    gpu = Machine(8, 64e9, gpu=True)
+    for study in (True, False):
+        settings = as_started(Settings(engine="queue"), study)
+        picked = choose([RunSpec()] * 12, place, settings, lambda specs, _: [Takes()] * len(specs), gpu)
+        assert (picked.engine, picked.workers, [len(pack) for pack in picked.packs]) == ("queue", 1, [12])
+        assert picked.sentence.startswith("12 runs packed in one pass, about 3 m")
 
 
 def test_single_runs_wait_in_the_queue_or_share_a_process():

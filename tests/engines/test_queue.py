@@ -16,6 +16,7 @@ from paraknow_core.engines.service import Service
 from paraknow_core.engines.workers import Pool
 from paraknow_core.errors import RunError
 from paraknow_core.files.json_file import read_json, write_json
+from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.lifecycle import CANCELLED, CUT_OFF, create_run, delete
 from paraknow_core.runs.processes import this_process
@@ -310,3 +311,113 @@ def test_a_run_that_was_done_elsewhere_while_it_waited_is_not_executed_again(pla
     queue_service.turn(place, Pool(place))
     assert run.status().state == "done" and not run.claimed
     assert queue.read(place).empty
+
+
+def pids(*runs: RunFolder) -> list[int]:
+    return [run.status().pid for run in runs]
+
+
+def test_runs_of_one_kind_join_the_first_in_one_process_and_others_keep_their_turn(place, worker):
+    write_json(place.settings_file, {"workers": 1, "pack": 3})
+    one, two, three, four = make(place, "slow", "slow", "fails", "last")
+    other = create_run(place, RunSpec(name="other").with_changes({"factorisation.rank": 3}))
+    QueueEngine(place).submit(one, other, two, three, four)
+    for run in (one, two):
+        wait(run, "running")
+    assert wait(three, "failed") == "failed"  # beside two that go on
+    assert [run.status().state for run in (other, four)] == ["queued", "queued"]
+    assert len(set(pids(one, two, three))) == 1
+    assert "working on slow" in one.log_tail()
+    assert one.id in two.log_tail()  # where to look
+    QueueEngine(place).stop(one)
+    assert wait(one, "stopped") == "stopped"
+    assert two.status().state == "running"
+    QueueEngine(place).submit(one)  # while its pack goes on: after those that wait
+    assert queue.read(place).waiting == ids(other, four, one)
+    LocalEngine(place).stop(two, grace_s=0.1)  # no signal: it would end the others
+    assert wait(two, "stopped") == "stopped"
+    assert wait(other, "done") == "done"
+    assert wait(four, "done") == "done"
+    assert wait(one, "running") == "running"
+    assert one.status().attempt == 2
+    assert other.status().ended <= four.status().started
+
+
+@pytest.mark.slow
+def test_a_pack_is_lost_with_its_process_and_the_queue_goes_on(place, worker):
+    write_json(place.settings_file, {"workers": 1, "pack": 2})
+    one, two, next_one = make(place, "slow", "deaf", "next")
+    QueueEngine(place).submit(one, two, next_one)
+    for run in (one, two):
+        wait(run, "running")
+    until(lambda: two.status().done >= 1)
+    queue.end(place, two)  # it is only asked: the process is the other one's, too
+    time.sleep(1.5)  # longer than the queue waits before it takes stronger signals
+    assert [run.status().state for run in (one, two)] == ["running", "stopping"]
+    os.kill(one.status().pid, signal.SIGKILL)
+    assert wait(one, "lost") == "lost"
+    assert wait(two, "lost", "stopped") in ("lost", "stopped")
+    assert wait(next_one, "done") == "done"
+
+
+def test_who_joins_the_first_run(place, quiet, monkeypatch):
+    """Those of its kind, in their order, as many as the settings say; none that is done, stopped or elsewhere."""
+    runs = make(place, *"abcdefg")
+    QueueEngine(place).submit(*runs)
+    write_json(runs[1].file("status.json"), {"state": "done"})
+    runs[2].file("stop").touch()
+    write_json(runs[3].file("spec.yaml"), {"abacus": 1})
+    with queue.changing(place) as order:
+        order.waiting.remove(runs[0].id)
+
+    def joining(**settings):
+        write_json(place.settings_file, settings)
+        with queue.changing(place) as order:
+            return ids(*queue_service._joining(place, order, runs[0], Pool(place)))
+
+    assert joining() == []  # on a processor, unless somebody asks for it
+    assert joining(pack=9) == ids(*runs[4:])
+    assert joining(pack=3) == ids(*runs[4:6])
+    with queue.changing(place) as order:
+        order.settings[runs[4].id] = {"offline": True}  # flags of its own
+    assert joining(pack=3) == ids(*runs[5:])
+    assert joining(pack=3, processes=2) == []
+    assert joining(pack="many") == []
+    write_json(runs[0].file("spec.yaml"), {"abacus": 1})
+    assert joining(pack=3) == []
+
+
+def test_where_two_go_on_at_a_time_nobody_joins(place, quiet, monkeypatch):
+    write_json(place.settings_file, {"workers": 2, "pack": 4})
+    runs, given = make(place, *"abc"), []
+    QueueEngine(place).submit(*runs)
+    pool = Pool(place)
+
+    def give(pack, settings=None):
+        given.append(ids(*pack))
+        for run in pack:
+            lifecycle.claim(run, this_process(), 0)
+        return 1
+
+    monkeypatch.setattr(pool, "give_pack", give)
+    queue_service.turn(place, pool)
+    assert given == [ids(runs[0]), ids(runs[1])]
+
+
+def test_a_full_disk_ends_those_of_a_pack_that_cannot_be_started(place, quiet, monkeypatch):
+    write_json(place.settings_file, {"workers": 1, "pack": 4})
+    runs = make(place, *"ab")
+    QueueEngine(place).submit(*runs)
+    pool = Pool(place)
+    monkeypatch.setattr(pool, "give_pack", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    queue_service.turn(place, pool)
+    assert [run.status().state for run in runs] == ["failed"] * 2
+    assert "No space" in runs[1].status().message
+    assert queue.read(place).empty
+
+
+def test_a_study_lets_as_many_wait_as_go_in_one_pass(place):
+    write_json(place.settings_file, {"pack": 12, "workers": 1})
+    assert QueueEngine(place).together() == 12
+    write_json(place.settings_file, {"pack": 12, "workers": 2})
+    assert QueueEngine(place).together() == 2

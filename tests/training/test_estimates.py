@@ -194,7 +194,7 @@ def test_what_processes_share_by_hand(pair):
     assert found.other == pytest.approx(PROCESS + held + kept + 1.15 * 8 * adapters + 8 * adapters, abs=1)
     gathers = 2 + sum(2 * 3 for _step in range(45)) + sum(6 for _validation in range(7))
     travelled = gathers * weights + 45 * 2 * 4 * adapters
-    assert found.seconds == pytest.approx(own.seconds + 8 + 4 * travelled / 1e10)
+    assert found.seconds == pytest.approx(own.seconds + 8 + 1.2e-9 * travelled)
     fewer = estimate_shared(student, adapters, replace(training, passes=1), rates, 4)
     assert fewer.other < found.other  # of one pass, each reads a quarter
 

@@ -76,9 +76,11 @@ def test_one_line_says_what_a_start_does(place):
     assert said(study=True) == said()
 
 
-def test_packs_are_only_for_studies(place, monkeypatch):
+def test_packs_are_for_studies_and_for_the_queue(place, monkeypatch):
     monkeypatch.setattr(Machine, "here", classmethod(lambda cls, settings: Machine(2, 64e9, gpu=True)))
     assert execution.choice_of(place, SPECS, study=True).packs
+    assert any(len(pack) > 1 for pack in execution.choice_of(place, SPECS).packs)
+    choose(place, "local")  # one process for all, one after the other
     assert not any(len(pack) > 1 for pack in execution.choice_of(place, SPECS).packs)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from paraknow_core.engines import queue
+from paraknow_core.engines import choice, queue
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.engines.service import Service
 from paraknow_core.files.json_file import write_json
@@ -37,6 +37,18 @@ def test_earlier_runs_are_looked_through_once_for_all_that_wait(place, monkeypat
     wait = waiting.wait_of(place, line[-1])
     assert (wait.number, wait.whole) == (8, True)
     assert [len(calls) for calls in looks] == [1, 1]
+
+
+@pytest.mark.parametrize(("gpu", "seconds"), [(True, 100 * (1 + 2 * choice.PACKED_SHARE)), (False, 300)])
+def test_runs_of_one_pass_leave_their_place_together(place, monkeypatch, gpu, seconds):
+    monkeypatch.setattr(choice.Machine, "here", classmethod(lambda cls, settings: choice.Machine(4, 64e9, gpu=gpu)))
+    monkeypatch.setattr(waiting._Durations, "seconds", lambda *_: 100.0)
+    write_json(place.settings_file, {"workers": 1})
+    runs = [fabricate.run(place, "queued", {"seed": seed}) for seed in range(4)]
+    with queue.changing(place) as order:
+        order.working, order.waiting = [run.id for run in runs[:3]], [runs[3].id]
+    found = waiting.wait_of(place, runs[3])
+    assert (found.number, found.busy, found.seconds) == (1, 3, seconds)
 
 
 def test_the_queue_is_read_once_for_all_runs_that_are_there(place, monkeypatch):
