@@ -36,6 +36,15 @@ def nothing_waits_for_the_disk():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def the_machine_is_measured_in_a_moment():
+    """Half a second before each sensitivity says how long it will take, which no test of tiny models waits for."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "torch" in sys.modules:  # else it would be loaded for tests that do without
+            patch.setattr("paraknow_core.ops.speed._SECONDS", 0.01)
+        yield
+
+
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Workspace:
     """Return an empty workspace in a temporary folder; child processes use it too."""
