@@ -275,37 +275,37 @@ def test_many_jobs_are_asked_about_in_one_call(place, little_slurm, monkeypatch)
         lifecycle.ask_to_stop(run)
 
 
-@pytest.mark.parametrize(
-    ("said", "words", "error"),
-    [
-        ("Invalid account or account/partition combination specified", "settings.slurm.account", RunError),
-        ("invalid partition specified: long", "settings.slurm.partition", RunError),
-        ("Requested time limit is invalid (missing or exceeds some limit)", "settings.slurm.time", RunError),
-        ("Unable to contact slurm controller (connect failure)", "the controller cannot be reached", Later),
-        ("Protocol authentication error", "the login is refused", RunError),
-        ("QOSMaxSubmitJobPerUserLimit", "wait until some jobs have ended", Later),
-        (f"AssocGrpSubmitJobsLimit {POLICY}", "wait until some jobs have ended", Later),
-        (f"QOSMaxWallDurationPerJobLimit {POLICY}", "does not allow such a job; ask for less", RunError),
-        (POLICY, "wait until some jobs have ended", Later),
-        ("Socket timed out on send/recv operation", "the controller cannot be reached", Later),
-        ("Requested node configuration is not available", "mend what it names", RunError),
-    ],
+REFUSALS = (
+    ("Invalid account or account/partition combination specified", "settings.slurm.account", RunError),
+    ("invalid partition specified: long", "settings.slurm.partition", RunError),
+    ("Requested time limit is invalid (missing or exceeds some limit)", "settings.slurm.time", RunError),
+    ("Unable to contact slurm controller (connect failure)", "the controller cannot be reached", Later),
+    ("Protocol authentication error", "the login is refused", RunError),
+    ("QOSMaxSubmitJobPerUserLimit", "wait until some jobs have ended", Later),
+    (f"AssocGrpSubmitJobsLimit {POLICY}", "wait until some jobs have ended", Later),
+    (f"QOSMaxWallDurationPerJobLimit {POLICY}", "does not allow such a job; ask for less", RunError),
+    (POLICY, "wait until some jobs have ended", Later),
+    ("Socket timed out on send/recv operation", "the controller cannot be reached", Later),
+    ("Requested node configuration is not available", "mend what it names", RunError),
 )
-def test_what_sbatch_refuses_is_one_sentence_and_changes_nothing(engine, place, little_slurm, said, words, error):
+
+
+def test_what_sbatch_refuses_is_one_sentence_and_changes_nothing(engine, place, little_slurm):
     stopped = begun(engine, place)
     engine.stop(stopped, grace_s=10)
-    before = stopped.status()
-    [new] = make(place, "next")
-    (little_slurm.folder / "refuses").write_text(f"sbatch: error: {said}\nsbatch: error: Batch job submission failed\n")
-    with pytest.raises(RunError, match=r"^engine slurm: ") as refused:
-        engine.submit(stopped, new)
-    assert type(refused.value) is error
-    assert words in str(refused.value)
-    assert said in str(refused.value)
-    assert "\n" not in str(refused.value)
-    assert stopped.status() == before
-    assert not engine.alive(new)
-    assert not new.claimed
+    before, text = stopped.status(), "sbatch: error: {}\nsbatch: error: Batch job submission failed\n"
+    for said, words, error in REFUSALS:
+        [new] = make(place, "next")
+        (little_slurm.folder / "refuses").write_text(text.format(said))
+        with pytest.raises(RunError, match=r"^engine slurm: ") as refused:
+            engine.submit(stopped, new)
+        assert type(refused.value) is error, said
+        assert words in str(refused.value)
+        assert said in str(refused.value)
+        assert "\n" not in str(refused.value)
+        assert stopped.status() == before, said
+        assert not engine.alive(new), said
+        assert not new.claimed, said
 
 
 def test_a_lost_run_that_slurm_does_not_take_says_again_why_it_is_lost(engine, place, little_slurm):

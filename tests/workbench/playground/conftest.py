@@ -1,5 +1,7 @@
 """A tiny student, runs with adapters of it, and the playground's loop without its process."""
 
+import gc
+
 import pytest
 
 from paraknow_core.engines.service import Service
@@ -9,6 +11,13 @@ from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.playground.protocol import Slot
 from paraknow_core.workbench.playground.serve import Loop
 from tests.tiny_models import build_tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_heap():
+    """Freeing weights looks for garbage each time: among what these tests make, not in all that was loaded before."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
