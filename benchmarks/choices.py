@@ -21,7 +21,7 @@ from paraknow_core.demo.multiple_choice import LETTERS
 from paraknow_core.paths import Workspace
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
-from paraknow_core.tasks import likelihood
+from paraknow_core.tasks import generation
 from paraknow_core.tasks.likelihood import Row, choice_rows, label_row, log_probabilities
 from paraknow_core.tasks.model_scores import AT_ONCE
 from paraknow_core.tasks.task import Example, Message
@@ -75,11 +75,11 @@ def cases(tokenizer: Any, count: int) -> Iterator[tuple[str, list[list[Row]]]]:
 @contextmanager
 def row_each() -> Iterator[None]:
     """Switch sharing off."""
-    worth, likelihood.WORTH = likelihood.WORTH, 2.0
+    worth, generation.WORTH = generation.WORTH, 2.0
     try:
         yield
     finally:
-        likelihood.WORTH = worth
+        generation.WORTH = worth
 
 
 def score(model: Any, examples: list[list[Row]]) -> list[list[float]]:

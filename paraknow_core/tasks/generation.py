@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # A model that goes on after its answer writes the next turn's mark; the answer ends there.
 TURN_MARKS = ("<|user|>", "<|assistant|>", "<|system|>")
 _LOOKS_LIKE_A_MARK = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
+WORTH = 0.25  # share of the tokens that is to be spared, so that another pass is worth it (`benchmarks.choices`)
 CACHE_BYTES = 2**26  # of the keys and values of small models: what a processor's cache still helps with
 
 
@@ -109,6 +110,32 @@ def new_cache(model: Any) -> Any:
         return None
     cache = DynamicCache(config=base.config)
     return cache if all(hasattr(layer, "batch_select_indices") for layer in cache.layers) else None
+
+
+def spares_enough(read: int, whole: int) -> bool:
+    """Tell whether reading what rows share once is worth a second pass, by the tokens of this way and of whole rows."""
+    return read <= (1 - WORTH) * whole
+
+
+def read_once(model: Any, beginnings: Sequence[Sequence[int]], of_row: Sequence[int]) -> "tuple[Any, Tensor]":
+    """Let a model read what rows begin with, and give each row the keys and values of its own beginning.
+
+    Args:
+        model: one that `new_cache` makes a cache for.
+        beginnings: token ids.
+        of_row: for each row, which of the beginnings is its own.
+
+    Returns:
+        The cache, and its mask (rows, longest beginning), padded on the left.
+    """
+    import torch
+
+    ids, mask, positions = left_padded(beginnings, next(model.parameters()).device)
+    cache, last = new_cache(model), {"logits_to_keep": 1}
+    model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **last)
+    own = torch.tensor(of_row, device=ids.device)
+    cache.batch_select_indices(own)
+    return cache, mask[own]
 
 
 def rows_at_once(model: Any, length: int, least: int) -> int:

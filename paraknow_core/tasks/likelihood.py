@@ -7,13 +7,12 @@ from os.path import commonprefix
 from typing import Any
 
 from paraknow_core.errors import NumericError
-from paraknow_core.tasks.generation import cached_bytes, keeps_logits, left_padded, new_cache
+from paraknow_core.tasks.generation import cached_bytes, keeps_logits, new_cache, read_once, spares_enough
 from paraknow_core.tasks.task import Example
 from paraknow_core.tasks.templates import IGNORED, Encoded, TooLongError, encode
 
 MOST_LOGITS = 2**27  # of one forward pass: 512 MB in float32
 MOST_CACHED = 2**30  # bytes of the keys and values of one, in float32
-WORTH = 0.25  # share of the tokens of whole rows that is to be spared: a second pass is worth it (`benchmarks.choices`)
 UNCUT = 2**40
 
 
@@ -159,7 +158,7 @@ def _fit(bundles: Sequence[_Bundle], model: Any, batch_size: int) -> bool:
     if count > batch_size or count * rest * vocabulary > MOST_LOGITS:
         return False
     read, whole = len(bundles) * shared + count * rest, count * bundles[0].longest
-    return not shared or (read <= (1 - WORTH) * whole and count * (shared + rest) * cached_bytes(model) <= MOST_CACHED)
+    return not shared or (spares_enough(read, whole) and count * (shared + rest) * cached_bytes(model) <= MOST_CACHED)
 
 
 def _in_common(rows: Sequence[Row]) -> int:
@@ -185,7 +184,9 @@ def _run(model: Any, rows: Sequence[Row], batch: Sequence[_Bundle]) -> list[list
     first = min(at for _, at, _ in asked)
     options: dict[str, Any] = {"logits_to_keep": width - first} if keeps_logits(model) else {}
     if sharing:
-        options["past_key_values"], before = _read_once(model, rows, batch)
+        beginnings = [rows[bundle.rows[0]].tokens[: bundle.shared] for bundle in batch]
+        of_row = [number for number, bundle in enumerate(batch) for _ in bundle.rows]
+        options["past_key_values"], before = read_once(model, beginnings, of_row)
         mask = torch.cat([before, mask], dim=1)
     if sharing or lengths_matter(model):  # what a row is filled up with is no part of its length
         options["position_ids"] = ((mask.cumsum(-1) - 1) * mask)[:, -width:]
@@ -202,26 +203,6 @@ def _run(model: Any, rows: Sequence[Row], batch: Sequence[_Bundle]) -> list[list
         )
     rest = iter(values.tolist())
     return [[sum(next(rest) for _ in group) for group in row.asked] for row, _ in read]
-
-
-def _read_once(model: Any, rows: Sequence[Row], batch: Sequence[_Bundle]) -> tuple[Any, Any]:
-    """Read what each bundle shares; return the keys and values of it for every row, and their mask."""
-    import torch
-
-    beginnings = [rows[bundle.rows[0]].tokens[: bundle.shared] for bundle in batch]
-    ids, mask, positions = left_padded(beginnings, next(model.parameters()).device)
-    cache = new_cache(model)
-    model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    of_row = torch.tensor([n for n, bundle in enumerate(batch) for _ in bundle.rows], device=ids.device)
-    cache.batch_select_indices(of_row)
-    return cache, mask[of_row]
 
 
 def _gather(logits: Any, row: Any, position: Any, token: Any, step: int = 4096) -> Any:

@@ -136,8 +136,8 @@ def test_any_lengths_give_the_same_sums_and_never_more_to_read(tiny, seed, monke
             asked = tuple((len(start) + place - 1, token) for place, token in enumerate(end))
             rows.append(Row(str(at), (*start, *end), (asked,)))
     size, read = chance.choice((4, 7, 64)), []
-    for worth in (likelihood.WORTH, 2.0):
-        monkeypatch.setattr(likelihood, "WORTH", worth)
+    for worth in (generation.WORTH, 2.0):
+        monkeypatch.setattr(generation, "WORTH", worth)
         with Reading(model) as made:
             found = [total for (total,) in log_probabilities(model, rows, size)]
         assert found == pytest.approx(alone(model, rows), rel=1e-6)
@@ -212,7 +212,7 @@ def test_the_likeliest_choice_is_that_of_whole_rows(tiny, monkeypatch):
     model, tokenizer = tiny("gpt2")
     task = make_task(questions(9), ("multiple_choice",))
     shared = evaluate(model, tokenizer, task, questions(9), "multiple_choice")
-    monkeypatch.setattr(likelihood, "WORTH", 2.0)
+    monkeypatch.setattr(generation, "WORTH", 2.0)
     whole = evaluate(model, tokenizer, task, questions(9), "multiple_choice")
     assert [(r.id, r.output, r.score) for r in shared] == [(r.id, r.output, r.score) for r in whole]
     for new, old in zip(shared, whole, strict=True):
@@ -226,7 +226,7 @@ def test_a_judge_reads_the_prompt_of_both_answers_once(tiny, monkeypatch):
     with Reading(judge[0]) as made:
         shared = evaluate(model, tokenizer, task, examples, "win_rate", judge=judge)
     assert [count for count, _ in made] == [3, 6]
-    monkeypatch.setattr(likelihood, "WORTH", 2.0)
+    monkeypatch.setattr(generation, "WORTH", 2.0)
     whole = evaluate(model, tokenizer, task, examples, "win_rate", judge=judge)
     for new, old in zip(shared, whole, strict=True):
         assert new.output == old.output and new.detail["outcome"] == old.detail["outcome"]
