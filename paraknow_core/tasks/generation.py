@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.tasks.thoughts import TAGS
@@ -170,10 +171,30 @@ def left_padded(prompts: Sequence[Sequence[int]], device: Any) -> "tuple[Tensor,
     return ids, mask, (mask.cumsum(-1) - 1).clamp(min=0)
 
 
+def _in_common(model: Any, prompts: Sequence[Sequence[int]], most: int) -> int:
+    """Return how many tokens all prompts begin with, if reading them once is possible and worth it, else 0.
+
+    At least one token is left of each. What fills up a shorter prompt comes to stand behind what they share: a sliding
+    window counts it, and must be longer than all that is read and written.
+
+    Args:
+        most: tokens that may be written behind each.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    shared = min(len(commonprefix(prompts)), min(len(prompt) for prompt in prompts) - 1)
+    if shared < 1 or not spares_enough(shared + len(prompts) * (longest - shared), len(prompts) * longest):
+        return 0
+    cache = new_cache(model)
+    windows = [0] if cache is None else [layer.sliding_window for layer in cache.layers if layer.is_sliding]
+    return shared if all(window > longest + most for window in windows) else 0
+
+
 class _Batch:
     """The rows that are still being written; finished rows leave the batch once they are half of it."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], most: int, limit: int, ends: set[int]) -> None:
+        import torch
+
         from paraknow_core.models.rotary import tables_of_their_own
 
         self.model, self.ends = model, ends
@@ -182,9 +203,15 @@ class _Batch:
         self.written: list[list[int]] = [[] for _ in prompts]
         self.done = [allowed < 1 for allowed in self.allowed]
         self.rows = list(range(len(prompts)))
-        self.ids, self.mask, self.positions = left_padded(prompts, next(model.parameters()).device)
-        self.cache: Any = None
         self.rotary = tables_of_their_own(model)  # few models have any
+        self.cache: Any = None
+        shared = 0 if self.rotary else _in_common(model, prompts, most)
+        self.ids, self.mask, self.positions = left_padded(
+            [p[shared:] for p in prompts], next(model.parameters()).device
+        )
+        if shared:
+            self.cache, before = read_once(model, [prompts[0][:shared]], [0] * len(prompts))
+            self.mask, self.positions = torch.cat([before, self.mask], dim=1), self.positions + shared
         self.text, self.tables = self.ids, self._tables()
         self.options = {"logits_to_keep": 1} if keeps_logits(model) else {}
 

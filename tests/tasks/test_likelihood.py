@@ -11,7 +11,7 @@ from paraknow_core.tasks.likelihood import Row, choice_rows, log_probabilities
 from paraknow_core.tasks.model_scores import evaluate
 from paraknow_core.tasks.task import Example
 from tests.marking import mostly_slow
-from tests.tasks.conftest import ask, make_task
+from tests.tasks.conftest import Reading, ask, make_task
 from tests.tasks.test_lengths import KINDS, SWITCH, models, tokens  # noqa: F401 - a fixture
 from tests.tasks.test_model_scores import plain_log_prob
 from tests.tiny_models import FAMILIES, build_tiny
@@ -32,23 +32,6 @@ def rows_of(tokenizer, examples):
 def alone(model, rows):
     """Return what is asked of each row, read by itself."""
     return [plain_log_prob(model, [*row.tokens], row.asked[0][0][0] + 1) for row in rows]
-
-
-class Reading:
-    """Notes the size (rows, tokens) of every forward pass of a model inside the `with` block."""
-
-    def __init__(self, model):
-        self.model, self.passes = model, []
-
-    def __enter__(self):
-        def note(_module, _args, inputs):
-            self.passes.append(tuple(inputs["input_ids"].shape))
-
-        self.hook = self.model.register_forward_pre_hook(note, with_kwargs=True)
-        return self.passes
-
-    def __exit__(self, *_):
-        self.hook.remove()
 
 
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES, "llama", "gpt2", "gemma2", "gpt_neox", "opt"))
