@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # A model that goes on after its answer writes the next turn's mark; the answer ends there.
 TURN_MARKS = ("<|user|>", "<|assistant|>", "<|system|>")
 _LOOKS_LIKE_A_MARK = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
-WORTH = 0.25  # share of the tokens that is to be spared, so that another pass is worth it (`benchmarks.choices`)
+WORTH = 0.25  # share of the tokens that is to be spared, so that another pass is worth it (`benchmarks.shared_prompts`)
 CACHE_BYTES = 2**26  # of the keys and values of small models: what a processor's cache still helps with
 
 

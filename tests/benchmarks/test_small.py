@@ -78,13 +78,13 @@ def test_finetuning_ends_where_the_bare_loop_ends(tmp_path):
     assert all(row["tokens_per_s"] > 0 and 0 < row["padding"] < 0.5 for row in rows)
 
 
-def test_choices_that_share_their_prompt_have_the_sums_of_a_row_each(tmp_path):
-    rows = run("choices", tmp_path)["rows"]
-    assert [row["way"] for row in rows] == ["a row each", "shared"] * 3
-    for alone, shared in zip(rows[::2], rows[1::2], strict=True):
-        assert shared["difference"] < 1e-6 and shared["moved"] == 0
-        assert (shared["read"] == alone["read"]) == (alone["case"] == "4 letters")
-        assert shared["read"] <= alone["read"]
+def test_shared_prompts_give_what_whole_rows_give(tmp_path):
+    rows = run("shared_prompts", tmp_path)["rows"]
+    assert [row["way"] for row in rows] == ["whole rows", "shared"] * 5
+    for whole, shared in zip(rows[::2], rows[1::2], strict=True):
+        assert (shared["difference"] or 0) < 1e-6 and shared["moved"] == 0
+        assert (shared["read"] < whole["read"]) == (whole["case"] not in ("4 letters", "24 tokens written"))
+        assert shared["read"] <= whole["read"]
 
 
 def test_shared_runs_measure_the_sensitivity_once(tmp_path):

@@ -1,6 +1,6 @@
-"""Multiple choice and a judge: the prompt of an example read once, against once for each of its rows.
+"""What rows begin with, read once: the prompt of choices, of a judge's two answers, of all answers that are written.
 
-Run: python -m benchmarks.choices [--small]
+Run: python -m benchmarks.shared_prompts [--small]
 """
 
 import random
@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from paraknow_core.paths import Workspace
 from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.tasks import generation
+from paraknow_core.tasks.generation import generate, rows_at_once
 from paraknow_core.tasks.likelihood import Row, choice_rows, label_row, log_probabilities
 from paraknow_core.tasks.model_scores import AT_ONCE
 from paraknow_core.tasks.task import Example, Message
@@ -30,15 +32,17 @@ from paraknow_core.training.amounts import threads_of
 
 EXAMPLES, ROUNDS = 200, 5
 SMALL_EXAMPLES, SMALL_ROUNDS = 12, 1
-LIMIT = 512
+LIMIT, NEW = 512, 24  # tokens
 NOTES = [
     "bundled:stranger, the template tulu, on examples made of random words: prompts of 60 to 100 tokens, with four",
-    "choices of 15 to 25 tokens, with four letters, or with two answers of 30 to 50 tokens, as a judge reads them. The",
-    "way of a row each is the project's own with sharing switched off. Read: tokens that the model reads, padding",
-    "included, for each example. CPU seconds of all rows, the ways in turn, the median of the rounds; the ratio is",
-    "that of a row each to this way. Difference: the largest relative one between the sums of the two ways. Moved:",
-    "examples whose likeliest choice is another one.",
+    "choices of 15 to 25 tokens, with four letters, or with two answers of 30 to 50 tokens, as a judge reads them; and",
+    "24 tokens written behind prompts of 30 to 50 tokens, the same again behind 50 that all prompts begin with. Whole",
+    "rows are the project's own way with sharing switched off. Read: tokens that the model reads, padding included,",
+    "for each example. CPU seconds of all examples, the ways in turn, the median of the rounds; the ratio is that of",
+    "whole rows to this way. Difference: the largest relative one between the sums of the two ways. Moved: examples",
+    "with another likeliest choice, or another answer.",
 ]
+Values = list[list[float]]
 
 
 class Words:
@@ -60,20 +64,24 @@ class Words:
         return Example(name, turns, choices)
 
 
-def cases(tokenizer: Any, count: int) -> Iterator[tuple[str, list[list[Row]]]]:
-    """Yield what is asked, and the rows of each example."""
+def cases(model: Any, tokenizer: Any, count: int) -> Iterator[tuple[str, "partial[Values]"]]:
+    """Yield what is measured, and what gives the numbers of each example: sums of its rows, or tokens."""
     words = Words(tokenizer)
     long = [words.example(f"l{at}", tuple(words.text(14, 24) for _ in range(4))) for at in range(count)]
-    yield "4 choices of 20 tokens", [choice_rows(e, "tulu", tokenizer, LIMIT) for e in long]
+    yield "4 choices of 20 tokens", partial(score, model, [choice_rows(e, "tulu", tokenizer, LIMIT) for e in long])
     letters = [words.example(f"a{at}", LETTERS) for at in range(count)]
-    yield "4 letters", [choice_rows(e, "tulu", tokenizer, LIMIT) for e in letters]
+    yield "4 letters", partial(score, model, [choice_rows(e, "tulu", tokenizer, LIMIT) for e in letters])
     judged = [(words.example(f"j{at}", ("",)), [words.text(29, 49) for _ in range(2)]) for at in range(count)]
     pairs = [[encode(e.with_answer(text), "tulu", tokenizer, LIMIT) for text in texts] for e, texts in judged]
-    yield "2 answers to a judge", [[label_row(entry) for entry in pair] for pair in pairs]
+    yield "2 answers to a judge", partial(score, model, [[label_row(entry) for entry in pair] for pair in pairs])
+    begun = tokenizer(words.text(50, 50))["input_ids"][:50]
+    prompts = [tokenizer(words.text(30, 50))["input_ids"] for _ in range(count)]
+    yield "24 tokens written", partial(write, model, prompts)
+    yield "the same behind 50 shared", partial(write, model, [begun + prompt for prompt in prompts])
 
 
 @contextmanager
-def row_each() -> Iterator[None]:
+def whole_rows() -> Iterator[None]:
     """Switch sharing off."""
     worth, generation.WORTH = generation.WORTH, 2.0
     try:
@@ -82,14 +90,25 @@ def row_each() -> Iterator[None]:
         generation.WORTH = worth
 
 
-def score(model: Any, examples: list[list[Row]]) -> list[list[float]]:
+def score(model: Any, examples: list[list[Row]]) -> Values:
     """Return the sums of each example's choices, asked for as an evaluation does."""
-    sums: list[list[float]] = []
+    sums: Values = []
     for start in range(0, len(examples), AT_ONCE):
         part = examples[start : start + AT_ONCE]
         found = iter(log_probabilities(model, [row for rows in part for row in rows], AT_ONCE))
         sums += [[value for _ in rows for value in next(found)] for rows in part]
     return sums
+
+
+def write(model: Any, prompts: list[list[int]]) -> Values:
+    """Return the tokens that are written behind each prompt, as many prompts at once as in an evaluation."""
+    ordered = sorted(range(len(prompts)), key=lambda at: -len(prompts[at]))
+    at_once, written = rows_at_once(model, len(prompts[ordered[0]]) + NEW, AT_ONCE), {}
+    for start in range(0, len(ordered), at_once):
+        part = ordered[start : start + at_once]
+        answers = generate(model, [prompts[at] for at in part], max_new_tokens=NEW, limit=LIMIT, ends=())
+        written |= {at: list(answer.tokens) for at, answer in zip(part, answers, strict=True)}
+    return [written[at] for at in range(len(prompts))]
 
 
 def tokens_read(model: Any, work: Callable[[], object]) -> int:
@@ -104,60 +123,55 @@ def tokens_read(model: Any, work: Callable[[], object]) -> int:
 
 
 def measure(count: int, rounds: int) -> list[dict[str, Any]]:
-    """Score every case in both ways, in turn."""
+    """Measure every case in both ways, in turn."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         student = Context(RunSpec(), Settings(), Workspace(Path(folder))).student
         torch.set_num_threads(threads_of(student.anatomy.parameters))  # as a run does
         model = student.load().eval()
-        for case, examples in cases(student.tokenizer, count):
-            rows += compare(case, model, examples, rounds)
+        for case, work in cases(model, student.tokenizer, count):
+            rows += compare(case, model, work, count, rounds)
     return rows
 
 
-def compare(case: str, model: Any, examples: list[list[Row]], rounds: int) -> list[dict[str, Any]]:
-    """Score one case in both ways; return a row for each."""
+def compare(case: str, model: Any, shared: "partial[Values]", count: int, rounds: int) -> list[dict[str, Any]]:
+    """Measure one case in both ways; return a row for each."""
 
-    def shared() -> list[list[float]]:
-        return score(model, examples)
+    def whole() -> Values:
+        with whole_rows():
+            return shared()
 
-    def alone() -> list[list[float]]:
-        with row_each():
-            return score(model, examples)
-
-    ways = {"a row each": alone, "shared": shared}
-    read = {way: tokens_read(model, work) / len(examples) for way, work in ways.items()}
+    ways = {"whole rows": whole, "shared": shared}
+    read = {way: tokens_read(model, work) / count for way, work in ways.items()}
     spent: dict[str, list[float]] = {way: [] for way in ways}
-    sums: dict[str, list[list[float]]] = {}
+    values: dict[str, Values] = {}
     for number in range(rounds):
         for way in list(ways) if number % 2 else reversed(ways):
             busy = time.process_time()
-            sums[way] = ways[way]()
+            values[way] = ways[way]()
             spent[way].append(time.process_time() - busy)
-    before = sums["a row each"]
-    least = statistics.median(spent["a row each"])
-    return [
-        {
-            "case": case,
-            "way": way,
-            "read": read[way],
-            "cpu_seconds": statistics.median(taken),
-            "ratio": least / statistics.median(taken),
-            "difference": max(
-                abs(a / b - 1)
-                for new, old in zip(sums[way], before, strict=True)
-                for a, b in zip(new, old, strict=True)
-            ),
-            "moved": sum(
-                new.index(max(new)) != old.index(max(old)) for new, old in zip(sums[way], before, strict=True)
-            ),
-        }
-        for way, taken in spent.items()
-    ]
+    least, writes = statistics.median(spent["whole rows"]), shared.func is write
+    rows = []
+    for way, taken in spent.items():
+        pairs = list(zip(values[way], values["whole rows"], strict=True))
+        apart = [abs(a / b - 1) for new, old in pairs for a, b in zip(new, old, strict=True)] if not writes else []
+        same = [new == old if writes else new.index(max(new)) == old.index(max(old)) for new, old in pairs]
+        rows.append(
+            {
+                "case": case,
+                "way": way,
+                "read": read[way],
+                "cpu_seconds": statistics.median(taken),
+                "ratio": least / statistics.median(taken),
+                "difference": max(apart, default=None),
+                "moved": same.count(False),
+            }
+        )
+    return rows
 
 
 def main() -> None:
-    """Print the table and write results/choices.json."""
+    """Print the table and write results/shared_prompts.json."""
     options = arguments(__doc__.splitlines()[0])
     facts = machine()
     rows = measure(SMALL_EXAMPLES, SMALL_ROUNDS) if options.small else measure(EXAMPLES, ROUNDS)
@@ -170,7 +184,7 @@ def main() -> None:
         "difference": "{:.0e}".format,
         "moved": str,
     }
-    publish(options, "choices", "Multiple choice", NOTES, facts, rows, columns)
+    publish(options, "shared_prompts", "Shared prompts", NOTES, facts, rows, columns)
 
 
 if __name__ == "__main__":
