@@ -32,6 +32,8 @@ def generate(
 ) -> list[Generated]:
     """Continue every prompt with the most likely token until an end token or a limit.
 
+    What all prompts begin with is read once, where that spares enough.
+
     Args:
         model: a causal language model in evaluation mode.
         prompts: token ids, each of at least one token and fewer than `limit`.
@@ -104,13 +106,14 @@ def keeps_logits(model: Any) -> bool:
 
 def new_cache(model: Any) -> Any:
     """Return an empty cache of keys and values whose rows can be repeated; None if the model cannot go on from one."""
-    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not {"past_key_values", "position_ids", "logits_to_keep"} <= inspect.signature(base.forward).parameters.keys():
         return None
     cache = DynamicCache(config=base.config)
-    return cache if all(hasattr(layer, "batch_select_indices") for layer in cache.layers) else None
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)  # others hold more than keys and values of tokens
+    return cache if all(type(layer) in plain for layer in cache.layers) else None
 
 
 def spares_enough(read: int, whole: int) -> bool:

@@ -16,6 +16,19 @@ from tests.tasks.test_lengths import KINDS, SWITCH, models, tokens  # noqa: F401
 from tests.tasks.test_model_scores import plain_log_prob
 from tests.tiny_models import FAMILIES, build_tiny
 
+JAMBA = {
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "attn_layer_period": 2,
+    "attn_layer_offset": 1,
+    "num_experts": 1,
+    "vocab_size": 9,
+    "pad_token_id": 0,
+    "use_mamba_kernels": False,
+}
 ENDINGS = ("a red cat", "a red cat and its dog", "the sea", "nothing at all, he said")
 
 
@@ -156,11 +169,13 @@ def test_a_model_without_such_a_cache_reads_whole_rows(tiny, monkeypatch):
 
 
 def test_what_can_go_on_from_a_cache(tiny):
-    from transformers import AutoModelForCausalLM, MambaConfig
+    from transformers import AutoModelForCausalLM, JambaConfig, MambaConfig
 
     assert all(generation.new_cache(tiny(family)[0]) is not None for family in ("llama", "gpt2", "opt"))
     states = AutoModelForCausalLM.from_config(MambaConfig(hidden_size=8, num_hidden_layers=1, vocab_size=9))
     assert generation.new_cache(states) is None
+    mixed = AutoModelForCausalLM.from_config(JambaConfig(**JAMBA))  # some layers keep states, some keys and values
+    assert generation.new_cache(mixed) is None
     assert generation.new_cache(torch.nn.Linear(1, 1)) is None
 
 
