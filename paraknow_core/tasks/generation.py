@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.tasks.thoughts import TAGS
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 # A model that goes on after its answer writes the next turn's mark; the answer ends there.
 TURN_MARKS = ("<|user|>", "<|assistant|>", "<|system|>")
 _LOOKS_LIKE_A_MARK = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
+WORTH = 0.25  # share of the tokens that is to be spared, so that another pass is worth it (`benchmarks.shared_prompts`)
 CACHE_BYTES = 2**26  # of the keys and values of small models: what a processor's cache still helps with
 
 
@@ -29,6 +31,8 @@ def generate(
     model: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, limit: int, ends: Iterable[int]
 ) -> list[Generated]:
     """Continue every prompt with the most likely token until an end token or a limit.
+
+    What all prompts begin with is read once, where that spares enough.
 
     Args:
         model: a causal language model in evaluation mode.
@@ -102,13 +106,40 @@ def keeps_logits(model: Any) -> bool:
 
 def new_cache(model: Any) -> Any:
     """Return an empty cache of keys and values whose rows can be repeated; None if the model cannot go on from one."""
-    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not {"past_key_values", "position_ids", "logits_to_keep"} <= inspect.signature(base.forward).parameters.keys():
         return None
     cache = DynamicCache(config=base.config)
-    return cache if all(hasattr(layer, "batch_select_indices") for layer in cache.layers) else None
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)  # others hold more than keys and values of tokens
+    return cache if all(type(layer) in plain for layer in cache.layers) else None
+
+
+def spares_enough(read: int, whole: int) -> bool:
+    """Tell whether reading what rows share once is worth a second pass, by the tokens of this way and of whole rows."""
+    return read <= (1 - WORTH) * whole
+
+
+def read_once(model: Any, beginnings: Sequence[Sequence[int]], of_row: Sequence[int]) -> "tuple[Any, Tensor]":
+    """Let a model read what rows begin with, and give each row the keys and values of its own beginning.
+
+    Args:
+        model: one that `new_cache` makes a cache for.
+        beginnings: token ids.
+        of_row: for each row, which of the beginnings is its own.
+
+    Returns:
+        The cache, and its mask (rows, longest beginning), padded on the left.
+    """
+    import torch
+
+    ids, mask, positions = left_padded(beginnings, next(model.parameters()).device)
+    cache, last = new_cache(model), {"logits_to_keep": 1}
+    model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **last)
+    own = torch.tensor(of_row, device=ids.device)
+    cache.batch_select_indices(own)
+    return cache, mask[own]
 
 
 def rows_at_once(model: Any, length: int, least: int) -> int:
@@ -143,10 +174,30 @@ def left_padded(prompts: Sequence[Sequence[int]], device: Any) -> "tuple[Tensor,
     return ids, mask, (mask.cumsum(-1) - 1).clamp(min=0)
 
 
+def _in_common(model: Any, prompts: Sequence[Sequence[int]], most: int) -> int:
+    """Return how many tokens all prompts begin with, if reading them once is possible and worth it, else 0.
+
+    At least one token is left of each. What fills up a shorter prompt comes to stand behind what they share: a sliding
+    window counts it, and must be longer than all that is read and written.
+
+    Args:
+        most: tokens that may be written behind each.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    shared = min(len(commonprefix(prompts)), min(len(prompt) for prompt in prompts) - 1)
+    if shared < 1 or not spares_enough(shared + len(prompts) * (longest - shared), len(prompts) * longest):
+        return 0
+    cache = new_cache(model)
+    windows = [0] if cache is None else [layer.sliding_window for layer in cache.layers if layer.is_sliding]
+    return shared if all(window > longest + most for window in windows) else 0
+
+
 class _Batch:
     """The rows that are still being written; finished rows leave the batch once they are half of it."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], most: int, limit: int, ends: set[int]) -> None:
+        import torch
+
         from paraknow_core.models.rotary import tables_of_their_own
 
         self.model, self.ends = model, ends
@@ -155,9 +206,15 @@ class _Batch:
         self.written: list[list[int]] = [[] for _ in prompts]
         self.done = [allowed < 1 for allowed in self.allowed]
         self.rows = list(range(len(prompts)))
-        self.ids, self.mask, self.positions = left_padded(prompts, next(model.parameters()).device)
-        self.cache: Any = None
         self.rotary = tables_of_their_own(model)  # few models have any
+        self.cache: Any = None
+        shared = 0 if self.rotary else _in_common(model, prompts, most)
+        self.ids, self.mask, self.positions = left_padded(
+            [p[shared:] for p in prompts], next(model.parameters()).device
+        )
+        if shared:
+            self.cache, before = read_once(model, [prompts[0][:shared]], [0] * len(prompts))
+            self.mask, self.positions = torch.cat([before, self.mask], dim=1), self.positions + shared
         self.text, self.tables = self.ids, self._tables()
         self.options = {"logits_to_keep": 1} if keeps_logits(model) else {}
 

@@ -7,13 +7,12 @@ from os.path import commonprefix
 from typing import Any
 
 from paraknow_core.errors import NumericError
-from paraknow_core.tasks.generation import cached_bytes, keeps_logits, left_padded, new_cache
+from paraknow_core.tasks.generation import cached_bytes, keeps_logits, new_cache, read_once, spares_enough
 from paraknow_core.tasks.task import Example
 from paraknow_core.tasks.templates import IGNORED, Encoded, TooLongError, encode
 
 MOST_LOGITS = 2**27  # of one forward pass: 512 MB in float32
 MOST_CACHED = 2**30  # bytes of the keys and values of one, in float32
-WORTH = 0.2  # share of the tokens to be read from which on a second pass is worth it
 UNCUT = 2**40
 
 
@@ -120,52 +119,46 @@ class _Bundle:
 
 def _batches(model: Any, rows: Sequence[Row], batch_size: int) -> list[list[_Bundle]]:
     """Return what is run at once: bundles of like length, which all share a beginning, or none of them does."""
-    room = _Room(model, batch_size)
     batches: list[list[_Bundle]] = []
-    for bundle in sorted(_bundles(model, rows, room), key=lambda each: (each.shared > 0, -each.longest)):
+    for bundle in sorted(_bundles(model, rows, batch_size), key=lambda each: (each.shared > 0, -each.longest)):
         last = batches[-1] if batches else []
-        if last and (last[0].shared > 0) == (bundle.shared > 0) and room.holds([*last, bundle]):
+        alike = last and (last[0].shared > 0) == (bundle.shared > 0)
+        if alike and _fit([*last, bundle], model, batch_size):
             last.append(bundle)
         else:
             batches.append([bundle])
     return batches
 
 
-@dataclass(frozen=True)
-class _Room:
-    """What one forward pass may take."""
-
-    model: Any
-    batch_size: int
-
-    def holds(self, bundles: Sequence[_Bundle]) -> bool:
-        """Tell whether the rows are few enough for the batch, and their logits and what is cached for memory."""
-        model, count = self.model, sum(len(bundle.rows) for bundle in bundles)
-        vocabulary = model.get_output_embeddings().weight.shape[0] if hasattr(model, "get_output_embeddings") else 1
-        logits = count * max(bundle.longest - bundle.shared for bundle in bundles) * vocabulary
-        cached = count * bundles[0].longest * cached_bytes(model) if bundles[0].shared else 0
-        return count <= self.batch_size and logits <= MOST_LOGITS and cached <= MOST_CACHED
-
-
-def _bundles(model: Any, rows: Sequence[Row], room: _Room) -> Iterator[_Bundle]:
-    """Put the rows of one example together where reading what they share once spares enough tokens."""
+def _bundles(model: Any, rows: Sequence[Row], batch_size: int) -> Iterator[_Bundle]:
+    """Put the rows of one example together where what they share can be read once, and that is worth it."""
     from paraknow_core.models.rotary import table_of, tables_of_their_own
 
     makers, can_share = tables_of_their_own(model), new_cache(model) is not None
     for _, run in groupby(range(len(rows)), key=lambda index: rows[index].id):
         indices = tuple(run)
         lengths = [len(rows[index].tokens) for index in indices]
-        shared = _in_common([rows[index] for index in indices])
-        bundle = _Bundle(indices, max(lengths), shared)
-        if (
-            can_share
-            and (len(indices) - 1) * shared >= WORTH * sum(lengths)
-            and len({table_of(makers, length) for length in (shared, *lengths)}) == 1  # the keys are of one table
-            and room.holds([bundle])
-        ):
+        bundle = _Bundle(indices, max(lengths), _in_common([rows[index] for index in indices]) if can_share else 0)
+        of_one_table = len({table_of(makers, length) for length in (bundle.shared, *lengths)}) == 1  # as keys must be
+        if bundle.shared and of_one_table and _fit([bundle], model, batch_size):
             yield bundle
         else:
             yield from (_Bundle((index,), length) for index, length in zip(indices, lengths, strict=True))
+
+
+def _fit(bundles: Sequence[_Bundle], model: Any, batch_size: int) -> bool:
+    """Tell whether bundles, the longest first, may be run at once, and are rather than as whole rows if they share.
+
+    Their rows are few enough, and so are their logits and, if they share, what is cached. What is then read, padding
+    included, is so much less than whole rows would take that the second pass is worth it.
+    """
+    vocabulary = model.get_output_embeddings().weight.shape[0] if hasattr(model, "get_output_embeddings") else 1
+    count, shared = sum(len(bundle.rows) for bundle in bundles), max(bundle.shared for bundle in bundles)
+    rest = max(bundle.longest - bundle.shared for bundle in bundles)
+    if count > batch_size or count * rest * vocabulary > MOST_LOGITS:
+        return False
+    read, whole = len(bundles) * shared + count * rest, count * bundles[0].longest
+    return not shared or (spares_enough(read, whole) and count * (shared + rest) * cached_bytes(model) <= MOST_CACHED)
 
 
 def _in_common(rows: Sequence[Row]) -> int:
@@ -191,7 +184,9 @@ def _run(model: Any, rows: Sequence[Row], batch: Sequence[_Bundle]) -> list[list
     first = min(at for _, at, _ in asked)
     options: dict[str, Any] = {"logits_to_keep": width - first} if keeps_logits(model) else {}
     if sharing:
-        options["past_key_values"], before = _read_once(model, rows, batch)
+        beginnings = [rows[bundle.rows[0]].tokens[: bundle.shared] for bundle in batch]
+        of_row = [number for number, bundle in enumerate(batch) for _ in bundle.rows]
+        options["past_key_values"], before = read_once(model, beginnings, of_row)
         mask = torch.cat([before, mask], dim=1)
     if sharing or lengths_matter(model):  # what a row is filled up with is no part of its length
         options["position_ids"] = ((mask.cumsum(-1) - 1) * mask)[:, -width:]
@@ -208,26 +203,6 @@ def _run(model: Any, rows: Sequence[Row], batch: Sequence[_Bundle]) -> list[list
         )
     rest = iter(values.tolist())
     return [[sum(next(rest) for _ in group) for group in row.asked] for row, _ in read]
-
-
-def _read_once(model: Any, rows: Sequence[Row], batch: Sequence[_Bundle]) -> tuple[Any, Any]:
-    """Read what each bundle shares; return the keys and values of it for every row, and their mask."""
-    import torch
-
-    beginnings = [rows[bundle.rows[0]].tokens[: bundle.shared] for bundle in batch]
-    ids, mask, positions = left_padded(beginnings, next(model.parameters()).device)
-    cache = new_cache(model)
-    model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    of_row = torch.tensor([n for n, bundle in enumerate(batch) for _ in bundle.rows], device=ids.device)
-    cache.batch_select_indices(of_row)
-    return cache, mask[of_row]
 
 
 def _gather(logits: Any, row: Any, position: Any, token: Any, step: int = 4096) -> Any:

@@ -78,6 +78,15 @@ def test_finetuning_ends_where_the_bare_loop_ends(tmp_path):
     assert all(row["tokens_per_s"] > 0 and 0 < row["padding"] < 0.5 for row in rows)
 
 
+def test_shared_prompts_give_what_whole_rows_give(tmp_path):
+    rows = run("shared_prompts", tmp_path)["rows"]
+    assert [row["way"] for row in rows] == ["whole rows", "shared"] * 5
+    for whole, shared in zip(rows[::2], rows[1::2], strict=True):
+        assert (shared["difference"] or 0) < 1e-6 and shared["moved"] == 0
+        assert (shared["read"] < whole["read"]) == (whole["case"] not in ("4 letters", "24 tokens written"))
+        assert shared["read"] <= whole["read"]
+
+
 def test_shared_runs_measure_the_sensitivity_once(tmp_path):
     shared, empty = run("shared_runs", tmp_path)["rows"]
     assert (shared["way"], empty["way"]) == ("shared caches", "empty caches")

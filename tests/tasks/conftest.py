@@ -64,3 +64,20 @@ def chat(question: str, answer: str, **more: object) -> dict:
 def make_task(examples, scorers=("exact_match",), **options) -> Task:
     splits = {"train": tuple(examples), "validation": (), "test": tuple(examples)}
     return Task("mini", "Mini", splits, tuple(scorers), **{"max_length": 128, "max_new_tokens": 8, **options})
+
+
+class Reading:
+    """Notes the size (rows, tokens) of every forward pass of a model inside the `with` block."""
+
+    def __init__(self, model):
+        self.model, self.passes = model, []
+
+    def __enter__(self):
+        def note(_module, _args, inputs):
+            self.passes.append(tuple(inputs["input_ids"].shape))
+
+        self.hook = self.model.register_forward_pre_hook(note, with_kwargs=True)
+        return self.passes
+
+    def __exit__(self, *_):
+        self.hook.remove()

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from paraknow_core.models.load import load_model
+from paraknow_core.models.source import resolve_model
 from paraknow_core.tasks.generation import (
     CACHE_BYTES,
     answer_text,
@@ -13,7 +15,8 @@ from paraknow_core.tasks.generation import (
     rows_at_once,
 )
 from tests.marking import mostly_slow
-from tests.tiny_models import FAMILIES
+from tests.tasks.conftest import Reading
+from tests.tiny_models import FAMILIES, build_tiny
 
 PROMPTS = [[1, 70, 71, 72], [1], [1, 9, 8, 7, 6, 5, 4, 3, 9, 10, 11, 12], [5, 200], [1, 30, 31], [1, 99, 98, 97, 96]]
 
@@ -114,3 +117,43 @@ def test_small_models_write_more_answers_at_once_by_their_size_alone(tiny):
     assert rows_at_once(model, 10**9, 32) == 32
     assert rows_at_once(torch.nn.Linear(1, 1), 1, 32) == 32
     assert rows_at_once(tiny("gpt2")[0], 100, 1) > 1  # its config has other names for its sizes
+
+
+SHARED = [1, *range(100, 130)]
+
+
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, "llama", "gpt2", "gemma2", "gpt_neox"))
+def test_what_all_prompts_begin_with_is_read_once(tiny, family):
+    model, _ = tiny(family)
+    prompts = [SHARED + prompt for prompt in PROMPTS]
+    free = [tokens for tokens, _ in (plain_loop(model, p, 12, 60, set()) for p in prompts)]
+    ends = {free[0][3], free[3][1]}
+    wanted = [plain_loop(model, prompt, 12, 46, ends) for prompt in prompts]
+    with Reading(model) as made:
+        answers = generate(model, prompts, max_new_tokens=12, limit=46, ends=ends)
+    assert [(list(answer.tokens), answer.stopped) for answer in answers] == wanted
+    assert made[:2] == [(1, 31), (6, max(map(len, PROMPTS)))]
+
+
+def test_prompts_that_are_equal_or_share_little(tiny):
+    model, _ = tiny("llama")
+    for prompts, passes in (([SHARED] * 3, [(1, 30), (3, 1)]), (PROMPTS[2:3], [(1, 12)]), (PROMPTS, [(6, 12)])):
+        wanted = [plain_loop(model, prompt, 1, 60, set())[0] for prompt in prompts]
+        with Reading(model) as made:
+            answers = generate(model, prompts, max_new_tokens=1, limit=60, ends=set())
+        assert [list(answer.tokens) for answer in answers] == wanted
+        assert made == passes
+
+
+@pytest.mark.parametrize("window", [8, 48, 49])
+def test_a_sliding_window_may_count_what_fills_up(window, tmp_path):
+    model = load_model(resolve_model(str(build_tiny("mistral", tmp_path, sliding_window=window))))
+    with torch.no_grad():  # large enough that a token more or less gives other answers
+        for parameter in model.parameters():
+            parameter.mul_(6 if parameter.dim() > 1 else 1)
+    prompts = [SHARED + prompt for prompt in PROMPTS]
+    wanted = [plain_loop(model, prompt, 5, 60, set())[0] for prompt in prompts]
+    with Reading(model) as made:
+        answers = generate(model, prompts, max_new_tokens=5, limit=60, ends=set())
+    assert [list(answer.tokens) for answer in answers] == wanted
+    assert made[0] == ((1, 31) if window > 43 + 5 else (6, 43))
