@@ -53,6 +53,6 @@ class Status:
 @cache
 def _kinds() -> list[tuple[str, shapes.Kind]]:
     """Return the fields of a status, and what each holds."""
-    kinds = {str: shapes.TEXT} | dict.fromkeys((int, float), shapes.NUMBER) 
+    kinds = {str: shapes.TEXT} | dict.fromkeys((int, float), shapes.NUMBER)
     fields = [(name, kinds[type(field.default)]) for name, field in Status.__dataclass_fields__.items()]
     return [(name, shapes.WHOLE if name in ("pid", "attempt") else kind) for name, kind in fields]
