@@ -83,13 +83,12 @@ def _note_reading() -> None:
     the same, cycles when many are read the next time.
     """
     _look.read += 1
-    if _look.seen is None or _look.read % STEP:
+    if _look.seen is None or _look.read < MANY or _look.read % STEP:
         return
-    if _look.read == MANY:
+    if _look.read == MANY and gc.get_freeze_count():
         gc.unfreeze()
         gc.collect()
-    if _look.read >= MANY:
-        gc.freeze()
+    gc.freeze()
 
 
 def once_a_look(files: Callable[..., Iterable[Path | str]]) -> Callable[[Callable], Callable]:
