@@ -302,7 +302,10 @@ class RunSpec(Portable):
             if not isinstance(node, dict) or (last not in node and parents != ["task", "columns"]):
                 raise SpecError(f"spec: unknown key '{dotted}'; see `python -m paraknow_core spec schema`")
             node[last] = value
-        return parse_spec(data, where="spec")
+        parts = {key: _valid_part(data, key) for key in {dotted.partition(".")[0] for dotted in changes}}
+        if None in parts.values():  # not valid, or null
+            return parse_spec(data, where="spec")
+        return RunSpec.model_construct(set(data), **vars(self) | parts)
 
 
 def parse_spec(data: Any, where: str = "spec") -> RunSpec:
@@ -378,6 +381,23 @@ def _part_of_spec(text: str) -> tuple[str, Any] | None:
         data = load_yaml(f"{text}\n", "spec")
         key = next(iter(data)) if isinstance(data, dict) and len(data) == 1 else None
         return None if key is None else (key, getattr(parse_spec(data), key))
+    except SpecError:
+        return None
+
+
+def _valid_part(data: dict[str, Any], key: str) -> Any:
+    """Return the valid value of one top-level key of a spec's plain data; None where it is not valid."""
+    try:
+        text = json.dumps(data[key], allow_nan=False)
+        return _part_of_json(key, text) if len(text) <= _LONGEST_PART else None
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+@lru_cache(maxsize=20_000)
+def _part_of_json(key: str, text: str) -> Any:
+    try:
+        return getattr(parse_spec({key: json.loads(text)}), key)
     except SpecError:
         return None
 

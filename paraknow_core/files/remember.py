@@ -12,7 +12,7 @@ from typing import Any
 from paraknow_core.files.disk import file_stamp
 
 EVERY_RUN = 100_000  # results of a function that lists ask of each run: with fewer, a longer list would keep none
-MANY, STEP = 1_000, 500  # results that a look has read, after which they are kept apart, and how many at once
+MANY = 1_000  # results that a look has read, after which they are kept apart
 
 
 class _Look(local):
@@ -20,6 +20,7 @@ class _Look(local):
 
     seen: dict[tuple, tuple[tuple, Any]] | None = None
     read: int = 0  # results of `while_unchanged` that were not remembered before
+    paused: bool = False  # whether it has paused the garbage collector
 
 
 _look = _Look()
@@ -73,23 +74,32 @@ def one_look() -> Iterator[None]:
     finally:
         _look.seen = None
         if _look.read >= MANY:
-            gc.freeze()
+            _keep_apart()
 
 
 def _note_reading() -> None:
-    """Count what a look reads, and take it out of the garbage collector's sight: it would walk it again and again.
+    """Count what a look reads; one that reads much collects no garbage until its end.
 
-    Of ten thousand runs that takes longer than to read them, and later longer than a draw. What is dropped is freed all
-    the same, cycles when many are read the next time.
+    The collector would walk all that was read again and again, which takes longer than to read it.
     """
     _look.read += 1
-    if _look.seen is None or _look.read % STEP:
-        return
-    if _look.read == MANY:
+    if _look.read == MANY and _look.seen is not None and gc.isenabled():
+        gc.disable()
+        _look.paused = True
+
+
+def _keep_apart() -> None:
+    """Take what is remembered out of the garbage collector's sight: to walk ten thousand runs takes longer than a draw.
+
+    What is dropped is freed all the same, cycles when a look reads as much again.
+    """
+    if gc.get_freeze_count():
         gc.unfreeze()
         gc.collect()
-    if _look.read >= MANY:
-        gc.freeze()
+    gc.freeze()
+    if _look.paused:
+        gc.enable()
+        _look.paused = False
 
 
 def once_a_look(files: Callable[..., Iterable[Path | str]]) -> Callable[[Callable], Callable]:

@@ -1,6 +1,7 @@
 """Many runs as one table, a row each, and the settings in which they differ."""
 
 from collections.abc import Container
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from paraknow_core.errors import ParaknowError
@@ -59,9 +60,15 @@ def _row(run: RunFolder) -> dict[str, Any]:
     if scores:
         row |= {f"score.{key}": scores[0].get(key) for key in ("scorer", "value", "low", "high", "n", "unit")}
     try:
-        return row | {f"spec.{key}": value for key, value in settings_of(run.spec()).items()}
+        return row | {_column(key): value for key, value in settings_of(run.spec()).items()}
     except ParaknowError as error:
         return row | {"state": "failed", "stage": str(error)}
+
+
+@cache
+def _column(key: str) -> str:
+    """Return the column of a setting, the same text for all rows."""
+    return f"spec.{key}"
 
 
 def differing_settings(table: "pandas.DataFrame") -> list[str]:

@@ -106,7 +106,8 @@ def run_names(
         beside = (run.spec.teacher.source, "" if run.spec.until == "sensitivity" else run.spec.student.source)
         family = families[run.spec.until, one_line(run.spec.name), beside, run.spec.task.source]
         unread = UNREAD_UNTIL[run.spec.until]
-        family.append((run, {key: v for key, v in settings_of(run).items() if not within(key, unread)}))
+        settings = settings_of(run)
+        family.append((run, {k: v for k, v in settings.items() if not within(k, unread)} if unread else settings))
     titles = Counter(one_line(run.spec.name) for run in runs if run.spec is not None)
     for (until, title, *_), family in families.items():
         varied = _varied([read for _, read in family])
@@ -124,10 +125,11 @@ def _varied(family: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     Returns:
         key -> the share that each value has of the runs that read the key.
     """
-    values: dict[str, Counter[str]] = defaultdict(Counter)
-    for read in family:
-        for key, value in read.items():
-            values[key][repr(value)] += 1
+    values: dict[str, Counter[str]] = {}
+    for key in dict.fromkeys(key for read in family for key in read):
+        own = [read[key] for read in family if key in read]
+        if any(value is not own[0] for value in own):  # most are one object: specs share what they have in common
+            values[key] = Counter(map(repr, own))
     varied = {key for key, own in values.items() if len(own) > 1} - {*_BESIDE}
     scale, rank = "factorisation.lora_alpha", "factorisation.rank"
     if {scale, rank} <= varied and len({read[scale] / read[rank] for read in family if scale in read}) == 1:

@@ -73,7 +73,7 @@ def preview(study: StudySpec, place: Workspace, estimate: Estimator | None = Non
     """
     cells = [*tuning_cells(study), *scored_cells(study)]
     kept = _distinct(cells)
-    missing = missing_cells(study, place)
+    missing = _missing(kept, place)
     takes = estimate([cell.spec for cell in missing], place) if estimate else [None]
     known = bool(takes) and all(one is not None for one in takes)
     seconds, size = (sum(in_a_row(takes)), sum(one.disk for one in takes)) if known else (None, None)
@@ -99,7 +99,10 @@ def missing_cells(study: StudySpec, place: Workspace) -> list[Cell]:
 
     A tuned group's scored runs are not known before its rate is: one of the grid stands for them.
     """
-    kept = _distinct([*tuning_cells(study), *scored_cells(study)])
+    return _missing(_distinct([*tuning_cells(study), *scored_cells(study)]), place)
+
+
+def _missing(kept: Sequence[Cell], place: Workspace) -> list[Cell]:
     found = answers_among(kept, readable(place), ("done",))
     return [cell for cell in kept if cell.key not in found]
 

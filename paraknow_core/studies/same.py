@@ -7,13 +7,13 @@ held; and `computes` is equal for two specs of which one run can stand for the o
 """
 
 from collections.abc import Hashable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from paraknow_core.catalogue import PAPER_METHOD, asks_judge, unread
 from paraknow_core.files.remember import once_each
 from paraknow_core.runs.table import settings_of
-from paraknow_core.spec import RunSpec
+from paraknow_core.spec import RunSpec, Strict
 
 # Which parts of their specs two runs must share ...
 PAIR_AND_TASK = ("teacher", "student", "task")  # ... to be drawn beside each other
@@ -47,11 +47,37 @@ def within(key: str, parts: tuple[str, ...]) -> bool:
 @once_each
 def effective(spec: RunSpec) -> dict[str, Any]:
     """Return every setting that the run's numbers can depend on, by its dotted key; not to be changed."""
-    settings = settings_of(spec)
-    without = _unread(settings)
-    if judged_by_teacher(spec):
-        without -= {"teacher.source", "teacher.revision", "teacher.untrained"}
-    return {key: value for key, value in settings.items() if key not in without}
+    settings: dict[str, Any] = {}
+    for part, _ in _counting(spec):
+        settings |= part
+    return settings
+
+
+def _counting(spec: RunSpec) -> list[tuple[dict[str, Any], frozenset]]:
+    """Return the settings that count, top-level key by key, and each part once more as a set.
+
+    Thousands of specs share most of their parts, and what is worked out for those.
+    """
+    without = _unread(settings_of(spec), judged_by_teacher(spec))
+    parts = []
+    for name, value in vars(spec).items():
+        if isinstance(value, Strict):
+            known = _kept_with(value)
+            if (name, without) not in known:
+                settings = {key: v for key, v in settings_of(spec, (name,)).items() if key not in without}
+                known[name, without] = settings, _hashable(settings)
+            parts.append(known[name, without])
+        elif name not in without:
+            own = list(value) if isinstance(value, tuple) else value  # as `settings_of` gives it
+            parts.append(({name: own}, frozenset(((name, value),))))
+    return parts
+
+
+@once_each
+def _kept_with(part: Strict) -> dict[Hashable, Any]:
+    """Return where it is kept what was worked out about a part, which is worked out for thousands of specs."""
+    del part
+    return {}
 
 
 def judged_by_teacher(spec: RunSpec) -> bool:
@@ -60,10 +86,21 @@ def judged_by_teacher(spec: RunSpec) -> bool:
     return by_judge and spec.task.judge is None
 
 
-def _unread(settings: Mapping[str, Any]) -> set[str]:
-    """Return the keys that no number depends on, by themselves or because of another setting."""
-    by_steps = settings["finetuning.max_steps"] is not None
-    return unread(settings) | {*_NO_EFFECT} | ({"finetuning.epochs"} if by_steps else set())
+def _unread(settings: Mapping[str, Any], judged: bool = False) -> frozenset[str]:
+    """Return the keys that no number depends on, by themselves or because of another setting.
+
+    Args:
+        settings: every setting of a spec.
+        judged: whether its teacher's source counts, whatever the method.
+    """
+    return _without_effect(unread(settings), settings["finetuning.max_steps"] is not None, judged)
+
+
+@lru_cache(1024)
+def _without_effect(unread_keys: frozenset[str], by_steps: bool, judged: bool) -> frozenset[str]:
+    """Return the same object for the same keys: what is remembered by it is found at once."""
+    keys = unread_keys.union(_NO_EFFECT, ("finetuning.epochs",) if by_steps else ())
+    return keys - {"teacher.source", "teacher.revision", "teacher.untrained"} if judged else keys
 
 
 def asked(spec: RunSpec, parts: tuple[str, ...], apart_from: tuple[str, ...] = ()) -> frozenset:
@@ -74,15 +111,20 @@ def asked(spec: RunSpec, parts: tuple[str, ...], apart_from: tuple[str, ...] = (
         parts: such as `PAIR_AND_TASK`, or dotted keys.
         apart_from: parts that may differ.
     """
+    if all(within(part, PAIR_AND_TASK) for part in parts):  # these count always; lists ask for them of every run
+        known, key = _kept_with(spec.task), (parts, apart_from, spec.teacher, spec.student)
+        if key not in known:
+            known[key] = _hashable(_within(spec, parts, apart_from))
+        return known[key]
+    # The paper's method reads all that others read, and more.
+    without = _unread(settings_of(spec) | {"method": PAPER_METHOD})
+    asks = _within(spec, parts, apart_from)
+    return _hashable({key: value for key, value in asks.items() if key not in without})
+
+
+def _within(spec: RunSpec, parts: tuple[str, ...], apart_from: tuple[str, ...]) -> dict[str, Any]:
     settings = settings_of(spec, {part.partition(".")[0] for part in parts})
-    asks = {key: value for key, value in settings.items() if within(key, parts) and not within(key, apart_from)}
-    if not all(
-        within(key, PAIR_AND_TASK) for key in asks
-    ):  # these count always; lists of hundreds of runs ask for them
-        # The paper's method reads all that others read, and more.
-        without = _unread(settings_of(spec) | {"method": PAPER_METHOD})
-        asks = {key: value for key, value in asks.items() if key not in without}
-    return _hashable(asks)
+    return {key: value for key, value in settings.items() if within(key, parts) and not within(key, apart_from)}
 
 
 @once_each
@@ -92,9 +134,9 @@ def question(spec: RunSpec) -> frozenset:
 
 
 @once_each
-def computes(spec: RunSpec) -> tuple[str, frozenset]:
+def computes(spec: RunSpec) -> tuple[str, tuple[frozenset, ...]]:
     """Return what a run computes: equal for two specs whose numbers cannot differ, whatever they are called."""
-    return spec.until, _hashable(effective(spec))
+    return spec.until, tuple(part for _, part in _counting(spec))
 
 
 def shows(spec: RunSpec, wanted: RunSpec) -> bool:

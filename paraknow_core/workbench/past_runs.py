@@ -219,12 +219,8 @@ def _by_question(place: Workspace) -> dict[frozenset, list[RunFolder]]:
     Of their files only the specs are read: of each question a few results are enough.
     """
     asking: dict[frozenset, list[RunFolder]] = {}
-    known: dict[tuple[int, ...], tuple[RunSpec, frozenset]] = {}  # specs from files share parts; they stay alive here
     for run, spec in readable(place):
-        parts = id(spec.teacher), id(spec.student), id(spec.task)
-        if parts not in known:
-            known[parts] = spec, question(spec)
-        asking.setdefault(known[parts][1], []).append(run)
+        asking.setdefault(question(spec), []).append(run)
     return asking
 
 

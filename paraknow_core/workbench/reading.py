@@ -16,7 +16,7 @@ from paraknow_core.catalogue import METHODS
 from paraknow_core.display import arm_of, outcome_text, source_label
 from paraknow_core.engines import queue
 from paraknow_core.errors import ParaknowError, RunError
-from paraknow_core.files.remember import EVERY_RUN, once_a_look, while_unchanged
+from paraknow_core.files.remember import EVERY_RUN, once_a_look, one_look, while_unchanged
 from paraknow_core.paths import Workspace, contained
 from paraknow_core.runs import labels
 from paraknow_core.runs.folder import LISTED, NOTE, RunFolder, find_run, list_runs, result_once
@@ -167,6 +167,7 @@ def titles(place: Workspace) -> dict[str, str]:
 _named: dict[Path, tuple[list, dict[str, str], dict[str, str]]] = {}
 
 
+@one_look()
 @once_a_look(lambda place: [place.runs])
 def _names_and_titles(place: Workspace) -> tuple[dict[str, str], dict[str, str]]:
     """Name all runs; anew only when one came or went, or its spec or label was changed."""
@@ -220,6 +221,7 @@ def run_named(place: Workspace, name: str) -> RunFolder:
         raise RunError(str(error).replace(LISTED, CHOOSE)) from None  # a browser has no command line
 
 
+@one_look()
 @once_a_look(lambda place: [place.runs])
 def all_facts(place: Workspace) -> Runs:
     """Return every run with its facts, newest first; the list is not to be changed."""
