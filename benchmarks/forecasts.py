@@ -1,4 +1,4 @@
-"""What runs were expected to take beside what they took: memory, and time, of six small runs.
+"""What runs were expected to take beside what they took: memory and time of single runs, and time of a study.
 
     python -m benchmarks.forecasts [--small] [--only CASE]
 
@@ -14,9 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import shared_runs
 from benchmarks._common import arguments, machine, publish
+from paraknow_core.engines.choice import choose
+from paraknow_core.engines.workers import WorkersEngine
 from paraknow_core.paths import PROJECT_ROOT, Workspace
 from paraknow_core.runs.folder import list_runs
+from paraknow_core.runs.lifecycle import create_run
+from paraknow_core.settings import Settings
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench.past_runs import Estimate, estimate_runs
 
@@ -25,6 +30,7 @@ _SHORT = {"finetuning.max_steps": 16, "task.sizes": {"train": 600, "validation":
 _FIRST = {"seed": 7, "finetuning.max_steps": 10, "task.sizes": {"train": 600, "validation": 50, "test": 40}}
 CASES: dict[str, dict[str, Any]] = {
     "seeking, rank 16, batch 64": {},
+    "as it is by default": {"finetuning.max_steps": 48, "task.sizes": {"train": 1000, "validation": 100, "test": 300}},
     "default LoRA, batch 16": {"method": "default_lora", "finetuning.batch_size": 16, "finetuning.max_steps": 40},
     "random offset, rank 4, batch 128": {
         "method": "random_offset",
@@ -40,12 +46,14 @@ CASES: dict[str, dict[str, Any]] = {
         "task.source": "bundled:instructions",
     },
 }
+STUDY = "12 runs by 2 workers"
 NOTES = [
     "Ratios: took / forecast. Guess: by the models' shapes and some measured rates, nothing else known. Known: one",
     "earlier run like it has ended here. Memory: the largest resident size of the run's process. Time: seconds of its",
     "stages by the clock; quiet: both times the share of its processor that each run got, as an idle machine would",
     f"show. Holds: within {100 * MEMORY:.0f} % of memory and {100 * TIME:.0f} % of quiet time. One thread, one run",
-    "at a time.",
+    f"at a time. {STUDY}: what `engine: auto` says of a study's time, and the clock; afterwards of as many with other",
+    "seeds.",
 ]
 
 
@@ -117,6 +125,30 @@ def measure(case: str, small: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def measure_study() -> list[dict[str, Any]]:
+    """Return the same two rows for runs that go on beside each other, by the clock alone."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="paraknow-forecasts-") as folder:
+        place = Workspace(Path(folder))
+        for way, seed in (("guess", 0), ("known", 10)):
+            specs = [spec.with_changes({"seed": spec.seed + seed}) for spec in shared_runs.specs(shared_runs.BUDGET)]
+            expected = choose(specs, place, Settings(workers=2), estimate_runs).seconds
+            runs, began = [create_run(place, spec) for spec in specs], time.monotonic()
+            engine = WorkersEngine(place, 2)
+            engine.submit(*runs)
+            while any(engine.alive(run) for run in runs):
+                time.sleep(0.2)
+            took = time.monotonic() - began
+            engine.close()
+            if not all(run.result() for run in runs):
+                raise SystemExit(f"forecasts: {STUDY}: a run failed")
+            ratio = took / expected
+            figures = {"expected_seconds": expected, "seconds": took, "time_ratio": ratio}
+            rows.append({"case": STUDY, "way": way} | figures | {"holds": abs(ratio - 1) <= TIME})
+            print(f"{STUDY}, {way}: {figures}", file=sys.stderr, flush=True)
+    return rows
+
+
 def main() -> None:
     """Print the table and write results/forecasts.json."""
     options = arguments(__doc__.splitlines()[0], lambda parser: parser.add_argument("--only", help="one case"))
@@ -124,6 +156,8 @@ def main() -> None:
     facts = machine()
     cases = [case for case in list(CASES)[: 1 if options.small else None] if options.only in (None, case)]
     rows = [row for case in cases for row in measure(case, options.small)]
+    if not options.small and options.only in (None, STUDY):
+        rows += measure_study()
     size, seconds, ratio = (lambda value: f"{value / 1e6:.0f} MB"), "{:.1f} s".format, "{:.2f}".format
     columns = {"case": str, "way": str, "expected_memory": size, "memory": size, "memory_ratio": ratio}
     columns |= {"expected_seconds": seconds, "seconds": seconds, "share": ratio}
