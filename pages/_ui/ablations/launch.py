@@ -11,6 +11,7 @@ from paraknow_core.workbench.views import study_draft as view
 
 IMPORTED = "ablations.imported"  # what came of the last import
 WORKED_OUT = "ablations.worked_out"  # the large study whose cost was asked for
+REFUSED = "ablations.refused"  # the study that was refused at the last click, and why
 
 
 def draw(study: StudySpec) -> None:
@@ -58,10 +59,14 @@ def _start(study: StudySpec, problem: str) -> None:
         disabled=bool(problem),
         help="Starts a process of its own: close the browser, and it goes on. The study's spec is frozen from then on.",
     ):
-        folder = submit.start_study(study)
-        if folder is not None:
-            st.query_params["study"] = folder.id
+        started = submit.start_study(study)
+        if not isinstance(started, str):
+            st.query_params["study"] = started.id
             st.rerun()
+        st.session_state[REFUSED] = (study.model_dump_json(), started)
+    words = st.session_state.get(REFUSED, ("", ""))
+    if words[0] == study.model_dump_json():  # a page that draws itself anew, by its clocks, still says it
+        say(words[1])
 
 
 def _file(study: StudySpec) -> None:

@@ -34,12 +34,14 @@ def draw() -> None:
     st.caption(f"{ABOUT[size]} Each keeps teacher, student and task of the draft.")
     place, base = state.place(), state.draft()
     known = view.costs_in_short(place, size, base)
+    drawn = []
 
     def tick() -> None:
-        now = view.costs_in_short(place, size, base)
+        now = view.costs_in_short(place, size, base) if drawn else known
         _cards(size, now)
-        if len(known) < len(PRESETS) == len(now):
+        if drawn and len(known) < len(PRESETS) == len(now):
             st.rerun()  # nothing is missing any more: the clock stops
+        drawn.append(now)
 
     st.fragment(tick, run_every=EVERY_S if len(known) < len(PRESETS) else None)()
 

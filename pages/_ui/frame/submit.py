@@ -128,19 +128,17 @@ def study_problem(study: StudySpec, patience_s: float = 0.0) -> str:
     return next(filter(None, (asking.rank_problem(spec, patience_s) for spec in kinds.values())), "")
 
 
-def start_study(study: StudySpec) -> StudyFolder | None:
-    """Make a study's folder and start its process; None where that was refused, which is said."""
+def start_study(study: StudySpec) -> StudyFolder | str:
+    """Make a study's folder and start its process; a sentence where that was refused."""
     problem = state.changed_unseen(study=True) or study_problem(study, asking.BEFORE_START_S)
     if problem:
-        say(problem)
-        return None
+        return problem
     try:
         _check_study(study)
         folder = StudyFolder.create(state.place(), study)
         conduct.launch(folder)
     except (ParaknowError, OSError) as error:
-        say(unwritable(error) if isinstance(error, OSError) else error)
-        return None
+        return str(unwritable(error) if isinstance(error, OSError) else error)
     state.own(folder.id)
     return folder
 
