@@ -302,10 +302,10 @@ class RunSpec(Portable):
             if not isinstance(node, dict) or (last not in node and parents != ["task", "columns"]):
                 raise SpecError(f"spec: unknown key '{dotted}'; see `python -m paraknow_core spec schema`")
             node[last] = value
-        parts = {key: _valid_part(data, key) for key in {dotted.partition(".")[0] for dotted in changes}}
+        parts = {key: _valid_part(data, key) for key in data}  # all: a default of 16 is 16.0 once it was validated
         if None in parts.values():  # not valid, or null
             return parse_spec(data, where="spec")
-        return RunSpec.model_construct(set(data), **vars(self) | parts)
+        return RunSpec.model_construct(set(data), **parts)
 
 
 def parse_spec(data: Any, where: str = "spec") -> RunSpec:

@@ -82,6 +82,41 @@ def test_changes_by_dotted_key_are_validated():
         RunSpec().with_changes({"factorisation.rank": -1})
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"seed": 3}, {"factorisation.rank": 8, "factorisation.lora_alpha": 16}, {"task.judge": {"source": "a/b"}}),
+        *(
+            {"extraction.origin": ["q", "k", "v", "o"]},
+            {"references": ("student", "student")},
+            {"task.columns.text": "a"},
+        ),
+        *({"seed": True}, {"seed": None}, {"factorisation.rank": "8"}, {"name": "hf_" + "a1" * 12}, {"task": {}}),
+        *({"mapping.strategy": "manual"}, {"finetuning.learning_rate": float("nan")}, {"name": {1, 2}}, {}),
+    ],
+    ids=repr,
+)
+def test_a_change_is_what_the_whole_spec_says(changes):
+    def whole():
+        data = RunSpec().model_dump(mode="json")
+        for dotted, value in changes.items():
+            *parents, last = dotted.split(".")
+            node = data
+            for key in parents:
+                node = node[key]
+            node[last] = value
+        return parse_spec(data)
+
+    def answer(work):
+        try:
+            spec = work()
+            return spec, repr(spec), spec.model_fields_set
+        except SpecError as error:
+            return str(error)
+
+    assert answer(lambda: RunSpec().with_changes(changes)) == answer(whole)
+
+
 def test_origin_expands_to_roles_in_order():
     assert parse_spec({"extraction": {"origin": ["down", "attention"]}}).extraction.roles == (
         "q",

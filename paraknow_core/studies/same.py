@@ -53,6 +53,7 @@ def effective(spec: RunSpec) -> dict[str, Any]:
     return settings
 
 
+@once_each
 def _counting(spec: RunSpec) -> list[tuple[dict[str, Any], frozenset]]:
     """Return the settings that count, top-level key by key, and each part once more as a set.
 

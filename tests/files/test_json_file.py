@@ -1,9 +1,11 @@
 """What is written is read again, whatever a kill or a full disk has left of it."""
 
+import json
 import os
 
 import pytest
 
+from paraknow_core.files import json_file
 from paraknow_core.files.json_file import append_line, open_lines, read_json, read_lines, write_json, write_json_anyhow
 
 
@@ -105,3 +107,32 @@ def test_last_words_are_written_where_no_new_file_has_room(tmp_path, monkeypatch
     assert read_json(path) == {"state": "failed"}
     write_json_anyhow(path, {"state": "failed", "message": "longer than what was there before " * 4})
     assert read_json(path)["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            '{"a": 1, "a": 2}',
+            "-0",
+            "[1e5, 1E5, 0.1, 12345678901234567.8]",
+            '"7e123"',
+            '" \\u0041\\/"',
+            " 1 \n",
+            "[]",
+            '"ü"',
+        ),
+        *("NaN", "[-Infinity]", "1e999", "[1E+0400]", "-1e400", "9" * 19, "[1" + "0" * 400 + ".0]", '"\\uD83d"', "{"),
+        *("", "\ufeff1", "01", "1.", "[1,]", '"\t"', "[1] 2", "nul", '{"\\ud800": "\\ud83d\\ude00"}'),
+    ],
+)
+def test_the_quick_way_reads_what_the_plain_one_reads(text, tmp_path):
+    def plainly():
+        try:
+            return json_file._plain(json.loads(text))
+        except ValueError:
+            return "nothing"
+
+    file = tmp_path / "a.json"
+    file.write_text(text, encoding="utf-8")
+    assert repr(json_file.read_json(file, "nothing")) == repr(plainly())

@@ -133,4 +133,6 @@ def test_what_a_look_has_read_in_thousands_is_kept_apart(tmp_path, monkeypatch):
     for numbers in ((0, 1), (0, 1, 2, 3), (4, 5, 6), (4, 5, 6)):
         with one_look():
             assert [itself(number) for number in numbers] == [*numbers]
+            assert gc.isenabled() == (numbers[0] < 4 or len(apart) > 0)  # paused while much is read
+        assert gc.isenabled()
     assert len(apart) == 1

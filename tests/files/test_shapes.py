@@ -55,3 +55,5 @@ def test_the_quick_look_says_what_the_long_one_does(odd, monkeypatch):
         assert quick == (kept is not MISSING and not lost)
         if quick:
             assert repr(kept) == repr(result)
+        assert repr(shapes.fit_result(result)) == repr(fit(result, shapes.RESULT)), at
+        assert quick or not shapes._fits_result()(result), at

@@ -2,8 +2,9 @@
 
 import pytest
 
-from paraknow_core.catalogue import METHODS, asks_judge
+from paraknow_core.catalogue import METHODS, asks_judge, unread
 from paraknow_core.demo.tasks import TASKS
+from paraknow_core.runs.table import flat_settings, settings_of
 from paraknow_core.spec import RunSpec
 from paraknow_core.studies import same
 
@@ -97,3 +98,26 @@ def test_method_and_seed_always_count(method):
     spec = RunSpec(method=method)
     assert {"method", "seed"} <= same.effective(spec).keys()
     assert same.computes(spec) != same.computes(spec.model_copy(update={"seed": 1}))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"seed": 1, "name": "x"}, {"finetuning.max_steps": 5, "references": []}, {"task.columns": {"text": "a"}}]
+    + [{"task.scorers": ["win_rate"]}, {"task.judge": {"source": "bundled:kin"}}, {"factorisation.lora_alpha": 8}],
+)
+def test_what_counts_of_a_spec_is_the_same_part_by_part_as_of_the_whole(method, changes):
+    spec = RunSpec().with_changes({"method": method, **changes})
+    whole = flat_settings(spec.model_dump(mode="json"))
+    assert list(settings_of(spec).items()) == list(whole.items())
+    without = {*unread(whole), *same._NO_EFFECT} | (
+        {"finetuning.epochs"} if "finetuning.max_steps" in changes else set()
+    )
+    if same.judged_by_teacher(spec):
+        without -= {"teacher.source", "teacher.revision", "teacher.untrained"}
+    counts = {key: value for key, value in whole.items() if key not in without}
+    assert list(same.effective(spec).items()) == list(counts.items())
+    until, parts = same.computes(spec)
+    assert (until, frozenset().union(*parts)) == (spec.until, same._hashable(counts))
+    asked = {key: value for key, value in whole.items() if key.split(".")[0] in same.PAIR_AND_TASK}
+    assert same.asked(spec, same.PAIR_AND_TASK) == same._hashable(asked)
