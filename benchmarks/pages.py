@@ -127,7 +127,8 @@ def server(root: Path) -> Iterator[tuple[str, psutil.Process]]:
             yield f"http://127.0.0.1:{port}", psutil.Process(process.pid)
         finally:
             end_server(process)
-            Service(Workspace(root), "desk").stop(wait_s=10)
+            for name in ("desk", "queue"):
+                Service(Workspace(root), name).stop(wait_s=10)
 
 
 def _wait_until_up(address: str) -> None:

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -216,8 +216,8 @@ def _page(place: Workspace, name: str, **query: str) -> Work:
     from paraknow_core.engines.service import Service
 
     Service.start = lambda _self: None
-    empty = Path(tempfile.mkdtemp(prefix="paraknow-scale-"))  # what pages import is imported before
-    os.environ[WORKSPACE_VARIABLE] = str(empty)
+    empty = tempfile.TemporaryDirectory(prefix="paraknow-scale-", ignore_cleanup_errors=True)
+    os.environ[WORKSPACE_VARIABLE] = empty.name  # what pages import is imported before
     app = AppTest.from_file(str(PROJECT_ROOT / "app.py"), default_timeout=600).run()
     app.switch_page(f"pages/{name}.py").run()
     for key, value in query.items():
@@ -228,6 +228,7 @@ def _page(place: Workspace, name: str, **query: str) -> Work:
         app.run()
         if app.exception:
             raise SystemExit(app.exception[0].value)
+        empty.cleanup()
 
     return work
 
@@ -292,7 +293,7 @@ def sessions(size: Size) -> dict[str, Any]:
     from benchmarks.pages import server, settle, window
 
     with tempfile.TemporaryDirectory(prefix="paraknow-scale-") as folder:
-        _synthetic.write(Workspace(Path(folder)), size)
+        _synthetic.write(Workspace(Path(folder)), replace(size, waiting=0))  # or they would be executed
         with server(Path(folder)) as (address, process), window() as page:
             held = []
             for number in range(WINDOWS + 1):
