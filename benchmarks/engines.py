@@ -1,6 +1,6 @@
 """A study of runs of the bundled pair: one cold process a run with all cores, against warm workers of one thread each.
 
-Run: python -m benchmarks.engines [--small | --middle] [--threads]
+Run: python -m benchmarks.engines [--small | --middle] [--condition idle | busy] [--threads]
 """
 
 import json
@@ -239,6 +239,7 @@ def main() -> None:
         __doc__.splitlines()[0],
         extra=lambda parser: (
             parser.add_argument("--middle", action="store_true", help="12 runs with a third of the default budget"),
+            parser.add_argument("--condition", choices=list(CONDITIONS), help="one of them; both by default"),
             parser.add_argument("--threads", action="store_true", help="from which size on two threads are worth it"),
         ),
     )
@@ -251,7 +252,8 @@ def main() -> None:
         shown = {"case": str, "tokens_per_s": "{:,.0f}".format, "ratio": "{:.2f}x".format, "equal": str}
         publish(options, "threads", "Two threads or two processes", THREAD_NOTES, facts, rows, shown)
         return
-    rows, time_of = measure(specs_of(options), [*CONDITIONS][: 1 if options.small else 2]), "{:.2f} s".format
+    conditions = [options.condition] if options.condition else [*CONDITIONS][: 1 if options.small else 2]
+    rows, time_of = measure(specs_of(options), conditions), "{:.2f} s".format
     shown = {"case": str, "way": str, "seconds": time_of, "ratio": "{:.2f}x".format}
     shown |= {"cpu_seconds": time_of, "overhead": time_of, "work": time_of, "equal": str}
     name = "engines_middle" if options.middle else "engines"

@@ -47,6 +47,7 @@ APART = {"name": True, "seed": True, "finetuning": {"learning_rate", "seed"}} | 
 )
 UNSCORED = ("task.sizes.train", "task.sizes.validation")  # what the scores of untrained models do not depend on
 SLOWEST_START, COLD_PART = 8.0, 0.8  # beyond that, it was not the start that took so long
+LEAST_START = 1.0  # seconds; less was no start, but reading a new task
 DISK_RATE = 1.5e9  # bytes a second, assumed
 
 
@@ -244,10 +245,20 @@ def _speed(place: Workspace) -> tuple[float, float]:
         guess = _guess(facts.spec, processes_of(facts.result), _sizes_of(past))
         if guess is not None and took:
             ratios.append(sum(took.values()) / sum(guess.stages[name].seconds for name in took))
-            starts += [start] if start else []
+            starts.append(start)
         if len(ratios) == MOST:
             break
-    return median(ratios or [1.0]), median(starts or [sum(COLD_SECONDS.values())])
+    return median(ratios or [1.0]), _of_a_start(starts)
+
+
+def _of_a_start(starts: Sequence[float]) -> float:
+    """Return the seconds that a process's start takes, judging by runs of which some were the first of theirs."""
+    return median([start for start in starts if start >= LEAST_START] or [sum(COLD_SECONDS.values())])
+
+
+def start_of(spec: RunSpec, result: dict[str, Any]) -> float:
+    """Return how many seconds of a run that is done were its process's start."""
+    return _own_seconds(Past(spec, result, 0))[1]
 
 
 @lru_cache(maxsize=64)
@@ -367,10 +378,11 @@ def estimate(spec: RunSpec, past: list[Past], processes: int = 1) -> Estimate:
             peaks.append(max(0.0, peak + guess.memory - like.memory) if guess and like else peak)
     rest = median([ratio for found in ratios.values() for ratio in found] or [0.0]) if guess else 0.0
     seconds = sum(weight * median(ratios[name] or [rest]) for name, weight in own.items())
-    seconds += sum(shared_seconds(spec, everything).values()) + median(starts)
+    start = _of_a_start(starts)
+    seconds += sum(shared_seconds(spec, everything).values()) + start
     memory = max(peaks, default=0.0)
     disk = guess.disk if guess else median(disks)
-    return Estimate(seconds, disk, memory, len(past), _in_all(spec, memory, processes), median(starts))
+    return Estimate(seconds, disk, memory, len(past), _in_all(spec, memory, processes), start)
 
 
 def _weights(spec: RunSpec, guess: Guess | None, sizes: Mapping[str, int]) -> dict[str, float]:

@@ -172,8 +172,9 @@ def _expected(run: RunFolder, facts: Facts, trained: Runs, took: float) -> str:
     if not past:
         return "No estimate was possible before it began: it was the first of its pair and task."
     estimate = past_runs.estimate(facts.spec, past, past_runs.processes_of(facts.result))
+    seconds = estimate.seconds - estimate.start + past_runs.start_of(facts.spec, facts.result)
     return (
         f"Estimated before it began, from {counted(estimate.runs, 'earlier run')}: "
-        f"{duration(estimate.seconds)} and {memory(estimate.memory)}; measured: {duration(took)} and "
+        f"{duration(seconds)} and {memory(estimate.memory)}; measured: {duration(took)} and "
         f"{memory(facts.result.get('peak_memory_bytes'))}."
     )
