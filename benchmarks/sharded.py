@@ -28,11 +28,11 @@ from paraknow_core.training.loop import Training
 from paraknow_core.training.sharded import finetune_sharded
 
 # Of a Llama with the bundled tokenizer, and the training of it.
-LARGE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "num_attention_heads": 16}
+LARGE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24, "num_attention_heads": 16}
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 STEPS, BATCH, MICRO = 3, 4, 1
 NOTES = [
-    "A Llama with random weights in float32 (hidden 1024, 8 layers), LoRA rank 16 on every module, on",
+    "A Llama with random weights in float32 (hidden 1024, 24 layers), LoRA rank 16 on every module, on",
     "bundled:word_problems: 3 steps of 4 examples, 1 a pass, one thread a process. Each way in a fresh process. In",
     "training: the largest own memory (anonymous pages) of a process from the first step's end to the last one's, in",
     "MB; of which for the student: without what a process holds that has only loaded its libraries. Ratio: the largest",

@@ -9,14 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 from paraknow_core.catalogue import SCORERS
-from paraknow_core.errors import ParaknowError, without_panic
+from paraknow_core.errors import without_panic
 from paraknow_core.files.disk import file_stamp
+from paraknow_core.files.naming import named
 from paraknow_core.spec import TaskSpec
 from paraknow_core.tasks.task import Task
 from paraknow_core.tasks.templates import render
 
 LOOKED_AT = 300  # examples of a split whose lengths stand for all of it
-MOST_BYTES = 30_000_000  # of a file that is read for a glance
+MOST_BYTES = 30_000_000  # of the files that are read for a glance
 GUESSED_TOKENS = 64  # of an example that nobody has looked at, half of them of its prompt
 _SPLITS = {"train": 1000, "validation": 100, "test": 300}  # examples, where all are asked for
 
@@ -49,7 +50,7 @@ class Glance:
 
 
 def glance(task: TaskSpec, tokenizer: Path, context: int) -> Glance | None:
-    """Look at a bundled task or a small local file.
+    """Look at a bundled task, or one in small local files.
 
     Args:
         task: as the spec has it.
@@ -59,11 +60,27 @@ def glance(task: TaskSpec, tokenizer: Path, context: int) -> Glance | None:
     Returns:
         None where the task is elsewhere, large, or cannot be read: the run itself says what is wrong.
     """
-    local = not task.source.startswith(("bundled:", "hub:"))
-    stamp = file_stamp(Path(task.source)) if local else (0, 0)
-    if task.source.startswith("hub:") or stamp[1] > MOST_BYTES or not tokenizer.is_file():
+    stamps = _stamps(task)
+    if stamps is None or not tokenizer.is_file():
         return None
-    return _glance(task.model_dump_json(), str(tokenizer), context, stamp)
+    return _glance(task.model_dump_json(), str(tokenizer), context, stamps, file_stamp(tokenizer))
+
+
+def _stamps(task: TaskSpec) -> tuple[tuple[str, int, int], ...] | None:
+    """Return name, time and size of all files of a task; None where some are elsewhere, or too large for a glance."""
+    stamps: list[tuple[str, int, int]] = []
+    for source in filter(None, (task.source, task.test_source)):
+        place = named(source)
+        if place.kind == "bundled":
+            continue
+        if place.path is None:
+            return None
+        try:
+            files = sorted(place.path.iterdir()) if place.path.is_dir() else [place.path]
+        except (OSError, ValueError):  # what cannot be read, or cannot be a path
+            return None
+        stamps += [(str(file), *file_stamp(file)) for file in files]
+    return tuple(stamps) if sum(size for _, _, size in stamps) <= MOST_BYTES else None
 
 
 @lru_cache(64)
@@ -72,9 +89,9 @@ def _glance(task: str, tokenizer: str, context: int, *_changes: object) -> Glanc
 
     try:
         with without_panic():
-            reader = _reader(tokenizer, file_stamp(tokenizer))
-            return _seen(load_task(TaskSpec.model_validate_json(task), offline=True), reader, context)
-    except (ParaknowError, OSError, RuntimeError, ValueError):
+            loaded = load_task(TaskSpec.model_validate_json(task), offline=True)
+            return _seen(loaded, _reader(tokenizer, file_stamp(tokenizer)), context)
+    except Exception:  # noqa: BLE001 - the tokenizers library raises bare ones for damaged files, which the run refuses
         return None
 
 
@@ -94,7 +111,8 @@ def _seen(task: Task, reader: Any, context: int) -> Glance:
         template, plain = "tulu" if task.template == "chat" else task.template, SimpleNamespace(eos_token="")
         rendered = [[render(example, template, plain) for example in part] for part in (train, test)]
         counts = [
-            [_count([getattr(one, part) for one in ones], reader) for part in ("prompt", "answer")] for ones in rendered
+            [_count([getattr(one, part) for one in ones], reader, part == "prompt") for part in ("prompt", "answer")]
+            for ones in rendered
         ]
         # With its end mark, and cut to the limit.
         entries = [
@@ -109,9 +127,9 @@ def _windows(counts: Sequence[int], limit: int) -> list[tuple[int, int]]:
     return [(0, length) for windows in parts for length in windows]
 
 
-def _count(texts: Sequence[str], reader: Any) -> list[int]:
-    """Return the tokens of texts."""
-    return [len(one.ids) for one in reader.encode_batch(list(texts), add_special_tokens=False)]
+def _count(texts: Sequence[str], reader: Any, special: bool = True) -> list[int]:
+    """Return the tokens of texts, with those that the tokenizer puts around each or without."""
+    return [len(one.ids) for one in reader.encode_batch(list(texts), add_special_tokens=special)]
 
 
 def glance_of(task: Task, train: Sequence[tuple[int, int]], test: Sequence[tuple[int, int]]) -> Glance:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 3  # raise when the scores of an unchanged model would change
+VERSION = 3  # raise when the scores of an unchanged model would change by more than rounding
 NOTED_S = 0.1  # of scoring untouched models; less was but looking them up
 SCORES, PREDICTIONS = "scores.json", "predictions.jsonl"
 

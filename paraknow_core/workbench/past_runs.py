@@ -243,8 +243,8 @@ def _speed(place: Workspace) -> tuple[float, float]:
         past = Past(facts.spec, facts.result, 0)
         took, start = _own_seconds(past)
         guess = _guess(facts.spec, processes_of(facts.result), _sizes_of(past))
-        if guess is not None and took:
-            ratios.append(sum(took.values()) / sum(guess.stages[name].seconds for name in took))
+        if known := guess.stages.keys() & took.keys() if guess is not None else ():
+            ratios.append(sum(took[name] for name in known) / sum(guess.stages[name].seconds for name in known))
             starts.append(start)
         if len(ratios) == MOST:
             break

@@ -187,6 +187,6 @@ class _Durations:
         if found is None and self.place is not None:
             if key not in self._guessed:
                 [guess] = past_runs.estimate_runs([spec], self.place)
-                self._guessed[key] = None if guess is None else guess.seconds
+                self._guessed[key] = None if guess is None else guess.seconds - guess.start
             return self._guessed[key]
         return found

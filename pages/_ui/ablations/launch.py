@@ -59,6 +59,7 @@ def _start(study: StudySpec, problem: str) -> None:
         disabled=bool(problem),
         help="Starts a process of its own: close the browser, and it goes on. The study's spec is frozen from then on.",
     ):
+        st.session_state.pop(REFUSED, None)
         started = submit.start_study(study)
         if not isinstance(started, str):
             st.query_params["study"] = started.id

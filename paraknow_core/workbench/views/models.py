@@ -59,6 +59,8 @@ def rows(estimate: dict[str, Any], again: dict[str, Any] | None, measured: dict[
         if need is None:
             continue
         seconds, peak = timings.get(stage), None
+        if stage == "evaluation" and seconds is not None:  # of all models, as it is estimated
+            seconds += timings.get("references", 0.0)
         if stage == "sensitivity":
             seconds, peak = (measured.get("sensitivity", {}).get(key) for key in ("seconds", "memory"))
         table.append(_row(label, need, past or {}, seconds, peak))
