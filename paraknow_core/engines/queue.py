@@ -119,7 +119,7 @@ def workers(place: Workspace, order: Order | None = None) -> int:
 
     Args:
         place: the workspace.
-        order: of its queue, if it was read; the first waiting run and those that are executed count.
+        order: of its queue, if it was read; the first waiting run and those that are executed count, with their flags.
     """
     try:
         settings = load_settings(place)
@@ -128,12 +128,15 @@ def workers(place: Workspace, order: Order | None = None) -> int:
     if settings.workers:
         return settings.workers
     order = order or read(place)
-    threads = []
+    threads, machines = [], []
     for name in [*order.working, *order.waiting[:1]]:
         with suppress(ParaknowError):  # one that cannot be read ends at once
             own = load_settings(place, **order.settings.get(name, {}))
             threads.append(threads_of_spec(run_of(place, name).spec(), own))
-    return together(threads, Machine.here(settings), going=len(order.working))
+            machines.append(Machine.here(own))
+    machines = machines or [Machine.here(settings)]
+    machine = Machine(min(one.cores for one in machines), machines[0].free, any(one.gpu for one in machines))
+    return together(threads, machine, going=len(order.working))
 
 
 class QueueEngine(Engine):
