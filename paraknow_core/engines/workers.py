@@ -57,14 +57,14 @@ class _Worker:
         self.line.setblocking(False)
 
     def give(self, runs: Mapping[RunFolder, int], settings: Mapping[str, Any] | None) -> None:
+        # A signal for one of a pack would reach all: such a run is only asked to stop.
+        identity = self.identity | ({SHARED: True} if len(runs) > 1 else {})
+        for run, attempt in runs.items():  # first: of a run that does not name it, a worker says no end
+            lifecycle.claim(run, identity, attempt)
         self.runs = tuple(runs)
         order = {"runs": [str(run.path) for run in runs], "settings": settings}
         with suppress(OSError):  # it is gone: then the run is lost, as one is whose process was killed
             self.line.sendall(json.dumps(order).encode() + b"\n")
-        # A signal for one of a pack would reach all: such a run is only asked to stop.
-        identity = self.identity | ({SHARED: True} if len(runs) > 1 else {})
-        for run, attempt in runs.items():
-            lifecycle.claim(run, identity, attempt)
 
     def hear(self) -> bool:
         """Take note of an answer, if there is one; False when the worker is gone."""
@@ -243,7 +243,7 @@ def work(execute: Callable[[Sequence[RunFolder], Mapping[str, Any]], bool], *, t
             is_sound = execute(runs, order["settings"] or {})
             gc.collect()
             release(KEPT_BYTES)
-            if not is_sound or not all(run.is_over for run in runs):
+            if not is_sound or any(lifecycle.is_own(run) and not run.is_over for run in runs):
                 return  # a process that has failed to say how its run ended: readers infer it when it is gone
             with suppress(OSError):  # the owner is gone: so are its orders
                 owner.sendall(b".")

@@ -337,6 +337,7 @@ def test_runs_of_one_kind_join_the_first_in_one_process_and_others_keep_their_tu
     LocalEngine(place).stop(two, grace_s=0.1)  # no signal: it would end the others
     assert wait(two, "stopped") == "stopped"
     assert wait(other, "done") == "done"
+    assert pids(other) == pids(two)  # one that was submitted again keeps no worker from going on
     assert wait(four, "done") == "done"
     assert wait(one, "running") == "running"
     assert one.status().attempt == 2
