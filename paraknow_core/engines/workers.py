@@ -38,6 +38,12 @@ KEPT_BYTES = 1_500_000_000  # what a worker holds beyond this when it is through
 WORKER = "worker"  # marks, in process.json, a process that may live on when the run has ended
 
 
+def in_pack(run: RunFolder) -> bool:
+    """Tell whether a run was given to a worker together with others, to be trained in one pass."""
+    process = run.process()
+    return bool(process.get(SHARED) and process.get(WORKER))
+
+
 @dataclass(eq=False)
 class _Worker:
     """A worker, as its owner sees it."""

@@ -11,7 +11,7 @@ import pytest
 
 from paraknow_core.engines import workers
 from paraknow_core.engines.inline import InlineEngine
-from paraknow_core.engines.local import _is_shared, signal_group
+from paraknow_core.engines.local import is_shared, signal_group
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.engines.service import Service
 from paraknow_core.engines.workers import Pool, WorkersEngine
@@ -208,7 +208,7 @@ def test_a_run_that_is_computed_in_the_process_of_a_study_is_not_signalled(place
     end.set()
     assert wait(run, "done") and not signals
     write_json(run.file("status.json"), {**read_json(run.file("status.json")), "state": "running", "pid": 1})
-    assert not _is_shared(run, vars(run.written()))  # a later attempt, by hand: that claim does not speak of it
+    assert not is_shared(run, vars(run.written()))  # a later attempt, by hand: that claim does not speak of it
 
 
 def test_a_full_disk_in_the_middle_of_a_submit_leaves_no_run_waiting(engine, place, monkeypatch):
