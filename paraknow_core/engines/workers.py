@@ -63,7 +63,7 @@ class _Worker:
         self.line.setblocking(False)
 
     def give(self, runs: Mapping[RunFolder, int], settings: Mapping[str, Any] | None) -> None:
-        # A signal for one of a pack would reach all: such a run is only asked to stop.
+        # A signal for one of a pack would reach all: until all are to end, it is only asked to stop.
         identity = self.identity | ({SHARED: True} if len(runs) > 1 else {})
         for run, attempt in runs.items():  # first: of a run that does not name it, a worker says no end
             lifecycle.claim(run, identity, attempt)
