@@ -1,6 +1,7 @@
 """Executing several runs of one student together: trained in one pass, all else in turn (see `training.packed`)."""
 
 import gc
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -124,7 +125,10 @@ def _room(settings: Settings) -> tuple[float, float]:
     except ParaknowError:  # the runs will say that there is none
         on_gpu = False
     if on_gpu:
-        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        try:
+            free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        except Exception:  # full, or in exclusive use: the runs will say what is wrong with it
+            free = math.inf
         return (1 - LEFT_FREE) * free, 0.0
     return (1 - LEFT_FREE) * available_bytes() + anonymous_bytes(), PROCESS
 

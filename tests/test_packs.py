@@ -340,6 +340,19 @@ def test_memory_is_said_before_anything_begins(make):
     assert packs._share(runs[1], place, SETTINGS) == PackShare()
 
 
+def test_a_gpu_that_does_not_tell_its_memory_is_left_to_the_runs(make, monkeypatch):
+    def taken(*_):
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable")
+
+    runs, place = make("together", [{**ARMS[0], "seed": seed} for seed in range(3)])
+    monkeypatch.setattr("paraknow_core.models.load.pick_device", lambda _setting: "cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", taken)
+    found = packs.split(runs, place, SETTINGS)
+    assert found.packs == [[0, 1, 2]]
+    assert found.sentence.startswith("3 runs together: at most")
+    assert found.sentence.endswith("of the GPU")
+
+
 def test_a_signal_stops_the_packs_that_wait_too(make, monkeypatch):
     runs, place = make("together", [{**ARMS[0], "seed": seed} for seed in range(3)])
     monkeypatch.setattr(packs, "_room", lambda _settings: (0.0, 0.0))  # each alone

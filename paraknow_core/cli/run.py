@@ -18,7 +18,7 @@ from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files.disk import disk_trouble
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import RunFolder, find_run
-from paraknow_core.runs.lifecycle import claim, create_run, give_up
+from paraknow_core.runs.lifecycle import claim, create_run, give_up, is_own
 from paraknow_core.runs.processes import this_process
 from paraknow_core.runs.status import Status
 from paraknow_core.runs.writer import StopRequested
@@ -112,8 +112,7 @@ def execute_all(folders: list[RunFolder], place: Workspace, settings: Settings, 
             if outcomes[-1] == STOPPED and not watch.asked_by_file:
                 break  # this process itself was told to stop
     finally:
-        for folder in folders:  # nobody is left to begin those that are still queued
-            give_up(folder, StopRequested())
+        _give_up(folders, StopRequested())
     return outcomes
 
 
@@ -154,6 +153,13 @@ def _claim(folders: list[RunFolder]) -> None:
                 if disk_trouble(error) is None:
                     raise
                 return  # the run itself will say that the disk is full
+
+
+def _give_up(folders: Sequence[RunFolder], reason: Exception) -> None:
+    """End what this process was to execute and has not begun; what was submitted again meanwhile is another one's."""
+    for folder in folders:
+        if is_own(folder):
+            give_up(folder, reason)
 
 
 class _Watch:
@@ -200,10 +206,9 @@ def execute_together(
             say(f"run {folder.id}: is done already; `runs show {folder.id}` prints its result")
     try:
         outcomes = execute_packed(open_ones, place, settings, watch, only_if_faster=only_if_faster, say=say)
+        return told(open_ones, outcomes)
     finally:
-        for folder in folders:  # nobody is left to begin those that are still queued
-            give_up(folder, StopRequested())
-    return told(open_ones, outcomes)
+        _give_up(folders, StopRequested())
 
 
 def told(folders: Sequence[RunFolder], outcomes: "Sequence[dict[str, Any] | Exception | None]") -> list[int]:
@@ -213,30 +218,25 @@ def told(folders: Sequence[RunFolder], outcomes: "Sequence[dict[str, Any] | Exce
         if outcome is None:
             say(f"run {folder.id}: stopped and saved; `runs resume {folder.id}` goes on")
             codes.append(STOPPED)
-        elif isinstance(outcome, ParaknowError):
-            codes.append(_refused(folder, outcome))
         elif isinstance(outcome, Exception):
-            codes.append(_broken(folder, outcome))
+            codes.append(_failed(folder, outcome))
+            _give_up([folder], outcome)
         else:
             codes.append(0)
     return codes
 
 
-def _refused(folder: RunFolder, error: ParaknowError) -> int:
-    message = str(error) if folder.id in str(error) else f"run {folder.id}: {error}"
-    say(message)
-    _log(folder, message)
-    give_up(folder, error)
-    return REFUSED
-
-
-def _broken(folder: RunFolder, error: Exception) -> int:
-    trace = "".join(traceback.format_exception(error))
-    with contextlib.suppress(OSError):
-        print(trace, file=sys.stderr, flush=True)
-    _log(folder, trace)
-    give_up(folder, error)
-    return BROKEN
+def _failed(folder: RunFolder, error: Exception) -> int:
+    """Say why a run has failed, also in its log; returns the exit code."""
+    if isinstance(error, ParaknowError):
+        text, code = str(error) if folder.id in str(error) else f"run {folder.id}: {error}", REFUSED
+        say(text)
+    else:
+        text, code = "".join(traceback.format_exception(error)), BROKEN
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+    _log(folder, text)
+    return code
 
 
 def _execute(folder: RunFolder, place: Workspace, settings: Settings, watch: _Watch) -> int:
@@ -250,10 +250,10 @@ def _execute(folder: RunFolder, place: Workspace, settings: Settings, watch: _Wa
             return 0
         say(f"run {folder.id}: stopped and saved; `runs resume {folder.id}` goes on")
         return STOPPED
-    except ParaknowError as error:
-        return _refused(folder, error)
     except Exception as error:
-        return _broken(folder, error)
+        code = _failed(folder, error)
+        give_up(folder, error)
+        return code
 
 
 def _log(folder: RunFolder, text: str) -> None:

@@ -200,7 +200,12 @@ def stop(
     context: typer.Context,
     run_id: Id,
     grace: Annotated[
-        float | None, typer.Option(min=0, metavar="S", help="End the process if it has not stopped after S seconds.")
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="S",
+            help="End the process if it has not stopped after S seconds, unless other runs go on in it.",
+        ),
     ] = None,
 ) -> None:
     """Ask a run to save and stop."""

@@ -14,7 +14,7 @@ from paraknow_core.settings import Settings, flags_of, load_settings
 from paraknow_core.spec import RunSpec
 
 HERE = "this machine"
-SHARED = "shared"  # marks, in process.json, a process that does more than its run: no signal for the run may reach it
+SHARED = "shared"  # marks, in process.json, a process that does more than its run: no signal for it alone may get there
 
 
 @dataclass(frozen=True)

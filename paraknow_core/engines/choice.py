@@ -171,7 +171,7 @@ def choose(
         packed = [pack_seconds([takes[n].seconds - takes[n].start for n in pack]) for pack in packs if alone]
         seconds = None if alone is None else sum(packed) + start
         about = (f", about {_about(seconds)}", f"; one after the other about {_about(alone)}") if alone else ("", "")
-        return Choice(engine, 1, threads, packs, seconds, alone, size.join([sentence + about[0], about[1]]), most)
+        return Choice(engine, 1, threads, packs, seconds, alone, f"{sentence}{about[0]}{size}{about[1]}", most)
     if count == 1:
         sentence = runs + (f", about {_about(alone)}" if alone else "")
         if len(specs) > 1:

@@ -64,7 +64,8 @@ class InlineEngine(Engine):
             for run in runs:
                 with run.file("log.txt").open("a", encoding="utf-8") as log:
                     log.write(traceback.format_exc())
-                lifecycle.give_up(run, error)
+                if lifecycle.is_own(run):  # not one that was stopped and submitted again meanwhile
+                    lifecycle.give_up(run, error)
 
 
 def batched(runs: Sequence[RunFolder], size: int) -> list[Sequence[RunFolder]]:

@@ -10,7 +10,7 @@ from typing import Any
 from paraknow_core.engines.base import SHARED, Engine
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.runs.processes import is_alive, process_identity, start_detached
+from paraknow_core.runs.processes import is_alive, is_same, process_identity, start_detached
 from paraknow_core.settings import flags_of
 
 HARDER_S = 5.0  # a process has so long to end after SIGTERM, and again after SIGKILL
@@ -54,11 +54,16 @@ def _ends(run: RunFolder, within_s: float) -> bool:
     return False
 
 
-def signal_group(run: RunFolder, number: signal.Signals) -> None:
-    """Send a signal to the process of a run and to all that it has started."""
+def signal_group(run: RunFolder, number: signal.Signals, *, shared: bool = False) -> None:
+    """Send a signal to the process of a run and to all that it has started.
+
+    Args:
+        run, number: nothing is sent if the run does not go on.
+        shared: also where the process does more than this run (`SHARED`).
+    """
     status = run.status()
     process = vars(status) if status.pid else run.process()  # in its first second it has not written its state
-    if not status.active or _is_shared(run, process):
+    if not status.active or (is_shared(run, process) and not shared):
         return  # its process may be a worker, which is at another run by now, or be a study's
     if is_alive(process) and process["host"] == socket.gethostname():  # its number elsewhere is another process here
         try:
@@ -69,7 +74,7 @@ def signal_group(run: RunFolder, number: signal.Signals) -> None:
             return
 
 
-def _is_shared(run: RunFolder, process: Mapping[str, Any]) -> bool:
+def is_shared(run: RunFolder, process: Mapping[str, Any]) -> bool:
     """Tell whether the process that a run waits for, or is computed by, does more than this run."""
-    claim, same = run.process(), ("host", "pid", "process_started")
-    return bool(claim.get(SHARED)) and all(claim.get(key) == process.get(key) for key in same)
+    claim = run.process()
+    return bool(claim.get(SHARED)) and is_same(claim, process)

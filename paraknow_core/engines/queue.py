@@ -20,6 +20,7 @@ from paraknow_core.engines.base import HERE, Engine, Standing
 from paraknow_core.engines.choice import Machine, most_in_pack, together
 from paraknow_core.engines.local import LocalEngine
 from paraknow_core.engines.service import Service
+from paraknow_core.engines.workers import in_pack
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.files import shapes
 from paraknow_core.files.json_file import read_json, write_json
@@ -119,7 +120,7 @@ def workers(place: Workspace, order: Order | None = None) -> int:
 
     Args:
         place: the workspace.
-        order: of its queue, if it was read; the first waiting run and those that are executed count.
+        order: of its queue, if it was read; the first waiting run and those that are executed count, with their flags.
     """
     try:
         settings = load_settings(place)
@@ -128,12 +129,15 @@ def workers(place: Workspace, order: Order | None = None) -> int:
     if settings.workers:
         return settings.workers
     order = order or read(place)
-    threads = []
+    threads, machines = [], []
     for name in [*order.working, *order.waiting[:1]]:
         with suppress(ParaknowError):  # one that cannot be read ends at once
             own = load_settings(place, **order.settings.get(name, {}))
             threads.append(threads_of_spec(run_of(place, name).spec(), own))
-    return together(threads, Machine.here(settings), going=len(order.working))
+            machines.append(Machine.here(own))
+    machines = machines or [Machine.here(settings)]
+    machine = Machine(min(one.cores for one in machines), machines[0].free, any(one.gpu for one in machines))
+    return together(threads, machine, going=len(order.working))
 
 
 class QueueEngine(Engine):
@@ -177,7 +181,10 @@ class QueueEngine(Engine):
             raise RunError(f"run {run.id}: is done; duplicate it to run it with other settings")
 
     def stop(self, run: RunFolder, grace_s: float | None = None) -> None:
-        """Take a waiting run out of the queue; ask one that goes on to save and stop: see `Engine.stop`."""
+        """Take a waiting run out of the queue; ask one that goes on to save and stop: see `Engine.stop`.
+
+        Where its process is a pack's, the queue ends that once the end of all its runs was asked for.
+        """
         if run.id in read(self.place).waiting:
             with changing(self.place) as order:
                 if run.id in order.waiting:
@@ -185,6 +192,9 @@ class QueueEngine(Engine):
                     lifecycle.end(run, "stopped", lifecycle.CANCELLED)
                     return
         LocalEngine(self.place).stop(run, grace_s)
+        if grace_s is not None and in_pack(run):
+            with suppress(RunError):  # it has stopped
+                end(self.place, run)
 
     def together(self) -> int:
         """Return how many runs a study lets wait here: as many as could go on, if all were small, or in one pass."""

@@ -1,27 +1,30 @@
 """The queue's process: gives the first waiting run to a warm worker, waits for its end, takes the next one.
 
 Where runs had better be trained in one pass (`choice.packs_of`), those that wait and have enough in common with the
-first one join it, in their order; each is stopped, resumed and ended as alone, but no signal ends one of them.
+first one join it, in their order; each is stopped and resumed as alone, but a signal, which would end all of them, is
+sent only when all are to end.
 
 All that it knows is in the queue's file, and runs outlive it: when it was killed, its workers finish what they are at,
 and when it is started again, it finds which runs are still going on and which wait.
 """
 
+import math
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 
 from paraknow_core.engines import local
 from paraknow_core.engines.choice import Machine, most_in_pack, packs_of
 from paraknow_core.engines.queue import Order, attempt_of, changing, folder_of, run_of, workers
 from paraknow_core.engines.service import Service
-from paraknow_core.engines.workers import WORKER, Pool
+from paraknow_core.engines.workers import WORKER, Pool, in_pack
 from paraknow_core.errors import ParaknowError, RunError
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.runs.processes import is_alive
+from paraknow_core.runs.processes import is_alive, is_same
 from paraknow_core.settings import load_settings
 
 IDLE_S = 600.0
@@ -78,7 +81,7 @@ def turn(place: Workspace, pool: Pool) -> bool:
     _reap()
     with changing(place) as order:
         for name in list(order.ending):
-            if _has_ended(run_of(place, name), *order.ending[name]):
+            if _has_ended(place, order, name):
                 del order.ending[name]
         for name in [name for name in order.working if not _is_busy(run_of(place, name), pool)]:
             order.working.remove(name)
@@ -164,19 +167,50 @@ def _is_busy(run: RunFolder, pool: Pool) -> bool:
     return status.active or (lingers and (pool.has(run) or not process.get(WORKER)))
 
 
-def _has_ended(run: RunFolder, asked: float, attempt: float) -> bool:
-    """Go on with ending an attempt of a run, by stronger signals as time passes; True when it has ended."""
+def _has_ended(place: Workspace, order: Order, name: str) -> bool:
+    """Go on with ending an attempt of a run, by stronger signals as time passes; True when it has ended.
+
+    The process of a pack gets none before the end of all its runs was asked for.
+    """
+    run = run_of(place, name)
     status = run.status()
     if not status.active:
         if not run.is_over:
             lifecycle.end(run, "stopped", lifecycle.CUT_OFF)
         return True
-    if attempt_of(status) != attempt:
+    if attempt_of(status) != order.ending[name][1]:
         return True  # resumed from the command line, which knows no queue
-    waited = time.monotonic() - _asked.setdefault((run.path, asked, attempt), time.monotonic())
-    if waited > GRACE_S:
-        local.signal_group(run, signal.SIGKILL if waited > GRACE_S + HARDER_S else signal.SIGTERM)
+
+    def have_waited(seconds: float) -> bool:
+        return all(_waited(place, order, one) > seconds for one in _hit(place, order, run))
+
+    if have_waited(GRACE_S):
+        number = signal.SIGKILL if have_waited(GRACE_S + HARDER_S) else signal.SIGTERM
+        local.signal_group(run, number, shared=in_pack(run))
     return False
+
+
+def _waited(place: Workspace, order: Order, name: str) -> float:
+    """Return for how many seconds a run has been asked to end, as far as this process saw; -inf where it was not."""
+    if name not in order.ending:
+        return -math.inf
+    return time.monotonic() - _asked.setdefault((run_of(place, name).path, *order.ending[name]), time.monotonic())
+
+
+def _hit(place: Workspace, order: Order, run: RunFolder) -> Iterator[str]:
+    """Yield whom a signal for a run would cut off: itself, and those of its pack that go on."""
+    yield run.id
+    if not in_pack(run):
+        return
+    process = run.process()
+    # Where the queue was killed while it gave a pack away, some of it are still among those that wait.
+    for name in dict.fromkeys([*order.working, *order.ending, *order.waiting]):
+        other = run_of(place, name)
+        if other != run and is_same(other.process(), process):
+            status = other.status()
+            is_cancelled = status.state == "queued" and other.file("stop").exists()  # it has nothing to save
+            if status.active and not is_cancelled:
+                yield name
 
 
 def _reap() -> None:

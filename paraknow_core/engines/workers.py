@@ -38,6 +38,12 @@ KEPT_BYTES = 1_500_000_000  # what a worker holds beyond this when it is through
 WORKER = "worker"  # marks, in process.json, a process that may live on when the run has ended
 
 
+def in_pack(run: RunFolder) -> bool:
+    """Tell whether a run was given to a worker together with others, to be trained in one pass."""
+    process = run.process()
+    return bool(process.get(SHARED) and process.get(WORKER))
+
+
 @dataclass(eq=False)
 class _Worker:
     """A worker, as its owner sees it."""
@@ -57,14 +63,14 @@ class _Worker:
         self.line.setblocking(False)
 
     def give(self, runs: Mapping[RunFolder, int], settings: Mapping[str, Any] | None) -> None:
+        # A signal for one of a pack would reach all: until all are to end, it is only asked to stop.
+        identity = self.identity | ({SHARED: True} if len(runs) > 1 else {})
+        for run, attempt in runs.items():  # first: of a run that does not name it, a worker says no end
+            lifecycle.claim(run, identity, attempt)
         self.runs = tuple(runs)
         order = {"runs": [str(run.path) for run in runs], "settings": settings}
         with suppress(OSError):  # it is gone: then the run is lost, as one is whose process was killed
             self.line.sendall(json.dumps(order).encode() + b"\n")
-        # A signal for one of a pack would reach all: such a run is only asked to stop.
-        identity = self.identity | ({SHARED: True} if len(runs) > 1 else {})
-        for run, attempt in runs.items():
-            lifecycle.claim(run, identity, attempt)
 
     def hear(self) -> bool:
         """Take note of an answer, if there is one; False when the worker is gone."""
@@ -243,7 +249,7 @@ def work(execute: Callable[[Sequence[RunFolder], Mapping[str, Any]], bool], *, t
             is_sound = execute(runs, order["settings"] or {})
             gc.collect()
             release(KEPT_BYTES)
-            if not is_sound or not all(run.is_over for run in runs):
+            if not is_sound or any(lifecycle.is_own(run) and not run.is_over for run in runs):
                 return  # a process that has failed to say how its run ended: readers infer it when it is gone
             with suppress(OSError):  # the owner is gone: so are its orders
                 owner.sendall(b".")

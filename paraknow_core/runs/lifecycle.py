@@ -45,7 +45,7 @@ from paraknow_core.files.atomic import GRAVE, write_atomic
 from paraknow_core.files.json_file import write_json, write_json_anyhow
 from paraknow_core.paths import Workspace
 from paraknow_core.runs.folder import NOTE, JobFolder, RunFolder
-from paraknow_core.runs.processes import held
+from paraknow_core.runs.processes import held, is_same, this_process
 from paraknow_core.runs.status import CANCELLED as CANCELLED
 from paraknow_core.runs.status import CUT_OFF as CUT_OFF
 from paraknow_core.runs.status import Status
@@ -119,6 +119,11 @@ def claim(run: JobFolder, process: Mapping[str, Any], attempt: int) -> None:
         attempt: the number of its last attempt, as `requeue` returned it.
     """
     write_json(run.file("process.json"), {**process, "launched": time.time(), "attempt": attempt})
+
+
+def is_own(run: JobFolder) -> bool:
+    """Tell whether this process was started for a run or has taken it on, and nobody has submitted it again since."""
+    return is_same(run.process(), this_process())
 
 
 def hold(run: JobFolder, engine: str, **facts: Any) -> None:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -83,6 +83,11 @@ def process_identity(pid: int) -> dict[str, Any]:
     else:
         started = since_boot[0]
     return {"host": socket.gethostname(), "pid": pid, "process_started": started, "boot": boot}
+
+
+def is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two records of `process_identity`, which may have more keys, name the same process."""
+    return "pid" in one and all(one.get(key) == other.get(key) for key in ("host", "pid", "process_started"))
 
 
 def _since_boot(pid: int) -> tuple[float, str] | None:

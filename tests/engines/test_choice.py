@@ -121,6 +121,22 @@ def test_the_queue_executes_small_runs_together_and_a_large_one_alone(place, mon
     assert queue.workers(place, queue.Order([large.id], [small.id])) == 3
 
 
+def test_the_queue_counts_the_flags_of_its_runs(place, monkeypatch):
+    monkeypatch.setattr(choice, "usable_cores", lambda: 8)
+    monkeypatch.setattr(choice, "available_bytes", lambda: 64e9)
+    write_json(place.settings_file, {"device": "cpu"})
+    going, waits = make(place, "going", "waits")
+    for run in (going, waits):
+        order = queue.Order([waits.id], [going.id])
+        assert queue.workers(place, order) == 8
+        order.settings = {run.id: {"processes": 4}}
+        assert queue.workers(place, order) == 2
+        order.settings = {run.id: {"device": "cuda"}}
+        assert queue.workers(place, order) == 1
+    write_json(place.settings_file, {"device": "cpu", "processes": 4})
+    assert queue.workers(place, queue.Order()) == 2
+
+
 def test_runs_of_small_models_are_packed_on_a_gpu_as_far_as_they_have_something_in_common(place):
     gpu = Machine(8, 64e9, gpu=True)
     specs = [RunSpec(seed=seed) for seed in range(20)]

@@ -10,10 +10,11 @@ import psutil
 import pytest
 
 from paraknow_core.engines import local, queue, queue_service
+from paraknow_core.engines.base import SHARED
 from paraknow_core.engines.local import LocalEngine
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.engines.service import Service
-from paraknow_core.engines.workers import Pool
+from paraknow_core.engines.workers import WORKER, Pool
 from paraknow_core.errors import RunError
 from paraknow_core.files.json_file import read_json, write_json
 from paraknow_core.runs import lifecycle
@@ -193,7 +194,7 @@ def at_work(run: RunFolder, attempt: int, state: str = "running") -> None:
 
 def test_a_resumed_run_is_not_ended_by_what_was_asked_of_the_attempt_before(place, quiet, monkeypatch):
     killed: list[str] = []
-    monkeypatch.setattr(local, "signal_group", lambda run, _number: killed.append(run.id))
+    monkeypatch.setattr(local, "signal_group", lambda run, _number, **_: killed.append(run.id))
     monkeypatch.setattr(queue_service, "GRACE_S", -1.0)
     resumed, by_hand, deaf = make(place, "resumed", "by hand", "deaf")
     for run in (resumed, by_hand, deaf):
@@ -337,6 +338,7 @@ def test_runs_of_one_kind_join_the_first_in_one_process_and_others_keep_their_tu
     LocalEngine(place).stop(two, grace_s=0.1)  # no signal: it would end the others
     assert wait(two, "stopped") == "stopped"
     assert wait(other, "done") == "done"
+    assert pids(other) == pids(two)  # one that was submitted again keeps no worker from going on
     assert wait(four, "done") == "done"
     assert wait(one, "running") == "running"
     assert one.status().attempt == 2
@@ -356,8 +358,78 @@ def test_a_pack_is_lost_with_its_process_and_the_queue_goes_on(place, worker):
     assert [run.status().state for run in (one, two)] == ["running", "stopping"]
     os.kill(one.status().pid, signal.SIGKILL)
     assert wait(one, "lost") == "lost"
-    assert wait(two, "lost", "stopped") in ("lost", "stopped")
+    assert wait(two, "lost", "stopped") == "stopped"  # as it was asked to
     assert wait(next_one, "done") == "done"
+
+
+def test_a_pack_that_does_not_listen_is_ended_once_all_its_runs_are_to_end(place, worker):
+    write_json(place.settings_file, {"workers": 1, "pack": 2})
+    one, two, next_one = make(place, "deaf", "deaf", "next")
+    QueueEngine(place).submit(one, two, next_one)
+    for run in (one, two):
+        wait(run, "running")
+        until(lambda run=run: run.status().done >= 1)
+        queue.end(place, run)
+    for run in (one, two):
+        assert wait(run, "stopped", "lost") == "stopped"
+        assert run.status().message.startswith(CUT_OFF)
+    assert wait(next_one, "done") == "done"
+    until(lambda: queue.read(place).empty)
+
+
+def in_process(run: RunFolder, **marks: bool) -> None:
+    """Say that a run was given to this process."""
+    lifecycle.claim(run, {**this_process(), **marks}, 0)
+
+
+def test_a_signal_reaches_a_pack_when_all_that_go_on_there_have_had_their_time(place, quiet, monkeypatch):
+    write_json(place.settings_file, {"workers": 1})
+    sent, moment = [], [100.0]
+    monkeypatch.setattr(local, "signal_group", lambda run, number, shared: sent.append((run.id, number, shared)))
+    monkeypatch.setattr(time, "monotonic", lambda: moment[0])
+    one, two, ended, waits, studied = runs = make(place, "one", "two", "ended", "waits", "studied")
+    for run in runs:
+        in_process(run, **{SHARED: True, WORKER: True})
+    for run in (one, two, studied):
+        at_work(run, 1)
+    in_process(studied, **{SHARED: True})  # by the process of a study, which does more than any runs
+    write_json(ended.file("status.json"), {"state": "done", "attempt": 1})
+    with queue.changing(place) as order:
+        order.working, order.waiting = ids(one, ended), ids(two)  # the queue was killed while it gave them away
+
+    def turns(later: float) -> list:
+        sent.clear()
+        for seconds in (0.0, later):
+            moment[0] += seconds
+            queue_service.turn(place, Pool(place))
+        return sent
+
+    queue.end(place, one)
+    assert turns(100.0) == []
+    queue.end(place, two)
+    with queue.changing(place) as order:
+        order.working += ids(waits)
+    assert turns(100.0) == []
+    lifecycle.ask_to_stop(waits)  # it has nothing to save
+    assert turns(0.0)[:2] == [(one.id, signal.SIGKILL, True), (two.id, signal.SIGKILL, True)]
+    queue.end(place, studied)
+    assert (studied.id, signal.SIGTERM, False) in turns(queue_service.GRACE_S + 1)
+
+
+def test_a_grace_period_for_one_of_a_pack_leaves_its_end_to_the_queue(place, quiet, monkeypatch):
+    monkeypatch.setattr(local, "signal_group", lambda *_, **__: None)
+    monkeypatch.setattr(local, "HARDER_S", 0.0)
+    packed, studied = make(place, "packed", "studied")
+    for run in (packed, studied):
+        at_work(run, 1)
+    in_process(packed, **{SHARED: True, WORKER: True})
+    in_process(studied, **{SHARED: True})
+    for run in (packed, studied):
+        QueueEngine(place).stop(run)
+        assert not queue.read(place).ending
+    for run in (studied, packed):
+        QueueEngine(place).stop(run, grace_s=0.0)
+    assert list(queue.read(place).ending) == ids(packed)
 
 
 def test_who_joins_the_first_run(place, quiet, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from paraknow_core.engines import workers
 from paraknow_core.engines.inline import InlineEngine
-from paraknow_core.engines.local import _is_shared, signal_group
+from paraknow_core.engines.local import is_shared, signal_group
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.engines.service import Service
 from paraknow_core.engines.workers import Pool, WorkersEngine
@@ -20,7 +20,7 @@ from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.runs.lifecycle import create_run, delete
 from paraknow_core.runs.processes import is_alive
-from paraknow_core.runs.writer import RunWriter
+from paraknow_core.runs.writer import RunWriter, StopRequested
 from paraknow_core.spec import RunSpec
 from tests.conftest import ROOT
 from tests.engines.following import make, until, wait
@@ -208,7 +208,23 @@ def test_a_run_that_is_computed_in_the_process_of_a_study_is_not_signalled(place
     end.set()
     assert wait(run, "done") and not signals
     write_json(run.file("status.json"), {**read_json(run.file("status.json")), "state": "running", "pid": 1})
-    assert not _is_shared(run, vars(run.written()))  # a later attempt, by hand: that claim does not speak of it
+    assert not is_shared(run, vars(run.written()))  # a later attempt, by hand: that claim does not speak of it
+
+
+def test_a_bug_in_a_pack_of_a_study_ends_no_run_that_was_submitted_again(place, monkeypatch):
+    monkeypatch.setattr(Service, "start", lambda _self: None)
+    again, never_begun = runs = make(place, "one", "two")
+
+    def execute_packed(_runs):
+        with RunWriter(again):
+            raise StopRequested
+        QueueEngine(place).submit(again)
+        raise ZeroDivisionError
+
+    InlineEngine(place, lambda _run: None, execute_packed, pack=2).submit(*runs)
+    assert wait(never_begun, "failed") == "failed"
+    until(lambda: "ZeroDivisionError" in never_begun.log_tail())
+    assert again.status().state == "queued"
 
 
 def test_a_full_disk_in_the_middle_of_a_submit_leaves_no_run_waiting(engine, place, monkeypatch):

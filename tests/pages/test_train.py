@@ -8,12 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from paraknow_core.engines import Standing, queue
+from paraknow_core.engines.base import SHARED
 from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.engines.slurm import SlurmEngine
+from paraknow_core.engines.workers import WORKER
 from paraknow_core.errors import RunError
 from paraknow_core.files.json_file import write_json
 from paraknow_core.runs.folder import RunFolder
-from paraknow_core.runs.lifecycle import CUT_OFF, ask_to_stop, end, hold, lose
+from paraknow_core.runs.lifecycle import CUT_OFF, ask_to_stop, claim, end, hold, lose
 from paraknow_core.runs.processes import this_process
 from paraknow_core.settings import load_settings
 from paraknow_core.spec import RunSpec
@@ -499,6 +501,18 @@ def test_a_stopping_run_can_be_ended(place, open_app):
     run = fabricate.run(place, "stopping")
     button(open_app("train", run.id), "End now").click().run()
     assert list(queue.read(place).ending) == [run.id]
+
+
+def test_a_stopping_run_whose_process_computes_others_is_said_to_be_only_asked(place, open_app):
+    run = fabricate.run(place, "stopping")
+    assert "End now does not wait" in words(open_app("train", run.id))
+    pack = "until it was clicked for all that go on there"
+    for marks in ({SHARED: True}, {SHARED: True, WORKER: True}):
+        claim(run, {**this_process(), **marks}, 0)
+        text = words(open_app("train", run.id))
+        assert "End now only asks, too" in text
+        assert (pack in text) == (WORKER in marks)
+        assert "does not wait" not in text
 
 
 def test_seeds_and_arms_are_planned_and_said_before_they_start(place, open_app, submitted):

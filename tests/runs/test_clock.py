@@ -185,7 +185,7 @@ def test_a_live_helper_is_alive_and_not_started_twice(place, set_clock, monkeypa
 def test_the_queue_gives_a_run_its_time_to_save_by_its_own_watch(place, set_clock, monkeypatch, step):
     monkeypatch.setattr(Service, "start", lambda _self: None)
     sent: list = []
-    monkeypatch.setattr(local, "signal_group", lambda _run, number: sent.append(number.name))
+    monkeypatch.setattr(local, "signal_group", lambda _run, number, **_: sent.append(number.name))
     run = create_run(place, RunSpec())
     with RunWriter(run):
         queue.end(place, run)

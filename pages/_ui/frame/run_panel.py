@@ -12,6 +12,8 @@ from pages._ui.frame.layout import chip, info, plain, say, warn
 from pages._ui.frame.submit import resume
 from paraknow_core.display import duration
 from paraknow_core.engines import Standing, queue
+from paraknow_core.engines.local import is_shared
+from paraknow_core.engines.workers import in_pack
 from paraknow_core.errors import ParaknowError
 from paraknow_core.files.remember import one_look
 from paraknow_core.runs import lifecycle
@@ -101,8 +103,7 @@ def _explain(run: RunFolder, until: str, status: Status, standing: Standing) -> 
     elif status.state == "stopping":
         st.caption(
             "Asked to stop: it saves at the next step, then ends. A step of a large model, or answers that are "
-            "being written, can take a while; End now does not wait, and what was computed since the last save "
-            "is lost."
+            f"being written, can take a while; {_what_end_now_does(run, status)}"
         )
     elif status.state == "failed":
         say(status.message or "The run failed without a message; the end of its log says more.")
@@ -129,6 +130,13 @@ def _explain(run: RunFolder, until: str, status: Status, standing: Standing) -> 
         else:
             words = "Stopped; what was computed is saved. Resume goes on from there."
         info(plain(words), "pause_circle")
+
+
+def _what_end_now_does(run: RunFolder, status: Status) -> str:
+    if not is_shared(run, vars(status)):
+        return "End now does not wait, and what was computed since the last save is lost."
+    words = "its process computes other runs as well, so that End now only asks, too"
+    return f"{words}, until it was clicked for all that go on there." if in_pack(run) else f"{words}."
 
 
 def _queued_words(run: RunFolder, standing: Standing) -> str:
@@ -183,8 +191,8 @@ def buttons(run: RunFolder, status: Status, moves: bool = False) -> None:
         key=f"end:{run.id}",
         icon=":material/dangerous:",
         disabled=busy,
-        help="Ends the process after a few seconds even if it could not save. Resume continues from its last save, if "
-        "there is one.",
+        help="Ends the process after a few seconds even if it could not save, unless other runs go on in it. Resume "
+        "continues from its last save, if there is one.",
     ):
         act(lambda: errands.end(place, run))
     if (idle or (status.state in ("stopped", "failed", "lost") and not moves)) and st.button(
