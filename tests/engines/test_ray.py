@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -282,7 +283,7 @@ def test_a_run_that_moves_is_alive_though_its_process_is_gone_and_can_be_stopped
 
 
 def test_a_run_that_was_to_stop_and_whose_process_is_gone_is_stopped_but_not_begun_elsewhere_before_ray_lets_go(
-    place, quiet, monkeypatch
+    place, quiet
 ):
     run = lost(place, "one")
     run.file("stop").touch()
@@ -292,7 +293,7 @@ def test_a_run_that_was_to_stop_and_whose_process_is_gone_is_stopped_but_not_beg
         engine_of(place, name="local").submit(run)
     driver = ray_service._Driver(place)
     assert driver._gone_for(run) < 1
-    monkeypatch.setitem(driver._gone, run.id, driver._gone[run.id] - 100)
+    passes(driver, run, 100)
     assert driver._gone_for(run) > ray_service.GONE_S
     driver._end(run)  # what the driver does then
     assert (run.status().state, run.status().message) == ("stopped", lifecycle.CUT_OFF)
@@ -310,6 +311,48 @@ def lost(place: Workspace, name: str) -> RunFolder:
     begin(run.path, "ticket", NODE)
     write_json(run.file("status.json"), {"state": "running", "attempt": 1, **this_process(), "pid": 2**22 + 1})
     return run
+
+
+def passes(driver: ray_service._Driver, run: RunFolder, seconds: float) -> None:
+    """Let a run have been without a process for so much longer."""
+    sizes, since = driver._gone[run.id]
+    driver._gone[run.id] = sizes, since - seconds
+
+
+def test_a_run_whose_large_save_is_still_carried_is_left_to_its_node(place, quiet):
+    run, driver = lost(place, "one"), ray_service._Driver(place)
+    run.file("stop").touch()
+    for at in range(3):
+        driver._gone_for(run)
+        passes(driver, run, 100)
+        assert driver._gone_for(run) > ray_service.GONE_S
+        weights = Piece("checkpoints/checkpoint-7/weights", 2 * at, b"ab", False, at == 2)
+        assert Keeper().take(str(run.path), "ticket", [weights], []) == (True, True)
+        assert driver._gone_for(run) < 1
+
+
+def test_a_node_that_lives_has_longer_to_carry_what_was_saved(place, quiet, monkeypatch):
+    ended = []
+    little = SimpleNamespace(
+        wait=lambda tasks, timeout: ([], tasks),
+        cancel=lambda task, force: ended.append((task, force)),
+        exceptions=SimpleNamespace(RayError=ConnectionError),
+    )
+    at_living, at_lost = lost(place, "one"), lost(place, "other")
+    monkeypatch.setitem(sys.modules, "ray", little)
+    for run, lives, seconds in ((at_living, True, ray_service.SLOW_S), (at_lost, False, ray_service.GONE_S)):
+        driver = ray_service._Driver(place)
+        run.file("stop").touch()
+        driver.nodes = [{"NodeID": OTHER["id"], "Alive": True}, {"NodeID": NODE["id"], "Alive": lives}]
+        driver.tasks[run.id], driver.wants[run.id] = run.id, {"CPU": 1.0}
+        driver._look(run)
+        passes(driver, run, seconds - 5)
+        driver._look(run)
+        assert driver.tasks and run.id in ray.read(place).runs
+        passes(driver, run, 5)
+        driver._look(run)
+        assert ended.pop() == (run.id, True) and not driver.tasks and run.id not in ray.read(place).runs
+        assert run.status().message == lifecycle.CUT_OFF
 
 
 def test_a_run_that_moves_is_not_begun_elsewhere_until_ray_lets_it_go(place, quiet):
