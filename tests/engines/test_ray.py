@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from paraknow_core import engines
 from paraknow_core.cli import main
 from paraknow_core.engines import engine_of, ray, ray_node, ray_service
 from paraknow_core.engines.ray import RayEngine, is_loopback, refuse_open, silence_of, split
@@ -353,6 +354,22 @@ def test_a_node_that_lives_has_longer_to_carry_what_was_saved(place, quiet, monk
         driver._look(run)
         assert ended.pop() == (run.id, True) and not driver.tasks and run.id not in ray.read(place).runs
         assert run.status().message == lifecycle.CUT_OFF
+
+
+def test_who_asks_again_spoils_no_save_and_can_end_the_run_by_force(place, quiet, monkeypatch):
+    monkeypatch.setattr(ray, "HARDER_S", 0.0)
+    run, one = lost(place, "one"), engine(place)
+    run.file("stop").touch()
+    one.stop(run)
+    assert ray.read(place).runs[run.id]["end"] is False
+    assert one.standing(run).state == "waiting"
+    assert "node 10.0.0.2 (big, 200000) may still bring what it has saved" in one.standing(run).message
+    engines.end_now(place, run)
+    assert ray.read(place).runs[run.id]["end"] is True
+    ray_service._Driver(place).turn()
+    assert (run.status().state, run.status().message) == ("stopped", lifecycle.CUT_OFF)
+    with pytest.raises(RunError, match="is stopped, not running"):
+        one.stop(run)
 
 
 def test_a_run_that_moves_is_not_begun_elsewhere_until_ray_lets_it_go(place, quiet):
