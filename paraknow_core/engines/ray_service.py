@@ -121,7 +121,7 @@ def local_sources(run: RunFolder) -> list[ray_node.Source]:
     for text, path in {text: named(text, PROJECT_ROOT).path for text in texts if text}.items():
         with suppress(OSError, ValueError):  # what cannot be a path, or is not to be read: the run will say so
             if path is not None and path.exists():
-                found.append(ray_node.Source(text, str(path), ray_node.inventory(path)))
+                found.append(ray_node.Source(text, str(path)))
     return found
 
 

@@ -1,5 +1,7 @@
 """The engine of a Ray cluster: what it refuses, what travels to a node and back, and a study whose node is killed."""
 
+import filecmp
+import hashlib
 import importlib.util
 import json
 import os
@@ -536,7 +538,6 @@ def wide_spec() -> RunSpec:
 def test_every_source_of_a_spec_is_thought_of(place, monkeypatch):
     run = create_run(place, wide_spec())
     monkeypatch.setattr(Path, "exists", lambda _path: True)
-    monkeypatch.setattr(ray_node, "inventory", lambda _path: ())
     found = ray_service.local_sources(run)
     assert {one.text for one in found} == {one.text for one in sources_of(wide_spec())}
     monkeypatch.undo()
@@ -580,10 +581,58 @@ def test_what_a_spec_names_by_a_path_is_carried_to_a_node_that_has_not_the_same(
     assert {name for name, *_ in ray_node.inventory(model)} == {"config.json", "more/rest.txt", "weights"}
 
 
-def test_what_is_too_large_to_be_carried_has_to_be_at_the_node(model, tmp_path, monkeypatch):
+def weights(folder: Path, last: bytes) -> Path:
+    """Make a folder of 40 MB of weights, of which the last byte differs; return it."""
+    folder.mkdir()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(40_000_000)
+        file.seek(-1, os.SEEK_END)
+        file.write(last)
+    return folder
+
+
+def test_other_weights_of_the_same_size_are_not_taken_for_the_same(tmp_path):
+    here, there = weights(tmp_path / "here", b"1"), weights(tmp_path / "there", b"0")
+    source = ray_node.Source("/data/teacher", str(here), Keeper().holds(str(here)))
+    copy = ray_node.carried(source, tmp_path / "copy", there, Keeper().piece, "node 1")
+    assert copy == tmp_path / "copy" / "here"
+    assert filecmp.cmp(copy / "model.safetensors", here / "model.safetensors", shallow=False)
+
+
+def test_what_is_written_while_it_is_carried_is_not_used(model, tmp_path):
     source = ray_node.Source("~/my model", str(model), ray_node.inventory(model))
+    said = ray_node.carried(source, tmp_path / "copy", tmp_path / "no", lambda *_: b"torn", "node 1")
+    assert said == "ray: ~/my model was written while it was carried to node 1; `runs resume` carries it again"
+
+
+def test_a_linked_sub_folder_is_part_of_what_holds_it_if_it_leads_to_another_part(model, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "secret.txt").write_text("mine")
+    for name, target in (("newest", "more"), ("out", tmp_path / "elsewhere"), ("up", ".."), ("self", ".")):
+        (model / name).symlink_to(target)
+    (model / "more" / "round").symlink_to(model)
+    (model / "more" / "other").symlink_to(model / "newest")
+    names = [name for name, *_ in ray_node.inventory(model)]
+    assert names == ["config.json", "weights", "more/rest.txt", "newest/rest.txt"]
+
+
+def test_a_file_is_hashed_once_until_it_is_written_again(tmp_path, monkeypatch):
+    file, hashed, real = tmp_path / "weights", [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *given: (hashed.append(1), real(*given))[1])
+    file.write_bytes(b"old")
+    assert ray_node.inventory(tmp_path) == ray_node.inventory(tmp_path) != ()
+    assert hashed == [1]
+    before = ray_node.inventory(tmp_path)
+    file.write_bytes(b"new")
+    os.utime(file, (1, 1))
+    assert ray_node.inventory(tmp_path) != before
+    assert hashed == [1, 1]
+
+
+def test_what_is_too_large_to_be_carried_has_to_be_at_the_node(model, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_node, "MOST_CARRIED", 500)
-    monkeypatch.setattr(ray_node, "HASHED", 10)
+    source = ray_node.Source("~/my model", str(model), ray_node.inventory(model))
+    assert not any(sha for *_, sha in source.files)
     assert ray_node.carried(source, tmp_path / "copy", model, pytest.fail, "node 1") == model
     said = ray_node.carried(source, tmp_path / "copy", tmp_path / "nothing", pytest.fail, "node 1")
     assert said.startswith("ray: node 1 does not have ~/my model (0.0 GB; up to 5e-07 GB would be carried); put it on")
