@@ -241,7 +241,8 @@ class RayEngine(Engine):
                 self._end(run)
                 return
         self.alive(run)  # lets go of one that nobody brings to another node
-        lifecycle.ask_to_stop(run)
+        if run.status().state != "stopped" or not self.alive(run):  # else it was asked: its save may still be carried
+            lifecycle.ask_to_stop(run)
         if grace_s is not None and not self._over(run, grace_s):
             self._end(run)
             self._over(run, HARDER_S)
@@ -253,7 +254,7 @@ class RayEngine(Engine):
 
     def _over(self, run: RunFolder, within_s: float) -> bool:
         deadline = time.monotonic() + within_s
-        while run.status().active:
+        while self.alive(run):  # one that is silent looks stopped, and may still go on
             if time.monotonic() > deadline:
                 return False
             time.sleep(_LOOK_S)
@@ -283,7 +284,9 @@ class RayEngine(Engine):
         where = words_of(node) if node else ""
         if status.state in ("running", "stopping"):
             return Standing("working", where=where, message=message)
-        if status.state in ("lost", "stopped"):
+        if status.state == "stopped":
+            return Standing("waiting", 0, where, message or f"{where or 'its node'} may still bring what it has saved")
+        if status.state == "lost":
             return Standing("waiting", 0, where, message or f"{where or 'its node'} is gone; it goes on at another one")
         ahead = [name for name in list(order.runs)[: list(order.runs).index(run.id)] if self._waits(name)]
         return Standing("waiting", len(ahead), where, message)

@@ -35,10 +35,12 @@ ENGINE = "engine.json"
 CARRIED = "PARAKNOW_CARRIED"  # as `files.naming` reads it
 MOST_CARRIED = 2_000_000_000  # bytes of a model or data set that is carried to a node
 MOST_FILES = 10_000  # of one
-HASHED = 32 * 2**20  # bytes up to which files of one name are told apart by their content, beyond by their size
 STAY = {"lock", "stop", "process.json", "label.json", "studies.json", ENGINE}  # of the machine of the workspace
 GROWING = {".jsonl", ".txt"}  # only their new ends travel
 SEAL = "complete"
+
+# Path -> its stamp then, SHA-256; a plain dict, because what travels by value can hold no cache of functools.
+_hashes: dict[str, tuple[tuple[int, int, int], str]] = {}
 
 
 class Piece(NamedTuple):
@@ -52,11 +54,14 @@ class Piece(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A model or data set that a spec names by a path: as it does, where it lies, and what it holds (`inventory`)."""
+    """A model or data set that a spec names by a path: as it does, where it lies, and what it holds (`inventory`).
+
+    What it holds is asked at the moment in which a run begins: until then it may be written anew.
+    """
 
     text: str
     path: str
-    files: tuple[tuple[str, int, str], ...]
+    files: tuple[tuple[str, int, str], ...] = ()
 
     @property
     def bytes(self) -> float:
@@ -85,24 +90,49 @@ def listing(folder: Path) -> Listing:
 
 
 def inventory(path: Path) -> tuple[tuple[str, int, str], ...]:
-    """Return the files of a folder, or a file itself as `.`: name, bytes, and of those up to `HASHED` their SHA-256.
+    """Return the files of a folder, or a file itself as `.`: name, bytes, SHA-256 if all of it could be carried.
 
-    Hidden ones are left out; beyond `MOST_FILES`, one more stands for the rest.
+    Hidden ones are left out, and folders that a link brings in from elsewhere; beyond `MOST_FILES`, one more stands for
+    the rest.
     """
     names = ["."] if path.is_file() else []
-    for root, folders, files in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for root, folders, files in os.walk(path, followlinks=True):
+        visible = (name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in visible if _belongs(Path(root, name), path))
         here = Path(root).relative_to(path)
         names += [(here / name).as_posix() for name in sorted(files) if not name.startswith(".")]
         if len(names) > MOST_FILES:
             return tuple((name, 0, "") for name in names[: MOST_FILES + 1])
-    found = []
+    sizes = {}
     for name in names:
         with suppress(OSError):  # a link that leads nowhere
-            size = (path / name).stat().st_size
-            content = (path / name).read_bytes() if size <= HASHED else b""
-            found.append((name, size, hashlib.sha256(content).hexdigest() if size <= HASHED else ""))
+            sizes[name] = (path / name).stat().st_size
+    if sum(sizes.values()) > MOST_CARRIED:
+        return tuple((name, size, "") for name, size in sizes.items())
+    found = []
+    for name, size in sizes.items():
+        with suppress(OSError):  # it is not to be read
+            found.append((name, size, _hash(path / name)))
     return tuple(found)
+
+
+def _belongs(folder: Path, top: Path) -> bool:
+    """Tell whether a sub-folder is part of a source; of links, those at its top that lead deeper into it."""
+    return not folder.is_symlink() or (folder.parent == top and top.resolve() in folder.resolve().parents)
+
+
+def _hash(file: Path) -> str:
+    """Return the SHA-256 of a file, worked out once until it is written again: many runs share their models."""
+    facts = file.stat()
+    stamp = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    known = _hashes.get(str(file))
+    if known is None or known[0] != stamp:
+        with file.open("rb") as content:
+            known = stamp, hashlib.file_digest(content, "sha256").hexdigest()
+        if len(_hashes) > MOST_FILES:
+            _hashes.clear()
+        _hashes[str(file)] = known
+    return known[1]
 
 
 def carried(source: Source, final: Path, see: Path, piece: Callable[[str, str, int], bytes], node: str) -> str | Path:
@@ -136,7 +166,10 @@ def carried(source: Source, final: Path, see: Path, piece: Callable[[str, str, i
             last = at + len(data) >= size or not data
             put(final, Piece((PurePosixPath(path.name) / name).as_posix(), at, data, False, last))
             at += len(data)
-    return final / path.name
+    copy = final / path.name
+    if inventory(copy) != source.files:
+        return f"ray: {source.text} was written while it was carried to {node}; `runs resume` carries it again"
+    return copy
 
 
 def _order(name: str) -> tuple:
@@ -234,13 +267,17 @@ def _write(file: Path, data: dict[str, Any]) -> None:
 class Keeper:
     """On the machine of the workspace: gives run folders to nodes that do not see it, and takes back what they write.
 
-    It keeps nothing in memory, so that Ray may start it again.
+    It keeps nothing in memory that it could not work out anew, so that Ray may start it again.
     """
 
     def open(self, folder: str, ticket: str, node: dict[str, str]) -> Listing:
         """Begin a run at a node; returns which files it has so far."""
         begin(Path(folder), ticket, node)
         return listing(Path(folder))
+
+    def holds(self, path: str) -> tuple[tuple[str, int, str], ...]:
+        """Return what a source holds now: see `inventory`."""
+        return inventory(Path(path))
 
     def piece(self, folder: str, name: str, at: int) -> bytes:
         """Return bytes of a file; none where it ends."""
@@ -329,6 +366,7 @@ def _execute_apart(job: dict[str, Any], node: dict[str, str], keeper: Any, progr
         known = {name: (0, 0) if Path(name).suffix in GROWING else facts for name, facts in listing(folder).items()}
         copies: dict[str, str] = {}
         for number, source in enumerate(job["sources"]):
+            source = source._replace(files=ray.get(keeper.holds.remote(source.path)))
             see = root / Path(source.text).expanduser()
             place = carried(source, folder.parent / "carried" / str(number), see, bring, words_of(node))
             if isinstance(place, str):

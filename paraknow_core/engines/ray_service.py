@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from paraknow_core.engines import ray_node
@@ -29,7 +30,8 @@ IDLE_S = 600.0
 POLL_S = 0.2
 LOOK_S = 2.0  # between two looks at the nodes
 AGAIN_S = 5.0  # between two tries to reach a cluster
-GONE_S = 10.0  # how long a run that is to stop is left to Ray when its process is gone
+GONE_S = 10.0  # how long a run that is to stop is left to Ray when its process is gone and nothing of it arrives
+SLOW_S = 120.0  # the same while its node lives and may still carry what the run has saved, over a slow line
 PATIENCE_S = 60.0  # how long connecting may take
 MOST_MOVES = 5  # how often Ray takes a run to another node
 PYTHON: list[str] | None = None  # the command that executes runs at a node; None: the Python of its Ray
@@ -119,7 +121,7 @@ def local_sources(run: RunFolder) -> list[ray_node.Source]:
     for text, path in {text: named(text, PROJECT_ROOT).path for text in texts if text}.items():
         with suppress(OSError, ValueError):  # what cannot be a path, or is not to be read: the run will say so
             if path is not None and path.exists():
-                found.append(ray_node.Source(text, str(path), ray_node.inventory(path)))
+                found.append(ray_node.Source(text, str(path)))
     return found
 
 
@@ -153,7 +155,8 @@ class _Driver:
         self.address = ""
         self.refused = False  # the cluster did not take this process; the next one has the environment of who starts it
         self.tasks: dict[str, Any] = {}  # what Ray returned for each run
-        self._gone: dict[str, float] = {}  # since when runs that are to stop have no process
+        # Of runs that are to stop and have no process: the sizes of their files, and since when these are so.
+        self._gone: dict[str, tuple[dict[str, int], float]] = {}
         self.wants: dict[str, dict[str, float]] = {}  # what each task asks for
         self.said = read_object(folder_of(place) / "said.json")
         self.nodes: list[dict[str, Any]] = []
@@ -345,7 +348,7 @@ class _Driver:
             self._cancel(run)
             return ""
         if not ray.wait([task], timeout=0)[0]:
-            if self._gone_for(run) > GONE_S:
+            if self._gone_for(run) > (SLOW_S if self._lives(run) else GONE_S):
                 self._end(run)
                 return ""
             return "" if status.state in ("running", "stopping") else fits(self.nodes, self.wants[run.id])
@@ -365,11 +368,23 @@ class _Driver:
         return ""
 
     def _gone_for(self, run: RunFolder) -> float:
-        """Return for how many seconds a run that is to stop has had no process; its node may still carry its end."""
+        """Return for how many seconds a run that is to stop has had no process, and nothing of it has arrived.
+
+        Its state is the last that arrives: meanwhile its node may carry a large save, in files that grow.
+        """
         if run.is_over or run.status().state != "stopped":
             self._gone.pop(run.id, None)
             return 0.0
-        return time.monotonic() - self._gone.setdefault(run.id, time.monotonic())
+        sizes = _sizes(run.path)
+        if run.id not in self._gone or self._gone[run.id][0] != sizes:
+            self._gone[run.id] = sizes, time.monotonic()
+        return time.monotonic() - self._gone[run.id][1]
+
+    def _lives(self, run: RunFolder) -> bool:
+        """Tell whether the node that a run is at is one that the cluster has."""
+        node = run.note().get("node")
+        name = node.get("id") if isinstance(node, dict) else None
+        return any(one.get("Alive") and one.get("NodeID") == name for one in self.nodes)
 
     def _fail(self, run: RunFolder, message: str) -> None:
         print(f"{run.id}: {message}", flush=True)
@@ -407,6 +422,16 @@ class _Driver:
         lifecycle.let_go(RunFolder(self.place.runs / name))
         with changing(self.place) as order:
             order.runs.pop(name, None)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of every file of a folder, also of those that are still arriving."""
+    found = {}
+    for root, _, names in os.walk(folder):
+        for path in (f"{root}/{name}" for name in names):
+            with suppress(OSError):  # it was put in place, or removed, meanwhile
+                found[path] = os.lstat(path).st_size
+    return found
 
 
 def _last_line(error: BaseException) -> str:

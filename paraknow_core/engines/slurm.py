@@ -169,8 +169,10 @@ class SlurmEngine(Engine):
     def stop(self, run: RunFolder, grace_s: float | None = None) -> None:
         """Take a waiting job back; ask a run that goes on to save and stop: see `Engine.stop`."""
         job, status = job_of(run), run.status()
-        if job is not None and status.state == "lost" and self.alive(run):
-            # Nothing is heard of it, but its job may still be going on: on a silent node, or in front of old files.
+        is_silent = status.state in ("lost", "stopped") and not run.is_over
+        if job is not None and is_silent and self.alive(run):
+            # Nothing is heard of it, but its job may still be going on: on a silent node, or in front of old files;
+            # one that was asked to stop before is seen as stopped then.
             self.cluster.cancel(job)
             lifecycle.lose(run, f"{lifecycle.CUT_OFF}; {run.way_on(status.stage)}", wanted=True, job=job)
             return
@@ -198,9 +200,9 @@ class SlurmEngine(Engine):
 
     def _ends(self, run: RunFolder, within_s: float) -> bool:
         deadline = time.monotonic() + within_s
-        while run.status().active and time.monotonic() < deadline:
+        while self.alive(run) and time.monotonic() < deadline:  # one that is silent looks stopped, and may still go on
             time.sleep(0.1)
-        return not run.status().active
+        return not self.alive(run)
 
     def alive(self, run: RunFolder) -> bool:
         """Tell whether a run waits or goes on: see `Engine.alive`. What SLURM did to its job becomes its message."""
@@ -216,9 +218,8 @@ class SlurmEngine(Engine):
             return False
         seen = self.cluster.look(job)
         if seen.state == "PENDING" and run.file("stop").exists() and self.cluster.may_try(job):
-            with suppress(
-                RunError
-            ):  # whoever asked could not reach SLURM, or knows no engine; the next look tries again
+            # Whoever asked could not reach SLURM, or knows no engine; if it cannot be reached now, the next look tries.
+            with suppress(RunError):
                 return not self._taken_back(run, job)
         if not seen.over or (seen.state in BY_ITSELF and status.active and self.cluster.over_for(job) < LAG_S):
             return True

@@ -34,7 +34,7 @@ _CALL_SECONDS = 0.0025  # one pass through one layer with its adapters, forward 
 _STEP_SECONDS = 0.006  # optimiser, logging, making the batch
 _TOKEN_SECONDS = 0.002  # one new token of a batch through one layer, however small
 _ANSWER_SECONDS = 0.001  # to decode, score and write down one answer
-_PARAMETER_SECONDS = 4e-8  # to read, check or write one of the student's weights, on one core
+_CHECK_FLOPS = 3_500  # for each of a student's weights: adapters are checked on some examples when they are made
 _STAGE_SECONDS = 0.1  # of injection and of export, besides
 PREPARE_SECONDS = 0.2  # to read models and task
 # What a process takes longer for the first run that it executes: it loads libraries.
@@ -229,20 +229,20 @@ def guess_run(
         stages["sensitivity"] = _guess_sensitivity(teacher, spec, rates, seen)
     if order >= 1:
         injection = estimate_injection(teacher, student, roles, spec.factorisation.rank, rates)
-        plain = Need(round(PROCESS + F32 * student.parameters), 0, _stage_seconds(student))
+        plain = Need(round(PROCESS + F32 * student.parameters), 0, _stage_seconds(student, rates))
         stages["injection"] = injection if method.needs_teacher else plain
     if order >= 2:  # noqa: PLR2004 - a stage's place
         training, fixed = training_of(spec, seen, device), fixed_factors(student, spec)
         alone = estimate_finetuning(student, trained_parameters(student, spec), training, rates, fixed=fixed)
         stages["fine-tuning"] = Need(round(shared.first), alone.disk, shared.seconds) if shared else alone
     if order >= 3:  # noqa: PLR2004
-        stages["export"] = Need(round(PROCESS + F32 * student.parameters), 0, _stage_seconds(student))
+        stages["export"] = Need(round(PROCESS + F32 * student.parameters), 0, _stage_seconds(student, rates))
         for model, name in ((student, "student"), (teacher, "teacher")):
             asked = answering_of(model, seen)
             if name == "student":
                 stages["evaluation"] = estimate_evaluation(student, asked, rates)
             if name in spec.references:
-                references += _stage_seconds(model) + estimate_evaluation(model, asked, rates).seconds
+                references += _stage_seconds(model, rates) + estimate_evaluation(model, asked, rates).seconds
     return Guess(stages, run_bytes(student, spec, seen.sizes["test"]), references)
 
 
@@ -252,9 +252,9 @@ def unseen(spec: RunSpec) -> Glance:
     return Glance(sizes, limit=spec.task.max_new_tokens or Glance.limit)
 
 
-def _stage_seconds(student: Anatomy) -> float:
-    """Return what it takes to load, check and write a student."""
-    return _STAGE_SECONDS + _PARAMETER_SECONDS * student.parameters
+def _stage_seconds(student: Anatomy, rates: Rates) -> float:
+    """Return what it takes to load a student and check its adapter."""
+    return _STAGE_SECONDS + student.parameters * (_CHECK_FLOPS / rates.flops + 2 * F32 / rates.disk)
 
 
 def _guess_sensitivity(teacher: Anatomy, spec: RunSpec, rates: Rates, seen: Glance) -> Need:
@@ -287,7 +287,7 @@ def estimate_injection(teacher: Anatomy, student: Anatomy, roles: Collection[str
     adapters = adapter_parameters(student, roles, rank)
     memory = PROCESS + F32 * student.parameters + 20 * largest + _OPTIMISER * adapters
     seconds = _STAGE_SECONDS + teacher.parameters * _SEARCH_BYTES / rates.bytes + flops / rates.flops
-    return Need(round(memory), F32 * adapters, _stage_seconds(student) + seconds)
+    return Need(round(memory), F32 * adapters, _stage_seconds(student, rates) + seconds)
 
 
 def estimate_finetuning(
@@ -345,7 +345,7 @@ def estimate_evaluation(student: Anatomy, answering: Answering, rates: Rates, co
     states = answering.longest * (10 * student.hidden_size + 5 * student.intermediate_size)
     kept = batch * (count * (length * cache + states) + 2 * F32 * student.vocab_size)
     memory = PROCESS + count * student.parameters + _HELD_BACK * kept
-    return Need(round(memory), 0, answering.models * seconds + (answering.models - 1) * _stage_seconds(student))
+    return Need(round(memory), 0, answering.models * seconds + (answering.models - 1) * _stage_seconds(student, rates))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class _Errand:
 
     def __init__(self, asks: str) -> None:
         self.words, self.is_over, self.error = asks, threading.Event(), None
+        self.failed_at: dict[RunFolder, tuple[str, int]] = {}  # what its runs were when it failed
 
 
 _guard = threading.Lock()
@@ -53,7 +54,9 @@ def end(place: Workspace, run: RunFolder) -> None:
 def word(run: RunFolder) -> str:
     """Return what a cluster is being asked about a run, or why it did not do what it was asked last; mostly empty."""
     errand = _last.get(run)
-    return errand.words if errand else ""
+    if errand is None or (errand.is_over.is_set() and errand.failed_at.get(run) != _moment_of(run)):
+        return ""  # it has gone on since, in whatever way
+    return errand.words
 
 
 def is_going(run: RunFolder) -> bool:
@@ -62,10 +65,13 @@ def is_going(run: RunFolder) -> bool:
     return errand is not None and not errand.is_over.is_set()
 
 
+def _moment_of(run: RunFolder) -> tuple[str, int]:
+    status = run.status()
+    return status.state, status.attempt
+
+
 def _do(engine: Engine, runs: Sequence[RunFolder], asks: str, work: Callable[[], object]) -> None:
-    if isinstance(engine, LocalEngine | QueueEngine):
-        work()
-        return
+    is_here = isinstance(engine, LocalEngine | QueueEngine)
     name = next((name for name, kind in ENGINES.items() if kind == type(engine).__name__), "")
     errand = _Errand(f"{PLACES[name].label if name else 'its engine'} is being asked {asks}")
     with _guard:
@@ -73,10 +79,14 @@ def _do(engine: Engine, runs: Sequence[RunFolder], asks: str, work: Callable[[],
             if is_going(run):
                 raise RunError(f"run {run.id}: {word(run)}; wait for the answer")
         for run in runs:
-            _last.pop(run, None)
-            _last[run] = errand
+            _last.pop(run, None)  # what was not done before does not matter any more
+            if not is_here:
+                _last[run] = errand
         for run in list(_last)[: max(0, len(_last) - MOST_KEPT)]:
             del _last[run]
+    if is_here:
+        work()
+        return
 
     def forget() -> None:
         with _guard:
@@ -89,6 +99,7 @@ def _do(engine: Engine, runs: Sequence[RunFolder], asks: str, work: Callable[[],
             work()
             forget()
         except Exception as error:
+            errand.failed_at = {run: _moment_of(run) for run in runs}
             errand.error, errand.words = error, str(error)
             if not isinstance(error, ParaknowError | OSError):
                 traceback.print_exc()  # nobody may be left to raise it for

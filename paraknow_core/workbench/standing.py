@@ -12,6 +12,7 @@ from paraknow_core.engines import Standing, holder_of
 from paraknow_core.engines.base import HERE
 from paraknow_core.errors import ParaknowError
 from paraknow_core.paths import Workspace
+from paraknow_core.runs import lifecycle
 from paraknow_core.runs.folder import RunFolder
 from paraknow_core.workbench.execution import PLACES
 from paraknow_core.workbench.waiting import place_in_line
@@ -52,8 +53,10 @@ def holder_name(run: RunFolder) -> str:
 
 def has_more_to_say(run: RunFolder) -> bool:
     """Tell whether a run's engine is to be asked about it: its folder says neither how it ended nor why it is gone."""
-    state, note = run.status().state, run.note()
-    return state not in ("done", "failed") and not note.get("gone") and (state != "stopped" or bool(note.get("asked")))
+    status, note = run.status(), run.note()
+    if status.state in ("done", "failed") or note.get("gone"):
+        return False
+    return status.state != "stopped" or bool(note.get("asked")) or lifecycle.moves(run, status)
 
 
 def words(standing: Standing) -> str:

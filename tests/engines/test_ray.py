@@ -1,5 +1,7 @@
 """The engine of a Ray cluster: what it refuses, what travels to a node and back, and a study whose node is killed."""
 
+import filecmp
+import hashlib
 import importlib.util
 import json
 import os
@@ -11,10 +13,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from paraknow_core import engines
 from paraknow_core.cli import main
 from paraknow_core.engines import engine_of, ray, ray_node, ray_service
 from paraknow_core.engines.ray import RayEngine, is_loopback, refuse_open, silence_of, split
@@ -282,7 +286,7 @@ def test_a_run_that_moves_is_alive_though_its_process_is_gone_and_can_be_stopped
 
 
 def test_a_run_that_was_to_stop_and_whose_process_is_gone_is_stopped_but_not_begun_elsewhere_before_ray_lets_go(
-    place, quiet, monkeypatch
+    place, quiet
 ):
     run = lost(place, "one")
     run.file("stop").touch()
@@ -292,7 +296,7 @@ def test_a_run_that_was_to_stop_and_whose_process_is_gone_is_stopped_but_not_beg
         engine_of(place, name="local").submit(run)
     driver = ray_service._Driver(place)
     assert driver._gone_for(run) < 1
-    monkeypatch.setitem(driver._gone, run.id, driver._gone[run.id] - 100)
+    passes(driver, run, 100)
     assert driver._gone_for(run) > ray_service.GONE_S
     driver._end(run)  # what the driver does then
     assert (run.status().state, run.status().message) == ("stopped", lifecycle.CUT_OFF)
@@ -310,6 +314,64 @@ def lost(place: Workspace, name: str) -> RunFolder:
     begin(run.path, "ticket", NODE)
     write_json(run.file("status.json"), {"state": "running", "attempt": 1, **this_process(), "pid": 2**22 + 1})
     return run
+
+
+def passes(driver: ray_service._Driver, run: RunFolder, seconds: float) -> None:
+    """Let a run have been without a process for so much longer."""
+    sizes, since = driver._gone[run.id]
+    driver._gone[run.id] = sizes, since - seconds
+
+
+def test_a_run_whose_large_save_is_still_carried_is_left_to_its_node(place, quiet):
+    run, driver = lost(place, "one"), ray_service._Driver(place)
+    run.file("stop").touch()
+    for at in range(3):
+        driver._gone_for(run)
+        passes(driver, run, 100)
+        assert driver._gone_for(run) > ray_service.GONE_S
+        weights = Piece("checkpoints/checkpoint-7/weights", 2 * at, b"ab", False, at == 2)
+        assert Keeper().take(str(run.path), "ticket", [weights], []) == (True, True)
+        assert driver._gone_for(run) < 1
+
+
+def test_a_node_that_lives_has_longer_to_carry_what_was_saved(place, quiet, monkeypatch):
+    ended = []
+    little = SimpleNamespace(
+        wait=lambda tasks, timeout: ([], tasks),
+        cancel=lambda task, force: ended.append((task, force)),
+        exceptions=SimpleNamespace(RayError=ConnectionError),
+    )
+    at_living, at_lost = lost(place, "one"), lost(place, "other")
+    monkeypatch.setitem(sys.modules, "ray", little)
+    for run, lives, seconds in ((at_living, True, ray_service.SLOW_S), (at_lost, False, ray_service.GONE_S)):
+        driver = ray_service._Driver(place)
+        run.file("stop").touch()
+        driver.nodes = [{"NodeID": OTHER["id"], "Alive": True}, {"NodeID": NODE["id"], "Alive": lives}]
+        driver.tasks[run.id], driver.wants[run.id] = run.id, {"CPU": 1.0}
+        driver._look(run)
+        passes(driver, run, seconds - 5)
+        driver._look(run)
+        assert driver.tasks and run.id in ray.read(place).runs
+        passes(driver, run, 5)
+        driver._look(run)
+        assert ended.pop() == (run.id, True) and not driver.tasks and run.id not in ray.read(place).runs
+        assert run.status().message == lifecycle.CUT_OFF
+
+
+def test_who_asks_again_spoils_no_save_and_can_end_the_run_by_force(place, quiet, monkeypatch):
+    monkeypatch.setattr(ray, "HARDER_S", 0.0)
+    run, one = lost(place, "one"), engine(place)
+    run.file("stop").touch()
+    one.stop(run)
+    assert ray.read(place).runs[run.id]["end"] is False
+    assert one.standing(run).state == "waiting"
+    assert "node 10.0.0.2 (big, 200000) may still bring what it has saved" in one.standing(run).message
+    engines.end_now(place, run)
+    assert ray.read(place).runs[run.id]["end"] is True
+    ray_service._Driver(place).turn()
+    assert (run.status().state, run.status().message) == ("stopped", lifecycle.CUT_OFF)
+    with pytest.raises(RunError, match="is stopped, not running"):
+        one.stop(run)
 
 
 def test_a_run_that_moves_is_not_begun_elsewhere_until_ray_lets_it_go(place, quiet):
@@ -476,7 +538,6 @@ def wide_spec() -> RunSpec:
 def test_every_source_of_a_spec_is_thought_of(place, monkeypatch):
     run = create_run(place, wide_spec())
     monkeypatch.setattr(Path, "exists", lambda _path: True)
-    monkeypatch.setattr(ray_node, "inventory", lambda _path: ())
     found = ray_service.local_sources(run)
     assert {one.text for one in found} == {one.text for one in sources_of(wide_spec())}
     monkeypatch.undo()
@@ -520,10 +581,58 @@ def test_what_a_spec_names_by_a_path_is_carried_to_a_node_that_has_not_the_same(
     assert {name for name, *_ in ray_node.inventory(model)} == {"config.json", "more/rest.txt", "weights"}
 
 
-def test_what_is_too_large_to_be_carried_has_to_be_at_the_node(model, tmp_path, monkeypatch):
+def weights(folder: Path, last: bytes) -> Path:
+    """Make a folder of 40 MB of weights, of which the last byte differs; return it."""
+    folder.mkdir()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(40_000_000)
+        file.seek(-1, os.SEEK_END)
+        file.write(last)
+    return folder
+
+
+def test_other_weights_of_the_same_size_are_not_taken_for_the_same(tmp_path):
+    here, there = weights(tmp_path / "here", b"1"), weights(tmp_path / "there", b"0")
+    source = ray_node.Source("/data/teacher", str(here), Keeper().holds(str(here)))
+    copy = ray_node.carried(source, tmp_path / "copy", there, Keeper().piece, "node 1")
+    assert copy == tmp_path / "copy" / "here"
+    assert filecmp.cmp(copy / "model.safetensors", here / "model.safetensors", shallow=False)
+
+
+def test_what_is_written_while_it_is_carried_is_not_used(model, tmp_path):
     source = ray_node.Source("~/my model", str(model), ray_node.inventory(model))
+    said = ray_node.carried(source, tmp_path / "copy", tmp_path / "no", lambda *_: b"torn", "node 1")
+    assert said == "ray: ~/my model was written while it was carried to node 1; `runs resume` carries it again"
+
+
+def test_a_linked_sub_folder_is_part_of_what_holds_it_if_it_leads_to_another_part(model, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "secret.txt").write_text("mine")
+    for name, target in (("newest", "more"), ("out", tmp_path / "elsewhere"), ("up", ".."), ("self", ".")):
+        (model / name).symlink_to(target)
+    (model / "more" / "round").symlink_to(model)
+    (model / "more" / "other").symlink_to(model / "newest")
+    names = [name for name, *_ in ray_node.inventory(model)]
+    assert names == ["config.json", "weights", "more/rest.txt", "newest/rest.txt"]
+
+
+def test_a_file_is_hashed_once_until_it_is_written_again(tmp_path, monkeypatch):
+    file, hashed, real = tmp_path / "weights", [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *given: (hashed.append(1), real(*given))[1])
+    file.write_bytes(b"old")
+    assert ray_node.inventory(tmp_path) == ray_node.inventory(tmp_path) != ()
+    assert hashed == [1]
+    before = ray_node.inventory(tmp_path)
+    file.write_bytes(b"new")
+    os.utime(file, (1, 1))
+    assert ray_node.inventory(tmp_path) != before
+    assert hashed == [1, 1]
+
+
+def test_what_is_too_large_to_be_carried_has_to_be_at_the_node(model, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_node, "MOST_CARRIED", 500)
-    monkeypatch.setattr(ray_node, "HASHED", 10)
+    source = ray_node.Source("~/my model", str(model), ray_node.inventory(model))
+    assert not any(sha for *_, sha in source.files)
     assert ray_node.carried(source, tmp_path / "copy", model, pytest.fail, "node 1") == model
     said = ray_node.carried(source, tmp_path / "copy", tmp_path / "nothing", pytest.fail, "node 1")
     assert said.startswith("ray: node 1 does not have ~/my model (0.0 GB; up to 5e-07 GB would be carried); put it on")

@@ -218,21 +218,45 @@ def test_a_process_that_dies_by_itself_is_lost_with_its_exit_code(engine, place,
     assert "ended before its run did (FAILED, exit code 0:9)" in run.status().message
 
 
+@pytest.mark.parametrize("ask", [SlurmEngine.stop, lambda engine, run: engines.end_now(engine.place, run)])
+@pytest.mark.parametrize("state", ["lost", "stopped"])
 def test_a_run_of_which_nothing_is_heard_though_its_job_goes_on_can_be_stopped(
-    engine, place, little_slurm, monkeypatch
+    engine, place, little_slurm, monkeypatch, state, ask
 ):
-    run = begun(engine, place)
+    run = begun(engine, place, "deaf")
+    if state == "stopped":  # what it looks like when it was asked before
+        until(lambda: run.status().done >= 1)
+        engine.stop(run)
     os.kill(run.status().pid, signal.SIGKILL)
-    until(lambda: run.status().state == "lost")
+    until(lambda: run.status().state == state)
     monkeypatch.setattr(engine.cluster, "look", lambda *_: slurm.Job("RUNNING", node="node1"))
     assert engine.alive(run)
-    engine.stop(run)
+    assert engine.standing(run).message == f"SLURM job {job_of(run)} is running"
+    ask(engine, run)
     assert run.status().state == "stopped"
     assert run.status().message.startswith(lifecycle.CUT_OFF)
     assert not engine.alive(run)
     assert little_slurm.calls("scancel") == [f"scancel {job_of(run)}"]
     with pytest.raises(RunError, match="is stopped, not running"):
         engine.stop(run)
+
+
+def test_a_run_that_falls_silent_while_its_end_is_waited_for_is_ended_all_the_same(
+    engine, place, little_slurm, monkeypatch
+):
+    run, asks = begun(engine, place, "deaf"), lifecycle.ask_to_stop
+    until(lambda: run.status().done >= 1)
+
+    def ask(run):
+        asks(run)
+        os.kill(run.status().pid, signal.SIGKILL)
+        until(lambda: run.status().state == "stopped")
+
+    monkeypatch.setattr(engine.cluster, "look", lambda *_: slurm.Job("RUNNING", node="node1"))
+    monkeypatch.setattr(lifecycle, "ask_to_stop", ask)
+    monkeypatch.setattr(slurm, "HARDER_S", 0.1)
+    engine.stop(run, grace_s=0.1)
+    assert little_slurm.calls("scancel") == [f"scancel --signal=TERM --full {job_of(run)}", f"scancel {job_of(run)}"]
 
 
 def test_a_run_that_slurm_holds_is_not_started_elsewhere(engine, place):

@@ -698,6 +698,23 @@ def test_a_cluster_that_does_not_answer_keeps_no_click_waiting(place, open_app, 
     assert not button(app, "Stop and save").disabled
 
 
+def test_a_run_that_was_to_stop_and_is_silent_at_a_cluster_can_be_ended(place, open_app, monkeypatch):
+    run, ended = fabricate.run(place, "lost"), []
+    run.file("stop").touch()
+    hold(run, "slurm", job="7", asked=True)
+    monkeypatch.setattr(
+        SlurmEngine, "standing", lambda engine, run: Standing("working", message="SLURM job 7 is running")
+    )
+    monkeypatch.setattr(SlurmEngine, "stop", lambda engine, run, grace_s=None: ended.append(grace_s))
+    app = open_app("train", run.id)
+    assert "nothing is heard of it, but SLURM job 7 is running" in words(app) and CUT_OFF not in words(app).lower()
+    button(app, "End now").click().run()
+    assert ended == [0]
+    lose(run, CUT_OFF, wanted=True, job="7")
+    app = open_app("train", run.id)
+    assert CUT_OFF in words(app).lower() and not [one for one in app.button if one.label == "End now"]
+
+
 def test_a_full_disk_is_said_before_and_beside_a_run(place, open_app, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=1e9, used=1e9, free=2e6))
     assert "free some space" in words(open_app("train"))

@@ -117,7 +117,7 @@ def test_memory_is_what_is_held_at_once(pair):
 def test_evaluation_counts_every_model_and_every_new_token(pair):
     two = estimate_evaluation(pair[1], ANSWERING, RATES)
     one = estimate_evaluation(pair[1], replace(ANSWERING, models=1), RATES)
-    loading = 0.1 + 4e-8 * pair[1].parameters  # of the one that the run does not have in memory
+    loading = 0.1 + pair[1].parameters * (3500 / 5e10 + 8 / 1e9)  # of the one that the run does not have in memory
     assert two.seconds == pytest.approx(2 * one.seconds + loading)
     assert two.disk == 0
     read = estimate_evaluation(pair[1], replace(ANSWERING, new_tokens=0), RATES)

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from paraknow_core.engines import slurm
+from paraknow_core.engines.queue import QueueEngine
 from paraknow_core.engines.ray import RayEngine
 from paraknow_core.engines.slurm import SlurmEngine
 from paraknow_core.errors import Later, RunError
@@ -13,6 +14,7 @@ from paraknow_core.files.json_file import write_json
 from paraknow_core.paths import Workspace
 from paraknow_core.runs import lifecycle
 from paraknow_core.runs.lifecycle import create_run
+from paraknow_core.runs.processes import this_process
 from paraknow_core.spec import RunSpec
 from paraknow_core.workbench import errands
 from tests.pages import fabricate
@@ -71,6 +73,33 @@ def test_a_start_returns_while_slurm_is_asked_and_says_later_why_it_was_refused(
     monkeypatch.setattr(errands, "PATIENCE_S", 30)
     with pytest.raises(RunError, match="mend settings"):  # said at once, where the cluster answers at once
         errands.submit(place, run)
+    assert not errands.word(run)
+
+
+def refused_late(place, monkeypatch):
+    """Return a run that SLURM was asked to take, and that it did not take when the click had long returned."""
+    cluster, run = Cluster(monkeypatch, (SlurmEngine, "submit")), fabricate.run(place, "stopped")
+    write_json(place.settings_file, {"engine": "slurm"})
+    errands.submit(place, run)
+    cluster.error = Later("engine slurm: the controller cannot be reached; try again when `sinfo` answers")
+    cluster.answer.set()
+    until(lambda: not errands.is_going(run))
+    assert "cannot be reached" in errands.word(run)
+    return run
+
+
+def test_what_a_cluster_did_not_do_is_not_said_any_more_when_another_engine_was_asked(place, monkeypatch):
+    run = refused_late(place, monkeypatch)
+    write_json(place.settings_file, {"engine": "queue"})
+    monkeypatch.setattr(QueueEngine, "submit", lambda *_, **__: None)
+    errands.submit(place, run)
+    assert not errands.word(run)
+
+
+@pytest.mark.parametrize("now", [{"state": "running"}, {"attempt": 2}])
+def test_what_a_cluster_did_not_do_is_not_said_of_a_run_that_has_gone_on_since(place, monkeypatch, now):
+    run = refused_late(place, monkeypatch)
+    write_json(run.file("status.json"), {**vars(run.written()), **this_process(), **now})  # as after a command
     assert not errands.word(run)
 
 

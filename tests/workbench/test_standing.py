@@ -80,6 +80,16 @@ def test_what_an_engine_has_noted_needs_no_other_word(place, held):
     assert not standing.has_more_to_say(held)
 
 
+def test_a_run_that_was_to_stop_and_is_silent_may_still_be_at_a_node(place):
+    run = fabricate.run(place, "lost")
+    run.file("stop").touch()
+    assert run.status().state == "stopped" and not standing.has_more_to_say(run)
+    lifecycle.hold(run, "ray", moves=True)
+    assert standing.has_more_to_say(run)
+    lifecycle.let_go(run)
+    assert not standing.has_more_to_say(run)
+
+
 def test_a_full_disk_is_said_with_what_to_do(place, monkeypatch):
     assert standing.disk_words(place) == ""
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3e6))

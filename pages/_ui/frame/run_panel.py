@@ -85,7 +85,7 @@ def panel(run: RunFolder, more: Callable[[], None] = lambda: None) -> None:
         words = f"{words[:1].upper()}{words[1:]}."
         info(plain(words), "dns") if errands.is_going(run) else warn(words, "dns")
     with st.container(horizontal=True):
-        buttons(run, status, moves=standing.state == "waiting")
+        buttons(run, status, standing)
         more()
 
 
@@ -120,6 +120,9 @@ def _explain(run: RunFolder, until: str, status: Status, standing: Standing) -> 
         if not run.note().get("gone"):  # else the engine that held it says why
             message += " It was killed, memory ran out, or the machine was restarted; the end of its log may say more."
         warn(message, "link_off")
+    elif status.state == "stopped" and _is_held(run, status, standing):
+        said = standing.message or "its engine still has it"
+        warn(f"Asked to stop; nothing is heard of it, but {said}. End now does not wait for its save.", "link_off")
     elif status.state == "stopped" and run.note().get("gone") and status.message != lifecycle.CANCELLED:
         warn(f"{status.message[:1].upper()}{status.message[1:]}.", "pause_circle")
     elif status.state == "stopped":
@@ -137,6 +140,11 @@ def _what_end_now_does(run: RunFolder, status: Status) -> str:
         return "End now does not wait, and what was computed since the last save is lost."
     words = "its process computes other runs as well, so that End now only asks, too"
     return f"{words}, until it was clicked for all that go on there." if in_pack(run) else f"{words}."
+
+
+def _is_held(run: RunFolder, status: Status, standing: Standing) -> bool:
+    """Tell whether an engine still has a run of which nothing is heard."""
+    return status.state in ("stopped", "lost") and standing.state != "over" and not run.is_over
 
 
 def _queued_words(run: RunFolder, standing: Standing) -> str:
@@ -160,12 +168,12 @@ def _queued_words(run: RunFolder, standing: Standing) -> str:
     return "Not started yet: it is not in the queue. Start puts it there."
 
 
-def buttons(run: RunFolder, status: Status, moves: bool = False) -> None:
+def buttons(run: RunFolder, status: Status, standing: Standing) -> None:
     """Draw what can be done with a run in this state: take it out of the queue, stop, end, start, resume it.
 
     Args:
         run, status: the run and its state.
-        moves: the engine has it on its way to another node, though it looks lost.
+        standing: where it is; its engine may have it on its way to another node, or on one that is silent.
     """
     place, busy = state.place(), errands.is_going(run)
     in_line = status.state == "queued" and run.id in queue.read(place).waiting
@@ -186,7 +194,7 @@ def buttons(run: RunFolder, status: Status, moves: bool = False) -> None:
         help="Saves at the next step, then ends. Resume continues from there.",
     ):
         act(lambda: errands.stop(place, run))
-    if status.state == "stopping" and st.button(
+    if (status.state == "stopping" or _is_held(run, status, standing)) and st.button(
         "End now",
         key=f"end:{run.id}",
         icon=":material/dangerous:",
@@ -195,6 +203,7 @@ def buttons(run: RunFolder, status: Status, moves: bool = False) -> None:
         "continues from its last save, if there is one.",
     ):
         act(lambda: errands.end(place, run))
+    moves = standing.state == "waiting"
     if (idle or (status.state in ("stopped", "failed", "lost") and not moves)) and st.button(
         "Start" if idle else "Resume",
         key=f"resume:{run.id}",
