@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from paraknow_core.adapters.inject import inject, tie_head, tied_head
 from paraknow_core.catalogue import METHODS
 from paraknow_core.context import Context
-from paraknow_core.memory import map_blocks_from
+from paraknow_core.memory import map_blocks_from, release
 from paraknow_core.models.load import build_empty, pick_device
 from paraknow_core.ops.chance import seed_of
 from paraknow_core.paths import Workspace
@@ -36,6 +36,7 @@ from paraknow_core.training.losses import Losses
 if TYPE_CHECKING:
     from peft import PeftModel
 
+KEPT = 1 << 30  # bytes up to which a process keeps what is freed, to have it again at once
 WEIGHT = 1 << 20  # bytes: what is gathered, used and freed layer by layer is at least so large where memory counts
 ANSWER_S = 300.0  # a process that has not answered for so long, within one layer of one pass, is given up
 
@@ -162,6 +163,8 @@ class Part:
                 if training:
                     share.backward()
                 loss += share.detach()
+                del share
+                release(KEPT)  # what was gathered; the C library would keep half a gigabyte of it
         if not training:
             torch.distributed.reduce(loss, 0)
             return loss
