@@ -48,6 +48,9 @@ class Glance:
     limit: int = 256
     seen: bool = False
 
+    def __hash__(self) -> int:
+        return hash((*self.sizes.items(), self.tokens, self.learnt, self.prompt, self.answer, self.limit))
+
 
 def glance(task: TaskSpec, tokenizer: Path, context: int) -> Glance | None:
     """Look at a bundled task, or one in small local files.

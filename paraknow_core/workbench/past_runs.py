@@ -190,12 +190,21 @@ def _guess(spec: RunSpec, processes: int = 1, sizes: Mapping[str, int] | None = 
     shapes = _shapes(spec.teacher.source, spec.teacher.revision, spec.student.source, spec.student.revision)
     if shapes is None:
         return None
-    teacher, student, tokenizer = shapes
+    _, student, tokenizer = shapes
     seen = glance(spec.task, tokenizer, student.max_position_embeddings) or unseen(spec)
     if sizes and not seen.seen:
         seen = replace(seen, sizes=seen.sizes | sizes)
-    rates = _rates()
-    whole = replace(rates, flops=rates.flops * threads_of_spec(spec))
+    data = spec.model_dump_json(exclude=APART)
+    return _guess_of(data, processes, seen, _rates(), threads_of_spec(spec), usable_cores())
+
+
+@lru_cache(2048)
+def _guess_of(data: str, processes: int, seen: Glance, rates: Rates, threads: int, *_machine: int) -> Guess:
+    """Return the same for a spec as JSON, without what no guess depends on: pages ask of thousands."""
+    spec = RunSpec.model_validate_json(data)
+    models = spec.teacher, spec.student
+    teacher, student, _ = _shapes(*(value for model in models for value in (model.source, model.revision)))
+    whole = replace(rates, flops=rates.flops * threads)
     return guess_run(teacher, student, spec, whole, shared=_shared(spec, processes, seen), seen=seen)
 
 

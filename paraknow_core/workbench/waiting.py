@@ -4,6 +4,7 @@ import heapq
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from paraknow_core.display import duration
 from paraknow_core.engines import queue
@@ -163,6 +164,11 @@ class _Durations:
         self._past: dict[tuple, list[Past]] = {}
         self._newest: dict[tuple, Facts | None] = {}
         self._guessed: dict[tuple, float | None] = {}
+        self._estimated: dict[str, float] = {}
+
+    @cached_property
+    def _processes(self) -> int:
+        return past_runs.processes_now(self.place) if self.place else 1
 
     def seconds(self, facts: Facts) -> float | None:
         """Return what a run is likely to take; None where nothing is known of runs like it."""
@@ -174,9 +180,11 @@ class _Durations:
             if key not in self._past:
                 self._past[key] = past_runs.past_runs(spec, self.runs)
             if self._past[key]:
-                processes = past_runs.processes_now(self.place) if self.place else 1
-                found = past_runs.estimate(spec, self._past[key], processes)
-                return found.seconds - found.start  # the queue's workers have started
+                alike = spec.model_dump_json(exclude=past_runs.APART)
+                if alike not in self._estimated:
+                    found = past_runs.estimate(spec, self._past[key], self._processes)
+                    self._estimated[alike] = found.seconds - found.start  # the queue's workers have started
+                return self._estimated[alike]
         else:
             if key not in self._newest:
                 self._newest[key] = past_runs.newest_until(spec, self.runs)
