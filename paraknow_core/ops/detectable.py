@@ -88,13 +88,11 @@ def expected(seeds: int, n: int, parts: Variances, k: int, spread: Spread | None
         parts: of many tables; this is number k of them.
         spread: of seeds, pooled over a study; None: the table's own.
     """
-    from scipy.stats import chi2
-
     freedom = max(1, seeds - 1) if spread is None else spread[1]
     of_seeds = parts.seeds[k] if spread is None else spread[0] ** 2 / seeds
     return Variances(
-        float(of_seeds * freedom / chi2.median(freedom)),
-        float(parts.examples[k] * (n - 1) / chi2.median(n - 1)),
+        float(of_seeds * freedom / chi_squared_median(freedom)),
+        float(parts.examples[k] * (n - 1) / chi_squared_median(n - 1)),
         float(parts.rest[k]),
     )
 
@@ -182,11 +180,28 @@ def _thresholds(
     return np.maximum(spread * draws.sign_flip, half - spread * draws.mean) - common
 
 
+def chi_squared_median(freedom: float) -> float:
+    """Return the median of chi squared: `scipy.stats.chi2.median`, without half a second of imports; NaN for 0."""
+    from scipy.special import gammaincinv
+
+    return float(2 * gammaincinv(freedom / 2, 0.5))
+
+
+def t_exceeded(probability: np.ndarray | float, freedom: np.ndarray | float) -> np.ndarray:
+    """Return what Student's t exceeds with a probability: `scipy.stats.t.isf`, without half a second of imports.
+
+    Args:
+        probability: of the upper tail, between 0 and 1.
+        freedom: degrees of freedom; NaN comes of 0.
+    """
+    from scipy.special import stdtrit
+
+    return -stdtrit(freedom, probability)
+
+
 @lru_cache(maxsize=256)
 def _critical(level: float, freedom: float) -> float:
-    from scipy.special import stdtrit  # what `scipy.stats.t` calls, without half a second of imports
-
-    return float(-stdtrit(freedom, level / 2))
+    return float(t_exceeded(level / 2, freedom))
 
 
 @dataclass(frozen=True)

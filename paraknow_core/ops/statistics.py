@@ -105,7 +105,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]
     Raises:
         NumericError: fewer than two values (they have no spread), or NaN or infinity.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     _require_level(level)
     data = _vector("mean interval", values)
@@ -113,7 +113,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]
         raise NumericError(
             "mean interval: got one value; at least two are needed to see a spread; run more seeds, or give no interval"
         )
-    half = t.ppf((1 + level) / 2, len(data) - 1) * data.std(ddof=1) / math.sqrt(len(data))
+    half = stdtrit(len(data) - 1, (1 + level) / 2) * data.std(ddof=1) / math.sqrt(len(data))
     return float(data.mean() - half), float(data.mean() + half)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from paraknow_core.errors import NumericError, ShapeError
-from paraknow_core.ops.detectable import LEVEL, Gain, Spread, expected, fewest_seeds, smallest, variances
+from paraknow_core.ops.detectable import LEVEL, Gain, Spread, expected, fewest_seeds, smallest, t_exceeded, variances
 from paraknow_core.ops.resampling import bounded_means, crossed_means, sign_flip_p
 
 BETTER, WORSE, EQUIVALENT, UNDECIDED = WORDS = ("better", "worse", "equivalent", "undecided")
@@ -281,10 +281,9 @@ def _student(
     Source:
         Banerjee, Sankhya 22 (1960), "On confidence interval for two-means problem based on separate estimates".
     """
-    from scipy.stats import t
 
     def half(level: np.ndarray | float) -> np.ndarray:
-        return np.sqrt(t.isf(level / 2, freedom) ** 2 * of_seeds + t.isf(level / 2, n - 1) ** 2 * of_examples)
+        return np.sqrt(t_exceeded(level / 2, freedom) ** 2 * of_seeds + t_exceeded(level / 2, n - 1) ** 2 * of_examples)
 
     small, large = np.full_like(difference, -300.0), np.zeros_like(difference)  # p-value as its logarithm
     for _ in range(50):
@@ -345,10 +344,8 @@ def seed_interval(scores_by_seed: ArrayLike, spread: Spread, level: float = 1 - 
         spread: from `pooled_spread`.
         level: coverage.
     """
-    from scipy.stats import t
-
     means = _seed_means(scores_by_seed)
-    half = float(t.isf((1 - level) / 2, spread[1])) * spread[0] / math.sqrt(len(means))
+    half = float(t_exceeded((1 - level) / 2, spread[1])) * spread[0] / math.sqrt(len(means))
     return float(means.mean()) - half, float(means.mean()) + half
 
 

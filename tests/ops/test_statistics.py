@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from paraknow_core.errors import NumericError, ShapeError
+from paraknow_core.ops.detectable import chi_squared_median, t_exceeded
 from paraknow_core.ops.statistics import (
     bootstrap_interval,
     holm,
@@ -255,3 +257,10 @@ def test_alike_scores_outside_0_to_1_have_no_interval(compared):
 def test_alike_shares_keep_their_exact_bound():
     one = paired_difference([0.25, 1.0, 0.5], [0.25, 1.0, 0.5])
     assert (one.low, one.high) == pytest.approx((-(1 - 0.025 ** (1 / 3)), 1 - 0.025 ** (1 / 3)))
+
+
+@pytest.mark.parametrize("freedom", [0, 1, 2.5, 7, 299, 1e6])
+def test_quantiles_are_scipys_bit_for_bit(freedom):
+    tails = np.array([1e-131, 1e-10, 0.005, 0.025, 0.25])
+    assert np.array_equal(t_exceeded(tails, freedom), stats.t.isf(tails, freedom), equal_nan=True)
+    assert np.array_equal(chi_squared_median(freedom), stats.chi2.median(freedom), equal_nan=True)
