@@ -64,11 +64,11 @@ def watched() -> Iterator[dict[str, list[float]]]:
         spent[shown][0] += time.perf_counter() - start
         spent[shown][1] += time.process_time() - busy
 
-    pipeline.recorded = recorded  # noqa: SLF001
+    pipeline.recorded = recorded
     try:
         yield spent
     finally:
-        pipeline.recorded = original  # noqa: SLF001
+        pipeline.recorded = original
 
 
 def warm_run(place: Workspace, spec: RunSpec) -> tuple[RunFolder, dict[str, list[float]]]:

@@ -29,7 +29,7 @@ class Glance:
     Attributes:
         sizes: examples of each split; of plain text, windows.
         tokens: of some training examples, the shortest first.
-        learnt: which share of them counts in the loss.
+        supervised: which share of them counts in the loss.
         prompt: mean tokens of a test prompt.
         answer: tokens of a test example's answer, one of the longest.
         rows: that a test example is read in, such as its choices.
@@ -40,7 +40,7 @@ class Glance:
 
     sizes: dict[str, int] = field(default_factory=lambda: dict(_SPLITS))
     tokens: tuple[int, ...] = (GUESSED_TOKENS,)
-    learnt: float = 0.5
+    supervised: float = 0.5
     prompt: float = GUESSED_TOKENS / 2
     answer: int = GUESSED_TOKENS // 2
     rows: int = 1
@@ -49,7 +49,7 @@ class Glance:
     seen: bool = False
 
     def __hash__(self) -> int:
-        return hash((*self.sizes.items(), self.tokens, self.learnt, self.prompt, self.answer, self.limit))
+        return hash((*self.sizes.items(), self.tokens, self.supervised, self.prompt, self.answer, self.limit))
 
 
 def glance(task: TaskSpec, tokenizer: Path, context: int) -> Glance | None:
@@ -144,21 +144,16 @@ def glance_of(task: Task, train: Sequence[tuple[int, int]], test: Sequence[tuple
             text, those of their windows.
     """
 
-    def whole(split: str, entries: Sequence[Any]) -> int:
-        """Return the entries that a whole split gives, of plain text as many windows as its first examples do."""
-        examples = len(task.split(split))
-        return round(len(entries) / max(1, min(LOOKED_AT, examples)) * examples)
+    def entries_an_example(split: str, entries: Sequence[tuple[int, int]]) -> float:
+        return len(entries) / max(1, min(LOOKED_AT, len(task.split(split)))) if task.is_text else 1.0
 
+    windows = {"train": entries_an_example("train", train), "test": entries_an_example("test", test)}
+    windows["validation"] = windows["train"]
     writes = any(SCORERS[scorer].writes for scorer in task.scorers)
-    asked, long = [e.choices for e in task.split("test")[:LOOKED_AT]], task.is_text
+    asked = [example.choices for example in task.split("test")[:LOOKED_AT]]
     letters = writes or not any(len(choice) > 1 for choices in asked for choice in choices)
-    longer = len(train) / max(1, min(LOOKED_AT, len(task.split("train")))) if long else 1.0
     return Glance(
-        {
-            "train": whole("train", train) if long else len(task.split("train")),
-            "validation": round(longer * len(task.split("validation"))),
-            "test": whole("test", test) if long else len(task.split("test")),
-        },
+        {name: round(windows[name] * len(task.split(name))) for name in _SPLITS},
         tuple(sorted(prompt + answer for prompt, answer in train)) or (GUESSED_TOKENS,),
         sum(answer for _, answer in train) / max(1, sum(map(sum, train))),
         fmean([prompt if writes else prompt + answer for prompt, answer in test] or [GUESSED_TOKENS / 2]),

@@ -60,7 +60,7 @@ class Training:
         tokens: of one pass, padding included.
         validations: how often the validation split is read.
         validation_tokens: of one such reading, padding included.
-        learnt: which share of the tokens goes through the output layer.
+        supervised: which share of the tokens goes through the output layer.
     """
 
     steps: int
@@ -68,7 +68,7 @@ class Training:
     tokens: int
     validations: int
     validation_tokens: int
-    learnt: float = 1.0
+    supervised: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def training_of(spec: RunSpec, seen: Glance, device: str) -> Training:
     micro, steps = micro_batch_size(recipe, seen.tokens[-1], device), recipe.steps(examples)
     size, validations = min(micro, examples), recipe.validations + 1 if held_out and recipe.validations and steps else 0
     read = size * _filled(seen.tokens, size), held_out * _filled(seen.tokens, micro)
-    return Training(steps, recipe.batch_size // micro, read[0], validations, read[1], seen.learnt)
+    return Training(steps, recipe.batch_size // micro, read[0], validations, read[1], seen.supervised)
 
 
 def answering_of(model: Anatomy, seen: Glance, models: int = 1) -> Answering:
@@ -262,7 +262,7 @@ def _guess_sensitivity(teacher: Anatomy, spec: RunSpec, rates: Rates, seen: Glan
     lengths = [round(fmean(seen.tokens))] * spec.sensitivity.samples
     thin = replace(rates, flops=rates.flops / _THIN)
     options = {"device": "cpu", "dtype": "float32", "budget": sys.maxsize, "base": round(PROCESS), "way": "resident"}
-    return plan_sensitivity(teacher, lengths, round(seen.learnt * sum(lengths)), **options, rates=thin).need
+    return plan_sensitivity(teacher, lengths, round(seen.supervised * sum(lengths)), **options, rates=thin).need
 
 
 def whole_head(student: Anatomy, roles: Collection[str]) -> int:
@@ -306,7 +306,7 @@ def estimate_finetuning(
     """
     size, tokens = sizes_of(student), training.tokens
     # Forward and to the inputs; no gradient of frozen weights. The adapter's own products are forward and two back.
-    flops = 4 * (size.layers + training.learnt * size.vocabulary) + 6 * adapters
+    flops = 4 * (size.layers + training.supervised * size.vocabulary) + 6 * adapters
     moved = count * (_TOUCHED * _states(student) + 2 * _LOGIT_COPIES * student.vocab_size)
     token_seconds = _THIN * flops / rates.flops + moved / rates.bytes
     calls = _CALL_SECONDS * student.num_hidden_layers

@@ -39,7 +39,7 @@ def test_a_glance_counts_what_a_run_reads(name, tokenizer, workspace):
     assert seen.sizes == exact.sizes == SIZES
     assert sum(seen.tokens) == pytest.approx(sum(exact.tokens), rel=0.03)
     assert seen.tokens[-1] == pytest.approx(exact.tokens[-1], abs=2)
-    assert seen.learnt == pytest.approx(exact.learnt, abs=0.02)
+    assert seen.supervised == pytest.approx(exact.supervised, abs=0.02)
     assert seen.answer == pytest.approx(exact.answer, abs=1)
     assert (seen.writes, seen.rows, seen.limit) == (exact.writes, exact.rows, task.max_new_tokens)
     assert seen.seen
@@ -52,7 +52,7 @@ def test_plain_text_is_read_in_windows(tmp_path, tokenizer, workspace):
     seen, (task, lengths) = glance(spec, tokenizer, 512), encoded(spec, workspace)
     assert task.is_text
     assert max(seen.tokens) == 64
-    assert (seen.learnt, seen.writes) == (1.0, False)
+    assert (seen.supervised, seen.writes) == (1.0, False)
     assert seen.sizes["train"] == pytest.approx(glance_of(task, *lengths).sizes["train"], rel=0.1)
 
 
